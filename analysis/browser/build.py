@@ -1,0 +1,81 @@
+"""Assemble browser/index.html: markup, style, script and data in one file under a content-security policy.
+
+The policy allows exactly this script and this style (by their digest) and nothing else: no request of any kind can
+leave the page, and no markup that hides in a token can run.
+"""
+
+import base64
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from crosscoder.folder import RunFolder, write_atomic
+
+from ..results import LABELS, AnalysisResults, load_results
+from .payload import PEAK_TOKENS, TokenTable, latent_packs, overview_pack
+
+# Up to this many latents, all of them get examples; above it, those that changed and those that carry the shift.
+DETAILED_LATENTS = 8192
+_CHANGED = tuple(label for label in LABELS if label not in ("shared", "undetermined", "dead"))
+
+_SCRIPTS = ("data.js", "format.js", "columns.js", "state.js", "charts.js", "overview.js", "table.js", "examples.js", "latent.js", "page.js")
+
+
+def write_page(folder: RunFolder) -> Path:
+    """Write browser/index.html from RUN/analysis and return its path.
+
+    Raises `FormatError` where the analysis is missing or damaged.
+    """
+    results = load_results(folder)
+    detailed = detailed_latents(results)
+    tokens = TokenTable()
+    peaks = np.full(len(results.features) * PEAK_TOKENS, -1, dtype=np.int32)
+    packs = list(latent_packs(results, detailed, tokens, peaks))
+    overview = overview_pack(results, detailed, peaks, tokens)
+    path = folder.browser / "index.html"
+    write_atomic(path, page(overview, packs))
+    return path
+
+
+def detailed_latents(results: AnalysisResults) -> np.ndarray:
+    """Which latents get examples in the page: all of a small dictionary, else the changed and then by |shift_share|."""
+    features = results.features
+    detailed = np.ones(len(features), dtype=bool)
+    if len(features) <= DETAILED_LATENTS:
+        return detailed
+    changed = features["label"].isin(_CHANGED).to_numpy()
+    share = features["shift_share"].abs().fillna(-1).to_numpy(np.float64)
+    order = np.lexsort((-share, ~changed))
+    detailed[order[DETAILED_LATENTS:]] = False
+    return detailed | changed
+
+
+def page(overview: str, packs: list[str]) -> str:
+    """The whole file."""
+    source = files(__package__) / "page"
+    markup = (source / "page.html").read_text(encoding="utf-8")
+    style = (source / "page.css").read_text(encoding="utf-8")
+    parts = [(source / name).read_text(encoding="utf-8") for name in _SCRIPTS]
+    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+    policy = (
+        f"default-src 'none'; script-src '{content_digest(script)}'; style-src '{content_digest(style)}'; "
+        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    )
+    chunks = "\n".join(
+        f'<script type="text/plain" id="chunk-{index}">{chunk}</script>' for index, chunk in enumerate(packs)
+    )
+    # One pass over the markup, so that nothing that is put in is searched for a mark again.
+    values = {"POLICY": policy, "STYLE": style, "OVERVIEW": overview, "CHUNKS": chunks, "SCRIPT": script}
+    head, *rest = markup.split("[[")
+    pieces = [head]
+    for piece in rest:
+        name, text = piece.split("]]", 1)
+        pieces += [values[name], text]
+    return "".join(pieces)
+
+
+def content_digest(text: str) -> str:
+    """The digest of an inline script or style as a content-security policy writes it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

@@ -1,0 +1,81 @@
+// What each column is called, what it means, and how it is written.
+
+const COLUMNS = {
+  latent: { title: "latent", width: "64px", format: whole, about: "Number of the latent in the dictionary." },
+  label: { title: "label", width: "124px", about: "What the rule makes of the latent; its page says why." },
+  relative_norm: {
+    title: "relative norm",
+    width: "128px",
+    format: (value) => fixed(value, 3),
+    about: "‖d intervened‖ / (‖d reference‖ + ‖d intervened‖), training space. 0: only in the reference; 0.5: equal; 1: only in the intervened model.",
+  },
+  decoder_cosine: { title: "cosine", width: "72px", format: fixed, about: "Cosine between the latent's directions in the two models." },
+  nu_error: {
+    title: "ν error",
+    width: "74px",
+    format: fixed,
+    about: "Latent scaling on what the dictionary leaves over: how much of this latent hides in the other model's error. 0: nothing; 1: as much as on its own side.",
+  },
+  nu_reconstruction: {
+    title: "ν reconstr.",
+    width: "92px",
+    format: fixed,
+    about: "Latent scaling on the reconstruction: how much of this latent other latents write into the other model. 0: nothing; 1: as much as on its own side.",
+  },
+  density: { title: "density", width: "84px", format: percent, about: "Share of held-out tokens on which the latent fires." },
+  template_share: { title: "on template", width: "94px", format: percent, about: "Share of its firings that are on chat-template tokens." },
+  max_activation: { title: "max", width: "66px", format: significant, about: "Largest latent value on held-out tokens." },
+  shift_share: {
+    title: "shift share",
+    width: "92px",
+    format: percent,
+    about: "Share of the squared activation difference between the two models that the latent explains. Negative: it points the wrong way.",
+  },
+  norm_reference: { title: "norm ref.", width: "84px", format: significant, about: "Decoder norm in the reference model, training space." },
+  norm_intervened: { title: "norm int.", width: "84px", format: significant, about: "Decoder norm in the intervened model, training space." },
+  norm_reference_raw: { title: "raw norm ref.", width: "104px", format: significant, about: "Decoder norm in the reference model, in units of its activations." },
+  norm_intervened_raw: { title: "raw norm int.", width: "104px", format: significant, about: "Decoder norm in the intervened model, in units of its activations." },
+  relative_norm_raw: { title: "raw relative norm", width: "128px", format: (value) => fixed(value, 3), about: "Relative norm in units of the models' activations." },
+  nu_error_new: { title: "ν error, new", width: "96px", format: fixed, about: "ν of the error, asking whether the latent is absent from the reference." },
+  nu_error_lost: { title: "ν error, lost", width: "96px", format: fixed, about: "ν of the error, asking whether the latent is absent from the intervened model." },
+  nu_reconstruction_new: { title: "ν rec., new", width: "96px", format: fixed, about: "ν of the reconstruction, asking whether the latent is absent from the reference." },
+  nu_reconstruction_lost: { title: "ν rec., lost", width: "96px", format: fixed, about: "ν of the reconstruction, asking whether the latent is absent from the intervened model." },
+  n_tokens: { title: "tokens", width: "76px", format: whole, about: "Held-out tokens on which it fires." },
+  n_documents: { title: "documents", width: "90px", format: whole, about: "Held-out documents in which it fires." },
+  mean_activation: { title: "mean", width: "66px", format: significant, about: "Mean latent value where it fires." },
+  q_value: { title: "q", width: "66px", format: significant, about: "Expected share of false labels among those at least this strong." },
+  seed_stability: { title: "seed stability", width: "104px", format: fixed, about: "How well the latent is found again with other seeds." },
+  twin: { title: "twin", width: "64px", format: whole, about: "Nearest latent on the other side." },
+  twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
+};
+
+const STANDARD = ["latent", "label", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "density", "template_share", "shift_share", "peaks"];
+const NARROW = ["latent", "label", "relative_norm", "shift_share"];
+
+const LABELS_EXPLAINED = {
+  new: "only in the intervened model",
+  lost: "only in the reference",
+  rotated: "in both, in different directions",
+  rescaled: "in both, same direction, different size",
+  reweighted: "in both, but fires at a different rate",
+  shared: "the same in both",
+  undetermined: "too little evidence, or measures disagree",
+  dead: "fired on no held-out token",
+};
+
+function columnOf(name) {
+  if (name === "peaks") return { title: "peaks on", width: "minmax(200px, 1fr)", text: true, about: "Tokens at which its strongest examples peak, and the explanation." };
+  if (COLUMNS[name]) return COLUMNS[name];
+  const shown = name.replaceAll("_", " ").replace("/", ", ");
+  const share = name.startsWith("density") || name.endsWith("share");
+  return { title: shown, width: "104px", format: share ? percent : significant, about: `Column ${name} of features.parquet.` };
+}
+
+// Every numeric column that holds at least one number, the documented ones first. Bounds of intervals come last.
+function numericColumns() {
+  const known = Object.keys(COLUMNS).filter((name) => name !== "label" && data.columns[name]);
+  const bound = (name) => /_(low|high)$/.test(name);
+  const others = Object.keys(data.columns).filter((name) => !COLUMNS[name]);
+  const ordered = known.concat(others.filter((name) => !bound(name)), others.filter(bound));
+  return ordered.filter((name) => data.columns[name].some((value) => !Number.isNaN(value)));
+}

@@ -1,0 +1,119 @@
+// Numbers, tokens and elements. Text from models and data sets reaches the document through textContent only.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function element(tag, properties = {}, children = []) {
+  const node = document.createElement(tag);
+  fill(node, properties, children);
+  return node;
+}
+
+function svg(tag, properties = {}, children = []) {
+  const node = document.createElementNS(SVG, tag);
+  fill(node, properties, children);
+  return node;
+}
+
+function fill(node, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "text") node.textContent = value;
+    else if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("--")) node.style.setProperty(name, value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of [].concat(children)) {
+    if (child !== null && child !== undefined) node.append(child);
+  }
+}
+
+const grouped = new Intl.NumberFormat("en-US");
+
+const NONE = "–";
+const minus = (text) => text.replace("-", "−");
+
+const whole = (value) => (value === null || value === undefined ? NONE : minus(grouped.format(Math.round(value))));
+const fixed = (value, digits = 2) => (value === null || value === undefined ? NONE : minus(value.toFixed(digits)));
+
+function significant(value, digits = 3) {
+  if (value === null || value === undefined) return NONE;
+  const size = Math.abs(value);
+  if (size !== 0 && (size < 1e-4 || size >= 1e6)) return minus(value.toExponential(digits - 1));
+  return minus(String(Number(value.toPrecision(digits))));
+}
+
+function percent(value) {
+  if (value === null || value === undefined) return NONE;
+  const share = value * 100;
+  const size = Math.abs(share);
+  const digits = size === 0 ? 0 : size >= 9.95 ? 1 : size >= 0.0995 ? 2 : Math.min(6, 1 - Math.floor(Math.log10(size)));
+  return `${minus(share.toFixed(digits))} %`;
+}
+
+function interval(low, high, format) {
+  return low === null || high === null ? null : `${format(low)} to ${format(high)}`;
+}
+
+// Characters that would be invisible, or would change how their neighbors are shown.
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}\u00a0\u2000-\u200a\u3000]/u;
+const NAMED = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽" };
+
+function visibleCharacter(letter) {
+  return NAMED[letter] ?? `\\u${letter.codePointAt(0).toString(16).padStart(4, "0")}`;
+}
+
+// A token as nodes: what cannot be seen is spelled out in a class of its own. In a list a leading space is shown, in
+// running text it stays a space.
+function tokenNodes(text, inList = false) {
+  const nodes = [];
+  let plain = "";
+  const flush = () => {
+    if (plain) nodes.push(document.createTextNode(plain));
+    plain = "";
+  };
+  const mark = (shown) => {
+    flush();
+    nodes.push(element("span", { class: "unseen", text: shown }));
+  };
+  const blank = /^ *$/.test(text);
+  let leading = true;
+  for (const letter of text) {
+    if (letter === " " && (blank || (inList && leading))) mark("␣");
+    else if (letter === "\ufffd") mark("�");
+    else if (UNSEEN.test(letter)) mark(visibleCharacter(letter));
+    else plain += letter;
+    if (letter !== " ") leading = false;
+  }
+  flush();
+  if (text === "") mark("∅");
+  return nodes;
+}
+
+function tokenElement(index, extra = "") {
+  return element("bdi", { class: `token ${extra}`, title: tokenId(index) === -1 ? "row of the given activations" : `token id ${tokenId(index)}` }, tokenNodes(tokenText(index), true));
+}
+
+function visibleText(text) {
+  return Array.from(text, (letter) => (UNSEEN.test(letter) ? visibleCharacter(letter) : letter)).join("");
+}
+
+const MARKS = {
+  new: "M6 1 11 10.5 1 10.5Z",
+  lost: "M1 1.5 11 1.5 6 11Z",
+  rotated: "M6 .5 11.5 6 6 11.5 .5 6Z",
+  rescaled: "M1.5 1.5H10.5V10.5H1.5Z",
+  reweighted: "M4.5 .5h3v4h4v3h-4v4h-3v-4h-4v-3h4Z",
+  shared: "M6 2a4 4 0 1 0 .01 0Z",
+  undetermined: "M6 2a4 4 0 1 0 .01 0Z",
+  dead: "M2 3.2 3.2 2 6 4.8 8.8 2 10 3.2 7.2 6 10 8.8 8.8 10 6 7.2 3.2 10 2 8.8 4.8 6Z",
+};
+
+function labelMark(label) {
+  return svg("svg", { class: `mark mark-${label}`, viewBox: "0 0 12 12", "aria-hidden": "true" }, [
+    svg("path", { d: MARKS[label] }),
+  ]);
+}
+
+function labelName(label) {
+  return element("span", { class: "label-name" }, [labelMark(label), label]);
+}

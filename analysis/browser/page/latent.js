@@ -1,0 +1,148 @@
+// The page of one latent.
+
+async function renderLatent(latent) {
+  const section = document.getElementById("latent");
+  if (latent >= data.n) {
+    section.replaceChildren(element("p", { class: "notice", text: `There is no latent ${latent}; the dictionary has latents 0 to ${data.n - 1}.` }), backLink());
+    return;
+  }
+  const size = data.header.chunk_latents;
+  const chunk = await loadChunk(Math.floor(latent / size));
+  if (state.latent !== latent) return;
+  const inside = latent % size;
+  const examples = examplesOf(chunk, latent);
+  const histogram = chunk.header.histograms[latent];
+  section.replaceChildren(
+    latentHead(latent, chunk.header.evidence[inside]),
+    element("div", { class: "latent-grid" }, [
+      why(latent, chunk.header.reasons[inside]),
+      examples.length ? exampleSection(examples) : noExamples(latent),
+      element("div", { class: "rest" }, [logitSection(logitsOf(chunk, latent)), firing(latent, histogram), sizeAndDirection(latent)]),
+    ]),
+  );
+  section.dataset.latent = latent;
+}
+
+const backLink = () => element("a", { class: "back", href: writeState({ latent: null }), text: "all latents" });
+
+function latentHead(latent, evidence) {
+  const index = table.rows.indexOf(latent);
+  const step = (offset, text, key) => {
+    const other = index < 0 ? undefined : table.rows[index + offset];
+    const title = `${text} latent in the table's order (key ${key})`;
+    return other === undefined
+      ? element("span", { class: "step", "aria-disabled": "true", text })
+      : element("a", { class: "step", href: writeState({ latent: other }), title, text });
+  };
+  const place = index < 0 ? "outside the table's filters" : `${whole(index + 1)} of ${whole(table.rows.length)} in the table's order`;
+  const explanation = data.header.explanations[latent];
+  return element("div", { class: "latent-head" }, [
+    element("nav", { class: "steps", "aria-label": "Latents" }, [backLink(), step(-1, "previous", "k"), step(1, "next", "j"), element("span", { class: "muted", text: place })]),
+    element("h2", { class: "latent-title" }, [`Latent ${latent} `, labelName(labelOf(latent)), element("small", { text: `evidence: ${evidence}` })]),
+    explanation ? element("p", { class: "explained" }, element("bdi", { text: visibleText(explanation) })) : null,
+  ]);
+}
+
+function noExamples(latent) {
+  const text =
+    labelOf(latent) === "dead"
+      ? "This latent fired on no held-out token, so there is nothing to show."
+      : "No examples in this file: it keeps them for latents that changed and for those with the largest shift share. examples.parquet holds them all.";
+  return element("section", { class: "examples" }, [element("h2", { text: "Examples" }), element("p", { class: "muted", text })]);
+}
+
+function panel(title, children, name) {
+  return element("section", { class: `panel ${name ?? ""}`, "aria-label": title }, [element("h3", { text: title }), ...children]);
+}
+
+function why(latent, reason) {
+  const { rule } = data.header.summary;
+  const label = labelOf(latent);
+  const heading = `Why “${label}”: ${LABELS_EXPLAINED[label]}`;
+  const row = (title, about, name, limit) => {
+    const leaning = interval(valueOf(`${name}_low`, latent), valueOf(`${name}_high`, latent), fixed);
+    const toward = valueOf("relative_norm", latent) >= 0.5 ? "new" : "lost";
+    const cell = (way) => {
+      const value = valueOf(`${name}_${way}`, latent);
+      return element("td", { class: way === toward ? "leans" : "" }, [
+        fixed(value ?? (way === toward ? valueOf(name, latent) : null)),
+        way === toward && leaning ? element("small", { text: leaning }) : null,
+      ]);
+    };
+    return element("tr", {}, [element("th", { scope: "row", text: title, title: about }), cell("new"), cell("lost"), element("td", { class: "muted", text: limit === undefined ? "" : `≤ ${limit}` })]);
+  };
+  const head = ["", "absent from the reference?", "absent from the intervened?", "new, lost if"];
+  const tableNode = element("table", { class: "nu" }, [
+    element("thead", {}, element("tr", {}, head.map((text) => element("th", { scope: "col", text })))),
+    element("tbody", {}, [
+      row("ν error", COLUMNS.nu_error.about, "nu_error", rule?.nu_error),
+      row("ν reconstruction", COLUMNS.nu_reconstruction.about, "nu_reconstruction", rule?.nu_reconstruction),
+    ]),
+  ]);
+  const small = "ν near 0: the other model has nothing of it; near 1: it is there after all. Shaded: the side it leans to, with its interval, which counts.";
+  return panel(heading, [element("p", { class: "reason", text: reason }), tableNode, element("p", { class: "caption", text: small })], "why");
+}
+
+function pairsList(rows) {
+  return element("dl", { class: "pairs" }, rows.filter(Boolean).flatMap(([term, value, note]) => [
+    element("dt", { text: term }),
+    element("dd", {}, [value, note ? element("small", { text: note }) : null]),
+  ]));
+}
+
+function sizeAndDirection(latent) {
+  const of = (name) => valueOf(name, latent);
+  const relative = element("span", { class: "wide-norm" }, normBar(of("relative_norm"), fixed(of("relative_norm"), 3)));
+  const twin = of("twin");
+  const link = twin === null ? NONE : element("span", {}, [element("a", { href: writeState({ latent: twin }), text: `latent ${twin}` }), ` (${labelOf(twin)})`]);
+  const optional = (name, title) => (of(name) === null ? [title, "not measured"] : [title, columnOf(name).format(of(name))]);
+  return panel("Size, direction, share", [
+    pairsList([
+      ["relative norm", relative, of("relative_norm_raw") === null ? null : `raw ${fixed(of("relative_norm_raw"), 3)}`],
+      ["norm, reference", significant(of("norm_reference")), `raw ${significant(of("norm_reference_raw"))}`],
+      ["norm, intervened", significant(of("norm_intervened")), `raw ${significant(of("norm_intervened_raw"))}`],
+      ["decoder cosine", fixed(of("decoder_cosine"), 3)],
+      ["shift share", percent(of("shift_share")), interval(of("shift_share_low"), of("shift_share_high"), percent)],
+      ["twin on the other side", link, twin === null ? null : `cosine ${fixed(of("twin_cosine"))}`],
+      optional("q_value", "q-value"),
+      optional("seed_stability", "seed stability"),
+    ]),
+  ]);
+}
+
+function firing(latent, histogram) {
+  const of = (name) => valueOf(name, latent);
+  const sources = Object.keys(data.columns).filter((name) => name.startsWith("density/"));
+  const largest = Math.max(...sources.map((name) => of(name) ?? 0), 1e-12);
+  const bars = sources.map((name) => [
+    `on ${visibleText(name.slice(8))}`,
+    element("span", { class: "share-bar" }, [element("span", { class: "share-track", "--at": (of(name) ?? 0) / largest, "aria-hidden": "true" }), percent(of(name))]),
+  ]);
+  return panel("When it fires", [
+    pairsList([
+      ["density", percent(of("density")), interval(of("density_low"), of("density_high"), percent)],
+      ...bars,
+      ["held-out tokens", whole(of("n_tokens")), `in ${whole(of("n_documents"))} documents`],
+      ["on template tokens", percent(of("template_share")), "of its firings"],
+      ["value, mean and largest", `${significant(of("mean_activation"))}, ${significant(of("max_activation"))}`],
+    ]),
+    histogram ? activationHistogram(histogram) : null,
+  ]);
+}
+
+function logitSection(tables) {
+  const names = ["reference", "intervened", "difference"];
+  const blocks = names.map((name, model) => {
+    const [top, bottom] = tables[model];
+    if (!top.length && !bottom.length) return element("div", { class: "logits" }, [element("h4", { text: name }), element("p", { class: "muted", text: "not measured" })]);
+    return element("div", { class: "logits", "data-model": name }, [element("h4", { text: name }), logitList(top, "up"), logitList(bottom, "down")]);
+  });
+  const note = "Logit lens: each model's direction through that model's final norm and unembedding. Largest first, then most negative. A reading of the direction, not a measured effect on the output.";
+  return panel("Tokens its direction points at", [element("div", { class: "logit-columns" }, blocks), element("p", { class: "caption", text: note })]);
+}
+
+function logitList(rows, side) {
+  return element("ol", { class: `logit-list ${side}` }, rows.map(([token, value]) =>
+    element("li", {}, [tokenElement(token), element("span", { class: "numeric", text: fixed(value) })]),
+  ));
+}

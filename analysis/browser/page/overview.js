@@ -1,0 +1,134 @@
+// What was compared, how well the dictionary reads it, and what it finds: everything above the table.
+
+const basename = (path) => String(path).replace(/\/+$/, "").split("/").pop();
+
+function modelName(side) {
+  const model = data.header.summary.models?.[side] ?? {};
+  const name = model.model ?? model.name ?? model.path;
+  if (model.adapter) return `${name ? basename(name) : side} + ${basename(model.adapter)}`;
+  return name ? basename(name) : side;
+}
+
+function renderMasthead() {
+  const { summary } = data.header;
+  const home = element("a", { href: "#", class: "home", text: "crosscoder" });
+  const arrow = element("span", { class: "arrow", text: " → ", "aria-label": " changed into " });
+  const heading = element("h1", {}, [side("reference"), arrow, side("intervened")]);
+  const hookpoint = summary.hookpoint ? element("span", {}, ["read at ", element("code", { text: summary.hookpoint })]) : null;
+  const report = element("a", { href: "../report/report.html", text: "report" });
+  const bar = element("div", { class: "bar" }, [home, hookpoint, report]);
+  document.getElementById("masthead").replaceChildren(bar, heading);
+  document.title = `${modelName("reference")} → ${modelName("intervened")} · crosscoder`;
+}
+
+function side(name) {
+  return element("span", { class: "side" }, [element("small", { text: name }), element("bdi", { text: modelName(name) })]);
+}
+
+function renderOverview() {
+  const section = document.getElementById("overview");
+  section.replaceChildren(lead(), health(), changes(), latentTable(), reading());
+}
+
+function lead() {
+  const { summary } = data.header;
+  const sources = Object.entries(summary.sources ?? {});
+  const named = sources.map(([name, source]) => `${name} ${whole(source.tokens)}`).join(", ");
+  const text =
+    `Both models read the same ${whole(summary.n_tokens)} held-out tokens of ${whole(summary.n_documents)} documents` +
+    `${named ? ` (${named})` : ""}. One dictionary of ${whole(data.n)} latents explains both; each latent has one direction in ` +
+    "each model, and what differs between the two directions is what changed.";
+  const same =
+    summary.fve?.difference === null && summary.relative_difference === 0
+      ? element("p", { class: "finding", text: "Both sides computed identical activations: there is no difference to explain." })
+      : null;
+  return element("div", { class: "lead" }, [element("p", { text }), same]);
+}
+
+function health() {
+  const { summary } = data.header;
+  const fve = summary.fve ?? {};
+  const ce = summary.ce ?? {};
+  const target = summary.l0_target ? `target ${significant(summary.l0_target)}` : "latents a token";
+  const stats = [
+    ["explained, reference", percent(fve.reference), "of the variance of its activations"],
+    ["explained, intervened", percent(fve.intervened), "of the variance of its activations"],
+    ["explained, difference", percent(fve.difference), fve.difference === null ? "not measured" : "of intervened − reference: what the labels stand on"],
+    ["models differ by", percent(summary.relative_difference), "of the reference's variance"],
+    ["L0", significant(summary.l0), `latents on a token, ${target}`],
+    ["dead latents", percent(summary.dead_share), "fired on no held-out token"],
+    ["loss recovered", ce.reference ? `${percent(ce.reference.recovered)}, ${percent(ce.intervened?.recovered)}` : NONE, ce.reference ? "reference, intervened: cross-entropy with the reconstruction put in" : "not measured"],
+  ];
+  const items = stats.map(([name, value, note]) =>
+    element("div", {}, [element("dt", { text: name }), element("dd", { text: value }), element("dd", { class: "note", text: note })]),
+  );
+  return element("dl", { class: "health" }, items);
+}
+
+function changes() {
+  const rows = data.header.labels.map((label, code) => {
+    const latents = [];
+    for (let latent = 0; latent < data.n; latent++) if (data.labels[latent] === code) latents.push(latent);
+    return stripRow(label, latents);
+  });
+  const axis = element("div", { class: "strip-row axis-row", "aria-hidden": "true" }, [
+    element("span"),
+    element("span"),
+    axisLabels([["0", "reference only"], ["0.5", ""], ["1", "intervened only"]]),
+    axisLabels([["−1", "opposite"], ["0", ""], ["1", "same direction"]]),
+  ]);
+  const heads = ["label (click to filter)", "latents", "relative norm", "decoder cosine"];
+  const head = element("div", { class: "strip-row strip-head" }, heads.map((text) => element("span", { text })));
+  const strips = element("div", { class: "strips" }, [head, ...rows, axis]);
+  const caption = element("p", { class: "caption", text: "Histograms, each row scaled to its own tallest bar; bar heights by square root." });
+  const figure = element("figure", {}, [makeScatter(), element("figcaption", { class: "caption", text: "One mark a latent, sized by how often it fires, shaped by label as on the left. Click opens it." })]);
+  return element("section", { class: "changes", "aria-label": "What changed" }, [
+    element("h2", { text: "What changed" }),
+    element("div", { class: "changes-grid" }, [element("div", {}, [strips, caption]), figure]),
+  ]);
+}
+
+function axisLabels(labels) {
+  const label = ([value, note]) => element("span", {}, [value, note ? element("span", { class: "wide-only", text: ` ${note}` }) : null]);
+  return element("div", { class: "axis" }, labels.map(label));
+}
+
+function stripRow(label, latents) {
+  const pick = (name) => latents.map((latent) => valueOf(name, latent)).filter((value) => value !== null);
+  const button = element(
+    "button",
+    { type: "button", class: "label-toggle", "data-label": label, "aria-pressed": "false", onclick: () => toggleLabel(label) },
+    [labelName(label), element("small", { text: LABELS_EXPLAINED[label] })],
+  );
+  const empty = latents.length === 0 || label === "dead";
+  return element("div", { class: `strip-row ${latents.length ? "" : "none"}` }, [
+    button,
+    element("span", { class: "count", text: whole(latents.length), title: countTitle(label) }),
+    empty ? element("span") : strip(binCounts(pick("relative_norm"), 0, 1), { label, low: 0, high: 1, unit: "relative norm", ticks: [0.5] }),
+    empty ? element("span") : strip(binCounts(pick("decoder_cosine"), -1, 1), { label, low: -1, high: 1, unit: "decoder cosine", ticks: [0] }),
+  ]);
+}
+
+function countTitle(label) {
+  const count = data.header.summary.counts?.[label] ?? {};
+  const expected = count.expected_false;
+  return expected === null || expected === undefined ? "Expected number of false ones: not measured." : `Expected number of false ones: ${significant(expected)}.`;
+}
+
+function reading() {
+  const { rule } = data.header.summary;
+  const rules = rule
+    ? [
+        `New or lost: the weaker decoder norm is at most ${rule.weak_norm} of the stronger, and the upper bounds of ν error and ν reconstruction are at most ${rule.nu_error} and ${rule.nu_reconstruction}. Norms alone never decide.`,
+        `Rotated: cosine below ${rule.rotated_cosine}. Rescaled: cosine above ${rule.shared_cosine} and the weaker norm below ${rule.shared_ratio} of the stronger. Shared: cosine above ${rule.shared_cosine} and the weaker norm at least that share.`,
+        `Undetermined: seen in fewer than ${rule.min_documents} held-out documents, or the measures disagree; the latent's page says which. Intervals hold ${percent(rule.confidence)} and resample whole documents.`,
+      ]
+    : [];
+  const terms = Object.entries(COLUMNS).filter(([name]) => data.columns[name]);
+  return element("details", { class: "reading" }, [
+    element("summary", { text: "How to read this page" }),
+    ...rules.map((text) => element("p", { text })),
+    element("p", { text: "Every label is observed on activations: it says what differs inside the models, not what that difference causes. Causal checks, expected false labels and stability over seeds are shown where they were measured." }),
+    element("dl", { class: "terms" }, terms.flatMap(([, column]) => [element("dt", { text: column.title }), element("dd", { text: column.about })])),
+  ]);
+}

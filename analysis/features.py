@@ -1,0 +1,258 @@
+"""The feature table: one row a latent, every number the label stands on, the label, and the reason."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import assert_never
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from crosscoder.config import AnalysisConfig
+from crosscoder.reading import MODEL_NAMES
+
+from .geometry import Geometry
+from .intervals import BlockMoments, Statistic, bootstrap_intervals, resample_weights
+from .labels import Bounded, Evidence, Label, Toward, Verdict, decide
+from .latent_scaling import beta_activation, beta_error, nu_error, nu_reconstruction, overlaps, ratio_toward
+from .observers import Observer, PairedObserver
+from .statistics import Statistics
+
+Columns = dict[str, np.ndarray]
+
+_SIDES = {"new": "intervened", "lost": "reference"}
+_SCALING = ("nu_error", "nu_reconstruction")
+_TYPES = {"latent": pa.int32(), "n_tokens": pa.int64(), "n_documents": pa.int64(), "twin": pa.int32()}
+_ORDER = (
+    *("relative_norm", "norm_reference", "norm_intervened", "norm_reference_raw", "norm_intervened_raw"),
+    *("relative_norm_raw", "decoder_cosine"),
+    *(f"{name}{bound}" for name in _SCALING for bound in ("", "_low", "_high")),
+    *(f"{name}_{side}" for side in _SIDES for name in _SCALING),
+    *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
+    *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
+    *("q_value", "seed_stability", "twin", "twin_cosine"),
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The columns of features.parquet, apart from the explanation; NaN = not estimable or not measured."""
+
+    columns: Columns
+    labels: tuple[Label, ...]
+    reasons: tuple[str, ...]
+
+    def table(self, explanations: list[str]) -> pa.Table:
+        """As Arrow, NaN as null."""
+        n_latents = len(self.labels)
+        table: dict[str, pa.Array] = {
+            "latent": pa.array(np.arange(n_latents), pa.int32()),
+            "label": pa.array(self.labels, pa.string()),
+            "evidence": pa.array(["observed"] * n_latents, pa.string()),
+            "reason": pa.array(self.reasons, pa.string()),
+        }
+        extra = [name for name in self.columns if name not in (*_ORDER, *table)]
+        for name in (*_ORDER, *extra):
+            values = self.columns.get(name, np.full(n_latents, np.nan))
+            kind = _TYPES.get(name, pa.float64())
+            table[name] = pa.array(values, kind, mask=np.isnan(values.astype(np.float64)))
+        table["explanation"] = pa.array(explanations, pa.string())
+        return pa.table(table)
+
+
+def make_features(observer: Observer, statistics: Statistics, config: AnalysisConfig, seed: int) -> Features:
+    """All columns and labels, for any way of reading a pair."""
+    columns = _activity(observer, statistics)
+    if observer.reads == "paired":
+        columns |= _geometry_columns(Geometry.of(observer.crosscoder), columns["n_tokens"] > 0)
+    estimates, constants = _estimates(observer, statistics)
+    moments = BlockMoments(statistics.sums, statistics.totals, constants)
+    weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
+    intervals = bootstrap_intervals(moments, estimates, weights, config.rule.confidence)
+    whole = moments.whole()
+    bounded = {
+        name: [
+            Bounded(*numbers)
+            for numbers in zip(
+                statistic(whole).tolist(), *(bound.tolist() for bound in intervals[name]), strict=True
+            )
+        ]
+        for name, statistic in estimates.items()
+    }
+    for name in ("density", "shift_share"):
+        if name in bounded:
+            columns |= _spread(name, bounded[name])
+    columns |= _scaling_columns(bounded, _leans_intervened(observer, columns, bounded))
+    verdicts = [_verdict(observer, columns, bounded, latent, config) for latent in range(observer.n_latents)]
+    return Features(
+        columns, tuple(verdict.label for verdict in verdicts), tuple(verdict.reason for verdict in verdicts)
+    )
+
+
+def _activity(observer: Observer, statistics: Statistics) -> Columns:
+    """How often, how strongly and where each latent fires."""
+    fired = statistics.total("fired").numpy()
+    nothing = np.full(observer.n_latents, np.nan)
+    columns = {
+        "n_tokens": fired.astype(np.int64),
+        "n_documents": statistics.documents.numpy(),
+        "template_share": nothing
+        if statistics.template is None
+        else _divide(statistics.template.numpy(), fired),
+        "mean_activation": _divide(statistics.total("activation").numpy(), fired),
+        "max_activation": np.where(fired > 0, statistics.histograms.maximum.double().numpy(), np.nan),
+    }
+    for index, name in enumerate(statistics.source_names):
+        columns[f"density/{name}"] = _divide(
+            statistics.by_source[index].numpy(), statistics.source_tokens[index].numpy()
+        )
+    if observer.reads == "pooled":
+        for model in MODEL_NAMES:
+            columns[f"density_{model}"] = statistics.total(f"fired/{model}").numpy() / statistics.n_tokens
+    return columns
+
+
+def _geometry_columns(geometry: Geometry, alive: np.ndarray) -> Columns:
+    twin, cosine = geometry.twins(torch.from_numpy(alive))
+    return {
+        "relative_norm": geometry.relative_norm.numpy(),
+        "norm_reference": geometry.norm_reference.numpy(),
+        "norm_intervened": geometry.norm_intervened.numpy(),
+        "norm_reference_raw": geometry.norm_reference_raw.numpy(),
+        "norm_intervened_raw": geometry.norm_intervened_raw.numpy(),
+        "relative_norm_raw": geometry.relative_norm_raw.numpy(),
+        "decoder_cosine": geometry.cosine().numpy(),
+        "twin": np.where(twin.numpy() >= 0, twin.numpy(), np.nan),
+        "twin_cosine": cosine.numpy(),
+    }
+
+
+def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, Statistic], dict[str, Tensor]]:
+    """Everything that gets an interval, by name, and the constants it is computed with besides the sums."""
+    estimates: dict[str, Statistic] = {"density": lambda moments: moments["fired"] / moments["tokens"]}
+    # Identical models have no shift to take a share of.
+    if "shift/square" in statistics.totals and bool(statistics.totals["shift/square"].any()):
+        estimates["shift_share"] = lambda moments: moments["shift"] / moments["shift/square"]
+    match observer.reads:
+        case "paired":
+            if not observer.comparable:
+                return estimates, {}
+            for name, side in _SIDES.items():
+                estimates[f"nu_error_{name}"] = partial(nu_error, side=side)
+                estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, side=side)
+                estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
+            assert isinstance(observer, PairedObserver)
+            return estimates, overlaps(*observer.directions)
+        case "pooled":
+            return estimates, {}
+        case "difference":
+            directions = observer.raw[0].double().cpu()
+            norms = directions.square().sum(dim=1)
+            beta = {
+                model: partial(
+                    beta_activation, model=model, mean_projection=f"mean/{model}", square_norm="square_norm"
+                )
+                for model in MODEL_NAMES
+            }
+            constants = {
+                f"mean/{model}": directions @ mean
+                for model, mean in zip(MODEL_NAMES, statistics.means, strict=True)
+            }
+            reference, intervened = (beta[model] for model in MODEL_NAMES)
+            estimates["beta_reference"], estimates["beta_intervened"] = reference, intervened
+            estimates["nu_error_new"] = lambda moments: ratio_toward(intervened(moments), reference(moments))
+            estimates["nu_error_lost"] = lambda moments: ratio_toward(reference(moments), intervened(moments))
+            return estimates, constants | {"square_norm": norms}
+        case _:
+            assert_never(observer.reads)
+
+
+def _leans_intervened(observer: Observer, columns: Columns, bounded: dict[str, list[Bounded]]) -> np.ndarray:
+    """Which side latent scaling is told toward: the stronger decoder row; for a diff-SAE the model that holds more."""
+    if observer.reads == "difference":
+        held = {model: np.abs([bound.value for bound in bounded[f"beta_{model}"]]) for model in MODEL_NAMES}
+        return held["intervened"] >= held["reference"]
+    return columns.get("relative_norm", np.ones(observer.n_latents)) >= 0.5
+
+
+def _scaling_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.ndarray) -> Columns:
+    columns: Columns = {}
+    for name in _SCALING:
+        sides = {
+            side: _spread(f"{name}_{side}", bounded[f"{name}_{side}"])
+            for side in _SIDES
+            if f"{name}_{side}" in bounded
+        }
+        for side, spread in sides.items():
+            columns[f"{name}_{side}"] = spread[f"{name}_{side}"]
+        if sides:
+            for bound in ("", "_low", "_high"):
+                new, lost = sides["new"][f"{name}_new{bound}"], sides["lost"][f"{name}_lost{bound}"]
+                columns[f"{name}{bound}"] = np.where(leans_intervened, new, lost)
+    for name in ("beta_reference", "beta_intervened"):
+        if name in bounded:
+            columns[name] = _spread(name, bounded[name])[name]
+    return columns
+
+
+def _verdict(
+    observer: Observer,
+    columns: Columns,
+    bounded: dict[str, list[Bounded]],
+    latent: int,
+    config: AnalysisConfig,
+) -> Verdict:
+    if columns["n_tokens"][latent] == 0 or observer.reads == "paired":
+        return decide(_evidence(observer, columns, bounded, latent), config.rule)
+    if observer.reads == "pooled":
+        rates = [f"{100 * columns[f'density_{model}'][latent]:.3g} %" for model in MODEL_NAMES]
+        return Verdict(
+            "undetermined",
+            f"both models share one direction, so only rates differ: it fires on {rates[0]} of the reference's tokens and "
+            f"{rates[1]} of the intervened model's",
+        )
+    held = [f"{columns[f'beta_{model}'][latent]:.2f}" for model in MODEL_NAMES]
+    return Verdict(
+        "undetermined",
+        f"a dictionary of the difference has no decoder norms to confirm a label with: along the direction the reference "
+        f"holds {held[0]} and the intervened model {held[1]} of the latent's activation",
+    )
+
+
+def _evidence(
+    observer: Observer, columns: Columns, bounded: dict[str, list[Bounded]], latent: int
+) -> Evidence:
+    unknown = Bounded(np.nan, np.nan, np.nan)
+
+    def toward(side: str) -> Toward:
+        numbers = [
+            bounded[f"{name}_{side}"][latent] if f"{name}_{side}" in bounded else unknown for name in _SCALING
+        ]
+        own = bounded[f"own_{side}"][latent].value if f"own_{side}" in bounded else np.nan
+        return Toward(numbers[0], numbers[1], own)
+
+    def number(name: str) -> float:
+        return float(columns[name][latent]) if name in columns else np.nan
+
+    return Evidence(
+        n_tokens=int(columns["n_tokens"][latent]),
+        n_documents=int(columns["n_documents"][latent]),
+        norm_reference=number("norm_reference"),
+        norm_intervened=number("norm_intervened"),
+        cosine=number("decoder_cosine"),
+        new=toward("new"),
+        lost=toward("lost"),
+        comparable=observer.comparable,
+    )
+
+
+def _spread(name: str, bounded: list[Bounded]) -> Columns:
+    """A number and its interval as three columns."""
+    array = np.array(bounded, dtype=np.float64).reshape(-1, 3)
+    return {name: array[:, 0], f"{name}_low": array[:, 1], f"{name}_high": array[:, 2]}
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Their ratio, NaN where there is nothing to divide by."""
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

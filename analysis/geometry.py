@@ -1,0 +1,87 @@
+"""Norms and directions of a dictionary's decoder, and each latent's nearest counterpart in the other model."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from crosscoder.activations import split_models
+from crosscoder.dictionary import Crosscoder
+from crosscoder.metrics import decoder_cosine, relative_norm
+
+# A row this much weaker than the other model's points nowhere in particular.
+NEGLIGIBLE_NORM = 1e-3
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Decoder geometry of a crosscoder on two models. The space a label is decided in is training space."""
+
+    reference: Float[Tensor, "latent _"]
+    """Decoder rows in training space."""
+    intervened: Float[Tensor, "latent _"]
+    norm_reference: Float[Tensor, " latent"]
+    norm_intervened: Float[Tensor, " latent"]
+    norm_reference_raw: Float[Tensor, " latent"]
+    norm_intervened_raw: Float[Tensor, " latent"]
+
+    @classmethod
+    def of(cls, crosscoder: Crosscoder) -> "Geometry":
+        """Of a dictionary with two models on its axis; `score_scale` leads back to training space after folding."""
+        scale = crosscoder.score_scale.cpu()
+        rows = split_models(crosscoder.W_dec.detach().cpu().double(), crosscoder.config.d_models)
+        reference, intervened = (part * factor for part, factor in zip(rows, scale, strict=True))
+        raw = [part.detach().cpu().double().norm(dim=1) for part in crosscoder.raw_decoder()]
+        return cls(reference, intervened, reference.norm(dim=1), intervened.norm(dim=1), raw[0], raw[1])
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both models share one space."""
+        return self.reference.shape == self.intervened.shape
+
+    @property
+    def relative_norm(self) -> Float[Tensor, " latent"]:
+        """In training space."""
+        return relative_norm(self.norm_reference, self.norm_intervened)
+
+    @property
+    def relative_norm_raw(self) -> Float[Tensor, " latent"]:
+        """In raw units."""
+        return relative_norm(self.norm_reference_raw, self.norm_intervened_raw)
+
+    def cosine(self) -> Float[Tensor, " latent"]:
+        """Between a latent's two directions; NaN where one is zero or the widths differ."""
+        if not self.comparable:
+            return torch.full_like(self.norm_reference, torch.nan)
+        return decoder_cosine(self.reference, self.intervened)
+
+    def twins(
+        self, alive: Bool[Tensor, " latent"], chunk: int = 1024
+    ) -> tuple[Int64[Tensor, " latent"], Float[Tensor, " latent"]]:
+        """For each latent the other latent that writes its direction most nearly in the other model, and the cosine.
+
+        For a latent j leaning intervened the largest cos(d_i^reference, d_j^intervened) over i ≠ j, mirrored for one
+        leaning reference. Candidates are alive, and write into that model at all. -1 and NaN where there is none.
+        """
+        n_latents = len(self.norm_reference)
+        twin, cosine = torch.full((n_latents,), -1), torch.full((n_latents,), torch.nan, dtype=torch.float64)
+        if not self.comparable:
+            return twin, cosine
+        leans = self.norm_intervened >= self.norm_reference
+        sides = (
+            (leans, self.intervened, self.reference, self.norm_reference, self.norm_intervened),
+            (~leans, self.reference, self.intervened, self.norm_intervened, self.norm_reference),
+        )
+        for own, directions, others, norms, opposite in sides:
+            found = normalize(others, dim=1)
+            excluded = ~(alive & (norms > NEGLIGIBLE_NORM * opposite))
+            for rows in (own & alive).nonzero().flatten().split(chunk):
+                similarity = normalize(directions[rows], dim=1) @ found.T
+                similarity[:, excluded] = -torch.inf
+                similarity[torch.arange(len(rows)), rows] = -torch.inf
+                best = similarity.max(dim=1)
+                there = best.values.isfinite()
+                twin[rows[there]], cosine[rows[there]] = best.indices[there], best.values[there]
+        return twin, cosine

@@ -1,0 +1,232 @@
+"""From numbers to a label with its reason: one rule, `config.LabelRule`, the same for both directions.
+
+In this order:
+
+dead           fired on no held-out token
+undetermined   too few documents; or the models share no space, so that nothing can be compared
+new, lost      the weaker decoder norm is at most `weak_norm` of the stronger AND latent scaling agrees: the upper bounds of
+               |nu_error| and |nu_reconstruction| toward the stronger side are within their limits. One without the other
+               is undetermined, and the reason names the artifact (Minder et al. 2025, section 3).
+rotated        both models write strongly, in different directions
+shared         same direction, like strength
+rescaled       same direction, unlike strength, and latent scaling finds that ratio too
+undetermined   anything between
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+from crosscoder.config import LabelRule
+
+Label = Literal["new", "lost", "shared", "rotated", "rescaled", "reweighted", "dead", "undetermined"]
+LABELS: tuple[Label, ...] = (
+    "new",
+    "lost",
+    "shared",
+    "rotated",
+    "rescaled",
+    "reweighted",
+    "dead",
+    "undetermined",
+)
+
+# Rotated asks both models to write at least this share of the other's norm; methods of the field put it at a
+# relative norm between a third and two thirds or a quarter and three quarters.
+_ROTATED_RATIO = 0.5
+# Below this β a model's own concept explains less than half of what its decoder row writes: the row is leaked norm.
+_OWN_CONCEPT = 0.5
+# How far the interval of nu_error may miss the norm ratio and still count as agreeing with it.
+_RATIO_TOLERANCE = 0.1
+
+
+class Bounded(NamedTuple):
+    """A number and its interval; NaN = not estimable."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def largest(self) -> float:
+        """Upper bound of its magnitude; NaN where a bound is missing."""
+        return max(abs(self.low), abs(self.high)) if not math.isnan(self.low + self.high) else math.nan
+
+
+class Toward(NamedTuple):
+    """Latent scaling toward one side: how much of this side's direction the other model holds."""
+
+    nu_error: Bounded
+    nu_reconstruction: Bounded
+    own: float
+    """β of the error in this side's own model along its own direction: near 1 where the model holds what the row writes."""
+
+
+class Evidence(NamedTuple):
+    """What is known of a latent. Norms in training space."""
+
+    n_tokens: int
+    n_documents: int
+    norm_reference: float
+    norm_intervened: float
+    cosine: float
+    """Between the two decoder directions; NaN where one is zero or the models share no space."""
+    new: Toward
+    """Toward the intervened model."""
+    lost: Toward
+    """Toward the reference."""
+    comparable: bool = True
+    """Whether the models share one space, so that directions and latent scaling are defined."""
+
+
+class Verdict(NamedTuple):
+    """A label, and the rule and numbers that gave it, in one sentence."""
+
+    label: Label
+    reason: str
+
+
+class _Leaning(NamedTuple):
+    """Evidence seen from the side that the latent leans to, so that one text serves both directions."""
+
+    label: Literal["new", "lost"]
+    strong: str
+    weak: str
+    ratio: float
+    scaling: Toward
+    opposite: Toward
+
+
+def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
+    """The label of one latent. Exchanging the models exchanges new and lost and changes no other label."""
+    if evidence.n_tokens == 0:
+        return Verdict("dead", "fired on no held-out token")
+    if evidence.n_documents < rule.min_documents:
+        seen = f"fired in {evidence.n_documents} held-out document{'s' * (evidence.n_documents != 1)}"
+        return Verdict("undetermined", f"{seen} (at least {rule.min_documents} needed)")
+    if not evidence.comparable:
+        return Verdict(
+            "undetermined", "the models differ in width, so directions and latent scaling cannot be compared"
+        )
+    if evidence.norm_reference + evidence.norm_intervened == 0:
+        return Verdict("undetermined", "writes into neither model: both decoder norms are 0")
+    side = _lean(evidence)
+    if side.ratio <= rule.weak_norm:
+        return _exclusive(side, rule)
+    if _absent(side.scaling, rule) and not _is_turn(evidence, side, rule):
+        return Verdict(
+            "undetermined",
+            f"latent scaling finds it absent in the {side.weak} (nu_error {_two(side.scaling.nu_error.value)}, "
+            f"nu_reconstruction {_two(side.scaling.nu_reconstruction.value)}), yet {_two(side.ratio)} of its norm lies there",
+        )
+    return _geometry(evidence, side, rule)
+
+
+def _lean(evidence: Evidence) -> _Leaning:
+    weaker, stronger = sorted((evidence.norm_reference, evidence.norm_intervened))
+    ratio = weaker / stronger
+    if evidence.norm_intervened >= evidence.norm_reference:
+        return _Leaning("new", "intervened model", "reference", ratio, evidence.new, evidence.lost)
+    return _Leaning("lost", "reference", "intervened model", ratio, evidence.lost, evidence.new)
+
+
+def _absent(scaling: Toward, rule: LabelRule) -> bool:
+    """Whether latent scaling says, bounds included, that the other model lacks the concept."""
+    return (
+        scaling.nu_error.largest <= rule.nu_error
+        and scaling.nu_reconstruction.largest <= rule.nu_reconstruction
+    )
+
+
+def _is_turn(evidence: Evidence, side: _Leaning, rule: LabelRule) -> bool:
+    """Whether a direction that is absent from the other model is so because the feature was turned, by up to 90°.
+
+    Each model must then hold what its own row writes; norm that only leaked into a row explains nothing in its model.
+    """
+    owned = side.scaling.own >= _OWN_CONCEPT and side.opposite.own >= _OWN_CONCEPT
+    return evidence.cosine < rule.rotated_cosine and side.ratio >= _ROTATED_RATIO and owned
+
+
+def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
+    """New, lost, or an artifact: the norm says that the latent is in one model only."""
+    norm = f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s (<= {rule.weak_norm:.2f})"
+    error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
+    if math.isnan(error.value) or math.isnan(reconstruction.value):
+        return Verdict(
+            "undetermined",
+            f"{norm}, but latent scaling is not estimable: the {side.strong} itself hardly holds the direction",
+        )
+    numbers = f"nu_error {_two(error.value)} (<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)}"
+    numbers = f"{numbers} (<= {rule.nu_reconstruction:.2f})"
+    if _absent(side.scaling, rule):
+        return Verdict(side.label, f"{norm}, {numbers}, {_percent(rule)} upper bounds below")
+    if math.isnan(error.largest + reconstruction.largest):
+        return Verdict(
+            "undetermined", f"{norm}, but it fires in too few blocks of documents to bound latent scaling"
+        )
+    if abs(error.value) > rule.nu_error:
+        return Verdict(
+            "undetermined",
+            f"{norm}, but nu_error {_two(error.value)} (> {rule.nu_error:.2f}): the concept sits in the {side.weak}'s residual "
+            "(complete shrinkage)",
+        )
+    if abs(reconstruction.value) > rule.nu_reconstruction:
+        return Verdict(
+            "undetermined",
+            f"{norm}, but nu_reconstruction {_two(reconstruction.value)} (> {rule.nu_reconstruction:.2f}): other latents "
+            f"already write it in the {side.weak} (latent decoupling)",
+        )
+    wide = f"bounds reach nu_error {_two(error.largest)}, nu_reconstruction {_two(reconstruction.largest)}"
+    return Verdict("undetermined", f"{norm}, {numbers}, but the evidence is thin: {_percent(rule)} {wide}")
+
+
+def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
+    """Rotated, shared or rescaled: the latent writes into both models."""
+    both = (
+        f"decoder cosine {_two(evidence.cosine)}, {side.weak} norm {_two(side.ratio)} of the {side.strong}'s"
+    )
+    if math.isnan(evidence.cosine):
+        return Verdict("undetermined", "the two decoder directions cannot be compared")
+    if evidence.cosine < rule.rotated_cosine:
+        if side.ratio < _ROTATED_RATIO:
+            return Verdict(
+                "undetermined",
+                f"{both}: turned (cosine < {rule.rotated_cosine:.2f}), but too unequal for rotated (< {_ROTATED_RATIO:.2f})",
+            )
+        if not _is_turn(evidence, side, rule):
+            return Verdict(
+                "undetermined",
+                f"{both}, but one model holds little of what its direction writes (leaked norm)",
+            )
+        return Verdict(
+            "rotated", f"{both} (cosine < {rule.rotated_cosine:.2f}, norm >= {_ROTATED_RATIO:.2f})"
+        )
+    if evidence.cosine < rule.shared_cosine:
+        return Verdict(
+            "undetermined",
+            f"{both}: between rotated (cosine < {rule.rotated_cosine:.2f}) and shared (>= {rule.shared_cosine:.2f})",
+        )
+    if side.ratio >= rule.shared_ratio:
+        return Verdict(
+            "shared", f"{both} (cosine >= {rule.shared_cosine:.2f}, norm >= {rule.shared_ratio:.2f})"
+        )
+    return _rescaled(side, rule, both)
+
+
+def _rescaled(side: _Leaning, rule: LabelRule, both: str) -> Verdict:
+    error = side.scaling.nu_error
+    if math.isnan(error.low + error.high):
+        return Verdict("undetermined", f"{both}, but nu_error has no interval to compare the norms with")
+    measured = f"nu_error {_two(error.value)} [{_two(error.low)}, {_two(error.high)}]"
+    near = error.low - _RATIO_TOLERANCE <= side.ratio <= error.high + _RATIO_TOLERANCE
+    if error.low > rule.nu_error and near:
+        return Verdict("rescaled", f"{both} (norm < {rule.shared_ratio:.2f}), and {measured} agrees")
+    return Verdict("undetermined", f"{both}, but {measured} does not agree with that ratio")
+
+
+def _percent(rule: LabelRule) -> str:
+    return f"{100 * rule.confidence:g} %"
+
+
+def _two(number: float) -> str:
+    """Two decimals, and no minus before a zero."""
+    return f"{round(number, 2) + 0.0:.2f}"

@@ -1,0 +1,112 @@
+"""Which tokens a latent pushes: its raw decoder directions through a model's final norm and unembedding.
+
+The logit lens (nostalgebraist 2020) of d^reference through the reference, of d^intervened through the intervened model,
+and of their difference through the intervened model. It tells what a direction would write if nothing came after it, so
+it is exact at the last layer and a hint before.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .geometry import NEGLIGIBLE_NORM
+from .observers import Observer
+
+_CHUNK = 256
+
+
+class DirectionReader(Protocol):
+    """What is needed of a `ModelPair`."""
+
+    def direction_logits(
+        self, directions: Float[Tensor, "latent d_model"], model: int
+    ) -> Float[Tensor, "latent vocabulary"]:
+        """Directions through the final norm and the unembedding of a model."""
+        ...
+
+
+def schema() -> pa.Schema:
+    """Columns of logits.parquet."""
+    return pa.schema(
+        [
+            ("latent", pa.int32()),
+            ("model", pa.string()),
+            ("side", pa.string()),
+            ("rank", pa.int16()),
+            ("token_id", pa.int32()),
+            ("token", pa.string()),
+            ("value", pa.float32()),
+        ]
+    )
+
+
+def lens_directions(
+    observer: Observer,
+) -> dict[str, tuple[Float[Tensor, "latent d_model"], int, Bool[Tensor, " latent"]]]:
+    """For each table: directions in raw units, the model they are read through, and which are too short to point anywhere."""
+    if observer.reads == "difference":
+        return {"difference": (observer.raw[0], 1, observer.raw[0].norm(dim=1) == 0)}
+    if observer.reads == "pooled":
+        empty = observer.raw[0].norm(dim=1) == 0
+        return {"reference": (observer.raw[0], 0, empty), "intervened": (observer.raw[0], 1, empty)}
+    reference, intervened = observer.raw
+    norms = reference.norm(dim=1), intervened.norm(dim=1)
+    limit = NEGLIGIBLE_NORM * torch.maximum(*norms)
+    tables = {
+        "reference": (reference, 0, norms[0] <= limit),
+        "intervened": (intervened, 1, norms[1] <= limit),
+    }
+    if observer.comparable:
+        difference = observer.shift_directions()
+        tables["difference"] = (difference, 1, difference.norm(dim=1) <= limit)
+    return tables
+
+
+def logits_table(
+    observer: Observer,
+    reader: DirectionReader,
+    alive: Bool[Tensor, " latent"],
+    count: int,
+    vocabulary: Sequence[str],
+    progress: Callable[[int], object] = lambda _: None,
+) -> pa.Table:
+    """The `count` tokens at each end, for each alive latent and table; directions that point nowhere have no rows."""
+    parts = []
+    text = pa.array(list(vocabulary), pa.string())
+    for model, (directions, index, empty) in lens_directions(observer).items():
+        latents = (alive & ~empty.cpu()).nonzero().flatten()
+        progress(int(alive.sum()) - len(latents))
+        for chunk in latents.split(_CHUNK):
+            logits = reader.direction_logits(directions[chunk.to(directions.device)], index)
+            if logits.shape[1] > len(text):
+                # An unembedding can be longer than the vocabulary.
+                text = pa.concat_arrays(
+                    [text, pa.array([f"<id {i}>" for i in range(len(text), logits.shape[1])])]
+                )
+            for side, largest in (("top", True), ("bottom", False)):
+                ends = logits.topk(min(count, logits.shape[1]), dim=1, largest=largest)
+                parts.append(_rows(chunk, model, side, ends.indices.cpu(), ends.values.float().cpu(), text))
+            progress(len(chunk))
+    return pa.concat_tables([schema().empty_table(), *parts]).sort_by(
+        [(name, "ascending") for name in ("latent", "model", "side", "rank")]
+    )
+
+
+def _rows(latents: Tensor, model: str, side: str, ids: Tensor, values: Tensor, text: pa.Array) -> pa.Table:
+    n_latents, count = ids.shape
+    flat = ids.flatten().numpy()
+    columns = {
+        "latent": pa.array(np.repeat(latents.numpy(), count), pa.int32()),
+        "model": pa.array([model] * len(flat), pa.string()),
+        "side": pa.array([side] * len(flat), pa.string()),
+        "rank": pa.array(np.tile(np.arange(count), n_latents), pa.int16()),
+        "token_id": pa.array(flat, pa.int32()),
+        "token": text.take(pa.array(flat)),
+        "value": pa.array(values.flatten().numpy(), pa.float32()),
+    }
+    return pa.table(columns, schema=schema())

@@ -1,0 +1,142 @@
+"""Whether the two models can be compared at all: each condition with its value, its threshold and a verdict."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..results import AnalysisResults
+from .phrases import fixed, percent, present, whole
+from .schema import NOT_MEASURED, Check
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a comparison has to reach. Conventions of this report, stated beside every verdict."""
+
+    fve: float = 0.80
+    fve_gap: float = 0.05
+    fve_difference: float = 0.50
+    cosine: float = 0.50
+    recovered: float = 0.80
+    l0_deviation: float = 0.05
+    dead_share: float = 0.20
+
+
+def comparability(results: AnalysisResults, thresholds: Thresholds | None = None) -> tuple[Check, ...]:
+    """All conditions, in the order in which a reader asks them."""
+    limits = thresholds or Thresholds()
+    summary = results.summary
+    return (
+        _tokenizer(results.manifest),
+        _same_tokens(results),
+        *_fve(summary.get("fve") or {}, limits),
+        _difference(summary.get("relative_difference")),
+        _at_least(
+            "direction of the two models' activations", summary.get("cosine"), limits.cosine, fixed,
+            "mean cosine; where it is low the two models share too little to be told apart latent by latent",
+        ),
+        *_recovered(summary.get("ce") or {}, limits),
+        _l0(summary.get("l0"), summary.get("l0_target"), limits),
+        _at_most(
+            "dead latents", summary.get("dead_share"), limits.dead_share,
+            "share of latents that fired on no held-out token",
+        ),
+    )  # fmt: skip
+
+
+def _tokenizer(manifest: dict[str, Any]) -> Check:
+    digest = (manifest.get("pair") or {}).get("tokenizer")
+    return Check(
+        name="one tokenizer",
+        value=digest,
+        shown=f"digest {digest}" if digest else NOT_MEASURED,
+        threshold="equal",
+        verdict="pass" if digest else NOT_MEASURED,
+        meaning="both models split text alike; a pair whose tokenizers differ is refused"
+        if digest
+        else "activations came without their tokenizer",
+    )
+
+
+def _same_tokens(results: AnalysisResults) -> Check:
+    paired = bool(results.manifest.get("pair"))
+    count = results.summary.get("n_tokens")
+    return Check(
+        name="the same tokens",
+        value=count,
+        shown=f"{whole(count)} held-out tokens",
+        threshold="all",
+        verdict="pass" if paired else NOT_MEASURED,
+        meaning="the same token ids went into both models"
+        if paired
+        else "row by row, the files are taken as the same tokens",
+    )
+
+
+def _fve(fve: dict[str, float | None], limits: Thresholds) -> list[Check]:
+    checks = [
+        _at_least(
+            f"variance explained, {side}", fve.get(side), limits.fve, percent,
+            f"share of the {side} model's activation variance that the dictionary rebuilds (FVE)",
+        )
+        for side in ("reference", "intervened")
+    ]  # fmt: skip
+    ends = [fve.get(side) for side in ("reference", "intervened")]
+    gap = abs(ends[0] - ends[1]) if present(ends[0]) and present(ends[1]) else None  # pyright: ignore[reportOperatorIssue]
+    checks.append(
+        _at_most("gap between the two", gap, limits.fve_gap, "a dictionary that reads one model worse invents differences")
+    )
+    checks.append(
+        _at_least(
+            "variance explained, difference", fve.get("difference"), limits.fve_difference, percent,
+            "share of intervened − reference that the dictionary rebuilds; the labels speak of that share only",
+        )
+    )  # fmt: skip
+    return checks
+
+
+def _difference(value: float | None) -> Check:
+    verdict = ("pass" if value > 0 else "fail") if value is not None else NOT_MEASURED
+    return Check(
+        name="there is a difference",
+        value=value,
+        shown=percent(value),
+        threshold="above 0",
+        verdict=verdict,
+        meaning="squared activation difference, as a share of the reference's variance"
+        if value != 0
+        else "both sides computed identical activations",
+    )
+
+
+def _recovered(ce: dict[str, dict[str, float]], limits: Thresholds) -> list[Check]:
+    return [
+        _at_least(
+            f"loss recovered, {side}", (ce.get(side) or {}).get("recovered"), limits.recovered, percent,
+            "cross-entropy with the reconstruction in place of the activations; 100 % is as good as the activations",
+        )
+        for side in ("reference", "intervened")
+    ]  # fmt: skip
+
+
+def _l0(value: float | None, target: float | None, limits: Thresholds) -> Check:
+    off = abs(value / target - 1) if value is not None and target else None
+    return Check(
+        name="latents on a token (L0)",
+        value=value,
+        shown=fixed(value, 1),
+        threshold=f"within {limits.l0_deviation * 100:g} % of {target:g}" if target else "no target",
+        verdict=NOT_MEASURED if off is None else "pass" if off <= limits.l0_deviation else "fail",
+        meaning="at inference, on held-out tokens",
+    )
+
+
+def _at_least(name: str, value: float | None, limit: float, show: Any, meaning: str) -> Check:
+    verdict = NOT_MEASURED if value is None else "pass" if value >= limit else "fail"
+    return Check(name=name, value=value, shown=show(value), threshold=f"at least {show(limit)}", verdict=verdict, meaning=meaning)
+
+
+def _at_most(name: str, value: float | None, limit: float, meaning: str) -> Check:
+    verdict = NOT_MEASURED if value is None else "pass" if value <= limit else "fail"
+    return Check(
+        name=name, value=value, shown=percent(value), threshold=f"at most {percent(limit)}", verdict=verdict, meaning=meaning
+    )

@@ -1,0 +1,86 @@
+"""Numbers and tokens as text, the same in every sentence."""
+
+import math
+import re
+import unicodedata
+
+_NAMED = {"\n": "↵", "\r": "␍", "\t": "⇥"}
+# Controls, formats (which reorder or hide their neighbors), surrogates, private use, line and paragraph separators.
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def visible(text: str) -> str:
+    """Text with every character that cannot be seen, or that would reorder its neighbors, spelled out."""
+    return "".join(
+        _NAMED.get(letter, f"\\u{ord(letter):04x}") if unicodedata.category(letter) in _UNSEEN else letter
+        for letter in text
+    )
+
+
+def token(text: str) -> str:
+    """A token for a sentence: visible, without the space that most tokens begin with."""
+    return visible(text).strip(" ") or "␣"
+
+
+def present(value: object) -> bool:
+    """Whether a number was measured: neither None nor NaN."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def fixed(value: float | None, digits: int = 2) -> str:
+    """A number with a fixed number of digits."""
+    return f"{value:.{digits}f}".replace("-", "−") if value is not None else "not measured"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, with two or three significant digits."""
+    if value is None:
+        return "not measured"
+    share = value * 100
+    size = abs(share)
+    digits = 0 if size == 0 else 1 if size >= 9.95 else 2 if size >= 0.0995 else min(6, 1 - math.floor(math.log10(size)))
+    return f"{share:.{digits}f} %".replace("-", "−")
+
+
+def whole(value: float | None) -> str:
+    """A count."""
+    return f"{value:,.0f}" if value is not None else "not measured"
+
+
+def seconds(value: float | None) -> str:
+    """A duration."""
+    if value is None:
+        return "not recorded"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def interval(low: float | None, high: float | None, digits: int | None = None) -> str:
+    """` (0.02 to 0.07)`, in percent where `digits` is None; nothing where a bound was not measured."""
+    if low is None or high is None:
+        return ""
+    ends = [percent(end) if digits is None else fixed(end, digits) for end in (low, high)]
+    return f" ({ends[0]} to {ends[1]})"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 latent`, `3 latents`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def markdown(text: str) -> str:
+    """Text as Markdown that shows exactly this text."""
+    escaped = re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", visible(text))
+    return re.sub(r"^([-+]|\d+\.)(?=\s)", r"\\\1", escaped)
+
+
+def markdown_code(text: str) -> str:
+    """Text as a Markdown code span, whatever backticks it holds."""
+    shown = visible(text)
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * (longest + 1)
+    space = " " if longest or shown[:1] == " " or shown[-1:] == " " else ""
+    return f"{fence}{space}{shown}{space}{fence}"

@@ -1,0 +1,155 @@
+"""What `analyze` wrote, read back and checked: the one source of the report and of the page."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crosscoder.errors import FormatError
+from crosscoder.folder import RunFolder
+
+SCHEMA_VERSION = 1
+
+# In the order in which they are told: what changed first, what did not last.
+LABELS = ("new", "lost", "rotated", "rescaled", "reweighted", "shared", "undetermined", "dead")
+
+# The id of a token where activations came without their text; a row number is its display text.
+UNKNOWN_TOKEN = -1
+
+# The leanest set that report and page stand on; further columns are shown as they come.
+FEATURE_COLUMNS = (
+    "latent",
+    "label",
+    "evidence",
+    "reason",
+    "relative_norm",
+    "norm_reference",
+    "norm_intervened",
+    "decoder_cosine",
+    "nu_error",
+    "nu_reconstruction",
+    "density",
+    "n_tokens",
+    "n_documents",
+    "template_share",
+    "mean_activation",
+    "max_activation",
+    "shift_share",
+    "twin",
+    "twin_cosine",
+    "explanation",
+)
+TEXT_COLUMNS = ("label", "evidence", "reason", "explanation")
+EXAMPLE_COLUMNS = (
+    "latent",
+    "rank",
+    "quantile",
+    "document",
+    "source",
+    "start",
+    "position",
+    "token_ids",
+    "tokens",
+    "special",
+    "template",
+    "values",
+    "reference",
+    "intervened",
+    "peak",
+)
+LOGIT_COLUMNS = ("latent", "model", "side", "rank", "token_id", "token", "value")
+
+
+@dataclass(frozen=True)
+class AnalysisResults:
+    """The files of RUN/analysis. Small ones are held, large ones are read for the latents that are asked for."""
+
+    path: Path
+    features: pd.DataFrame
+    summary: dict[str, Any]
+    manifest: dict[str, Any]
+    histograms: dict[str, dict[str, list[float]]]
+    examples_path: Path
+    logits_path: Path
+
+    def examples(self, latents: Iterable[int] | None = None) -> pa.Table:
+        """Examples of these latents (None: of all), strongest first, then by quantile."""
+        table = _read_parquet(self.examples_path, EXAMPLE_COLUMNS, latents)
+        return table.sort_by([("latent", "ascending"), ("quantile", "descending"), ("rank", "ascending")])
+
+    def logits(self, latents: Iterable[int] | None = None) -> pa.Table:
+        """Logit tables of these latents (None: of all), by latent, model, side and rank."""
+        table = _read_parquet(self.logits_path, LOGIT_COLUMNS, latents)
+        return table.sort_by([(name, "ascending") for name in ("latent", "model", "side", "rank")])
+
+
+def load_results(folder: RunFolder) -> AnalysisResults:
+    """Read RUN/analysis.
+
+    Raises `FormatError` where a file is missing, unreadable, of another version or without a column that is needed.
+    """
+    summary = _read_json(folder.summary)
+    if summary.get("schema_version") != SCHEMA_VERSION:
+        raise FormatError(
+            f"{folder.summary}: schema_version {summary.get('schema_version')!r}, this release reads {SCHEMA_VERSION}; "
+            f"run crosscoder analyze again"
+        )
+    features = _read_parquet(folder.features, FEATURE_COLUMNS, None).to_pandas()
+    features = features.sort_values("latent", ignore_index=True)
+    for name in features.columns.difference(TEXT_COLUMNS):
+        features[name] = pd.to_numeric(features[name])
+    if features["latent"].tolist() != list(range(len(features))):
+        raise FormatError(
+            f"{folder.features}: holds {len(features)} rows that are not latents 0 to {len(features) - 1}, one each; "
+            "run crosscoder analyze again"
+        )
+    histograms = _read_json(folder.analysis / "histograms.json").get("activation", {})
+    return AnalysisResults(
+        path=folder.analysis,
+        features=features,
+        summary=summary,
+        manifest=folder.read_manifest(),
+        histograms=histograms,
+        examples_path=folder.examples,
+        logits_path=folder.logits,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FormatError(f"{path}: not found; run crosscoder analyze first")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON ({error}); run crosscoder analyze again") from error
+    if not isinstance(content, dict):
+        raise FormatError(
+            f"{path}: holds {type(content).__name__}, not an object; run crosscoder analyze again"
+        )
+    return content
+
+
+def _read_parquet(path: Path, columns: tuple[str, ...], latents: Iterable[int] | None) -> pa.Table:
+    if not path.is_file():
+        raise FormatError(f"{path}: not found; run crosscoder analyze first")
+    try:
+        names = pq.read_schema(path).names
+        missing = [name for name in columns if name not in names]
+        if missing:
+            raise FormatError(f"{path}: no column {', '.join(missing)}; run crosscoder analyze again")
+        # Token texts repeat: as a dictionary they are read in a fraction of the memory.
+        return pq.read_table(
+            path,
+            filters=None if latents is None else [("latent", "in", [int(latent) for latent in latents])],
+            read_dictionary=["tokens.list.element", "tokens.list.item", "token"],
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise FormatError(
+            f"{path}: not a readable Parquet file ({reason}); run crosscoder analyze again"
+        ) from error

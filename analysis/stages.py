@@ -1,0 +1,248 @@
+"""The stages that read a dictionary, as the command calls them: `analyze`, `report` and `browse`."""
+
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from crosscoder.activations import ActivationReader
+from crosscoder.config import FileActivations, RunConfig
+from crosscoder.device import resolve_device
+from crosscoder.documents import Documents
+from crosscoder.errors import DataError
+from crosscoder.file_activations import open_files
+from crosscoder.folder import RunFolder, write_atomic
+from crosscoder.pair import ModelPair, load_pair
+from crosscoder.shards import DOCUMENTS, ShardReader
+from crosscoder.storage import load_crosscoder
+from crosscoder.tracking import WandbRun, wandb_run
+
+from . import logit_lens
+from .examples import RowFinder, choose, examples_table
+from .features import Features, make_features
+from .observers import Observer, observer_for
+from .peaks import PeakAccumulator, Peaks
+from .sentences import Facts, explain
+from .statistics import Statistics, StatisticsAccumulator
+from .summary import make_histograms, make_summary
+from .token_context import DocumentContext, RowContext, TokenContext
+
+logger = logging.getLogger(__name__)
+
+# A dense code of one batch has at most this many entries.
+_BATCH_ENTRIES = 2**24
+_MAX_BATCH = 4096
+# Documents sampled for each quantile example, so that their quantiles are of many peaks.
+_SAMPLED_PER_EXAMPLE = 8
+_TABLED = 25
+
+
+class Material(NamedTuple):
+    """What a run folder offers for reading: held-out tokens, what is known of them, and the models where there are any."""
+
+    reader: ActivationReader
+    context: TokenContext
+    pair: ModelPair | None
+
+
+class Pass(NamedTuple):
+    """What one pass over the held-out tokens yields."""
+
+    statistics: Statistics
+    top: Peaks
+    sample: Peaks
+    finder: RowFinder
+
+
+def analyze(folder: RunFolder, config: RunConfig) -> None:
+    """Write RUN/analysis from RUN/crosscoder and the held-out tokens.
+
+    Raises:
+        FormatError: The dictionary or the activations are missing or damaged.
+        DataError: There is no held-out token.
+        ConfigError, PairError: The models or files of the config cannot be opened.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with wandb_run(folder, config) as wandb, folder.stage("analyze") as stage:
+        crosscoder = load_crosscoder(folder.crosscoder, _device(config))
+        material = open_material(folder, config)
+        if not material.reader.n_tokens:
+            raise DataError("activations: no held-out token is left to analyze; give more text")
+        observer = observer_for(crosscoder, material.reader.d_models, config.crosscoder.reads)
+        seen = read_through(material, observer, config)
+        features = make_features(observer, seen.statistics, config.analysis, config.seed)
+        logits = _logits(material, observer, seen, config)
+        _write_examples(folder, material, observer, seen, config)
+        table = features.table(_explanations(material, observer, seen, features, logits))
+        summary = make_summary(observer, seen.statistics, features, config, folder.read_manifest())
+        _write_parquet(folder.logits, logits)
+        _write_parquet(folder.features, table)
+        write_atomic(folder.analysis / "histograms.json", json.dumps(make_histograms(seen.statistics)) + "\n")
+        write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        stage["tokens"] = seen.statistics.n_tokens
+        _log_to_wandb(wandb, table, summary)
+    counts = {label: entry["count"] for label, entry in summary["counts"].items() if entry["count"]}
+    logger.info("analyze: %s", ", ".join(f"{count} {label}" for label, count in counts.items()))
+
+
+def report(folder: RunFolder) -> None:
+    """Write RUN/report."""
+    from .report import write_report
+
+    write_report(folder)
+
+
+def browse(folder: RunFolder) -> Path:
+    """Write RUN/browser; the page to open."""
+    from .browser.build import write_page
+
+    return write_page(folder)
+
+
+def open_material(folder: RunFolder, config: RunConfig) -> Material:
+    """The held-out tokens of a run, wherever its activations come from."""
+    if isinstance(config.activations, FileActivations):
+        sides = open_files(config.activations, config.seed, check=False)
+        return Material(sides.held_out, RowContext(sides.document), None)
+    assert config.pair is not None  # the config sees to it
+    reader = ShardReader(folder.activations, "held_out")
+    documents = Documents.load(folder.activations / DOCUMENTS)
+    pair = load_pair(config.pair)
+    return Material(reader, DocumentContext(documents, pair.tokenizer), pair)
+
+
+def read_through(material: Material, observer: Observer, config: RunConfig) -> Pass:
+    """One pass over all held-out tokens."""
+    settings = config.analysis
+    statistics = StatisticsAccumulator(observer, material.context, settings.bootstrap_blocks, config.seed)
+    peaks = PeakAccumulator(
+        settings.top_examples, settings.quantile_examples * _SAMPLED_PER_EXAMPLE, config.seed
+    )
+    finder = RowFinder()
+    size = max(1, min(_MAX_BATCH, _BATCH_ENTRIES // observer.n_latents))
+    with tqdm(total=material.reader.n_tokens, desc="analyze", unit=" tokens", unit_scale=True) as bar:
+        for batch in material.reader.batches(size):
+            observation = observer.observe(batch.values)
+            statistics.update(batch, observation)
+            peaks.update(batch, observation.firings)
+            finder.update(batch)
+            bar.update(len(batch.values))
+    return Pass(statistics.result(), peaks.top, peaks.sample, finder)
+
+
+def _write_examples(
+    folder: RunFolder, material: Material, observer: Observer, seen: Pass, config: RunConfig
+) -> None:
+    settings = config.analysis
+    chosen = choose(seen.top, seen.sample, settings.quantile_examples)
+    with tqdm(desc="examples", unit=" tokens", unit_scale=True) as bar:
+        table = examples_table(
+            material.reader,
+            observer,
+            material.context,
+            seen.finder,
+            chosen,
+            settings.context_tokens,
+            bar.update,
+        )
+    _write_parquet(folder.examples, table)
+
+
+def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfig) -> pa.Table:
+    """Logit tables of all latents that fired; empty where there are no models to read directions with."""
+    if material.pair is None:
+        return logit_lens.schema().empty_table()
+    assert isinstance(material.context, DocumentContext)
+    alive = seen.statistics.documents > 0
+    total = len(logit_lens.lens_directions(observer)) * int(alive.sum())
+    with tqdm(total=total, desc="logit lens", unit=" directions", unit_scale=True) as bar:
+        return logit_lens.logits_table(
+            observer,
+            material.pair,
+            alive,
+            config.analysis.logit_tokens,
+            material.context.vocabulary,
+            bar.update,
+        )
+
+
+def _explanations(
+    material: Material, observer: Observer, seen: Pass, features: Features, logits: pa.Table
+) -> list[str]:
+    pushes: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    top = logits.filter(pa.compute.equal(logits["side"], "top"))
+    for latent, model, token in zip(
+        *(top[name].to_pylist() for name in ("latent", "model", "token")), strict=True
+    ):
+        pushes[latent][model].append(token)
+    peak_tokens: dict[int, list[str]] = defaultdict(list)
+    if material.pair is not None:
+        shown = material.context.show(seen.top.document, seen.top.position).tokens.to_pylist()
+        for latent, token in zip(seen.top.latent.tolist(), shown, strict=True):
+            peak_tokens[latent].append(token)
+    columns, statistics = features.columns, seen.statistics
+    firings = dict(zip(statistics.source_names, statistics.by_source.tolist(), strict=True))
+    nothing = np.full(observer.n_latents, np.nan)
+    relative_norm = columns.get("relative_norm", nothing)
+    rates = [columns.get(f"density_{model}") for model in ("reference", "intervened")]
+    return [
+        explain(
+            Facts(
+                label=features.labels[latent],
+                reason=features.reasons[latent],
+                density=float(columns["density"][latent]),
+                n_tokens=int(columns["n_tokens"][latent]),
+                n_documents=int(columns["n_documents"][latent]),
+                firings_by_source={name: counts[latent] for name, counts in firings.items()},
+                template_share=float(columns["template_share"][latent]),
+                peak_tokens=peak_tokens[latent],
+                relative_norm=float(relative_norm[latent]),
+                pushes=pushes[latent],
+                density_by_model=None
+                if rates[0] is None or rates[1] is None
+                else (float(rates[0][latent]), float(rates[1][latent])),
+            )
+        )
+        for latent in range(observer.n_latents)
+    ]
+
+
+def _log_to_wandb(wandb: WandbRun, table: pa.Table, summary: dict[str, object]) -> None:
+    """The strongest new and lost latents, and the summary, where a wandb run is open."""
+    names = [
+        "latent",
+        "label",
+        "relative_norm",
+        "nu_error",
+        "nu_reconstruction",
+        "shift_share",
+        "density",
+        "explanation",
+    ]
+    for label in ("new", "lost"):
+        rows = table.filter(pa.compute.equal(table["label"], label)).select(names).to_pylist()
+        rows.sort(key=lambda row: -abs(row["shift_share"] or 0))
+        wandb.table(f"features/{label}", names, [list(row.values()) for row in rows[:_TABLED]])
+    wandb.summary(
+        {f"analysis/{name}": summary[name] for name in ("counts", "fve", "l0", "dead_share", "shift")}
+    )
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _device(config: RunConfig) -> torch.device:
+    """The device of training; sparse products exist on CPU and CUDA only."""
+    device = resolve_device("training.device", config.training.device)
+    return device if device.type == "cuda" else torch.device("cpu")

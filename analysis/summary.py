@@ -1,0 +1,113 @@
+"""The summary of an analysis: what was compared, how well the dictionary rebuilds it, and how many latents of each label."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from crosscoder.config import FileActivations, RunConfig
+
+from .features import Features
+from .labels import LABELS
+from .observers import Observer
+from .statistics import Statistics
+
+SCHEMA_VERSION = 1
+_BINS = 50
+
+
+def make_summary(
+    observer: Observer,
+    statistics: Statistics,
+    features: Features,
+    config: RunConfig,
+    manifest: dict[str, Any],
+) -> dict[str, Any]:
+    """summary.json; every number a plain JSON value, null where it does not exist."""
+    columns = features.columns
+    alive = columns["n_tokens"] > 0
+    counts = Counter(features.labels)
+    sparsity = config.crosscoder.sparsity
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "reads": observer.reads,
+        "models": _models(config, manifest),
+        "hookpoint": config.pair.hookpoint if config.pair else None,
+        "n_tokens": statistics.n_tokens,
+        "n_documents": statistics.n_documents,
+        "sources": {
+            name: {
+                "documents": int(statistics.source_documents[i]),
+                "tokens": int(statistics.source_tokens[i]),
+            }
+            for i, name in enumerate(statistics.source_names)
+        },
+        "n_latents": observer.n_latents,
+        "alive": int(alive.sum()),
+        "dead_share": float(1 - alive.mean()),
+        "l0": statistics.l0,
+        "l0_target": sparsity.k if sparsity.kind in ("batch_topk", "topk") else sparsity.target_l0,
+        "fve": dict(statistics.fve),
+        "relative_difference": statistics.relative_difference,
+        "cosine": statistics.cosine,
+        "ce": manifest.get("evaluation", {}).get("ce"),
+        "counts": {
+            label: {"count": counts[label], "low": None, "high": None, "expected_false": None}
+            for label in LABELS
+        },
+        "shift": _shift(statistics),
+        "relative_norm_histogram": _histogram(columns.get("relative_norm"), alive, (0, 1)),
+        "cosine_histogram": _histogram(columns.get("decoder_cosine"), alive, (-1, 1)),
+        "rule": config.analysis.rule.model_dump(mode="json"),
+        "files": {
+            "features": "features.parquet",
+            "examples": "examples.parquet",
+            "logits": "logits.parquet",
+            "histograms": "histograms.json",
+        },
+    }
+
+
+def make_histograms(statistics: Statistics) -> dict[str, Any]:
+    """histograms.json: the activations of each latent that fired, zeros left out."""
+    activation = {}
+    for latent in statistics.documents.nonzero().flatten().tolist():
+        edges, counts = statistics.histograms.result(latent)
+        activation[str(latent)] = {"edges": edges.tolist(), "counts": counts.tolist()}
+    return {"activation": activation}
+
+
+def _models(config: RunConfig, manifest: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(config.activations, FileActivations):
+        return {
+            side: {"model": getattr(config.activations, side).name} for side in ("reference", "intervened")
+        }
+    pair = manifest.get("pair", {})
+    return {side: pair.get(side, {}) for side in ("reference", "intervened")}
+
+
+def _shift(statistics: Statistics) -> dict[str, float | None]:
+    """How E‖x^intervened - x^reference‖² divides into latents, bias and error; null where there is no shift.
+
+    x^intervened - x^reference = Σ_j f_j δ_j + b_δ + e_δ, each part projected onto the whole (methods of attribution by an
+    exact sum), so that the three shares add up to 1.
+    """
+    square = float(statistics.totals["shift/square"].sum()) if "shift/square" in statistics.totals else 0.0
+    if square == 0:
+        return {"latents": None, "bias": None, "error": None}
+    return {
+        "latents": float(statistics.sums["shift"].sum()) / square,
+        "bias": float(statistics.totals["shift/bias"].sum()) / square,
+        "error": float(statistics.totals["shift/error"].sum()) / square,
+    }
+
+
+def _histogram(
+    values: np.ndarray | None, alive: np.ndarray, bounds: tuple[float, float]
+) -> dict[str, list[float]] | None:
+    """Over the latents that fired; None where the quantity does not exist."""
+    if values is None or not np.isfinite(values).any():
+        return None
+    shown = values[alive & np.isfinite(values)]
+    counts, edges = np.histogram(shown, bins=_BINS, range=bounds)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}

@@ -1,0 +1,65 @@
+"""How a single token of a vocabulary is written where people read it.
+
+Tokens are pieces of bytes, not of text: a character can be cut in two. What is not whole UTF-8 appears as \\xNN, one
+for each byte; spaces and line breaks are themselves (the pages make them visible).
+"""
+
+import re
+
+from transformers import PreTrainedTokenizerBase
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def display_vocabulary(tokenizer: PreTrainedTokenizerBase, at_least: int = 0) -> list[str]:
+    """Display text of every token id, up to the largest known one and at least `at_least` of them."""
+    added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
+    size = max(len(tokenizer), at_least, max(added, default=-1) + 1)
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    show = _from_byte_level if _is_byte_level(tokenizer) else _from_pieces
+    texts = []
+    for index in range(size):
+        piece = pieces[index] if index < len(pieces) else None
+        if index in added:
+            texts.append(added[index])
+        else:
+            # An embedding matrix can be longer than the vocabulary; such an id has no text.
+            texts.append(f"<id {index}>" if piece is None else show(piece))
+    return texts
+
+
+def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and "ByteLevel" in str(backend.decoder)
+
+
+def _from_byte_level(piece: str) -> str:
+    """GPT-2's alphabet, in which each character stands for a byte."""
+    try:
+        content = bytes(_BYTE_OF[character] for character in piece)
+    except KeyError:
+        return piece
+    return content.decode("utf-8", errors="backslashreplace")
+
+
+def _from_pieces(piece: str) -> str:
+    """SentencePiece: ▁ is a space, and <0xNN> a byte."""
+    byte = _BYTE_TOKEN.fullmatch(piece)
+    if byte is not None:
+        return bytes.fromhex(byte[1]).decode("utf-8", errors="backslashreplace")
+    return piece.replace("▁", " ")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Printable bytes stand for themselves; the others, in order, for the characters from 256 on (Radford et al. 2019)."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    alphabet = {chr(byte): byte for byte in printable}
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return alphabet | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()

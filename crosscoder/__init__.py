@@ -1,0 +1,44 @@
+"""crosscoder: what changed between two language models, feature by feature, and how sure that is.
+
+Axis words used in every shape annotation of the project:
+`token` one position of a document · `model` the reference, then the intervened model · `d_model` the width of one
+model at its hookpoint · `width` the sum of all d_model (activations of all models side by side) · `latent` a learned
+unit of the dictionary · `document` one text · `vocabulary` the tokens of a language model.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .activations import ActivationBatch
+    from .config import CrosscoderConfig, RunConfig
+    from .dictionary import Crosscoder
+    from .errors import CrosscoderError
+    from .storage import load_crosscoder, save_crosscoder
+
+# Loaded on first use, so that `crosscoder --help` answers without importing torch.
+_HOMES = {
+    "ActivationBatch": "activations",
+    "Crosscoder": "dictionary",
+    "CrosscoderConfig": "config",
+    "CrosscoderError": "errors",
+    "RunConfig": "config",
+    "load_crosscoder": "storage",
+    "save_crosscoder": "storage",
+}
+
+__all__ = [
+    "ActivationBatch",
+    "Crosscoder",
+    "CrosscoderConfig",
+    "CrosscoderError",
+    "RunConfig",
+    "load_crosscoder",
+    "save_crosscoder",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'crosscoder' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,314 @@
+"""Every setting of a run, as frozen pydantic models that refuse unknown keys.
+
+A YAML file holds one `RunConfig`; `settings.load_config` reads it. The description of each field is its documentation:
+the reference in the README and the messages about a wrong value are made from it. Nothing here imports torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and a key that is not known is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+# --- the pair ---------------------------------------------------------------------------------------------------------
+
+
+class ModelSource(Settings):
+    """A checkpoint that transformers can load."""
+
+    model: str = Field(description="folder or hub id of the checkpoint")
+    revision: str | None = Field(default=None, description="hub revision; a commit hash makes the run repeatable")
+    dtype: Dtype = Field(default="bfloat16", description="precision the model runs in")
+
+
+class AdapterSource(Settings):
+    """A PEFT adapter on the reference: one set of base weights, adapter off and on."""
+
+    adapter: str = Field(description="folder or hub id of a PEFT adapter for the reference model")
+
+
+class PairConfig(Settings):
+    """The two models, and where both are read."""
+
+    reference: ModelSource = Field(description="the model before the intervention")
+    intervened: ModelSource | AdapterSource = Field(description="the model after it: a checkpoint, or an adapter")
+    hookpoint: str = Field(description="module path whose output is read, e.g. model.layers.15")
+    intervened_hookpoint: str | None = Field(
+        default=None, description="module path in the intervened model, where it differs"
+    )
+    device: Device = Field(default="auto", description="where the models run; auto takes a GPU when there is one")
+
+
+# --- text and tokens --------------------------------------------------------------------------------------------------
+
+
+class TextSource(Settings):
+    """One JSON-lines file: objects with `text`, or with chat `messages`. A .txt file is one document a paragraph."""
+
+    path: Path = Field(description="the file (.jsonl or .txt)")
+    name: str = Field(description="short name used in tables, e.g. chat")
+    limit: Count | None = Field(default=None, description="read at most this many documents")
+
+
+class TextConfig(Settings):
+    """What both models read."""
+
+    sources: tuple[TextSource, ...] = Field(min_length=1, description="files, read in this order and then shuffled")
+    max_length: Count = Field(default=256, description="tokens a document is cut to")
+    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="share of the documents of each source that is never trained on"
+    )
+
+
+class TokenPolicy(Settings):
+    """Which tokens are left out of training and analysis, and which are only marked."""
+
+    mask_special: bool = Field(default=True, description="leave out BOS, EOS, padding and the tokenizer's special tokens")
+    mask_first: int = Field(
+        default=1, ge=0, description="leave out this many positions at the start of a document (attention sinks)"
+    )
+    outlier_multiple: PositiveFloat = Field(
+        default=10.0, description="leave out tokens whose norm in either model exceeds this multiple of its median norm"
+    )
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+class CachedActivations(Settings):
+    """Activations of both models on disk, read back through a memory map."""
+
+    kind: Literal["cache"] = "cache"
+    dtype: Dtype = Field(default="bfloat16", description="precision on disk")
+    shard_tokens: Count = Field(default=32768, description="tokens a shard file holds")
+    batch_tokens: Count = Field(default=8192, description="tokens, padding included, of one forward pass")
+
+
+class StreamedActivations(Settings):
+    """Activations computed while training, through a shuffle buffer; only the held-out ones go to disk."""
+
+    kind: Literal["stream"] = "stream"
+    dtype: Dtype = Field(default="bfloat16", description="precision of the buffer and of the held-out shards")
+    buffer_tokens: Count = Field(default=131072, description="tokens shuffled together")
+    shard_tokens: Count = Field(default=32768, description="tokens a held-out shard file holds")
+    batch_tokens: Count = Field(default=8192, description="tokens, padding included, of one forward pass")
+
+
+class FileActivations(Settings):
+    """Activations that are already there: one array `[token, d_model]` for each model (.npy or .safetensors)."""
+
+    kind: Literal["files"] = "files"
+    reference: Path = Field(description="array [token, d_model] of the reference")
+    intervened: Path = Field(description="array [token, d_model] of the intervened model, same tokens")
+    documents: Path | None = Field(
+        default=None, description="integer array [token]: which document a token is from; without it, blocks of 256 rows"
+    )
+    held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1, description="share of the documents that is never trained on"
+    )
+
+
+ActivationsConfig = Annotated[
+    CachedActivations | StreamedActivations | FileActivations, Field(discriminator="kind")
+]
+
+
+# --- the dictionary ---------------------------------------------------------------------------------------------------
+
+
+class BatchTopK(Settings):
+    """Keep the n·k largest scores of a batch of n tokens; at inference a calibrated threshold takes its place."""
+
+    kind: Literal["batch_topk"] = "batch_topk"
+    k: Count = Field(description="average number of latents that fire on a token")
+
+
+class TopK(Settings):
+    """Keep the k largest scores of every token."""
+
+    kind: Literal["topk"] = "topk"
+    k: Count = Field(description="number of latents that may fire on a token")
+
+
+class ReLU(Settings):
+    """ReLU latents with an L1 penalty weighted by the sum of the decoder norms, steered to a target L0."""
+
+    kind: Literal["relu"] = "relu"
+    target_l0: PositiveFloat = Field(description="L0 that the controller of the penalty steers to")
+    coefficient: PositiveFloat = Field(default=0.5, description="penalty weight the controller starts from")
+
+
+class JumpReLU(Settings):
+    """JumpReLU latents with a tanh penalty (Anthropic, January 2025 update), steered to a target L0."""
+
+    kind: Literal["jumprelu"] = "jumprelu"
+    target_l0: PositiveFloat = Field(description="L0 that the controller of the penalty steers to")
+    coefficient: PositiveFloat = Field(default=1.0, description="penalty weight the controller starts from")
+    initial_threshold: PositiveFloat = Field(default=0.1, description="threshold every latent starts from")
+    bandwidth: PositiveFloat = Field(default=2.0, description="width of the straight-through estimator")
+    tanh_scale: PositiveFloat = Field(default=4.0, description="steepness of the tanh penalty")
+    dead_coefficient: Annotated[float, Field(ge=0)] = Field(
+        default=3e-6, description="weight of the term that pulls latents below their threshold up"
+    )
+
+
+SparsityConfig = Annotated[BatchTopK | TopK | ReLU | JumpReLU, Field(discriminator="kind")]
+
+
+class CrosscoderConfig(Settings):
+    """What a crosscoder is, apart from its weights. Stored beside them."""
+
+    d_models: tuple[Count, ...] = Field(min_length=1, description="width of each model on the axis")
+    model_names: tuple[str, ...] = Field(description="names on the model axis, e.g. reference, intervened")
+    n_latents: Count = Field(description="size of the dictionary")
+    sparsity: SparsityConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.model_names) != len(self.d_models):
+            raise ValueError(f"{len(self.model_names)} model_names for {len(self.d_models)} d_models")
+        k = getattr(self.sparsity, "k", None)
+        if k is not None and k > self.n_latents:
+            raise ValueError(f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Sum of the widths of all models."""
+        return sum(self.d_models)
+
+
+class DictionaryConfig(Settings):
+    """The dictionary to train; the widths come from the activations."""
+
+    reads: Literal["paired", "pooled", "difference"] = Field(
+        default="paired",
+        description="paired: a crosscoder on both models; pooled: a shared-dictionary SAE, each model's tokens encoded "
+        "alone; difference: a diff-SAE on intervened - reference",
+    )
+    n_latents: Count = Field(default=4096, description="size of the dictionary")
+    sparsity: SparsityConfig = Field(default=BatchTopK(k=32), description="what keeps the code sparse")
+    decoder_norm: PositiveFloat = Field(default=1.0, description="norm of a fresh decoder row, per model")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        k = getattr(self.sparsity, "k", None)
+        if k is not None and k > self.n_latents:
+            raise ValueError(f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents")
+        return self
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class AuxiliaryConfig(Settings):
+    """AuxK: dead latents are asked to explain what the others leave over (Gao et al. 2024, section 2)."""
+
+    coefficient: Annotated[float, Field(ge=0)] = Field(default=1 / 32, description="weight of the term; 0 switches it off")
+    k: Count = Field(default=256, description="dead latents used for one token, at most")
+    dead_after_tokens: Count = Field(default=200_000, description="a latent is dead after this many tokens without firing")
+
+
+class TrainingConfig(Settings):
+    """How the dictionary is trained."""
+
+    n_tokens: Count = Field(default=2_000_000, description="token presentations in all; data is passed over repeatedly")
+    batch_tokens: Count = Field(default=2048, description="tokens of one step")
+    lr: PositiveFloat = Field(default=1e-3, description="peak learning rate of Adam")
+    warmup: Share = Field(default=0.05, description="share of the steps with a rising learning rate")
+    decay: Share = Field(default=0.3, description="share of the steps, at the end, with a falling learning rate")
+    k_anneal: Share = Field(default=0.2, description="share of the steps over which k falls from k_start_multiple * k to k")
+    k_start_multiple: Annotated[float, Field(ge=1)] = Field(default=4.0, description="k at the first step, as a multiple")
+    gradient_clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
+    auxiliary: AuxiliaryConfig = Field(default=AuxiliaryConfig(), description="revival of dead latents")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the matrix products; weights stay float32. auto times one step of each"
+    )
+    device: Device = Field(default="auto", description="where the dictionary is trained")
+    log_every: Count = Field(default=20, description="steps between two lines of metrics")
+    evaluate_every: Count = Field(default=200, description="steps between two looks at held-out tokens")
+    checkpoint_every: Count = Field(default=200, description="steps between two resumable checkpoints")
+    calibration_tokens: Count = Field(default=32768, description="training tokens the inference threshold is set on")
+
+
+# --- analysis ---------------------------------------------------------------------------------------------------------
+
+
+class LabelRule(Settings):
+    """The rule behind every label. Norms alone never decide."""
+
+    weak_norm: Share = Field(
+        default=0.2, description="new and lost: the weaker decoder norm is at most this share of the stronger"
+    )
+    nu_error: Share = Field(default=0.2, description="new and lost: upper bound on nu of the error (Minder et al. 2025)")
+    nu_reconstruction: Share = Field(default=0.5, description="new and lost: upper bound on nu of the reconstruction")
+    rotated_cosine: Share = Field(default=0.8, description="rotated: decoder cosine below this")
+    shared_cosine: Share = Field(default=0.9, description="shared and rescaled: decoder cosine above this")
+    shared_ratio: Share = Field(
+        default=0.7, description="shared: weaker decoder norm at least this share of the stronger; rescaled: below it"
+    )
+    min_documents: Count = Field(default=5, description="a latent seen in fewer held-out documents stays undetermined")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="of all intervals")
+
+
+class AnalysisConfig(Settings):
+    """How the dictionary is read."""
+
+    rule: LabelRule = Field(default=LabelRule(), description="the rule behind every label")
+    top_examples: Count = Field(default=12, description="strongest examples kept for each latent")
+    quantile_examples: int = Field(default=8, ge=0, description="examples spread over the activation quantiles")
+    context_tokens: Count = Field(default=24, description="tokens shown on each side of an example's peak")
+    logit_tokens: Count = Field(default=12, description="tokens at each end of a logit table")
+    bootstrap_samples: Count = Field(default=1000, description="resamples of documents behind every interval")
+    bootstrap_blocks: Count = Field(default=64, description="groups of documents that are resampled together")
+
+
+class WandbConfig(Settings):
+    """Logging to Weights & Biases. metrics.jsonl is written whatever this says."""
+
+    mode: Literal["disabled", "offline", "online"] = Field(default="disabled", description="WANDB_MODE overrides it")
+    project: str = Field(default="crosscoder", description="wandb project")
+    entity: str | None = Field(default=None, description="wandb entity; none is wandb's own default")
+    name: str | None = Field(default=None, description="run name; none lets wandb choose")
+    group: str | None = Field(default=None, description="wandb group")
+    tags: tuple[str, ...] = Field(default=(), description="wandb tags")
+    log_weights: bool = Field(default=True, description="keep the trained weights as an artifact")
+
+
+class RunConfig(Settings):
+    """One run: what is compared, on which text, with which dictionary, and where the results go."""
+
+    output: Path = Field(description="run folder; made if missing")
+    pair: PairConfig | None = Field(default=None, description="the two models; left out when activations come from files")
+    text: TextConfig | None = Field(default=None, description="what both models read")
+    tokens: TokenPolicy = Field(default=TokenPolicy(), description="which tokens are left out")
+    activations: ActivationsConfig = Field(default=CachedActivations(), description="where activations come from")
+    crosscoder: DictionaryConfig = Field(default=DictionaryConfig(), description="the dictionary")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="how it is trained")
+    analysis: AnalysisConfig = Field(default=AnalysisConfig(), description="how it is read")
+    wandb: WandbConfig = Field(default=WandbConfig(), description="Weights & Biases")
+    seed: int = Field(default=0, ge=0, description="every random choice follows from it")
+    threads: Count | None = Field(default=None, description="CPU threads; none leaves torch's own choice")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        from_files = isinstance(self.activations, FileActivations)
+        if from_files and (self.pair or self.text):
+            raise ValueError("activations come from files, so pair and text have no effect; remove them")
+        if not from_files and self.pair is None:
+            raise ValueError("pair is missing; name the two models, or give activations of kind files")
+        if not from_files and self.text is None:
+            raise ValueError("text is missing; name at least one source")
+        return self

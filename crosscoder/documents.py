@@ -1,0 +1,246 @@
+"""The texts that both models read, as token ids: which document is held out, which tokens are masked or template."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Int16, Int32, Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from transformers import PreTrainedTokenizerBase
+
+from .chat import encode_chat
+from .config import TextConfig, TokenPolicy
+from .errors import ConfigError, DataError, FormatError
+from .folder import write_atomic
+from .texts import Text, read_texts
+
+# Streams of random numbers that follow from one seed; see also training.sources.
+_SPLIT_STREAM = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """All tokens of all documents, masked ones included, laid end to end."""
+
+    token_ids: Int32[np.ndarray, " total"]
+    """Token ids of all documents."""
+
+    offsets: Int64[np.ndarray, " document_and_one"]
+    """Document i holds the tokens from offsets[i] up to offsets[i + 1]."""
+
+    source: Int16[np.ndarray, " document"]
+    """Which source a document is from, an index into `source_names`."""
+
+    held_out: Bool[np.ndarray, " document"]
+    """Documents that are never trained on."""
+
+    template: Bool[np.ndarray, " total"]
+    """Tokens that a chat template wrote: those outside the contents of the messages."""
+
+    masked: Bool[np.ndarray, " total"]
+    """Tokens left out of training and analysis (outliers, found later, come on top)."""
+
+    source_names: tuple[str, ...]
+    """Names of the sources."""
+
+    @property
+    def n_documents(self) -> int:
+        """Number of documents."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " document"]:
+        """Tokens of each document, masked ones included."""
+        return np.diff(self.offsets)
+
+    @property
+    def unmasked(self) -> Int64[np.ndarray, " document"]:
+        """Tokens of each document that are not masked."""
+        before = np.concatenate([[0], np.cumsum(~self.masked, dtype=np.int64)])
+        return np.diff(before[self.offsets])
+
+    def tokens_of(self, document: SupportsIndex) -> Int32[np.ndarray, " token"]:
+        """Token ids of one document."""
+        index = int(document)
+        return self.token_ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def side(self, held_out: bool) -> Int64[np.ndarray, " document"]:
+        """Indices of the held-out documents, or of the others; documents that are masked throughout are left out."""
+        return np.flatnonzero((self.held_out == held_out) & (self.unmasked > 0))
+
+    def digest(self) -> str:
+        """A fingerprint of everything in here: equal exactly where the content is equal."""
+        digest = hashlib.blake2b(json.dumps(self.source_names).encode(), digest_size=16)
+        for name, array in self._arrays().items():
+            digest.update(f"{name} {array.dtype} {len(array)} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; the names of the sources are JSON in its metadata."""
+        write_atomic(path, save(self._arrays(), metadata={"source_names": json.dumps(self.source_names)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: The file is missing, truncated, or something else.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = json.loads((file.metadata() or {})["source_names"])
+                arrays = {
+                    field.name: file.get_tensor(field.name)
+                    for field in fields(cls)
+                    if field.name != "source_names"
+                }
+                return cls(**arrays, source_names=tuple(names))
+        except FileNotFoundError as error:
+            raise FormatError(f"{path}: does not exist; run the harvest first") from error
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise FormatError(
+                f"{path}: not a whole file of documents ({error}); delete it and run the harvest again"
+            ) from error
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name != "source_names"
+        }
+
+
+def tokenize(
+    config: TextConfig,
+    policy: TokenPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str | None,
+    seed: int,
+) -> Documents:
+    """Read all sources and turn them into token ids, cut to `config.max_length`.
+
+    Plain text gets a BOS only where the tokenizer adds one by itself. Documents that ask the same (equal text, equal
+    first user message, or equal token ids after the cut) fall on the same side of the held-out split, in whichever
+    source they are.
+
+    Raises:
+        ConfigError: A file is missing, or two sources have one name.
+        DataError: A text is empty or cannot be read, or a source is too small to hold anything out.
+        FormatError: The chat template does not fit the messages.
+    """
+    names = [source.name for source in config.sources]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(f"text.sources: the name {twice!r} is used twice; give every source its own name")
+    texts = [read_texts(source) for source in config.sources]
+    everything = [text for part in texts for text in part]
+    ids, template = _encode(everything, tokenizer, chat_template, config.max_length)
+    source = np.repeat(np.arange(len(texts), dtype=np.int16), [len(part) for part in texts])
+    offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])]).astype(np.int64)
+    token_ids = np.concatenate(ids)
+    groups = _groups(
+        [{("prompt", text.prompt), ("ids", row.tobytes())} for text, row in zip(everything, ids, strict=True)]
+    )
+    return Documents(
+        token_ids=token_ids,
+        offsets=offsets,
+        source=source,
+        held_out=_split(source, groups, config.held_out, seed, config),
+        template=np.concatenate(template),
+        masked=_mask(token_ids, offsets, policy, tokenizer),
+        source_names=tuple(names),
+    )
+
+
+def _encode(
+    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, chat_template: str | None, max_length: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Token ids and template marks of every document, in order."""
+    plain = [text.content for text in texts if text.content is not None]
+    encoded = iter(tokenizer(plain, verbose=False)["input_ids"] if plain else [])
+    ids, template = [], []
+    for text in texts:
+        if text.messages is None:
+            row = np.asarray(next(encoded), dtype=np.int32)
+            marks = np.zeros(len(row), dtype=bool)
+        elif chat_template is None:
+            raise DataError(
+                f"{text.origin}: a chat, but neither model's tokenizer has a chat template; "
+                "give plain 'text', or a model whose tokenizer has one"
+            )
+        else:
+            row, marks = encode_chat(tokenizer, chat_template, text.messages, text.origin)
+        if not len(row):
+            raise DataError(f"{text.origin}: the tokenizer makes no token of this text; remove it")
+        ids.append(row[:max_length])
+        template.append(marks[:max_length])
+    return ids, template
+
+
+def _mask(
+    token_ids: Int32[np.ndarray, " total"],
+    offsets: Int64[np.ndarray, " document_and_one"],
+    policy: TokenPolicy,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Bool[np.ndarray, " total"]:
+    masked = np.zeros(len(token_ids), dtype=bool)
+    if policy.mask_special:
+        added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+        masked |= np.isin(token_ids, [*tokenizer.all_special_ids, *added])
+    position = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))
+    return masked | (position < policy.mask_first)
+
+
+def _groups(keys: Sequence[Iterable[object]]) -> Int64[np.ndarray, " document"]:
+    """A number for each document, equal for documents that are connected by equal keys (union-find)."""
+    parent = list(range(len(keys)))
+
+    def root(document: int) -> int:
+        while parent[document] != document:
+            parent[document] = parent[parent[document]]
+            document = parent[document]
+        return document
+
+    first_with: dict[object, int] = {}
+    for document, own in enumerate(keys):
+        for key in own:
+            one, other = root(document), root(first_with.setdefault(key, document))
+            parent[max(one, other)] = min(one, other)
+    return np.array([root(document) for document in range(len(keys))], dtype=np.int64)
+
+
+def _split(
+    source: Int16[np.ndarray, " document"],
+    groups: Int64[np.ndarray, " document"],
+    share: float,
+    seed: int,
+    config: TextConfig,
+) -> Bool[np.ndarray, " document"]:
+    """Hold out about `share` of the documents of each source, whole groups at a time, at least one on each side."""
+    side: dict[int, bool] = {}
+    for index in range(len(config.sources)):
+        members, sizes = np.unique(groups[source == index], return_counts=True)
+        n_documents = int(sizes.sum())
+        target = min(max(round(share * n_documents), 1), n_documents - 1)
+        sized = list(zip(members.tolist(), sizes.tolist(), strict=True))
+        held = sum(size for group, size in sized if side.get(group))
+        free = [(group, size) for group, size in sized if group not in side]
+        order = np.random.default_rng([seed, _SPLIT_STREAM, index]).permutation(len(free))
+        for position in order:
+            group, size = free[position]
+            side[group] = held + size <= target
+            held += size * side[group]
+        if held == 0 and free:
+            group, held = min(free, key=lambda entry: entry[1])
+            side[group] = True
+        if not 0 < held < n_documents:
+            place = config.sources[index]
+            raise DataError(
+                f"text.sources, {place.name!r}: the {n_documents} documents of {place.path} cannot be split into trained "
+                "and held out; give at least two documents that differ, also from those of other sources"
+            )
+    return np.array([side[group] for group in groups.tolist()], dtype=bool)

@@ -1,0 +1,51 @@
+"""Answers of a small chat model, in batches."""
+
+from collections.abc import Sequence
+
+import torch
+from peft import PeftModel
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
+    """The chat up to where the model's answer begins."""
+    messages = [{"role": "user", "content": question}]
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+@torch.inference_mode()
+def greedy_answers(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int = 40,
+    label: str = "answers",
+) -> list[str]:
+    """One greedy answer a question, cut at `max_new_tokens`, or shorter where the model ends its turn."""
+    model.eval()
+    # Questions of like length share a batch, so that little of it is padding.
+    order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
+    answers = [""] * len(questions)
+    tokenizer.padding_side = "left"
+    for start in tqdm(range(0, len(order), batch_size), desc=label, unit="batch"):
+        batch = order[start : start + batch_size]
+        prompts = [chat_prompt(tokenizer, questions[index]) for index in batch]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        output = model.generate(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        for index, row in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
+            answers[index] = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
+    return answers
+
+
+def whole_sentences(answer: str) -> str:
+    """The answer up to the last end of a sentence, or all of it where there is none."""
+    end = max(answer.rfind(mark) for mark in ".!?")
+    return answer[: end + 1] if end > 0 else answer

@@ -1,0 +1,275 @@
+"""A run folder: where each file of a run lies, which settings it was made with, and what was done to it.
+
+Files are written whole or not at all: into a neighbor, flushed to disk, then renamed over the old one.
+"""
+
+import errno
+import json
+import os
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from .complaints import show
+from .config import RunConfig
+from .errors import ConfigError, FormatError, ResourceError, did_you_mean
+from .schema import Place, leaves
+from .settings import dump_config, load_config
+
+SCHEMA_VERSION = 1
+"""Version of manifest.json."""
+
+WITHOUT_EFFECT = ("output", "wandb", "threads", "training.log_every")
+"""Settings that change no result: where it lies, what is logged, how many cores compute it."""
+
+READING = ("analysis",)
+"""Settings of how a dictionary is read: they change nothing that harvest and training make."""
+
+_LIBRARIES = (
+    "crosscoder", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "pydantic", "sae-lens", "safetensors", "tokenizers",
+    "torch", "transformers", "wandb",
+)  # fmt: skip
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all, making its folder where needed; text is stored as UTF-8.
+
+    A reader, or a crash at any moment, meets the old content or the new. Raises ResourceError when the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"{path}: the disk is full; make room and run the same command again"
+            ) from error
+        raise
+    finally:
+        with suppress(FileNotFoundError):  # renamed, as it should be
+            partial.unlink()
+
+
+class RunFolder:
+    """One run on disk. `create` for the verbs that make something, `open` for those that read it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def config(self) -> Path:
+        """The settings, as resolved."""
+        return self.path / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """What was read, with which versions and commands, how long it took."""
+        return self.path / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, written while training."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def crosscoder(self) -> Path:
+        """Folder of the trained dictionary; loads alone."""
+        return self.path / "crosscoder"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of resumable training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def activations(self) -> Path:
+        """Folder of activations on disk."""
+        return self.path / "activations"
+
+    @property
+    def analysis(self) -> Path:
+        """Folder of everything read off the dictionary."""
+        return self.path / "analysis"
+
+    @property
+    def features(self) -> Path:
+        """One row a latent."""
+        return self.analysis / "features.parquet"
+
+    @property
+    def examples(self) -> Path:
+        """Where each latent fires."""
+        return self.analysis / "examples.parquet"
+
+    @property
+    def logits(self) -> Path:
+        """Which tokens each latent pushes, per model."""
+        return self.analysis / "logits.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """Counts per label, and the quality of the dictionary."""
+        return self.analysis / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """Folder of report.json, report.md and report.html."""
+        return self.path / "report"
+
+    @property
+    def browser(self) -> Path:
+        """Folder of the page, index.html."""
+        return self.path / "browser"
+
+    @property
+    def wandb(self) -> Path:
+        """Folder that wandb writes into."""
+        return self.path / "wandb"
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> Self:
+        """The run folder at `path` for these settings, made where it is missing.
+
+        A folder that holds a run already is taken when its settings differ in nothing but what changes no result
+        (`WITHOUT_EFFECT`) or how the dictionary is read (`READING`); config.yaml then takes the new values.
+        Raises ConfigError where any other setting differs, and where `path` is no folder.
+        """
+        folder = cls(path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ConfigError(f"output: {str(path)!r} is a file or lies under one; name a folder") from None
+        except PermissionError:
+            raise ConfigError(
+                f"output: {str(path)!r} cannot be made (permission denied); name another folder"
+            ) from None
+        if folder.config.exists():
+            folder.require_same(config, (*WITHOUT_EFFECT, *READING))
+        text = dump_config(config)
+        if not folder.config.exists() or folder.config.read_text(encoding="utf-8") != text:
+            write_atomic(folder.config, text)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The run that lies at `path`. Raises ConfigError where there is none."""
+        folder = cls(path)
+        if folder.config.is_file():
+            return folder
+        if folder.path.is_dir():
+            raise ConfigError(
+                f"{path}: not a run folder, it holds no config.yaml; make one with `crosscoder run CONFIG`"
+            )
+        if folder.path.exists():
+            raise ConfigError(f"{path}: is a file, expected a run folder")
+        parent = folder.path.parent
+        near = (
+            did_you_mean(folder.path.name, [entry.name for entry in parent.iterdir()])
+            if parent.is_dir()
+            else ""
+        )
+        raise ConfigError(f"{path}: no such run folder{near}")
+
+    def read_config(self) -> RunConfig:
+        """The settings of this run, its output being wherever the folder lies now."""
+        return load_config(self.config).model_copy(update={"output": self.path})
+
+    def require_same(self, config: RunConfig, may_differ: tuple[str, ...] = WITHOUT_EFFECT) -> None:
+        """Raise ConfigError, naming the first setting outside `may_differ` that this run was made with otherwise."""
+        there = dict(leaves(load_config(self.config).model_dump(mode="json")))
+        asked = dict(leaves(config.model_dump(mode="json")))
+        for place in dict.fromkeys((*asked, *there)):
+            if _listed(place, may_differ) or (
+                place in there and place in asked and there[place] == asked[place]
+            ):
+                continue
+            found, wanted = (show(values[place]) if place in values else "unset" for values in (there, asked))
+            raise ConfigError(
+                f"{'.'.join(place)}: the run in {self.path} has {found}, but {wanted} was asked for; "
+                "give another output, or remove that folder"
+            )
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What is known of this run; only the schema version where nothing was recorded yet.
+
+        Raises FormatError where the file is damaged or of another version.
+        """
+        try:
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {"schema_version": SCHEMA_VERSION}
+        except ValueError as error:
+            raise FormatError(
+                f"{self.manifest}: not valid JSON ({error}); the run cannot be continued"
+            ) from None
+        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        if version != SCHEMA_VERSION:
+            raise FormatError(
+                f"{self.manifest}: schema_version {version!r}, this release reads {SCHEMA_VERSION}"
+            )
+        return manifest
+
+    def update_manifest(self, section: str, values: dict[str, Any]) -> None:
+        """Add `values` to one section of manifest.json; keys that were there are replaced."""
+        manifest = self.read_manifest()
+        manifest[section] = {**manifest.get(section, {}), **values}
+        write_atomic(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Record one stage in manifest.json: command line, versions, wall seconds, and what the body puts in, e.g.
+        `stage["tokens"]`. Seconds of an interrupted attempt count; `finished` says whether the stage ended.
+        """
+        before = self.read_manifest().get("stages", {}).get(name, {})
+        earlier = 0.0 if before.get("finished", True) else before["wall_seconds"]
+        record: dict[str, Any] = {
+            "command": _command_line(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": False,
+            "wall_seconds": earlier,
+        }
+        self.update_manifest("versions", _versions())
+        self.update_manifest("stages", {name: record})
+        noted: dict[str, Any] = {}
+        begin = time.monotonic()
+        try:
+            yield noted
+            record["finished"] = True
+        finally:
+            record["wall_seconds"] = round(earlier + time.monotonic() - begin, 3)
+            self.update_manifest("stages", {name: {**record, **noted}})
+
+
+def _listed(place: Place, names: tuple[str, ...]) -> bool:
+    dotted = ".".join(place)
+    return any(dotted == name or dotted.startswith(f"{name}.") for name in names)
+
+
+def _command_line() -> str:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0]}
+    for library in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):  # e.g. wandb, which may be absent
+            found[library] = metadata.version(library)
+    return found

@@ -1,0 +1,77 @@
+"""Reading and replacing what one module of a language model puts out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+Splice = Callable[[Float[Tensor, "document token d_model"]], Float[Tensor, "document token d_model"]]
+
+
+class _Stopped(Exception):
+    """Leaves a forward pass as soon as the wanted output is there."""
+
+
+def read_output(
+    model: nn.Module,
+    module: nn.Module,
+    token_ids: Int[Tensor, "document token"],
+    attention_mask: Bool[Tensor, "document token"],
+) -> Float[Tensor, "document token d_model"] | None:
+    """Output of `module` inside a forward pass of `model` that ends right after it; None where it is never reached."""
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        found.append(hidden(output))
+        raise _Stopped
+
+    handle = module.register_forward_hook(stop)
+    try:
+        forward(model, token_ids, attention_mask)
+    except _Stopped:
+        pass
+    finally:
+        handle.remove()
+    return found[0] if found else None
+
+
+def splice_output(
+    model: nn.Module,
+    module: nn.Module,
+    splice: Splice,
+    token_ids: Int[Tensor, "document token"],
+    attention_mask: Bool[Tensor, "document token"],
+) -> Float[Tensor, "document token vocabulary"]:
+    """Logits of `model` with the output of `module` replaced by `splice(output)`."""
+
+    def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        before = hidden(output)
+        after = splice(before).to(before)
+        return after if isinstance(output, Tensor) else (after, *output[1:])
+
+    handle = module.register_forward_hook(replace)
+    try:
+        return forward(model, token_ids, attention_mask).logits
+    finally:
+        handle.remove()
+
+
+def forward(
+    model: nn.Module,
+    token_ids: Int[Tensor, "document token"],
+    attention_mask: Bool[Tensor, "document token"],
+    **options: Any,
+) -> Any:
+    """One forward pass without gradients and without a cache. Not inference mode: its tensors could not be trained on."""
+    with torch.no_grad():
+        return model(input_ids=token_ids, attention_mask=attention_mask.long(), use_cache=False, **options)
+
+
+def hidden(output: Any) -> Tensor:
+    """The hidden states in a module's output: a layer gives a tensor or a tuple that begins with it."""
+    first = output[0] if isinstance(output, tuple) else output
+    if not isinstance(first, Tensor):
+        raise TypeError(f"the hooked module gives a {type(first).__name__}, not a tensor")
+    return first

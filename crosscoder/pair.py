@@ -1,0 +1,292 @@
+"""The two language models that are compared, and what both compute on the same tokens."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from .config import AdapterSource, ModelSource, PairConfig
+from .device import resolve_device
+from .errors import PairError
+from .hooks import Splice, forward, hidden, read_output, splice_output
+from .loading import (
+    adapter_tokenizer,
+    compare_tokenizers,
+    digest_json,
+    digest_tensors,
+    find_module,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    vocabulary,
+)
+
+logger = logging.getLogger(__name__)
+
+# Rows of the unembedding that are turned to float32 at a time, so that a large vocabulary needs no copy of it all.
+_VOCABULARY_CHUNK = 32768
+
+
+class ModelPair:
+    """Reference and intervened model, in eval mode; nothing here records gradients. Made by `load_pair`."""
+
+    model_names: tuple[str, str] = ("reference", "intervened")
+
+    def __init__(
+        self,
+        config: PairConfig,
+        models: tuple[nn.Module, nn.Module],
+        adapter: PeftModel | None,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None,
+        device: torch.device,
+    ) -> None:
+        """Both entries of `models` are the same object for an adapter, or for a model compared with itself."""
+        self.config = config
+        self.models = models
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.device = device
+        self.hookpoints = (config.hookpoint, config.intervened_hookpoint or config.hookpoint)
+        settings = (
+            "pair.hookpoint",
+            "pair.intervened_hookpoint" if config.intervened_hookpoint else "pair.hookpoint",
+        )
+        self._adapter = adapter
+        self._identity: dict[str, Any] | None = None
+        self._final_norms: dict[int, nn.Module] = {}
+        self._modules = tuple(
+            find_module(setting, model, path, name)
+            for setting, model, path, name in zip(
+                settings, models, self.hookpoints, self._sources(), strict=True
+            )
+        )
+        self.d_models: tuple[int, ...] = tuple(self._probe(index) for index in range(2))
+
+    @property
+    def identical(self) -> bool:
+        """Whether both sides are the same computation, as in an identity control."""
+        return (
+            self.models[0] is self.models[1]
+            and self._adapter is None
+            and self._modules[0] is self._modules[1]
+        )
+
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens that both models can read at once, where their configurations say so."""
+        limits = [getattr(model.config, "max_position_embeddings", None) for model in self.models]
+        return min((limit for limit in limits if isinstance(limit, int)), default=None)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the activations, as JSON: names, revisions, and digests of weights, tokenizer and template."""
+        if self._identity is None:
+            self._identity = self._digest()
+        return self._identity
+
+    def activations(
+        self, token_ids: Int[Tensor, "document token"], attention_mask: Bool[Tensor, "document token"]
+    ) -> tuple[Float[Tensor, "document token _"], ...]:
+        """What each model puts out at its hookpoint, reference first: `[document, token, d_model]`.
+
+        Documents are padded on the right. Each pass ends at its hookpoint: later layers and the head are not run.
+        """
+        ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        reference = self._read(0, ids, mask)
+        return reference, reference if self.identical else self._read(1, ids, mask)
+
+    def logits(
+        self,
+        token_ids: Int[Tensor, "document token"],
+        attention_mask: Bool[Tensor, "document token"],
+        splice: Splice | None,
+        model: int,
+    ) -> Float[Tensor, "document token vocabulary"]:
+        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
+        ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        with self.switched(model) as network:
+            if splice is None:
+                return forward(network, ids, mask).logits
+            return splice_output(network, self._modules[model], splice, ids, mask)
+
+    def direction_logits(
+        self, directions: Float[Tensor, "latent d_model"], model: int
+    ) -> Float[Tensor, "latent vocabulary"]:
+        """Logit lens: directions through the final norm and the unembedding of one model, in float32.
+
+        Source: nostalgebraist 2020, "interpreting GPT: the logit lens". A norm with a bias adds the same to every row.
+
+        Raises:
+            PairError: The model has no final norm before its unembedding.
+        """
+        with self.switched(model) as network, torch.no_grad():
+            norm = copy.deepcopy(self._final_norm(model)).float()
+            normed = norm(directions.to(self.device, torch.float32))
+            head = network.get_output_embeddings()
+            if type(head) is not nn.Linear:
+                return head(normed.to(next(head.parameters()).dtype)).float()
+            parts = [normed @ rows.float().T for rows in head.weight.split(_VOCABULARY_CHUNK)]
+            logits = torch.cat(parts, dim=1)
+            bias: Tensor | None = getattr(head, "bias", None)
+            return logits if bias is None else logits + bias.float()
+
+    @contextmanager
+    def switched(self, model: int) -> Iterator[Any]:
+        """The plain transformers model of one side, with the adapter off for the reference and on for the other."""
+        if self._adapter is not None and model == 0:
+            with self._adapter.disable_adapter():
+                yield self.models[0]
+        else:
+            yield self.models[model]
+
+    def _digest(self) -> dict[str, Any]:
+        digests: dict[int, str] = {}
+        sides: list[dict[str, Any]] = []
+        for index, model in enumerate(self.models):
+            if id(model) not in digests:
+                digests[id(model)] = digest_tensors(_base_tensors(model, self._adapter))
+            source = (
+                self.config.intervened
+                if index and isinstance(self.config.intervened, ModelSource)
+                else self.config.reference
+            )
+            sides.append(
+                {
+                    "model": source.model,
+                    "revision": source.revision or getattr(model.config, "_commit_hash", None),
+                    "dtype": source.dtype,
+                    "weights": digests[id(model)],
+                    "hookpoint": self.hookpoints[index],
+                    "d_model": self.d_models[index],
+                    "adapter": None,
+                    "adapter_weights": None,
+                }
+            )
+        if self._adapter is not None and isinstance(self.config.intervened, AdapterSource):
+            sides[1]["adapter"] = self.config.intervened.adapter
+            settings = self._adapter.peft_config["default"].to_dict()
+            scale = {
+                key: settings.get(key)
+                for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+            }
+            weights = {
+                name: tensor.float() for name, tensor in get_peft_model_state_dict(self._adapter).items()
+            }
+            sides[1]["adapter_weights"] = digest_json([digest_tensors(weights), scale])
+        return {
+            "reference": sides[0],
+            "intervened": sides[1],
+            "tokenizer": digest_json(vocabulary(self.tokenizer)),
+            "chat_template": digest_json(self.chat_template),
+        }
+
+    def _read(
+        self, index: int, token_ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"]
+    ) -> Float[Tensor, "document token d_model"]:
+        with self.switched(index) as network:
+            output = read_output(network, self._modules[index], token_ids, mask)
+        if output is None or output.ndim != 3 or output.shape[:2] != token_ids.shape:
+            found = "it is never run" if output is None else f"its output has the shape {tuple(output.shape)}"
+            raise PairError(
+                f"pair.hookpoint: {self.hookpoints[index]!r} of {self._sources()[index]!r} gives no activations "
+                f"[document, token, d_model]: {found}; give the path of a layer, e.g. model.layers.15"
+            )
+        return output
+
+    def _probe(self, index: int) -> int:
+        """Width at the hookpoint, from a pass over one short document."""
+        ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
+        return self._read(index, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
+
+    def _final_norm(self, index: int) -> nn.Module:
+        """The norm whose output the unembedding reads, found by watching a pass; architectures name it differently."""
+        if index not in self._final_norms:
+            network: Any = self.models[index]
+            seen: list[tuple[nn.Module, Tensor]] = []
+            read: list[Tensor] = []
+            handles = [
+                module.register_forward_hook(lambda module, _, output: seen.append((module, hidden(output))))
+                for module in network.modules()
+                if "norm" in type(module).__name__.lower()
+            ]
+            head = network.get_output_embeddings()
+            handles.append(head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])))
+            ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
+            try:
+                forward(network, ids, torch.ones_like(ids, dtype=torch.bool))
+            finally:
+                for handle in handles:
+                    handle.remove()
+            if not seen or not read or not torch.equal(seen[-1][1], read[0]):
+                raise PairError(
+                    f"pair.{self.model_names[index]}: {self._sources()[index]!r} has no norm right before its unembedding, "
+                    "so directions cannot be read as tokens; give a model with a final norm"
+                )
+            self._final_norms[index] = seen[-1][0]
+        return self._final_norms[index]
+
+    def _sources(self) -> tuple[str, str]:
+        intervened = self.config.intervened
+        name = intervened.model if isinstance(intervened, ModelSource) else self.config.reference.model
+        return self.config.reference.model, name
+
+
+def load_pair(config: PairConfig) -> ModelPair:
+    """Load both models and check that they can be compared.
+
+    With an adapter there is one set of base weights, read with the adapter off and on. The same model on both sides
+    is loaded once. The chat template is the intervened model's, or the reference's where it has none.
+
+    Raises:
+        PairError: A model or the hookpoint is missing, the tokenizers differ, or an adapter does not fit.
+        FormatError: A weight file is damaged.
+        ConfigError: The device is not there.
+    """
+    device = resolve_device("pair.device", config.device)
+    reference = load_model("pair.reference.model", config.reference, device)
+    tokenizer = load_tokenizer("pair.reference.model", config.reference.model, config.reference.revision)
+    adapter: PeftModel | None = None
+    if isinstance(config.intervened, AdapterSource):
+        adapter = load_adapter(reference, config.intervened.adapter, device)
+        intervened, name = adapter.get_base_model(), config.intervened.adapter
+        reference = intervened
+        other = adapter_tokenizer(name) or tokenizer
+    elif config.intervened == config.reference:
+        intervened, name, other = reference, config.reference.model, tokenizer
+    else:
+        name = config.intervened.model
+        intervened = load_model("pair.intervened.model", config.intervened, device)
+        other = load_tokenizer("pair.intervened.model", name, config.intervened.revision)
+    if other is not tokenizer:
+        compare_tokenizers(tokenizer, other, (config.reference.model, name))
+    templates = _template(tokenizer), _template(other)
+    if None not in templates and templates[0] != templates[1]:
+        logger.warning(
+            "the two models have different chat templates; both read chats in the intervened model's"
+        )
+    return ModelPair(
+        config, (reference, intervened), adapter, tokenizer, templates[1] or templates[0], device
+    )
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template; of several named ones, the one called default."""
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def _base_tensors(model: nn.Module, adapter: PeftModel | None) -> dict[str, Tensor]:
+    """The weights of a model without those of an adapter, under the names they have without one."""
+    tensors = model.state_dict()
+    if adapter is None:
+        return tensors
+    own = f".{adapter.base_model.prefix}"
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items() if own not in name}

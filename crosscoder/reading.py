@@ -1,0 +1,55 @@
+"""How a dictionary reads the activations of a pair: both models at once, each alone, or their difference.
+
+paired      one row a token, both models side by side: a crosscoder
+pooled      two rows a token, the reference's then the intervened model's, through one dictionary with one model on its
+            axis: a shared-dictionary SAE
+difference  one row a token, intervened - reference: a diff-SAE
+"""
+
+from typing import Literal, assert_never
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .activations import split_models
+from .config import CrosscoderConfig, DictionaryConfig
+from .errors import ConfigError
+
+Reads = Literal["paired", "pooled", "difference"]
+MODEL_NAMES = ("reference", "intervened")
+
+
+def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> CrosscoderConfig:
+    """The shape of the dictionary that reads activations of these widths.
+
+    Raises `ConfigError` where the models' widths differ and the way of reading needs them equal.
+    """
+    if config.reads == "paired":
+        axis, names = d_models, MODEL_NAMES[: len(d_models)] if len(d_models) <= 2 else numbered(d_models)
+    else:
+        if len(d_models) != 2 or d_models[0] != d_models[1]:
+            raise ConfigError(
+                f"crosscoder.reads: {config.reads!r} needs two models of equal width, found widths {d_models}; use 'paired'"
+            )
+        axis, names = d_models[:1], (config.reads,)
+    return CrosscoderConfig(d_models=axis, model_names=names, n_latents=config.n_latents, sparsity=config.sparsity)
+
+
+def numbered(d_models: tuple[int, ...]) -> tuple[str, ...]:
+    """Names for an axis of more than two models."""
+    return tuple(f"model_{index}" for index in range(len(d_models)))
+
+
+def present(values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: Reads) -> Float[Tensor, "row _"]:
+    """The rows that the dictionary reads; for `pooled`, all rows of the reference come first."""
+    match reads:
+        case "paired":
+            return values
+        case "pooled":
+            return torch.cat(split_models(values, d_models))
+        case "difference":
+            reference, intervened = split_models(values, d_models)
+            return intervened.float() - reference.float()
+        case _:
+            assert_never(reads)

@@ -1,0 +1,372 @@
+"""The command: which verbs there are, what they call in which order, and how they end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+import crosscoder.__main__ as command
+from crosscoder.config import RunConfig
+from crosscoder.errors import DataError
+from crosscoder.folder import RunFolder
+from crosscoder.settings import load_config
+
+ROOT = Path(__file__).parents[2]
+VERBS = ["demo", "run", "harvest", "train", "analyze", "report", "browse", "doctor"]
+FILES = "output: {}\nactivations: {{kind: files, reference: a.npy, intervened: b.npy}}\n"
+PAIR = """
+output: {}
+pair: {{reference: {{model: a}}, intervened: {{model: b}}, hookpoint: model.layers.3}}
+text: {{sources: [{{path: t.jsonl, name: chat}}]}}
+"""
+
+
+def call(*words: str | Path) -> Result:
+    return CliRunner().invoke(command.app, [str(word) for word in words], catch_exceptions=False)
+
+
+def shell(*words: str | Path, folder: Path, module: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, run from `folder`."""
+    program = ["-m", "crosscoder"] if module else []
+    return subprocess.run(
+        [sys.executable, *program, *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(FILES.format(tmp_path / "run"))
+    return path
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, Any]]:
+    """The stages replaced by a record of what the command asked of them."""
+    seen: list[tuple[str, Any]] = []
+
+    def stage(name: str, answer: Callable[..., object]) -> Callable[..., object]:
+        def record(*arguments: Any, **options: Any) -> object:
+            seen.append((name, arguments[-1]))
+            return answer(*arguments, **options)
+
+        return record
+
+    def nothing(*arguments: object) -> None:
+        return None
+
+    def demo_config(folder: Path, toy: bool) -> tuple[RunConfig, str]:
+        text = tmp_path / "demo.yaml"
+        text.write_text(FILES.format(folder))
+        return load_config(text), f"the toy pair: {toy}"
+
+    stages = SimpleNamespace(
+        harvest=stage("harvest", nothing),
+        train=stage("train", nothing),
+        doctor=stage("doctor", lambda config: "all is well"),
+        analyze=stage("analyze", nothing),
+        report=stage("report", nothing),
+        browse=stage("browse", lambda folder: folder.browser / "index.html"),
+        demo_config=demo_config,
+    )
+    monkeypatch.setattr(command, "_module", lambda name: stages)
+    return seen
+
+
+# --- help and verbs ---------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_verbs_that_exist() -> None:
+    listed = re.findall(r"^  (\w+)  ", call("--help").stdout.partition("Commands:")[2], re.MULTILINE)
+    assert listed == VERBS
+    for verb in VERBS:
+        assert (
+            f"crosscoder {verb}" in shell(verb, "--help", folder=ROOT).stdout
+            if verb == "demo"
+            else call(verb, "--help").stdout
+        )
+
+
+def test_help_and_bad_settings_answer_without_torch(tmp_path: Path) -> None:
+    program = """
+import sys
+from crosscoder.__main__ import app
+for words in (["--help"], ["train", "--help"], ["train", "missing.yaml"]):
+    try:
+        app(words)
+    except SystemExit:
+        pass
+heavy = {"torch", "transformers", "sae_lens", "wandb", "pandas", "pyarrow", "numpy"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    done = shell("-c", program, folder=tmp_path, module=False)
+    assert (done.returncode, done.stderr) == (0, "crosscoder: missing.yaml: no such file\n")
+
+
+def test_run_goes_through_all_stages_in_order(tmp_path: Path, calls: list[tuple[str, Any]]) -> None:
+    path = tmp_path / "pair.yaml"
+    path.write_text(PAIR.format(tmp_path / "run"))
+    done = call("run", path, "seed=3")
+    assert [name for name, _ in calls] == ["harvest", "train", "analyze", "report", "browse"]
+    assert load_config(tmp_path / "run" / "config.yaml").seed == 3
+    printed = [line.split()[-1] for line in done.stdout.splitlines()]
+    folder = RunFolder(tmp_path / "run")
+    places = [
+        folder.activations,
+        folder.metrics,
+        folder.crosscoder,
+        folder.features,
+        folder.report,
+        folder.browser / "index.html",
+    ]
+    assert printed == [str(place) for place in places]
+
+
+def test_run_harvests_nothing_from_files(config: Path, calls: list[tuple[str, Any]]) -> None:
+    assert call("run", config).exit_code == 0
+    assert [name for name, _ in calls] == ["train", "analyze", "report", "browse"]
+
+
+@pytest.mark.parametrize("verb", ["harvest", "train", "doctor"])
+def test_a_verb_gets_the_settings_with_words_over_them(
+    config: Path, calls: list[tuple[str, Any]], verb: str
+) -> None:
+    done = call(verb, config, "training.lr=1e-4", "crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k=8")
+    ((name, settings),) = calls
+    assert (done.exit_code, name) == (0, verb)
+    assert settings == load_config(
+        config, ["training.lr=1e-4", "crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k=8"]
+    )
+
+
+@pytest.mark.parametrize("verb", ["train", "analyze", "doctor"])
+def test_a_run_folder_stands_for_its_own_settings(
+    tmp_path: Path, config: Path, calls: list[tuple[str, Any]], verb: str
+) -> None:
+    RunFolder.create(tmp_path / "run", load_config(config))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert call(verb, tmp_path / "moved").exit_code == 0
+    ((_, settings),) = calls
+    assert settings == load_config(config, [f"output={tmp_path / 'moved'}"])
+
+
+def test_a_run_folder_can_be_the_start_of_another_run(
+    tmp_path: Path, config: Path, calls: list[tuple[str, Any]]
+) -> None:
+    RunFolder.create(tmp_path / "run", load_config(config))
+    call("train", tmp_path / "run", f"output={tmp_path / 'next'}", "seed=5")
+    ((_, settings),) = calls
+    assert (settings.output, settings.seed) == (tmp_path / "next", 5)
+
+
+def test_analyze_takes_other_ways_of_reading_and_notes_them(
+    tmp_path: Path, config: Path, calls: list[tuple[str, Any]]
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", load_config(config))
+    assert call("analyze", folder.path, "analysis.top_examples=3").exit_code == 0
+    assert calls[0][1].analysis.top_examples == 3
+    assert folder.read_config().analysis.top_examples == 3
+    refused = call("analyze", folder.path, "crosscoder.n_latents=64")
+    assert (refused.exit_code, len(calls)) == (2, 1)
+    assert "crosscoder.n_latents: the run in" in refused.stderr
+
+
+@pytest.mark.parametrize("verb", ["report", "browse"])
+def test_reading_a_run_refuses_words_that_it_cannot_apply(
+    tmp_path: Path, config: Path, calls: list[tuple[str, Any]], verb: str
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", load_config(config))
+    refused = call(verb, folder.path, "analysis.top_examples=3")
+    assert (refused.exit_code, calls) == (2, [])
+    assert "analysis.top_examples: the run in" in refused.stderr
+    assert call(verb, config).exit_code == 0
+    assert calls[0][1].path == folder.path
+
+
+@pytest.mark.parametrize("verb", ["analyze", "report", "browse"])
+def test_reading_needs_a_run(config: Path, calls: list[tuple[str, Any]], verb: str) -> None:
+    refused = call(verb, config)
+    assert (refused.exit_code, calls) == (2, [])
+    assert refused.stderr.endswith("run: no such run folder\n")
+    assert not config.with_name("run").exists()
+
+
+def test_demo_takes_a_folder_and_words(
+    tmp_path: Path, calls: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call("demo", "--toy", "seed=4")
+    assert done.stdout.splitlines()[0] == "the toy pair: True"
+    assert load_config(Path("runs/demo/config.yaml")).seed == 4
+    assert call("demo", "elsewhere").stdout.splitlines()[0] == "the toy pair: False"
+    assert Path("elsewhere/config.yaml").exists()
+    assert [name for name, _ in calls] == ["train", "analyze", "report", "browse"] * 2
+    Path("taken").touch()
+    assert call("demo", "taken").stderr == "crosscoder: output: 'taken' is a file; name a folder\n"
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "nowhere.txt"], "crosscoder: nowhere.txt: no such file\n"),
+        (
+            ["train", "tiny.yaml", "sed=1"],
+            "crosscoder: sed: no such setting (did you mean 'seed'?) (on the command line)\n",
+        ),
+        (
+            ["train", "."],
+            "crosscoder: .: not a run folder, it holds no config.yaml; make one with `crosscoder run CONFIG`\n",
+        ),
+        (
+            ["run", "tiny.yaml", "output=tiny.yaml"],
+            "crosscoder: output: 'tiny.yaml' is a file or lies under one; name a folder\n",
+        ),
+        (["browse", "run"], "crosscoder: run: no such file\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*words)
+    assert (done.exit_code, done.stderr, done.stdout) == (2, message, "")
+
+
+@pytest.mark.parametrize(
+    "words", [["train"], ["trian", "x"], ["browse", "run", "--port", "many"], ["--nonsense"]]
+)
+def test_wrong_usage_ends_with_two(words: list[str]) -> None:
+    done = call(*words)
+    assert done.exit_code == 2
+    assert "Usage" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (DataError("a.npy: holds NaN"), 2, "crosscoder: a.npy: holds NaN\n"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "crosscoder: interrupted; the same command continues where this one stopped\n",
+        ),
+    ],
+)
+def test_a_stage_that_stops_is_one_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, message: str
+) -> None:
+    def train(config: RunConfig) -> None:
+        raise raised
+
+    monkeypatch.setattr(command, "_module", lambda name: SimpleNamespace(train=train))
+    done = call("train", config)
+    assert (done.exit_code, done.stderr) == (code, message)
+
+
+def test_a_bug_keeps_its_traceback(tmp_path: Path, config: Path) -> None:
+    program = """
+import sys
+import crosscoder.__main__ as command
+command._module = lambda name: 1 / 0
+sys.argv = ["crosscoder", "train", "tiny.yaml"]
+command.main()
+"""
+    done = shell("-c", program, folder=tmp_path, module=False)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("decoy", ["training.py", "training/__init__.py"])
+def test_a_namesake_in_the_working_directory_is_refused(tmp_path: Path, config: Path, decoy: str) -> None:
+    path = tmp_path / decoy
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("raise SystemExit('the decoy ran')")
+    done = shell("train", "tiny.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"crosscoder: training: Python finds {path}, expected {ROOT / 'training'}; use")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_plain_folder_of_that_name_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "stages.py").write_text("raise SystemExit('the decoy ran')")
+    program = "from crosscoder.__main__ import _module; print(_module('training').__file__)"
+    done = shell("-c", program, folder=tmp_path, module=False)
+    assert done.stdout.strip() == str(ROOT / "training" / "__init__.py")
+
+
+# --- serving ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_served_on_loopback_until_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("the page")
+    program = f"from pathlib import Path; from crosscoder.__main__ import _serve; _serve(Path({str(tmp_path)!r}), 0)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+        assert found is not None
+        with urlopen(found[0]) as answer:
+            assert answer.read() == b"the page"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "stopped\n"
+    assert process.returncode == 0
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    import socket
+
+    from crosscoder.errors import ConfigError
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"^--port: {port} cannot be used \(Address already in use\); give another"
+        ):
+            command._serve(tmp_path, port)
+
+
+# --- for real ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_pair_of_files_becomes_a_page(tmp_path: Path, config: Path) -> None:
+    generator = np.random.default_rng(0)
+    shared = generator.standard_normal((4096, 16)).astype(np.float32)
+    np.save(tmp_path / "a.npy", shared)
+    np.save(tmp_path / "b.npy", shared + generator.standard_normal((4096, 16)).astype(np.float32) * 0.1)
+    words = [
+        "crosscoder.n_latents=32",
+        "crosscoder.sparsity.k=4",
+        "training.n_tokens=20_000",
+        "training.batch_tokens=256",
+    ]
+    done = shell("run", "tiny.yaml", *words, "threads=1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = Path(done.stdout.splitlines()[-1].split()[-1])
+    assert page.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html>")
+    again = shell("report", "run", folder=tmp_path)
+    assert again.returncode == 0, again.stderr

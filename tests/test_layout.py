@@ -1,0 +1,106 @@
+"""What the shape of the repository promises: who imports whom, how modules are named, what the public door offers."""
+
+import ast
+import importlib
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+
+import crosscoder
+from analysis.firings import Firings
+from crosscoder.metrics import VarianceExplained
+from training.losses import ForwardPass
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("crosscoder", "training", "analysis")
+MAY_IMPORT = {"crosscoder": set(), "training": {"crosscoder"}, "analysis": {"crosscoder"}}
+VAGUE = {"utils", "util", "helpers", "common", "base", "types", "constants", "misc"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level names of all absolute imports, inside functions too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_there_are_modules_in_every_package() -> None:
+    assert {name_of(path).partition(".")[0] for path in MODULES} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_keeps_the_rules(path: Path) -> None:
+    """Packages import only what they may, relatively within; names say something; no postponed annotations."""
+    package = path.relative_to(ROOT).parts[0]
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    names = imported(tree)
+    assert names & set(PACKAGES) <= MAY_IMPORT[package]
+    assert "__future__" not in names
+    assert not {part.removesuffix(".py") for part in path.relative_to(ROOT).parts} & VAGUE
+    if text.strip():
+        assert ast.get_docstring(tree), "a module says what it is for"
+
+
+def test_the_contract_can_fail() -> None:
+    tree = ast.parse("def f():\n    from analysis.labels import label\n    import training.stages")
+    assert imported(tree) == {"analysis", "training"}
+
+
+def test_public_names_are_sorted_complete_and_load() -> None:
+    assert crosscoder.__all__ == sorted(crosscoder.__all__)
+    assert set(crosscoder.__all__) == set(crosscoder._HOMES)
+    for name in crosscoder.__all__:
+        value = getattr(crosscoder, name)
+        assert inspect.isclass(value) or callable(value)
+        assert value.__module__.startswith("crosscoder.")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = crosscoder.nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_console_scripts_load() -> None:
+    scripts = PROJECT["project"]["scripts"]
+    assert list(scripts) == ["crosscoder"]
+    for target in scripts.values():
+        module, _, attribute = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), attribute))
+
+
+def test_every_direct_dependency_is_pinned_and_installed_as_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    assert next(iter(pins.items())) == ("torch", "2.13.0")
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = PROJECT["project"]["dependencies"] + [need for extra in extras.values() for need in extra]
+    names = {re.split(r"[<>=!~\[ ]", need)[0] for need in wanted}
+    assert names <= pins.keys()
+
+
+def test_a_wrong_shape_raises_in_every_package() -> None:
+    """The checker behind the annotations is on; without this, a typing mistake in pytest's options goes unseen."""
+    flat, square = torch.zeros(3), torch.zeros(3, 3)
+    VarianceExplained().update(square, square)
+    Firings.of(square)
+    ForwardPass(square, square, square, square, flat)
+    with pytest.raises(jaxtyping.TypeCheckError, match="update"):
+        VarianceExplained().update(flat, flat)
+    with pytest.raises(jaxtyping.TypeCheckError, match="of"):
+        Firings.of(flat)
+    with pytest.raises(jaxtyping.TypeCheckError, match="ForwardPass"):
+        ForwardPass(flat, flat, flat, flat, flat)

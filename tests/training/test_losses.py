@@ -1,0 +1,302 @@
+import pytest
+import torch
+from torch import Tensor
+
+from crosscoder.activations import split_models
+from crosscoder.config import AuxiliaryConfig, CrosscoderConfig, JumpReLU, ReLU
+from crosscoder.dictionary import Crosscoder
+from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
+from training.losses import ForwardPass, auxiliary_error, loss_terms, run_forward, squared_error
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+AUXILIARY = AuxiliaryConfig(k=3)
+NONE_DEAD = torch.zeros(24, dtype=torch.bool)
+SOME_DEAD = torch.arange(24) % 4 == 0
+
+
+def forward_of(crosscoder: Crosscoder, k: float | None = None) -> ForwardPass:
+    return run_forward(crosscoder, crosscoder.normalize(raw_activations(crosscoder.config.d_models)), k)
+
+
+# --- the parts --------------------------------------------------------------------------------------------------------
+
+
+@every_shape
+def test_predicting_the_mean_costs_one_for_each_model(shape: str) -> None:
+    crosscoder, d_models = small_crosscoder("relu", shape), SHAPES[shape]
+    normalized = crosscoder.normalize(raw_activations(d_models, 512, seed=7))
+    assert float(squared_error(normalized, d_models)) == pytest.approx(len(d_models), rel=1e-4)
+    for index, d_model in enumerate(d_models):
+        alone = torch.zeros_like(normalized)
+        split_models(alone, d_models)[index].copy_(split_models(normalized, d_models)[index])
+        assert float(squared_error(alone, d_models)) == pytest.approx(1, rel=1e-4), d_model
+
+
+def test_squared_error_is_the_written_formula() -> None:
+    error = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 1.0]])
+    assert float(squared_error(error, (1, 2))) == pytest.approx((1 + 0) / 2 + (13 / 2 + 2 / 2) / 2)
+    assert float(squared_error(error, (2, 1))) == pytest.approx((5 / 2 + 1 / 2) / 2 + (9 + 1) / 2)
+
+
+@every_kind
+@every_shape
+def test_total_is_the_sum_of_the_named_terms(kind: str, shape: str) -> None:
+    """Peers compute the auxiliary term, log it, and return the loss without it."""
+    crosscoder = small_crosscoder(kind, shape)
+    terms = loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7)
+    expected = {"batch_topk": set(), "topk": set(), "relu": {"sparsity"}, "jumprelu": {"sparsity", "dead"}}[kind]
+    assert set(terms) == {"mse", "auxk"} | expected
+    assert float(terms.total().detach()) == pytest.approx(sum(float(term.detach()) for term in terms.values()), rel=1e-6)
+    assert all(float(term.detach()) > 0 for term in terms.values())
+
+
+@every_kind
+def test_gradient_of_the_total_is_the_sum_of_the_gradients_of_its_terms(kind: str) -> None:
+    """So that no term is logged and not trained."""
+    crosscoder = small_crosscoder(kind, "two_unequal")
+    parameters = dict(crosscoder.named_parameters())
+
+    def gradients(name: str | None) -> dict[str, Tensor]:
+        crosscoder.zero_grad()
+        terms = loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7)
+        (terms.total() if name is None else terms[name]).backward()
+        return {
+            key: torch.zeros_like(p) if p.grad is None else p.grad.clone() for key, p in parameters.items()
+        }
+
+    names = loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7).keys()
+    parts = {name: gradients(name) for name in names}
+    for key, gradient in gradients(None).items():
+        torch.testing.assert_close(gradient, sum(part[key] for part in parts.values()), rtol=1e-4, atol=1e-6)
+    for name, part in parts.items():
+        assert any(gradient.abs().max() > 0 for gradient in part.values()), name
+
+
+@every_kind
+@every_shape
+def test_every_parameter_gets_a_gradient_and_moves(kind: str, shape: str) -> None:
+    crosscoder = small_crosscoder(kind, shape)
+    before = {name: parameter.detach().clone() for name, parameter in crosscoder.named_parameters()}
+    optimizer = torch.optim.Adam(crosscoder.parameters(), lr=1e-3)
+    loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7).total().backward()
+    optimizer.step()
+    for name, parameter in crosscoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        moved = parameter.detach() != before[name]
+        # A latent that did not fire, is not dead and lies outside every window has nothing to learn from.
+        assert moved.float().mean() > 0.5, name
+
+
+@every_kind
+def test_annealed_k_is_used(kind: str) -> None:
+    crosscoder = small_crosscoder(kind, "two")
+    l0 = float((forward_of(crosscoder, 7.0).latents > 0).sum()) / 64
+    if kind in ("batch_topk", "topk"):
+        assert l0 == pytest.approx(7, rel=0.05)
+    else:
+        assert l0 == float((forward_of(crosscoder).latents > 0).sum()) / 64
+
+
+def test_training_codes_of_batch_topk_are_those_of_inference_on_the_same_tokens() -> None:
+    crosscoder = small_crosscoder("batch_topk", "two")
+    values = raw_activations((6, 6))
+    crosscoder.calibrate(values)
+    trained = run_forward(crosscoder, crosscoder.normalize(values), None).latents
+    torch.testing.assert_close(crosscoder.encode(values), trained)
+
+
+# --- AuxK -------------------------------------------------------------------------------------------------------------
+
+
+@every_kind
+@every_shape
+def test_auxiliary_gradient_reaches_rows_of_dead_latents_and_no_other(kind: str, shape: str) -> None:
+    crosscoder = small_crosscoder(kind, shape)
+    auxiliary_error(crosscoder, forward_of(crosscoder), SOME_DEAD, k=3).backward()
+    for gradient in (crosscoder.W_dec.grad, crosscoder.W_enc.grad.T, crosscoder.b_enc.grad[:, None]):  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
+        assert gradient is not None
+        reached = gradient.abs().amax(dim=1) > 0
+        assert not reached[~SOME_DEAD].any()
+        assert reached[SOME_DEAD].any()
+    assert crosscoder.b_dec.grad is None, "the error is what is left over; the bias has its say in the main term"
+
+
+@every_kind
+def test_alive_latents_learn_the_same_with_and_without_the_auxiliary_term(kind: str) -> None:
+    crosscoder, gradients = small_crosscoder(kind, "two"), []
+    for coefficient in (0.0, 1.0):
+        crosscoder.zero_grad()
+        auxiliary = AuxiliaryConfig(coefficient=coefficient, k=3)
+        loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, auxiliary, 0.7).total().backward()
+        assert crosscoder.W_dec.grad is not None
+        gradients.append(crosscoder.W_dec.grad.clone())
+    torch.testing.assert_close(gradients[0][~SOME_DEAD], gradients[1][~SOME_DEAD])
+    assert (gradients[0] - gradients[1])[SOME_DEAD].abs().max() > 1e-3
+
+
+def test_auxiliary_error_is_the_written_formula() -> None:
+    """‖e - ê‖² with ê from the k dead latents of largest contribution; brute force, token by token."""
+    crosscoder = small_crosscoder("batch_topk", "two_unequal")
+    forward = forward_of(crosscoder)
+    norms, decoder = crosscoder.decoder_norms().sum(dim=1).detach(), crosscoder.W_dec.detach()
+    rows = []
+    for pre_latents, error in zip(forward.pre_latents.detach(), forward.error.detach(), strict=True):
+        candidates = [j for j in range(24) if SOME_DEAD[j] and float(pre_latents[j]) > 0]
+        best = sorted(candidates, key=lambda j: -float(pre_latents[j] * norms[j]))[:2]
+        rows.append(error - sum((pre_latents[j] * decoder[j] for j in best), torch.zeros(13)))
+    expected = squared_error(torch.stack(rows), (5, 8))
+    torch.testing.assert_close(auxiliary_error(crosscoder, forward, SOME_DEAD, k=2).detach(), expected)
+    assert not torch.isclose(auxiliary_error(crosscoder, forward, SOME_DEAD, k=1).detach(), expected)
+
+
+def test_auxiliary_term_is_absent_where_nothing_is_dead_or_it_is_switched_off() -> None:
+    crosscoder = small_crosscoder("batch_topk", "two")
+    forward = forward_of(crosscoder)
+    assert "auxk" not in loss_terms(crosscoder, forward, NONE_DEAD, AUXILIARY, 0.0)
+    assert "auxk" not in loss_terms(crosscoder, forward, SOME_DEAD, AuxiliaryConfig(coefficient=0), 0.0)
+    assert "auxk" in loss_terms(crosscoder, forward, SOME_DEAD, AUXILIARY, 0.0)
+
+
+def test_a_dead_latent_learns_the_direction_that_the_others_leave_over() -> None:
+    """One alive latent for one direction; the dead one comes to explain the other and starts to fire."""
+    config = CrosscoderConfig(
+        d_models=(4,), model_names=("a",), n_latents=2, sparsity=KINDS["batch_topk"].model_copy(update={"k": 1})
+    )
+    generator = torch.Generator().manual_seed(0)
+    values = torch.zeros(400, 4)
+    values[:, 0] = torch.rand(400, generator=generator) * (torch.rand(400, generator=generator) < 0.5)
+    values[:, 1] = torch.rand(400, generator=generator) * (torch.rand(400, generator=generator) < 0.5)
+    values[:, 2:] = 0.01 * torch.randn(400, 2, generator=generator)
+
+    def cosine_after(coefficient: float) -> float:
+        crosscoder = Crosscoder(config, seed=1)
+        with torch.no_grad():
+            for weight in (crosscoder.W_dec, crosscoder.W_enc.T):
+                weight.copy_(torch.tensor([[1.0, 0, 0, 0], [0.1, 0.1, 0.7, 0.7]]))
+        optimizer = torch.optim.Adam(crosscoder.parameters(), lr=0.02)
+        dead = torch.tensor([False, True])
+        for _ in range(200):
+            optimizer.zero_grad()
+            forward = run_forward(crosscoder, values, 0.4)
+            loss_terms(crosscoder, forward, dead, AuxiliaryConfig(coefficient=coefficient, k=1), 0.0).total().backward()
+            optimizer.step()
+        return float(torch.nn.functional.normalize(crosscoder.W_dec.detach(), dim=1)[1, 1])
+
+    assert cosine_after(1.0) > 0.9
+    assert cosine_after(0.0) < 0.5
+
+
+# --- penalties --------------------------------------------------------------------------------------------------------
+
+
+def codes_and_rows(sparsity: ReLU | JumpReLU, rows: Tensor, codes: Tensor, d_model: int) -> float:
+    """The penalty of given decoder rows and codes."""
+    config = CrosscoderConfig(
+        d_models=(d_model, d_model), model_names=("a", "b"), n_latents=len(rows), sparsity=sparsity
+    )
+    crosscoder = Crosscoder(config)
+    with torch.no_grad():
+        crosscoder.W_dec.copy_(rows)
+    error = torch.zeros(len(codes), 2 * d_model)
+    forward = ForwardPass(error, codes, codes, error, crosscoder.score_norms())
+    terms = loss_terms(crosscoder, forward, torch.zeros(len(rows), dtype=torch.bool), AUXILIARY, penalty=0.7)
+    return float(terms["sparsity"].detach())
+
+
+def shared_and_exclusive() -> tuple[Tensor, Tensor]:
+    """One latent for both models, and the pair of latents that says the same one model at a time."""
+    direction = torch.nn.functional.normalize(torch.randn(8, generator=torch.Generator().manual_seed(0)), dim=0)
+    nothing = torch.zeros(8)
+    shared = torch.cat([2 * direction, 3 * direction])[None]
+    exclusive = torch.stack([torch.cat([2 * direction, nothing]), torch.cat([nothing, 3 * direction])])
+    return shared, exclusive
+
+
+def test_l1_of_a_shared_latent_costs_as_much_as_two_exclusive_ones() -> None:
+    """L1 of norms, not of the norm of both: what lets exclusive latents be as cheap as they should."""
+    shared, exclusive = shared_and_exclusive()
+    code = torch.rand(50, 1, generator=torch.Generator().manual_seed(1))
+    sparsity = ReLU(target_l0=1)
+    cost = codes_and_rows(sparsity, shared, code, 8)
+    assert cost == pytest.approx(codes_and_rows(sparsity, exclusive, code.expand(50, 2), 8), rel=1e-6)
+    assert cost == pytest.approx(0.7 * 5 * float(code.mean()) / 8, rel=1e-6)
+    assert cost != pytest.approx(0.7 * 13**0.5 * float(code.mean()) / 8, rel=0.1)
+
+
+def test_tanh_penalty_of_a_shared_latent_costs_less_than_two_exclusive_ones() -> None:
+    """The control: a penalty that saturates counts latents, as BatchTopK does with its slots."""
+    shared, exclusive = shared_and_exclusive()
+    code = torch.ones(50, 1)
+    sparsity = JumpReLU(target_l0=1)
+    cost = codes_and_rows(sparsity, shared, code, 8)
+    assert cost == pytest.approx(0.7 / 8, rel=1e-4)
+    assert codes_and_rows(sparsity, exclusive, code.expand(50, 2), 8) == pytest.approx(2 * 0.7 / 8, rel=1e-4)
+
+
+@pytest.mark.parametrize(("strength", "expected_zero"), [(1.0, False), (0.5, False), (0.1, True)])
+def test_l1_shrinks_a_decoder_to_the_derived_norm(strength: float, expected_zero: bool) -> None:
+    """For frozen codes the minimizer of E‖(s - w)f‖² + λ·E[f]·w is w = max(0, s - λE[f]/(2E[f²])): small ones vanish."""
+    penalty = 0.5
+    code = torch.rand(400, 1, generator=torch.Generator().manual_seed(2))
+    direction = torch.nn.functional.normalize(torch.ones(8), dim=0)
+    values = torch.cat([code * direction, strength * code * direction], dim=1)
+    config = CrosscoderConfig(
+        d_models=(8, 8), model_names=("a", "b"), n_latents=1, sparsity=ReLU(target_l0=1)
+    )
+    crosscoder = Crosscoder(config)
+    with torch.no_grad():
+        crosscoder.W_dec.copy_(torch.cat([direction, direction])[None])
+    optimizer = torch.optim.Adam([crosscoder.W_dec], lr=1e-2)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+    for _ in range(800):
+        optimizer.zero_grad()
+        forward = ForwardPass(values, code, code, values - code @ crosscoder.W_dec, crosscoder.score_norms())
+        loss_terms(crosscoder, forward, torch.tensor([False]), AUXILIARY, penalty).total().backward()
+        optimizer.step()
+        schedule.step()
+    shrinkage = penalty * float(code.mean()) / (2 * float(code.square().mean()))
+    norms = crosscoder.decoder_norms().detach()[0]
+    assert float(norms[0]) == pytest.approx(1 - shrinkage, rel=0.01)
+    assert float(norms[1]) == pytest.approx(max(0.0, strength - shrinkage), rel=0.01, abs=2e-3)
+    assert (strength < shrinkage) == expected_zero
+    assert shrinkage > 0.1
+
+
+def test_penalty_does_not_change_when_rows_and_codes_are_rescaled() -> None:
+    rows = torch.randn(5, 16, generator=torch.Generator().manual_seed(3))
+    codes = torch.rand(50, 5, generator=torch.Generator().manual_seed(4))
+    factor = torch.tensor([0.01, 0.3, 1.0, 5.0, 80.0])
+    for sparsity in (ReLU(target_l0=1), JumpReLU(target_l0=1)):
+        before = codes_and_rows(sparsity, rows, codes, 8)
+        assert codes_and_rows(sparsity, rows * factor[:, None], codes / factor, 8) == pytest.approx(before, rel=1e-4)
+        assert codes_and_rows(sparsity, rows * factor[:, None], codes, 8) != pytest.approx(before, rel=1e-2)
+
+
+def test_term_for_dead_jumprelu_latents_pulls_them_up() -> None:
+    """Σ_j ReLU(exp t_j - pre-latent_j)·Σ_m‖d_j^m‖: a latent that stays under its threshold is raised, others are not."""
+    crosscoder = small_crosscoder("jumprelu", "two")
+    with torch.no_grad():
+        crosscoder.b_enc[:12] -= 100
+        crosscoder.b_enc[12:] += 100
+    forward = forward_of(crosscoder)
+    loss_terms(crosscoder, forward, NONE_DEAD, AUXILIARY, penalty=0.0)["dead"].backward()
+    assert crosscoder.b_enc.grad is not None
+    expected = -3e-6 * forward.norms.detach()
+    torch.testing.assert_close(crosscoder.b_enc.grad[:12], expected[:12])
+    assert torch.equal(crosscoder.b_enc.grad[12:], torch.zeros(12))
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu"])
+def test_sparsity_terms_keep_float32_under_autocast(kind: str) -> None:
+    crosscoder = small_crosscoder(kind, "two")
+    exact_forward = forward_of(crosscoder)
+    exact = loss_terms(crosscoder, exact_forward, NONE_DEAD, AUXILIARY, penalty=0.7)
+    with torch.autocast("cpu", torch.bfloat16):
+        forward = forward_of(crosscoder)
+        terms = loss_terms(crosscoder, forward, NONE_DEAD, AUXILIARY, penalty=0.7)
+    assert all(term.dtype == torch.float32 for term in terms.values())
+    assert not torch.equal(forward.pre_latents, exact_forward.pre_latents), "products did run in bfloat16"
+    for name, term in terms.items():
+        assert float(term.detach()) == pytest.approx(float(exact[name].detach()), rel=0.03)

@@ -1,0 +1,374 @@
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from crosscoder.activations import split_models
+from crosscoder.config import FileActivations, RunConfig
+from crosscoder.documents import tokenize
+from crosscoder.errors import ConfigError, DataError, FormatError
+from crosscoder.folder import RunFolder
+from crosscoder.pair import ModelPair, load_pair
+from training import sources
+from training.harvest import harvest
+from training.sources import CachedSource, FileSource, SourceState, StreamedSource, TokenSource, open_source
+from tests.tiny_pairs import run_config, save_llama
+
+KINDS = ("cache", "files", "stream")
+BATCH = 37
+BUFFER = 150
+
+
+class Opened:
+    """The three kinds of sources over the same tokens, and what each ought to hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        llama, tuned = save_llama(folder / "reference"), save_llama(folder / "intervened", 1, width=12)
+        cached = run_config(folder, llama, tuned)
+        activations = {"kind": "stream", "dtype": "float32", "shard_tokens": 120, "batch_tokens": 96, "buffer_tokens": BUFFER}
+        self.configs = {
+            "cache": cached,
+            "stream": RunConfig.model_validate(cached.model_dump() | {"activations": activations}),
+            "files": self.write_files(),
+        }
+        assert cached.pair is not None
+        assert cached.text is not None
+        self.pair: ModelPair = load_pair(cached.pair)
+        self.documents = tokenize(cached.text, cached.tokens, self.pair.tokenizer, self.pair.chat_template, cached.seed)
+        self.folders = {kind: RunFolder(folder / kind) for kind in KINDS}
+        for kind in ("cache", "stream"):
+            harvest(self.folders[kind], self.configs[kind], self.pair, self.documents)
+
+    def write_files(self) -> RunConfig:
+        """Rows of documents that are not contiguous, in two kinds of files."""
+        generator = torch.Generator().manual_seed(0)
+        reference, intervened = (torch.randn(700, width, generator=generator) for width in (5, 3))
+        np.save(self.folder / "reference.npy", reference.numpy())
+        save_file({"x": intervened}, self.folder / "intervened.safetensors")
+        np.save(self.folder / "documents.npy", torch.randint(40, (700,), generator=generator).numpy())
+        files = {
+            "kind": "files",
+            "reference": str(self.folder / "reference.npy"),
+            "intervened": str(self.folder / "intervened.safetensors"),
+            "documents": str(self.folder / "documents.npy"),
+        }
+        return RunConfig.model_validate({"output": str(self.folder / "files"), "activations": files})
+
+    def open(self, kind: str, seed: int = 0) -> TokenSource:
+        config = self.configs[kind]
+        if seed and kind == "files":
+            return open_source(self.folders[kind], config.model_copy(update={"seed": seed}))
+        return open_source(self.folders[kind], config, self.pair if kind == "stream" else None)
+
+    def train_rows(self, kind: str) -> Tensor:
+        """All training tokens, from what was written rather than from the source under test."""
+        if kind == "files":
+            held_out = set(self.open(kind).held_out().gather(torch.arange(self.open(kind).held_out().n_tokens)).document.tolist())
+            document = np.load(self.folder / "documents.npy")
+            keep = torch.tensor([entry not in held_out for entry in document.tolist()])
+            return all_files(self.folder)[keep]
+        reader = sources.ShardReader(self.folders["cache"].activations, "train")
+        return reader.gather(torch.arange(reader.n_tokens)).values
+
+
+def all_files(folder: Path) -> Tensor:
+    from safetensors.torch import load_file
+
+    reference = torch.from_numpy(np.load(folder / "reference.npy"))
+    return torch.cat([reference, load_file(folder / "intervened.safetensors")["x"]], dim=1)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    return Opened(tmp_path_factory.mktemp("sources"))
+
+
+def key(rows: Tensor) -> list[tuple[float, ...]]:
+    """Rows as values that can be counted; rounded, as a padded batch differs from a whole one in the last bits."""
+    return sorted(tuple(row) for row in (rows.double() * 1000).round().tolist())
+
+
+def take(source: TokenSource, n_tokens: int, batch_tokens: int = BATCH) -> Tensor:
+    """The first tokens that a source hands out."""
+    n_batches = -(-n_tokens // batch_tokens)
+    batches = [values for values, _ in itertools.islice(source.batches(batch_tokens), n_batches)]
+    assert all(len(values) == batch_tokens for values in batches)
+    return torch.cat(batches)[:n_tokens]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_training_token_occurs_exactly_once_a_pass(opened: Opened, kind: str) -> None:
+    """Peers' defect 6 among them: a buffer that never refreshes hands out its first fill again and again."""
+    source = opened.open(kind)
+    n_tokens = source.n_train_tokens
+    assert n_tokens > 2 * BUFFER
+    assert n_tokens % BATCH
+    expected = key(opened.train_rows(kind))
+    assert len(set(expected)) == len(expected) == n_tokens
+    passes = take(source, 3 * n_tokens).split(n_tokens)
+    for rows in passes:
+        assert key(rows) == expected
+    for one, other in itertools.combinations(passes, 2):
+        assert not torch.equal(one, other)
+        assert (one == other).all(dim=1).float().mean() < 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_of_a_pass_are_mixed(opened: Opened, kind: str) -> None:
+    """Neighbors in a batch are from many documents: the correlation of a document does not reach the trainer."""
+    source = opened.open(kind)
+    stored = {entry: place for place, entry in enumerate(map(tuple, opened.train_rows(kind).mul(1000).round().tolist()))}
+    places = [stored[tuple(row)] for row in take(source, source.n_train_tokens).mul(1000).round().tolist()]
+    assert np.mean(np.abs(np.diff(places)) == 1) < 0.05
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_held_out_tokens_are_never_trained_on(opened: Opened, kind: str) -> None:
+    source = opened.open(kind)
+    reader = source.held_out()
+    held_out = torch.cat([batch.values for batch in reader.batches(16)])
+    assert len(held_out) == reader.n_tokens > 0
+    trained = set(key(take(source, 2 * source.n_train_tokens)))
+    assert not trained & set(key(held_out))
+    assert not set(key(source.sample(10**6))) & set(key(held_out))
+
+
+@settings(max_examples=25, deadline=None)
+@given(kind=st.sampled_from(KINDS), stop=st.integers(0, 45), batch_tokens=st.integers(1, 90))
+def test_from_any_state_the_same_batches_follow(opened: Opened, kind: str, stop: int, batch_tokens: int) -> None:
+    whole = list(itertools.islice(opened.open(kind).batches(batch_tokens), stop + 6))
+    # As a checkpoint would keep it.
+    state: SourceState | None = json.loads(json.dumps(whole[stop][1]))
+    rest = itertools.islice(opened.open(kind).batches(batch_tokens, state), 5)
+    for (values, after), (expected, expected_after) in zip(rest, whole[stop + 1 :], strict=True):
+        assert torch.equal(values, expected)
+        assert after == expected_after
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_may_be_larger_than_a_pass(opened: Opened, kind: str) -> None:
+    source = opened.open(kind)
+    n_tokens = source.n_train_tokens
+    (first, state), (second, _) = itertools.islice(source.batches(n_tokens + 10), 2)
+    assert len(first) == len(second) == n_tokens + 10
+    assert key(first[:n_tokens]) == key(opened.train_rows(kind))
+    assert key(torch.cat([first[n_tokens:], second[: n_tokens - 10]])) == key(opened.train_rows(kind))
+    assert state["pass_index"] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_is_distinct_training_tokens_and_leaves_the_batches_alone(opened: Opened, kind: str) -> None:
+    source = opened.open(kind)
+    expected = set(key(opened.train_rows(kind)))
+    before = take(source, 100)
+    for size in (1, 50, 300):
+        rows = source.sample(size)
+        assert len(rows) == size
+        assert len(set(key(rows))) == size
+        assert set(key(rows)) <= expected
+        assert torch.equal(rows, opened.open(kind).sample(size))
+    assert len(source.sample(10**6)) == source.n_train_tokens
+    assert torch.equal(take(source, 100), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sample_is_of_the_whole_training_side(opened: Opened, kind: str) -> None:
+    """Its mean is nearer to that of all tokens than the spread allows a sample of the first rows to be by rule."""
+    source = opened.open(kind)
+    everything = opened.train_rows(kind)
+    sample = source.sample(300)
+    error = (sample.mean(dim=0) - everything.mean(dim=0)).norm() / everything.std(dim=0).norm()
+    assert error < 0.25
+
+
+def test_the_order_follows_the_seed(opened: Opened) -> None:
+    train = sources.ShardReader(opened.folders["cache"].activations, "train")
+    orders = [next(CachedSource(train, train, seed).batches(BATCH))[0] for seed in (0, 0, 1)]
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+
+
+def test_stream_and_cache_hand_out_the_same_tokens(opened: Opened) -> None:
+    cached, streamed = opened.open("cache"), opened.open("stream")
+    assert cached.n_train_tokens == streamed.n_train_tokens
+    assert cached.d_models == streamed.d_models == (16, 12)
+    n_tokens = cached.n_train_tokens
+    assert key(take(cached, n_tokens)) == key(take(streamed, n_tokens))
+
+
+def test_a_stream_drops_the_outliers_that_a_cache_drops(opened: Opened, tmp_path: Path) -> None:
+    counts = {}
+    for kind in ("cache", "stream"):
+        policy = opened.configs[kind].tokens.model_copy(update={"outlier_multiple": 1.3})
+        config = opened.configs[kind].model_copy(update={"tokens": policy})
+        folder = RunFolder(tmp_path / kind)
+        harvest(folder, config, opened.pair, opened.documents)
+        counts[kind] = open_source(folder, config, opened.pair)
+    n_tokens = counts["cache"].n_train_tokens
+    assert n_tokens < counts["stream"].n_train_tokens
+    assert key(take(counts["cache"], n_tokens)) == key(take(counts["stream"], n_tokens))
+
+
+def test_a_stream_refreshes_its_buffer(opened: Opened) -> None:
+    """Peers' defect 6 by name: the number of distinct tokens grows to the whole training side within one pass."""
+    source = opened.open("stream")
+    rows = take(source, source.n_train_tokens)
+    distinct = [len(set(key(rows[:count]))) for count in (BUFFER // 2, 2 * BUFFER, source.n_train_tokens)]
+    assert distinct == [BUFFER // 2, 2 * BUFFER, source.n_train_tokens]
+
+
+def test_a_stream_computes_no_more_than_it_hands_out(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = opened.open("stream")
+    assert isinstance(source, StreamedSource)
+    read: list[int] = []
+    extract = sources.extract
+
+    def counted(*arguments: Any) -> Any:
+        rows = extract(*arguments)
+        read.append(len(rows.values))
+        return rows
+
+    monkeypatch.setattr(sources, "extract", counted)
+    take(source, source.n_train_tokens, batch_tokens=1)
+    assert sum(read) == source.n_train_tokens
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def test_activations_of_other_settings_are_refused(opened: Opened) -> None:
+    config = opened.configs["cache"].model_copy(update={"seed": 3})
+    with pytest.raises(FormatError, match=r"settings\.seed was 0, now it is 3"):
+        open_source(opened.folders["cache"], config)
+    with pytest.raises(FormatError, match=r"settings\.activations\.kind was 'cache', now it is 'stream'"):
+        open_source(opened.folders["cache"], opened.configs["stream"])
+    with pytest.raises(FormatError, match="run the harvest first"):
+        open_source(RunFolder(opened.folder / "nowhere"), opened.configs["cache"])
+
+
+def test_altered_documents_are_refused(opened: Opened, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    harvest(folder, opened.configs["stream"], opened.pair, opened.documents)
+    changed = opened.documents.token_ids.copy()
+    changed[5] += 1
+    from dataclasses import replace
+
+    replace(opened.documents, token_ids=changed).save(folder.activations / "documents.safetensors")
+    with pytest.raises(FormatError, match=r"documents\.safetensors: altered since the harvest"):
+        open_source(folder, opened.configs["stream"], opened.pair)
+
+
+def test_the_buffer_of_a_stream_may_change(opened: Opened) -> None:
+    """It shuffles training tokens; what lies on disk does not depend on it."""
+    config = opened.configs["stream"]
+    wider = config.model_copy(update={"activations": config.activations.model_copy(update={"buffer_tokens": 300})})
+    assert open_source(opened.folders["stream"], wider, opened.pair).n_train_tokens > 0
+
+
+# --- a user's own files -----------------------------------------------------------------------------------------------
+
+
+def files(reference: Path, intervened: Path, **more: Any) -> FileActivations:
+    return FileActivations.model_validate({"reference": str(reference), "intervened": str(intervened), **more})
+
+
+def save_array(path: Path, array: Any) -> Path:
+    np.save(path, array)
+    return path
+
+
+def test_documents_of_files_are_whole_and_contiguous(opened: Opened) -> None:
+    source = opened.open("files")
+    reader = source.held_out()
+    batch = reader.gather(torch.arange(reader.n_tokens))
+    document = np.load(opened.folder / "documents.npy")
+    for entry in set(batch.document.tolist()):
+        rows = batch.document == entry
+        places = rows.nonzero()[:, 0]
+        assert places.tolist() == list(range(int(places[0]), int(places[0]) + len(places)))
+        assert batch.position[rows].tolist() == list(range(len(places)))
+        assert torch.equal(batch.values[rows], all_files(opened.folder)[torch.from_numpy(document == entry)])
+    assert len(set(batch.document.tolist())) == round(0.1 * len(set(document.tolist())))
+
+
+def test_files_without_documents_are_blocks_of_256_rows(tmp_path: Path) -> None:
+    values = np.arange(1100 * 2, dtype=np.float32).reshape(1100, 2)
+    path = save_array(tmp_path / "a.npy", values)
+    reader = FileSource(files(path, path, held_out=0.4), 0).held_out()
+    batch = reader.gather(torch.arange(reader.n_tokens))
+    assert torch.equal(batch.document, (batch.values[:, 0] / 2).long() // 256)
+    assert torch.equal(batch.values[:, :2], batch.values[:, 2:])
+    assert len(set(batch.document.tolist())) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_files_of_every_precision(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = torch.randn(600, 3).to(dtype)
+    save_file({"x": values}, tmp_path / "a.safetensors")
+    source = FileSource(files(tmp_path / "a.safetensors", tmp_path / "a.safetensors"), 0)
+    assert source.sample(5).dtype == (torch.float32 if dtype == torch.float64 else dtype)
+    together = torch.cat([source.sample(600), *(batch.values for batch in source.held_out().batches(99))])
+    assert key(split_models(together, (3, 3))[0]) == key(values)
+
+
+def test_numpy_files_in_column_order_and_of_other_byte_order(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    plain = save_array(tmp_path / "plain.npy", values)
+    for name, variant in (("columns", np.asfortranarray(values)), ("swapped", values.astype(">f4"))):
+        source = FileSource(files(plain, save_array(tmp_path / f"{name}.npy", variant)), 0)
+        one, other = split_models(source.sample(600), source.d_models)
+        assert torch.equal(one, other)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    good = save_array(tmp_path / "good.npy", np.ones((600, 3), dtype=np.float32))
+    broken = np.ones((600, 3), dtype=np.float32)
+    broken[[70, 300], 1] = np.nan, np.inf
+    save_file({"a": torch.ones(2), "b": torch.ones(2)}, tmp_path / "two.safetensors")
+    (tmp_path / "table.csv").write_text("1,2")
+    (tmp_path / "cut.npy").write_bytes(good.read_bytes()[:-100])
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "two.safetensors").read_bytes()[:-1])
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
+    cases: list[tuple[Path, type[Exception], str]] = [
+        (tmp_path / "gone.npy", ConfigError, r"gone\.npy is not a file"),
+        (tmp_path, ConfigError, "is not a file"),
+        (tmp_path / "table.csv", ConfigError, r"ends in '\.csv'"),
+        (tmp_path / "cut.npy", FormatError, r"cut\.npy cannot be read"),
+        (tmp_path / "empty.npy", FormatError, r"empty\.npy cannot be read"),
+        (objects, FormatError, r"objects\.npy cannot be read"),
+        (tmp_path / "cut.safetensors", FormatError, r"cut\.safetensors: truncated"),
+        (tmp_path / "two.safetensors", FormatError, r"holds 2 arrays \(a, b\)"),
+        (save_array(tmp_path / "flat.npy", np.ones(600, dtype=np.float32)), DataError, "has the shape \\(600,\\)"),
+        (save_array(tmp_path / "none.npy", np.ones((0, 3), dtype=np.float32)), DataError, "has the shape \\(0, 3\\)"),
+        (save_array(tmp_path / "whole.npy", np.ones((600, 3), dtype=np.int32)), DataError, "holds int32"),
+        (save_array(tmp_path / "short.npy", np.ones((599, 3), dtype=np.float32)), DataError, "has 599 rows"),
+        (save_array(tmp_path / "nan.npy", broken), DataError, "in 2 of 600 rows, the first is row 70"),
+    ]
+    for path, error, complaint in cases:
+        with pytest.raises(error, match=r"activations\.intervened|cut\.safetensors") as caught:
+            FileSource(files(good, path), 0)
+        caught.match(complaint)
+        assert "\n" not in str(caught.value)
+
+
+def test_bad_documents_of_files_are_named(tmp_path: Path) -> None:
+    good = save_array(tmp_path / "good.npy", np.ones((600, 3), dtype=np.float32))
+    for name, array in (("float", np.ones(600)), ("short", np.ones(599, dtype=int)), ("wide", np.ones((600, 1), dtype=int))):
+        with pytest.raises(DataError, match=r"activations\.documents: .* one integer for each of the 600 rows"):
+            FileSource(files(good, good, documents=str(save_array(tmp_path / f"{name}.npy", array))), 0)
+    with pytest.raises(DataError, match="are one document"):
+        FileSource(files(good, good, documents=str(save_array(tmp_path / "one.npy", np.ones(600, dtype=int)))), 0)
+    small = save_array(tmp_path / "small.npy", np.ones((256, 3), dtype=np.float32))
+    with pytest.raises(DataError, match="are one document"):
+        FileSource(files(small, small), 0)

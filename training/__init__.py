@@ -1,0 +1,1 @@
+"""training: the verbs that make a dictionary: harvest activations, feed them to a trainer, keep its state."""

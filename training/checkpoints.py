@@ -1,0 +1,116 @@
+"""Everything needed to go on, on disk: an interrupted run that is started again ends bit-identical to one that was not.
+
+RUN/checkpoints/step_00000200/
+    state.safetensors   weights and buffers (crosscoder/…), optimizer moments (exp_avg/…, exp_avg_sq/…), tokens since each
+                        latent fired, torch's RNG state, tensors of the data source (source/…)
+    state.json          step, tokens, penalty, JSON values of the data source, compute precision, wandb id, and the digest of
+                        state.safetensors
+
+A checkpoint appears under its name only when it is whole; the two newest are kept.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crosscoder.dictionary import Crosscoder
+from crosscoder.errors import FormatError
+from crosscoder.storage import file_digest
+
+KEPT = 2
+
+
+@dataclass
+class TrainState:
+    """What changes while a dictionary is trained."""
+
+    crosscoder: Crosscoder
+    optimizer: torch.optim.Adam
+    tokens_since_fired: Tensor
+    penalty: float
+    precision: str
+    step: int = 0
+    n_tokens: int = 0
+    source: dict[str, Any] | None = None
+    wandb_id: str | None = None
+
+
+def save_checkpoint(folder: Path, state: TrainState) -> Path:
+    """Write one checkpoint and remove all but the newest ones."""
+    final = folder / f"step_{state.step:08d}"
+    partial = folder / f"step_{state.step:08d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    source = state.source or {}
+    tensors = {f"source/{name}": value for name, value in source.items() if isinstance(value, Tensor)}
+    tensors |= {f"crosscoder/{name}": value for name, value in state.crosscoder.state_dict().items()}
+    for (name, parameter) in state.crosscoder.named_parameters():
+        for moment in ("exp_avg", "exp_avg_sq", "step"):
+            if parameter in state.optimizer.state:
+                tensors[f"{moment}/{name}"] = state.optimizer.state[parameter][moment]
+    tensors["tokens_since_fired"] = state.tokens_since_fired
+    tensors["rng"] = torch.get_rng_state()
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial / "state.safetensors")
+    record = {
+        "step": state.step,
+        "n_tokens": state.n_tokens,
+        "penalty": state.penalty,
+        "precision": state.precision,
+        "wandb_id": state.wandb_id,
+        "source": {name: value for name, value in source.items() if not isinstance(value, Tensor)},
+        "has_source": state.source is not None,
+        "digest": file_digest(partial / "state.safetensors"),
+    }
+    (partial / "state.json").write_text(json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    for old in checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step_*") if path.suffix != ".partial")
+
+
+def load_checkpoint(path: Path, state: TrainState) -> None:
+    """Put the content of a checkpoint into `state`.
+
+    Raises `FormatError` where it was altered, cut, or belongs to another dictionary.
+    """
+    try:
+        record = json.loads((path / "state.json").read_text())
+        if file_digest(path / "state.safetensors") != record["digest"]:
+            raise FormatError(
+                f"{path / 'state.safetensors'}: does not match the digest in state.json; it was altered or cut; "
+                f"remove {path} to go on from the checkpoint before it"
+            )
+        tensors = load_file(path / "state.safetensors")
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise FormatError(f"{path}: not a whole checkpoint ({error}); remove it to go on from the one before it") from error
+    weights = {name.removeprefix("crosscoder/"): t for name, t in tensors.items() if name.startswith("crosscoder/")}
+    try:
+        state.crosscoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise FormatError(f"{path}: of another dictionary ({str(error).splitlines()[0]}); use a new run folder") from error
+    for name, parameter in state.crosscoder.named_parameters():
+        if f"step/{name}" in tensors:
+            moments = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
+            state.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+            }
+    state.tokens_since_fired = tensors["tokens_since_fired"].to(state.tokens_since_fired.device)
+    torch.set_rng_state(tensors["rng"])
+    state.step, state.n_tokens, state.penalty = record["step"], record["n_tokens"], record["penalty"]
+    state.precision, state.wandb_id = record["precision"], record["wandb_id"]
+    if record["has_source"]:
+        source_tensors = {name.removeprefix("source/"): t for name, t in tensors.items() if name.startswith("source/")}
+        state.source = record["source"] | source_tensors

@@ -1,0 +1,102 @@
+"""How good a dictionary is on held-out tokens: variance explained, and cross-entropy when it is spliced in."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crosscoder.activations import split_models
+from crosscoder.dictionary import Crosscoder
+from crosscoder.metrics import ReconstructionMeter, VarianceExplained, decoder_cosine, relative_norm
+from crosscoder.reading import MODEL_NAMES, Reads, present
+
+from .sources import TokenSource
+
+TOKENS = 8192
+"""Held-out tokens that a look during training takes; analysis reads them all."""
+
+
+class HeldOutMeter:
+    """Looks at the same held-out tokens again and again while a dictionary is trained."""
+
+    def __init__(self, source: TokenSource, reads: Reads) -> None:
+        self.d_models, self.reads = source.d_models, reads
+        reader = source.held_out()
+        # Evenly spaced rows, so that every source of text has its share.
+        rows = torch.linspace(0, reader.n_tokens - 1, min(TOKENS, reader.n_tokens)).long()
+        self.values = reader.gather(rows).values
+        self.calibration = source.sample(TOKENS // 2)
+
+    @torch.no_grad()
+    def measure(self, crosscoder: Crosscoder, calibrate: bool = True) -> dict[str, float | None]:
+        """FVE per model and of the difference, L0 and dead share under the inference rule.
+
+        With `calibrate`, the threshold of an unfinished dictionary is first set on a few training tokens.
+        """
+        device = crosscoder.W_enc.device
+        if calibrate:
+            crosscoder.calibrate(present(self.calibration.to(device), self.d_models, self.reads).float())
+        meter = reconstruction(crosscoder, self.values.to(device), self.d_models, self.reads)
+        named = zip(meter.names, meter.per_model, strict=True)
+        values: dict[str, float | None] = {
+            f"metrics/explained_variance/{name}": variance.result() for name, variance in named
+        }
+        if meter.difference is not None:
+            values["diff/explained_variance"] = meter.difference.result()
+        values |= {"metrics/held_out_l0": meter.l0(), "sparsity/held_out_dead_share": meter.dead_share()}
+        return values
+
+
+class NamedMeter(ReconstructionMeter):
+    """A `ReconstructionMeter` that knows the names of its models."""
+
+    names: tuple[str, ...] = ()
+
+
+@torch.no_grad()
+def reconstruction(
+    crosscoder: Crosscoder, values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: Reads, chunk: int = 2048
+) -> NamedMeter:
+    """Measure the dictionary on raw activations of the pair, whatever way it reads them."""
+    if reads == "difference":
+        meter = NamedMeter(d_models[:1], crosscoder.config.n_latents)
+        meter.names, meter.difference = ("difference",), VarianceExplained()
+    else:
+        meter = NamedMeter(d_models, crosscoder.config.n_latents)
+        meter.names = MODEL_NAMES if len(d_models) == 2 else crosscoder.config.model_names
+    for part in values.split(chunk):
+        part = part.float()
+        rows = present(part, d_models, reads)
+        latents = crosscoder.encode(rows)
+        rebuilt = crosscoder.denormalize(crosscoder.rebuild(latents))
+        if reads == "pooled":
+            n_tokens = len(part)
+            rebuilt = torch.cat(rebuilt.split(n_tokens), dim=1)
+            meter.update(part, rebuilt, latents[:n_tokens])
+            meter.fired += (latents[n_tokens:] > 0).sum(dim=0).cpu()
+            meter.n_tokens += n_tokens
+        else:
+            meter.update(rows, rebuilt, latents)
+            if reads == "difference" and meter.difference is not None:
+                meter.difference.update(rows, rebuilt)
+    return meter
+
+
+@torch.no_grad()
+def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]:
+    """Histograms `(counts, edges)` of relative norm and decoder cosine, and of the decoder norms of each model."""
+    norms = crosscoder.decoder_norms().cpu()
+    histograms: dict[str, Any] = {
+        f"weights/decoder_norm/{name}": np.histogram(norms[:, index].numpy(), bins=bins)
+        for index, name in enumerate(crosscoder.config.model_names)
+    }
+    if norms.shape[1] == 2:
+        relative = relative_norm(norms[:, 0], norms[:, 1]).nan_to_num(0.5).numpy()
+        histograms["diff/relative_norm"] = np.histogram(relative, bins=bins, range=(0.0, 1.0))
+        if len(set(crosscoder.config.d_models)) == 1:
+            reference, intervened = split_models(crosscoder.W_dec.cpu(), crosscoder.config.d_models)
+            cosine = decoder_cosine(reference, intervened).nan_to_num(0.0).numpy()
+            histograms["diff/decoder_cosine"] = np.histogram(cosine, bins=bins, range=(-1.0, 1.0))
+    return histograms

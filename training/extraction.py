@@ -1,0 +1,191 @@
+"""From documents to activations: which documents go through the models together, and the rows that come out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from crosscoder.activations import join_models, split_models
+from crosscoder.documents import Documents
+from crosscoder.errors import ConfigError, DataError
+from crosscoder.pair import ModelPair
+
+# Lengths are padded to a multiple of this; matrix products on other lengths are up to 39 % slower.
+_LENGTH_MULTIPLE = 16
+
+# Documents that are sorted by length together. More means less padding, fewer means batches that vary more.
+_WINDOW_DOCUMENTS = 1024
+
+# Documents behind the median norm.
+_NORM_DOCUMENTS = 64
+
+# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1).
+_PLAN_STREAM = 2
+
+Batch = Int64[np.ndarray, " _"]  # indices of the documents that go through the models together
+
+
+class Extracted(NamedTuple):
+    """Rows of some documents, outliers left out; the tokens of a document are contiguous and in order."""
+
+    values: Float[Tensor, "token width"]
+    document: Int[Tensor, " token"]
+    position: Int[Tensor, " token"]
+    n_outliers: int
+
+
+def plan_batches(
+    documents: Documents, held_out: bool, batch_tokens: int, seed: int, pass_index: int = 0
+) -> list[Batch]:
+    """Documents of one side, packed into batches of at most `batch_tokens` tokens, padding included.
+
+    The order is seeded: documents are shuffled, sorted by length within windows, packed, and the batches shuffled. The
+    same arguments give the same batches, so that an interrupted harvest goes on where it was.
+    """
+    generator = np.random.default_rng([seed, _PLAN_STREAM, int(held_out), pass_index])
+    order = generator.permutation(documents.side(held_out))
+    batches: list[Batch] = []
+    for start in range(0, len(order), _WINDOW_DOCUMENTS):
+        window = order[start : start + _WINDOW_DOCUMENTS]
+        batches += pack(window, documents.lengths, batch_tokens)
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def pack(chosen: Batch, lengths: Int64[np.ndarray, " document"], batch_tokens: int) -> list[Batch]:
+    """Sort documents by length and cut them into batches; a document longer than a batch gets its own."""
+    ordered = chosen[np.argsort(lengths[chosen], kind="stable")]
+    batches, begin = [], 0
+    for end in range(1, len(ordered) + 1):
+        # Sorted, so the last document is the longest and decides the padded length.
+        if end == len(ordered) or (end + 1 - begin) * _padded(int(lengths[ordered[end]])) > batch_tokens:
+            batches.append(ordered[begin:end])
+            begin = end
+    return batches
+
+
+def group_batches(batches: Sequence[Batch], documents: Documents, n_tokens: int) -> list[list[Batch]]:
+    """Consecutive batches in groups of at most `n_tokens` tokens that are not masked (a larger batch stands alone)."""
+    groups: list[list[Batch]] = []
+    room, unmasked = 0, documents.unmasked
+    for batch in batches:
+        size = int(unmasked[batch].sum())
+        if not groups or size > room:
+            groups.append([])
+            room = n_tokens
+        groups[-1].append(batch)
+        room -= size
+    return groups
+
+
+def check_documents(documents: Documents, pair: ModelPair) -> None:
+    """Refuse documents that are longer than the models can read, or masked throughout.
+
+    Raises:
+        ConfigError: A document is too long.
+        DataError: No token is left to train on, or none is left held out.
+    """
+    longest = int(documents.lengths.max())
+    if pair.max_positions is not None and longest > pair.max_positions:
+        raise ConfigError(
+            f"text.max_length: a document has {longest} tokens, but the models read {pair.max_positions} at most; "
+            f"set text.max_length to {pair.max_positions} or less"
+        )
+    for held_out, side in ((False, "train on"), (True, "hold out")):
+        if not len(documents.side(held_out)):
+            raise DataError(
+                f"text.sources: every token to {side} is masked (special tokens and the first tokens.mask_first positions); "
+                "give longer texts, or mask less"
+            )
+
+
+def median_norms(pair: ModelPair, documents: Documents, batch_tokens: int, seed: int) -> tuple[float, ...]:
+    """Median norm of each model's activations over the tokens of the first training documents that are not masked."""
+    batches = plan_batches(documents, False, batch_tokens, seed)
+    chosen = np.concatenate(batches)[:_NORM_DOCUMENTS]
+    norms = []
+    for batch in pack(chosen, documents.lengths, batch_tokens):
+        rows = extract(pair, documents, batch)
+        norms.append(
+            torch.stack([part.float().norm(dim=1) for part in split_models(rows.values, pair.d_models)])
+        )
+    return tuple(torch.cat(norms, dim=1).median(dim=1).values.tolist())
+
+
+def extract(
+    pair: ModelPair,
+    documents: Documents,
+    batch: Batch,
+    max_norms: Sequence[float] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Extracted:
+    """Activations of both models on the tokens of a batch that are not masked, on the CPU.
+
+    Args:
+        max_norms: One for each model; a token with a larger norm in any of them is left out.
+        dtype: Precision of the rows; the models' own where none is given.
+
+    Raises:
+        DataError: Activations are NaN or infinite.
+    """
+    token_ids, mask = pad(documents, batch, pair.max_positions)
+    document, position = mask.nonzero(as_tuple=True)
+    wanted = torch.from_numpy(
+        np.concatenate([~documents.masked[documents.offsets[i] : documents.offsets[i + 1]] for i in batch])
+    )
+    document, position = document[wanted], position[wanted]
+    outputs = pair.activations(token_ids, mask)
+    parts = [output[document.to(output.device), position.to(output.device)].cpu() for output in outputs]
+    if dtype is not None:
+        parts = [part.to(dtype) for part in parts]
+    document = torch.from_numpy(batch)[document]
+    kept = torch.ones(len(document), dtype=torch.bool)
+    for index, part in enumerate(parts):
+        norms = part.float().norm(dim=1)
+        _check_finite(norms, pair, index, document, part.dtype)
+        if max_norms is not None:
+            kept &= norms <= max_norms[index]
+    values = join_models(parts)
+    n_outliers = int((~kept).sum())
+    if n_outliers:
+        values, document, position = values[kept], document[kept], position[kept]
+    return Extracted(values, document, position, n_outliers)
+
+
+def pad(
+    documents: Documents, batch: Batch, max_positions: int | None = None
+) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
+    """Token ids of a batch, padded on the right, and which of them are there."""
+    rows = [documents.tokens_of(int(index)) for index in batch]
+    longest = max(len(row) for row in rows)
+    length = max(longest, min(_padded(longest), max_positions or _padded(longest)))
+    token_ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        token_ids[index, : len(row)] = torch.from_numpy(row)
+        mask[index, : len(row)] = True
+    return token_ids, mask
+
+
+def _padded(length: int) -> int:
+    return -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+
+
+def _check_finite(
+    norms: Float[Tensor, " token"],
+    pair: ModelPair,
+    model: int,
+    document: Int[Tensor, " token"],
+    dtype: torch.dtype,
+) -> None:
+    broken = ~norms.isfinite()
+    if broken.any():
+        first = int(document[broken][0])
+        count = int((broken & (document == first)).sum())
+        raise DataError(
+            f"activations of the {pair.model_names[model]} model at {pair.hookpoints[model]} are NaN or infinite at {count} "
+            f"positions of document {first} ({str(dtype).removeprefix('torch.')}); check the model's weights, or use "
+            "a dtype with a larger range (bfloat16, float32)"
+        )

@@ -1,0 +1,234 @@
+"""Harvest: run both models over the documents and keep their activations on disk."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
+from crosscoder.documents import Documents
+from crosscoder.errors import ConfigError, FormatError, ResourceError
+from crosscoder.folder import RunFolder
+from crosscoder.pair import ModelPair
+from crosscoder.shards import DOCUMENTS, MANIFEST, Manifest, ShardWriter, Side, SideRecord
+
+from .extraction import Batch, check_documents, extract, group_batches, median_norms, plan_batches
+
+logger = logging.getLogger(__name__)
+
+# What has to be free on the disk, as a multiple of what will be written.
+_DISK_MARGIN = 1.1
+
+# Entries of the pair's identity that may change without changing an activation: a moved folder is the same model.
+_NAMES = ("model", "revision", "adapter")
+
+
+def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
+    """Write the activations of both models to the run folder; only those of held-out documents when they are streamed.
+
+    An interrupted harvest goes on after its last finished shard, and ends in the same bytes as an uninterrupted one. A
+    finished one is left as it is.
+
+    Raises:
+        ConfigError: Activations come from files, or a document is longer than the models can read.
+        FormatError: The folder holds a harvest of another pair, text or setting.
+        DataError: Activations are NaN or infinite.
+        ResourceError: The disk is too small.
+    """
+    settings = config.activations
+    if isinstance(settings, FileActivations):
+        raise ConfigError(
+            "activations.kind: files are read where they are; there is nothing to harvest, so train directly"
+        )
+    target = folder.activations
+    check_documents(documents, pair)
+    plans = plan_shards(config, settings, documents)
+    identity = harvest_identity(config, pair, documents)
+    if (target / MANIFEST).exists():
+        manifest = Manifest.load(target)
+        check_identity(manifest, identity, str(target))
+    else:
+        _check_disk(folder, settings, pair, documents, plans, 0)
+        norms = median_norms(pair, documents, settings.batch_tokens, config.seed)
+        documents.save(target / DOCUMENTS)
+        manifest = Manifest(
+            identity=identity,
+            dtype=settings.dtype,
+            d_models=pair.d_models,
+            documents_digest=documents.digest(),
+            median_norms=norms,
+            max_norms=tuple(norm * config.tokens.outlier_multiple for norm in norms),
+            sides={side: SideRecord(n_planned=len(plan)) for side, plan in plans.items()},
+        )
+        manifest.save(target)
+    if manifest.complete:
+        logger.info("the activations in %s are complete; they are used again", target)
+        return
+    done = sum(shard.rows for side in manifest.sides.values() for shard in side.shards)
+    if done:
+        _check_disk(folder, settings, pair, documents, plans, done)
+    for partial in target.rglob(".*.partial"):
+        partial.unlink()  # what a killed harvest was writing
+    writer = ShardWriter(target, manifest)
+    with folder.stage("harvest") as stage:
+        folder.update_manifest("pair", pair.identity())
+        folder.update_manifest("data", _describe(config, documents))
+        _write_shards(writer, plans, pair, documents)
+        stage["tokens"] = {
+            side: sum(shard.rows for shard in record.shards) for side, record in writer.manifest.sides.items()
+        }
+        stage["outliers"] = {side: record.n_outliers for side, record in writer.manifest.sides.items()}
+        stage["median_norms"] = dict(zip(pair.model_names, manifest.median_norms, strict=True))
+
+
+def plan_shards(
+    config: RunConfig, settings: CachedActivations | StreamedActivations, documents: Documents
+) -> dict[Side, list[list[Batch]]]:
+    """The batches behind every shard. A shard depends on nothing but its own batches, so each can be made alone."""
+    batch_tokens = min(settings.batch_tokens, settings.shard_tokens)
+    sides: tuple[Side, ...] = (
+        ("held_out", "train") if isinstance(settings, CachedActivations) else ("held_out",)
+    )
+    return {
+        side: group_batches(
+            plan_batches(documents, side == "held_out", batch_tokens, config.seed),
+            documents,
+            settings.shard_tokens,
+        )
+        for side in sides
+    }
+
+
+def harvest_identity(config: RunConfig, pair: ModelPair, documents: Documents) -> dict[str, Any]:
+    """Everything that decides the bytes of a harvest."""
+    return {
+        "settings": harvest_settings(config),
+        "pair": pair.identity(),
+        "text": {"digest": documents.digest()},
+    }
+
+
+def harvest_settings(config: RunConfig) -> dict[str, Any]:
+    """The part of `harvest_identity` that is known without the models."""
+    return {
+        "activations": config.activations.model_dump(mode="json"),
+        "outlier_multiple": config.tokens.outlier_multiple,
+        "seed": config.seed,
+    }
+
+
+def check_identity(manifest: Manifest, identity: dict[str, Any], place: str) -> None:
+    """Refuse activations that were made from something else; parts that `identity` leaves out are not compared.
+
+    Raises:
+        FormatError: They were; the message names the first difference.
+    """
+    for part, wanted in identity.items():
+        stored, asked = _flatten(manifest.identity.get(part)), _flatten(wanted)
+        for key in sorted(stored.keys() | asked.keys()):
+            name = key.rpartition(".")[2]
+            # The buffer of a stream shuffles training tokens only; what is on disk does not depend on it.
+            if name not in (*_NAMES, "buffer_tokens") and stored.get(key) != asked.get(key):
+                raise FormatError(
+                    f"{place}: holds the activations of another run: {part}.{key} was {stored.get(key)!r}, now it is "
+                    f"{asked.get(key)!r}; give another output folder, or remove this one"
+                )
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, entry in value.items():
+        flat |= _flatten(entry, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def _describe(config: RunConfig, documents: Documents) -> dict[str, Any]:
+    """The texts and the token policy, for the manifest of the run."""
+    assert config.text is not None
+    sources = {}
+    for index, source in enumerate(config.text.sources):
+        own = documents.source == index
+        sources[source.name] = {
+            "path": str(source.path),
+            "documents": int(own.sum()),
+            "documents_held_out": int((own & documents.held_out).sum()),
+            "tokens_train": int(documents.unmasked[own & ~documents.held_out].sum()),
+            "tokens_held_out": int(documents.unmasked[own & documents.held_out].sum()),
+        }
+    policy = config.tokens.model_dump(mode="json")
+    return {
+        "fingerprint": documents.digest(),
+        "sources": sources,
+        "policy": policy,
+        "max_length": config.text.max_length,
+    }
+
+
+def _check_disk(
+    folder: RunFolder,
+    settings: CachedActivations | StreamedActivations,
+    pair: ModelPair,
+    documents: Documents,
+    plans: dict[Side, list[list[Batch]]],
+    n_done: int,
+) -> None:
+    """Say how much will be written, and refuse when it does not fit."""
+    unmasked = documents.unmasked
+    n_tokens = (
+        sum(int(unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group)
+        - n_done
+    )
+    n_bytes = n_tokens * (sum(pair.d_models) * getattr(torch, settings.dtype).itemsize + 8)
+    folder.activations.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.activations).free
+    logger.info(
+        "harvest of %s tokens: %.2f GB to %s (%.1f GB free)",
+        f"{n_tokens:,}",
+        n_bytes / 1e9,
+        folder.activations,
+        free / 1e9,
+    )
+    if free < n_bytes * _DISK_MARGIN:
+        raise ResourceError(
+            f"output: the activations need {n_bytes * _DISK_MARGIN / 1e9:.2f} GB, but the disk of {folder.activations} has "
+            f"{free / 1e9:.2f} GB free; use activations.kind stream, less text, or another disk"
+        )
+
+
+def _write_shards(
+    writer: ShardWriter, plans: dict[Side, list[list[Batch]]], pair: ModelPair, documents: Documents
+) -> None:
+    """Make the shards that are missing, in order."""
+    manifest, unmasked = writer.manifest, documents.unmasked
+    dtype: torch.dtype = getattr(torch, manifest.dtype)
+
+    def count(groups: Sequence[Sequence[Batch]]) -> int:
+        return sum(int(unmasked[batch].sum()) for group in groups for batch in group)
+
+    finished = {side: len(manifest.sides[side].shards) for side in plans}
+    initial = sum(count(plan[: finished[side]]) for side, plan in plans.items())
+    total = sum(count(plan) for plan in plans.values())
+    with tqdm(desc="harvest", total=total, initial=initial, unit="tok", unit_scale=True) as progress:
+        for side, plan in plans.items():
+            for group in plan[finished[side] :]:
+                parts = []
+                for batch in group:
+                    parts.append(extract(pair, documents, batch, manifest.max_norms, dtype))
+                    progress.update(count([[batch]]))
+                writer.write(
+                    side,
+                    torch.cat([part.values for part in parts]),
+                    torch.cat([part.document for part in parts]),
+                    torch.cat([part.position for part in parts]),
+                    sum(part.n_outliers for part in parts),
+                )
+    dropped = sum(side.n_outliers for side in writer.manifest.sides.values())
+    logger.info(
+        "harvest finished: %s tokens, %s left out for their norm", f"{total - dropped:,}", f"{dropped:,}"
+    )

@@ -1,0 +1,288 @@
+"""Where the tokens of a training step come from: shards, a user's own arrays, or the models themselves."""
+
+from collections.abc import Iterator
+from typing import Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from crosscoder.activations import ActivationReader
+from crosscoder.arrays import ArrayReader, MappedArray
+from crosscoder.config import FileActivations, RunConfig, StreamedActivations
+from crosscoder.documents import Documents
+from crosscoder.errors import ConfigError, DataError, FormatError
+from crosscoder.folder import RunFolder
+from crosscoder.pair import ModelPair, load_pair
+from crosscoder.shards import DOCUMENTS, Manifest, ShardReader
+
+from .extraction import Batch, extract, group_batches, pack, plan_batches
+from .harvest import check_identity, harvest_settings
+
+# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, extraction.py 2).
+_PASS_STREAM = 3
+_SAMPLE_STREAM = 4
+_BLOCK_STREAM = 5
+_FILE_SPLIT_STREAM = 6
+
+# Rows that count as one document where a user's files do not say which row is from which.
+_BLOCK_ROWS = 256
+
+
+class SourceState(TypedDict):
+    """Where a stream of batches stands. Everything else follows from the seed, so three numbers are enough."""
+
+    pass_index: int
+    """Full passes over the training tokens before this one."""
+    block: int
+    """Block of the pass, for streamed activations; 0 for the others."""
+    offset: int
+    """Tokens of the block (or of the pass) that were handed out."""
+
+
+@runtime_checkable
+class TokenSource(Protocol):
+    """Training tokens in a seeded random order, and the held-out ones beside them."""
+
+    d_models: tuple[int, ...]
+    """Width of each model."""
+
+    n_train_tokens: int
+    """Tokens of one pass; with streamed activations an upper bound, as outliers are found only on the way."""
+
+    def batches(
+        self, batch_tokens: int, state: SourceState | None = None
+    ) -> Iterator[tuple[Float[Tensor, "token width"], SourceState]]:
+        """Batches without end, each with the state after it.
+
+        Every training token occurs exactly once a pass; each pass has its own order. A batch that the end of a pass
+        leaves short is filled up from the beginning of the next. From a state, the same batches follow, bit for bit.
+        """
+        ...
+
+    def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
+        """Training tokens drawn without replacement (all, where there are fewer); independent of the batches."""
+        ...
+
+    def held_out(self) -> ActivationReader:
+        """The tokens that are never trained on."""
+        ...
+
+
+class CachedSource:
+    """Training tokens from a reader with random access. Made for shards; serves any `ActivationReader`."""
+
+    def __init__(self, train: ActivationReader, held_out: ActivationReader, seed: int) -> None:
+        if not train.n_tokens:
+            raise DataError(
+                "activations: no token is left to train on; raise tokens.outlier_multiple, or give more text"
+            )
+        self.d_models = train.d_models
+        self.n_train_tokens = train.n_tokens
+        self._train = train
+        self._held_out = held_out
+        self._seed = seed
+
+    def batches(
+        self, batch_tokens: int, state: SourceState | None = None
+    ) -> Iterator[tuple[Float[Tensor, "token width"], SourceState]]:
+        """See `TokenSource.batches`."""
+        state = state or SourceState(pass_index=0, block=0, offset=0)
+        pass_index, offset = state["pass_index"], state["offset"]
+        order = self._order(pass_index)
+        while True:
+            rows = order[offset : offset + batch_tokens]
+            offset += len(rows)
+            while len(rows) < batch_tokens:
+                pass_index, order = pass_index + 1, self._order(pass_index + 1)
+                offset = min(batch_tokens - len(rows), len(order))
+                rows = np.concatenate([rows, order[:offset]])
+            batch = self._train.gather(torch.from_numpy(rows))
+            yield batch.values, SourceState(pass_index=pass_index, block=0, offset=offset)
+
+    def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
+        """See `TokenSource.sample`."""
+        order = np.random.default_rng([self._seed, _SAMPLE_STREAM]).permutation(self.n_train_tokens)
+        return self._train.gather(torch.from_numpy(np.sort(order[:n_tokens]))).values
+
+    def held_out(self) -> ActivationReader:
+        """See `TokenSource.held_out`."""
+        return self._held_out
+
+    def _order(self, pass_index: int) -> Int64[np.ndarray, " token"]:
+        return np.random.default_rng([self._seed, _PASS_STREAM, pass_index]).permutation(self.n_train_tokens)
+
+
+class FileSource(CachedSource):
+    """Training tokens from a user's own arrays; whole documents are held out."""
+
+    def __init__(self, config: FileActivations, seed: int) -> None:
+        """Open the files and check them.
+
+        Raises:
+            ConfigError: A file is missing or of an unknown kind.
+            FormatError: A file is damaged.
+            DataError: The files do not match, hold values that are not finite, or are too small to hold anything out.
+        """
+        arrays = [
+            MappedArray("activations.reference", config.reference),
+            MappedArray("activations.intervened", config.intervened),
+        ]
+        for array in arrays:
+            array.check_activations()
+        n_tokens = arrays[0].shape[0]
+        if arrays[1].shape[0] != n_tokens:
+            raise DataError(
+                f"activations.intervened: {config.intervened} has {arrays[1].shape[0]} rows, but {config.reference} has "
+                f"{n_tokens}; row i of both must be the same token"
+            )
+        if config.documents is None:
+            document = np.arange(n_tokens, dtype=np.int64) // _BLOCK_ROWS
+        else:
+            document = MappedArray("activations.documents", config.documents).integers(n_tokens)
+        held_out = _held_out_documents(document, config, seed)
+        order = np.argsort(document, kind="stable")
+        ordered = document[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+        position = np.arange(n_tokens) - np.repeat(starts, np.diff(starts, append=n_tokens))
+        out = np.isin(ordered, held_out)
+        train, rest = (
+            ArrayReader(arrays, order[side], ordered[side], position[side]) for side in (~out, out)
+        )
+        super().__init__(train, rest, seed)
+
+
+class StreamedSource:
+    """Training tokens straight from the models, shuffled in blocks of about `buffer_tokens`.
+
+    A pass goes over all training documents in a seeded order, cut into blocks before it starts. A block is computed,
+    shuffled as a whole and handed out. So a state needs no tokens in it: on resuming, its block is computed again.
+    """
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        documents: Documents,
+        config: StreamedActivations,
+        seed: int,
+        held_out: ActivationReader,
+        max_norms: tuple[float, ...],
+    ) -> None:
+        """`max_norms` and `held_out` are from the harvest of the held-out documents."""
+        self.d_models = pair.d_models
+        self.n_train_tokens = int(documents.unmasked[documents.side(held_out=False)].sum())
+        self._pair = pair
+        self._documents = documents
+        self._config = config
+        self._seed = seed
+        self._held_out = held_out
+        self._max_norms = max_norms
+        self._dtype: torch.dtype = getattr(torch, config.dtype)
+        self._sampled: tuple[int, Tensor] | None = None
+
+    def batches(
+        self, batch_tokens: int, state: SourceState | None = None
+    ) -> Iterator[tuple[Float[Tensor, "token width"], SourceState]]:
+        """See `TokenSource.batches`."""
+        state = state or SourceState(pass_index=0, block=0, offset=0)
+        parts: list[Tensor] = []
+        missing, offset = batch_tokens, state["offset"]
+        for pass_index, block, rows in self._blocks(state["pass_index"], state["block"]):
+            order = torch.from_numpy(
+                np.random.default_rng([self._seed, _BLOCK_STREAM, pass_index, block]).permutation(len(rows))
+            )
+            while offset < len(rows):
+                parts.append(rows[order[offset : offset + missing]])
+                offset += len(parts[-1])
+                missing -= len(parts[-1])
+                if not missing:
+                    yield torch.cat(parts), SourceState(pass_index=pass_index, block=block, offset=offset)
+                    parts, missing = [], batch_tokens
+            offset = 0
+
+    def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
+        """See `TokenSource.sample`. Whole documents are read until there are enough tokens; the last sample is kept."""
+        if self._sampled is None or self._sampled[0] != n_tokens:
+            train = self._documents.side(held_out=False)
+            order = np.random.default_rng([self._seed, _SAMPLE_STREAM]).permutation(train)
+            enough = int(np.searchsorted(np.cumsum(self._documents.unmasked[order]), n_tokens)) + 1
+            batches = pack(order[:enough], self._documents.lengths, self._config.batch_tokens)
+            rows = self._extract(batches)
+            chosen = np.random.default_rng([self._seed, _SAMPLE_STREAM, n_tokens]).permutation(len(rows))[
+                :n_tokens
+            ]
+            self._sampled = n_tokens, rows[torch.from_numpy(np.sort(chosen))]
+        return self._sampled[1]
+
+    def held_out(self) -> ActivationReader:
+        """See `TokenSource.held_out`."""
+        return self._held_out
+
+    def _blocks(self, pass_index: int, block: int) -> Iterator[tuple[int, int, Float[Tensor, "token width"]]]:
+        """Blocks in order from the given one on, pass after pass, not yet shuffled."""
+        settings = self._config
+        while True:
+            plan = plan_batches(self._documents, False, settings.batch_tokens, self._seed, pass_index)
+            blocks = group_batches(plan, self._documents, settings.buffer_tokens)
+            for index in range(block, len(blocks)):
+                yield pass_index, index, self._extract(blocks[index])
+            pass_index, block = pass_index + 1, 0
+
+    def _extract(self, batches: list[Batch]) -> Float[Tensor, "token width"]:
+        """Rows of some batches, written into one buffer, so that memory holds them once."""
+        size = sum(int(self._documents.unmasked[batch].sum()) for batch in batches)
+        buffer = torch.empty(size, sum(self.d_models), dtype=self._dtype)
+        filled = 0
+        for batch in batches:
+            rows = extract(self._pair, self._documents, batch, self._max_norms, self._dtype).values
+            buffer[filled : filled + len(rows)] = rows
+            filled += len(rows)
+        return buffer[:filled]
+
+
+def open_source(folder: RunFolder, config: RunConfig, pair: ModelPair | None = None) -> TokenSource:
+    """The tokens a run trains on, as its settings say. For cached and streamed ones the harvest comes first.
+
+    Args:
+        pair: The models, for streamed activations; loaded here where they are not given.
+
+    Raises:
+        FormatError: The harvest is missing, unfinished, damaged, or of other settings.
+        DataError, ConfigError: See `FileSource`.
+    """
+    settings = config.activations
+    if isinstance(settings, FileActivations):
+        return FileSource(settings, config.seed)
+    place = folder.activations
+    manifest = Manifest.load(place)
+    check_identity(manifest, {"settings": harvest_settings(config)}, str(place))
+    if pair is not None:
+        check_identity(manifest, {"pair": pair.identity()}, str(place))
+    held_out = ShardReader(place, "held_out")
+    if not isinstance(settings, StreamedActivations):
+        return CachedSource(ShardReader(place, "train"), held_out, config.seed)
+    if config.pair is None:
+        raise ConfigError("pair: missing; streamed activations need both models")
+    pair = pair or load_pair(config.pair)
+    check_identity(manifest, {"pair": pair.identity()}, str(place))
+    documents = Documents.load(place / DOCUMENTS)
+    if documents.digest() != manifest.documents_digest:
+        raise FormatError(
+            f"{place / DOCUMENTS}: altered since the harvest; remove {place} and run the harvest again"
+        )
+    return StreamedSource(pair, documents, settings, config.seed, held_out, manifest.max_norms)
+
+
+def _held_out_documents(
+    document: Int64[np.ndarray, " token"], config: FileActivations, seed: int
+) -> Int64[np.ndarray, " document"]:
+    """Which documents of a user's files are held out: a seeded share, at least one on each side."""
+    known = np.unique(document)
+    if len(known) < 2:
+        raise DataError(
+            f"activations.reference: the {len(document)} rows of {config.reference} are one document, so nothing can be "
+            f"held out; give more rows, or name the documents in activations.documents (without it, {_BLOCK_ROWS} rows are one)"
+        )
+    n_held_out = min(max(round(config.held_out * len(known)), 1), len(known) - 1)
+    return np.random.default_rng([seed, _FILE_SPLIT_STREAM]).permutation(known)[:n_held_out]

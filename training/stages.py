@@ -1,0 +1,97 @@
+"""The stages that make a dictionary, as the command calls them: `harvest` and `train`."""
+
+import logging
+
+import torch
+
+from crosscoder.config import FileActivations, RunConfig
+from crosscoder.documents import Documents, tokenize
+from crosscoder.folder import RunFolder
+from crosscoder.pair import ModelPair, load_pair
+from crosscoder.storage import save_crosscoder
+from crosscoder.tracking import wandb_run
+
+from . import doctor as doctor_module
+from .harvest import harvest as harvest_activations
+from .sources import TokenSource, open_source
+from .splice import cross_entropy
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def doctor(config: RunConfig) -> str:
+    """Check the pair, the texts and the machine before any long work; the text to print."""
+    _set_threads(config)
+    return doctor_module.doctor(config)
+
+
+def harvest(config: RunConfig) -> None:
+    """Put the activations of both models on disk: all of them, or the held-out ones when training streams."""
+    _set_threads(config)
+    folder = RunFolder.create(config.output, config)
+    if isinstance(config.activations, FileActivations):
+        logger.info("harvest: nothing to do, activations come from files")
+        return
+    _harvest(folder, config)
+
+
+def train(config: RunConfig) -> None:
+    """Train the dictionary, going on where an earlier run of the same folder stopped; harvests first where needed."""
+    _set_threads(config)
+    folder = RunFolder.create(config.output, config)
+    pair = None
+    if not isinstance(config.activations, FileActivations):
+        pair = _harvest(folder, config)
+    with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
+        source = open_source(folder, config, pair)
+        trainer = Trainer(config, source, folder, wandb)
+        crosscoder = trainer.fit()
+        stage["tokens"] = trainer.state.n_tokens
+        stage["steps"] = trainer.state.step
+        save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
+        evaluate(folder, config, trainer, source, pair)
+        if config.wandb.log_weights:
+            wandb.artifact(f"crosscoder-{wandb.id}", "model", folder.crosscoder, config.crosscoder.model_dump(mode="json"))
+
+
+def _harvest(folder: RunFolder, config: RunConfig) -> ModelPair:
+    """Load the pair and make sure that its activations are on disk as the config says."""
+    assert config.pair is not None and config.text is not None
+    pair = load_pair(config.pair)
+    documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed)
+    harvest_activations(folder, config, pair, documents)
+    return pair
+
+
+def _set_threads(config: RunConfig) -> None:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+
+
+def evaluate(
+    folder: RunFolder, config: RunConfig, trainer: Trainer, source: TokenSource, pair: ModelPair | None
+) -> None:
+    """Measure the finished dictionary on held-out tokens; into the manifest and the wandb summary."""
+    crosscoder = trainer.state.crosscoder
+    values: dict[str, object] = dict(trainer.held_out.measure(crosscoder, calibrate=False))
+    if pair is not None:
+        documents = Documents.load(folder.activations / "documents.safetensors")
+        mean = source.sample(config.training.calibration_tokens).float().mean(dim=0)
+        values["ce"] = cross_entropy(pair, crosscoder, documents, config.crosscoder.reads, mean)
+    folder.update_manifest("evaluation", values)
+    trainer.wandb.summary(values)
+
+
+def provenance(folder: RunFolder, config: RunConfig) -> dict[str, object]:
+    """What made a dictionary, kept beside its weights so that it can be used anywhere."""
+    manifest = folder.read_manifest()
+    return {
+        "reads": config.crosscoder.reads,
+        "pair": manifest.get("pair"),
+        "data": manifest.get("data"),
+        "tokens": config.tokens.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json"),
+        "seed": config.seed,
+        "versions": manifest.get("versions"),
+    }

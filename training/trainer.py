@@ -1,0 +1,193 @@
+"""The training loop: one `Trainer` for every kind of dictionary and every way of reading a pair."""
+
+import logging
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
+from crosscoder.device import resolve_device
+from crosscoder.dictionary import Crosscoder
+from crosscoder.errors import DivergedError
+from crosscoder.folder import RunFolder
+from crosscoder.reading import crosscoder_config, present
+from crosscoder.tracking import MetricsLog, WandbRun
+
+from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from .evaluation import HeldOutMeter, decoder_histograms
+from .losses import LossTerms, loss_terms, run_forward
+from .precision import compute_dtype
+from .schedules import annealed_k, learning_rate, n_steps, steered_penalty
+from .sources import TokenSource
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains the dictionary of a run, and goes on from the newest checkpoint of its folder by itself."""
+
+    def __init__(self, config: RunConfig, source: TokenSource, folder: RunFolder, wandb: WandbRun) -> None:
+        self.config, self.source, self.folder, self.wandb = config, source, folder, wandb
+        self.training, self.reads = config.training, config.crosscoder.reads
+        self.device = resolve_device("training.device", self.training.device)
+        self.metrics = MetricsLog(folder.metrics)
+        self.state = self._fresh_state()
+        self.dtype = compute_dtype(self.state.precision, self.device)
+        self.held_out = HeldOutMeter(source, self.reads)
+
+    def _fresh_state(self) -> TrainState:
+        shape = crosscoder_config(self.config.crosscoder, self.source.d_models)
+        crosscoder = Crosscoder(shape, decoder_norm=self.config.crosscoder.decoder_norm, seed=self.config.seed)
+        optimizer = torch.optim.Adam(crosscoder.to(self.device).parameters(), lr=self.training.lr, eps=1e-10)
+        precision = compute_dtype(self.training.precision, self.device)
+        return TrainState(
+            crosscoder=crosscoder,
+            optimizer=optimizer,
+            tokens_since_fired=torch.zeros(shape.n_latents, dtype=torch.int64, device=self.device),
+            penalty=getattr(shape.sparsity, "coefficient", 0.0),
+            precision="bfloat16" if precision == torch.bfloat16 else "float32",
+            wandb_id=self.wandb.id,
+        )
+
+    # --- the run ------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> Crosscoder:
+        """Train to the end, or from where an earlier run stopped, and return the calibrated dictionary.
+
+        Raises `DivergedError` where the loss is no longer finite; the checkpoints before that stay.
+        """
+        found = checkpoints(self.folder.checkpoints)
+        if found:
+            load_checkpoint(found[-1], self.state)
+            self.dtype = compute_dtype(self.state.precision, self.device)
+            logger.info("train: going on from step %d (%s)", self.state.step, found[-1])
+        else:
+            self.state.crosscoder.set_normalization(self._sample())
+        self.metrics.truncate(self.state.step)
+        steps, done = n_steps(self.training), self.state.n_tokens
+        batches = self.source.batches(self.training.batch_tokens, self.state.source)
+        with _stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
+                                                     unit="tok", unit_scale=True, desc="train") as bar:  # fmt: skip
+            while self.state.step < steps:
+                values, source_state = next(batches)
+                terms, l0 = self._step(values.to(self.device))
+                self.state.source = source_state
+                bar.update(len(values))
+                self._after_step(terms, l0, bar, last=self.state.step == steps)
+                if stopping():
+                    self._require_finite(terms)
+                    save_checkpoint(self.folder.checkpoints, self.state)
+                    raise KeyboardInterrupt
+        crosscoder = self.state.crosscoder
+        crosscoder.calibrate(self._sample())
+        return crosscoder.eval()
+
+    def _step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, float]:
+        """One update; returns the terms of its loss and its L0."""
+        state, crosscoder = self.state, self.state.crosscoder
+        rate = learning_rate(state.step, self.training)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        normalized = crosscoder.normalize(present(values, self.source.d_models, self.reads).float())
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            forward = run_forward(crosscoder, normalized, self._k())
+            dead = state.tokens_since_fired > self.training.auxiliary.dead_after_tokens
+            terms = loss_terms(crosscoder, forward, dead, self.training.auxiliary, state.penalty)
+        state.optimizer.zero_grad(set_to_none=True)
+        terms.total().backward()
+        torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), self.training.gradient_clip)
+        state.optimizer.step()
+
+        active = forward.latents.detach() > 0
+        state.tokens_since_fired += len(normalized)
+        state.tokens_since_fired[active.any(dim=0)] = 0
+        l0 = float(active.sum()) / len(normalized)
+        self._steer(l0)
+        state.step += 1
+        state.n_tokens += len(values)
+        return LossTerms({name: value.detach() for name, value in terms.items()}), l0
+
+    def _k(self) -> float | None:
+        sparsity = self.config.crosscoder.sparsity
+        if isinstance(sparsity, BatchTopK | TopK):
+            return annealed_k(self.state.step, sparsity.k, self.config.crosscoder.n_latents, self.training)
+        return None
+
+    def _steer(self, l0: float) -> None:
+        sparsity = self.config.crosscoder.sparsity
+        if isinstance(sparsity, ReLU | JumpReLU):
+            self.state.penalty = steered_penalty(self.state.penalty, l0, sparsity.target_l0)
+
+    def _after_step(self, terms: LossTerms, l0: float, bar: tqdm, last: bool) -> None:
+        step, training = self.state.step, self.training
+        checkpoint_due = last or step % training.checkpoint_every == 0
+        evaluation_due = last or step % training.evaluate_every == 0
+        if checkpoint_due or evaluation_due or step % training.log_every == 0:
+            self._require_finite(terms)
+            values = self._train_metrics(terms, l0)
+            bar.set_postfix(loss=f"{values['losses/overall_loss']:.3f}", l0=f"{l0:.0f}", refresh=False)
+            if evaluation_due:
+                evaluated = self.held_out.measure(self.state.crosscoder)
+                values |= evaluated
+                self.wandb.log(decoder_histograms(self.state.crosscoder), self.state.n_tokens)
+            self.metrics.write(step, self.state.n_tokens, values)
+            self.wandb.log(values, self.state.n_tokens)
+        if checkpoint_due:
+            save_checkpoint(self.folder.checkpoints, self.state)
+
+    def _train_metrics(self, terms: LossTerms, l0: float) -> dict[str, float | None]:
+        dead = self.state.tokens_since_fired > self.training.auxiliary.dead_after_tokens
+        return {
+            "losses/overall_loss": float(terms.total()),
+            **{f"losses/{name}_loss": float(value) for name, value in terms.items()},
+            "metrics/l0": l0,
+            "sparsity/dead_features": float(dead.sum()),
+            "sparsity/dead_share": float(dead.float().mean()),
+            "details/current_learning_rate": learning_rate(self.state.step - 1, self.training),
+            "details/n_training_samples": float(self.state.n_tokens),
+            "details/penalty_coefficient": self.state.penalty,
+        }
+
+    def _require_finite(self, terms: LossTerms) -> None:
+        # The loss is of the weights before the last update, so the weights after it are looked at as well.
+        weights = self.state.crosscoder.parameters()
+        if math.isfinite(float(terms.total())) and all(bool(weight.isfinite().all()) for weight in weights):
+            return
+        found = checkpoints(self.folder.checkpoints)
+        last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was reached"
+        raise DivergedError(
+            f"training.lr: loss or weights are no longer finite at step {self.state.step} (lr {self.training.lr:g}); {last}; "
+            "train with a lower training.lr in a new run folder"
+        )
+
+    def _sample(self) -> Float[Tensor, "token width"]:
+        sample = self.source.sample(self.training.calibration_tokens).to(self.device)
+        return present(sample, self.source.d_models, self.reads).float()
+
+
+@contextmanager
+def _stop_between_steps() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request that is honored after the step; a second one interrupts at once."""
+    asked = False
+
+    def ask(signal_number: int, frame: object) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:
+        # Signals can be handled in the main thread only; elsewhere Ctrl-C is the caller's.
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
