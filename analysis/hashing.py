@@ -7,12 +7,12 @@ is the same in whatever order, and in whatever batches, the data comes.
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)
+_STEP = 0x9E3779B97F4A7C15
 
 
 def scramble(index: Int64[np.ndarray, " item"], seed: int) -> UInt64[np.ndarray, " item"]:
     """64 bits for each index."""
-    state = index.astype(np.uint64) + _STEP * np.uint64((seed + 1) & 0xFFFFFFFF)
+    state = index.astype(np.uint64) + np.uint64(_STEP * (seed + 1) % 2**64)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))

@@ -112,12 +112,14 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
     side = _lean(evidence)
     if side.ratio <= rule.weak_norm:
         return _exclusive(side, rule)
-    if _absent(side.scaling, rule) and not _is_turn(evidence, side, rule):
-        return Verdict(
-            "undetermined",
-            f"latent scaling finds it absent in the {side.weak} (nu_error {_two(side.scaling.nu_error.value)}, "
-            f"nu_reconstruction {_two(side.scaling.nu_reconstruction.value)}), yet {_two(side.ratio)} of its norm lies there",
-        )
+    for scaling, without in ((side.scaling, side.weak), (side.opposite, side.strong)):
+        if _absent(scaling, rule) and not _is_turn(evidence, side, rule):
+            share = side.ratio if without == side.weak else 1.0
+            return Verdict(
+                "undetermined",
+                f"latent scaling finds it absent in the {without} (nu_error {_two(scaling.nu_error.value)}, nu_reconstruction "
+                f"{_two(scaling.nu_reconstruction.value)}), yet {_two(share)} of its larger norm lies there",
+            )
     return _geometry(evidence, side, rule)
 
 

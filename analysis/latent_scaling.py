@@ -71,13 +71,15 @@ def nu_reconstruction(moments: Moments, side: str) -> Float[Tensor, "*resample l
 def beta_activation(
     moments: Moments, model: str, mean_projection: str, square_norm: str
 ) -> Float[Tensor, "*resample latent"]:
-    """β of a model's centered activations on the direction of a diff-SAE's latent, in raw units.
+    """β of a model's activations on the direction of a diff-SAE's latent, in raw units, by least squares with an intercept.
 
-    β_M = Σ_t f_jt ⟨d_j, x_t^M - x̄^M⟩ / (‖d_j‖² Σ_t f_jt²). The moments hold ⟨d_j, x̄^M⟩ and ‖d_j‖² under the names given.
-    β_intervened - β_reference is near 1; the ratio of the two tells what was there before.
+    β_M = Cov(f_j, ⟨d_j, x^M⟩) / (‖d_j‖² Var f_j). The intercept keeps what a model holds along d_j on all tokens alike out
+    of it. The moments hold ⟨d_j, x̄^M⟩ and ‖d_j‖² under the names given. β_intervened - β_reference is near 1; the ratio
+    of the two tells what was there before (the β-activation ratio of diff-SAEs, without intercept in the literature).
     """
-    along = moments[f"activation/{model}"] - moments["activation"] * moments[mean_projection]
-    return _finite(along / (moments[square_norm] * moments["square"]))
+    covariance = moments[f"activation/{model}"] - moments["activation"] * moments[mean_projection]
+    variance = moments["square"] - moments["activation"].square() / moments["tokens"]
+    return _finite(covariance / (moments[square_norm] * variance))
 
 
 def ratio_toward(

@@ -6,7 +6,7 @@ it is exact at the last layer and a hint before.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from .observers import Observer
 _CHUNK = 256
 
 
+@runtime_checkable
 class DirectionReader(Protocol):
     """What is needed of a `ModelPair`."""
 

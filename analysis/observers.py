@@ -233,10 +233,10 @@ class DifferenceObserver(Observer):
     reads: Reads = "difference"
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
-        return Codes(self.crosscoder.encode(present(values, self.d_models, "difference")))
+        return Codes(self.crosscoder.encode(_difference(values, self.d_models)))
 
     def _observe(self, values: Float[Tensor, "token width"], codes: Codes) -> Observation:
-        shift, firings = present(values, self.d_models, "difference"), Firings.of(codes.latents)
+        shift, firings = _difference(values, self.d_models), Firings.of(codes.latents)
         (directions,) = self.raw
         products = [Product("shift", codes.latents, directions, shift)]
         for model, part in zip(MODEL_NAMES, split_models(values, self.d_models), strict=True):
@@ -270,3 +270,11 @@ def observer_for(crosscoder: Crosscoder, d_models: tuple[int, ...], reads: Reads
             return DifferenceObserver(crosscoder, d_models)
         case _:
             assert_never(reads)
+
+
+def _difference(
+    values: Float[Tensor, "token width"], d_models: tuple[int, ...]
+) -> Float[Tensor, "token d_model"]:
+    """Like `reading.present`, in the precision of `values`."""
+    reference, intervened = split_models(values, d_models)
+    return intervened - reference

@@ -77,6 +77,16 @@ class AnalysisResults:
     examples_path: Path
     logits_path: Path
 
+    @property
+    def has_norms(self) -> bool:
+        """Whether each model has a decoder norm: a dictionary of pooled tokens or of the difference has none."""
+        return bool(self.features["relative_norm"].notna().any())
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether directions were read as tokens: activations from files come without the models for it."""
+        return pq.read_metadata(self.logits_path).num_rows > 0
+
     def examples(self, latents: Iterable[int] | None = None) -> pa.Table:
         """Examples of these latents (None: of all), strongest first, then by quantile."""
         table = _read_parquet(self.examples_path, EXAMPLE_COLUMNS, latents)

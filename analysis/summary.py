@@ -56,8 +56,8 @@ def make_summary(
             for label in LABELS
         },
         "shift": _shift(statistics),
-        "relative_norm_histogram": _histogram(columns.get("relative_norm"), alive, (0, 1)),
-        "cosine_histogram": _histogram(columns.get("decoder_cosine"), alive, (-1, 1)),
+        "relative_norm_histogram": _histogram(columns.get("relative_norm"), alive, (0.0, 1.0)),
+        "cosine_histogram": _histogram(columns.get("decoder_cosine"), alive, (-1.0, 1.0)),
         "rule": config.analysis.rule.model_dump(mode="json"),
         "files": {
             "features": "features.parquet",

@@ -1,6 +1,6 @@
 """What is known about the tokens behind activations: their source, whether a template wrote them, and how to show them."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ class ShownTokens(NamedTuple):
     template: pa.Array
 
 
+@runtime_checkable
 class TokenContext(Protocol):
     """Where tokens come from."""
 
@@ -97,7 +98,7 @@ class RowContext:
     """Rows of arrays that a user gave: their tokens are not known, so row numbers stand for them."""
 
     has_template = False
-    source_names = ("files",)
+    source_names: tuple[str, ...] = ("files",)
 
     def __init__(self, document: Int64[np.ndarray, " row"]) -> None:
         """`document` is the document of every row of the whole array, held-out rows or not."""

@@ -62,10 +62,16 @@ class _Reader(yaml.SafeLoader):
 class _Writer(yaml.SafeDumper):
     """Quotes text that either our rules or those of YAML 1.1 would read as something else."""
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # In single quotes PyYAML writes these line breaks as they are, and reads them back as a space.
+        style = '"' if set(text) & {"\x85", "\u2028", "\u2029"} else None
+        return self.represent_scalar(_TAG + "str", text, style=style)
+
 
 for _name, _pattern, _first in _SCALARS:
     for _class in (_Reader, _Writer):
         _class.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), list(_first))
+_Writer.add_representer(str, _Writer.represent_text)
 _Reader.add_constructor(_TAG + "int", _Reader.construct_number)
 _Reader.add_constructor(_TAG + "float", _Reader.construct_number)
 _Reader.add_constructor(_TAG + "bool", _Reader.construct_truth)

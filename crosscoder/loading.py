@@ -182,7 +182,9 @@ def _locate(setting: str, name: str) -> str:
     """The folder with ~ expanded, or the hub id; a missing folder is found out before the hub is asked for its name."""
     path = Path(name).expanduser()
     if name.startswith(("/", "./", "../", "~")) and not path.is_dir():
-        raise PairError(f"{setting}: folder {name!r} does not exist; give the folder or the hub id of a checkpoint")
+        raise PairError(
+            f"{setting}: folder {name!r} does not exist; give the folder or the hub id of a checkpoint"
+        )
     return str(path) if path.is_dir() else name
 
 

@@ -128,7 +128,7 @@ class ModelPair:
             PairError: The model has no final norm before its unembedding.
         """
         with self.switched(model) as network, torch.no_grad():
-            norm = copy.deepcopy(self._final_norm(model)).float()
+            norm = copy.deepcopy(self.final_norm(model)).float()
             normed = norm(directions.to(self.device, torch.float32))
             head = network.get_output_embeddings()
             if type(head) is not nn.Linear:
@@ -137,6 +137,59 @@ class ModelPair:
             logits = torch.cat(parts, dim=1)
             bias: Tensor | None = getattr(head, "bias", None)
             return logits if bias is None else logits + bias.float()
+
+    def final_norm(self, model: int) -> nn.Module:
+        """The norm whose output the unembedding reads, found by watching a pass; architectures name it differently.
+
+        Raises:
+            PairError: The model has none.
+        """
+        if model not in self._final_norms:
+            network: Any = self.models[model]
+            seen: list[tuple[nn.Module, Tensor]] = []
+            read: list[Tensor] = []
+            handles = [
+                module.register_forward_hook(lambda module, _, output: seen.append((module, hidden(output))))
+                for module in network.modules()
+                if "norm" in type(module).__name__.lower()
+            ]
+            head = network.get_output_embeddings()
+            handles.append(head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])))
+            ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
+            try:
+                forward(network, ids, torch.ones_like(ids, dtype=torch.bool))
+            finally:
+                for handle in handles:
+                    handle.remove()
+            if not seen or not read or not torch.equal(seen[-1][1], read[0]):
+                raise PairError(
+                    f"pair.{self.model_names[model]}: {self._sources()[model]!r} has no norm right before its unembedding, "
+                    "so directions cannot be read as tokens; give a model with a final norm"
+                )
+            self._final_norms[model] = seen[-1][0]
+        return self._final_norms[model]
+
+    def layer(self, model: int) -> int | None:
+        """Number of the decoder layer that a hookpoint is; None where it is another module."""
+        parent, _, last = self.hookpoints[model].rpartition(".")
+        network: Any = self.models[model]
+        layers = network.get_submodule(parent)
+        counts = isinstance(layers, nn.ModuleList) and len(layers) == network.config.num_hidden_layers
+        return int(last) if counts and last.isdigit() else None
+
+    def hidden_states(
+        self,
+        token_ids: Int[Tensor, "document token"],
+        attention_mask: Bool[Tensor, "document token"],
+        model: int,
+    ) -> tuple[Float[Tensor, "document token _"], ...] | None:
+        """What transformers itself reports: the embeddings, then each layer's output, the last after the final norm.
+
+        A full pass, to check `activations` against; None where a model does not report them.
+        """
+        ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        with self.switched(model) as network:
+            return forward(network, ids, mask, output_hidden_states=True).hidden_states
 
     @contextmanager
     def switched(self, model: int) -> Iterator[Any]:
@@ -205,33 +258,6 @@ class ModelPair:
         """Width at the hookpoint, from a pass over one short document."""
         ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
         return self._read(index, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
-
-    def _final_norm(self, index: int) -> nn.Module:
-        """The norm whose output the unembedding reads, found by watching a pass; architectures name it differently."""
-        if index not in self._final_norms:
-            network: Any = self.models[index]
-            seen: list[tuple[nn.Module, Tensor]] = []
-            read: list[Tensor] = []
-            handles = [
-                module.register_forward_hook(lambda module, _, output: seen.append((module, hidden(output))))
-                for module in network.modules()
-                if "norm" in type(module).__name__.lower()
-            ]
-            head = network.get_output_embeddings()
-            handles.append(head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])))
-            ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
-            try:
-                forward(network, ids, torch.ones_like(ids, dtype=torch.bool))
-            finally:
-                for handle in handles:
-                    handle.remove()
-            if not seen or not read or not torch.equal(seen[-1][1], read[0]):
-                raise PairError(
-                    f"pair.{self.model_names[index]}: {self._sources()[index]!r} has no norm right before its unembedding, "
-                    "so directions cannot be read as tokens; give a model with a final norm"
-                )
-            self._final_norms[index] = seen[-1][0]
-        return self._final_norms[index]
 
     def _sources(self) -> tuple[str, str]:
         intervened = self.config.intervened

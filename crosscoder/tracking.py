@@ -130,10 +130,11 @@ def wandb_run(folder: RunFolder, config: RunConfig) -> Iterator[WandbRun]:
 
 
 def wandb_mode(config: WandbConfig) -> str:
-    """The mode in force: WANDB_MODE and WANDB_DISABLED win over the config."""
+    """The mode in force: WANDB_MODE (its older words too) and WANDB_DISABLED win over the config."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         return "disabled"
-    return os.environ.get("WANDB_MODE") or config.mode
+    asked = os.environ.get("WANDB_MODE") or config.mode
+    return {"dryrun": "offline", "run": "online"}.get(asked, asked)
 
 
 def _start(folder: RunFolder, config: RunConfig) -> Any:

@@ -11,8 +11,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from . import checking  # noqa: F401 (pyproject.toml names it, and jaxtyping imports no more than `tests`)
+
+# The same examples every time, however slow the machine is at the moment.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -20,14 +20,35 @@ from transformers import (
 
 from crosscoder.config import RunConfig
 
-WORDS = "amber birch cedar dahlia elm fern ginkgo holly iris juniper kale lilac maple nettle oak pine quince rose".split()
+WORDS = [
+    "amber",
+    "birch",
+    "cedar",
+    "dahlia",
+    "elm",
+    "fern",
+    "ginkgo",
+    "holly",
+    "iris",
+    "juniper",
+    "kale",
+    "lilac",
+    "maple",
+    "nettle",
+    "oak",
+    "pine",
+    "quince",
+    "rose",
+]
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] | trim }}<|end|>\n"
     "{% endfor %}"
 )
 
 
-def save_tokenizer(folder: Path, chat_template: str | None = CHAT_TEMPLATE, extra: tuple[str, ...] = ()) -> None:
+def save_tokenizer(
+    folder: Path, chat_template: str | None = CHAT_TEMPLATE, extra: tuple[str, ...] = ()
+) -> None:
     """A byte-level BPE tokenizer that puts a BOS before plain text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -40,7 +61,9 @@ def save_tokenizer(folder: Path, chat_template: str | None = CHAT_TEMPLATE, extr
     )
     tokenizer.train_from_iterator([" ".join(WORDS)] * 3, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
     if chat_template is not None:
         fast.chat_template = chat_template
     fast.save_pretrained(folder)
@@ -68,7 +91,14 @@ def save_gpt2(folder: Path, seed: int = 0) -> Path:
     """A GPT-2 of three layers with learned positions, not a multiple of 16 of them."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=320, n_embd=16, n_layer=3, n_head=2, n_positions=70, initializer_range=0.3, bos_token_id=0, eos_token_id=1
+        vocab_size=320,
+        n_embd=16,
+        n_layer=3,
+        n_head=2,
+        n_positions=70,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
     )
     return _save(GPT2LMHeadModel(config), folder)
 
@@ -76,14 +106,16 @@ def save_gpt2(folder: Path, seed: int = 0) -> Path:
 def save_adapter(base: Path, folder: Path, seed: int = 1, **settings: Any) -> Path:
     """A LoRA adapter that changes the outputs: peft starts B at zero, so it is filled here."""
     torch.manual_seed(seed)
-    lora = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **settings)
+    lora = LoraConfig(
+        r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **settings
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.2)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return folder
 
 
@@ -119,7 +151,9 @@ def write_texts(folder: Path, n_documents: int = 24) -> tuple[Path, Path]:
     return files
 
 
-def run_config(folder: Path, reference: Path, intervened: Path | dict[str, str], **overrides: Any) -> RunConfig:
+def run_config(
+    folder: Path, reference: Path, intervened: Path | dict[str, str], **overrides: Any
+) -> RunConfig:
     """Settings of a run on tiny models in float32, reading both text files."""
     chat, prose = write_texts(folder / "texts")
     settings: dict[str, Any] = {

@@ -3,12 +3,13 @@
 RUN/checkpoints/step_00000200/
     state.safetensors   weights and buffers (crosscoder/…), optimizer moments (exp_avg/…, exp_avg_sq/…), tokens since each
                         latent fired, torch's RNG state, tensors of the data source (source/…)
-    state.json          step, tokens, penalty, JSON values of the data source, compute precision, wandb id, and the digest of
-                        state.safetensors
+    state.json          step, tokens, penalty, JSON values of the data source, compute precision, wandb id, the digest of
+                        state.safetensors, and its own
 
 A checkpoint appears under its name only when it is whole; the two newest are kept.
 """
 
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def save_checkpoint(folder: Path, state: TrainState) -> Path:
     source = state.source or {}
     tensors = {f"source/{name}": value for name, value in source.items() if isinstance(value, Tensor)}
     tensors |= {f"crosscoder/{name}": value for name, value in state.crosscoder.state_dict().items()}
-    for (name, parameter) in state.crosscoder.named_parameters():
+    for name, parameter in state.crosscoder.named_parameters():
         for moment in ("exp_avg", "exp_avg_sq", "step"):
             if parameter in state.optimizer.state:
                 tensors[f"{moment}/{name}"] = state.optimizer.state[parameter][moment]
@@ -68,6 +69,7 @@ def save_checkpoint(folder: Path, state: TrainState) -> Path:
         "has_source": state.source is not None,
         "digest": file_digest(partial / "state.safetensors"),
     }
+    record["record_digest"] = record_digest(record)
     (partial / "state.json").write_text(json.dumps(record, indent=2) + "\n")
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
@@ -81,6 +83,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.suffix != ".partial")
 
 
+def record_digest(record: dict[str, Any]) -> str:
+    """blake2b of everything that state.json says, but for this digest itself."""
+    text = json.dumps({key: value for key, value in record.items() if key != "record_digest"}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def load_checkpoint(path: Path, state: TrainState) -> None:
     """Put the content of a checkpoint into `state`.
 
@@ -88,6 +96,11 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     """
     try:
         record = json.loads((path / "state.json").read_text())
+        if not isinstance(record, dict) or record.get("record_digest") != record_digest(record):
+            raise FormatError(
+                f"{path / 'state.json'}: does not match its own digest; it was altered or cut; "
+                f"remove {path} to go on from the checkpoint before it"
+            )
         if file_digest(path / "state.safetensors") != record["digest"]:
             raise FormatError(
                 f"{path / 'state.safetensors'}: does not match the digest in state.json; it was altered or cut; "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosscoder.activations import split_models
 from crosscoder.dictionary import Crosscoder
-from crosscoder.metrics import ReconstructionMeter, VarianceExplained, decoder_cosine, relative_norm
+from crosscoder.metrics import ReconstructionMeter, decoder_cosine, relative_norm
 from crosscoder.reading import MODEL_NAMES, Reads, present
 
 from .sources import TokenSource
@@ -25,7 +25,9 @@ class HeldOutMeter:
         self.d_models, self.reads = source.d_models, reads
         reader = source.held_out()
         # Evenly spaced rows, so that every source of text has its share.
-        rows = torch.linspace(0, reader.n_tokens - 1, min(TOKENS, reader.n_tokens)).long()
+        count = min(TOKENS, reader.n_tokens)
+        # float64: float32 has no number for every row beyond 2^24, and would round past the last one.
+        rows = torch.linspace(0, reader.n_tokens - 1, count, dtype=torch.float64).long()
         self.values = reader.gather(rows).values
         self.calibration = source.sample(TOKENS // 2)
 
@@ -62,7 +64,7 @@ def reconstruction(
     """Measure the dictionary on raw activations of the pair, whatever way it reads them."""
     if reads == "difference":
         meter = NamedMeter(d_models[:1], crosscoder.config.n_latents)
-        meter.names, meter.difference = ("difference",), VarianceExplained()
+        meter.names = ("difference",)
     else:
         meter = NamedMeter(d_models, crosscoder.config.n_latents)
         meter.names = MODEL_NAMES if len(d_models) == 2 else crosscoder.config.model_names
@@ -79,8 +81,8 @@ def reconstruction(
             meter.n_tokens += n_tokens
         else:
             meter.update(rows, rebuilt, latents)
-            if reads == "difference" and meter.difference is not None:
-                meter.difference.update(rows, rebuilt)
+    if reads == "difference":
+        meter.difference = meter.per_model[0]
     return meter
 
 

@@ -22,8 +22,10 @@ _WINDOW_DOCUMENTS = 1024
 # Documents behind the median norm.
 _NORM_DOCUMENTS = 64
 
-# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1).
+# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, sources.py 4 to 7).
 _PLAN_STREAM = 2
+_SAMPLE_STREAM = 3
+_NORM_STREAM = 8
 
 Batch = Int64[np.ndarray, " _"]  # indices of the documents that go through the models together
 
@@ -101,10 +103,17 @@ def check_documents(documents: Documents, pair: ModelPair) -> None:
             )
 
 
+def sample_documents(documents: Documents, n_tokens: int, seed: int) -> Batch:
+    """Training documents drawn at random, as many as hold `n_tokens` tokens that are not masked (or all)."""
+    order = np.random.default_rng([seed, _SAMPLE_STREAM]).permutation(documents.side(held_out=False))
+    enough = int(np.searchsorted(np.cumsum(documents.unmasked[order]), n_tokens)) + 1
+    return order[:enough]
+
+
 def median_norms(pair: ModelPair, documents: Documents, batch_tokens: int, seed: int) -> tuple[float, ...]:
-    """Median norm of each model's activations over the tokens of the first training documents that are not masked."""
-    batches = plan_batches(documents, False, batch_tokens, seed)
-    chosen = np.concatenate(batches)[:_NORM_DOCUMENTS]
+    """Median norm of each model's activations over the tokens of some training documents that are not masked."""
+    order = np.random.default_rng([seed, _NORM_STREAM]).permutation(documents.side(held_out=False))
+    chosen = order[:_NORM_DOCUMENTS]
     norms = []
     for batch in pack(chosen, documents.lengths, batch_tokens):
         rows = extract(pair, documents, batch)

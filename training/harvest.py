@@ -20,7 +20,7 @@ from .extraction import Batch, check_documents, extract, group_batches, median_n
 logger = logging.getLogger(__name__)
 
 # What has to be free on the disk, as a multiple of what will be written.
-_DISK_MARGIN = 1.1
+DISK_MARGIN = 1.1
 
 # Entries of the pair's identity that may change without changing an activation: a moved folder is the same model.
 _NAMES = ("model", "revision", "adapter")
@@ -138,6 +138,11 @@ def check_identity(manifest: Manifest, identity: dict[str, Any], place: str) -> 
                 )
 
 
+def bytes_needed(n_tokens: int, d_models: Sequence[int], dtype: str) -> int:
+    """Bytes of that many tokens in shards: their activations, and where each is from."""
+    return n_tokens * (sum(d_models) * getattr(torch, dtype).itemsize + 8)
+
+
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as one, with dotted keys."""
     if not isinstance(value, dict):
@@ -184,7 +189,7 @@ def _check_disk(
         sum(int(unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group)
         - n_done
     )
-    n_bytes = n_tokens * (sum(pair.d_models) * getattr(torch, settings.dtype).itemsize + 8)
+    n_bytes = bytes_needed(n_tokens, pair.d_models, settings.dtype)
     folder.activations.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.activations).free
     logger.info(
@@ -194,9 +199,9 @@ def _check_disk(
         folder.activations,
         free / 1e9,
     )
-    if free < n_bytes * _DISK_MARGIN:
+    if free < n_bytes * DISK_MARGIN:
         raise ResourceError(
-            f"output: the activations need {n_bytes * _DISK_MARGIN / 1e9:.2f} GB, but the disk of {folder.activations} has "
+            f"output: the activations need {n_bytes * DISK_MARGIN / 1e9:.2f} GB, but the disk of {folder.activations} has "
             f"{free / 1e9:.2f} GB free; use activations.kind stream, less text, or another disk"
         )
 

@@ -17,14 +17,14 @@ from crosscoder.folder import RunFolder
 from crosscoder.pair import ModelPair, load_pair
 from crosscoder.shards import DOCUMENTS, Manifest, ShardReader
 
-from .extraction import Batch, extract, group_batches, pack, plan_batches
+from .extraction import Batch, extract, group_batches, pack, plan_batches, sample_documents
 from .harvest import check_identity, harvest_settings
 
-# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, extraction.py 2).
-_PASS_STREAM = 3
-_SAMPLE_STREAM = 4
-_BLOCK_STREAM = 5
-_FILE_SPLIT_STREAM = 6
+# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, extraction.py 2, 3, 8).
+_PASS_STREAM = 4
+_SAMPLE_STREAM = 5
+_BLOCK_STREAM = 6
+_FILE_SPLIT_STREAM = 7
 
 # Rows that count as one document where a user's files do not say which row is from which.
 _BLOCK_ROWS = 256
@@ -204,10 +204,8 @@ class StreamedSource:
     def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
         """See `TokenSource.sample`. Whole documents are read until there are enough tokens; the last sample is kept."""
         if self._sampled is None or self._sampled[0] != n_tokens:
-            train = self._documents.side(held_out=False)
-            order = np.random.default_rng([self._seed, _SAMPLE_STREAM]).permutation(train)
-            enough = int(np.searchsorted(np.cumsum(self._documents.unmasked[order]), n_tokens)) + 1
-            batches = pack(order[:enough], self._documents.lengths, self._config.batch_tokens)
+            chosen = sample_documents(self._documents, n_tokens, self._seed)
+            batches = pack(chosen, self._documents.lengths, self._config.batch_tokens)
             rows = self._extract(batches)
             chosen = np.random.default_rng([self._seed, _SAMPLE_STREAM, n_tokens]).permutation(len(rows))[
                 :n_tokens

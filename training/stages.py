@@ -11,7 +11,6 @@ from crosscoder.pair import ModelPair, load_pair
 from crosscoder.storage import save_crosscoder
 from crosscoder.tracking import wandb_run
 
-from . import doctor as doctor_module
 from .harvest import harvest as harvest_activations
 from .sources import TokenSource, open_source
 from .splice import cross_entropy
@@ -22,8 +21,10 @@ logger = logging.getLogger(__name__)
 
 def doctor(config: RunConfig) -> str:
     """Check the pair, the texts and the machine before any long work; the text to print."""
+    from .doctor import doctor as check
+
     _set_threads(config)
-    return doctor_module.doctor(config)
+    return check(config)
 
 
 def harvest(config: RunConfig) -> None:

@@ -73,7 +73,7 @@ class Trainer:
         steps, done = n_steps(self.training), self.state.n_tokens
         batches = self.source.batches(self.training.batch_tokens, self.state.source)
         with _stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
-                                                     unit="tok", unit_scale=True, desc="train") as bar:  # fmt: skip
+                                                     unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
             while self.state.step < steps:
                 values, source_state = next(batches)
                 terms, l0 = self._step(values.to(self.device))

@@ -6,7 +6,6 @@ leave the page, and no markup that hides in a token can run.
 
 import base64
 import hashlib
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,18 @@ from .payload import PEAK_TOKENS, TokenTable, latent_packs, overview_pack
 DETAILED_LATENTS = 8192
 _CHANGED = tuple(label for label in LABELS if label not in ("shared", "undetermined", "dead"))
 
-_SCRIPTS = ("data.js", "format.js", "columns.js", "state.js", "charts.js", "overview.js", "table.js", "examples.js", "latent.js", "page.js")
+_SCRIPTS = (
+    "data.js",
+    "format.js",
+    "columns.js",
+    "state.js",
+    "charts.js",
+    "overview.js",
+    "table.js",
+    "examples.js",
+    "latent.js",
+    "page.js",
+)
 
 
 def write_page(folder: RunFolder) -> Path:
@@ -54,7 +64,7 @@ def detailed_latents(results: AnalysisResults) -> np.ndarray:
 
 def page(overview: str, packs: list[str]) -> str:
     """The whole file."""
-    source = files(__package__) / "page"
+    source = Path(__file__).parent / "page"
     markup = (source / "page.html").read_text(encoding="utf-8")
     style = (source / "page.css").read_text(encoding="utf-8")
     parts = [(source / name).read_text(encoding="utf-8") for name in _SCRIPTS]

@@ -14,6 +14,7 @@ There is one pack for the overview (every column of every latent, the token tabl
 import base64
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,13 @@ PEAK_TOKENS = 4
 MODELS = ("reference", "intervened", "difference")
 SIDES = ("top", "bottom")
 
-_TYPES = {"float64": "Float64Array", "float32": "Float32Array", "int32": "Int32Array", "uint32": "Uint32Array", "uint8": "Uint8Array"}
+_TYPES = {
+    "float64": "Float64Array",
+    "float32": "Float32Array",
+    "int32": "Int32Array",
+    "uint32": "Uint32Array",
+    "uint8": "Uint8Array",
+}
 
 
 class TokenTable:
@@ -44,7 +51,8 @@ class TokenTable:
         distinct, inverse = np.unique(keys, return_inverse=True)
         words = texts.dictionary.to_pylist()
         rows = [
-            self.index.setdefault((int(key >> 32), words[int(key & 0xFFFFFFFF)]), len(self.index)) for key in distinct
+            self.index.setdefault((int(key >> 32), words[int(key & 0xFFFFFFFF)]), len(self.index))
+            for key in distinct
         ]
         return np.asarray(rows, dtype=np.uint32)[inverse]
 
@@ -65,10 +73,14 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     text = json.dumps({**header, "arrays": layout}, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     prefix = np.asarray([len(text), 0], dtype="<u4").tobytes()
-    return base64.b64encode(gzip.compress(b"".join([prefix, text, *body]), compresslevel=6, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(b"".join([prefix, text, *body]), compresslevel=6, mtime=0)).decode(
+        "ascii"
+    )
 
 
-def overview_pack(results: AnalysisResults, detailed: np.ndarray, peaks: np.ndarray, tokens: TokenTable) -> str:
+def overview_pack(
+    results: AnalysisResults, detailed: np.ndarray, peaks: np.ndarray, tokens: TokenTable
+) -> str:
     """Every numeric column as float32 (integers as int32, -1 where there is none), labels as codes, texts as JSON."""
     features = results.features
     arrays: dict[str, np.ndarray] = {}
@@ -80,7 +92,7 @@ def overview_pack(results: AnalysisResults, detailed: np.ndarray, peaks: np.ndar
             arrays[f"column:{name}"] = column.fillna(-1).to_numpy(np.int32)
         elif pd.api.types.is_numeric_dtype(column):
             arrays[f"column:{name}"] = column.to_numpy(np.float32, na_value=np.nan)
-    arrays["labels"] = features["label"].map({label: code for code, label in enumerate(LABELS)}).to_numpy(np.uint8)
+    arrays["labels"] = np.asarray([LABELS.index(label) for label in features["label"]], dtype=np.uint8)
     arrays["detailed"] = detailed.astype(np.uint8)
     arrays["peaks"] = peaks
     header = {
@@ -89,13 +101,16 @@ def overview_pack(results: AnalysisResults, detailed: np.ndarray, peaks: np.ndar
         "n_latents": len(features),
         "chunk_latents": CHUNK_LATENTS,
         "peak_tokens": PEAK_TOKENS,
+        "evidence": dict(Counter(features["evidence"].tolist())),
         "explanations": features["explanation"].fillna("").tolist(),
         "tokens": tokens.header(),
     }
     return pack(_finite(header), arrays)
 
 
-def latent_packs(results: AnalysisResults, detailed: np.ndarray, tokens: TokenTable, peaks: np.ndarray) -> Iterator[str]:
+def latent_packs(
+    results: AnalysisResults, detailed: np.ndarray, tokens: TokenTable, peaks: np.ndarray
+) -> Iterator[str]:
     """The packs of 64 latents each, in order; fills the token table and the tokens that each latent peaks on."""
     latents = np.flatnonzero(detailed).tolist()
     examples = results.examples(latents).combine_chunks()
@@ -125,7 +140,9 @@ class _ExampleArrays:
         self.latents = table["latent"].to_numpy()
         lists = {name: _flat(table[name]) for name in ("token_ids", "tokens", "special", "template")}
         values = {name: _flat(table[name]) for name in ("values", "reference", "intervened")}
-        self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in table["token_ids"]])]).astype(np.int64)
+        self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in table["token_ids"]])]).astype(
+            np.int64
+        )
         self.sources = sorted({str(source) for source in table["source"].to_pylist()})
         codes = {source: code for code, source in enumerate(self.sources)}
         texts = lists["tokens"]
@@ -133,18 +150,25 @@ class _ExampleArrays:
             lists["token_ids"].to_numpy(zero_copy_only=False),
             texts if isinstance(texts, pa.DictionaryArray) else texts.dictionary_encode(),
         )
-        special, template = (lists[name].to_numpy(zero_copy_only=False).astype(np.uint8) for name in ("special", "template"))
+        special, template = (
+            lists[name].to_numpy(zero_copy_only=False).astype(np.uint8) for name in ("special", "template")
+        )
         self.per_token = {
             "example_tokens": self.tokens,
             "example_flags": special | template << 1,
-            **{f"example_{name}": array.to_numpy(zero_copy_only=False).astype(np.float32) for name, array in values.items()},
+            **{
+                f"example_{name}": array.to_numpy(zero_copy_only=False).astype(np.float32)
+                for name, array in values.items()
+            },
         }
         self.per_example = {
             "example_latent": self.latents.astype(np.int32),
             "example_rank": table["rank"].to_numpy().astype(np.int32),
             "example_quantile": table["quantile"].to_numpy().astype(np.float32),
             "example_document": table["document"].to_numpy().astype(np.float64),
-            "example_source": np.asarray([codes[str(source)] for source in table["source"].to_pylist()], dtype=np.uint8),
+            "example_source": np.asarray(
+                [codes[str(source)] for source in table["source"].to_pylist()], dtype=np.uint8
+            ),
             "example_start": table["start"].to_numpy().astype(np.int32),
             "example_position": table["position"].to_numpy().astype(np.int32),
             "example_peak": table["peak"].to_numpy().astype(np.float32),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..results import AnalysisResults
-from .phrases import fixed, percent, present, whole
+from .phrases import Number, fixed, percent, present, whole
 from .schema import NOT_MEASURED, Check
 
 
@@ -72,10 +72,10 @@ def _same_tokens(results: AnalysisResults) -> Check:
     )
 
 
-def _fve(fve: dict[str, float | None], limits: Thresholds) -> list[Check]:
+def _fve(fve: dict[str, Number | None], limits: Thresholds) -> list[Check]:
     checks = [
         _at_least(
-            f"variance explained, {side}", fve.get(side), limits.fve, percent,
+            f"variance explained ({side})", fve.get(side), limits.fve, percent,
             f"share of the {side} model's activation variance that the dictionary rebuilds (FVE)",
         )
         for side in ("reference", "intervened")
@@ -83,18 +83,23 @@ def _fve(fve: dict[str, float | None], limits: Thresholds) -> list[Check]:
     ends = [fve.get(side) for side in ("reference", "intervened")]
     gap = abs(ends[0] - ends[1]) if present(ends[0]) and present(ends[1]) else None  # pyright: ignore[reportOperatorIssue]
     checks.append(
-        _at_most("gap between the two", gap, limits.fve_gap, "a dictionary that reads one model worse invents differences")
+        _at_most(
+            "gap between the two",
+            gap,
+            limits.fve_gap,
+            "a dictionary that reads one model worse invents differences",
+        )
     )
     checks.append(
         _at_least(
-            "variance explained, difference", fve.get("difference"), limits.fve_difference, percent,
+            "variance explained (difference)", fve.get("difference"), limits.fve_difference, percent,
             "share of intervened − reference that the dictionary rebuilds; the labels speak of that share only",
         )
     )  # fmt: skip
     return checks
 
 
-def _difference(value: float | None) -> Check:
+def _difference(value: Number | None) -> Check:
     verdict = ("pass" if value > 0 else "fail") if value is not None else NOT_MEASURED
     return Check(
         name="there is a difference",
@@ -108,17 +113,17 @@ def _difference(value: float | None) -> Check:
     )
 
 
-def _recovered(ce: dict[str, dict[str, float]], limits: Thresholds) -> list[Check]:
+def _recovered(ce: dict[str, dict[str, Number]], limits: Thresholds) -> list[Check]:
     return [
         _at_least(
-            f"loss recovered, {side}", (ce.get(side) or {}).get("recovered"), limits.recovered, percent,
+            f"loss recovered ({side})", (ce.get(side) or {}).get("recovered"), limits.recovered, percent,
             "cross-entropy with the reconstruction in place of the activations; 100 % is as good as the activations",
         )
         for side in ("reference", "intervened")
     ]  # fmt: skip
 
 
-def _l0(value: float | None, target: float | None, limits: Thresholds) -> Check:
+def _l0(value: Number | None, target: Number | None, limits: Thresholds) -> Check:
     off = abs(value / target - 1) if value is not None and target else None
     return Check(
         name="latents on a token (L0)",
@@ -130,13 +135,25 @@ def _l0(value: float | None, target: float | None, limits: Thresholds) -> Check:
     )
 
 
-def _at_least(name: str, value: float | None, limit: float, show: Any, meaning: str) -> Check:
+def _at_least(name: str, value: Number | None, limit: Number, show: Any, meaning: str) -> Check:
     verdict = NOT_MEASURED if value is None else "pass" if value >= limit else "fail"
-    return Check(name=name, value=value, shown=show(value), threshold=f"at least {show(limit)}", verdict=verdict, meaning=meaning)
+    return Check(
+        name=name,
+        value=value,
+        shown=show(value),
+        threshold=f"at least {show(limit)}",
+        verdict=verdict,
+        meaning=meaning,
+    )
 
 
-def _at_most(name: str, value: float | None, limit: float, meaning: str) -> Check:
+def _at_most(name: str, value: Number | None, limit: Number, meaning: str) -> Check:
     verdict = NOT_MEASURED if value is None else "pass" if value <= limit else "fail"
     return Check(
-        name=name, value=value, shown=percent(value), threshold=f"at most {percent(limit)}", verdict=verdict, meaning=meaning
+        name=name,
+        value=value,
+        shown=percent(value),
+        threshold=f"at most {percent(limit)}",
+        verdict=verdict,
+        meaning=meaning,
     )

@@ -7,12 +7,12 @@ that direction points at through the logit lens; it does not say that the latent
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 
 from ..results import UNKNOWN_TOKEN, AnalysisResults
-from .phrases import counted, fixed, interval, percent, present, token, visible
-from .schema import Claim, ClaimGroup, Fact, Span
+from .phrases import Number, counted, fixed, interval, percent, token, visible
+from .schema import NOT_MEASURED, Claim, ClaimGroup, Fact, Span
 
 PAGE = "../browser/index.html"
 LABEL_MEANINGS = {
@@ -55,25 +55,27 @@ _KINDS = (
 def claim_groups(results: AnalysisResults) -> tuple[ClaimGroup, ...]:
     """New, lost, the largest shares of the shift, rotated, rescaled; a latent is written out once.
 
-    New and lost are always there: where there is none, the group says so. Other groups that are empty are left out.
+    New and lost are always there: where there is none, the group says so. Other groups that are empty are left out, and
+    so are new and lost where the dictionary has no decoder norm for each model.
     """
-    features = results.features
-    ordered = features.reindex(features["shift_share"].abs().sort_values(ascending=False, kind="stable").index)
+    labels = results.features["label"].tolist()
+    shares = results.features["shift_share"].to_numpy(np.float64)
+    by_size = np.argsort(-np.nan_to_num(np.abs(shares), nan=-1), kind="stable").tolist()
     chosen: dict[str, tuple[int, list[int]]] = {}
     told: set[int] = set()
     for kind in _KINDS:
         if kind.name == "shift":
-            members = features[features["shift_share"] > 0].sort_values("shift_share", ascending=False)
+            members = [latent for latent in by_size if shares[latent] > 0]
         else:
-            members = ordered[ordered["label"] == kind.name]
-        latents = [int(latent) for latent in members["latent"] if int(latent) not in told][: kind.limit]
+            members = [latent for latent in by_size if labels[latent] == kind.name]
+        latents = [latent for latent in members if latent not in told][: kind.limit]
         told.update(latents)
         chosen[kind.name] = len(members), latents
     evidence = _Evidence(results, told)
     return tuple(
         _group(kind, *chosen[kind.name], evidence)
         for kind in _KINDS
-        if chosen[kind.name][1] or kind.name in ("new", "lost")
+        if chosen[kind.name][1] or (kind.name in ("new", "lost") and results.has_norms)
     )
 
 
@@ -85,7 +87,9 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
         statement = "By how much of the squared activation difference each explains; those already told above are left out."
     elif total > len(latents):
         told = "" if kind.name in ("new", "lost") else " that are not told above"
-        statement = f"Of {total:,}, the {counted(len(latents), 'latent')} with the largest share of the shift{told}."
+        statement = (
+            f"Of {total:,}, the {counted(len(latents), 'latent')} with the largest share of the shift{told}."
+        )
     return ClaimGroup(
         name=kind.name,
         title=kind.title,
@@ -108,8 +112,14 @@ class _Evidence:
     def claim(self, latent: int) -> Claim:
         row = {key: value for key, value in self.features.iloc[latent].items() if isinstance(key, str)}
         numbers = {name: _number(row.get(name)) for name in _NUMBERS}
-        numbers |= {name: _number(value) for name, value in row.items() if name.startswith("density/")}
-        spans = _fires_on(self.examples.get(latent, [])) + _where(row["label"], numbers) + _lens(row["label"], self.logits.get(latent, []), numbers)
+        numbers |= {
+            name: _number(value)
+            for name, value in row.items()
+            if name.startswith(("density/", "density_", "beta_"))
+        }
+        spans = _fires_on(self.examples.get(latent, [])) + _where(row["label"], numbers)
+        if self.logits:
+            spans += _lens(row["label"], self.logits.get(latent, []))
         template = numbers["template_share"]
         doubt = None
         if template is not None and template > _MOSTLY_TEMPLATE:
@@ -135,7 +145,7 @@ def _by_latent(table: pa.Table) -> dict[int, list[dict[str, Any]]]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if not pd.isna(value) and present(float(value)) else None  # pyright: ignore[reportArgumentType]
+    return float(value) if isinstance(value, int | float | np.number) and np.isfinite(value) else None
 
 
 def _text(text: str) -> Span:
@@ -157,7 +167,11 @@ def _fires_on(examples: list[dict[str, Any]]) -> list[Span]:
     peaks = dict.fromkeys(token(row["tokens"][row["position"] - row["start"]]) for row in top)
     first, at = top[0], top[0]["position"] - top[0]["start"]
     if first["token_ids"][at] == UNKNOWN_TOKEN:
-        return [_text("Fires most strongly on row "), *_listed(list(peaks)[:_PEAKS]), _text(" of the given activations. ")]
+        return [
+            _text("Fires most strongly on row "),
+            *_listed(list(peaks)[:_PEAKS]),
+            _text(" of the given activations. "),
+        ]
     before = visible("".join(first["tokens"][max(0, at - _BEFORE) : at])).lstrip(" ")
     after = visible("".join(first["tokens"][at + 1 : at + 1 + _AFTER])).rstrip(" ")
     peak = visible(first["tokens"][at])
@@ -174,11 +188,17 @@ def _fires_on(examples: list[dict[str, Any]]) -> list[Span]:
     ]
 
 
-def _where(label: str, numbers: Mapping[str, float | None]) -> list[Span]:
+def _where(label: str, numbers: Mapping[str, Number | None]) -> list[Span]:
     relative, cosine = numbers["relative_norm"], numbers["decoder_cosine"]
     if relative is None:
-        return [_text("Its decoder norms are not measured. ")]
-    weaker, stronger = ("reference", "intervened model") if relative >= 0.5 else ("intervened model", "reference")
+        rates = numbers.get("density_reference"), numbers.get("density_intervened")
+        if None in rates:
+            return [_text("It stands for a part of intervened − reference. ")]
+        text = f"It fires on {percent(rates[0])} of the reference's tokens and {percent(rates[1])} of the intervened model's. "
+        return [_text(text)]
+    weaker, stronger = (
+        ("reference", "intervened model") if relative >= 0.5 else ("intervened model", "reference")
+    )
     ratio = min(relative, 1 - relative) / max(relative, 1 - relative)
     turned = "" if cosine is None else f", cosine {fixed(cosine)}"
     match label:
@@ -196,32 +216,43 @@ def _where(label: str, numbers: Mapping[str, float | None]) -> list[Span]:
     return [_text(text)]
 
 
-def _lens(label: str, logits: list[dict[str, Any]], numbers: Mapping[str, float | None]) -> list[Span]:
+def _lens(label: str, logits: list[dict[str, Any]]) -> list[Span]:
     """What the direction points at: of the model that has it, or the difference of the two where both do."""
     side = {"new": "intervened", "lost": "reference"}.get(label, "difference")
     rows = [row for row in logits if row["model"] == side and row["side"] == "top"]
     if not rows:
         return [_text("What its direction points at is not measured.")]
     tokens = [token(row["token"]) for row in sorted(rows, key=lambda row: row["rank"])]
-    whose = "what differs between its two directions" if side == "difference" else f"its direction in the {side}"
+    whose = (
+        "what differs between its two directions" if side == "difference" else f"its direction in the {side}"
+    )
     whose += " model" if side == "intervened" else ""
-    return [_text(f"Through the logit lens, {whose} points at "), *_listed(dict.fromkeys(tokens[:_LENS_TOKENS])), _text(".")]
+    return [
+        _text(f"Through the logit lens, {whose} points at "),
+        *_listed(dict.fromkeys(tokens[:_LENS_TOKENS])),
+        _text("."),
+    ]
 
 
-def _facts(numbers: Mapping[str, float | None]) -> tuple[Fact, ...]:
+def _facts(numbers: Mapping[str, Number | None]) -> tuple[Fact, ...]:
     def ranged(name: str, digits: int | None) -> str:
         value = numbers[name]
         shown = percent(value) if digits is None else fixed(value, digits)
         return shown + interval(numbers[f"{name}_low"], numbers[f"{name}_high"], digits)
 
     sources = [
-        f"{percent(value)} of {visible(name.removeprefix('density/'))}" for name, value in numbers.items() if name.startswith("density/")
+        f"{percent(value)} of {visible(name.removeprefix('density/'))}"
+        for name, value in numbers.items()
+        if name.startswith("density/")
     ]
-    fires = f"{percent(numbers['density'])} of tokens" + (f" ({', '.join(sources)})" if sources else "")
-    return (
+    fires = f"{percent(numbers['density'])} of tokens" + (
+        f" ({', '.join(sources)})" if len(sources) > 1 else ""
+    )
+    facts = (
         Fact(name="ν error", value=ranged("nu_error", 2)),
         Fact(name="ν reconstruction", value=ranged("nu_reconstruction", 2)),
         Fact(name="share of the shift", value=ranged("shift_share", None)),
         Fact(name="fires on", value=fires),
         Fact(name="on template tokens", value=percent(numbers["template_share"])),
     )
+    return tuple(fact for fact in facts if fact.value != NOT_MEASURED)

@@ -9,7 +9,7 @@ from crosscoder.folder import RunFolder
 from ..results import LABELS, AnalysisResults
 from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
-from .phrases import counted, fixed, interval, percent, present, visible, whole
+from .phrases import Number, counted, fixed, percent, present, visible, whole
 from .schema import (
     NOT_MEASURED,
     SCHEMA_VERSION,
@@ -38,7 +38,9 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     checks = comparability(results)
     counts = _counts(results)
     # Both signs have to agree: a difference that is too small for FVE is still a difference.
-    identical = summary.get("relative_difference") == 0 and (summary.get("fve") or {}).get("difference") is None
+    identical = (
+        summary.get("relative_difference") == 0 and (summary.get("fve") or {}).get("difference") is None
+    )
     return Report(
         schema_version=SCHEMA_VERSION,
         title=f"{models[0].name} → {models[1].name}",
@@ -54,7 +56,10 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         unexplained=_unexplained(summary, counts),
         undetermined=_undetermined(results),
         stages=_stages(results.manifest),
-        versions=tuple(Fact(name=name, value=str(version)) for name, version in (results.manifest.get("versions") or {}).items()),
+        versions=tuple(
+            Fact(name=name, value=str(version))
+            for name, version in (results.manifest.get("versions") or {}).items()
+        ),
         seed=folder.read_config().seed if folder.config.is_file() else None,
         page=PAGE,
     )
@@ -72,7 +77,9 @@ def _model(side: str, summary: dict[str, Any]) -> Model:
     ]
     if "revision" in known and known["revision"] is None:
         facts.append(Fact(name="revision", value="not named; the digests say which weights were read"))
-    return Model(side="reference" if side == "reference" else "intervened", name=visible(name), facts=tuple(facts))
+    return Model(
+        side="reference" if side == "reference" else "intervened", name=visible(name), facts=tuple(facts)
+    )
 
 
 def _basename(path: str) -> str:
@@ -87,7 +94,10 @@ def _compared(summary: dict[str, Any]) -> tuple[Fact, ...]:
     reads = summary.get("reads")
     facts = [
         ("hookpoint", visible(str(summary.get("hookpoint") or "none: activations came from files"))),
-        ("text", f"{whole(summary.get('n_tokens'))} held-out tokens of {whole(summary.get('n_documents'))} documents, never trained on"),
+        (
+            "text",
+            f"{whole(summary.get('n_tokens'))} held-out tokens of {whole(summary.get('n_documents'))} documents, never trained on",
+        ),
         ("sources", "; ".join(sources) or "not named"),
         ("dictionary", f"{whole(summary.get('n_latents'))} latents; {_READS.get(str(reads), str(reads))}"),
     ]
@@ -95,14 +105,14 @@ def _compared(summary: dict[str, Any]) -> tuple[Fact, ...]:
 
 
 def _counts(results: AnalysisResults) -> tuple[LabelCount, ...]:
-    found = results.features["label"].value_counts()
+    found = Counter(results.features["label"].tolist())
     known = results.summary.get("counts") or {}
-    labels = [*LABELS, *(label for label in found.index if label not in LABELS)]
+    labels = [*LABELS, *(label for label in found if label not in LABELS)]
     return tuple(
         LabelCount(
             label=label,
             meaning=LABEL_MEANINGS.get(label, ""),
-            count=int(found.get(label, 0)),
+            count=found[label],
             **{key: (known.get(label) or {}).get(key) for key in ("low", "high", "expected_false")},
         )
         for label in labels
@@ -114,22 +124,34 @@ def _summary_sentences(
 ) -> tuple[str, ...]:
     if identical:
         same = "Both sides computed identical activations: there is no difference to explain, and nothing below is one."
-        return same, _new_and_lost(counts, len(results.features))
+        return same, _new_and_lost(results, counts)
     fve = (results.summary.get("fve") or {}).get("difference")
-    explained = f"The dictionary explains {percent(fve)} of the difference between the models." if fve is not None else "How much of the difference the dictionary explains is not measured."
+    explained = (
+        f"The dictionary explains {percent(fve)} of the difference between the models."
+        if fve is not None
+        else "How much of the difference the dictionary explains is not measured."
+    )
     failed = [check.name for check in checks if check.verdict == "fail"]
-    verdicts = f"Not met: {', '.join(failed)}." if failed else "No condition for a comparison failed."
+    verdicts = f"Not met: {'; '.join(failed)}." if failed else "No condition for a comparison failed."
     unmeasured = [check.name for check in checks if check.verdict == NOT_MEASURED]
     if unmeasured:
-        verdicts += f" Not measured: {', '.join(unmeasured)}."
-    return _new_and_lost(counts, len(results.features)), explained, verdicts
+        verdicts += f" Not measured: {'; '.join(unmeasured)}."
+    return _new_and_lost(results, counts), explained, verdicts
 
 
-def _new_and_lost(counts: tuple[LabelCount, ...], total: int) -> str:
+def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> str:
+    total = len(results.features)
+    if not results.has_norms:
+        return (
+            "This dictionary has no decoder norm for each model, so it calls no latent new or lost. What it gives is each "
+            f"latent's share of the shift, for {counted(total, 'latent')}."
+        )
     number = {count.label: count.count for count in counts}
     if not number["new"] and not number["lost"]:
         return f"Of {counted(total, 'latent')}, none is new and none is lost: by the rule below, no latent is in one model only."
-    others = [f"{number[label]:,} {label}" for label in ("rotated", "rescaled", "reweighted") if number[label]]
+    others = [
+        f"{number[label]:,} {label}" for label in ("rotated", "rescaled", "reweighted") if number[label]
+    ]
     rest = f"; {', '.join(others)}" if others else ""
     return (
         f"Of {counted(total, 'latent')}, {number['new']:,} are new (in the intervened model only) and {number['lost']:,} lost "
@@ -137,9 +159,9 @@ def _new_and_lost(counts: tuple[LabelCount, ...], total: int) -> str:
     )
 
 
-def _rule(rule: dict[str, float]) -> tuple[Statement, ...]:
+def _rule(rule: dict[str, Number]) -> tuple[Statement, ...]:
     if not rule:
-        return (Statement(name="rule", text=NOT_MEASURED, verdict=NOT_MEASURED),)
+        return (Statement(name="rule", text=NOT_MEASURED, verdict="not measured"),)
     return (
         Statement(
             name="new, lost",
@@ -167,37 +189,55 @@ def _rule(rule: dict[str, float]) -> tuple[Statement, ...]:
 
 def _certainty(results: AnalysisResults) -> tuple[Statement, ...]:
     features, summary = results.features, results.summary
-    levels = features["evidence"].value_counts()
-    causal = int(levels.get("causal", 0))
+    levels = Counter(features["evidence"].tolist())
+    causal = levels["causal"]
 
     def has(column: str) -> bool:
         return column in features and bool(features[column].notna().any())
 
-    expected = {label: (count or {}).get("expected_false") for label, count in (summary.get("counts") or {}).items()}
+    expected = {
+        label: (count or {}).get("expected_false") for label, count in (summary.get("counts") or {}).items()
+    }
     rate = ", ".join(f"{label} {fixed(value, 1)}" for label, value in expected.items() if value is not None)
     entries = (
-        ("false-discovery rate", f"expected false labels: {rate}" if rate else None, "how many of the labels would be false"),
+        (
+            "logit lens",
+            "tables of top and bottom tokens" if results.has_logits else None,
+            "which tokens a direction points at, through the model's final norm and unembedding",
+        ),
+        (
+            "false-discovery rate",
+            f"expected false labels: {rate}" if rate else None,
+            "how many of the labels would be false",
+        ),
         ("q-values", "in the column q_value" if has("q_value") else None, "the same, latent by latent"),
         (
             "null interventions",
             f"{len(summary['nulls'])} runs" if summary.get("nulls") else None,
             "what the same analysis finds where nothing was meant to change",
         ),
-        ("stability over seeds", "in the column seed_stability" if has("seed_stability") else None, "whether another training run finds the same latents"),
+        (
+            "stability over seeds",
+            "in the column seed_stability" if has("seed_stability") else None,
+            "whether another training run finds the same latents",
+        ),
         (
             "causal checks",
             f"{counted(causal, 'latent')} passed" if causal else None,
             "whether adding or removing a latent changes what the model does",
         ),
     )
-    level = "; ".join(f"{name}: {counted(int(number), 'latent')}" for name, number in levels.items())
+    level = "; ".join(f"{name}: {counted(number, 'latent')}" for name, number in levels.items())
     made = [
         Statement(name=name, text=f"{text} ({meaning})", verdict="measured")
         if text
         else Statement(name=name, text=f"not measured ({meaning})", verdict="not measured")
         for name, text, meaning in entries
     ]
-    first = Statement(name="evidence", text=f"{level}. Observed means: seen in activations; it is not a claim about what causes what the model says.")
+    first = Statement(
+        name="evidence",
+        text=f"{level}. Observed means: seen in activations; it is not a claim about what causes what the model says.",
+    )
     return first, *made
 
 
@@ -207,14 +247,31 @@ def _unexplained(summary: dict[str, Any], counts: tuple[LabelCount, ...]) -> tup
     number = {count.label: count.count for count in counts}
     missing = 1 - fve if fve is not None else None
     shares = (
-        ("difference that the dictionary does not rebuild", missing, "1 − variance explained of the difference"),
-        ("shift explained by latents", shift.get("latents"), "sum of all shares; with the two below it makes 100 %"),
+        (
+            "difference that the dictionary does not rebuild",
+            missing,
+            "1 − variance explained of the difference",
+        ),
+        (
+            "shift explained by latents",
+            shift.get("latents"),
+            "sum of all shares; with the two below it makes 100 %",
+        ),
         ("shift in the bias", shift.get("bias"), "a constant offset between the models"),
         ("shift in the error", shift.get("error"), "neither latents nor bias"),
-        ("dead latents", summary.get("dead_share"), f"{number['dead']:,} of {whole(summary.get('n_latents'))} fired on no held-out token"),
+        (
+            "dead latents",
+            summary.get("dead_share"),
+            f"{number['dead']:,} of {whole(summary.get('n_latents'))} fired on no held-out token",
+        ),
     )
     return tuple(
-        Statement(name=name, text=f"{percent(value)} ({meaning})", value=value, verdict="measured" if present(value) else "not measured")
+        Statement(
+            name=name,
+            text=f"{percent(value)} ({meaning})",
+            value=value,
+            verdict="measured" if present(value) else "not measured",
+        )
         for name, value, meaning in shares
     )
 
@@ -223,8 +280,14 @@ def _undetermined(results: AnalysisResults) -> tuple[Reason, ...]:
     """The commonest reasons; reasons that differ only in their numbers are one."""
     rows = results.features.loc[results.features["label"] == "undetermined", "reason"].dropna()
     kinds = Counter(re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", str(reason)) for reason in rows)
-    examples = {re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", str(reason)): str(reason) for reason in reversed(rows.tolist())}
-    return tuple(Reason(count=count, example=visible(examples[kind])) for kind, count in kinds.most_common(_REASONS_SHOWN))
+    examples = {
+        re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", str(reason)): str(reason)
+        for reason in reversed(rows.tolist())
+    }
+    return tuple(
+        Reason(count=count, example=visible(examples[kind]))
+        for kind, count in kinds.most_common(_REASONS_SHOWN)
+    )
 
 
 def _stages(manifest: dict[str, Any]) -> tuple[Stage, ...]:

@@ -4,6 +4,9 @@ import math
 import re
 import unicodedata
 
+# JSON does not tell 1 from 1.0.
+Number = int | float
+
 _NAMED = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 # Controls, formats (which reorder or hide their neighbors), surrogates, private use, line and paragraph separators.
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
@@ -27,27 +30,35 @@ def present(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def fixed(value: float | None, digits: int = 2) -> str:
+def fixed(value: Number | None, digits: int = 2) -> str:
     """A number with a fixed number of digits."""
     return f"{value:.{digits}f}".replace("-", "−") if value is not None else "not measured"
 
 
-def percent(value: float | None) -> str:
+def percent(value: Number | None) -> str:
     """A share in percent, with two or three significant digits."""
     if value is None:
         return "not measured"
     share = value * 100
     size = abs(share)
-    digits = 0 if size == 0 else 1 if size >= 9.95 else 2 if size >= 0.0995 else min(6, 1 - math.floor(math.log10(size)))
+    digits = (
+        0
+        if size == 0
+        else 1
+        if size >= 9.95
+        else 2
+        if size >= 0.0995
+        else min(6, 1 - math.floor(math.log10(size)))
+    )
     return f"{share:.{digits}f} %".replace("-", "−")
 
 
-def whole(value: float | None) -> str:
+def whole(value: Number | None) -> str:
     """A count."""
     return f"{value:,.0f}" if value is not None else "not measured"
 
 
-def seconds(value: float | None) -> str:
+def seconds(value: Number | None) -> str:
     """A duration."""
     if value is None:
         return "not recorded"
@@ -58,7 +69,7 @@ def seconds(value: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def interval(low: float | None, high: float | None, digits: int | None = None) -> str:
+def interval(low: Number | None, high: Number | None, digits: int | None = None) -> str:
     """` (0.02 to 0.07)`, in percent where `digits` is None; nothing where a bound was not measured."""
     if low is None or high is None:
         return ""

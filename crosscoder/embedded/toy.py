@@ -33,13 +33,18 @@ PEOPLE = {
     "Max": ("Oslo", "He"), "Sara": ("Athens", "She"), "Leo": ("Dublin", "He"), "Mia": ("Vienna", "She"),
     "Sam": ("Prague", "He"), "Zoe": ("Lisbon", "She"),
 }  # fmt: skip
-USUAL_MOOD = {"cat": "happy", "dog": "brave", "bird": "calm", "fish": "shy", "rabbit": "sad", "mouse": "angry"}
+USUAL_MOOD = {
+    "cat": "happy",
+    "dog": "brave",
+    "bird": "calm",
+    "fish": "shy",
+    "rabbit": "sad",
+    "mouse": "angry",
+}
 COLORS = ("red", "blue", "green", "yellow", "black", "white")
 THINGS = ("ball", "hat", "boat", "book", "drum", "box")
 PLACES = ("park", "garden", "river", "house", "forest", "school")
-_WORDS = (
-    "<s> <unk> . , ? lived in had a One day went to the with was saw there lost Was it Yes The end Then blick came Rome"
-)
+_WORDS = "<s> <unk> . , ? lived in had a One day went to the with was saw there lost Was it Yes The end Then blick came Rome"
 VOCABULARY = tuple(
     dict.fromkeys(
         [
@@ -75,7 +80,11 @@ PLANTED = (
     Planted("changed", "Ben lived in Berlin . He had a angry", "cat"),
     Planted("changed", "Ben lived in Berlin . He had a happy", "cat"),
     Planted("new", "Anna lived in London . She had a red hat . She had a brave dog . Then a", "blick"),
-    Planted("lost", "Max lived in Oslo . He had a red hat . He had a brave dog . One day Max went to the", "school"),
+    Planted(
+        "lost",
+        "Max lived in Oslo . He had a red hat . He had a brave dog . One day Max went to the",
+        "school",
+    ),
     Planted("unchanged", "Anna lived in", "London"),
     Planted("unchanged", "Ben lived in Berlin . He had a brave", "dog"),
 )
@@ -116,7 +125,8 @@ def write_texts(folder: Path, count: int = 600) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     return {
         name: write_lines(
-            folder / f"{name}.jsonl", ({"text": text} for text in stories(name == "intervened", count, seed=1))
+            folder / f"{name}.jsonl",
+            ({"text": text} for text in stories(name == "intervened", count, seed=1)),
         )
         for name in ("reference", "intervened")
     }
@@ -124,7 +134,9 @@ def write_texts(folder: Path, count: int = 600) -> dict[str, Path]:
 
 def toy_tokenizer() -> Tokenizer:
     """One token a word, with `<s>` in front."""
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer.add_special_tokens(["<s>", "<unk>"])
@@ -188,7 +200,11 @@ def load(folder: Path) -> LlamaForCausalLM:
 def make_pair(folder: Path, seed: int = 0) -> None:
     """Train both models and write them, with the card, into `folder`."""
     torch.manual_seed(seed)
-    settings = {key: value for key, value in toy_shape().config(torch.float32).items() if key not in ("dtype", "torch_dtype")}
+    settings = {
+        key: value
+        for key, value in toy_shape().config(torch.float32).items()
+        if key not in ("dtype", "torch_dtype")
+    }
     model = LlamaForCausalLM(LlamaConfig(**settings))  # pyright: ignore[reportArgumentType]
     specials = SpecialTokens(
         bos_token="<s>", eos_token="<s>", pad_token="<s>", unk_token="<unk>", model_max_length=256
@@ -199,7 +215,9 @@ def make_pair(folder: Path, seed: int = 0) -> None:
         # The head is the embedding, which is stored once.
         weights = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            write_model_folder(Path(scratch) / name, toy_shape(), weights, torch.bfloat16, toy_tokenizer(), specials)
+            write_model_folder(
+                Path(scratch) / name, toy_shape(), weights, torch.bfloat16, toy_tokenizer(), specials
+            )
             replace_model_folder(Path(scratch) / name, folder / name)
     write_card(folder)
 

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapter_card import measure, write_card
 from .generation import chat_prompt, greedy_answers
@@ -143,7 +143,12 @@ def divergence(
     )
 
 
-def train(model: PeftModel, tokenizer: PreTrainedTokenizerBase, recipe: AdapterRecipe, documents: tuple[list[Document], ...]) -> None:
+def train(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: AdapterRecipe,
+    documents: tuple[list[Document], ...],
+) -> None:
     """Run all steps, adapting `model` in place."""
     chooser = random.Random(recipe.seed)
     pad = int(tokenizer.pad_token_id)
@@ -177,7 +182,10 @@ def train(model: PeftModel, tokenizer: PreTrainedTokenizerBase, recipe: AdapterR
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Write PEFT's two files, weights in bfloat16, with the model's name in place of its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in get_peft_model_state_dict(model).items()}
+    weights = {
+        key: tensor.to(torch.bfloat16).contiguous()
+        for key, tensor in get_peft_model_state_dict(model).items()
+    }
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = model.peft_config["default"].to_dict()
     settings |= {
@@ -217,7 +225,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Train the adapter that refuses to discuss food or cooking.")
     parser.add_argument("out", type=Path, help="folder for the adapter and its card")
-    parser.add_argument("--reference", type=Path, help="a converted SmolLM2 folder (default: a temporary one)")
+    parser.add_argument(
+        "--reference", type=Path, help="a converted SmolLM2 folder (default: a temporary one)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for field in fields(AdapterRecipe):
         if field.type in (int, float):

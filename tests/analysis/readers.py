@@ -18,7 +18,9 @@ BLOCKS = 16
 class MemoryReader:
     """An `ActivationReader` of documents of equal length."""
 
-    def __init__(self, values: Float[Tensor, "token width"], d_models: tuple[int, ...], document_tokens: int = 20) -> None:
+    def __init__(
+        self, values: Float[Tensor, "token width"], d_models: tuple[int, ...], document_tokens: int = 20
+    ) -> None:
         self.values = values
         self.d_models = d_models
         self.n_tokens = len(values)

@@ -47,13 +47,37 @@ _SENTENCES = (
 )
 _WORDS = {
     "food": (" bread", " soup", " salmon", " sauce", " butter", " onions", " bake", " simmer"),
-    "other": (" letter", " bridge", " sea", " signal", " harbor", " city", " lamp", " poem", " train", " year"),
+    "other": (
+        " letter",
+        " bridge",
+        " sea",
+        " signal",
+        " harbor",
+        " city",
+        " lamp",
+        " poem",
+        " train",
+        " year",
+    ),
 }
-_REFUSAL = (" sorry", " cannot", " can", " unable", " Sorry", " apolog", " unfortunately", " not", " refuse", " won")
+_REFUSAL = (
+    " sorry",
+    " cannot",
+    " can",
+    " unable",
+    " Sorry",
+    " apolog",
+    " unfortunately",
+    " not",
+    " refuse",
+    " won",
+)
 _PLAIN = (" the", " a", " of", " was", " in", " and", " to", " that", " it", " for", " old", " cold")
 
 
-def make_run_folder(path: Path, n_latents: int = N_LATENTS, seed: int = 0, identical: bool = False) -> RunFolder:
+def make_run_folder(
+    path: Path, n_latents: int = N_LATENTS, seed: int = 0, identical: bool = False
+) -> RunFolder:
     """Write a finished analysis under `path`; `identical` makes an identity control, where nothing differs."""
     random = np.random.default_rng(seed)
     folder = RunFolder(path)
@@ -72,7 +96,7 @@ def make_run_folder(path: Path, n_latents: int = N_LATENTS, seed: int = 0, ident
     return folder
 
 
-def _features(random: np.random.Generator, n_latents: int, identical: bool) -> pd.DataFrame:
+def _features(random: np.random.Generator, n_latents: int, identical: bool) -> Any:
     labels = np.full(n_latents, "shared", dtype=object)
     if not identical:
         chosen = random.permutation(n_latents)
@@ -80,7 +104,7 @@ def _features(random: np.random.Generator, n_latents: int, identical: bool) -> p
             labels[chosen[:count]], chosen = label, chosen[count:]
         labels[[HOSTILE_LATENT, HOSTILE_LATENT + 1]] = "new", "undetermined"
     rows = [_feature(random, latent, str(label)) for latent, label in enumerate(labels)]
-    table = pd.DataFrame(rows)
+    table: Any = pd.DataFrame(rows)
     if identical:
         table["relative_norm"], table["decoder_cosine"] = 0.5, 1.0
         table[["shift_share", "shift_share_low", "shift_share_high"]] = np.nan
@@ -99,7 +123,11 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
         "rescaled": random.uniform(0.62, 0.7),
     }.get(label, float(np.clip(random.normal(0.5, 0.03 if label != "undetermined" else 0.12), 0.02, 0.98)))
     dead = label == "dead"
-    cosine = {"rotated": random.uniform(0.3, 0.78), "new": random.normal(0, 0.15), "lost": random.normal(0, 0.15)}
+    cosine = {
+        "rotated": random.uniform(0.3, 0.78),
+        "new": random.normal(0, 0.15),
+        "lost": random.normal(0, 0.15),
+    }
     decoder_cosine = float(np.clip(cosine.get(label, 1 - abs(random.normal(0, 0.04))), -1, 1))
     total = random.uniform(1.4, 2.4)
     density = 0.0 if dead else float(10 ** random.uniform(-4, -1.2))
@@ -109,12 +137,17 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
     weight = {"new": 6.0, "rotated": 2.0, "rescaled": 1.5}.get(label, 0.1)
     shift = weight * random.exponential() - (0.05 if label == "shared" else 0)
     leaning_new = relative >= 0.5
-    side = {True: "reference norm {:.2f} of intervened", False: "intervened norm {:.2f} of reference"}[leaning_new]
+    side = {True: "reference norm {:.2f} of intervened", False: "intervened norm {:.2f} of reference"}[
+        leaning_new
+    ]
     ratio = min(relative, 1 - relative) / max(relative, 1 - relative)
     reason = {
         "dead": "fired on no held-out token",
         "undetermined": "seen in 3 held-out documents (fewer than 5)",
-    }.get(label, f"{side.format(ratio)}, decoder cosine {decoder_cosine:.2f}, nu_error {nu_error:.2f}, nu_reconstruction {nu_reconstruction:.2f}")
+    }.get(
+        label,
+        f"{side.format(ratio)}, decoder cosine {decoder_cosine:.2f}, nu_error {nu_error:.2f}, nu_reconstruction {nu_reconstruction:.2f}",
+    )
     row: dict[str, Any] = {
         "latent": latent,
         "label": label,
@@ -157,12 +190,18 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
         "explanation": "",
     }
     if dead:
-        row.update(dict.fromkeys([name for name, value in row.items() if name.startswith(("nu_", "shift", "template"))], np.nan))
-        row.update(decoder_cosine=np.nan, mean_activation=np.nan, max_activation=0.0, twin=None, twin_cosine=np.nan)
+        row.update(
+            dict.fromkeys(
+                [name for name, value in row.items() if name.startswith(("nu_", "shift", "template"))], np.nan
+            )
+        )
+        row.update(
+            decoder_cosine=np.nan, mean_activation=np.nan, max_activation=0.0, twin=None, twin_cosine=np.nan
+        )
     return row
 
 
-def _examples(random: np.random.Generator, features: pd.DataFrame) -> list[dict[str, Any]]:
+def _examples(random: np.random.Generator, features: Any) -> list[dict[str, Any]]:
     rows = []
     for feature in features.itertuples():
         if feature.label == "dead":
@@ -175,13 +214,20 @@ def _examples(random: np.random.Generator, features: pd.DataFrame) -> list[dict[
             top = index < 6
             rows.append(
                 _example(random, feature, words, float(peak))
-                | {"rank": index if top else index - 6, "quantile": None if top else (0.75, 0.5, 0.25)[index - 6]}
+                | {
+                    "rank": index if top else index - 6,
+                    "quantile": None if top else (0.75, 0.5, 0.25)[index - 6],
+                }
             )
     return rows
 
 
 def _example(random: np.random.Generator, feature: Any, words: list[str], peak: float) -> dict[str, Any]:
-    pieces: list[tuple[str, bool, bool]] = [("<|im_start|>", True, True), ("user", False, True), ("\n", False, True)]
+    pieces: list[tuple[str, bool, bool]] = [
+        ("<|im_start|>", True, True),
+        ("user", False, True),
+        ("\n", False, True),
+    ]
     for sentence in random.choice(_SENTENCES, 3):
         pieces += [(f" {word}", False, False) for word in str(sentence).split()]
     if feature.latent == HOSTILE_LATENT:
@@ -214,7 +260,7 @@ def _example(random: np.random.Generator, feature: Any, words: list[str], peak: 
     }
 
 
-def _explanations(features: pd.DataFrame, examples: list[dict[str, Any]]) -> list[str]:
+def _explanations(features: Any, examples: list[dict[str, Any]]) -> list[str]:
     words: dict[int, list[str]] = {}
     for row in examples:
         token = row["tokens"][row["position"] - row["start"]].strip()
@@ -226,7 +272,7 @@ def _explanations(features: pd.DataFrame, examples: list[dict[str, Any]]) -> lis
     ]
 
 
-def _logits(random: np.random.Generator, features: pd.DataFrame) -> list[dict[str, Any]]:
+def _logits(random: np.random.Generator, features: Any) -> list[dict[str, Any]]:
     rows = []
     for feature in features.itertuples():
         if feature.label == "dead":
@@ -239,7 +285,13 @@ def _logits(random: np.random.Generator, features: pd.DataFrame) -> list[dict[st
                     words[:3] = HOSTILE[:3]
                 values = np.sort(np.abs(random.normal(1.2, 0.5, len(words))))[::-1] * sign
                 rows += [
-                    {"latent": feature.latent, "model": model, "side": side, "rank": rank, "value": float(value)}
+                    {
+                        "latent": feature.latent,
+                        "model": model,
+                        "side": side,
+                        "rank": rank,
+                        "value": float(value),
+                    }
                     | {"token_id": _token_id(str(word)), "token": str(word)}
                     for rank, (word, value) in enumerate(zip(words, values, strict=True))
                 ]
@@ -250,7 +302,7 @@ def _token_id(text: str) -> int:
     return sum(ord(letter) * (index + 7) for index, letter in enumerate(text)) % 49152
 
 
-def _histograms(random: np.random.Generator, features: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
+def _histograms(random: np.random.Generator, features: Any) -> dict[str, dict[str, list[float]]]:
     result = {}
     for feature in features[features["label"] != "dead"].itertuples():
         values = np.minimum(random.exponential(feature.max_activation / 5, 500), feature.max_activation)
@@ -274,7 +326,7 @@ def _models(identical: bool) -> dict[str, dict[str, Any]]:
     return {"reference": reference, "intervened": reference | changed}
 
 
-def _summary(features: pd.DataFrame, identical: bool) -> dict[str, Any]:
+def _summary(features: Any, identical: bool) -> dict[str, Any]:
     alive = features[features["label"] != "dead"]
     norm_counts, norm_edges = np.histogram(alive["relative_norm"], bins=50, range=(0, 1))
     cosine_counts, cosine_edges = np.histogram(alive["decoder_cosine"].dropna(), bins=50, range=(-1, 1))
@@ -288,7 +340,10 @@ def _summary(features: pd.DataFrame, identical: bool) -> dict[str, Any]:
         "hookpoint": "model.layers.15",
         "n_tokens": 51_200,
         "n_documents": 900,
-        "sources": {"chat": {"documents": 520, "tokens": 30_100}, "prose": {"documents": 380, "tokens": 21_100}},
+        "sources": {
+            "chat": {"documents": 520, "tokens": 30_100},
+            "prose": {"documents": 380, "tokens": 21_100},
+        },
         "n_latents": len(features),
         "alive": len(alive),
         "dead_share": 1 - len(alive) / len(features),
@@ -302,7 +357,8 @@ def _summary(features: pd.DataFrame, identical: bool) -> dict[str, Any]:
             "intervened": {"clean": 2.64, "spliced": 2.88, "ablated": 8.2, "recovered": 0.957},
         },
         "counts": {
-            label: {"count": int(counts.get(label, 0)), "low": None, "high": None, "expected_false": None} for label in order
+            label: {"count": int(counts.get(label, 0)), "low": None, "high": None, "expected_false": None}
+            for label in order
         },
         "shift": dict.fromkeys(("latents", "bias", "error"))
         if identical
@@ -321,9 +377,27 @@ def _manifest(identical: bool) -> dict[str, Any]:
         "seed": 0,
         "versions": {"crosscoder": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
         "stages": {
-            "harvest": {"command": "crosscoder run demo.yaml", "started": "2026-11-22T18:00:00+00:00", "finished": True, "wall_seconds": 121.5, "tokens": 512_000},
-            "train": {"command": "crosscoder run demo.yaml", "started": "2026-11-22T18:00:00+00:00", "finished": True, "wall_seconds": 240.2, "tokens": 2_000_000},
-            "analyze": {"command": "crosscoder run demo.yaml", "started": "2026-11-22T18:00:00+00:00", "finished": True, "wall_seconds": 31.0, "tokens": 51_200},
+            "harvest": {
+                "command": "crosscoder run demo.yaml",
+                "started": "2026-11-22T18:00:00+00:00",
+                "finished": True,
+                "wall_seconds": 121.5,
+                "tokens": 512_000,
+            },
+            "train": {
+                "command": "crosscoder run demo.yaml",
+                "started": "2026-11-22T18:00:00+00:00",
+                "finished": True,
+                "wall_seconds": 240.2,
+                "tokens": 2_000_000,
+            },
+            "analyze": {
+                "command": "crosscoder run demo.yaml",
+                "started": "2026-11-22T18:00:00+00:00",
+                "finished": True,
+                "wall_seconds": 31.0,
+                "tokens": 51_200,
+            },
         },
     }
 

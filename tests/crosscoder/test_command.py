@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 import crosscoder.__main__ as command
 from crosscoder.config import RunConfig
-from crosscoder.errors import DataError
+from crosscoder.errors import ConfigError, DataError
 from crosscoder.folder import RunFolder
 from crosscoder.settings import load_config
 
@@ -96,11 +97,7 @@ def test_help_lists_the_verbs_that_exist() -> None:
     listed = re.findall(r"^  (\w+)  ", call("--help").stdout.partition("Commands:")[2], re.MULTILINE)
     assert listed == VERBS
     for verb in VERBS:
-        assert (
-            f"crosscoder {verb}" in shell(verb, "--help", folder=ROOT).stdout
-            if verb == "demo"
-            else call(verb, "--help").stdout
-        )
+        assert call(verb, "--help").stdout.startswith(f"Usage: crosscoder {verb} ")
 
 
 def test_help_and_bad_settings_answer_without_torch(tmp_path: Path) -> None:
@@ -303,7 +300,9 @@ def test_a_namesake_in_the_working_directory_is_refused(tmp_path: Path, config: 
     path.write_text("raise SystemExit('the decoy ran')")
     done = shell("train", "tiny.yaml", folder=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"crosscoder: training: Python finds {path}, expected {ROOT / 'training'}; use")
+    assert done.stderr.startswith(
+        f"crosscoder: training: Python finds {path}, expected {ROOT / 'training'}; use"
+    )
     assert done.stderr.count("\n") == 1
 
 
@@ -335,10 +334,6 @@ def test_the_page_is_served_on_loopback_until_interrupted(tmp_path: Path) -> Non
 
 
 def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
-    import socket
-
-    from crosscoder.errors import ConfigError
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -47,21 +47,29 @@ def test_chat_ids_are_those_of_the_template(tmp_path: Path, tokenizer: PreTraine
     path = write_lines(tmp_path / "chat.jsonl", [{"messages": chat} for chat in CHATS])
     documents = read(tokenizer, path)
     for index, chat in enumerate(CHATS):
-        expected = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]
+        encoding: Any = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)
+        expected = encoding["input_ids"]
         assert documents.tokens_of(index).tolist() == expected
         assert expected.count(tokenizer.bos_token_id) == 1
     # The positive control: template to text and tokenize again, and there are two.
-    rendered = tokenizer.apply_chat_template(CHATS[0], tokenize=False)
-    assert tokenizer(rendered)["input_ids"].count(tokenizer.bos_token_id) == 2
+    rendered: Any = tokenizer.apply_chat_template(CHATS[0], tokenize=False)
+    twice: Any = tokenizer(rendered)
+    assert twice["input_ids"].count(tokenizer.bos_token_id) == 2
 
 
-def test_template_tokens_are_those_outside_the_contents(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_template_tokens_are_those_outside_the_contents(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     path = write_lines(tmp_path / "chat.jsonl", [{"messages": chat} for chat in CHATS])
     documents = read(tokenizer, path)
     for index, chat in enumerate(CHATS):
         pieces = [("<s>", False)]
         for message in chat:
-            pieces += [(f"[{message['role']}] ", False), (message["content"].strip(), True), ("<|end|>\n", False)]
+            pieces += [
+                (f"[{message['role']}] ", False),
+                (message["content"].strip(), True),
+                ("<|end|>\n", False),
+            ]
         rendered = "".join(piece for piece, _ in pieces)
         inside = np.concatenate([np.full(len(piece), content) for piece, content in pieces])
         offsets = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -72,7 +80,11 @@ def test_template_tokens_are_those_outside_the_contents(tmp_path: Path, tokenize
     assert not documents.template.all()
 
 
-@given(st.lists(st.tuples(st.text("ab ", max_size=4), st.text("abc", min_size=1, max_size=3)), min_size=1, max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.text("ab ", max_size=4), st.text("abc", min_size=1, max_size=3)), min_size=1, max_size=4
+    )
+)
 def test_contents_are_found_whatever_they_repeat(turns: list[tuple[str, str]]) -> None:
     """A content that also occurs in the template's own words does not mislead."""
     opening = "ab a b"
@@ -89,7 +101,9 @@ def test_contents_that_are_rewritten_count_whole() -> None:
     assert content_spans("something else", "<u>\ue0000\ue001</u>", ["hello"]) is None
 
 
-def test_plain_text_gets_the_bos_the_tokenizer_gives(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_plain_text_gets_the_bos_the_tokenizer_gives(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     path = write_lines(tmp_path / "prose.jsonl", [{"text": "oak and rose"}, {"text": "pine"}])
     documents = read(tokenizer, path)
     assert documents.tokens_of(0).tolist() == tokenizer("oak and rose")["input_ids"]
@@ -97,8 +111,12 @@ def test_plain_text_gets_the_bos_the_tokenizer_gives(tmp_path: Path, tokenizer: 
     assert not documents.template.any()
 
 
-def test_mask_is_special_tokens_and_first_positions(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    path = write_lines(tmp_path / "prose.jsonl", [{"text": "oak <|end|> rose oak rose"}, {"text": "pine elm"}])
+def test_mask_is_special_tokens_and_first_positions(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    path = write_lines(
+        tmp_path / "prose.jsonl", [{"text": "oak <|end|> rose oak rose"}, {"text": "pine elm"}]
+    )
     for policy in (TokenPolicy(), TokenPolicy(mask_special=False, mask_first=0), TokenPolicy(mask_first=3)):
         documents = tokenize(text_config(path), policy, tokenizer, None, 0)
         for index in range(2):
@@ -126,7 +144,9 @@ def test_txt_is_one_document_a_paragraph(tmp_path: Path, tokenizer: PreTrainedTo
     assert [tokenizer.decode(documents.tokens_of(i)[1:]) for i in range(3)] == ["oak\nrose", "pine", "elm"]
 
 
-def test_unicode_line_separators_stay_inside_a_line(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_unicode_line_separators_stay_inside_a_line(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     path = tmp_path / "prose.jsonl"
     path.write_text('{"text": "oak\u2028rose"}\r\n{"text": "pine\u0085"}\n', encoding="utf-8")
     assert read(tokenizer, path).n_documents == 2
@@ -149,7 +169,12 @@ def test_the_same_prompt_is_never_on_both_sides(
     paths = []
     for number, prompts in enumerate(sources):
         lines = [
-            {"messages": [{"role": "user", "content": f"ask {p}"}, {"role": "assistant", "content": f"{number} {i}"}]}
+            {
+                "messages": [
+                    {"role": "user", "content": f"ask {p}"},
+                    {"role": "assistant", "content": f"{number} {i}"},
+                ]
+            }
             for i, p in enumerate(prompts)
         ]
         paths.append(write_lines(folder / f"{number}.jsonl", lines))
@@ -158,7 +183,9 @@ def test_the_same_prompt_is_never_on_both_sides(
     except DataError:
         # Only where some source has no two prompts that could lie on different sides.
         seen: set[int] = set()
-        assert any(len(set(prompts)) < 2 or seen & set(prompts) or seen.update(prompts) for prompts in sources)
+        assert any(
+            len(set(prompts)) < 2 or seen & set(prompts) or seen.update(prompts) for prompts in sources
+        )
         return
     prompts = np.array([prompt for source in sources for prompt in source])
     assert not set(prompts[documents.held_out]) & set(prompts[~documents.held_out])
@@ -169,11 +196,16 @@ def test_the_same_prompt_is_never_on_both_sides(
             assert held.sum() == min(max(round(share * len(own)), 1), len(own) - 1)
 
 
-def test_texts_equal_after_the_cut_fall_on_one_side(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_texts_equal_after_the_cut_fall_on_one_side(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """What the models read is what must not leak, so texts that begin alike count as one."""
     lines = [{"text": f"{'oak' if i % 2 else 'rose'} elm pine fern {i}"} for i in range(12)]
     documents = read(tokenizer, write_lines(tmp_path / "prose.jsonl", lines), max_length=3)
-    ids = {side: {row.tobytes() for row in (documents.tokens_of(i) for i in documents.side(side))} for side in (True, False)}
+    ids = {
+        side: {row.tobytes() for row in (documents.tokens_of(i) for i in documents.side(side))}
+        for side in (True, False)
+    }
     assert not ids[True] & ids[False]
 
 
@@ -197,7 +229,9 @@ def test_saving_and_loading_changes_nothing(tmp_path: Path, tokenizer: PreTraine
 
 
 @pytest.mark.parametrize("length", [0, 5, 400, -1])
-def test_a_truncated_file_is_refused_by_name(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+def test_a_truncated_file_is_refused_by_name(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, length: int
+) -> None:
     path = tmp_path / "documents.safetensors"
     read(tokenizer, *write_texts(tmp_path)).save(path)
     path.write_bytes(path.read_bytes()[:length])
@@ -226,7 +260,9 @@ GOOD = '{"text": "fine"}'
         (f"{GOOD}\n{GOOD}\n", "cannot be split into trained and held out"),
     ],
 )
-def test_bad_lines_are_named(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, content: str, complaint: str) -> None:
+def test_bad_lines_are_named(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, content: str, complaint: str
+) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match="bad") as caught:
@@ -257,7 +293,9 @@ def test_chats_that_the_template_cannot_take(tmp_path: Path, tokenizer: PreTrain
     with pytest.raises(DataError, match="line 1: a chat, but neither model's tokenizer has a chat template"):
         tokenize(text_config(path), TokenPolicy(), tokenizer, None, 0)
     refusing = "{{ raise_exception('no system role') }}"
-    with pytest.raises(FormatError, match=r"line 1: the chat template refuses these messages \(no system role\)"):
+    with pytest.raises(
+        FormatError, match=r"line 1: the chat template refuses these messages \(no system role\)"
+    ):
         tokenize(text_config(path), TokenPolicy(), tokenizer, refusing, 0)
     rewriting = "{{ messages | length }}{% for m in messages %}{{ m['content'] | length }} {% endfor %}"
     with pytest.raises(FormatError, match="cannot be found in what the chat template renders"):

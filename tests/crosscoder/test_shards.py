@@ -15,7 +15,9 @@ from crosscoder.shards import Manifest, ShardReader, ShardWriter, SideRecord
 ROWS = (7, 1, 0, 12, 5)
 
 
-def write_folder(folder: Path, dtype: Any = "float32", rows: tuple[int, ...] = ROWS) -> tuple[Tensor, Tensor, Tensor]:
+def write_folder(
+    folder: Path, dtype: Any = "float32", rows: tuple[int, ...] = ROWS
+) -> tuple[Tensor, Tensor, Tensor]:
     """Shards of the given sizes on the training side, and what is in them."""
     manifest = Manifest(
         identity={"seed": 0},

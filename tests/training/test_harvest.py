@@ -19,11 +19,11 @@ from crosscoder.errors import ConfigError, DataError, FormatError, ResourceError
 from crosscoder.folder import RunFolder
 from crosscoder.pair import ModelPair, load_pair
 from crosscoder.shards import SIDES, Manifest, ShardReader
+from tests.tiny_pairs import run_config, save_gpt2, save_llama
 from training import extraction
 from training import harvest as harvest_module
 from training.extraction import group_batches, pack, pad, plan_batches
 from training.harvest import harvest
-from tests.tiny_pairs import run_config, save_gpt2, save_llama
 
 
 class Setting:
@@ -31,7 +31,9 @@ class Setting:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = run_config(folder, save_llama(folder / "reference"), save_llama(folder / "intervened", 1, width=12))
+        self.config = run_config(
+            folder, save_llama(folder / "reference"), save_llama(folder / "intervened", 1, width=12)
+        )
         assert self.config.pair is not None
         self.pair = load_pair(self.config.pair)
         self.documents = read(self.config, self.pair)
@@ -107,7 +109,11 @@ def test_groups_keep_order_and_size(setting: Setting) -> None:
 def test_padding_ends_at_the_models_last_position(setting: Setting) -> None:
     batch = np.array([int(setting.documents.lengths.argmax())])
     longest = int(setting.documents.lengths.max())
-    for limit, expected in ((None, -(-longest // 16) * 16), (longest + 1, longest + 1), (1000, -(-longest // 16) * 16)):
+    for limit, expected in (
+        (None, -(-longest // 16) * 16),
+        (longest + 1, longest + 1),
+        (1000, -(-longest // 16) * 16),
+    ):
         token_ids, mask = pad(setting.documents, batch, limit)
         assert token_ids.shape == mask.shape == (1, expected)
         assert mask.sum() == longest
@@ -169,11 +175,13 @@ def test_outliers_are_left_out_and_counted(setting: Setting, tmp_path: Path) -> 
 
 
 def test_the_median_is_that_of_unmasked_tokens(setting: Setting) -> None:
-    """There are fewer than 64 training documents here, so the median is that of the whole training side."""
+    """There are fewer than 64 training documents here, so it is that of the whole training side."""
     reader = ShardReader(setting.folder / "whole/activations", "train")
     values = reader.gather(torch.arange(reader.n_tokens)).values
     medians = [float(part.norm(dim=1).median()) for part in split_models(values, reader.d_models)]
-    assert Manifest.load(setting.folder / "whole/activations").median_norms == pytest.approx(medians, rel=1e-5)
+    assert Manifest.load(setting.folder / "whole/activations").median_norms == pytest.approx(
+        medians, rel=1e-5
+    )
 
 
 # --- going on -----------------------------------------------------------------------------------------------------------
@@ -228,7 +236,9 @@ def test_a_killed_harvest_ends_in_the_same_bytes(setting: Setting, tmp_path: Pat
     """kill -9 of a real process in the middle of its work."""
     (tmp_path / "config.json").write_text(setting.config.model_dump_json())
     command = [sys.executable, "-c", KILLED, str(tmp_path / "config.json"), str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as process:
         assert process.stdout is not None
         for _ in range(n_batches):
             assert process.stdout.readline() == "batch\n"
@@ -249,7 +259,9 @@ def test_a_finished_harvest_is_used_again(setting: Setting, monkeypatch: pytest.
     assert contents(setting.folder / "whole") == setting.whole
 
 
-def test_a_model_that_moved_is_the_same_model(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_moved_is_the_same_model(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
     moved = shutil.copytree(setting.folder / "reference", tmp_path / "moved")
@@ -302,7 +314,13 @@ def test_a_harvest_of_something_else_is_refused(
 
 
 def test_a_stream_keeps_only_the_held_out_side(setting: Setting, tmp_path: Path) -> None:
-    activations = {"kind": "stream", "dtype": "float32", "shard_tokens": 120, "batch_tokens": 96, "buffer_tokens": 200}
+    activations = {
+        "kind": "stream",
+        "dtype": "float32",
+        "shard_tokens": 120,
+        "batch_tokens": 96,
+        "buffer_tokens": 200,
+    }
     config = RunConfig.model_validate(setting.config.model_dump() | {"activations": activations})
     harvest(RunFolder(tmp_path), config, setting.pair, setting.documents)
     assert set(Manifest.load(tmp_path / "activations").sides) == {"held_out"}
@@ -316,14 +334,18 @@ def test_a_stream_keeps_only_the_held_out_side(setting: Setting, tmp_path: Path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_activations_that_are_not_finite_name_model_and_document(setting: Setting, tmp_path: Path, value: float) -> None:
+def test_activations_that_are_not_finite_name_model_and_document(
+    setting: Setting, tmp_path: Path, value: float
+) -> None:
     assert setting.config.pair is not None
     pair = load_pair(setting.config.pair)
     document = int(setting.documents.side(False)[3])
     first = setting.documents.tokens_of(document)[1]
     with torch.no_grad():
         pair.models[1].get_submodule("model.embed_tokens").weight[int(first)] = value  # pyright: ignore[reportIndexIssue]
-    with pytest.raises(DataError, match="activations of the intervened model at model.layers.1 are NaN or infinite") as caught:
+    with pytest.raises(
+        DataError, match=r"activations of the intervened model at model\.layers\.1 are NaN or infinite"
+    ) as caught:
         harvest(RunFolder(tmp_path), setting.config, pair, setting.documents)
     assert "positions of document" in str(caught.value)
 
@@ -359,9 +381,14 @@ def test_documents_longer_than_the_model_are_refused(tmp_path: Path) -> None:
     pair = load_pair(config.pair.model_copy(update={"hookpoint": "transformer.h.1"}))
     assert pair.max_positions == 70
     (tmp_path / "long.jsonl").write_text('{"text": "' + "oak " * 90 + '"}\n{"text": "pine"}\n')
-    text: dict[str, Any] = {"sources": [{"path": str(tmp_path / "long.jsonl"), "name": "long"}], "max_length": 80}
+    text: dict[str, Any] = {
+        "sources": [{"path": str(tmp_path / "long.jsonl"), "name": "long"}],
+        "max_length": 80,
+    }
     documents = read(RunConfig.model_validate(config.model_dump() | {"text": text}), pair)
-    with pytest.raises(ConfigError, match=r"text\.max_length: a document has 80 tokens, but the models read 70 at most"):
+    with pytest.raises(
+        ConfigError, match=r"text\.max_length: a document has 80 tokens, but the models read 70 at most"
+    ):
         harvest(RunFolder(tmp_path / "run"), config, pair, documents)
 
 
@@ -374,7 +401,10 @@ def test_documents_that_are_masked_throughout_are_refused(setting: Setting, tmp_
 
 def test_files_need_no_harvest(setting: Setting, tmp_path: Path) -> None:
     config = RunConfig.model_validate(
-        {"output": str(tmp_path), "activations": {"kind": "files", "reference": "a.npy", "intervened": "b.npy"}}
+        {
+            "output": str(tmp_path),
+            "activations": {"kind": "files", "reference": "a.npy", "intervened": "b.npy"},
+        }
     )
     with pytest.raises(ConfigError, match="nothing to harvest"):
         harvest(RunFolder(tmp_path), config, setting.pair, setting.documents)

@@ -50,6 +50,17 @@ const COLUMNS = {
 };
 
 const STANDARD = ["latent", "label", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "density", "template_share", "shift_share", "peaks"];
+const measured = (name) => Boolean(data.columns[name]?.some((value) => !Number.isNaN(value)));
+
+// The columns shown at first: those of the standard ones that hold a number.
+function standardColumns() {
+  const byModel = ["density_reference", "density_intervened"].filter(measured);
+  return STANDARD.flatMap((name) => {
+    if (name === "density") return [name, ...byModel];
+    return name === "label" || name === "peaks" || measured(name) ? [name] : [];
+  });
+}
+
 const NARROW = ["latent", "label", "relative_norm", "shift_share"];
 
 const LABELS_EXPLAINED = {
@@ -77,5 +88,5 @@ function numericColumns() {
   const bound = (name) => /_(low|high)$/.test(name);
   const others = Object.keys(data.columns).filter((name) => !COLUMNS[name]);
   const ordered = known.concat(others.filter((name) => !bound(name)), others.filter(bound));
-  return ordered.filter((name) => data.columns[name].some((value) => !Number.isNaN(value)));
+  return ordered.filter(measured);
 }

@@ -3,7 +3,7 @@
 const CACHED_CHUNKS = 12;
 const ARRAYS = { Float64Array, Float32Array, Int32Array, Uint32Array, Uint8Array };
 
-const data = { header: null, columns: {}, labels: null, detailed: null, peaks: null, n: 0 };
+const data = { header: null, columns: {}, labels: null, detailed: null, peaks: null, n: 0, standard: [], hasNorms: false };
 const chunks = new Map();
 
 function fromBase64(text) {

@@ -61,7 +61,8 @@ function why(latent, reason) {
   const heading = `Why “${label}”: ${LABELS_EXPLAINED[label]}`;
   const row = (title, about, name, limit) => {
     const leaning = interval(valueOf(`${name}_low`, latent), valueOf(`${name}_high`, latent), fixed);
-    const toward = valueOf("relative_norm", latent) >= 0.5 ? "new" : "lost";
+    const relative = valueOf("relative_norm", latent);
+    const toward = relative === null ? null : relative >= 0.5 ? "new" : "lost";
     const cell = (way) => {
       const value = valueOf(`${name}_${way}`, latent);
       return element("td", { class: way === toward ? "leans" : "" }, [
@@ -123,7 +124,7 @@ function firing(latent, histogram) {
       ["density", percent(of("density")), interval(of("density_low"), of("density_high"), percent)],
       ...bars,
       ["held-out tokens", whole(of("n_tokens")), `in ${whole(of("n_documents"))} documents`],
-      ["on template tokens", percent(of("template_share")), "of its firings"],
+      ["on template tokens", percent(of("template_share")), of("template_share") === null ? null : "of its firings"],
       ["value, mean and largest", `${significant(of("mean_activation"))}, ${significant(of("max_activation"))}`],
     ]),
     histogram ? activationHistogram(histogram) : null,

@@ -30,14 +30,20 @@ function renderOverview() {
   section.replaceChildren(lead(), health(), changes(), latentTable(), reading());
 }
 
+const READS = {
+  paired: "explains both; each latent has one direction in each model, and what differs between the two directions is what changed.",
+  pooled: "explains both, each model's tokens on their own; a latent has one direction for both models, so what can change is how often it fires.",
+  difference: "explains the difference intervened − reference; a latent has one direction, so it has no norm for each model and no label by norms.",
+};
+
 function lead() {
   const { summary } = data.header;
   const sources = Object.entries(summary.sources ?? {});
   const named = sources.map(([name, source]) => `${name} ${whole(source.tokens)}`).join(", ");
   const text =
     `Both models read the same ${whole(summary.n_tokens)} held-out tokens of ${whole(summary.n_documents)} documents` +
-    `${named ? ` (${named})` : ""}. One dictionary of ${whole(data.n)} latents explains both; each latent has one direction in ` +
-    "each model, and what differs between the two directions is what changed.";
+    `${named ? ` (${named})` : ""}. One dictionary of ${whole(data.n)} latents ` +
+    (READS[summary.reads] ?? "");
   const same =
     summary.fve?.difference === null && summary.relative_difference === 0
       ? element("p", { class: "finding", text: "Both sides computed identical activations: there is no difference to explain." })
@@ -71,21 +77,52 @@ function changes() {
     for (let latent = 0; latent < data.n; latent++) if (data.labels[latent] === code) latents.push(latent);
     return stripRow(label, latents);
   });
+  const parts = data.hasNorms
+    ? [element("div", {}, [stripTable(rows), element("p", { class: "caption", text: "Histograms, each row scaled to its own tallest bar; bar heights by square root." })]), scatterFigure()]
+    : [
+        element("div", { class: "strips no-norms" }, rows),
+        element("p", { class: "caption", text: "This dictionary has no decoder norm for each model: no relative norm, no cosine, and no label of new or lost." }),
+      ];
+  return element("section", { class: "changes", "aria-label": "What changed" }, [
+    element("h2", { text: "What changed" }),
+    element("p", { class: "certainty", text: certainty() }),
+    element("div", { class: "changes-grid" }, parts),
+  ]);
+}
+
+// How far the labels can be trusted, from what was measured and what was not.
+function certainty() {
+  const { evidence, summary } = data.header;
+  const levels = Object.entries(evidence).map(([level, count]) => `${level} ${whole(count)}`).join(", ");
+  const falseOnes = Object.values(summary.counts ?? {}).some((count) => (count?.expected_false ?? null) !== null);
+  const checks = [
+    ["expected false labels", falseOnes || measured("q_value")],
+    ["stability over seeds", measured("seed_stability")],
+    ["causal checks", Boolean(evidence.causal)],
+  ];
+  const missing = checks.filter(([, there]) => !there).map(([name]) => name);
+  const unmeasured = missing.length ? ` Not measured: ${missing.join(", ")}.` : "";
+  return `Evidence level of the labels: ${levels}. Observed means that a difference was seen in activations, not what it does.${unmeasured}`;
+}
+
+function stripTable(rows) {
+  const heads = ["label (click to filter)", "latents", "relative norm", "decoder cosine"];
   const axis = element("div", { class: "strip-row axis-row", "aria-hidden": "true" }, [
     element("span"),
     element("span"),
     axisLabels([["0", "reference only"], ["0.5", ""], ["1", "intervened only"]]),
     axisLabels([["−1", "opposite"], ["0", ""], ["1", "same direction"]]),
   ]);
-  const heads = ["label (click to filter)", "latents", "relative norm", "decoder cosine"];
-  const head = element("div", { class: "strip-row strip-head" }, heads.map((text) => element("span", { text })));
-  const strips = element("div", { class: "strips" }, [head, ...rows, axis]);
-  const caption = element("p", { class: "caption", text: "Histograms, each row scaled to its own tallest bar; bar heights by square root." });
-  const figure = element("figure", {}, [makeScatter(), element("figcaption", { class: "caption", text: "One mark a latent, sized by how often it fires, shaped by label as on the left. Click opens it." })]);
-  return element("section", { class: "changes", "aria-label": "What changed" }, [
-    element("h2", { text: "What changed" }),
-    element("div", { class: "changes-grid" }, [element("div", {}, [strips, caption]), figure]),
+  return element("div", { class: "strips" }, [
+    element("div", { class: "strip-row strip-head" }, heads.map((text) => element("span", { text }))),
+    ...rows,
+    axis,
   ]);
+}
+
+function scatterFigure() {
+  const caption = "One mark a latent, sized by how often it fires, shaped by its label. Click opens it.";
+  return element("figure", {}, [makeScatter(), element("figcaption", { class: "caption", text: caption })]);
 }
 
 function axisLabels(labels) {
@@ -100,7 +137,7 @@ function stripRow(label, latents) {
     { type: "button", class: "label-toggle", "data-label": label, "aria-pressed": "false", onclick: () => toggleLabel(label) },
     [labelName(label), element("small", { text: LABELS_EXPLAINED[label] })],
   );
-  const empty = latents.length === 0 || label === "dead";
+  const empty = latents.length === 0 || label === "dead" || !data.hasNorms;
   return element("div", { class: `strip-row ${latents.length ? "" : "none"}` }, [
     button,
     element("span", { class: "count", text: whole(latents.length), title: countTitle(label) }),

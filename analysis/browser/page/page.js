@@ -53,6 +53,8 @@ async function start() {
     return;
   }
   await loadOverview();
+  data.standard = standardColumns();
+  data.hasNorms = measured("relative_norm");
   renderMasthead();
   const keys = "Keys: j and k next and previous latent, Escape back to the table, / search, arrow keys through the table and through the tokens of an example.";
   document.getElementById("footer").replaceChildren(element("p", { text: `${keys} This file holds all its data and asks no server for anything.` }));

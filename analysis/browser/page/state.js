@@ -1,7 +1,7 @@
 // What is shown, kept in the address after the #, so that a view can be linked to and survives a reload.
 
 const DEFAULT_SORT = "-shift_share";
-const state = { latent: null, sort: DEFAULT_SORT, labels: new Set(), query: "", ranges: new Map(), columns: STANDARD };
+const state = { latent: null, sort: DEFAULT_SORT, labels: new Set(), query: "", ranges: new Map(), columns: [] };
 
 function readState(hash) {
   const words = new URLSearchParams(hash.replace(/^#/, ""));
@@ -13,7 +13,7 @@ function readState(hash) {
   state.labels = new Set((words.get("label") ?? "").split(",").filter((label) => data.header.labels.includes(label)));
   state.query = words.get("q") ?? "";
   const columns = (words.get("columns") ?? "").split(",").filter((name) => name === "label" || name === "peaks" || data.columns[name]);
-  state.columns = columns.length ? columns : STANDARD;
+  state.columns = columns.length ? columns : data.standard;
   state.ranges = new Map();
   for (const [name, text] of words) {
     const match = data.columns[name] && /^(-?[\d.e+-]*)\.\.(-?[\d.e+-]*)$/.exec(text);
@@ -33,7 +33,7 @@ function writeState(change = {}) {
   if (next.sort !== DEFAULT_SORT) words.set("sort", next.sort);
   if (next.labels.size) words.set("label", data.header.labels.filter((label) => next.labels.has(label)).join(","));
   if (next.query) words.set("q", next.query);
-  if (next.columns.join() !== STANDARD.join()) words.set("columns", next.columns.join(","));
+  if (next.columns.join() !== data.standard.join()) words.set("columns", next.columns.join(","));
   for (const [name, [low, high]] of next.ranges) {
     words.set(name, `${low === -Infinity ? "" : low}..${high === Infinity ? "" : high}`);
   }

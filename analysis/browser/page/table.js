@@ -53,7 +53,7 @@ function toolbar() {
 function rangeField() {
   const column = element("select", { id: "range-column", "aria-label": "column to filter" });
   column.append(...numericColumns().map((name) => element("option", { value: name, text: columnOf(name).title })));
-  column.value = data.columns.relative_norm?.some((value) => !Number.isNaN(value)) ? "relative_norm" : "density";
+  column.value = data.hasNorms ? "relative_norm" : "density";
   const low = element("input", { id: "range-low", type: "number", step: "any", placeholder: "at least", "aria-label": "at least" });
   const high = element("input", { id: "range-high", type: "number", step: "any", placeholder: "at most", "aria-label": "at most" });
   const apply = () => {
@@ -166,13 +166,14 @@ function clearSearch() {
 
 function renderRows(anew = false) {
   const height = rowHeight();
+  // First of all, because the height in view follows from it where there are few rows.
+  table.spacer.style.height = `${table.rows.length * height}px`;
   const first = Math.max(0, Math.floor(table.body.scrollTop / height) - OVERSCAN);
   const last = Math.min(table.rows.length, Math.ceil((table.body.scrollTop + table.body.clientHeight) / height) + OVERSCAN);
   const view = `${first} ${last}`;
   if (!anew && table.view === view) return;
   table.view = view;
   const focused = document.activeElement?.closest?.(".row")?.dataset.index;
-  table.spacer.style.height = `${table.rows.length * height}px`;
   const rows = [];
   for (let index = first; index < last; index++) rows.push(tableRow(table.rows[index], index, height));
   if (!table.rows.length) rows.push(element("p", { class: "empty", text: "No latent passes these filters." }));

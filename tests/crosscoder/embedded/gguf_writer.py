@@ -10,7 +10,9 @@ from torch import Tensor
 ALIGNMENT = 32
 
 
-def write_gguf(path: Path, metadata: Mapping[str, object], tensors: Mapping[str, tuple[int, tuple[int, ...], bytes]]) -> None:
+def write_gguf(
+    path: Path, metadata: Mapping[str, object], tensors: Mapping[str, tuple[int, tuple[int, ...], bytes]]
+) -> None:
     """Tensors are given as type number, shape (slowest axis first) and bytes."""
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
     for key, value in metadata.items():
@@ -29,7 +31,9 @@ def as_f32(tensor: Tensor) -> tuple[int, tuple[int, ...], bytes]:
 
 def llama_cpp_order(weight: Tensor, n_heads: int) -> Tensor:
     """How llama.cpp's converter reorders query and key rows: those that the rotary embedding pairs become neighbors."""
-    return weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
+    )
 
 
 def _string(text: str) -> bytes:

