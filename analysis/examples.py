@@ -6,7 +6,7 @@ encoded again, so that nothing but a few numbers a latent is kept in between.
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +63,12 @@ class Chosen(NamedTuple):
     quantile: Float32[np.ndarray, " entry"]
     """Where the peak lies among the sampled peaks of the latent, 1 = the largest; NaN for a top example."""
 
+    def part(self, begin: int, end: int) -> Self:
+        """The entries from `begin` up to `end`."""
+        return type(self)(
+            self.peaks.take(np.arange(begin, end)), self.rank[begin:end], self.quantile[begin:end]
+        )
+
 
 def choose(top: Peaks, sample: Peaks, n_quantile: int) -> Chosen:
     """All top examples, and of each latent's sample `n_quantile` more, evenly spaced over the peaks that are left."""
@@ -104,7 +110,7 @@ def examples_table(
     wide = np.abs(chosen.peaks.document).max(initial=0) > np.iinfo(np.int32).max
     tables = []
     for begin, end in pairwise(bounds.tolist()):
-        group = Chosen(*(_slice(part, begin, end) for part in chosen))
+        group = chosen.part(begin, end)
         tables.append(_group_table(reader, observer, context, find, group, context_tokens, progress))
     kind = pa.int64() if wide else pa.int32()
     return pa.concat_tables(tables).cast(schema(kind))
@@ -131,10 +137,6 @@ def schema(document: pa.DataType | None = None) -> pa.Schema:
             ("peak", pa.float32()),
         ]
     )
-
-
-def _slice(part: Peaks | np.ndarray, begin: int, end: int) -> Peaks | np.ndarray:
-    return part.take(np.arange(begin, end)) if isinstance(part, Peaks) else part[begin:end]
 
 
 def _group_table(
@@ -188,7 +190,7 @@ def _encode(
     progress: Callable[[int], object],
 ) -> tuple[Float32[np.ndarray, " cell"], Float32[np.ndarray, " cell"], Float32[np.ndarray, " cell"]]:
     """Value and contributions of one latent on one row, for every cell; each row is read once, in stored order."""
-    result = tuple(np.zeros(len(rows), dtype=np.float32) for _ in range(3))
+    values, reference, intervened = (np.zeros(len(rows), dtype=np.float32) for _ in range(3))
     needed, inverse = np.unique(rows, return_inverse=True)
     by_row = np.argsort(inverse, kind="stable")
     starts = np.searchsorted(inverse[by_row], np.arange(len(needed) + 1))
@@ -200,7 +202,8 @@ def _encode(
         codes = observer.encode(reader.gather(torch.from_numpy(needed[begin:end])).values)
         place = (torch.from_numpy(inverse[cells] - begin), torch.from_numpy(latent[cells]))
         place = tuple(index.to(observer.device) for index in place)
-        for target, code in zip(result, (codes.latents, *observer.contributions(codes)), strict=True):
+        written = (codes.latents, *observer.contributions(codes))
+        for target, code in zip((values, reference, intervened), written, strict=True):
             target[cells] = code[place].float().cpu().numpy()
         progress(end - begin)
-    return result
+    return values, reference, intervened

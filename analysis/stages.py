@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
@@ -178,7 +179,7 @@ def _explanations(
     material: Material, observer: Observer, seen: Pass, features: Features, logits: pa.Table
 ) -> list[str]:
     pushes: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    top = logits.filter(pa.compute.equal(logits["side"], "top"))
+    top = logits.filter(pc.field("side") == "top")
     for latent, model, token in zip(
         *(top[name].to_pylist() for name in ("latent", "model", "token")), strict=True
     ):
@@ -228,7 +229,7 @@ def _log_to_wandb(wandb: WandbRun, table: pa.Table, summary: dict[str, object]) 
         "explanation",
     ]
     for label in ("new", "lost"):
-        rows = table.filter(pa.compute.equal(table["label"], label)).select(names).to_pylist()
+        rows = table.filter(pc.field("label") == label).select(names).to_pylist()
         rows.sort(key=lambda row: -abs(row["shift_share"] or 0))
         wandb.table(f"features/{label}", names, [list(row.values()) for row in rows[:_TABLED]])
     wandb.summary(

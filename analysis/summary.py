@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from crosscoder.config import FileActivations, RunConfig
+from crosscoder.config import BatchTopK, FileActivations, RunConfig, TopK
 
 from .features import Features
 from .labels import LABELS
@@ -46,7 +46,7 @@ def make_summary(
         "alive": int(alive.sum()),
         "dead_share": float(1 - alive.mean()),
         "l0": statistics.l0,
-        "l0_target": sparsity.k if sparsity.kind in ("batch_topk", "topk") else sparsity.target_l0,
+        "l0_target": sparsity.k if isinstance(sparsity, BatchTopK | TopK) else sparsity.target_l0,
         "fve": dict(statistics.fve),
         "relative_difference": statistics.relative_difference,
         "cosine": statistics.cosine,

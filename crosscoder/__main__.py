@@ -157,16 +157,14 @@ def doctor(target: Target, overrides: Overrides = None) -> None:
 
 def _run(config: RunConfig) -> None:
     folder = RunFolder.create(config.output, config)
-    training = _module("training.stages")
-    if config.activations.kind != "files":
-        training.harvest(config)
-        _told("activations", folder.activations)
-    training.train(config)
-    _told("metrics", folder.metrics)
-    _told("dictionary", folder.crosscoder)
-    analysis = _module("analysis.stages")
-    analysis.analyze(folder, config)
-    _told("features", folder.features)
+    # One wandb run for all stages; training harvests first by itself.
+    with _module("crosscoder.tracking").wandb_run(folder, config):
+        _module("training.stages").train(config)
+        _told("metrics", folder.metrics)
+        _told("dictionary", folder.crosscoder)
+        analysis = _module("analysis.stages")
+        analysis.analyze(folder, config)
+        _told("features", folder.features)
     analysis.report(folder)
     _told("report", folder.report)
     _told("page", analysis.browse(folder))

@@ -111,13 +111,13 @@ class JumpReLUSparsity(Sparsity):
 
 class _JumpReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pre_latents: Tensor, log_threshold: Tensor, bandwidth: float) -> Tensor:  # noqa: ANN001
+    def forward(ctx, pre_latents: Tensor, log_threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre_latents, log_threshold)
         ctx.bandwidth = bandwidth
         return pre_latents * (pre_latents > log_threshold.exp())
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN001
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,) = gradients
         pre_latents, log_threshold = ctx.saved_tensors
         threshold = log_threshold.exp()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import RunConfig, WandbConfig
-from .folder import RunFolder
+from .folder import RunFolder, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class MetricsLog:
             except ValueError:
                 # A kill can leave half a line at the end; what it held comes after the checkpoint.
                 logger.warning("%s: dropped an unfinished line", self.path)
-        self.path.write_text("".join(line + "\n" for line in kept))
+        write_atomic(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, tokens: int, values: Mapping[str, float | None]) -> None:
         """Append one line."""
@@ -64,7 +64,7 @@ class WandbRun:
         def log(run: Any) -> None:
             import wandb
 
-            run.log({name: wandb.Table(columns=columns, data=rows)})
+            run.log({name: wandb.Table(columns=columns, data=rows)})  # pyright: ignore[reportArgumentType]
 
         self._try(log)
 

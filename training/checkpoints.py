@@ -14,7 +14,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -36,7 +36,7 @@ class TrainState:
     optimizer: torch.optim.Adam
     tokens_since_fired: Tensor
     penalty: float
-    precision: str
+    precision: Literal["float32", "bfloat16"]
     step: int = 0
     n_tokens: int = 0
     source: dict[str, Any] | None = None

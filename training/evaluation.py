@@ -22,7 +22,8 @@ class HeldOutMeter:
     """Looks at the same held-out tokens again and again while a dictionary is trained."""
 
     def __init__(self, source: TokenSource, reads: Reads) -> None:
-        self.d_models, self.reads = source.d_models, reads
+        self.d_models = source.d_models
+        self.reads: Reads = reads
         reader = source.held_out()
         # Evenly spaced rows, so that every source of text has its share.
         count = min(TOKENS, reader.n_tokens)

@@ -5,6 +5,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from crosscoder.device import resolve_device
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import DivergedError
 from crosscoder.folder import RunFolder
-from crosscoder.reading import crosscoder_config, present
+from crosscoder.reading import Reads, crosscoder_config, present
 from crosscoder.tracking import MetricsLog, WandbRun
 
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
@@ -24,7 +25,7 @@ from .evaluation import HeldOutMeter, decoder_histograms
 from .losses import LossTerms, loss_terms, run_forward
 from .precision import compute_dtype
 from .schedules import annealed_k, learning_rate, n_steps, steered_penalty
-from .sources import TokenSource
+from .sources import SourceState, TokenSource
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ class Trainer:
 
     def __init__(self, config: RunConfig, source: TokenSource, folder: RunFolder, wandb: WandbRun) -> None:
         self.config, self.source, self.folder, self.wandb = config, source, folder, wandb
-        self.training, self.reads = config.training, config.crosscoder.reads
+        self.training = config.training
+        self.reads: Reads = config.crosscoder.reads
         self.device = resolve_device("training.device", self.training.device)
         self.metrics = MetricsLog(folder.metrics)
         self.state = self._fresh_state()
@@ -71,13 +73,13 @@ class Trainer:
             self.state.crosscoder.set_normalization(self._sample())
         self.metrics.truncate(self.state.step)
         steps, done = n_steps(self.training), self.state.n_tokens
-        batches = self.source.batches(self.training.batch_tokens, self.state.source)
+        batches = self.source.batches(self.training.batch_tokens, cast("SourceState | None", self.state.source))
         with _stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
             while self.state.step < steps:
                 values, source_state = next(batches)
                 terms, l0 = self._step(values.to(self.device))
-                self.state.source = source_state
+                self.state.source = dict(source_state)
                 bar.update(len(values))
                 self._after_step(terms, l0, bar, last=self.state.step == steps)
                 if stopping():
@@ -176,7 +178,7 @@ def _stop_between_steps() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a request that is honored after the step; a second one interrupts at once."""
     asked = False
 
-    def ask(signal_number: int, frame: object) -> None:
+    def ask(*_: object) -> None:
         nonlocal asked
         asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)

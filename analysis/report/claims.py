@@ -123,7 +123,7 @@ class _Evidence:
         template = numbers["template_share"]
         doubt = None
         if template is not None and template > _MOSTLY_TEMPLATE:
-            doubt = f"{percent(template)} of its firings are on chat-template tokens: it may follow the template, not what is said."
+            doubt = "More than half of its firings are on chat-template tokens: it may follow the template, not what is said."
         return Claim(
             latent=latent,
             label=row["label"],

@@ -290,12 +290,17 @@ def _undetermined(results: AnalysisResults) -> tuple[Reason, ...]:
     )
 
 
+def _total(tokens: int | dict[str, int] | None) -> int | None:
+    """Tokens of a stage; the harvest counts those of training and held-out documents apart."""
+    return sum(tokens.values()) if isinstance(tokens, dict) else tokens
+
+
 def _stages(manifest: dict[str, Any]) -> tuple[Stage, ...]:
     return tuple(
         Stage(
             name=name,
             wall_seconds=stage.get("wall_seconds"),
-            tokens=stage.get("tokens"),
+            tokens=_total(stage.get("tokens")),
             command=stage.get("command"),
             finished=stage.get("finished"),
         )

@@ -187,17 +187,21 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         for key, tensor in get_peft_model_state_dict(model).items()
     }
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    settings = model.peft_config["default"].to_dict()
-    settings |= {
+    (folder / "adapter_model.safetensors").chmod(0o644)
+    settings = model.peft_config["default"]
+    # Not everything that this release of PEFT knows: others refuse settings that they do not have.
+    written = {
         "base_model_name_or_path": NAME,
+        "bias": "none",
         "inference_mode": True,
+        "layers_to_transform": settings.layers_to_transform,
+        "lora_alpha": settings.lora_alpha,
         "peft_type": "LORA",
+        "r": settings.r,
+        "target_modules": sorted(settings.target_modules),
         "task_type": "CAUSAL_LM",
-        "target_modules": sorted(settings["target_modules"]),
     }
-    # Settings left at nothing are left out: other releases of PEFT do not know all of them.
-    kept = {key: value for key, value in sorted(settings.items()) if value not in (None, False, {}, [])}
-    (folder / "adapter_config.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    (folder / "adapter_config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 def make_adapter(reference: Path, folder: Path, recipe: AdapterRecipe) -> float:

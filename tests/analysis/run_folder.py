@@ -382,7 +382,7 @@ def _manifest(identical: bool) -> dict[str, Any]:
                 "started": "2026-11-22T18:00:00+00:00",
                 "finished": True,
                 "wall_seconds": 121.5,
-                "tokens": 512_000,
+                "tokens": {"train": 460_800, "held_out": 51_200},
             },
             "train": {
                 "command": "crosscoder run demo.yaml",

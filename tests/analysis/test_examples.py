@@ -1,8 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from analysis.examples import Chosen, RowFinder, choose, examples_table, schema
+from analysis.examples import RowFinder, choose, examples_table, schema
 from analysis.observers import observer_for
 from analysis.peaks import PeakAccumulator, Peaks
 from crosscoder.activations import ActivationBatch
@@ -25,7 +27,7 @@ class GappyReader(MemoryReader):
 
 
 @pytest.fixture(scope="module")
-def shown() -> tuple[GappyReader, object, Chosen, list[dict[str, object]]]:
+def shown() -> Any:
     from analysis.token_context import RowContext
 
     pair = PlantedPair(counts=SMALL)
@@ -42,7 +44,7 @@ def shown() -> tuple[GappyReader, object, Chosen, list[dict[str, object]]]:
     return reader, observer, chosen, table.to_pylist()
 
 
-def test_windows_hold_the_latents_of_the_tokens_they_show(shown: tuple) -> None:
+def test_windows_hold_the_latents_of_the_tokens_they_show(shown: Any) -> None:
     reader, observer, _, rows = shown
     codes = observer.encode(reader.values)
     norms = [part.norm(dim=1) for part in observer.raw]
@@ -70,9 +72,9 @@ def test_windows_hold_the_latents_of_the_tokens_they_show(shown: tuple) -> None:
     assert masked > 0
 
 
-def test_rows_are_ordered_and_ranked(shown: tuple) -> None:
+def test_rows_are_ordered_and_ranked(shown: Any) -> None:
     *_, rows = shown
-    by_latent: dict[int, list[dict]] = {}
+    by_latent: dict[int, list[Any]] = {}
     for row in rows:
         by_latent.setdefault(row["latent"], []).append(row)
     assert list(by_latent) == list(range(20))

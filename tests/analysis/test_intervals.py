@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from analysis.intervals import BlockMoments, bootstrap_intervals, resample_weights
+from analysis.latent_scaling import Moments
 
 
 def moments(n_blocks: int = 12, n_latents: int = 5, seed: int = 0) -> BlockMoments:
@@ -13,7 +14,7 @@ def moments(n_blocks: int = 12, n_latents: int = 5, seed: int = 0) -> BlockMomen
     )
 
 
-def density(sampled: dict[str, torch.Tensor]) -> torch.Tensor:
+def density(sampled: Moments) -> torch.Tensor:
     return sampled["fired"] / sampled["tokens"]
 
 

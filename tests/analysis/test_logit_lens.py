@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def observer(rows: list[list[float]], names: tuple[str, ...] = ("reference", "in
     crosscoder = Crosscoder(config)
     with torch.no_grad():
         crosscoder.W_dec.copy_(torch.tensor(rows))
-    reads = "paired" if len(names) == 2 else names[0]
+    reads: Any = "paired" if len(names) == 2 else names[0]
     return observer_for(crosscoder, (width, width), reads)
 
 

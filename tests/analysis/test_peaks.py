@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
+import analysis.peaks
 from analysis.firings import Firings
 from analysis.peaks import PeakAccumulator, Peaks
 from crosscoder.activations import ActivationBatch
@@ -69,9 +71,7 @@ def test_batches_do_not_matter_even_where_they_cut_documents() -> None:
         assert listed(accumulator.sample) == listed(accumulate(values, TOKENS).sample)
 
 
-def test_cutting_back_in_between_loses_nothing(monkeypatch: object) -> None:
-    import analysis.peaks
-
+def test_cutting_back_in_between_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analysis.peaks, "_PENDING", 3)
     values = code()
     assert listed(accumulate(values, 7).top) == brute_force(values, 4)

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -51,11 +51,15 @@ def make_run(
 
 def analyzed(
     path: Path, values: Tensor, crosscoder: Crosscoder, reads: Reads = "paired"
-) -> tuple[pd.DataFrame, dict]:
+) -> tuple[Any, dict[str, Any]]:
     folder, config = make_run(path, values, crosscoder, reads)
     stages.analyze(folder, config)
-    results = load_results(folder)
-    return results.features, results.summary
+    return features_of(folder), load_results(folder).summary
+
+
+def features_of(folder: RunFolder) -> Any:
+    """The table, whose columns are typed by nobody."""
+    return load_results(folder).features
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +75,19 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedPair, RunF
 def test_every_planted_edit_gets_its_label(planted: tuple[PlantedPair, RunFolder]) -> None:
     pair, folder = planted
     results = load_results(folder)
-    assert results.features["label"].tolist() == [*pair.truth.kinds, "dead", "dead"]
+    assert features_of(folder)["label"].tolist() == [*pair.truth.kinds, "dead", "dead"]
     assert {label: entry["count"] for label, entry in results.summary["counts"].items()} == {
         **SMALL,
         "dead": 2,
         "reweighted": 0,
         "undetermined": 0,
     }
-    assert results.features["evidence"].unique().tolist() == ["observed"]
+    assert features_of(folder)["evidence"].unique().tolist() == ["observed"]
 
 
 def test_the_table_has_the_columns_of_the_contract(planted: tuple[PlantedPair, RunFolder]) -> None:
     _, folder = planted
-    features = load_results(folder).features
+    features = features_of(folder)
     assert set(FEATURE_COLUMNS) <= set(features)
     assert {
         "density/files",
@@ -115,12 +119,12 @@ def test_the_shift_is_accounted_for(planted: tuple[PlantedPair, RunFolder]) -> N
     pair, folder = planted
     results = load_results(folder)
     assert sum(results.summary["shift"].values()) == pytest.approx(1, abs=1e-5)
-    assert results.features["shift_share"].sum() == pytest.approx(
+    assert features_of(folder)["shift_share"].sum() == pytest.approx(
         results.summary["shift"]["latents"], abs=1e-9
     )
     shared = [kind == "shared" for kind in pair.truth.kinds]
-    assert results.features["shift_share"][:20][shared].abs().max() < 1e-6
-    assert results.features["shift_share"][:20][~np.array(shared)].min() > 0.01
+    assert features_of(folder)["shift_share"][:20][shared].abs().max() < 1e-6
+    assert features_of(folder)["shift_share"][:20][~np.array(shared)].min() > 0.01
 
 
 def test_numbers_of_the_summary(planted: tuple[PlantedPair, RunFolder]) -> None:
@@ -160,7 +164,7 @@ def test_exchanged_models_exchange_the_labels_exactly(
     state |= {name: state[name].flip(0) for name in ("scale", "score_scale")}
     dictionary.load_state_dict(state)
     swapped, _ = analyzed(tmp_path / "swapped", values[:, order], dictionary)
-    plain = load_results(folder).features
+    plain = features_of(folder)
     names = {"new": "lost", "lost": "new"}
     assert swapped["label"].tolist() == [names.get(label, label) for label in plain["label"]]
     assert np.allclose(swapped["relative_norm"], 1 - plain["relative_norm"], equal_nan=True)
@@ -216,7 +220,7 @@ def test_permuting_the_latents_permutes_the_rows(
     }
     dictionary.load_state_dict(state)
     permuted, _ = analyzed(tmp_path / "permuted", pair.sample(20_000), dictionary)
-    plain = load_results(folder).features.iloc[order.numpy()].reset_index(drop=True)
+    plain = features_of(folder).iloc[order.numpy()].reset_index(drop=True)
     assert permuted["label"].tolist() == plain["label"].tolist()
     assert permuted["n_documents"].tolist() == plain["n_documents"].tolist()
     for name in ("density", "density_low", "nu_error", "nu_error_high", "shift_share", "mean_activation"):
@@ -290,8 +294,8 @@ def test_examples_and_tables_are_readable(planted: tuple[PlantedPair, RunFolder]
     assert all(row["source"] == "files" for row in examples)
     assert results.logits().num_rows == 0
     assert set(results.histograms) == {str(latent) for latent in range(20)}
-    assert sum(results.histograms["3"]["counts"]) == results.features["n_tokens"][3]
-    assert results.features["explanation"].str.len().min() > 10
+    assert sum(results.histograms["3"]["counts"]) == features_of(folder)["n_tokens"][3]
+    assert features_of(folder)["explanation"].str.len().min() > 10
 
 
 def test_a_missing_dictionary_is_named(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from typing import NoReturn
+
 import numpy as np
 import pytest
 import torch
@@ -168,7 +170,7 @@ def test_models_of_different_width_share_no_products() -> None:
 class TwoSources:
     """Every other document is from the second source, and the first token of each is template."""
 
-    source_names = ("even", "odd")
+    source_names: tuple[str, ...] = ("even", "odd")
     has_template = True
 
     def source_of(self, document: Tensor) -> Tensor:
@@ -180,7 +182,7 @@ class TwoSources:
     def length_of(self, document: np.ndarray) -> np.ndarray:
         return np.full(len(document), 20)
 
-    def show(self, document: np.ndarray, position: np.ndarray) -> None:
+    def show(self, document: np.ndarray, position: np.ndarray) -> NoReturn:
         raise NotImplementedError
 
 

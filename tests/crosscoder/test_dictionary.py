@@ -25,7 +25,9 @@ def assert_close_to(actual: Tensor, expected: Tensor, d_models: tuple[int, ...])
     """Equal up to float32 rounding in the units of each model."""
     parts, expected_parts = (split_models(values.detach(), d_models) for values in (actual, expected))
     for part, expected_part in zip(parts, expected_parts, strict=True):
-        torch.testing.assert_close(part, expected_part, rtol=1e-5, atol=2e-5 * float(expected_part.abs().max()))
+        torch.testing.assert_close(
+            part, expected_part, rtol=1e-5, atol=2e-5 * float(expected_part.abs().max())
+        )
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
@@ -60,7 +62,9 @@ def test_decode_returns_the_form_that_the_widths_allow(shape: str) -> None:
 
 @pytest.mark.parametrize("bad", [torch.zeros(4, 13), torch.zeros(4, 3, 6)])
 def test_activations_of_another_width_are_refused_by_name(bad: Tensor) -> None:
-    with pytest.raises(DataError, match=r"activations: shape .* does not fit .*'model_0', 'model_1'.* 6 \+ 6"):
+    with pytest.raises(
+        DataError, match=r"activations: shape .* does not fit .*'model_0', 'model_1'.* 6 \+ 6"
+    ):
         small_crosscoder("relu", "two").encode(bad)
 
 
@@ -111,11 +115,11 @@ def rescaled_copy(crosscoder: Crosscoder, factor: Tensor) -> Crosscoder:
     copied = Crosscoder(crosscoder.config)
     copied.load_state_dict(crosscoder.state_dict())
     with torch.no_grad():
-        copied.W_dec *= factor[:, None]
-        copied.W_enc /= factor
-        copied.b_enc /= factor
+        copied.W_dec.mul_(factor[:, None])
+        copied.W_enc.div_(factor)
+        copied.b_enc.div_(factor)
         if isinstance(copied.sparsity, JumpReLUSparsity):
-            copied.sparsity.log_threshold -= factor.log()
+            copied.sparsity.log_threshold.sub_(factor.log())
     return copied
 
 
@@ -151,7 +155,9 @@ def test_rescaling_would_change_the_selection_were_norms_ignored(kind: str) -> N
 
 @every_kind
 @pytest.mark.parametrize("shape", ["two", "two_unequal"])
-def test_swapping_the_models_swaps_the_outputs_and_maps_relative_norm_r_to_1_minus_r(kind: str, shape: str) -> None:
+def test_swapping_the_models_swaps_the_outputs_and_maps_relative_norm_r_to_1_minus_r(
+    kind: str, shape: str
+) -> None:
     crosscoder, d_models = small_crosscoder(kind, shape), SHAPES[shape]
     swap = torch.arange(sum(d_models)).roll(-d_models[0])
     config = crosscoder.config.model_copy(update={"d_models": d_models[::-1]})
@@ -183,7 +189,9 @@ def test_permuting_the_latents_permutes_the_code_and_nothing_else(kind: str) -> 
         state[name] = state[name][order]
     permuted.load_state_dict(state)
     values = raw_activations((6, 6))
-    torch.testing.assert_close(permuted.encode(values), crosscoder.encode(values)[:, order], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        permuted.encode(values), crosscoder.encode(values)[:, order], rtol=1e-4, atol=1e-5
+    )
     assert_close_to(join_models(permuted(values)), join_models(crosscoder(values)), (6, 6))
 
 
@@ -211,7 +219,9 @@ def test_normalization_centers_and_scales_each_model_by_one_number(shape: str) -
         assert float(part.square().sum(dim=1).mean()) == pytest.approx(d_model, rel=1e-4)
     assert_close_to(crosscoder.denormalize(normalized), sample, d_models)
     for part in split_models(sample, d_models):
-        assert abs(float(part.square().sum(dim=1).mean()) / part.shape[1] - 1) > 0.5, "raw activations were not normalized"
+        assert abs(float(part.square().sum(dim=1).mean()) / part.shape[1] - 1) > 0.5, (
+            "raw activations were not normalized"
+        )
 
 
 def test_scaling_or_shifting_one_model_is_undone() -> None:
@@ -296,7 +306,9 @@ def test_fold_comparison_notices_scores_in_raw_units(kind: str) -> None:
 
 
 def uncalibrated(k: int = 4) -> Crosscoder:
-    config = CrosscoderConfig(d_models=(48, 48), model_names=numbered((1, 1)), n_latents=96, sparsity=BatchTopK(k=k))
+    config = CrosscoderConfig(
+        d_models=(48, 48), model_names=numbered((1, 1)), n_latents=96, sparsity=BatchTopK(k=k)
+    )
     crosscoder = Crosscoder(config)
     crosscoder.set_normalization(PlantedPair().sample(2000, seed=1))
     return crosscoder

@@ -32,7 +32,9 @@ def test_fve_is_one_for_a_perfect_and_zero_for_the_mean_reconstruction() -> None
     actual, _ = made_up()
     assert fve(actual, actual) == 1
     assert fve(actual, actual.double().mean(dim=0).expand(200, 5)) == pytest.approx(0, abs=1e-12)
-    assert (fve(actual, torch.zeros_like(actual)) or 0) < -5, "predicting zero is worse than predicting the mean"
+    assert (fve(actual, torch.zeros_like(actual)) or 0) < -5, (
+        "predicting zero is worse than predicting the mean"
+    )
 
 
 def test_fve_is_the_numpy_reference() -> None:
@@ -118,7 +120,11 @@ def test_the_difference_of_identical_models_has_no_fve() -> None:
     meter = meter_of(torch.cat([actual, actual], dim=1), torch.cat([rebuilt, rebuilt], dim=1), (5, 5))
     assert meter.difference is not None
     assert meter.difference.result() is None
-    assert meter.per_model[0].result() == meter.per_model[1].result() == pytest.approx(numpy_fve(actual, rebuilt))
+    assert (
+        meter.per_model[0].result()
+        == meter.per_model[1].result()
+        == pytest.approx(numpy_fve(actual, rebuilt))
+    )
 
 
 @pytest.mark.parametrize("d_models", [(10,), (4, 6), (3, 3, 4), (2, 2, 2, 4)])
@@ -151,7 +157,10 @@ def test_relative_norm_is_the_intervened_share() -> None:
 @settings(max_examples=50, deadline=None)
 @given(reference=st.floats(0, 1e6), intervened=st.floats(1e-6, 1e6))
 def test_swapping_the_models_maps_relative_norm_r_to_1_minus_r(reference: float, intervened: float) -> None:
-    first, second = torch.tensor([reference], dtype=torch.float64), torch.tensor([intervened], dtype=torch.float64)
+    first, second = (
+        torch.tensor([reference], dtype=torch.float64),
+        torch.tensor([intervened], dtype=torch.float64),
+    )
     result = relative_norm(first, second)
     assert 0 <= float(result) <= 1
     torch.testing.assert_close(relative_norm(second, first), 1 - result)

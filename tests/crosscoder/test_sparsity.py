@@ -256,10 +256,17 @@ def test_jumprelu_threshold_learns_to_separate_noise_from_signal() -> None:
 def test_kinds_store_what_inference_needs() -> None:
     """The state that must travel with the weights."""
     stored = {kind: set(build_sparsity(config, 5).state_dict()) for kind, config in KINDS.items()}
-    assert stored == {"batch_topk": {"threshold"}, "topk": set(), "relu": set(), "jumprelu": {"log_threshold"}}
+    assert stored == {
+        "batch_topk": {"threshold"},
+        "topk": set(),
+        "relu": set(),
+        "jumprelu": {"log_threshold"},
+    }
 
 
 def test_k_above_the_number_of_latents_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sparsity\.k is 9, larger than n_latents 8"):
         CrosscoderConfig(d_models=(4,), model_names=("a",), n_latents=8, sparsity=BatchTopK(k=9))
-    assert Crosscoder(CrosscoderConfig(d_models=(4,), model_names=("a",), n_latents=8, sparsity=BatchTopK(k=8)))
+    assert Crosscoder(
+        CrosscoderConfig(d_models=(4,), model_names=("a",), n_latents=8, sparsity=BatchTopK(k=8))
+    )

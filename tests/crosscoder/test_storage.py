@@ -26,7 +26,9 @@ def test_saving_and_loading_is_identity(kind: str, shape: str, tmp_path: Path) -
     assert state.keys() == loaded_state.keys()
     for name, value in state.items():
         assert torch.equal(value, loaded_state[name]), name
-    assert {"batch_topk": "sparsity.threshold", "jumprelu": "sparsity.log_threshold"}.get(kind, "W_enc") in state
+    assert {"batch_topk": "sparsity.threshold", "jumprelu": "sparsity.log_threshold"}.get(
+        kind, "W_enc"
+    ) in state
     values = raw_activations(SHAPES[shape])
     assert torch.equal(loaded.encode(values), crosscoder.encode(values))
     assert not loaded.training

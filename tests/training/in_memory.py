@@ -40,7 +40,9 @@ class DisturbedSource:
         self.source, self.n, self.disturb = source, n, disturb
         self.d_models, self.n_train_tokens = source.d_models, source.n_train_tokens
 
-    def batches(self, batch_tokens: int, state: SourceState | None = None) -> Iterator[tuple[Tensor, SourceState]]:
+    def batches(
+        self, batch_tokens: int, state: SourceState | None = None
+    ) -> Iterator[tuple[Tensor, SourceState]]:
         for index, (values, after) in enumerate(self.source.batches(batch_tokens, state)):
             yield (self.disturb(values) if index == self.n else values), after
 
@@ -103,7 +105,9 @@ def run_config(
     )
 
 
-def make_trainer(config: RunConfig, source: TokenSource | None = None, wandb: WandbRun | None = None) -> Trainer:
+def make_trainer(
+    config: RunConfig, source: TokenSource | None = None, wandb: WandbRun | None = None
+) -> Trainer:
     """A trainer in the run folder of `config`, without wandb unless one is given."""
     folder = RunFolder.create(config.output, config)
     return Trainer(config, planted_source() if source is None else source, folder, wandb or WandbRun(None))

@@ -29,7 +29,9 @@ def content(state: TrainState) -> dict[str, Tensor]:
     tensors = dict(state.crosscoder.state_dict())
     for name, parameter in state.crosscoder.named_parameters():
         tensors |= {f"{name}.{moment}": value for moment, value in state.optimizer.state[parameter].items()}
-    return {name: value.clone() for name, value in tensors.items()} | {"fired": state.tokens_since_fired.clone()}
+    return {name: value.clone() for name, value in tensors.items()} | {
+        "fired": state.tokens_since_fired.clone()
+    }
 
 
 def assert_bit_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
@@ -126,11 +128,15 @@ def test_a_missing_file_is_refused_by_name(saved: Path, tmp_path: Path, name: st
         load_checkpoint(saved, fresh(tmp_path))
 
 
-@pytest.mark.parametrize("change", [{"step": 1}, {"n_tokens": 0}, {"penalty": 9.0}, {"source": {"offset": 0}}])
+@pytest.mark.parametrize(
+    "change", [{"step": 1}, {"n_tokens": 0}, {"penalty": 9.0}, {"source": {"offset": 0}}]
+)
 def test_an_altered_record_is_refused_by_name(saved: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     record = json.loads((saved / "state.json").read_text())
     (saved / "state.json").write_text(json.dumps(record | change))
-    with pytest.raises(FormatError, match=r"state\.json: does not match its own digest; it was altered or cut"):
+    with pytest.raises(
+        FormatError, match=r"state\.json: does not match its own digest; it was altered or cut"
+    ):
         load_checkpoint(saved, fresh(tmp_path))
 
 
@@ -142,7 +148,9 @@ def test_a_foreign_record_is_refused_by_name(saved: Path, tmp_path: Path, text: 
 
 
 @pytest.mark.parametrize("change", [{"n_latents": 17}, {"sparsity": JUMPRELU}])
-def test_the_checkpoint_of_another_dictionary_is_refused(saved: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_the_checkpoint_of_another_dictionary_is_refused(
+    saved: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
     with pytest.raises(FormatError, match=r"of another dictionary .* use a new run folder") as caught:
         load_checkpoint(saved, fresh(tmp_path, **change))
     assert "\n" not in str(caught.value)

@@ -31,7 +31,9 @@ def one_model_dictionary(reads: Reads, seed: int = 0) -> Crosscoder:
     return crosscoder
 
 
-def measured(crosscoder: Crosscoder, reads: Reads, values: Tensor, chunk: int = 2048) -> dict[str, float | None]:
+def measured(
+    crosscoder: Crosscoder, reads: Reads, values: Tensor, chunk: int = 2048
+) -> dict[str, float | None]:
     meter = reconstruction(crosscoder, values, WIDTHS, reads, chunk)
     named = {name: variance.result() for name, variance in zip(meter.names, meter.per_model, strict=True)}
     assert meter.difference is not None
@@ -48,7 +50,9 @@ def test_exact_dictionary_explains_all_but_the_noise() -> None:
     for name, part in (("reference", values[:, :48]), ("intervened", values[:, 48:])):
         variance = float((part - part.mean(dim=0)).square().sum(dim=1).mean())
         # The latents fit a little of the noise: 20 of 48 directions.
-        assert 1 - noise / variance - 0.01 < result[name] < 1 - 0.4 * noise / variance  # pyright: ignore[reportOperatorIssue]
+        explained = result[name]
+        assert explained is not None
+        assert 1 - noise / variance - 0.01 < explained < 1 - 0.4 * noise / variance
     assert result["l0"] == pytest.approx(PAIR.true_l0, rel=0.1)
 
 
@@ -78,7 +82,9 @@ def test_pooled_encodes_each_model_alone_and_measures_the_difference_of_both() -
     assert result["l0"] == pytest.approx(sum(float((code > 0).sum()) for code in codes) / 2000)
     never = ~((codes[0] > 0).any(dim=0) | (codes[1] > 0).any(dim=0))
     assert result["dead"] == pytest.approx(float(never.float().mean()))
-    assert result["reference"] != pytest.approx(result["intervened"], rel=1e-3), "so that a swap would be seen"
+    assert result["reference"] != pytest.approx(result["intervened"], rel=1e-3), (
+        "so that a swap would be seen"
+    )
 
 
 def test_difference_measures_the_difference() -> None:
@@ -133,7 +139,7 @@ def test_held_out_rows_are_distinct_and_spread_from_first_to_last(n_tokens: int)
 
 def test_held_out_rows_stay_within_more_tokens_than_float32_can_count() -> None:
     class Long(InMemoryReader):
-        def gather(self, rows: Tensor):  # noqa: ANN202
+        def gather(self, rows: Tensor):
             asked.append(rows)
             return super().gather(rows % 10)
 
@@ -144,7 +150,9 @@ def test_held_out_rows_stay_within_more_tokens_than_float32_can_count() -> None:
     source.held_out = lambda: reader
     HeldOutMeter(source, "paired")
     assert int(asked[0].max()) == reader.n_tokens - 1
-    assert int(torch.linspace(0, reader.n_tokens - 1, TOKENS).long().max()) >= reader.n_tokens, "float32 would not"
+    assert int(torch.linspace(0, reader.n_tokens - 1, TOKENS).long().max()) >= reader.n_tokens, (
+        "float32 would not"
+    )
 
 
 # --- histograms -------------------------------------------------------------------------------------------------------

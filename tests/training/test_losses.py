@@ -45,9 +45,13 @@ def test_total_is_the_sum_of_the_named_terms(kind: str, shape: str) -> None:
     """Peers compute the auxiliary term, log it, and return the loss without it."""
     crosscoder = small_crosscoder(kind, shape)
     terms = loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7)
-    expected = {"batch_topk": set(), "topk": set(), "relu": {"sparsity"}, "jumprelu": {"sparsity", "dead"}}[kind]
+    expected = {"batch_topk": set(), "topk": set(), "relu": {"sparsity"}, "jumprelu": {"sparsity", "dead"}}[
+        kind
+    ]
     assert set(terms) == {"mse", "auxk"} | expected
-    assert float(terms.total().detach()) == pytest.approx(sum(float(term.detach()) for term in terms.values()), rel=1e-6)
+    assert float(terms.total().detach()) == pytest.approx(
+        sum(float(term.detach()) for term in terms.values()), rel=1e-6
+    )
     assert all(float(term.detach()) > 0 for term in terms.values())
 
 
@@ -120,7 +124,9 @@ def test_auxiliary_gradient_reaches_rows_of_dead_latents_and_no_other(kind: str,
         reached = gradient.abs().amax(dim=1) > 0
         assert not reached[~SOME_DEAD].any()
         assert reached[SOME_DEAD].any()
-    assert crosscoder.b_dec.grad is None, "the error is what is left over; the bias has its say in the main term"
+    assert crosscoder.b_dec.grad is None, (
+        "the error is what is left over; the bias has its say in the main term"
+    )
 
 
 @every_kind
@@ -162,7 +168,10 @@ def test_auxiliary_term_is_absent_where_nothing_is_dead_or_it_is_switched_off() 
 def test_a_dead_latent_learns_the_direction_that_the_others_leave_over() -> None:
     """One alive latent for one direction; the dead one comes to explain the other and starts to fire."""
     config = CrosscoderConfig(
-        d_models=(4,), model_names=("a",), n_latents=2, sparsity=KINDS["batch_topk"].model_copy(update={"k": 1})
+        d_models=(4,),
+        model_names=("a",),
+        n_latents=2,
+        sparsity=KINDS["batch_topk"].model_copy(update={"k": 1}),
     )
     generator = torch.Generator().manual_seed(0)
     values = torch.zeros(400, 4)
@@ -180,7 +189,9 @@ def test_a_dead_latent_learns_the_direction_that_the_others_leave_over() -> None
         for _ in range(200):
             optimizer.zero_grad()
             forward = run_forward(crosscoder, values, 0.4)
-            loss_terms(crosscoder, forward, dead, AuxiliaryConfig(coefficient=coefficient, k=1), 0.0).total().backward()
+            loss_terms(
+                crosscoder, forward, dead, AuxiliaryConfig(coefficient=coefficient, k=1), 0.0
+            ).total().backward()
             optimizer.step()
         return float(torch.nn.functional.normalize(crosscoder.W_dec.detach(), dim=1)[1, 1])
 
@@ -207,7 +218,9 @@ def codes_and_rows(sparsity: ReLU | JumpReLU, rows: Tensor, codes: Tensor, d_mod
 
 def shared_and_exclusive() -> tuple[Tensor, Tensor]:
     """One latent for both models, and the pair of latents that says the same one model at a time."""
-    direction = torch.nn.functional.normalize(torch.randn(8, generator=torch.Generator().manual_seed(0)), dim=0)
+    direction = torch.nn.functional.normalize(
+        torch.randn(8, generator=torch.Generator().manual_seed(0)), dim=0
+    )
     nothing = torch.zeros(8)
     shared = torch.cat([2 * direction, 3 * direction])[None]
     exclusive = torch.stack([torch.cat([2 * direction, nothing]), torch.cat([nothing, 3 * direction])])
@@ -270,7 +283,9 @@ def test_penalty_does_not_change_when_rows_and_codes_are_rescaled() -> None:
     factor = torch.tensor([0.01, 0.3, 1.0, 5.0, 80.0])
     for sparsity in (ReLU(target_l0=1), JumpReLU(target_l0=1)):
         before = codes_and_rows(sparsity, rows, codes, 8)
-        assert codes_and_rows(sparsity, rows * factor[:, None], codes / factor, 8) == pytest.approx(before, rel=1e-4)
+        assert codes_and_rows(sparsity, rows * factor[:, None], codes / factor, 8) == pytest.approx(
+            before, rel=1e-4
+        )
         assert codes_and_rows(sparsity, rows * factor[:, None], codes, 8) != pytest.approx(before, rel=1e-2)
 
 

@@ -21,7 +21,9 @@ def test_every_token_asked_for_is_presented(n_tokens: int, steps: int) -> None:
 
 
 @given(steps=some_steps, warmup=shares, decay=shares)
-def test_learning_rate_rises_stays_and_falls_within_its_bounds(steps: int, warmup: float, decay: float) -> None:
+def test_learning_rate_rises_stays_and_falls_within_its_bounds(
+    steps: int, warmup: float, decay: float
+) -> None:
     config = training(steps, lr=0.5, warmup=warmup, decay=decay)
     rates = [learning_rate(step, config) for step in range(steps)]
     assert all(0 < rate <= 0.5 for rate in rates)
