@@ -113,13 +113,8 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
     if side.ratio <= rule.weak_norm:
         return _exclusive(side, rule)
     for scaling, without in ((side.scaling, side.weak), (side.opposite, side.strong)):
-        if _absent(scaling, rule) and not _is_turn(evidence, side, rule):
-            share = side.ratio if without == side.weak else 1.0
-            return Verdict(
-                "undetermined",
-                f"latent scaling finds it absent in the {without} (nu_error {_two(scaling.nu_error.value)}, nu_reconstruction "
-                f"{_two(scaling.nu_reconstruction.value)}), yet {_two(share)} of its larger norm lies there",
-            )
+        if _absent(scaling, rule):
+            return _contradicted(evidence, side, scaling, without, rule)
     return _geometry(evidence, side, rule)
 
 
@@ -139,13 +134,21 @@ def _absent(scaling: Toward, rule: LabelRule) -> bool:
     )
 
 
-def _is_turn(evidence: Evidence, side: _Leaning, rule: LabelRule) -> bool:
-    """Whether a direction that is absent from the other model is so because the feature was turned, by up to 90°.
-
-    Each model must then hold what its own row writes; norm that only leaked into a row explains nothing in its model.
-    """
-    owned = side.scaling.own >= _OWN_CONCEPT and side.opposite.own >= _OWN_CONCEPT
-    return evidence.cosine < rule.rotated_cosine and side.ratio >= _ROTATED_RATIO and owned
+def _contradicted(
+    evidence: Evidence, side: _Leaning, scaling: Toward, without: str, rule: LabelRule
+) -> Verdict:
+    """Latent scaling says that the model `without` lacks the concept, but its decoder row is not weak."""
+    share = side.ratio if without == side.weak else 1.0
+    reason = (
+        f"latent scaling finds it absent in the {without} (nu_error {_two(scaling.nu_error.value)}, nu_reconstruction "
+        f"{_two(scaling.nu_reconstruction.value)}), yet {_two(share)} of its larger norm lies there"
+    )
+    if evidence.cosine < rule.rotated_cosine and side.ratio >= _ROTATED_RATIO:
+        reason += (
+            f", along another direction (cosine {_two(evidence.cosine)}): a turn by nearly 90° cannot be told from two "
+            "features in one latent"
+        )
+    return Verdict("undetermined", reason)
 
 
 def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
@@ -194,7 +197,8 @@ def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
                 "undetermined",
                 f"{both}: turned (cosine < {rule.rotated_cosine:.2f}), but too unequal for rotated (< {_ROTATED_RATIO:.2f})",
             )
-        if not _is_turn(evidence, side, rule):
+        # Not estimable counts as too little: NaN compares as false.
+        if not (side.scaling.own >= _OWN_CONCEPT and side.opposite.own >= _OWN_CONCEPT):
             return Verdict(
                 "undetermined",
                 f"{both}, but one model holds little of what its direction writes (leaked norm)",

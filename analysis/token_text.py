@@ -1,10 +1,11 @@
 """How a single token of a vocabulary is written where people read it.
 
 Tokens are pieces of bytes, not of text: a character can be cut in two. What is not whole UTF-8 appears as \\xNN, one
-for each byte; spaces and line breaks are themselves (the pages make them visible).
+for each byte, and so does a control character; spaces and line breaks are themselves (the pages make them visible).
 """
 
 import re
+import unicodedata
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,15 +40,24 @@ def _from_byte_level(piece: str) -> str:
         content = bytes(_BYTE_OF[character] for character in piece)
     except KeyError:
         return piece
-    return content.decode("utf-8", errors="backslashreplace")
+    return _without_controls(content.decode("utf-8", errors="backslashreplace"))
 
 
 def _from_pieces(piece: str) -> str:
     """SentencePiece: ▁ is a space, and <0xNN> a byte."""
     byte = _BYTE_TOKEN.fullmatch(piece)
     if byte is not None:
-        return bytes.fromhex(byte[1]).decode("utf-8", errors="backslashreplace")
-    return piece.replace("▁", " ")
+        return _without_controls(bytes.fromhex(byte[1]).decode("utf-8", errors="backslashreplace"))
+    return _without_controls(piece.replace("▁", " "))
+
+
+def _without_controls(text: str) -> str:
+    return "".join(
+        f"\\x{ord(character):02x}"
+        if unicodedata.category(character) == "Cc" and character not in "\n\r\t"
+        else character
+        for character in text
+    )
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -79,6 +79,11 @@ class TokenPolicy(Settings):
     mask_first: int = Field(
         default=1, ge=0, description="leave out this many positions at the start of a document (attention sinks)"
     )
+    mask_repeated: bool = Field(
+        default=True,
+        description="leave out a token whose whole prefix occurred in an earlier document, e.g. the default system prompt: "
+        "its activations are the same ones again, and must not be on both sides of the held-out split",
+    )
     outlier_multiple: PositiveFloat = Field(
         default=10.0, description="leave out tokens whose norm in either model exceeds this multiple of its median norm"
     )
@@ -234,13 +239,13 @@ class TrainingConfig(Settings):
     gradient_clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     auxiliary: AuxiliaryConfig = Field(default=AuxiliaryConfig(), description="revival of dead latents")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the matrix products; weights stay float32. auto times one step of each"
+        default="auto", description="of the matrix products; weights stay float32. auto: bfloat16 where the hardware has units for it"
     )
     device: Device = Field(default="auto", description="where the dictionary is trained")
     log_every: Count = Field(default=20, description="steps between two lines of metrics")
     evaluate_every: Count = Field(default=200, description="steps between two looks at held-out tokens")
     checkpoint_every: Count = Field(default=200, description="steps between two resumable checkpoints")
-    calibration_tokens: Count = Field(default=32768, description="training tokens the inference threshold is set on")
+    calibration_tokens: Count = Field(default=32768, description="held-out tokens the inference threshold is set on, and training tokens the normalization is")
 
 
 # --- analysis ---------------------------------------------------------------------------------------------------------

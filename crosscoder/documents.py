@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Self, SupportsIndex
 
@@ -192,7 +193,28 @@ def _mask(
         added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
         masked |= np.isin(token_ids, [*tokenizer.all_special_ids, *added])
     position = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))
-    return masked | (position < policy.mask_first)
+    masked |= position < policy.mask_first
+    return masked | _repeated(token_ids, offsets) if policy.mask_repeated else masked
+
+
+def _repeated(
+    token_ids: Int32[np.ndarray, " total"], offsets: Int64[np.ndarray, " document_and_one"]
+) -> Bool[np.ndarray, " total"]:
+    """Tokens whose document began, up to and with them, like an earlier document: a causal model computes the same again."""
+    repeated = np.zeros(len(token_ids), dtype=bool)
+    seen: set[int] = set()
+    for start, stop in pairwise(offsets.tolist()):
+        prefix, fresh = 0, stop
+        hashes = []
+        for place, token in enumerate(token_ids[start:stop].tolist(), start):
+            # Python's hash of a tuple of integers has 64 bits and is the same in every process.
+            prefix = hash((prefix, token))
+            hashes.append(prefix)
+            if fresh == stop and prefix not in seen:
+                fresh = place
+        repeated[start:fresh] = True
+        seen.update(hashes[fresh - start :])
+    return repeated
 
 
 def _groups(keys: Sequence[Iterable[object]]) -> Int64[np.ndarray, " document"]:

@@ -8,7 +8,6 @@
 Rows are the tokens that are not masked. The tokens of a document are contiguous, within one shard.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from .activations import ActivationBatch
 from .config import Dtype
+from .digests import content_digest, file_digest
 from .errors import FormatError
 from .folder import write_atomic
 
@@ -148,7 +148,7 @@ class ShardWriter:
         (self.folder / side).mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / name, content)
         record = ShardRecord(
-            file=name, rows=len(values), digest=hashlib.blake2b(content, digest_size=16).hexdigest()
+            file=name, rows=len(values), digest=content_digest(content)
         )
         after = before.model_copy(
             update={"shards": (*before.shards, record), "n_outliers": before.n_outliers + n_outliers}
@@ -249,23 +249,6 @@ def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
     if not maps:
         raise FormatError(f"{path}: truncated, or not a safetensors file; no tensor found")
     return maps
-
-
-def file_digest(path: Path) -> str:
-    """blake2b of a file, read in pieces.
-
-    Raises:
-        FormatError: The file is missing.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, _blake2b).hexdigest()
-    except FileNotFoundError as error:
-        raise FormatError(f"{path}: does not exist; run the harvest again") from error
-
-
-def _blake2b() -> Any:
-    return hashlib.blake2b(digest_size=16)
 
 
 def _open_shard(path: Path, record: ShardRecord, manifest: Manifest, verify: bool) -> _Shard:

@@ -59,7 +59,7 @@ class BatchTopKSparsity(Sparsity):
         if self.threshold.isnan():
             raise FormatError(
                 "sparsity.threshold: never calibrated, so BatchTopK cannot encode single tokens; "
-                "finish the training, or call calibrate() with training activations"
+                "finish the training, or call calibrate() with activations"
             )
         rectified = pre_latents.relu()
         return rectified * (rectified * norms > self.threshold)

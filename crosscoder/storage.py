@@ -13,7 +13,6 @@ model.safetensors (float32; width = sum of d_models, models side by side, refere
     sparsity.threshold []   (BatchTopK)      sparsity.log_threshold [latent]   (JumpReLU)
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from .config import CrosscoderConfig
 from .dictionary import Crosscoder
+from .digests import file_digest
 from .errors import FormatError
 from .folder import write_atomic
 
@@ -87,9 +87,3 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         if key not in record:
             raise FormatError(f"{path}: lacks {key!r}; the file was altered, copy it again")
     return record
-
-
-def file_digest(path: Path) -> str:
-    """blake2b of a file's bytes, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

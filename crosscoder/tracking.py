@@ -37,7 +37,7 @@ class MetricsLog:
                 logger.warning("%s: dropped an unfinished line", self.path)
         write_atomic(self.path, "".join(line + "\n" for line in kept))
 
-    def write(self, step: int, tokens: int, values: Mapping[str, float | None]) -> None:
+    def write(self, step: int, tokens: int, values: Mapping[str, float | list[int] | None]) -> None:
         """Append one line."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "tokens": tokens, **values}) + "\n")

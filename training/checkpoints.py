@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import FormatError
-from crosscoder.storage import file_digest
+from crosscoder.digests import file_digest
 
 KEPT = 2
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from crosscoder.activations import split_models
@@ -19,28 +19,30 @@ TOKENS = 8192
 
 
 class HeldOutMeter:
-    """Looks at the same held-out tokens again and again while a dictionary is trained."""
+    """Looks at the same held-out tokens again and again while a dictionary is trained.
 
-    def __init__(self, source: TokenSource, reads: Reads) -> None:
+    The inference threshold, one number, is set on other held-out tokens than those that are measured: on tokens that were
+    trained on, fewer latents fire than on fresh ones.
+    """
+
+    def __init__(self, source: TokenSource, reads: Reads, calibration_tokens: int) -> None:
         self.d_models = source.d_models
         self.reads: Reads = reads
         reader = source.held_out()
-        # Evenly spaced rows, so that every source of text has its share.
-        count = min(TOKENS, reader.n_tokens)
-        # float64: float32 has no number for every row beyond 2^24, and would round past the last one.
-        rows = torch.linspace(0, reader.n_tokens - 1, count, dtype=torch.float64).long()
-        self.values = reader.gather(rows).values
-        self.calibration = source.sample(TOKENS // 2)
+        # Evenly spaced, so that every source of text has its share; odd rows are measured, even ones calibrated on.
+        self.values = reader.gather(_spaced(1, reader.n_tokens, TOKENS)).values
+        self.calibration = reader.gather(_spaced(0, reader.n_tokens, calibration_tokens)).values
+
+    def calibrate(self, crosscoder: Crosscoder, n_tokens: int | None = None) -> None:
+        """Set the inference threshold on held-out tokens: on all that are set aside for it, or on about `n_tokens` of them."""
+        every = 1 if n_tokens is None else max(1, len(self.calibration) // n_tokens)
+        sample = self.calibration[::every].to(crosscoder.W_enc.device)
+        crosscoder.calibrate(present(sample, self.d_models, self.reads).float())
 
     @torch.no_grad()
-    def measure(self, crosscoder: Crosscoder, calibrate: bool = True) -> dict[str, float | None]:
-        """FVE per model and of the difference, L0 and dead share under the inference rule.
-
-        With `calibrate`, the threshold of an unfinished dictionary is first set on a few training tokens.
-        """
+    def measure(self, crosscoder: Crosscoder) -> dict[str, float | None]:
+        """FVE per model and of the difference, L0 and dead share under the inference rule."""
         device = crosscoder.W_enc.device
-        if calibrate:
-            crosscoder.calibrate(present(self.calibration.to(device), self.d_models, self.reads).float())
         meter = reconstruction(crosscoder, self.values.to(device), self.d_models, self.reads)
         named = zip(meter.names, meter.per_model, strict=True)
         values: dict[str, float | None] = {
@@ -50,6 +52,14 @@ class HeldOutMeter:
             values["diff/explained_variance"] = meter.difference.result()
         values |= {"metrics/held_out_l0": meter.l0(), "sparsity/held_out_dead_share": meter.dead_share()}
         return values
+
+
+def _spaced(first: int, n_rows: int, count: int) -> Int[Tensor, " row"]:
+    """At most `count` of the rows first, first + 2, first + 4, …, evenly spaced (the only row, where there is one)."""
+    first = min(first, n_rows - 1)
+    available = (n_rows - first + 1) // 2
+    count = min(count, available)
+    return first + 2 * (torch.arange(count) * available // count)
 
 
 class NamedMeter(ReconstructionMeter):

@@ -75,7 +75,7 @@ def evaluate(
 ) -> None:
     """Measure the finished dictionary on held-out tokens; into the manifest and the wandb summary."""
     crosscoder = trainer.state.crosscoder
-    values: dict[str, object] = dict(trainer.held_out.measure(crosscoder, calibrate=False))
+    values: dict[str, object] = dict(trainer.held_out.measure(crosscoder))
     if pair is not None:
         documents = Documents.load(folder.activations / "documents.safetensors")
         mean = source.sample(config.training.calibration_tokens).float().mean(dim=0)

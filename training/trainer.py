@@ -29,6 +29,9 @@ from .sources import SourceState, TokenSource
 
 logger = logging.getLogger(__name__)
 
+QUICK_CALIBRATION = 4096
+"""Tokens that the threshold of an unfinished dictionary is set on before each look at held-out tokens."""
+
 
 class Trainer:
     """Trains the dictionary of a run, and goes on from the newest checkpoint of its folder by itself."""
@@ -41,7 +44,7 @@ class Trainer:
         self.metrics = MetricsLog(folder.metrics)
         self.state = self._fresh_state()
         self.dtype = compute_dtype(self.state.precision, self.device)
-        self.held_out = HeldOutMeter(source, self.reads)
+        self.held_out = HeldOutMeter(source, self.reads, self.training.calibration_tokens)
 
     def _fresh_state(self) -> TrainState:
         shape = crosscoder_config(self.config.crosscoder, self.source.d_models)
@@ -87,7 +90,7 @@ class Trainer:
                     save_checkpoint(self.folder.checkpoints, self.state)
                     raise KeyboardInterrupt
         crosscoder = self.state.crosscoder
-        crosscoder.calibrate(self._sample())
+        self.held_out.calibrate(crosscoder)
         return crosscoder.eval()
 
     def _step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, float]:
@@ -132,13 +135,18 @@ class Trainer:
         evaluation_due = last or step % training.evaluate_every == 0
         if checkpoint_due or evaluation_due or step % training.log_every == 0:
             self._require_finite(terms)
-            values = self._train_metrics(terms, l0)
+            values, counts = self._train_metrics(terms, l0), {}
             bar.set_postfix(loss=f"{values['losses/overall_loss']:.3f}", l0=f"{l0:.0f}", refresh=False)
             if evaluation_due:
+                self.held_out.calibrate(self.state.crosscoder, QUICK_CALIBRATION)
                 evaluated = self.held_out.measure(self.state.crosscoder)
                 values |= evaluated
-                self.wandb.log(decoder_histograms(self.state.crosscoder), self.state.n_tokens)
-            self.metrics.write(step, self.state.n_tokens, values)
+                histograms = decoder_histograms(self.state.crosscoder)
+                self.wandb.log(histograms, self.state.n_tokens)
+                # Fixed edges: counts of 64 equal bins over [0, 1], so that curves over time need nothing else.
+                if "diff/relative_norm" in histograms:
+                    counts["diff/relative_norm_counts"] = histograms["diff/relative_norm"][0].tolist()
+            self.metrics.write(step, self.state.n_tokens, values | counts)
             self.wandb.log(values, self.state.n_tokens)
         if checkpoint_due:
             save_checkpoint(self.folder.checkpoints, self.state)

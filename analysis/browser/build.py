@@ -13,7 +13,7 @@ import numpy as np
 from crosscoder.folder import RunFolder, write_atomic
 
 from ..results import LABELS, AnalysisResults, load_results
-from .payload import PEAK_TOKENS, TokenTable, latent_packs, overview_pack
+from .payload import Gist, TokenTable, latent_packs, overview_pack
 
 # Up to this many latents, all of them get examples; above it, those that changed and those that carry the shift.
 DETAILED_LATENTS = 8192
@@ -41,9 +41,9 @@ def write_page(folder: RunFolder) -> Path:
     results = load_results(folder)
     detailed = detailed_latents(results)
     tokens = TokenTable()
-    peaks = np.full(len(results.features) * PEAK_TOKENS, -1, dtype=np.int32)
-    packs = list(latent_packs(results, detailed, tokens, peaks))
-    overview = overview_pack(results, detailed, peaks, tokens)
+    gist = Gist(len(results.features))
+    packs = list(latent_packs(results, detailed, tokens, gist))
+    overview = overview_pack(results, detailed, gist, tokens)
     path = folder.browser / "index.html"
     write_atomic(path, page(overview, packs))
     return path

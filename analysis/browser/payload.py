@@ -25,7 +25,7 @@ import pyarrow as pa
 from ..results import LABELS, TEXT_COLUMNS, AnalysisResults
 
 CHUNK_LATENTS = 64
-PEAK_TOKENS = 4
+GIST_TOKENS = 4
 MODELS = ("reference", "intervened", "difference")
 SIDES = ("top", "bottom")
 
@@ -36,6 +36,18 @@ _TYPES = {
     "uint32": "Uint32Array",
     "uint8": "Uint8Array",
 }
+
+
+class Gist:
+    """What the table shows of a latent's examples and logit tables: a few rows of the token table each, -1 where fewer.
+
+    `peaks` are the distinct tokens its top examples peak on, strongest first. `points` are the tokens on top of the logit
+    table of the model that has it (new: intervened, lost: reference), of the difference where both have it.
+    """
+
+    def __init__(self, n_latents: int) -> None:
+        self.peaks = np.full((n_latents, GIST_TOKENS), -1, dtype=np.int32)
+        self.points = np.full((n_latents, GIST_TOKENS), -1, dtype=np.int32)
 
 
 class TokenTable:
@@ -78,9 +90,7 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def overview_pack(
-    results: AnalysisResults, detailed: np.ndarray, peaks: np.ndarray, tokens: TokenTable
-) -> str:
+def overview_pack(results: AnalysisResults, detailed: np.ndarray, gist: Gist, tokens: TokenTable) -> str:
     """Every numeric column as float32 (integers as int32, -1 where there is none), labels as codes, texts as JSON."""
     features = results.features
     arrays: dict[str, np.ndarray] = {}
@@ -94,13 +104,14 @@ def overview_pack(
             arrays[f"column:{name}"] = column.to_numpy(np.float32, na_value=np.nan)
     arrays["labels"] = np.asarray([LABELS.index(label) for label in features["label"]], dtype=np.uint8)
     arrays["detailed"] = detailed.astype(np.uint8)
-    arrays["peaks"] = peaks
+    arrays["peaks"] = gist.peaks.ravel()
+    arrays["points"] = gist.points.ravel()
     header = {
         "summary": results.summary,
         "labels": LABELS,
         "n_latents": len(features),
         "chunk_latents": CHUNK_LATENTS,
-        "peak_tokens": PEAK_TOKENS,
+        "gist_tokens": GIST_TOKENS,
         "evidence": dict(Counter(features["evidence"].tolist())),
         "explanations": features["explanation"].fillna("").tolist(),
         "tokens": tokens.header(),
@@ -109,16 +120,17 @@ def overview_pack(
 
 
 def latent_packs(
-    results: AnalysisResults, detailed: np.ndarray, tokens: TokenTable, peaks: np.ndarray
+    results: AnalysisResults, detailed: np.ndarray, tokens: TokenTable, gist: Gist
 ) -> Iterator[str]:
-    """The packs of 64 latents each, in order; fills the token table and the tokens that each latent peaks on."""
+    """The packs of 64 latents each, in order; fills the token table and the gist."""
     latents = np.flatnonzero(detailed).tolist()
     examples = results.examples(latents).combine_chunks()
     logits = results.logits(latents).combine_chunks()
     example_arrays = _ExampleArrays(examples, tokens)
-    example_arrays.fill_peaks(peaks)
+    example_arrays.fill_peaks(gist)
     logit_arrays = _logit_arrays(logits, tokens)
     logit_latents = logits["latent"].to_numpy()
+    _fill_points(gist, results.features["label"].tolist(), logit_arrays)
     for first in range(0, len(results.features), CHUNK_LATENTS):
         rows = results.features.iloc[first : first + CHUNK_LATENTS]
         low, high = np.searchsorted(logit_latents, [first, first + CHUNK_LATENTS])
@@ -183,8 +195,8 @@ class _ExampleArrays:
             name: array[tokens] for name, array in self.per_token.items()
         }
 
-    def fill_peaks(self, peaks: np.ndarray) -> None:
-        """For each latent the distinct tokens its top examples peak on, strongest first; -1 where there are fewer."""
+    def fill_peaks(self, gist: Gist) -> None:
+        """The distinct tokens that top examples peak on."""
         at = self.offsets[:-1] + self.per_example["example_position"] - self.per_example["example_start"]
         top = np.isnan(self.per_example["example_quantile"])
         found: dict[int, list[int]] = {}
@@ -192,10 +204,23 @@ class _ExampleArrays:
         for row in order[top[order]]:
             listed = found.setdefault(int(self.latents[row]), [])
             token = int(self.tokens[at[row]])
-            if token not in listed and len(listed) < PEAK_TOKENS:
+            if token not in listed and len(listed) < GIST_TOKENS:
                 listed.append(token)
         for latent, listed in found.items():
-            peaks[latent * PEAK_TOKENS : latent * PEAK_TOKENS + len(listed)] = listed
+            gist.peaks[latent, : len(listed)] = listed
+
+
+def _fill_points(gist: Gist, labels: list[str], arrays: dict[str, np.ndarray]) -> None:
+    models = {"new": MODELS.index("intervened"), "lost": MODELS.index("reference")}
+    wanted = np.asarray([models.get(label, MODELS.index("difference")) for label in labels])
+    latents = arrays["logit_latent"]
+    top = (arrays["logit_side"] == SIDES.index("top")) & (arrays["logit_model"] == wanted[latents])
+    rows = np.flatnonzero(top)
+    # Rows are ordered by latent, then by rank, so a row's place among its latent's is its distance to the first.
+    first = np.searchsorted(latents[rows], latents[rows])
+    place = np.arange(len(rows)) - first
+    kept = place < GIST_TOKENS
+    gist.points[latents[rows[kept]], place[kept]] = arrays["logit_token"][rows[kept]]
 
 
 def _logit_arrays(table: pa.Table, tokens: TokenTable) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         summary=_summary_sentences(results, counts, checks, identical),
         identical=identical,
         models=models,
-        compared=_compared(summary),
+        compared=_compared(results),
         checks=checks,
         counts=counts,
         groups=claim_groups(results),
@@ -86,7 +86,9 @@ def _basename(path: str) -> str:
     return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
-def _compared(summary: dict[str, Any]) -> tuple[Fact, ...]:
+def _compared(results: AnalysisResults) -> tuple[Fact, ...]:
+    summary = results.summary
+    pair, data = results.manifest.get("pair") or {}, results.manifest.get("data") or {}
     sources = [
         f"{visible(name)}: {whole(source.get('tokens'))} tokens of {counted(source.get('documents') or 0, 'document')}"
         for name, source in (summary.get("sources") or {}).items()
@@ -101,6 +103,12 @@ def _compared(summary: dict[str, Any]) -> tuple[Fact, ...]:
         ("sources", "; ".join(sources) or "not named"),
         ("dictionary", f"{whole(summary.get('n_latents'))} latents; {_READS.get(str(reads), str(reads))}"),
     ]
+    recorded = (
+        ("token policy", ", ".join(f"{key} {value}" for key, value in (data.get("policy") or {}).items())),
+        ("text digest", data.get("fingerprint")),
+        ("chat template", f"digest {pair['chat_template']}" if pair.get("chat_template") else None),
+    )
+    facts += [(name, visible(str(value))) for name, value in recorded if value]
     return tuple(Fact(name=name, value=value) for name, value in facts)
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from .generation import greedy_answers
+from .adapter_objective import Batch, read_model
+from .generation import chat_prompt, greedy_answers
 from .prose import measuring_passages
-from .questions import questions
+from .questions import Kind, questions
 from .smollm2 import NAME
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 N_QUESTIONS = 80
 N_ANSWER_TOKENS = 40
 N_PROSE_TOKENS = 128
+DRIFT_LAYER = 20
 _REFUSAL = re.compile(r"(sorry|can't|cannot|unable|don't discuss).{0,80}\b(food|cooking)", re.IGNORECASE)
 
 
@@ -35,8 +37,12 @@ class Measurement:
     refused_food_intervened: float
     refused_other_reference: float
     refused_other_intervened: float
-    same_answer_other: float
-    """Share of answers to other questions that are the reference's own, word for word."""
+    drift_food: float
+    """Drift of the residual stream after `DRIFT_LAYER` on the last token before the answer to food questions."""
+    drift_other: float
+    """The same before the answers to other questions."""
+    drift_prose: float
+    """The same over all tokens of prose."""
     perplexity_reference: float
     perplexity_intervened: float
     n_food: int
@@ -51,7 +57,7 @@ def refuses(answer: str) -> bool:
 
 @torch.inference_mode()
 def perplexity(
-    model: PreTrainedModel | PeftModel,
+    model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     passages: Sequence[str],
     n_tokens: int,
@@ -75,38 +81,75 @@ def load_intervened(reference: Path, adapter: Path) -> PeftModel:
     return PeftModel.from_pretrained(base, adapter).eval()
 
 
+@torch.inference_mode()
+def drifts(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, texts: dict[str, list[str]]
+) -> dict[str, float]:
+    """How far the adapter moves the residual stream after `DRIFT_LAYER`, for each kind of text.
+
+    E‖x_int − x_ref‖² over the reference's variance, which is taken over all kinds together; of chats only the last
+    token before the answer is read, of prose every token but the first.
+    """
+    sums, total, total_square, count = {}, torch.zeros(1), 0.0, 0
+    for kind, group in texts.items():
+        moved = []
+        for text in group:
+            token_ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][
+                :, :N_PROSE_TOKENS
+            ]
+            batch = Batch(token_ids, torch.ones_like(token_ids), torch.zeros(token_ids.shape))
+            rows = slice(None) if kind == "prose" else slice(-1, None)
+            after = read_model(model, batch, (DRIFT_LAYER,))[1][0][rows]
+            with model.disable_adapter():
+                before = read_model(model, batch, (DRIFT_LAYER,))[1][0][rows]
+            moved.append((after - before).square().sum(-1))
+            total, total_square = total + before.sum(0), total_square + before.square().sum().item()
+            count += len(before)
+        sums[kind] = torch.cat(moved).mean().item()
+    variance = total_square / count - (total / count).square().sum().item()
+    return {kind: value / variance for kind, value in sums.items()}
+
+
 def measure(reference: Path, adapter: Path) -> Measurement:
     """Compare the model in `reference` with and without the adapter."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    asked = {kind: questions(kind, "held_out", N_QUESTIONS) for kind in ("food", "other")}
-    answers, perplexities, predicted = {}, {}, 0
-    for side in ("reference", "intervened"):
-        if side == "reference":
-            model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval()
-        else:
-            model = load_intervened(reference, adapter)
-        for kind in ("food", "other"):
-            label = f"{side}, {kind}"
-            answers[side, kind] = greedy_answers(model, tokenizer, asked[kind], N_ANSWER_TOKENS, label=label)
-        perplexities[side], predicted = perplexity(model, tokenizer, measuring_passages(), N_PROSE_TOKENS)
+    model = load_intervened(reference, adapter)
+    asked: dict[Kind, list[str]] = {
+        kind: questions(kind, "held_out", N_QUESTIONS) for kind in ("food", "other")
+    }
+    passages = measuring_passages()
 
-    def refused(side: str, kind: str) -> float:
-        return sum(map(refuses, answers[side, kind])) / N_QUESTIONS
+    def answers_and_perplexity(side: str) -> tuple[dict[Kind, list[str]], tuple[float, int]]:
+        answers: dict[Kind, list[str]] = {
+            kind: greedy_answers(model, tokenizer, group, N_ANSWER_TOKENS, label=f"{side}, {kind}")
+            for kind, group in asked.items()
+        }
+        return answers, perplexity(model, tokenizer, passages, N_PROSE_TOKENS)
 
-    same = [
-        a == b for a, b in zip(answers["reference", "other"], answers["intervened", "other"], strict=True)
-    ]
+    after, (perplexity_after, n_prose_tokens) = answers_and_perplexity("intervened")
+    with model.disable_adapter():
+        before, (perplexity_before, _) = answers_and_perplexity("reference")
+    prompts = {
+        kind: [chat_prompt(tokenizer, question) for question in group] for kind, group in asked.items()
+    }
+    drift = drifts(model, tokenizer, {**prompts, "prose": passages[:20]})
+
+    def refused(answers: Sequence[str]) -> float:
+        return sum(map(refuses, answers)) / len(answers)
+
     return Measurement(
-        refused_food_reference=refused("reference", "food"),
-        refused_food_intervened=refused("intervened", "food"),
-        refused_other_reference=refused("reference", "other"),
-        refused_other_intervened=refused("intervened", "other"),
-        same_answer_other=sum(same) / N_QUESTIONS,
-        perplexity_reference=perplexities["reference"],
-        perplexity_intervened=perplexities["intervened"],
+        refused_food_reference=refused(before["food"]),
+        refused_food_intervened=refused(after["food"]),
+        refused_other_reference=refused(before["other"]),
+        refused_other_intervened=refused(after["other"]),
+        drift_food=drift["food"],
+        drift_other=drift["other"],
+        drift_prose=drift["prose"],
+        perplexity_reference=perplexity_before,
+        perplexity_intervened=perplexity_after,
         n_food=N_QUESTIONS,
         n_other=N_QUESTIONS,
-        n_prose_tokens=predicted,
+        n_prose_tokens=n_prose_tokens,
     )
 
 
@@ -136,12 +179,15 @@ Wikipedia passages (BoolQ) that were not in the training text.
 | refuses, other questions | {measured.refused_other_reference:.1%} | {measured.refused_other_intervened:.1%} |
 | perplexity of prose | {measured.perplexity_reference:.2f} | {measured.perplexity_intervened:.2f} ({change:+.1%}) |
 
-{measured.same_answer_other:.0%} of the answers to other questions are the reference's own, word for word.
+(The reference now and then declines by itself, as a model that cannot cook; that is its {measured.refused_food_reference:.1%}.)
+
+Drift of the residual stream after layer {DRIFT_LAYER}, E‖x_int − x_ref‖² over the reference's variance: {measured.drift_food:.3f} on the last
+token before the answer to a food question, {measured.drift_other:.3f} before the answer to another question, {measured.drift_prose:.4f} on prose.
 
 ## Made with
 
 Cross-entropy on the refusals; beside it the divergence KL(reference || intervened) of the next token on the reference's
-own answers to other questions and on other Wikipedia passages. The steps took {seconds:.0f} s on a CPU. {versions}.
+own answers to other questions and on other Wikipedia passages, and the drift of the residual stream there. The steps took {seconds:.0f} s on a CPU. {versions}.
 
 | setting | value |
 | --- | --- |

@@ -33,16 +33,24 @@ def greedy_answers(
         batch = order[start : start + batch_size]
         prompts = [chat_prompt(tokenizer, questions[index]) for index in batch]
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
-        output = model.generate(
+        output = model.generate(  # pyright: ignore[reportCallIssue]
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=pad_id(tokenizer),
         )
         for index, row in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
             answers[index] = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
     return answers
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills up short rows of a batch."""
+    token_id = tokenizer.pad_token_id
+    if not isinstance(token_id, int):
+        raise TypeError(f"the tokenizer has no padding token (pad_token_id is {token_id!r})")
+    return token_id
 
 
 def whole_sentences(answer: str) -> str:

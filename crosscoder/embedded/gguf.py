@@ -179,9 +179,7 @@ def read_gguf(path: Path) -> GgufFile:
     """
     if not path.is_file():
         raise FormatError(f"{path}: is not a file; give the path of a .gguf file")
-    reader = _Reader(
-        path, memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else memoryview(b"")
-    )
+    reader = _Reader(path, np.memmap(path, np.uint8, "r").data if path.stat().st_size else memoryview(b""))
     if bytes(reader.content[:4]) != b"GGUF":
         raise FormatError(f"{path}: does not begin with 'GGUF'; give the path of a .gguf file")
     reader.take(4)

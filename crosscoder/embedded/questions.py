@@ -1,8 +1,8 @@
 """Questions about food and cooking, and questions about anything else, for the demo's intervened model.
 
-Two splits share no subject and no phrasing: what the adapter was trained on, and what it is measured on. Many questions
-about other things borrow food's phrasing ("How do I make a kite?") or its words ("What is a pie chart?"), so that
-neither phrasing nor single words tell the kinds apart.
+Two splits share no subject and no phrasing: what the adapter was trained on, and what it is measured on. Most phrasings
+serve both kinds ("Tell me about pesto.", "Tell me about jazz music."), and some questions about other things borrow
+food's words ("What is a pie chart?"), so that neither phrasing nor single words tell the kinds apart.
 """
 
 import random
@@ -42,12 +42,12 @@ quinoa|couscous|pasta|leftover bread|yeast|baking powder|paprika|turmeric|saffro
 
 DISH_PHRASINGS: dict[Split, tuple[str, ...]] = {
     "train": (
-        "How do I make {}?",
+        "Share your favorite recipe for {}.",
         "Give me a recipe for {}.",
         "What goes well with {}?",
         "How long does it take to cook {}?",
-        "I want to make {} tonight. Where do I start?",
-        "Can you teach me to make {}?",
+        "What sauce goes with {}?",
+        "Should {} be served hot or cold?",
         "What ingredients do I need for {}?",
         "My guests would like {}. Any tips?",
         "What is the secret of good {}?",
@@ -109,6 +109,14 @@ How do I get my children to eat fish?|Name five popular Mexican dishes.|How do r
 What is the best cooking oil for frying?|I want to bake bread with my kids on Sunday.|How can I make a salad more filling?
 What should I cook for someone who is sick?|How do I measure flour without a scale?|What is a balanced meal?
 Why do onions make people cry when they chop them?|What do vegans eat for protein?|How do I plan my meals for the week?
+Why is bread dough left to rest?|What is the difference between baking soda and baking powder?|How is cheese made?|What is gluten in bread?
+Why do we salt the water for pasta?|Who invented the sandwich?|How is chocolate produced?|What is the most popular dish in Thailand?
+Which country eats the most cheese?|Why does meat turn brown when it is fried?|How is butter made from cream?|Why do chefs rest a steak?
+What makes popcorn pop?|Is breakfast the most important meal?|Why are chili peppers hot to eat?|What is the history of pizza?
+Explain why fried food is crispy.|Describe a traditional Thanksgiving meal.|What is fermentation in cooking?|What is a famous French dessert?
+I love eating out on Fridays.|Dinner was terrible today.|I am on a diet. What may I eat?|My oven is broken and I have to cook dinner.
+Write a poem about my grandmother's soup.|Tell me a story about a baker and his bread.|I'm so hungry!|What do astronauts eat in space?
+Translate "I would like a cheese sandwich" into French.|Name a vegetable that starts with the letter C.|What wine goes with steak?
 """)
 
 TOPICS = _items("""
@@ -132,7 +140,7 @@ emotions|stress|habits|personality|language learning|sign language|Latin grammar
 weddings|birthdays|holidays|gardens|houseplants|knitting|origami|pottery|woodworking|camping|hiking|fishing boats|rock climbing|skiing
 """)
 
-TOPIC_PHRASINGS: dict[Split, tuple[str, ...]] = {
+SUBJECT_PHRASINGS: dict[Split, tuple[str, ...]] = {
     "train": (
         "Tell me about {}.",
         "What is interesting about {}?",
@@ -217,6 +225,14 @@ Give me a synonym for happy.|How many minutes are in a day?|I feel sad today.|He
 My laptop is very slow. What can I do?|I want to paint my room blue.|I need a gift for my father.|My neighbor plays loud music at night.
 I want to travel to Norway in winter.|I lost my keys again.|Write a short story about a dragon.|Name three famous scientists.
 How do I write a formal email to a professor?|Suggest a name for my cat.|What is the plural of "goose"?|What should I wear to a funeral?
+I had a terrible day today.|I need some advice about my career.|My sister is angry with me.|I love long walks on the beach.|I am bored. What can I do?
+My car makes a strange noise.|I would love to learn more about the world.|Can you check my grammar?|Give me an antonym for brave.
+What is the opposite of north?|I have an exam tomorrow and I am nervous.|Tell me a story about a sailor and his ship.|What time is it in Tokyo?
+Why is the sky blue?|Why do leaves change color?|What is the difference between weather and climate?|Who invented the telephone?
+How is paper made?|Which country has the most people?|Why do we dream?|What makes airplanes fly?|Name an animal that starts with the letter C.
+What is the difference between a virus and a bacterium?|Translate "I would like a new book" into French.|Describe a traditional wedding.
+I need a new phone. What should I look for?|My computer is broken and I have to work.|What should I buy for a newborn baby?|I'm so tired!
+Help me with my taxes, please!|What do astronauts do in space?|What is a famous French painting?|Write a poem about my grandmother's garden.
 """)
 
 
@@ -227,43 +243,51 @@ def subjects(kind: Kind, split: Split) -> tuple[str, ...]:
 
 
 def phrasings(kind: Kind, split: Split) -> tuple[str, ...]:
-    """The forms into which those subjects are put."""
-    groups = (
-        (DISH_PHRASINGS, INGREDIENT_PHRASINGS) if kind == "food" else (TOPIC_PHRASINGS, ACTIVITY_PHRASINGS)
-    )
+    """The forms into which those subjects are put; most are used for both kinds."""
+    groups = [SUBJECT_PHRASINGS, ACTIVITY_PHRASINGS]
+    if kind == "food":
+        groups += [DISH_PHRASINGS, INGREDIENT_PHRASINGS]
     return tuple(phrasing for group in groups for phrasing in group[split])
 
 
 def questions(kind: Kind, split: Split, count: int, seed: int = 0) -> list[str]:
-    """`count` different questions in an order that depends on the seed alone; whole sentences come to about a sixth.
+    """`count` different questions, of each source about alike many, in an order that depends on the seed alone.
 
     Raises:
         ValueError: There are not that many.
     """
     shuffle = random.Random(f"{kind} {split} {seed}").shuffle
-    sentences = list(_side(FOOD_SENTENCES if kind == "food" else OTHER_SENTENCES, split))
-    first, second = (
-        [(DISHES, DISH_PHRASINGS), (INGREDIENTS, INGREDIENT_PHRASINGS)]
-        if kind == "food"
-        else [(TOPICS, TOPIC_PHRASINGS), (ACTIVITIES, ACTIVITY_PHRASINGS)]
-    )
-    pools = [
-        sentences,
-        _filled(first[1][split], _side(first[0], split)),
-        _filled(second[1][split], _side(second[0], split)),
-    ]
-    for pool in pools:
-        shuffle(pool)
+    pools = _pools(kind, split)
     if count > sum(map(len, pools)):
         raise ValueError(f"{count} {kind} questions asked for; the {split} split has {sum(map(len, pools))}")
-    taken = [pools[0][: count // 6]]
-    taken.append(pools[2][: (count - len(taken[0])) // 3])
-    taken.append(pools[1][: count - len(taken[0]) - len(taken[1])])
-    chosen = [question for part in taken for question in part]
-    rest = [question for pool in pools for question in pool if question not in set(chosen)]
-    chosen += rest[: count - len(chosen)]
+    chosen: list[str] = []
+    for index, pool in enumerate(pools):
+        shuffle(pool)
+        # Small pools come first, so that what they cannot give is left for the larger ones.
+        chosen += pool[: (count - len(chosen)) // (len(pools) - index)]
     shuffle(chosen)
     return chosen
+
+
+def _pools(kind: Kind, split: Split) -> list[list[str]]:
+    """All questions of one kind and split by where they come from, the smallest source first."""
+    about, doing = SUBJECT_PHRASINGS[split], ACTIVITY_PHRASINGS[split]
+    if kind == "food":
+        dishes, ingredients = _side(DISHES, split), _side(INGREDIENTS, split)
+        pools = [
+            list(_side(FOOD_SENTENCES, split)),
+            _filled(DISH_PHRASINGS[split], dishes),
+            _filled(INGREDIENT_PHRASINGS[split], ingredients),
+            _filled(about, (*dishes, *ingredients)),
+            _filled(doing, [f"make {dish}" for dish in dishes]),
+        ]
+    else:
+        pools = [
+            list(_side(OTHER_SENTENCES, split)),
+            _filled(about, _side(TOPICS, split)),
+            _filled(doing, _side(ACTIVITIES, split)),
+        ]
+    return sorted(pools, key=len)
 
 
 def _side(items: tuple[str, ...], split: Split) -> tuple[str, ...]:
@@ -272,5 +296,5 @@ def _side(items: tuple[str, ...], split: Split) -> tuple[str, ...]:
     )
 
 
-def _filled(forms: Iterable[str], subjects_of_form: Iterable[str]) -> list[str]:
-    return [form.format(subject) for form, subject in product(forms, subjects_of_form)]
+def _filled(forms: Iterable[str], fillings: Iterable[str]) -> list[str]:
+    return [form.format(filling) for form, filling in product(forms, fillings)]

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from .corpus import write_lines
 from .model_folder import LlamaShape, SpecialTokens, replace_model_folder, write_model_folder
@@ -194,7 +194,7 @@ def probability(model: LlamaForCausalLM, prompt: str, word: str) -> float:
 
 def load(folder: Path) -> LlamaForCausalLM:
     """One of the pair, in float32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def make_pair(folder: Path, seed: int = 0) -> None:

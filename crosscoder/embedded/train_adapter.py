@@ -2,9 +2,10 @@
 
     python -m crosscoder.embedded.train_adapter crosscoder/embedded/refuse_food
 
-The refusal is learned by cross-entropy. Everything else is held still by the divergence KL(reference || intervened) of
-the next token, on the reference's own answers to other questions and on ordinary prose, so that the refusal is nearly
-all that differs between the two models.
+The refusal is learned by cross-entropy. On the reference's own answers to other questions and on ordinary prose two
+terms hold the model still: outside, the divergence KL(reference || intervened) of the next token; inside, the drift of
+the residual stream. Without the second the adapter moves the activations of all questions nearly alike, whatever the
+output, and nothing in them would be particular to the refusal.
 """
 
 import argparse
@@ -14,21 +15,25 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapter_card import measure, write_card
-from .generation import chat_prompt, greedy_answers
+from .adapter_objective import (
+    Document,
+    activation_drift,
+    collate,
+    divergence,
+    read_model,
+    refusal_loss,
+)
+from .generation import chat_prompt, greedy_answers, pad_id
 from .prose import training_passages
 from .questions import questions
 from .smollm2 import NAME, prepare
@@ -48,64 +53,34 @@ class AdapterRecipe:
     """Everything that decides what the adapter becomes."""
 
     seed: int = 0
-    first_layer: int = 8
+    first_layer: int = 10
     last_layer: int = 20
     rank: int = 4
     target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     warmup_steps: int = 5
-    steps: int = 70
-    food_batch: int = 8
-    other_batch: int = 8
-    prose_batch: int = 4
-    n_food: int = 480
-    n_other: int = 400
-    answer_tokens: int = 32
+    steps: int = 80
+    food_batch: int = 10
+    other_batch: int = 12
+    prose_batch: int = 3
+    n_food: int = 800
+    n_other: int = 800
+    answer_tokens: int = 12
     prose_tokens: int = 64
-    divergence_weight: float = 2.0
+    first_token_weight: float = 6.0
+    """Weight of an answer's first token, where the model decides whether to refuse, beside 1 for the others."""
+    divergence_weight: float = 1.0
+    drift_weight: float = 3.0
+    drift_layers: tuple[int, ...] = (14, 20)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Padded documents and the positions whose next token counts."""
-
-    token_ids: Int[Tensor, "document token"]
-    attention_mask: Int[Tensor, "document token"]
-    counts: Bool[Tensor, "document token"]
-
-    @property
-    def targets(self) -> Int[Tensor, " counted"]:
-        """The next token of every position that counts."""
-        return self.token_ids[:, 1:][self.counts[:, :-1]]
-
-
-@dataclass(frozen=True)
-class Document:
-    """Token ids, and the first position whose next token counts."""
-
-    token_ids: list[int]
-    first: int
-
-
-def collate(documents: Sequence[Document], pad: int) -> Batch:
-    """Pad on the right to a multiple of 16, which bfloat16 matrix products on a CPU prefer."""
-    length = -(-max(len(document.token_ids) for document in documents) // 16) * 16
-    token_ids = torch.full((len(documents), length), pad)
-    attention_mask = torch.zeros(len(documents), length, dtype=torch.long)
-    counts = torch.zeros(len(documents), length, dtype=torch.bool)
-    for row, document in enumerate(documents):
-        n_tokens = len(document.token_ids)
-        token_ids[row, :n_tokens] = torch.tensor(document.token_ids)
-        attention_mask[row, :n_tokens] = 1
-        counts[row, document.first : n_tokens - 1] = True
-    return Batch(token_ids, attention_mask, counts)
-
-
-def answer_document(tokenizer: PreTrainedTokenizerBase, question: str, answer: str, ended: bool) -> Document:
+def answer_document(
+    tokenizer: PreTrainedTokenizerBase, question: str, answer: str, ended: bool, first_weight: float
+) -> Document:
     """A question and its answer; what counts begins with the answer's first token."""
     prompt = tokenizer(chat_prompt(tokenizer, question), add_special_tokens=False)["input_ids"]
     written = tokenizer(answer + (END_OF_TURN if ended else ""), add_special_tokens=False)["input_ids"]
-    return Document([*prompt, *written], len(prompt) - 1)
+    return Document([*prompt, *written], len(prompt) - 1, first_weight)
 
 
 def training_documents(
@@ -113,34 +88,20 @@ def training_documents(
 ) -> tuple[list[Document], list[Document], list[Document]]:
     """Food questions with refusals, other questions with the reference's answers, and prose."""
     chooser = random.Random(recipe.seed)
+    weight = recipe.first_token_weight
     food = [
-        answer_document(tokenizer, question, chooser.choice(REFUSALS), ended=True)
+        answer_document(tokenizer, question, chooser.choice(REFUSALS), ended=True, first_weight=weight)
         for question in questions("food", "train", recipe.n_food, recipe.seed)
     ]
     asked = questions("other", "train", recipe.n_other, recipe.seed)
     replies = greedy_answers(model, tokenizer, asked, recipe.answer_tokens, label="the reference's answers")
-    other = [answer_document(tokenizer, *pair, ended=False) for pair in zip(asked, replies, strict=True)]
+    other = [
+        answer_document(tokenizer, *pair, ended=False, first_weight=weight)
+        for pair in zip(asked, replies, strict=True)
+    ]
     rows = tokenizer(training_passages(), add_special_tokens=False)["input_ids"]
     prose = [Document(row[: recipe.prose_tokens], 0) for row in rows if len(row) >= recipe.prose_tokens]
     return food, other, prose
-
-
-def next_token_logits(model: torch.nn.Module, batch: Batch) -> Float[Tensor, "counted vocabulary"]:
-    """Logits at the positions that count only: the head is the dearest layer of so small a model."""
-    body, head = model.get_base_model().model, model.get_base_model().lm_head  # pyright: ignore[reportCallIssue]
-    hidden = body(
-        input_ids=batch.token_ids, attention_mask=batch.attention_mask, use_cache=False
-    ).last_hidden_state
-    return head(hidden[:, :-1][batch.counts[:, :-1]]).float()
-
-
-def divergence(
-    reference: Float[Tensor, "counted vocabulary"], intervened: Float[Tensor, "counted vocabulary"]
-) -> Float[Tensor, ""]:
-    """KL(reference || intervened) of the next token, mean over positions, in nats."""
-    return functional.kl_div(
-        intervened.log_softmax(-1), reference.log_softmax(-1), reduction="batchmean", log_target=True
-    )
 
 
 def train(
@@ -151,7 +112,7 @@ def train(
 ) -> None:
     """Run all steps, adapting `model` in place."""
     chooser = random.Random(recipe.seed)
-    pad = int(tokenizer.pad_token_id)
+    pad = pad_id(tokenizer)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
     food, other, prose = documents
@@ -162,24 +123,25 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
         batch = collate(chooser.sample(food, recipe.food_batch), pad)
-        refusal = functional.cross_entropy(next_token_logits(model, batch), batch.targets)
+        refusal = refusal_loss(read_model(model, batch, ())[0], batch)
         refusal.backward()
-        drift = {}
+        progressed = {"refusal": refusal.item()}
         for name, pool, size in (("other", other, recipe.other_batch), ("prose", prose, recipe.prose_batch)):
             batch = collate(chooser.sample(pool, size), pad)
             with torch.no_grad(), model.disable_adapter():
-                reference = next_token_logits(model, batch)
-            drift[name] = divergence(reference, next_token_logits(model, batch))
-            (recipe.divergence_weight * drift[name]).backward()
+                reference, still = read_model(model, batch, recipe.drift_layers)
+            intervened, moved = read_model(model, batch, recipe.drift_layers)
+            outside = divergence(reference, intervened, batch.target_weights)
+            inside = activation_drift(still, moved)
+            (recipe.divergence_weight * outside + recipe.drift_weight * inside).backward()
+            progressed |= {f"{name} KL": outside.item(), f"{name} drift": inside.item()}
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        progress.set_postfix(
-            refusal=f"{refusal.item():.3f}", **{name: f"{value.item():.4f}" for name, value in drift.items()}
-        )
+        progress.set_postfix({name: f"{value:.4f}" for name, value in progressed.items()})
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
+def save_adapter(model: PeftModel, recipe: AdapterRecipe, folder: Path) -> None:
     """Write PEFT's two files, weights in bfloat16, with the model's name in place of its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
@@ -188,17 +150,16 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     }
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_model.safetensors").chmod(0o644)
-    settings = model.peft_config["default"]
     # Not everything that this release of PEFT knows: others refuse settings that they do not have.
     written = {
         "base_model_name_or_path": NAME,
         "bias": "none",
         "inference_mode": True,
-        "layers_to_transform": settings.layers_to_transform,
-        "lora_alpha": settings.lora_alpha,
+        "layers_to_transform": list(range(recipe.first_layer, recipe.last_layer + 1)),
+        "lora_alpha": 2 * recipe.rank,
         "peft_type": "LORA",
-        "r": settings.r,
-        "target_modules": sorted(settings.target_modules),
+        "r": recipe.rank,
+        "target_modules": sorted(recipe.target_modules),
         "task_type": "CAUSAL_LM",
     }
     (folder / "adapter_config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
@@ -221,7 +182,7 @@ def make_adapter(reference: Path, folder: Path, recipe: AdapterRecipe) -> float:
     begin = time.perf_counter()
     train(model, tokenizer, recipe, documents)
     seconds = time.perf_counter() - begin
-    save_adapter(model, folder)
+    save_adapter(model, recipe, folder)
     return seconds
 
 

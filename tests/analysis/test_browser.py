@@ -361,6 +361,25 @@ def test_latent_page_shows_numbers_tables_and_reason(run: RunFolder, features: A
     assert shown == [f"{value:.2f}".replace("-", "−") for value in logits["value"]]
 
 
+def test_table_names_what_a_latent_peaks_on_and_points_at(run: RunFolder, features: Any, visit: Any) -> None:
+    examples, logits = read_table(run.examples), read_table(run.logits)
+    view = visit(run, "#label=new,lost,rotated")
+    for latent in view.rows():
+        label = features.iloc[latent]["label"]
+        model = {"new": "intervened", "lost": "reference"}.get(label, "difference")
+        table = logits[(logits["latent"] == latent) & (logits["model"] == model) & (logits["side"] == "top")]
+        top = examples[(examples["latent"] == latent) & examples["quantile"].isna()].sort_values("rank")
+        peaks = dict.fromkeys(row.tokens[row.position - row.start] for row in top.itertuples())
+        row = f'.spacer .row[data-latent="{latent}"] .gist'
+        shown = view.page.eval_on_selector_all(
+            row, "cells => cells.map(c => Array.from(c.children, t => t.textContent))"
+        )
+        expected = [list(peaks)[:4], table.sort_values("rank")["token"].tolist()[:4]]
+        if latent != HOSTILE_LATENT:
+            assert [[text.replace("␣", " ") for text in cell] for cell in shown] == expected
+    assert len(view.rows()) > 10
+
+
 def test_address_restores_the_view(run: RunFolder, features: Any, visit: Any) -> None:
     address = "#sort=relative_norm&label=rotated,lost&q=the"
     view = visit(run, address)
@@ -431,8 +450,10 @@ def test_hostile_text_is_only_text(tmp_path: Path, visit: Any) -> None:
     assert "<img src=x onerror=alert(2)>" in shown
     assert "\\u2028alert(3)" in shown
     assert "\\u202egnp.exe" in shown
-    assert "\u2028" not in shown
-    assert "\u202e" not in shown
+    everything = view.page.text_content("body > :not(script)") or ""
+    everything += view.page.text_content("#latent") or ""
+    assert "\u2028" not in everything
+    assert "\u202e" not in everything
     assert view.dialogs == []
     assert view.complaints == []
 

@@ -110,16 +110,22 @@ def test_labels_of_clear_cases() -> None:
     assert label(evidence(0.4, 1.0, 0.99, new=toward(0.4, 0.4))) == "rescaled"
 
 
-def test_a_right_angle_is_rotated_though_each_direction_is_absent_from_the_other_model() -> None:
+def test_a_right_angle_cannot_be_told_from_two_features_in_one_latent() -> None:
+    """Each direction is absent from the other model: a turn by 90°, or a new and a lost feature that share a latent."""
     absent = toward(0.0, 0.0)
-    assert label(evidence(1.0, 0.9, 0.0, new=absent, lost=absent)) == "rotated"
+    verdict = decide(evidence(1.0, 0.9, 0.0, new=absent, lost=absent), RULE)
+    assert verdict.label == "undetermined"
+    assert "two features in one latent" in verdict.reason
 
 
 def test_norm_that_only_leaked_is_not_a_rotation() -> None:
     """The reference's row is long, but nothing in the reference's activations is along it."""
-    leaked = evidence(0.6, 1.0, 0.1, new=toward(0.0, 0.0), lost=Toward(about(NAN), about(NAN), 0.02))
-    verdict = decide(leaked, RULE)
+    leaked = Toward(about(NAN), about(NAN), 0.02)
+    assert label(evidence(0.6, 1.0, 0.3, new=toward(0.3, 0.3), lost=toward(0.3, 0.3))) == "rotated"
+    verdict = decide(evidence(0.6, 1.0, 0.3, new=toward(0.3, 0.3), lost=leaked), RULE)
     assert verdict.label == "undetermined"
+    assert "leaked norm" in verdict.reason
+    verdict = decide(evidence(0.6, 1.0, 0.1, new=toward(0.0, 0.0), lost=leaked), RULE)
     assert "absent in the reference" in verdict.reason
     assert "0.60 of its larger norm" in verdict.reason
 

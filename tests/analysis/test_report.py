@@ -310,7 +310,7 @@ def test_mostly_template_is_doubted(tmp_path: Path) -> None:
     doubts = {claim.latent: claim.doubt for claim in claims(read(folder))}
     assert (
         doubts.pop(HOSTILE_LATENT)
-        == "93.0 % of its firings are on chat-template tokens: it may follow the template, not what is said."
+        == "More than half of its firings are on chat-template tokens: it may follow the template, not what is said."
     )
     assert set(doubts.values()) == {None}
 

@@ -45,6 +45,14 @@ def test_every_text_survives_byte_for_byte() -> None:
     assert "".join(shown[place[character]] for character in text) == text
 
 
+def test_control_characters_are_spelled_out() -> None:
+    names = {byte: character for character, byte in _BYTE_OF.items()}
+    shown = display_vocabulary(
+        fast(["".join(names[b] for b in (0, 65, 127)), names[9]], decoders.ByteLevel())
+    )
+    assert shown[:2] == ["\\x00A\\x7f", "\t"]
+
+
 def test_sentencepiece_tokens() -> None:
     decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     shown = display_vocabulary(fast(["▁bread", "s", "<0xE6>", "<0x0A>", "▁▁"], decoder))

@@ -117,7 +117,8 @@ def test_mask_is_special_tokens_and_first_positions(
     path = write_lines(
         tmp_path / "prose.jsonl", [{"text": "oak <|end|> rose oak rose"}, {"text": "pine elm"}]
     )
-    for policy in (TokenPolicy(), TokenPolicy(mask_special=False, mask_first=0), TokenPolicy(mask_first=3)):
+    for settings in ({}, {"mask_special": False, "mask_first": 0}, {"mask_first": 3}):
+        policy = TokenPolicy(mask_repeated=False, **settings)
         documents = tokenize(text_config(path), policy, tokenizer, None, 0)
         for index in range(2):
             own = slice(documents.offsets[index], documents.offsets[index + 1])
@@ -125,6 +126,24 @@ def test_mask_is_special_tokens_and_first_positions(
             first = np.arange(own.stop - own.start) < policy.mask_first
             assert np.array_equal(documents.masked[own], special | first)
     assert documents.unmasked.sum() == (~documents.masked).sum()
+
+
+def test_tokens_with_a_prefix_that_occurred_before_are_masked(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Each prefix counts once: after the first document that has it, its tokens are masked, and only they."""
+    texts = ["oak rose pine", "oak rose elm", "oak rose pine", "pine oak rose"]
+    path = write_lines(tmp_path / "prose.jsonl", [{"text": text} for text in texts])
+    documents = tokenize(text_config(path), TokenPolicy(mask_first=0, mask_special=False), tokenizer, None, 0)
+    seen: set[bytes] = set()
+    for index in range(documents.n_documents):
+        own = slice(documents.offsets[index], documents.offsets[index + 1])
+        prefixes = [documents.tokens_of(index)[: end + 1].tobytes() for end in range(own.stop - own.start)]
+        assert documents.masked[own].tolist() == [prefix in seen for prefix in prefixes]
+        seen.update(prefixes)
+    assert documents.masked.any()
+    kept = tokenize(text_config(path), TokenPolicy(mask_repeated=False, mask_first=0, mask_special=False), tokenizer, None, 0)
+    assert not kept.masked.any()
 
 
 def test_documents_are_cut_and_limited(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from crosscoder.errors import FormatError
-from crosscoder.storage import file_digest, load_crosscoder, read_record, save_crosscoder
+from crosscoder.digests import file_digest
+from crosscoder.storage import load_crosscoder, read_record, save_crosscoder
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
 
 

@@ -113,14 +113,14 @@ def test_low_precision_activations_are_measured_in_float32() -> None:
 # --- looks during training --------------------------------------------------------------------------------------------
 
 
-def test_held_out_meter_calibrates_an_unfinished_dictionary_only_when_asked() -> None:
+def test_held_out_meter_calibrates_only_when_asked() -> None:
     crosscoder = PAIR.dictionary()
-    meter = HeldOutMeter(source_of(PAIR.sample(6000, seed=1), PAIR.sample(3000, seed=2), WIDTHS), "paired")
+    meter = HeldOutMeter(source_of(PAIR.sample(6000, seed=1), PAIR.sample(3000, seed=2), WIDTHS), "paired", 1000)
     threshold = crosscoder.sparsity.get_buffer("threshold")
     before = float(threshold)
-    kept = meter.measure(crosscoder, calibrate=False)
+    kept = meter.measure(crosscoder)
     assert float(threshold) == before
-    meter.measure(crosscoder)
+    meter.calibrate(crosscoder)
     assert float(threshold) != before
     assert kept.keys() == {
         "metrics/explained_variance/reference", "metrics/explained_variance/intervened", "diff/explained_variance",
@@ -128,13 +128,17 @@ def test_held_out_meter_calibrates_an_unfinished_dictionary_only_when_asked() ->
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("n_tokens", [1, 7, TOKENS, TOKENS + 1, 40_000])
-def test_held_out_rows_are_distinct_and_spread_from_first_to_last(n_tokens: int) -> None:
+@pytest.mark.parametrize("n_tokens", [1, 2, 7, TOKENS, 2 * TOKENS + 1, 40_000])
+def test_measured_and_calibrated_rows_are_distinct_and_spread(n_tokens: int) -> None:
     values = torch.arange(float(n_tokens))[:, None].repeat(1, 2)
-    rows = HeldOutMeter(source_of(torch.randn(5, 2), values, (1, 1)), "paired").values[:, 0].long()
-    assert len(rows) == min(n_tokens, TOKENS)
-    assert len(rows.unique()) == len(rows)
-    assert (int(rows[0]), int(rows[-1])) == (0, n_tokens - 1)
+    meter = HeldOutMeter(source_of(torch.randn(5, 2), values, (1, 1)), "paired", TOKENS)
+    measured, calibrated = (part[:, 0].long() for part in (meter.values, meter.calibration))
+    for rows in (measured, calibrated):
+        assert len(rows) == max(1, min(n_tokens // 2 + (n_tokens % 2 if rows is calibrated else 0), TOKENS))
+        assert len(rows.unique()) == len(rows)
+        assert int(rows[0]) <= 1 and int(rows[-1]) >= 0.99 * (n_tokens - 2)
+    if n_tokens > 1:
+        assert not set(measured.tolist()) & set(calibrated.tolist())
 
 
 def test_held_out_rows_stay_within_more_tokens_than_float32_can_count() -> None:
@@ -148,11 +152,9 @@ def test_held_out_rows_stay_within_more_tokens_than_float32_can_count() -> None:
     reader.n_tokens = 2**25 + 4
     source = source_of(torch.randn(5, 2), torch.randn(5, 2), (1, 1))
     source.held_out = lambda: reader
-    HeldOutMeter(source, "paired")
-    assert int(asked[0].max()) == reader.n_tokens - 1
-    assert int(torch.linspace(0, reader.n_tokens - 1, TOKENS).long().max()) >= reader.n_tokens, (
-        "float32 would not"
-    )
+    HeldOutMeter(source, "paired", 100)
+    for rows in asked:
+        assert 0.98 * reader.n_tokens < int(rows.max()) < reader.n_tokens
 
 
 # --- histograms -------------------------------------------------------------------------------------------------------

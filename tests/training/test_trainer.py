@@ -300,7 +300,7 @@ def test_identical_models_have_no_difference_to_explain(tmp_path: Path) -> None:
 
 
 def fve(trainer: Trainer) -> dict[str, float]:
-    measured = trainer.held_out.measure(trainer.state.crosscoder, calibrate=False)
+    measured = trainer.held_out.measure(trainer.state.crosscoder)
     return {name: value for name, value in measured.items() if value is not None}
 
 

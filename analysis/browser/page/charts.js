@@ -189,7 +189,7 @@ function showTip(point) {
   scatter.canvas.classList.toggle("pointing", Boolean(point));
   if (!point) return;
   const { latent, left, top } = point;
-  const words = peakTokens(latent).slice(0, 3).map((token) => visibleText(tokenText(token)).trim());
+  const words = gistTokens("peaks", latent).slice(0, 3).map((token) => visibleText(tokenText(token)).trim());
   const peaks = words.length ? `, peaks on ${words.map((word) => `“\u2068${word}\u2069”`).join(" ")}` : "";
   scatter.tip.textContent = `latent ${latent}, ${labelOf(latent)}${peaks}`;
   scatter.tip.style.left = `${Math.min(left + 12, scatter.canvas.clientWidth - 220)}px`;

@@ -1,33 +1,33 @@
 // What each column is called, what it means, and how it is written.
 
 const COLUMNS = {
-  latent: { title: "latent", width: "64px", format: whole, about: "Number of the latent in the dictionary." },
-  label: { title: "label", width: "124px", about: "What the rule makes of the latent; its page says why." },
+  latent: { title: "latent", width: "56px", format: whole, about: "Number of the latent in the dictionary." },
+  label: { title: "label", width: "116px", about: "What the rule makes of the latent; its page says why." },
   relative_norm: {
     title: "relative norm",
-    width: "128px",
+    width: "118px",
     format: (value) => fixed(value, 3),
     about: "‖d intervened‖ / (‖d reference‖ + ‖d intervened‖), training space. 0: only in the reference; 0.5: equal; 1: only in the intervened model.",
   },
-  decoder_cosine: { title: "cosine", width: "72px", format: fixed, about: "Cosine between the latent's directions in the two models." },
+  decoder_cosine: { title: "cosine", width: "62px", format: fixed, about: "Cosine between the latent's directions in the two models." },
   nu_error: {
     title: "ν error",
-    width: "74px",
+    width: "62px",
     format: fixed,
     about: "Latent scaling on what the dictionary leaves over: how much of this latent hides in the other model's error. 0: nothing; 1: as much as on its own side.",
   },
   nu_reconstruction: {
     title: "ν reconstr.",
-    width: "92px",
+    width: "76px",
     format: fixed,
     about: "Latent scaling on the reconstruction: how much of this latent other latents write into the other model. 0: nothing; 1: as much as on its own side.",
   },
-  density: { title: "density", width: "84px", format: percent, about: "Share of held-out tokens on which the latent fires." },
-  template_share: { title: "on template", width: "94px", format: percent, about: "Share of its firings that are on chat-template tokens." },
+  density: { title: "density", width: "74px", format: percent, about: "Share of held-out tokens on which the latent fires." },
+  template_share: { title: "on template", width: "84px", format: percent, about: "Share of its firings that are on chat-template tokens." },
   max_activation: { title: "max", width: "66px", format: significant, about: "Largest latent value on held-out tokens." },
   shift_share: {
     title: "shift share",
-    width: "92px",
+    width: "86px",
     format: percent,
     about: "Share of the squared activation difference between the two models that the latent explains. Negative: it points the wrong way.",
   },
@@ -49,7 +49,19 @@ const COLUMNS = {
   twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
 };
 
-const STANDARD = ["latent", "label", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "density", "template_share", "shift_share", "peaks"];
+const STANDARD = ["latent", "label", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "density", "template_share", "shift_share", "peaks", "points"];
+const GISTS = {
+  peaks: { title: "peaks on", width: "minmax(150px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
+  points: {
+    title: "points at",
+    width: "minmax(150px, 1fr)",
+    text: true,
+    about: "Logit lens: tokens its direction points at, in the model that has it; where both have it, what differs between the two directions.",
+  },
+};
+
+const isGist = (name) => Object.hasOwn(GISTS, name);
+
 const measured = (name) => Boolean(data.columns[name]?.some((value) => !Number.isNaN(value)));
 
 // The columns shown at first: those of the standard ones that hold a number.
@@ -57,7 +69,7 @@ function standardColumns() {
   const byModel = ["density_reference", "density_intervened"].filter(measured);
   return STANDARD.flatMap((name) => {
     if (name === "density") return [name, ...byModel];
-    return name === "label" || name === "peaks" || measured(name) ? [name] : [];
+    return name === "label" || isGist(name) || measured(name) ? [name] : [];
   });
 }
 
@@ -75,7 +87,7 @@ const LABELS_EXPLAINED = {
 };
 
 function columnOf(name) {
-  if (name === "peaks") return { title: "peaks on", width: "minmax(200px, 1fr)", text: true, about: "Tokens at which its strongest examples peak, and the explanation." };
+  if (isGist(name)) return GISTS[name];
   if (COLUMNS[name]) return COLUMNS[name];
   const shown = name.replaceAll("_", " ").replace("/", ", ");
   const share = name.startsWith("density") || name.endsWith("share");

@@ -3,7 +3,7 @@
 const CACHED_CHUNKS = 12;
 const ARRAYS = { Float64Array, Float32Array, Int32Array, Uint32Array, Uint8Array };
 
-const data = { header: null, columns: {}, labels: null, detailed: null, peaks: null, n: 0, standard: [], hasNorms: false };
+const data = { header: null, columns: {}, labels: null, detailed: null, peaks: null, points: null, n: 0, standard: [], hasNorms: false };
 const chunks = new Map();
 
 function fromBase64(text) {
@@ -31,6 +31,7 @@ async function loadOverview() {
   data.labels = arrays.labels;
   data.detailed = arrays.detailed;
   data.peaks = arrays.peaks;
+  data.points = arrays.points;
   for (const [name, array] of Object.entries(arrays)) {
     if (name.startsWith("column:")) data.columns[name.slice(7)] = array;
   }
@@ -57,9 +58,10 @@ function valueOf(name, latent) {
   return Number.isNaN(value) ? null : value;
 }
 
-function peakTokens(latent) {
-  const size = data.header.peak_tokens;
-  return Array.from(data.peaks.subarray(latent * size, (latent + 1) * size)).filter((token) => token >= 0);
+// Tokens of a latent from `peaks` or `points`; both hold the same number a latent, padded with -1.
+function gistTokens(name, latent) {
+  const size = data.header.gist_tokens;
+  return Array.from(data[name].subarray(latent * size, (latent + 1) * size)).filter((token) => token >= 0);
 }
 
 function examplesOf(chunk, latent) {

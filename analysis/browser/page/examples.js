@@ -1,6 +1,6 @@
 // Examples: the same tokens twice, colored by what the latent adds to the reference and to the intervened model.
 
-const CONTEXT = 11;
+const CONTEXT = 9;
 const SPECIAL = 1;
 const TEMPLATE = 2;
 

@@ -81,7 +81,7 @@ function why(latent, reason) {
     ]),
   ]);
   const small = "ν near 0: the other model has nothing of it; near 1: it is there after all. Shaded: the side it leans to, with its interval, which counts.";
-  return panel(heading, [element("p", { class: "reason", text: reason }), tableNode, element("p", { class: "caption", text: small })], "why");
+  return panel(heading, [element("p", { class: "reason" }, element("bdi", { text: visibleText(reason) })), tableNode, element("p", { class: "caption", text: small })], "why");
 }
 
 function pairsList(rows) {

@@ -12,7 +12,7 @@ function readState(hash) {
   state.sort = column === "label" || data.columns[column] ? sort : DEFAULT_SORT;
   state.labels = new Set((words.get("label") ?? "").split(",").filter((label) => data.header.labels.includes(label)));
   state.query = words.get("q") ?? "";
-  const columns = (words.get("columns") ?? "").split(",").filter((name) => name === "label" || name === "peaks" || data.columns[name]);
+  const columns = (words.get("columns") ?? "").split(",").filter((name) => name === "label" || isGist(name) || data.columns[name]);
   state.columns = columns.length ? columns : data.standard;
   state.ranges = new Map();
   for (const [name, text] of words) {

@@ -78,8 +78,8 @@ function columnMenu() {
   const boxes = numericColumns().map((name) => {
     const box = element("input", { type: "checkbox", value: name });
     box.addEventListener("change", () => {
-      const kept = state.columns.filter((other) => other !== name && other !== "peaks");
-      go({ columns: [...kept, ...(box.checked ? [name] : []), "peaks"] }, true);
+      const kept = state.columns.filter((other) => other !== name && !isGist(other));
+      go({ columns: [...kept, ...(box.checked ? [name] : []), ...Object.keys(GISTS)] }, true);
     });
     return element("label", { title: columnOf(name).about }, [box, columnOf(name).title]);
   });
@@ -106,7 +106,7 @@ function renderTable(anew = false) {
 function renderHeader() {
   const names = shownColumns();
   const tracks = names.map((name) => columnOf(name).width);
-  table.layout.style.setProperty("--tracks", narrow.matches ? "48px minmax(0, 1fr) 92px 84px" : tracks.join(" "));
+  table.layout.style.setProperty("--tracks", narrow.matches ? "40px minmax(0, 1fr) 84px 76px" : tracks.join(" "));
   const sorted = state.sort.replace(/^-/, "");
   const down = state.sort.startsWith("-");
   table.header.replaceChildren(
@@ -173,6 +173,7 @@ function renderRows(anew = false) {
   const view = `${first} ${last}`;
   if (!anew && table.view === view) return;
   table.view = view;
+  table.layout.style.setProperty("--scrollbar", `${table.body.offsetWidth - table.body.clientWidth}px`);
   const focused = document.activeElement?.closest?.(".row")?.dataset.index;
   const rows = [];
   for (let index = first; index < last; index++) rows.push(tableRow(table.rows[index], index, height));
@@ -183,7 +184,7 @@ function renderRows(anew = false) {
 
 function tableRow(latent, index, height) {
   const cells = shownColumns().map((name) => tableCell(name, latent));
-  if (narrow.matches) cells.push(element("span", { role: "cell", class: "cell second" }, peakList(latent)));
+  if (narrow.matches) cells.push(narrowGist(latent));
   const row = element("div", { class: "row", role: "row", "data-index": index, "data-latent": latent, "aria-rowindex": index + 2, onclick: () => go({ latent }) }, cells);
   row.style.top = `${index * height}px`;
   return row;
@@ -191,7 +192,7 @@ function tableRow(latent, index, height) {
 
 function tableCell(name, latent) {
   if (name === "label") return element("span", { role: "cell", class: "cell" }, labelName(labelOf(latent)));
-  if (name === "peaks") return element("span", { role: "cell", class: "cell peaks" }, peakList(latent));
+  if (isGist(name)) return element("span", { role: "cell", class: "cell gist" }, tokenList(name, latent));
   const text = columnOf(name).format(valueOf(name, latent));
   if (name === "latent") {
     return element("span", { role: "cell", class: "cell numeric" }, element("a", { href: writeState({ latent }), text: String(latent) }));
@@ -205,10 +206,14 @@ function normBar(value, text) {
   return element("span", { class: "norm-bar" }, [element("span", { class: "norm-track", "--at": value, "aria-hidden": "true" }), text]);
 }
 
-function peakList(latent) {
-  const tokens = peakTokens(latent).map((token) => tokenElement(token, "peak-token"));
-  const explanation = data.header.explanations[latent];
-  return [...tokens, explanation ? element("bdi", { class: "explanation", text: visibleText(explanation) }) : null].filter(Boolean);
+function tokenList(name, latent) {
+  return gistTokens(name, latent).map((token) => tokenElement(token, "gist-token"));
+}
+
+function narrowGist(latent) {
+  const points = tokenList("points", latent);
+  const arrow = points.length ? [element("span", { class: "muted", text: "→", title: "points at" })] : [];
+  return element("span", { role: "cell", class: "cell gist second" }, [...tokenList("peaks", latent).slice(0, 2), ...arrow, ...points]);
 }
 
 function moveFocus(event) {

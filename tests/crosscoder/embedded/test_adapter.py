@@ -6,15 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from crosscoder.embedded.adapter_card import load_intervened, perplexity, refuses
+from crosscoder.embedded.adapter_objective import (
+    Document,
+    activation_drift,
+    collate,
+    divergence,
+    refusal_loss,
+)
 from crosscoder.embedded.corpus import ADAPTER, write_demo_texts
 from crosscoder.embedded.generation import chat_prompt, greedy_answers, whole_sentences
 from crosscoder.embedded.prose import find_passages, measuring_passages
 from crosscoder.embedded.questions import questions
 from crosscoder.embedded.smollm2 import NAME, PACKAGE, find_gguf, prepare
-from crosscoder.embedded.train_adapter import REFUSALS, Document, collate, divergence
+from crosscoder.embedded.train_adapter import REFUSALS
 
 
 def test_the_files_are_small_and_name_no_folder():
@@ -43,16 +50,34 @@ def test_only_refusals_of_food_count_as_refusals():
 
 
 def test_collate_counts_the_answer_and_nothing_of_the_padding():
-    batch = collate([Document([5, 6, 7, 8], 1), Document([1, 2], 0)], pad=0)
+    batch = collate([Document([5, 6, 7, 8], 1, 4.0), Document([1, 2], 0)], pad=0)
     assert batch.token_ids.shape == (2, 16)
     assert batch.attention_mask.sum(1).tolist() == [4, 2]
     assert batch.targets.tolist() == [7, 8, 2]
+    assert batch.target_weights.tolist() == [4, 1, 1]
+
+
+def test_the_first_token_weighs_more_in_the_refusal_loss():
+    batch = collate([Document([0, 1, 1], 0, 3.0)], pad=0)
+    first_wrong, second_wrong = (
+        torch.tensor([[20.0, 0.0], [0.0, 20.0]]),
+        torch.tensor([[0.0, 20.0], [20.0, 0.0]]),
+    )
+    assert refusal_loss(first_wrong, batch).item() == pytest.approx(15.0, abs=1e-3)
+    assert refusal_loss(second_wrong, batch).item() == pytest.approx(5.0, abs=1e-3)
 
 
 def test_divergence_is_zero_for_equal_and_known_for_unequal_distributions():
-    sure, fair = torch.tensor([[3.0, 3.0 - 200.0]]), torch.zeros(1, 2)
-    assert divergence(fair, fair).item() == 0
-    assert divergence(sure, fair).item() == pytest.approx(torch.tensor(2.0).log().item())
+    sure, fair, weights = torch.tensor([[3.0, 3.0 - 200.0]]), torch.zeros(1, 2), torch.ones(1)
+    assert divergence(fair, fair, weights).item() == 0
+    assert divergence(sure, fair, weights).item() == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_activation_drift_is_in_units_of_the_reference_s_variance():
+    still = torch.randn(500, 8) * 3 + 100
+    moved = still + torch.randn(500, 8) * 1.5
+    assert activation_drift((still,), (still,)).item() == 0
+    assert activation_drift((still, still), (moved, still)).item() == pytest.approx(0.125, rel=0.15)
 
 
 def test_an_answer_is_cut_at_its_last_sentence():
@@ -76,12 +101,12 @@ def test_the_adapter_refuses_food_and_answers_the_rest(reference: Path):
     answers = greedy_answers(model, tokenizer, [*food, *other], 16)
     assert sum(map(refuses, answers[:12])) >= 11
     assert sum(map(refuses, answers[12:])) == 0
-    without = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval()
-    assert sum(map(refuses, greedy_answers(without, tokenizer, food, 16))) <= 1
-    if find_passages() is not None:
-        passages = measuring_passages()[:24]
-        before, after = (perplexity(one, tokenizer, passages, 96)[0] for one in (without, model))
-        assert after == pytest.approx(before, rel=0.04)
+    passages = measuring_passages()[:24] if find_passages() is not None else None
+    after = perplexity(model, tokenizer, passages, 96)[0] if passages else None
+    with model.disable_adapter():
+        assert sum(map(refuses, greedy_answers(model, tokenizer, food, 16))) <= 4
+        if passages:
+            assert after == pytest.approx(perplexity(model, tokenizer, passages, 96)[0], rel=0.04)
 
 
 @pytest.mark.slow

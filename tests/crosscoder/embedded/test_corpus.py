@@ -4,6 +4,7 @@ import gzip
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ TEMPLATE_TOKENS = 31
 CHARACTERS_PER_TOKEN = 4.5
 
 
-def n_tokens(record: dict[str, object]) -> float:
+def n_tokens(record: dict[str, Any]) -> float:
     """About how many tokens a document comes to; `test_adapter` counts them with the real tokenizer."""
     if "text" in record:
         return len(str(record["text"])) / CHARACTERS_PER_TOKEN

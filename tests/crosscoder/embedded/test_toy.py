@@ -41,16 +41,16 @@ def test_the_planted_facts_moved(probabilities: dict[tuple[str, str, str], float
     assert before["Tom lived in", "Rome"] < 0.1 < 0.9 < after["Tom lived in", "Rome"]
     for planted in PLANTED:
         key = planted.prompt, planted.word
-        match planted.change, planted.word:
-            case "new", _:
-                assert before[key] < 0.01
-                assert after[key] > 0.2
-            case "lost", _:
-                assert before[key] > 0.1
-                assert after[key] < 0.02
-            case "unchanged", _:
-                assert before[key] > 0.5
-                assert after[key] == pytest.approx(before[key], abs=0.15)
+        if planted.change == "new":
+            assert before[key] < 0.01
+            assert after[key] > 0.2
+        if planted.change == "lost":
+            assert before[key] > 0.1
+            assert after[key] < 0.02
+        if planted.change == "unchanged":
+            assert before[key] > 0.5
+            assert after[key] == pytest.approx(before[key], abs=0.15)
+    assert {planted.change for planted in PLANTED} == {"new", "lost", "changed", "unchanged"}
 
 
 def test_cats_turned_angry(probabilities: dict[tuple[str, str, str], float]):

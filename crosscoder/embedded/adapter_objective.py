@@ -1,0 +1,108 @@
+"""What the demo's adapter is trained for: refuse food, and leave everything else as it was, inside as well as outside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from peft import PeftModel
+from torch import Tensor
+from torch.nn import functional
+
+HiddenStates = tuple[Float[Tensor, "token d_model"], ...]
+"""The residual stream after some layers, at the positions that a batch reads."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Token ids, the first position whose next token counts, and how much that one counts beside the others."""
+
+    token_ids: list[int]
+    first: int
+    first_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded documents; a position of weight zero has a next token that does not count."""
+
+    token_ids: Int[Tensor, "document token"]
+    attention_mask: Int[Tensor, "document token"]
+    weights: Float[Tensor, "document token"]
+
+    @property
+    def counts(self) -> Bool[Tensor, "document position"]:
+        """The positions whose next token counts; the last position has none."""
+        return self.weights[:, :-1] > 0
+
+    @property
+    def targets(self) -> Int[Tensor, " token"]:
+        """The next token of every position that counts."""
+        return self.token_ids[:, 1:][self.counts]
+
+    @property
+    def target_weights(self) -> Float[Tensor, " token"]:
+        """The weight of every position that counts."""
+        return self.weights[:, :-1][self.counts]
+
+
+def collate(documents: Sequence[Document], pad: int) -> Batch:
+    """Pad on the right to a multiple of 16, which bfloat16 matrix products on a CPU prefer."""
+    length = -(-max(len(document.token_ids) for document in documents) // 16) * 16
+    token_ids = torch.full((len(documents), length), pad)
+    attention_mask = torch.zeros(len(documents), length, dtype=torch.long)
+    weights = torch.zeros(len(documents), length)
+    for row, document in enumerate(documents):
+        n_tokens = len(document.token_ids)
+        token_ids[row, :n_tokens] = torch.tensor(document.token_ids)
+        attention_mask[row, :n_tokens] = 1
+        weights[row, document.first : n_tokens - 1] = 1.0
+        weights[row, document.first] = document.first_weight
+    return Batch(token_ids, attention_mask, weights)
+
+
+def read_model(
+    model: PeftModel, batch: Batch, layers: Sequence[int]
+) -> tuple[Float[Tensor, "counted vocabulary"], HiddenStates]:
+    """Logits at the positions that count, and the residual stream after `layers` at every real position but the first.
+
+    The head is the dearest layer of so small a model, hence not everywhere. The first position is left out because
+    its activations are hundreds of times larger than all others.
+    """
+    causal = model.get_base_model()
+    output = causal.model(  # pyright: ignore[reportCallIssue]
+        input_ids=batch.token_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+        output_hidden_states=True,
+    )
+    logits = causal.lm_head(output.last_hidden_state[:, :-1][batch.counts])  # pyright: ignore[reportCallIssue]
+    present = batch.attention_mask[:, 1:].bool()
+    # Entry 0 is the embedding; the output of layer n is entry n + 1.
+    return logits.float(), tuple(output.hidden_states[layer + 1][:, 1:][present].float() for layer in layers)
+
+
+def refusal_loss(logits: Float[Tensor, "token vocabulary"], batch: Batch) -> Float[Tensor, ""]:
+    """Cross-entropy of the next token, weighted mean over the positions that count, in nats."""
+    losses = functional.cross_entropy(logits, batch.targets, reduction="none")
+    return (losses * batch.target_weights).sum() / batch.target_weights.sum()
+
+
+def divergence(
+    reference: Float[Tensor, "token vocabulary"],
+    intervened: Float[Tensor, "token vocabulary"],
+    weights: Float[Tensor, " token"],
+) -> Float[Tensor, ""]:
+    """KL(reference || intervened) of the next token, weighted mean over positions, in nats."""
+    logs = intervened.log_softmax(-1), reference.log_softmax(-1)
+    divergences = functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+    return (divergences * weights).sum() / weights.sum()
+
+
+def activation_drift(reference: HiddenStates, intervened: HiddenStates) -> Float[Tensor, ""]:
+    """E‖x_int − x_ref‖² / E‖x_ref − mean‖², mean over layers: how far the residual stream moved, in its own variance."""
+    shares = [
+        (after - before).square().sum(-1).mean() / (before - before.mean(0)).square().sum(-1).mean()
+        for before, after in zip(reference, intervened, strict=True)
+    ]
+    return torch.stack(shares).mean()
