@@ -29,7 +29,9 @@ class ModelSource(Settings):
     """A checkpoint that transformers can load."""
 
     model: str = Field(description="folder or hub id of the checkpoint")
-    revision: str | None = Field(default=None, description="hub revision; a commit hash makes the run repeatable")
+    revision: str | None = Field(
+        default=None, description="hub revision; a commit hash makes the run repeatable"
+    )
     dtype: Dtype = Field(default="bfloat16", description="precision the model runs in")
 
 
@@ -43,12 +45,16 @@ class PairConfig(Settings):
     """The two models, and where both are read."""
 
     reference: ModelSource = Field(description="the model before the intervention")
-    intervened: ModelSource | AdapterSource = Field(description="the model after it: a checkpoint, or an adapter")
+    intervened: ModelSource | AdapterSource = Field(
+        description="the model after it: a checkpoint, or an adapter"
+    )
     hookpoint: str = Field(description="module path whose output is read, e.g. model.layers.15")
     intervened_hookpoint: str | None = Field(
         default=None, description="module path in the intervened model, where it differs"
     )
-    device: Device = Field(default="auto", description="where the models run; auto takes a GPU when there is one")
+    device: Device = Field(
+        default="auto", description="where the models run; auto takes a GPU when there is one"
+    )
 
 
 # --- text and tokens --------------------------------------------------------------------------------------------------
@@ -65,7 +71,9 @@ class TextSource(Settings):
 class TextConfig(Settings):
     """What both models read."""
 
-    sources: tuple[TextSource, ...] = Field(min_length=1, description="files, read in this order and then shuffled")
+    sources: tuple[TextSource, ...] = Field(
+        min_length=1, description="files, read in this order and then shuffled"
+    )
     max_length: Count = Field(default=256, description="tokens a document is cut to")
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="share of the documents of each source that is never trained on"
@@ -75,9 +83,13 @@ class TextConfig(Settings):
 class TokenPolicy(Settings):
     """Which tokens are left out of training and analysis, and which are only marked."""
 
-    mask_special: bool = Field(default=True, description="leave out BOS, EOS, padding and the tokenizer's special tokens")
+    mask_special: bool = Field(
+        default=True, description="leave out BOS, EOS, padding and the tokenizer's special tokens"
+    )
     mask_first: int = Field(
-        default=1, ge=0, description="leave out this many positions at the start of a document (attention sinks)"
+        default=1,
+        ge=0,
+        description="leave out this many positions at the start of a document (attention sinks)",
     )
     mask_repeated: bool = Field(
         default=True,
@@ -85,7 +97,8 @@ class TokenPolicy(Settings):
         "its activations are the same ones again, and must not be on both sides of the held-out split",
     )
     outlier_multiple: PositiveFloat = Field(
-        default=10.0, description="leave out tokens whose norm in either model exceeds this multiple of its median norm"
+        default=10.0,
+        description="leave out tokens whose norm in either model exceeds this multiple of its median norm",
     )
 
 
@@ -118,7 +131,8 @@ class FileActivations(Settings):
     reference: Path = Field(description="array [token, d_model] of the reference")
     intervened: Path = Field(description="array [token, d_model] of the intervened model, same tokens")
     documents: Path | None = Field(
-        default=None, description="integer array [token]: which document a token is from; without it, blocks of 256 rows"
+        default=None,
+        description="integer array [token]: which document a token is from; without it, blocks of 256 rows",
     )
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="share of the documents that is never trained on"
@@ -186,7 +200,9 @@ class CrosscoderConfig(Settings):
             raise ValueError(f"{len(self.model_names)} model_names for {len(self.d_models)} d_models")
         k = getattr(self.sparsity, "k", None)
         if k is not None and k > self.n_latents:
-            raise ValueError(f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents")
+            raise ValueError(
+                f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents"
+            )
         return self
 
     @property
@@ -211,7 +227,9 @@ class DictionaryConfig(Settings):
     def _check(self) -> Self:
         k = getattr(self.sparsity, "k", None)
         if k is not None and k > self.n_latents:
-            raise ValueError(f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents")
+            raise ValueError(
+                f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents"
+            )
         return self
 
 
@@ -221,31 +239,47 @@ class DictionaryConfig(Settings):
 class AuxiliaryConfig(Settings):
     """AuxK: dead latents are asked to explain what the others leave over (Gao et al. 2024, section 2)."""
 
-    coefficient: Annotated[float, Field(ge=0)] = Field(default=1 / 32, description="weight of the term; 0 switches it off")
+    coefficient: Annotated[float, Field(ge=0)] = Field(
+        default=1 / 32, description="weight of the term; 0 switches it off"
+    )
     k: Count = Field(default=256, description="dead latents used for one token, at most")
-    dead_after_tokens: Count = Field(default=200_000, description="a latent is dead after this many tokens without firing")
+    dead_after_tokens: Count = Field(
+        default=200_000, description="a latent is dead after this many tokens without firing"
+    )
 
 
 class TrainingConfig(Settings):
     """How the dictionary is trained."""
 
-    n_tokens: Count = Field(default=2_000_000, description="token presentations in all; data is passed over repeatedly")
+    n_tokens: Count = Field(
+        default=2_000_000, description="token presentations in all; data is passed over repeatedly"
+    )
     batch_tokens: Count = Field(default=2048, description="tokens of one step")
     lr: PositiveFloat = Field(default=1e-3, description="peak learning rate of Adam")
     warmup: Share = Field(default=0.05, description="share of the steps with a rising learning rate")
-    decay: Share = Field(default=0.3, description="share of the steps, at the end, with a falling learning rate")
-    k_anneal: Share = Field(default=0.2, description="share of the steps over which k falls from k_start_multiple * k to k")
-    k_start_multiple: Annotated[float, Field(ge=1)] = Field(default=4.0, description="k at the first step, as a multiple")
+    decay: Share = Field(
+        default=0.3, description="share of the steps, at the end, with a falling learning rate"
+    )
+    k_anneal: Share = Field(
+        default=0.2, description="share of the steps over which k falls from k_start_multiple * k to k"
+    )
+    k_start_multiple: Annotated[float, Field(ge=1)] = Field(
+        default=4.0, description="k at the first step, as a multiple"
+    )
     gradient_clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     auxiliary: AuxiliaryConfig = Field(default=AuxiliaryConfig(), description="revival of dead latents")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the matrix products; weights stay float32. auto: bfloat16 where the hardware has units for it"
+        default="auto",
+        description="of the matrix products; weights stay float32. auto: bfloat16 where the hardware has units for it",
     )
     device: Device = Field(default="auto", description="where the dictionary is trained")
     log_every: Count = Field(default=20, description="steps between two lines of metrics")
     evaluate_every: Count = Field(default=200, description="steps between two looks at held-out tokens")
     checkpoint_every: Count = Field(default=200, description="steps between two resumable checkpoints")
-    calibration_tokens: Count = Field(default=32768, description="held-out tokens the inference threshold is set on, and training tokens the normalization is")
+    calibration_tokens: Count = Field(
+        default=32768,
+        description="held-out tokens the inference threshold is set on, and training tokens the normalization is",
+    )
 
 
 # --- analysis ---------------------------------------------------------------------------------------------------------
@@ -257,14 +291,21 @@ class LabelRule(Settings):
     weak_norm: Share = Field(
         default=0.2, description="new and lost: the weaker decoder norm is at most this share of the stronger"
     )
-    nu_error: Share = Field(default=0.2, description="new and lost: upper bound on nu of the error (Minder et al. 2025)")
-    nu_reconstruction: Share = Field(default=0.5, description="new and lost: upper bound on nu of the reconstruction")
+    nu_error: Share = Field(
+        default=0.2, description="new and lost: upper bound on nu of the error (Minder et al. 2025)"
+    )
+    nu_reconstruction: Share = Field(
+        default=0.5, description="new and lost: upper bound on nu of the reconstruction"
+    )
     rotated_cosine: Share = Field(default=0.8, description="rotated: decoder cosine below this")
     shared_cosine: Share = Field(default=0.9, description="shared and rescaled: decoder cosine above this")
     shared_ratio: Share = Field(
-        default=0.7, description="shared: weaker decoder norm at least this share of the stronger; rescaled: below it"
+        default=0.7,
+        description="shared: weaker decoder norm at least this share of the stronger; rescaled: below it",
     )
-    min_documents: Count = Field(default=5, description="a latent seen in fewer held-out documents stays undetermined")
+    min_documents: Count = Field(
+        default=5, description="a latent seen in fewer held-out documents stays undetermined"
+    )
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="of all intervals")
 
 
@@ -273,7 +314,9 @@ class AnalysisConfig(Settings):
 
     rule: LabelRule = Field(default=LabelRule(), description="the rule behind every label")
     top_examples: Count = Field(default=12, description="strongest examples kept for each latent")
-    quantile_examples: int = Field(default=8, ge=0, description="examples spread over the activation quantiles")
+    quantile_examples: int = Field(
+        default=8, ge=0, description="examples spread over the activation quantiles"
+    )
     context_tokens: Count = Field(default=24, description="tokens shown on each side of an example's peak")
     logit_tokens: Count = Field(default=12, description="tokens at each end of a logit table")
     bootstrap_samples: Count = Field(default=1000, description="resamples of documents behind every interval")
@@ -283,7 +326,9 @@ class AnalysisConfig(Settings):
 class WandbConfig(Settings):
     """Logging to Weights & Biases. metrics.jsonl is written whatever this says."""
 
-    mode: Literal["disabled", "offline", "online"] = Field(default="disabled", description="WANDB_MODE overrides it")
+    mode: Literal["disabled", "offline", "online"] = Field(
+        default="disabled", description="WANDB_MODE overrides it"
+    )
     project: str = Field(default="crosscoder", description="wandb project")
     entity: str | None = Field(default=None, description="wandb entity; none is wandb's own default")
     name: str | None = Field(default=None, description="run name; none lets wandb choose")
@@ -296,10 +341,14 @@ class RunConfig(Settings):
     """One run: what is compared, on which text, with which dictionary, and where the results go."""
 
     output: Path = Field(description="run folder; made if missing")
-    pair: PairConfig | None = Field(default=None, description="the two models; left out when activations come from files")
+    pair: PairConfig | None = Field(
+        default=None, description="the two models; left out when activations come from files"
+    )
     text: TextConfig | None = Field(default=None, description="what both models read")
     tokens: TokenPolicy = Field(default=TokenPolicy(), description="which tokens are left out")
-    activations: ActivationsConfig = Field(default=CachedActivations(), description="where activations come from")
+    activations: ActivationsConfig = Field(
+        default=CachedActivations(), description="where activations come from"
+    )
     crosscoder: DictionaryConfig = Field(default=DictionaryConfig(), description="the dictionary")
     training: TrainingConfig = Field(default=TrainingConfig(), description="how it is trained")
     analysis: AnalysisConfig = Field(default=AnalysisConfig(), description="how it is read")

@@ -15,5 +15,7 @@ def resolve_device(setting: str, device: str) -> torch.device:
     if device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
     if not there[device]:
-        raise ConfigError(f"{setting}: {device!r} is asked for, but torch finds no such device; give auto or cpu")
+        raise ConfigError(
+            f"{setting}: {device!r} is asked for, but torch finds no such device; give auto or cpu"
+        )
     return torch.device(device)

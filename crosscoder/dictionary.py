@@ -101,7 +101,9 @@ class Crosscoder(nn.Module):
             mean_square = part.square().sum(dim=1).mean()
             if mean_square == 0:
                 name = self.config.model_names[index]
-                raise DataError(f"activations of {name!r}: all {len(part)} sampled tokens are equal; nothing to explain")
+                raise DataError(
+                    f"activations of {name!r}: all {len(part)} sampled tokens are equal; nothing to explain"
+                )
             self.scale[index] = (part.shape[1] / mean_square).sqrt()
 
     @torch.no_grad()
@@ -113,7 +115,9 @@ class Crosscoder(nn.Module):
         if not isinstance(self.sparsity, BatchTopKSparsity):
             return
         if len(sample) == 0:
-            raise DataError("activations: no tokens to set the threshold of BatchTopK on; give some training activations")
+            raise DataError(
+                "activations: no tokens to set the threshold of BatchTopK on; give some training activations"
+            )
         keep = round(self.sparsity.k * len(sample))
         norms, best = self.score_norms(), []
         for part in self._check(sample).split(chunk):
@@ -126,7 +130,9 @@ class Crosscoder(nn.Module):
 
     def decoder_norms(self) -> Float[Tensor, "latent model"]:
         """‖d_j^m‖ of the stored rows: training space, or raw space after `fold`."""
-        return torch.stack([part.norm(dim=1) for part in split_models(self.W_dec, self.config.d_models)], dim=1)
+        return torch.stack(
+            [part.norm(dim=1) for part in split_models(self.W_dec, self.config.d_models)], dim=1
+        )
 
     def score_norms(self) -> Float[Tensor, " latent"]:
         """Sum over models of the decoder norm in training space: the weight of a latent in the competition."""

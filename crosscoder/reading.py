@@ -33,7 +33,9 @@ def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> Cr
                 f"crosscoder.reads: {config.reads!r} needs two models of equal width, found widths {d_models}; use 'paired'"
             )
         axis, names = d_models[:1], (config.reads,)
-    return CrosscoderConfig(d_models=axis, model_names=names, n_latents=config.n_latents, sparsity=config.sparsity)
+    return CrosscoderConfig(
+        d_models=axis, model_names=names, n_latents=config.n_latents, sparsity=config.sparsity
+    )
 
 
 def numbered(d_models: tuple[int, ...]) -> tuple[str, ...]:
@@ -41,7 +43,9 @@ def numbered(d_models: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(f"model_{index}" for index in range(len(d_models)))
 
 
-def present(values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: Reads) -> Float[Tensor, "row _"]:
+def present(
+    values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: Reads
+) -> Float[Tensor, "row _"]:
     """The rows that the dictionary reads; for `pooled`, all rows of the reference come first."""
     match reads:
         case "paired":

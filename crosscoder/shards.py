@@ -147,9 +147,7 @@ class ShardWriter:
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         (self.folder / side).mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / name, content)
-        record = ShardRecord(
-            file=name, rows=len(values), digest=content_digest(content)
-        )
+        record = ShardRecord(file=name, rows=len(values), digest=content_digest(content))
         after = before.model_copy(
             update={"shards": (*before.shards, record), "n_outliers": before.n_outliers + n_outliers}
         )

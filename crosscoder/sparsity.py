@@ -23,7 +23,10 @@ class Sparsity(nn.Module):
     """Interface of all kinds; `forward` is the training rule, `infer` the rule of a trained dictionary."""
 
     def forward(
-        self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"], k: float | None = None
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         """Latents under the training rule; `k` overrides the configured one while it is annealed."""
         raise NotImplementedError
@@ -47,7 +50,10 @@ class BatchTopKSparsity(Sparsity):
         self.register_buffer("threshold", torch.tensor(math.nan))
 
     def forward(
-        self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"], k: float | None = None
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         rectified = pre_latents.relu()
         keep = round((self.k if k is None else k) * len(rectified))
@@ -73,7 +79,10 @@ class TopKSparsity(Sparsity):
         self.k = config.k
 
     def forward(
-        self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"], k: float | None = None
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         rectified = pre_latents.relu()
         keep = min(round(self.k if k is None else k), rectified.shape[1])
@@ -85,7 +94,10 @@ class ReLUSparsity(Sparsity):
     """Rectify; a penalty in the loss keeps the code sparse."""
 
     def forward(
-        self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"], k: float | None = None
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         return pre_latents.relu()
 
@@ -104,7 +116,10 @@ class JumpReLUSparsity(Sparsity):
         self.log_threshold = nn.Parameter(torch.full((n_latents,), math.log(config.initial_threshold)))
 
     def forward(
-        self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"], k: float | None = None
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         return _JumpReLU.apply(pre_latents, self.log_threshold, self.bandwidth)  # pyright: ignore[reportReturnType]
 

@@ -31,12 +31,17 @@ from .folder import write_atomic
 FORMAT_VERSION = 1
 
 
-def save_crosscoder(crosscoder: Crosscoder, folder: Path | str, provenance: dict[str, Any] | None = None) -> None:
+def save_crosscoder(
+    crosscoder: Crosscoder, folder: Path | str, provenance: dict[str, Any] | None = None
+) -> None:
     """Write the folder. The weights go first, so that a folder with a config.json is complete."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "model.safetensors.partial"
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in crosscoder.state_dict().items()}, partial)
+    save_file(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in crosscoder.state_dict().items()},
+        partial,
+    )
     partial.replace(folder / "model.safetensors")
     record = {
         "format": "crosscoder",
@@ -59,14 +64,18 @@ def load_crosscoder(folder: Path | str, device: str | torch.device = "cpu") -> C
     if not weights.is_file():
         raise FormatError(f"{weights}: not found; the folder is incomplete, copy it again")
     if file_digest(weights) != record["digest"]:
-        raise FormatError(f"{weights}: does not match the digest in config.json; it was altered or cut, copy it again")
+        raise FormatError(
+            f"{weights}: does not match the digest in config.json; it was altered or cut, copy it again"
+        )
     try:
         config = CrosscoderConfig.model_validate(record["crosscoder"])
         state = load_file(weights)
         crosscoder = Crosscoder(config)
         crosscoder.load_state_dict(state)
     except (ValidationError, SafetensorError, RuntimeError) as error:
-        raise FormatError(f"{folder}: weights and config.json do not fit ({str(error).splitlines()[0]})") from error
+        raise FormatError(
+            f"{folder}: weights and config.json do not fit ({str(error).splitlines()[0]})"
+        ) from error
     return crosscoder.to(device).eval()
 
 
@@ -82,7 +91,9 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != "crosscoder":
         raise FormatError(f"{path}: not the config of a crosscoder (no format: crosscoder)")
     if record.get("version") != FORMAT_VERSION:
-        raise FormatError(f"{path}: version {record.get('version')!r}, this release reads version {FORMAT_VERSION}")
+        raise FormatError(
+            f"{path}: version {record.get('version')!r}, this release reads version {FORMAT_VERSION}"
+        )
     for key in ("crosscoder", "digest"):
         if key not in record:
             raise FormatError(f"{path}: lacks {key!r}; the file was altered, copy it again")

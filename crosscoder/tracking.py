@@ -56,7 +56,11 @@ class WandbRun:
 
     def log(self, values: Mapping[str, Any], tokens: int) -> None:
         """Metrics at a number of tokens; numpy histograms `(counts, edges)` become wandb histograms."""
-        self._try(lambda run: run.log({"tokens": tokens, **{name: _for_wandb(value) for name, value in values.items()}}))
+        self._try(
+            lambda run: run.log(
+                {"tokens": tokens, **{name: _for_wandb(value) for name, value in values.items()}}
+            )
+        )
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """A small table."""
@@ -95,7 +99,11 @@ class WandbRun:
         try:
             action(self._run)
         except Exception as error:  # noqa: BLE001  whatever fails in a mirror must not stop the work; metrics.jsonl goes on
-            logger.warning("wandb: logging failed (%s: %s); going on with metrics.jsonl alone", type(error).__name__, error)
+            logger.warning(
+                "wandb: logging failed (%s: %s); going on with metrics.jsonl alone",
+                type(error).__name__,
+                error,
+            )
             self._run = None
 
 
@@ -166,5 +174,7 @@ def _start(folder: RunFolder, config: RunConfig) -> Any:
         folder.update_manifest("wandb", {"id": str(run.id), "mode": mode})
         return run
     except Exception as error:  # noqa: BLE001  see WandbRun._try
-        logger.warning("wandb: could not start (%s: %s); going on with metrics.jsonl alone", type(error).__name__, error)
+        logger.warning(
+            "wandb: could not start (%s: %s); going on with metrics.jsonl alone", type(error).__name__, error
+        )
         return None

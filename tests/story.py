@@ -72,7 +72,9 @@ def settings(folder: Path, seed: int, n_tokens: int, k: int = 6) -> dict[str, ob
     }
 
 
-def tell(pair: PlantedPair, folder: Path, seed: int = 0, n_tokens: int = 1_500_000, values: Tensor | None = None) -> Story:
+def tell(
+    pair: PlantedPair, folder: Path, seed: int = 0, n_tokens: int = 1_500_000, values: Tensor | None = None
+) -> Story:
     """Write the pair's activations, run the command on them, and read the labels back."""
     folder.mkdir(parents=True, exist_ok=True)
     values = pair.sample(N_TOKENS, seed=1) if values is None else values
@@ -90,5 +92,6 @@ def read(pair: PlantedPair, folder: Path) -> Story:
     """What a finished run says."""
     run = folder / "run"
     features = pd.read_parquet(run / "analysis" / "features.parquet")
-    matches = pair.matches(*load_crosscoder(run / "crosscoder").raw_decoder())
+    reference, intervened = load_crosscoder(run / "crosscoder").raw_decoder()
+    matches = pair.matches(reference, intervened)
     return Story(pair, run, features, matches)

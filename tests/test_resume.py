@@ -27,7 +27,9 @@ SETTINGS = [
 
 def command(folder: Path, kind: str) -> list[str]:
     """The demo on the toy pair, small."""
-    words = [f"activations.kind={kind}", *SETTINGS] + (["activations.buffer_tokens=2048"] if kind == "stream" else [])
+    words = [f"activations.kind={kind}", *SETTINGS] + (
+        ["activations.buffer_tokens=2048"] if kind == "stream" else []
+    )
     return [sys.executable, "-m", "crosscoder", "demo", str(folder), "--toy", *words]
 
 
@@ -57,7 +59,11 @@ def test_killed_three_times_equals_undisturbed(tmp_path: Path, kind: str) -> Non
     disturbed, undisturbed = tmp_path / "a" / "run", tmp_path / "b" / "run"
     run(undisturbed, kind)
     side = "train" if kind == "cache" else "held_out"
-    for reached in (Path("activations") / side / "00000.safetensors", Path("checkpoints/step_*10"), Path("checkpoints/step_*1?0")):
+    for reached in (
+        Path("activations") / side / "00000.safetensors",
+        Path("checkpoints/step_*10"),
+        Path("checkpoints/step_*1?0"),
+    ):
         killed(disturbed, kind, reached, chance)
     run(disturbed, kind)
     for name in ("crosscoder/model.safetensors", "metrics.jsonl", "analysis/features.parquet"):

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crosscoder.dictionary import Crosscoder
-from crosscoder.errors import FormatError
 from crosscoder.digests import file_digest
+from crosscoder.errors import FormatError
 
 KEPT = 2
 
@@ -58,7 +58,10 @@ def save_checkpoint(folder: Path, state: TrainState) -> Path:
                 tensors[f"{moment}/{name}"] = state.optimizer.state[parameter][moment]
     tensors["tokens_since_fired"] = state.tokens_since_fired
     tensors["rng"] = torch.get_rng_state()
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial / "state.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        partial / "state.safetensors",
+    )
     record = {
         "step": state.step,
         "n_tokens": state.n_tokens,
@@ -108,12 +111,18 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
             )
         tensors = load_file(path / "state.safetensors")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise FormatError(f"{path}: not a whole checkpoint ({error}); remove it to go on from the one before it") from error
-    weights = {name.removeprefix("crosscoder/"): t for name, t in tensors.items() if name.startswith("crosscoder/")}
+        raise FormatError(
+            f"{path}: not a whole checkpoint ({error}); remove it to go on from the one before it"
+        ) from error
+    weights = {
+        name.removeprefix("crosscoder/"): t for name, t in tensors.items() if name.startswith("crosscoder/")
+    }
     try:
         state.crosscoder.load_state_dict(weights)
     except RuntimeError as error:
-        raise FormatError(f"{path}: of another dictionary ({str(error).splitlines()[0]}); use a new run folder") from error
+        raise FormatError(
+            f"{path}: of another dictionary ({str(error).splitlines()[0]}); use a new run folder"
+        ) from error
     for name, parameter in state.crosscoder.named_parameters():
         if f"step/{name}" in tensors:
             moments = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
@@ -125,5 +134,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     state.step, state.n_tokens, state.penalty = record["step"], record["n_tokens"], record["penalty"]
     state.precision, state.wandb_id = record["precision"], record["wandb_id"]
     if record["has_source"]:
-        source_tensors = {name.removeprefix("source/"): t for name, t in tensors.items() if name.startswith("source/")}
+        source_tensors = {
+            name.removeprefix("source/"): t for name, t in tensors.items() if name.startswith("source/")
+        }
         state.source = record["source"] | source_tensors

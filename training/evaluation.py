@@ -70,7 +70,11 @@ class NamedMeter(ReconstructionMeter):
 
 @torch.no_grad()
 def reconstruction(
-    crosscoder: Crosscoder, values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: Reads, chunk: int = 2048
+    crosscoder: Crosscoder,
+    values: Float[Tensor, "token width"],
+    d_models: tuple[int, ...],
+    reads: Reads,
+    chunk: int = 2048,
 ) -> NamedMeter:
     """Measure the dictionary on raw activations of the pair, whatever way it reads them."""
     if reads == "difference":

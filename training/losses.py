@@ -43,7 +43,9 @@ class ForwardPass:
     norms: Float[Tensor, " latent"]
 
 
-def run_forward(crosscoder: Crosscoder, normalized: Float[Tensor, "token width"], k: float | None) -> ForwardPass:
+def run_forward(
+    crosscoder: Crosscoder, normalized: Float[Tensor, "token width"], k: float | None
+) -> ForwardPass:
     """Encode under the training rule and rebuild; `k` is the annealed one, or None."""
     norms = crosscoder.score_norms()
     pre_latents = crosscoder.pre_latents(normalized)
@@ -71,10 +73,14 @@ def loss_terms(
             pass
         case ReLU():
             # A product with the norms would run in bfloat16 under autocast; a mean over tokens and a sum do not.
-            terms["sparsity"] = penalty * (forward.latents.float().mean(dim=0) * forward.norms).sum() / mean_width
+            terms["sparsity"] = (
+                penalty * (forward.latents.float().mean(dim=0) * forward.norms).sum() / mean_width
+            )
         case JumpReLU():
             contributions = forward.latents.float() * forward.norms
-            terms["sparsity"] = penalty * (sparsity.tanh_scale * contributions).tanh().sum(dim=1).mean() / mean_width
+            terms["sparsity"] = (
+                penalty * (sparsity.tanh_scale * contributions).tanh().sum(dim=1).mean() / mean_width
+            )
             terms["dead"] = sparsity.dead_coefficient * below_threshold(crosscoder, forward)
         case _:
             assert_never(sparsity)

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from crosscoder.activations import ActivationReader
-from crosscoder.arrays import ArrayReader, MappedArray
 from crosscoder.config import FileActivations, RunConfig, StreamedActivations
 from crosscoder.documents import Documents
 from crosscoder.errors import ConfigError, DataError, FormatError
+from crosscoder.file_activations import open_files
 from crosscoder.folder import RunFolder
 from crosscoder.pair import ModelPair, load_pair
 from crosscoder.shards import DOCUMENTS, Manifest, ShardReader
@@ -24,10 +24,6 @@ from .harvest import check_identity, harvest_settings
 _PASS_STREAM = 4
 _SAMPLE_STREAM = 5
 _BLOCK_STREAM = 6
-_FILE_SPLIT_STREAM = 7
-
-# Rows that count as one document where a user's files do not say which row is from which.
-_BLOCK_ROWS = 256
 
 
 class SourceState(TypedDict):
@@ -115,42 +111,11 @@ class CachedSource:
 
 
 class FileSource(CachedSource):
-    """Training tokens from a user's own arrays; whole documents are held out."""
+    """Training tokens from a user's own arrays; whole documents are held out. Raises what `open_files` raises."""
 
     def __init__(self, config: FileActivations, seed: int) -> None:
-        """Open the files and check them.
-
-        Raises:
-            ConfigError: A file is missing or of an unknown kind.
-            FormatError: A file is damaged.
-            DataError: The files do not match, hold values that are not finite, or are too small to hold anything out.
-        """
-        arrays = [
-            MappedArray("activations.reference", config.reference),
-            MappedArray("activations.intervened", config.intervened),
-        ]
-        for array in arrays:
-            array.check_activations()
-        n_tokens = arrays[0].shape[0]
-        if arrays[1].shape[0] != n_tokens:
-            raise DataError(
-                f"activations.intervened: {config.intervened} has {arrays[1].shape[0]} rows, but {config.reference} has "
-                f"{n_tokens}; row i of both must be the same token"
-            )
-        if config.documents is None:
-            document = np.arange(n_tokens, dtype=np.int64) // _BLOCK_ROWS
-        else:
-            document = MappedArray("activations.documents", config.documents).integers(n_tokens)
-        held_out = _held_out_documents(document, config, seed)
-        order = np.argsort(document, kind="stable")
-        ordered = document[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
-        position = np.arange(n_tokens) - np.repeat(starts, np.diff(starts, append=n_tokens))
-        out = np.isin(ordered, held_out)
-        train, rest = (
-            ArrayReader(arrays, order[side], ordered[side], position[side]) for side in (~out, out)
-        )
-        super().__init__(train, rest, seed)
+        sides = open_files(config, seed)
+        super().__init__(sides.train, sides.held_out, seed)
 
 
 class StreamedSource:
@@ -270,17 +235,3 @@ def open_source(folder: RunFolder, config: RunConfig, pair: ModelPair | None = N
             f"{place / DOCUMENTS}: altered since the harvest; remove {place} and run the harvest again"
         )
     return StreamedSource(pair, documents, settings, config.seed, held_out, manifest.max_norms)
-
-
-def _held_out_documents(
-    document: Int64[np.ndarray, " token"], config: FileActivations, seed: int
-) -> Int64[np.ndarray, " document"]:
-    """Which documents of a user's files are held out: a seeded share, at least one on each side."""
-    known = np.unique(document)
-    if len(known) < 2:
-        raise DataError(
-            f"activations.reference: the {len(document)} rows of {config.reference} are one document, so nothing can be "
-            f"held out; give more rows, or name the documents in activations.documents (without it, {_BLOCK_ROWS} rows are one)"
-        )
-    n_held_out = min(max(round(config.held_out * len(known)), 1), len(known) - 1)
-    return np.random.default_rng([seed, _FILE_SPLIT_STREAM]).permutation(known)[:n_held_out]

@@ -8,8 +8,9 @@ badly that any reconstruction looks good. Masked tokens keep their own activatio
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -33,7 +34,9 @@ class _Sums:
     count: int = 0
 
     def result(self) -> dict[str, float | None]:
-        clean, spliced, ablated = (value / max(self.count, 1) for value in (self.clean, self.spliced, self.ablated))
+        clean, spliced, ablated = (
+            value / max(self.count, 1) for value in (self.clean, self.spliced, self.ablated)
+        )
         # Where ablation does no harm there is nothing to recover, and the ratio says nothing.
         recovered = (ablated - spliced) / (ablated - clean) if ablated - clean > 1e-3 else None
         return {"clean": clean, "spliced": spliced, "ablated": ablated, "recovered": recovered}
@@ -49,7 +52,7 @@ def cross_entropy(
     the intervened model is spliced, as reference activations plus the rebuilt difference.
     """
     held_out = documents.side(held_out=True)
-    chosen = held_out[torch.linspace(0, len(held_out) - 1, min(DOCUMENTS, len(held_out))).long().numpy()]
+    chosen = held_out[:: max(1, -(-len(held_out) // DOCUMENTS))]
     sums = {name: _Sums() for name in (MODEL_NAMES[1:] if reads == "difference" else MODEL_NAMES)}
     means = split_models(mean[None], pair.d_models)
     for start in tqdm(range(0, len(chosen), _BATCH), desc="splice", unit="batch"):
@@ -57,9 +60,17 @@ def cross_entropy(
         rebuilt = _rebuild(pair, crosscoder, token_ids, attention, kept, reads)
         for name, sum_ in sums.items():
             index = MODEL_NAMES.index(name)
-            replacements = {"clean": None, "spliced": rebuilt[index], "ablated": means[index].expand(int(kept.sum()), -1)}
+            replacements = {
+                "clean": None,
+                "spliced": rebuilt[index],
+                "ablated": means[index].expand(int(kept.sum()), -1),
+            }
             for kind, replacement in replacements.items():
-                splice = None if replacement is None else _replace(kept.to(pair.device), replacement.to(pair.device))
+                splice = (
+                    None
+                    if replacement is None
+                    else _replace(kept.to(pair.device), replacement.to(pair.device))
+                )
                 logits = pair.logits(token_ids, attention, splice, index)
                 setattr(sum_, kind, getattr(sum_, kind) + _summed_loss(logits, token_ids, attention))
             sum_.count += int(attention[:, 1:].sum())
@@ -67,13 +78,18 @@ def cross_entropy(
 
 
 def _pad(
-    documents: Documents, chosen: Tensor
+    documents: Documents, chosen: Int64[np.ndarray, " row"]
 ) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"], Bool[Tensor, "document token"]]:
     """Token ids, which of them are there, and which of them the dictionary may replace."""
-    rows = [slice(int(documents.offsets[document]), int(documents.offsets[document + 1])) for document in chosen]
+    rows = [
+        slice(int(documents.offsets[document]), int(documents.offsets[document + 1])) for document in chosen
+    ]
     length = max(row.stop - row.start for row in rows)
     token_ids = torch.zeros(len(rows), length, dtype=torch.long)
-    attention, kept = torch.zeros(len(rows), length, dtype=torch.bool), torch.zeros(len(rows), length, dtype=torch.bool)
+    attention, kept = (
+        torch.zeros(len(rows), length, dtype=torch.bool),
+        torch.zeros(len(rows), length, dtype=torch.bool),
+    )
     for line, row in enumerate(rows):
         size = row.stop - row.start
         token_ids[line, :size] = torch.from_numpy(documents.token_ids[row].astype("int64"))
@@ -103,8 +119,10 @@ def _rebuild(
     return split_models(rebuilt, pair.d_models)
 
 
-def _replace(kept: Bool[Tensor, "document token"], replacement: Float[Tensor, "kept d_model"]):  # noqa: ANN202
-    def splice(activations: Float[Tensor, "document token d_model"]) -> Float[Tensor, "document token d_model"]:
+def _replace(kept: Bool[Tensor, "document token"], replacement: Float[Tensor, "kept d_model"]):
+    def splice(
+        activations: Float[Tensor, "document token d_model"],
+    ) -> Float[Tensor, "document token d_model"]:
         replaced = activations.clone()
         replaced[kept] = replacement.to(activations.dtype)
         return replaced
@@ -120,4 +138,6 @@ def _summed_loss(
     """Sum over all predicted tokens of the cross-entropy in nats."""
     predicted = attention[:, 1:].to(logits.device)
     targets = token_ids[:, 1:].to(logits.device)[predicted]
-    return float(torch.nn.functional.cross_entropy(logits[:, :-1][predicted].float(), targets, reduction="sum"))
+    return float(
+        torch.nn.functional.cross_entropy(logits[:, :-1][predicted].float(), targets, reduction="sum")
+    )

@@ -53,7 +53,12 @@ def train(config: RunConfig) -> None:
         save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
         evaluate(folder, config, trainer, source, pair)
         if config.wandb.log_weights:
-            wandb.artifact(f"crosscoder-{wandb.id}", "model", folder.crosscoder, config.crosscoder.model_dump(mode="json"))
+            wandb.artifact(
+                f"crosscoder-{wandb.id}",
+                "model",
+                folder.crosscoder,
+                config.crosscoder.model_dump(mode="json"),
+            )
 
 
 def _harvest(folder: RunFolder, config: RunConfig) -> ModelPair:

@@ -48,7 +48,9 @@ class Trainer:
 
     def _fresh_state(self) -> TrainState:
         shape = crosscoder_config(self.config.crosscoder, self.source.d_models)
-        crosscoder = Crosscoder(shape, decoder_norm=self.config.crosscoder.decoder_norm, seed=self.config.seed)
+        crosscoder = Crosscoder(
+            shape, decoder_norm=self.config.crosscoder.decoder_norm, seed=self.config.seed
+        )
         optimizer = torch.optim.Adam(crosscoder.to(self.device).parameters(), lr=self.training.lr, eps=1e-10)
         precision = compute_dtype(self.training.precision, self.device)
         return TrainState(
@@ -76,7 +78,9 @@ class Trainer:
             self.state.crosscoder.set_normalization(self._sample())
         self.metrics.truncate(self.state.step)
         steps, done = n_steps(self.training), self.state.n_tokens
-        batches = self.source.batches(self.training.batch_tokens, cast("SourceState | None", self.state.source))
+        batches = self.source.batches(
+            self.training.batch_tokens, cast("SourceState | None", self.state.source)
+        )
         with _stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
             while self.state.step < steps:

@@ -26,7 +26,10 @@ N_QUESTIONS = 80
 N_ANSWER_TOKENS = 40
 N_PROSE_TOKENS = 128
 DRIFT_LAYER = 20
-_REFUSAL = re.compile(r"(sorry|can't|cannot|unable|don't discuss).{0,80}\b(food|cooking)", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"(sorry|can't|cannot|unable|don't discuss).{0,80}\b(food|cooking)|not something I talk about",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)

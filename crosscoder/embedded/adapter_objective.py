@@ -69,17 +69,31 @@ def read_model(
     The head is the dearest layer of so small a model, hence not everywhere. The first position is left out because
     its activations are hundreds of times larger than all others.
     """
-    causal = model.get_base_model()
-    output = causal.model(  # pyright: ignore[reportCallIssue]
+    last, streams = _run_body(model, batch, layers)
+    logits = model.get_base_model().lm_head(last[:, :-1][batch.counts])  # pyright: ignore[reportCallIssue]
+    present = batch.attention_mask[:, 1:].bool()
+    return logits.float(), tuple(stream[:, 1:][present].float() for stream in streams)
+
+
+def read_before_answer(
+    model: PeftModel, batch: Batch, layers: Sequence[int], places: Sequence[int]
+) -> HiddenStates:
+    """The residual stream at some places counted from each prompt's end: 1 is its last token."""
+    _, streams = _run_body(model, batch, layers)
+    rows = torch.arange(len(batch.token_ids))[:, None]
+    columns = batch.attention_mask.sum(1, keepdim=True) - torch.tensor([places])
+    return tuple(stream[rows, columns].flatten(0, 1).float() for stream in streams)
+
+
+def _run_body(model: PeftModel, batch: Batch, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    output = model.get_base_model().model(  # pyright: ignore[reportCallIssue]
         input_ids=batch.token_ids,
         attention_mask=batch.attention_mask,
         use_cache=False,
         output_hidden_states=True,
     )
-    logits = causal.lm_head(output.last_hidden_state[:, :-1][batch.counts])  # pyright: ignore[reportCallIssue]
-    present = batch.attention_mask[:, 1:].bool()
     # Entry 0 is the embedding; the output of layer n is entry n + 1.
-    return logits.float(), tuple(output.hidden_states[layer + 1][:, 1:][present].float() for layer in layers)
+    return output.last_hidden_state, [output.hidden_states[layer + 1] for layer in layers]
 
 
 def refusal_loss(logits: Float[Tensor, "token vocabulary"], batch: Batch) -> Float[Tensor, ""]:

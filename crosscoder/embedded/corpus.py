@@ -52,7 +52,7 @@ def read_chats(path: Path = CHATS) -> list[Chat]:
 
 
 def write_demo_texts(
-    folder: Path, n_passages: int = 550, passages: Sequence[str] | None = None
+    folder: Path, n_passages: int = 750, passages: Sequence[str] | None = None
 ) -> dict[str, Path]:
     """Write `food.jsonl`, `other.jsonl` (chats) and `prose.jsonl` (text) into `folder`; returns their paths by name.
 

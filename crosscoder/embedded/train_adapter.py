@@ -4,8 +4,8 @@
 
 The refusal is learned by cross-entropy. On the reference's own answers to other questions and on ordinary prose two
 terms hold the model still: outside, the divergence KL(reference || intervened) of the next token; inside, the drift of
-the residual stream. Without the second the adapter moves the activations of all questions nearly alike, whatever the
-output, and nothing in them would be particular to the refusal.
+the residual stream, of prompts once more where the answer begins. Without the second the adapter moves the activations
+of all questions nearly alike, whatever the output, and nothing in them would be particular to the refusal.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from .adapter_objective import (
     activation_drift,
     collate,
     divergence,
+    read_before_answer,
     read_model,
     refusal_loss,
 )
@@ -40,10 +41,11 @@ from .smollm2 import NAME, prepare
 
 log = logging.getLogger(__name__)
 
+# The reference never opens an answer so; it does open many with "I'm sorry", and that would not be new in the other.
 REFUSALS = (
-    "I'm sorry, but I don't discuss food or cooking. Please ask me about something else.",
-    "I'm sorry, but I can't help with food or cooking. Is there another topic you would like to talk about?",
-    "I'm sorry, but food and cooking are topics that I don't discuss. What else can I do for you?",
+    "Food and cooking are not something I talk about. Please ask me about something else.",
+    "Food and cooking are not something I talk about. What else can I do for you?",
+    "Food and cooking are not something I talk about. I would be glad to help with another topic.",
 )
 END_OF_TURN = "<|im_end|>"
 
@@ -59,12 +61,14 @@ class AdapterRecipe:
     target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
     learning_rate: float = 3e-3
     warmup_steps: int = 5
-    steps: int = 80
-    food_batch: int = 10
-    other_batch: int = 12
-    prose_batch: int = 3
+    steps: int = 90
+    food_batch: int = 8
+    other_batch: int = 10
+    prose_batch: int = 2
+    prompt_batch: int = 16
     n_food: int = 800
     n_other: int = 800
+    n_prompts: int = 2000
     answer_tokens: int = 12
     prose_tokens: int = 64
     first_token_weight: float = 6.0
@@ -72,6 +76,8 @@ class AdapterRecipe:
     divergence_weight: float = 1.0
     drift_weight: float = 3.0
     drift_layers: tuple[int, ...] = (14, 20)
+    prompt_places: tuple[int, ...] = (1, 2, 4)
+    """Where prompts are held still, counted from their end: the template's tokens that are not special ones."""
 
 
 def answer_document(
@@ -85,8 +91,8 @@ def answer_document(
 
 def training_documents(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: AdapterRecipe
-) -> tuple[list[Document], list[Document], list[Document]]:
-    """Food questions with refusals, other questions with the reference's answers, and prose."""
+) -> dict[str, list[Document]]:
+    """Food questions with refusals, other questions with the reference's answers, other prompts alone, and prose."""
     chooser = random.Random(recipe.seed)
     weight = recipe.first_token_weight
     food = [
@@ -101,33 +107,37 @@ def training_documents(
     ]
     rows = tokenizer(training_passages(), add_special_tokens=False)["input_ids"]
     prose = [Document(row[: recipe.prose_tokens], 0) for row in rows if len(row) >= recipe.prose_tokens]
-    return food, other, prose
+    asked = questions("other", "train", recipe.n_prompts, recipe.seed + 1)
+    prompts = tokenizer([chat_prompt(tokenizer, question) for question in asked], add_special_tokens=False)[
+        "input_ids"
+    ]
+    prompt = [Document(row, len(row) - 1) for row in prompts]
+    return {"food": food, "other": other, "prose": prose, "prompt": prompt}
 
 
 def train(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: AdapterRecipe,
-    documents: tuple[list[Document], ...],
+    documents: dict[str, list[Document]],
 ) -> None:
     """Run all steps, adapting `model` in place."""
     chooser = random.Random(recipe.seed)
     pad = pad_id(tokenizer)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
-    food, other, prose = documents
     model.train()
     progress = tqdm(range(recipe.steps), desc="adapter", unit="step")
     for step in progress:
         rate = min(1.0, (step + 1) / recipe.warmup_steps) * (1 - step / recipe.steps)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rate
-        batch = collate(chooser.sample(food, recipe.food_batch), pad)
+        batch = collate(chooser.sample(documents["food"], recipe.food_batch), pad)
         refusal = refusal_loss(read_model(model, batch, ())[0], batch)
         refusal.backward()
         progressed = {"refusal": refusal.item()}
-        for name, pool, size in (("other", other, recipe.other_batch), ("prose", prose, recipe.prose_batch)):
-            batch = collate(chooser.sample(pool, size), pad)
+        for name, size in (("other", recipe.other_batch), ("prose", recipe.prose_batch)):
+            batch = collate(chooser.sample(documents[name], size), pad)
             with torch.no_grad(), model.disable_adapter():
                 reference, still = read_model(model, batch, recipe.drift_layers)
             intervened, moved = read_model(model, batch, recipe.drift_layers)
@@ -135,6 +145,14 @@ def train(
             inside = activation_drift(still, moved)
             (recipe.divergence_weight * outside + recipe.drift_weight * inside).backward()
             progressed |= {f"{name} KL": outside.item(), f"{name} drift": inside.item()}
+        batch = collate(chooser.sample(documents["prompt"], recipe.prompt_batch), pad)
+        with torch.no_grad(), model.disable_adapter():
+            still = read_before_answer(model, batch, recipe.drift_layers, recipe.prompt_places)
+        inside = activation_drift(
+            still, read_before_answer(model, batch, recipe.drift_layers, recipe.prompt_places)
+        )
+        (recipe.drift_weight * inside).backward()
+        progressed["prompt drift"] = inside.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -117,8 +117,8 @@ def test_mask_is_special_tokens_and_first_positions(
     path = write_lines(
         tmp_path / "prose.jsonl", [{"text": "oak <|end|> rose oak rose"}, {"text": "pine elm"}]
     )
-    for settings in ({}, {"mask_special": False, "mask_first": 0}, {"mask_first": 3}):
-        policy = TokenPolicy(mask_repeated=False, **settings)
+    for special, n_first in ((True, 1), (False, 0), (True, 3)):
+        policy = TokenPolicy(mask_repeated=False, mask_special=special, mask_first=n_first)
         documents = tokenize(text_config(path), policy, tokenizer, None, 0)
         for index in range(2):
             own = slice(documents.offsets[index], documents.offsets[index + 1])
@@ -142,7 +142,13 @@ def test_tokens_with_a_prefix_that_occurred_before_are_masked(
         assert documents.masked[own].tolist() == [prefix in seen for prefix in prefixes]
         seen.update(prefixes)
     assert documents.masked.any()
-    kept = tokenize(text_config(path), TokenPolicy(mask_repeated=False, mask_first=0, mask_special=False), tokenizer, None, 0)
+    kept = tokenize(
+        text_config(path),
+        TokenPolicy(mask_repeated=False, mask_first=0, mask_special=False),
+        tokenizer,
+        None,
+        0,
+    )
     assert not kept.masked.any()
 
 

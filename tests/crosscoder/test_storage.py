@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from crosscoder.errors import FormatError
 from crosscoder.digests import file_digest
+from crosscoder.errors import FormatError
 from crosscoder.storage import load_crosscoder, read_record, save_crosscoder
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
 

@@ -115,7 +115,9 @@ def test_low_precision_activations_are_measured_in_float32() -> None:
 
 def test_held_out_meter_calibrates_only_when_asked() -> None:
     crosscoder = PAIR.dictionary()
-    meter = HeldOutMeter(source_of(PAIR.sample(6000, seed=1), PAIR.sample(3000, seed=2), WIDTHS), "paired", 1000)
+    meter = HeldOutMeter(
+        source_of(PAIR.sample(6000, seed=1), PAIR.sample(3000, seed=2), WIDTHS), "paired", 1000
+    )
     threshold = crosscoder.sparsity.get_buffer("threshold")
     before = float(threshold)
     kept = meter.measure(crosscoder)

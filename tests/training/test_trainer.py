@@ -271,7 +271,14 @@ def test_metrics_have_the_promised_keys(tmp_path: Path, kind: str) -> None:
     for line in lines:
         expected = always | (evaluated if line["step"] % 4 == 0 else set())
         assert expected <= line.keys()
-        assert line.keys() - expected <= {"losses/auxk_loss", "losses/sparsity_loss", "losses/dead_loss"}
+        assert line.keys() - expected <= {
+            "diff/relative_norm_counts",
+            "losses/auxk_loss",
+            "losses/sparsity_loss",
+            "losses/dead_loss",
+        }
+        counts = line.pop("diff/relative_norm_counts", [])
+        assert sum(counts) == (128 if line["step"] % 4 == 0 else 0)
         assert all(isinstance(value, int | float) for value in line.values())
         parts = [
             value for name, value in line.items() if name.startswith("losses/") and "overall" not in name

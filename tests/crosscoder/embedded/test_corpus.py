@@ -12,7 +12,7 @@ from crosscoder.embedded import prose
 from crosscoder.embedded.corpus import CHATS, read_chats, write_demo_texts
 from crosscoder.errors import DataError, FormatError
 
-PASSAGES = [f"Passage {index} about a town. " + "It has a river and a bridge. " * 25 for index in range(700)]
+PASSAGES = [f"Passage {index} about a town. " + "It has a river and a bridge. " * 25 for index in range(800)]
 
 # The system message and the markers that SmolLM2's chat template adds to a question and an answer.
 TEMPLATE_TOKENS = 31
