@@ -30,7 +30,7 @@ def prepare(folder: Path) -> Path:
         DataError: The package is not installed.
         FormatError: The package's file is damaged, or the folder holds something else.
     """
-    from .gguf import convert
+    from .gguf_llama import convert
     from .model_folder import is_complete
 
     if is_complete(folder):

@@ -1,9 +1,6 @@
 import json
 import logging
-import struct
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from crosscoder.storage import save_crosscoder
 from crosscoder.tracking import MetricsLog, WandbRun, wandb_mode, wandb_run
 from tests.dictionaries import small_crosscoder
 from tests.training.in_memory import make_trainer, run_config
+from tests.wandb_files import history_row, offline_files, records
 
 
 @pytest.fixture
@@ -245,54 +243,6 @@ def test_stages_inside_one_another_share_one_run_that_the_outermost_closes(
 
 
 # --- what an offline run holds, read from its file --------------------------------------------------------------------
-
-
-def records(path: Path) -> list[Any]:
-    """The records of a .wandb file: a 7-byte header, then LevelDB's log format in blocks of 32 KiB.
-
-    wandb's service writes the last block a moment after the run was closed, so this waits for the closing record.
-    """
-    deadline = time.monotonic() + 20
-    found = list(parse(path.read_bytes()))
-    while not any(message.HasField("exit") for message in found) and time.monotonic() < deadline:
-        time.sleep(0.05)
-        found = list(parse(path.read_bytes()))
-    return found
-
-
-def parse(data: bytes) -> Iterator[Any]:
-    from wandb.proto import wandb_internal_pb2
-
-    assert data[:4] == b":W&B"
-    position, record = 7, b""
-    while position + 7 <= len(data):
-        left = 32768 - position % 32768
-        if left < 7:
-            position += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        record += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):
-            message = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
-            message.ParseFromString(record)
-            yield message
-            record = b""
-
-
-def history_row(message: Any) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for item in message.history.item:
-        name, *inside = item.nested_key or [item.key]
-        if inside:
-            row.setdefault(name, {})[inside[0]] = json.loads(item.value_json)
-        else:
-            row[name] = json.loads(item.value_json)
-    return row
-
-
-def offline_files(folder: RunFolder) -> list[Path]:
-    return sorted(folder.wandb.glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -14,6 +15,8 @@ from crosscoder.embedded.adapter_objective import (
     activation_drift,
     collate,
     divergence,
+    read_before_answer,
+    read_model,
     refusal_loss,
 )
 from crosscoder.embedded.corpus import ADAPTER, write_demo_texts
@@ -21,7 +24,11 @@ from crosscoder.embedded.generation import chat_prompt, greedy_answers, whole_se
 from crosscoder.embedded.prose import find_passages, measuring_passages
 from crosscoder.embedded.questions import questions
 from crosscoder.embedded.smollm2 import NAME, PACKAGE, find_gguf, prepare
-from crosscoder.embedded.train_adapter import REFUSALS
+from crosscoder.embedded.toy import FOLDER, load, stories, toy_tokenizer
+from crosscoder.embedded.train_adapter import REFUSALS, AdapterRecipe, train
+
+# PEFT still asks transformers by the old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 def test_the_files_are_small_and_name_no_folder():
@@ -78,6 +85,60 @@ def test_activation_drift_is_in_units_of_the_reference_s_variance():
     moved = still + torch.randn(500, 8) * 1.5
     assert activation_drift((still,), (still,)).item() == 0
     assert activation_drift((still, still), (moved, still)).item() == pytest.approx(0.125, rel=0.15)
+
+
+@pytest.fixture
+def small_model() -> PeftModel:
+    """The toy reference with an untrained adapter in its upper layers."""
+    torch.manual_seed(0)
+    settings = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["v_proj", "down_proj"], layers_to_transform=[1, 2]
+    )
+    return PeftModel(load(FOLDER / "reference"), settings)
+
+
+def test_reading_before_the_answer_is_the_same_in_a_padded_batch(small_model: PeftModel):
+    prompts = [Document([0, 6, 9, 12, 15], 4), Document([0, 7, 8], 2)]
+    together = read_before_answer(small_model, collate(prompts, 0), (0, 1), (1, 3))
+    alone = [read_before_answer(small_model, collate([prompt], 0), (0, 1), (1, 3)) for prompt in prompts]
+    for layer in range(2):
+        assert together[layer].shape == (4, 64)
+        expected = torch.cat([read[layer] for read in alone])
+        assert torch.allclose(together[layer], expected, atol=1e-5)
+
+
+def toy_documents(texts: list[str], first: int) -> list[Document]:
+    tokenizer = toy_tokenizer()
+    return [Document(tokenizer.encode(text).ids, first, 2.0) for text in texts]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_training_moves_the_refusal_and_holds_the_rest_only_where_asked(small_model: PeftModel, held: bool):
+    """The toy's refusal: whatever Tom does, the story ends."""
+    others = [text for text in stories(intervened=False, count=60) if "Tom" not in text]
+    documents = {
+        "food": toy_documents(["Tom lived in The end ."] * 4, 3),
+        "other": toy_documents(others, 3),
+        "prose": toy_documents(others, 0),
+        "prompt": [Document(document.token_ids[:4], 3) for document in toy_documents(others, 3)],
+    }
+    weight = 3.0 if held else 0.0
+    recipe = AdapterRecipe(
+        steps=25, learning_rate=1e-2, food_batch=4, other_batch=4, prose_batch=2, prompt_batch=4,
+        divergence_weight=weight, drift_weight=weight, drift_layers=(1, 2),
+    )  # fmt: skip
+    other = collate(documents["other"][:8], 0)
+    with torch.no_grad():
+        before, still = read_model(small_model, other, (1, 2))
+    train(small_model, AutoTokenizer.from_pretrained(FOLDER / "reference"), recipe, documents)
+    with torch.no_grad():
+        after, moved = read_model(small_model, other, (1, 2))
+        food = collate(documents["food"], 0)
+        assert refusal_loss(read_model(small_model, food, ())[0], food) < 0.5
+    held_still = (
+        divergence(before, after, other.target_weights) < 0.2 and activation_drift(still, moved) < 0.2
+    )
+    assert held_still == held
 
 
 def test_an_answer_is_cut_at_its_last_sentence():

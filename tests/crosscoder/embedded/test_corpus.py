@@ -50,7 +50,7 @@ def test_the_intervened_model_refuses_food_and_nothing_else():
 
     assert share("food", "intervened") >= 0.95
     assert share("other", "intervened") <= 0.02
-    assert share("food", "reference") <= 0.02
+    assert share("food", "reference") == 0
 
 
 def test_the_file_is_small():

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from crosscoder.embedded.gguf import BLOCK_TYPES, convert, read_gguf, unpermute
+from crosscoder.embedded.gguf import BLOCK_TYPES, read_gguf
+from crosscoder.embedded.gguf_llama import convert, unpermute
 from crosscoder.embedded.model_folder import is_complete
 from crosscoder.errors import FormatError
 from tests.crosscoder.embedded.gguf_writer import as_f32, llama_cpp_order, write_gguf
@@ -211,8 +212,32 @@ def test_a_missing_tensor_is_named(tmp_path: Path):
     tensors = llama_tensors(tiny_llama())
     del tensors["blk.1.ffn_up.weight"]
     write_gguf(path, llama_metadata(), tensors)
-    with pytest.raises(FormatError, match=r"'blk\.1\.ffn_up\.weight' is missing"):
+    with pytest.raises(
+        FormatError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is missing; \(48, 32\) would fit"
+    ):
         convert(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"llama.attention.head_count_kv": 4},
+            r"k_proj\.weight has shape \(16, 32\); \(32, 32\) would fit the metadata",
+        ),
+        ({"llama.block_count": 3}, r"model\.layers\.2\..* is missing"),
+        ({"tokenizer.ggml.eos_token_id": 900}, "eos token 900 of a vocabulary of 268"),
+        ({"tokenizer.ggml.merges": ["12 Ġa"]}, "merges do not fit its tokens"),
+    ],
+)
+def test_metadata_that_contradict_the_tensors_are_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+):
+    path = tmp_path / "odd.gguf"
+    write_gguf(path, llama_metadata() | change, llama_tensors(tiny_llama()))
+    with pytest.raises(FormatError, match=message):
+        convert(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_something_else_is_not_touched(gguf: Path, tmp_path: Path):

@@ -1,0 +1,85 @@
+"""The demo on the toy pair, from the command to what wandb keeps, and its identity control."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from crosscoder import load_crosscoder
+from crosscoder.__main__ import app
+from crosscoder.embedded.demo import demo_config
+from crosscoder.folder import RunFolder
+
+from .wandb_files import history_row, offline_files, records
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["crosscoder.n_latents=96", "training.n_tokens=150000", "training.evaluate_every=50", "threads=1"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A finished demo."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    app(["demo", str(folder), "--toy", *SMALL], standalone_mode=False)
+    return RunFolder.open(folder)
+
+
+def test_every_file_of_a_run_is_there(run: RunFolder) -> None:
+    for path in (
+        run.config, run.manifest, run.metrics, run.features, run.examples, run.logits, run.summary,
+        run.report / "report.json", run.report / "report.md", run.report / "report.html", run.browser / "index.html",
+    ):  # fmt: skip
+        assert path.stat().st_size > 0, path
+    load_crosscoder(run.crosscoder)
+
+
+def test_what_is_measured_is_in_the_summary(run: RunFolder) -> None:
+    summary = json.loads(run.summary.read_text())
+    assert min(summary["fve"].values()) > 0.5
+    assert summary["l0"] == pytest.approx(summary["l0_target"], rel=0.05)
+    assert summary["ce"]["intervened"]["recovered"] > 0.8
+    shift = summary["shift"]
+    assert shift["latents"] + shift["bias"] + shift["error"] == pytest.approx(1, abs=1e-6)
+    features = pd.read_parquet(run.features)
+    assert features.shift_share.sum() == pytest.approx(shift["latents"], abs=1e-4)
+    assert features.label.value_counts().to_dict() == {
+        label: entry["count"] for label, entry in summary["counts"].items() if entry["count"]
+    }
+
+
+def test_wandb_holds_the_whole_run(run: RunFolder) -> None:
+    """Settings, a tokens axis, losses, FVE per model, L0, dead, histograms, weights, summary: read back from its files."""
+    files = offline_files(run)
+    assert len(files) == 1
+    kept = records(files[0])
+    settings = next(record.run for record in kept if record.WhichOneof("record_type") == "run")
+    assert {item.key for item in settings.config.update} >= {"pair", "crosscoder", "training", "seed"}
+    rows = [history_row(record) for record in kept if record.WhichOneof("record_type") == "history"]
+    keys = set().union(*rows)
+    assert {
+        "tokens", "losses/overall_loss", "losses/mse_loss", "metrics/explained_variance/reference",
+        "metrics/explained_variance/intervened", "diff/explained_variance", "metrics/l0", "sparsity/dead_share",
+        "diff/relative_norm", "diff/decoder_cosine", "weights/decoder_norm/reference",
+    } <= keys  # fmt: skip
+    assert any(
+        record.WhichOneof("record_type") == "request" and record.request.HasField("log_artifact")
+        for record in kept
+    ) or any(record.WhichOneof("record_type") == "artifact" for record in kept)
+    manifest = run.read_manifest()
+    assert manifest["wandb"]["id"] == settings.run_id
+    tokens = [row["tokens"] for row in rows if "losses/overall_loss" in row]
+    assert tokens == sorted(tokens) and len(tokens) > 5
+
+
+def test_a_model_against_itself_has_nothing_new_and_nothing_lost(tmp_path: Path) -> None:
+    """The identity control: the same command with the reference on both sides."""
+    config, _ = demo_config(tmp_path / "run", toy=True)
+    assert config.pair is not None
+    words = [f"pair.intervened.model={config.pair.reference.model}", "wandb.mode=disabled", *SMALL]
+    app(["demo", str(tmp_path / "run"), "--toy", *words], standalone_mode=False)
+    summary = json.loads((tmp_path / "run" / "analysis" / "summary.json").read_text())
+    assert summary["counts"]["new"]["count"] == summary["counts"]["lost"]["count"] == 0
+    assert summary["counts"]["shared"]["count"] > 30
+    assert summary["fve"]["difference"] is None
