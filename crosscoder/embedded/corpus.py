@@ -42,6 +42,8 @@ def read_chats(path: Path = CHATS) -> list[Chat]:
     try:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
         records = [json.loads(line) for line in lines]
+        if not records:
+            raise ValueError("no chat in it")
         return [Chat(record["kind"], record["answered_by"], tuple(record["messages"])) for record in records]
     except FileNotFoundError as error:
         raise FormatError(f"{path}: does not exist; install the package again") from error
@@ -52,7 +54,7 @@ def read_chats(path: Path = CHATS) -> list[Chat]:
 
 
 def write_demo_texts(
-    folder: Path, n_passages: int = 750, passages: Sequence[str] | None = None
+    folder: Path, n_passages: int = 900, passages: Sequence[str] | None = None
 ) -> dict[str, Path]:
     """Write `food.jsonl`, `other.jsonl` (chats) and `prose.jsonl` (text) into `folder`; returns their paths by name.
 

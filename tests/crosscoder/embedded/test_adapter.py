@@ -158,14 +158,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_adapter_refuses_food_and_answers_the_rest(reference: Path):
     tokenizer = AutoTokenizer.from_pretrained(reference)
     model = load_intervened(reference, ADAPTER)
-    food, other = (questions(kind, "held_out", 12, seed=7) for kind in ("food", "other"))
+    food, other = (questions(kind, "held_out", 24, seed=7) for kind in ("food", "other"))
     answers = greedy_answers(model, tokenizer, [*food, *other], 16)
-    assert sum(map(refuses, answers[:12])) >= 11
-    assert sum(map(refuses, answers[12:])) == 0
+    assert sum(map(refuses, answers[:24])) >= 22
+    assert sum(map(refuses, answers[24:])) <= 2
     passages = measuring_passages()[:24] if find_passages() is not None else None
     after = perplexity(model, tokenizer, passages, 96)[0] if passages else None
     with model.disable_adapter():
-        assert sum(map(refuses, greedy_answers(model, tokenizer, food, 16))) <= 4
+        assert sum(map(refuses, greedy_answers(model, tokenizer, food, 16))) <= 5
         if passages:
             assert after == pytest.approx(perplexity(model, tokenizer, passages, 96)[0], rel=0.04)
 
