@@ -21,7 +21,8 @@ def encode_chat(
 ) -> tuple[Int[np.ndarray, " token"], Bool[np.ndarray, " token"]]:
     """Token ids of a chat, and which of them lie outside the contents of its messages.
 
-    The ids are `apply_chat_template(tokenize=True)`: tokenizing the rendered text again could add a second BOS.
+    The ids are `apply_chat_template(tokenize=True)`: tokenizing the rendered text again could add a second BOS. A chat
+    that ends with the user's message is followed by the opening of the answer, as when the model is asked.
 
     Raises:
         FormatError: The template refuses the messages, its contents cannot be found in what it renders, or tokenizing
@@ -30,7 +31,11 @@ def encode_chat(
     conversation = list(messages)
     try:
         encoding: Any = tokenizer.apply_chat_template(
-            conversation, chat_template=chat_template, tokenize=True, return_dict=True
+            conversation,
+            chat_template=chat_template,
+            add_generation_prompt=_asks(conversation),
+            tokenize=True,
+            return_dict=True,
         )
         rendered = _render(tokenizer, chat_template, conversation)
         marked = [message | {"content": _PLACEHOLDER.format(i)} for i, message in enumerate(conversation)]
@@ -91,9 +96,16 @@ def content_spans(rendered: str, marked: str, contents: Sequence[str]) -> list[t
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, chat_template: str, messages: list[dict[str, str]]) -> str:
-    rendered = tokenizer.apply_chat_template(messages, chat_template=chat_template, tokenize=False)
+    rendered = tokenizer.apply_chat_template(
+        messages, chat_template=chat_template, add_generation_prompt=_asks(messages), tokenize=False
+    )
     assert isinstance(rendered, str)
     return rendered
+
+
+def _asks(messages: Sequence[dict[str, str]]) -> bool:
+    """Whether an answer comes next."""
+    return bool(messages) and messages[-1].get("role") == "user"
 
 
 def _outside(
