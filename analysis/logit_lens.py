@@ -1,4 +1,4 @@
-"""Which tokens a latent pushes: its raw decoder directions through a model's final norm and unembedding.
+"""Which tokens a latent points at: its raw decoder directions through a model's final norm and unembedding.
 
 The logit lens (nostalgebraist 2020) of d^reference through the reference, of d^intervened through the intervened model,
 and of their difference through the intervened model. It tells what a direction would write if nothing came after it, so

@@ -1,6 +1,6 @@
 """The explanation of a latent: two plain sentences made from evidence, and worded no higher than the evidence goes.
 
-Nothing here interprets: it says where a latent fires, what it writes and where, which tokens that pushes, and how sure the
+Nothing here interprets: it says where a latent fires, what it writes and where, which tokens that points at, and how sure the
 label is. Token text goes in as it is; the pages escape it.
 """
 
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
     peak_tokens: Sequence[str]
     """The token at the peak of each top example, strongest first; empty where tokens are not known."""
     relative_norm: float
-    pushes: Mapping[str, Sequence[str]]
+    points_at: Mapping[str, Sequence[str]]
     """Top tokens of the logit lens for `reference`, `intervened`, `difference`, as far as they exist."""
     density_by_model: tuple[float, float] | None = None
     """Firing rates in reference and intervened model, where each is encoded alone."""
@@ -75,10 +75,10 @@ def _what(facts: Facts) -> str:
         parts.append("Describes a part of intervened - reference")
     else:
         parts.append(_into(facts.relative_norm))
-    model, tokens = _pushed(facts)
+    model, tokens = _pointed(facts)
     if tokens:
         named = ", ".join(f"“{token}”" for token in tokens[:_TOKENS_NAMED])
-        parts.append(f"and {model} pushes {named}")
+        parts.append(f"and, through the logit lens, {model} points at {named}")
     verdict = "undetermined" if facts.label == "undetermined" else f"observed as {facts.label}"
     return f"{' '.join(parts)}; {verdict}: {facts.reason}."
 
@@ -93,19 +93,22 @@ def _into(relative_norm: float) -> str:
     return f"Writes {side} (relative norm {relative_norm:.2f})"
 
 
-def _pushed(facts: Facts) -> tuple[str, Sequence[str]]:
+def _pointed(facts: Facts) -> tuple[str, Sequence[str]]:
     """The table that says most: of the side it leans to, or of the difference where both models are written to alike."""
     if facts.relative_norm <= 1 / 3:
-        order = (("reference", "there"), ("difference", "its change"))
+        order = (("reference", "that direction"), ("difference", "the change"))
     elif facts.relative_norm >= 2 / 3:
-        order = (("intervened", "there"), ("difference", "its change"))
+        order = (("intervened", "that direction"), ("difference", "the change"))
     elif facts.label in ("rotated", "rescaled") or math.isnan(facts.relative_norm):
-        order = (("difference", "the difference"), ("intervened", "its direction"))
+        order = (("difference", "the difference"), ("intervened", "the direction"))
     else:
-        order = (("intervened", "in the intervened model"), ("reference", "in the reference"))
+        order = (
+            ("intervened", "the intervened model's direction"),
+            ("reference", "the reference's direction"),
+        )
     for model, name in order:
-        if facts.pushes.get(model):
-            return name, facts.pushes[model]
+        if facts.points_at.get(model):
+            return name, facts.points_at[model]
     return "", ()
 
 

@@ -178,12 +178,12 @@ def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfi
 def _explanations(
     material: Material, observer: Observer, seen: Pass, features: Features, logits: pa.Table
 ) -> list[str]:
-    pushes: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    points_at: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     top = logits.filter(pc.field("side") == "top")
     for latent, model, token in zip(
         *(top[name].to_pylist() for name in ("latent", "model", "token")), strict=True
     ):
-        pushes[latent][model].append(token)
+        points_at[latent][model].append(token)
     peak_tokens: dict[int, list[str]] = defaultdict(list)
     if material.pair is not None:
         shown = material.context.show(seen.top.document, seen.top.position).tokens.to_pylist()
@@ -206,7 +206,7 @@ def _explanations(
                 template_share=float(columns["template_share"][latent]),
                 peak_tokens=peak_tokens[latent],
                 relative_norm=float(relative_norm[latent]),
-                pushes=pushes[latent],
+                points_at=points_at[latent],
                 density_by_model=None
                 if rates[0] is None or rates[1] is None
                 else (float(rates[0][latent]), float(rates[1][latent])),

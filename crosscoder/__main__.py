@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -150,6 +150,27 @@ def browse(
 def doctor(target: Target, overrides: Overrides = None) -> None:
     """Check models, hookpoint, memory and disk beforehand."""
     print(_module("training.stages").doctor(_settings(target, overrides)))
+
+
+@_verb
+def export(
+    target: Target,
+    overrides: Overrides = None,
+    to: Annotated[Literal["saelens"], typer.Option("--to", help="the format to write")] = "saelens",
+) -> None:
+    """The dictionary in another tool's format, under RUN/exports."""
+    folder = _finished_run(target, overrides)
+    storage = _module("crosscoder.storage")
+    made_from = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
+    metadata = {
+        "model_name": " | ".join(str(side["model"]) for side in made_from.values() if isinstance(side, dict)),
+        "hook_name": " | ".join(
+            str(side["hookpoint"]) for side in made_from.values() if isinstance(side, dict)
+        ),
+    }
+    place = folder.path / "exports" / to
+    _module("crosscoder.saelens").export_saelens(storage.load_crosscoder(folder.crosscoder), place, metadata)
+    _told(to, place)
 
 
 # --- behind them ------------------------------------------------------------------------------------------------------

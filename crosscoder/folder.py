@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def logits(self) -> Path:
-        """Which tokens each latent pushes, per model."""
+        """Which tokens each latent points at, per model."""
         return self.analysis / "logits.parquet"
 
     @property

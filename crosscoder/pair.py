@@ -231,7 +231,10 @@ class ModelPair:
                 for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
             }
             weights = {
-                name: tensor.float() for name, tensor in get_peft_model_state_dict(self._adapter).items()
+                name: tensor.float()
+                for name, tensor in get_peft_model_state_dict(
+                    self._adapter, save_embedding_layers=False
+                ).items()
             }
             sides[1]["adapter_weights"] = digest_json([digest_tensors(weights), scale])
         return {

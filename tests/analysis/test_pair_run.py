@@ -143,7 +143,7 @@ def test_explanations_name_sources_and_tokens(analyzed: tuple[RunConfig, RunFold
     features: Any = results.features
     alive = features[features["n_tokens"] > 0]["explanation"]
     assert alive.str.contains("strongest peaks on “").all()
-    assert alive.str.contains("pushes “").any()
+    assert alive.str.contains("points at “").any()
     assert alive.str.contains("chat|prose").all()
 
 

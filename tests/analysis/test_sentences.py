@@ -14,7 +14,7 @@ def facts(**changes: object) -> Facts:
         template_share=0.02,
         peak_tokens=[" bread", " soup", " bread", " salt", " pie", " tea", " oil"],
         relative_norm=0.98,
-        pushes={"reference": [" the"], "intervened": [" sorry", " cannot"], "difference": [" apolog"]},
+        points_at={"reference": [" the"], "intervened": [" sorry", " cannot"], "difference": [" apolog"]},
     )
     return base._replace(**changes)
 
@@ -23,18 +23,21 @@ def test_says_where_what_and_how_sure() -> None:
     text = explain(facts())
     assert text == (
         "Fires on 1.2 % of held-out tokens (614 in 120 documents), nearly all of them in chat (98 %), at its 7 strongest "
-        "peaks on “ bread” ×2, “ soup”, “ salt”, “ pie”. Writes mostly into the intervened model (relative norm 0.98) and "
-        "there pushes “ sorry”, “ cannot”; observed as new: reference norm 0.02 of the intervened model's."
+        "peaks on “ bread” ×2, “ soup”, “ salt”, “ pie”. Writes mostly into the intervened model (relative norm 0.98) and, "
+        "through the logit lens, that direction points at “ sorry”, “ cannot”; observed as new: reference norm 0.02 of the intervened model's."
     )
 
 
 def test_a_lost_latent_is_told_from_the_reference() -> None:
     text = explain(facts(label="lost", relative_norm=0.04))
-    assert "mostly into the reference (relative norm 0.04) and there pushes “ the”" in text
+    assert (
+        "mostly into the reference (relative norm 0.04) and, through the logit lens, that direction points at “ the”"
+        in text
+    )
 
 
 def test_a_changed_direction_is_told_by_its_difference() -> None:
-    assert "the difference pushes “ apolog”" in explain(facts(label="rotated", relative_norm=0.5))
+    assert "the difference points at “ apolog”" in explain(facts(label="rotated", relative_norm=0.5))
 
 
 def test_undetermined_is_said_and_no_more() -> None:
@@ -48,7 +51,7 @@ def test_unknown_things_are_left_out() -> None:
     text = explain(
         facts(
             peak_tokens=[],
-            pushes={},
+            points_at={},
             template_share=math.nan,
             relative_norm=math.nan,
             firings_by_source={"files": 614},
