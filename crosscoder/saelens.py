@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import JumpReLU, ReLU, TopK
 from .config import BatchTopK as BatchTopKConfig
+from .config import JumpReLU, ReLU, TopK
 from .dictionary import Crosscoder
 from .errors import FormatError
 from .folder import write_atomic

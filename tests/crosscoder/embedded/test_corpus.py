@@ -92,7 +92,9 @@ def test_the_three_uses_of_prose_share_no_passage():
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no gzip", gzip.compress(b'{"kind": "food"}\n'), CHATS.read_bytes()[:1000]]
+    "content",
+    [b"", b"no gzip", gzip.compress(b'{"kind": "food"}\n'), CHATS.read_bytes()[:1000]],
+    ids=["empty", "no gzip", "no messages", "truncated"],
 )
 def test_damaged_chats_are_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "chats.jsonl.gz"
