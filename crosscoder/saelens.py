@@ -37,7 +37,12 @@ def export_saelens(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any
     """
     folded = crosscoder.fold()
     norms = folded.score_norms()
-    weights = {"W_enc": folded.W_enc, "b_enc": folded.b_enc, "W_dec": folded.W_dec, "b_dec": folded.b_dec}
+    weights: dict[str, Tensor] = {
+        "W_enc": folded.W_enc,
+        "b_enc": folded.b_enc,
+        "W_dec": folded.W_dec,
+        "b_dec": folded.b_dec,
+    }
     settings: dict[str, Any] = {}
     kind = crosscoder.config.sparsity
     match kind:
