@@ -62,6 +62,7 @@ def test_wandb_holds_the_whole_run(run: RunFolder) -> None:
         "tokens", "losses/overall_loss", "losses/mse_loss", "metrics/explained_variance/reference",
         "metrics/explained_variance/intervened", "diff/explained_variance", "metrics/l0", "sparsity/dead_share",
         "diff/relative_norm", "diff/decoder_cosine", "weights/decoder_norm/reference",
+        "features/new", "features/lost",
     } <= keys  # fmt: skip
     assert any(
         record.WhichOneof("record_type") == "request" and record.request.HasField("log_artifact")
