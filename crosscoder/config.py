@@ -186,6 +186,13 @@ class JumpReLU(Settings):
 SparsityConfig = Annotated[BatchTopK | TopK | ReLU | JumpReLU, Field(discriminator="kind")]
 
 
+def _check_k(sparsity: SparsityConfig, n_latents: int) -> None:
+    if isinstance(sparsity, BatchTopK | TopK) and sparsity.k > n_latents:
+        raise ValueError(
+            f"sparsity.k is {sparsity.k}, larger than n_latents {n_latents}; give a k of at most n_latents"
+        )
+
+
 class CrosscoderConfig(Settings):
     """What a crosscoder is, apart from its weights. Stored beside them."""
 
@@ -198,11 +205,7 @@ class CrosscoderConfig(Settings):
     def _check(self) -> Self:
         if len(self.model_names) != len(self.d_models):
             raise ValueError(f"{len(self.model_names)} model_names for {len(self.d_models)} d_models")
-        k = getattr(self.sparsity, "k", None)
-        if k is not None and k > self.n_latents:
-            raise ValueError(
-                f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents"
-            )
+        _check_k(self.sparsity, self.n_latents)
         return self
 
     @property
@@ -225,11 +228,7 @@ class DictionaryConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        k = getattr(self.sparsity, "k", None)
-        if k is not None and k > self.n_latents:
-            raise ValueError(
-                f"sparsity.k is {k}, larger than n_latents {self.n_latents}; give a k of at most n_latents"
-            )
+        _check_k(self.sparsity, self.n_latents)
         return self
 
 

@@ -9,7 +9,6 @@ RUN/checkpoints/step_00000200/
 A checkpoint appears under its name only when it is whole; the two newest are kept.
 """
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crosscoder.dictionary import Crosscoder
-from crosscoder.digests import file_digest
+from crosscoder.digests import content_digest, file_digest
 from crosscoder.errors import FormatError
 
 KEPT = 2
@@ -89,7 +88,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def record_digest(record: dict[str, Any]) -> str:
     """blake2b of everything that state.json says, but for this digest itself."""
     text = json.dumps({key: value for key, value in record.items() if key != "record_digest"}, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return content_digest(text.encode())
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:

@@ -20,6 +20,8 @@ from crosscoder.documents import Documents
 from crosscoder.pair import ModelPair
 from crosscoder.reading import MODEL_NAMES, Reads, present
 
+from .extraction import pad
+
 DOCUMENTS = 64
 """Held-out documents that cross-entropy is measured on, at most."""
 
@@ -56,7 +58,9 @@ def cross_entropy(
     sums = {name: _Sums() for name in (MODEL_NAMES[1:] if reads == "difference" else MODEL_NAMES)}
     means = split_models(mean[None], pair.d_models)
     for start in tqdm(range(0, len(chosen), _BATCH), desc="splice", unit="batch"):
-        token_ids, attention, kept = _pad(documents, chosen[start : start + _BATCH])
+        batch = chosen[start : start + _BATCH]
+        token_ids, attention = pad(documents, batch, pair.max_positions)
+        kept = _kept(documents, batch, attention)
         rebuilt = _rebuild(pair, crosscoder, token_ids, attention, kept, reads)
         for name, sum_ in sums.items():
             index = MODEL_NAMES.index(name)
@@ -77,25 +81,14 @@ def cross_entropy(
     return {name: sum_.result() for name, sum_ in sums.items()}
 
 
-def _pad(
-    documents: Documents, chosen: Int64[np.ndarray, " row"]
-) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"], Bool[Tensor, "document token"]]:
-    """Token ids, which of them are there, and which of them the dictionary may replace."""
-    rows = [
-        slice(int(documents.offsets[document]), int(documents.offsets[document + 1])) for document in chosen
-    ]
-    length = max(row.stop - row.start for row in rows)
-    token_ids = torch.zeros(len(rows), length, dtype=torch.long)
-    attention, kept = (
-        torch.zeros(len(rows), length, dtype=torch.bool),
-        torch.zeros(len(rows), length, dtype=torch.bool),
-    )
-    for line, row in enumerate(rows):
-        size = row.stop - row.start
-        token_ids[line, :size] = torch.from_numpy(documents.token_ids[row].astype("int64"))
-        attention[line, :size] = True
-        kept[line, :size] = torch.from_numpy(~documents.masked[row])
-    return token_ids, attention, kept
+def _kept(
+    documents: Documents, chosen: Int64[np.ndarray, " row"], attention: Bool[Tensor, "document token"]
+) -> Bool[Tensor, "document token"]:
+    """Which tokens of a padded batch the dictionary may replace: those that are there and not masked."""
+    kept = attention.clone()
+    masked = [documents.masked[documents.offsets[i] : documents.offsets[i + 1]] for i in chosen]
+    kept[attention] = torch.from_numpy(~np.concatenate(masked))
+    return kept
 
 
 def _rebuild(

@@ -41,9 +41,9 @@ def train(config: RunConfig) -> None:
     """Train the dictionary, going on where an earlier run of the same folder stopped; harvests first where needed."""
     _set_threads(config)
     folder = RunFolder.create(config.output, config)
-    pair = None
+    pair, documents = None, None
     if not isinstance(config.activations, FileActivations):
-        pair = _harvest(folder, config)
+        pair, documents = _harvest(folder, config)
     with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
         source = open_source(folder, config, pair)
         trainer = Trainer(config, source, folder, wandb)
@@ -51,7 +51,7 @@ def train(config: RunConfig) -> None:
         stage["tokens"] = trainer.state.n_tokens
         stage["steps"] = trainer.state.step
         save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
-        evaluate(folder, config, trainer, source, pair)
+        evaluate(folder, config, trainer, source, pair, documents)
         if config.wandb.log_weights:
             wandb.artifact(
                 f"crosscoder-{wandb.id}",
@@ -61,13 +61,13 @@ def train(config: RunConfig) -> None:
             )
 
 
-def _harvest(folder: RunFolder, config: RunConfig) -> ModelPair:
+def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
     """Load the pair and make sure that its activations are on disk as the config says."""
     assert config.pair is not None and config.text is not None
     pair = load_pair(config.pair)
     documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed)
     harvest_activations(folder, config, pair, documents)
-    return pair
+    return pair, documents
 
 
 def _set_threads(config: RunConfig) -> None:
@@ -76,13 +76,20 @@ def _set_threads(config: RunConfig) -> None:
 
 
 def evaluate(
-    folder: RunFolder, config: RunConfig, trainer: Trainer, source: TokenSource, pair: ModelPair | None
+    folder: RunFolder,
+    config: RunConfig,
+    trainer: Trainer,
+    source: TokenSource,
+    pair: ModelPair | None,
+    documents: Documents | None,
 ) -> None:
-    """Measure the finished dictionary on held-out tokens; into the manifest and the wandb summary."""
+    """Measure the finished dictionary on held-out tokens; into the manifest and the wandb summary.
+
+    Cross-entropy needs the models and their texts; activations from files have neither.
+    """
     crosscoder = trainer.state.crosscoder
     values: dict[str, object] = dict(trainer.held_out.measure(crosscoder))
-    if pair is not None:
-        documents = Documents.load(folder.activations / "documents.safetensors")
+    if pair is not None and documents is not None:
         mean = source.sample(config.training.calibration_tokens).float().mean(dim=0)
         values["ce"] = cross_entropy(pair, crosscoder, documents, config.crosscoder.reads, mean)
     folder.update_manifest("evaluation", values)
