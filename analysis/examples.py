@@ -200,10 +200,10 @@ def _encode(
         end = min(begin + _ROWS, len(needed))
         cells = by_row[starts[begin] : starts[end]]
         codes = observer.encode(reader.gather(torch.from_numpy(needed[begin:end])).values)
-        place = (torch.from_numpy(inverse[cells] - begin), torch.from_numpy(latent[cells]))
-        place = tuple(index.to(observer.device) for index in place)
-        written = (codes.latents, *observer.contributions(codes))
+        token = torch.from_numpy(inverse[cells] - begin).to(observer.device)
+        latents = torch.from_numpy(latent[cells]).to(observer.device)
+        written = (codes.firings, *observer.contributions(codes))
         for target, code in zip((values, reference, intervened), written, strict=True):
-            target[cells] = code[place].float().cpu().numpy()
+            target[cells] = code.at(token, latents).float().cpu().numpy()
         progress(end - begin)
     return values, reference, intervened

@@ -1,6 +1,7 @@
 """The feature table: one row a latent, every number the label stands on, the label, and the reason."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import assert_never
 
@@ -12,9 +13,11 @@ from torch import Tensor
 from crosscoder.config import AnalysisConfig
 from crosscoder.reading import MODEL_NAMES
 
+from .false_discovery import Candidacy, candidacy, q_values
 from .geometry import Geometry
 from .intervals import BlockMoments, Statistic, bootstrap_intervals, resample_weights
-from .labels import Bounded, Evidence, Label, Toward, Verdict, decide
+from .label_counts import CountInterval, arrays, count_intervals, evidence_of
+from .labels import Bounded, Evidence, EvidenceArray, Label, Toward, Verdict, decide
 from .latent_scaling import beta_activation, beta_error, nu_error, nu_reconstruction, overlaps, ratio_toward
 from .observers import Observer, PairedObserver
 from .statistics import Statistics
@@ -24,6 +27,7 @@ Columns = dict[str, np.ndarray]
 _SIDES = {"new": "intervened", "lost": "reference"}
 _SCALING = ("nu_error", "nu_reconstruction")
 _TYPES = {"latent": pa.int32(), "n_tokens": pa.int64(), "n_documents": pa.int64(), "twin": pa.int32()}
+_TYPES |= {"difference_latent": pa.int32()}
 _ORDER = (
     *("relative_norm", "norm_reference", "norm_intervened", "norm_reference_raw", "norm_intervened_raw"),
     *("relative_norm_raw", "decoder_cosine"),
@@ -31,7 +35,7 @@ _ORDER = (
     *(f"{name}_{side}" for side in _SIDES for name in _SCALING),
     *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
     *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
-    *("q_value", "seed_stability", "twin", "twin_cosine"),
+    *("q_value", "seed_stability", "difference_latent", "difference_cosine", "twin", "twin_cosine"),
 )
 
 
@@ -42,6 +46,11 @@ class Features:
     columns: Columns
     labels: tuple[Label, ...]
     reasons: tuple[str, ...]
+    evidence: EvidenceArray | None = None
+    """What the rule saw, where it could be applied: of a crosscoder on models of one space."""
+
+    count_intervals: Mapping[Label, CountInterval] = field(default_factory=dict)
+    """Of the number of latents with each label; empty where the rule could not be applied."""
 
     def table(self, explanations: list[str]) -> pa.Table:
         """As Arrow, NaN as null."""
@@ -61,8 +70,14 @@ class Features:
         return pa.table(table)
 
 
-def make_features(observer: Observer, statistics: Statistics, config: AnalysisConfig, seed: int) -> Features:
-    """All columns and labels, for any way of reading a pair."""
+def make_features(
+    observer: Observer,
+    statistics: Statistics,
+    config: AnalysisConfig,
+    seed: int,
+    nulls: Sequence[Candidacy] = (),
+) -> Features:
+    """All columns and labels, for any way of reading a pair; `nulls` are what q-values count artifacts with."""
     columns = _activity(observer, statistics)
     if observer.reads == "paired":
         columns |= _geometry_columns(Geometry.of(observer.crosscoder), columns["n_tokens"] > 0)
@@ -71,23 +86,25 @@ def make_features(observer: Observer, statistics: Statistics, config: AnalysisCo
     weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
     intervals = bootstrap_intervals(moments, estimates, weights, config.rule.confidence)
     whole = moments.whole()
+    bounds = arrays({name: statistic(whole) for name, statistic in estimates.items()}, intervals)
     bounded = {
-        name: [
-            Bounded(*numbers)
-            for numbers in zip(
-                statistic(whole).tolist(), *(bound.tolist() for bound in intervals[name]), strict=True
-            )
-        ]
-        for name, statistic in estimates.items()
+        name: [Bounded(*numbers) for numbers in zip(*(part.tolist() for part in bound), strict=True)]
+        for name, bound in bounds.items()
     }
     for name in ("density", "shift_share"):
         if name in bounded:
             columns |= _spread(name, bounded[name])
     columns |= _scaling_columns(bounded, _leans_intervened(observer, columns, bounded))
+    if observer.reads == "paired" and observer.comparable:
+        columns["q_value"] = q_values(candidacy(columns, config.rule), nulls)
     verdicts = [_verdict(observer, columns, bounded, latent, config) for latent in range(observer.n_latents)]
-    return Features(
-        columns, tuple(verdict.label for verdict in verdicts), tuple(verdict.reason for verdict in verdicts)
-    )
+    labels: tuple[Label, ...] = tuple(verdict.label for verdict in verdicts)
+    reasons = tuple(verdict.reason for verdict in verdicts)
+    if "q_value" not in columns:
+        return Features(columns, labels, reasons)
+    evidence = evidence_of(columns, bounds)
+    counts = count_intervals(evidence, moments, estimates, weights, config.rule)
+    return Features(columns, labels, reasons, evidence, counts)
 
 
 def _activity(observer: Observer, statistics: Statistics) -> Columns:
@@ -244,6 +261,7 @@ def _evidence(
         new=toward("new"),
         lost=toward("lost"),
         comparable=observer.comparable,
+        q_value=number("q_value"),
     )
 
 

@@ -5,10 +5,10 @@ value comes, neighboring bins are added up and the range doubles. That is exact:
 """
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from .firings import Firings
+from crosscoder.firings import Firings
 
 _FINE_BINS = 256
 
@@ -29,8 +29,8 @@ class ActivationHistograms:
         needed = torch.frexp(self.maximum).exponent.long()
         self._widen(torch.where(self.maximum > 0, needed, self.exponent))
         fine = (torch.ldexp(value, -self.exponent[latent]) * _FINE_BINS).long().clamp(max=_FINE_BINS - 1)
-        flat = self.counts.view(-1)
-        flat += torch.bincount(latent * _FINE_BINS + fine, minlength=flat.numel()).int()
+        ones = torch.ones_like(fine, dtype=torch.int32)
+        self.counts.view(-1).index_add_(0, latent * _FINE_BINS + fine, ones)
 
     def result(self, latent: int, bins: int = 20) -> tuple[Float[Tensor, " edge"], Int64[Tensor, " bin"]]:
         """Edges from 0 to the latent's largest activation, and counts; a count can be one fine bin off at an edge."""
@@ -47,12 +47,18 @@ class ActivationHistograms:
 
     def _widen(self, exponent: Int64[Tensor, " latent"]) -> None:
         """Let each latent's range end at 2**exponent, where it ended below."""
+        # From the eighth doubling on everything that was counted is in the first bin.
         doublings = (exponent - self.exponent).clamp(min=0)
-        empty = self.counts.sum(dim=1) == 0
-        for latent in ((doublings > 0) & ~empty).nonzero().flatten().tolist():
-            # From the ninth doubling on everything is in the first bin.
-            fold = 2 ** min(int(doublings[latent]), 8)
-            folded = self.counts[latent].view(-1, fold).sum(dim=1).int()
-            self.counts[latent] = 0
-            self.counts[latent, : len(folded)] = folded
+        folds = doublings.clamp(max=_FINE_BINS.bit_length() - 1)
+        for fold in folds.unique().tolist():
+            if fold:
+                latents = (folds == fold).nonzero().squeeze(1)
+                self.counts[latents] = _folded(self.counts[latents], 2**fold)
         self.exponent = torch.where(doublings > 0, exponent, self.exponent)
+
+
+def _folded(counts: Int32[Tensor, "latent bin"], neighbors: int) -> Int32[Tensor, "latent bin"]:
+    """Counts in bins that are so many times as wide."""
+    folded = torch.zeros_like(counts)
+    folded[:, : _FINE_BINS // neighbors] = counts.unflatten(1, (-1, neighbors)).sum(dim=2)
+    return folded

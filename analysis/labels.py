@@ -5,8 +5,11 @@ In this order:
 dead           fired on no held-out token
 undetermined   too few documents; or the models share no space, so that nothing can be compared
 new, lost      the weaker decoder norm is at most `weak_norm` of the stronger AND latent scaling agrees: the upper bounds of
-               |nu_error| and |nu_reconstruction| toward the stronger side are within their limits. One without the other
-               is undetermined, and the reason names the artifact (Minder et al. 2025, section 3).
+               |nu_error| and |nu_reconstruction| toward the stronger side are within their limits. The norm may leak to the
+               side that lacks the concept (a latent that fires with another one writes a part of it), so its limit is wide; a norm of
+               nearly nothing without latent scaling is undetermined, and the reason names the artifact (Minder et al. 2025,
+               section 3). The q-value, which counts chance and what a null pair shows, must be within
+               `false_discovery_rate`.
 rotated        both models write strongly, in different directions
 shared         same direction, like strength
 rescaled       same direction, unlike strength, and latent scaling finds that ratio too
@@ -15,6 +18,8 @@ undetermined   anything between
 
 import math
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from crosscoder.config import LabelRule
 
@@ -30,6 +35,8 @@ LABELS: tuple[Label, ...] = (
     "undetermined",
 )
 
+# At or below this share of the stronger norm the weaker one is all but nothing: norms alone would say new or lost.
+_NEARLY_NOTHING = 0.2
 # Rotated asks both models to write at least this share of the other's norm; methods of the field put it at a
 # relative norm between a third and two thirds or a quarter and three quarters.
 _ROTATED_RATIO = 0.5
@@ -76,6 +83,8 @@ class Evidence(NamedTuple):
     """Toward the reference."""
     comparable: bool = True
     """Whether the models share one space, so that directions and latent scaling are defined."""
+    q_value: float = math.nan
+    """Of the claim that the latent is new or lost; NaN where it was not computed."""
 
 
 class Verdict(NamedTuple):
@@ -110,8 +119,10 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
     if evidence.norm_reference + evidence.norm_intervened == 0:
         return Verdict("undetermined", "writes into neither model: both decoder norms are 0")
     side = _lean(evidence)
-    if side.ratio <= rule.weak_norm:
-        return _exclusive(side, rule)
+    if side.ratio <= rule.weak_norm and _absent(side.scaling, rule):
+        return _exclusive(evidence, side, rule)
+    if side.ratio <= min(_NEARLY_NOTHING, rule.weak_norm):
+        return _artifact(side, rule)
     for scaling, without in ((side.scaling, side.weak), (side.opposite, side.strong)):
         if _absent(scaling, rule):
             return _contradicted(evidence, side, scaling, without, rule)
@@ -151,9 +162,25 @@ def _contradicted(
     return Verdict("undetermined", reason)
 
 
-def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
-    """New, lost, or an artifact: the norm says that the latent is in one model only."""
-    norm = f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s (<= {rule.weak_norm:.2f})"
+def _exclusive(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
+    """New or lost, as far as chance and the nulls allow: norm and latent scaling agree."""
+    error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
+    agreed = (
+        f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s (<= {rule.weak_norm:.2f}), nu_error {_two(error.value)} "
+        f"(<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)} (<= {rule.nu_reconstruction:.2f})"
+    )
+    if evidence.q_value > rule.false_discovery_rate:
+        return Verdict(
+            "undetermined",
+            f"{agreed}, but q-value {evidence.q_value:.2g} (> {rule.false_discovery_rate:g}): too many latents with this much "
+            "evidence are to be expected from nothing",
+        )
+    return Verdict(side.label, f"{agreed}, {_percent(rule)} upper bounds below")
+
+
+def _artifact(side: _Leaning, rule: LabelRule) -> Verdict:
+    """The norm alone says that the latent is in one model only: why latent scaling does not."""
+    norm = f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s"
     error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
     if math.isnan(error.value) or math.isnan(reconstruction.value):
         return Verdict(
@@ -162,8 +189,6 @@ def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
         )
     numbers = f"nu_error {_two(error.value)} (<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)}"
     numbers = f"{numbers} (<= {rule.nu_reconstruction:.2f})"
-    if _absent(side.scaling, rule):
-        return Verdict(side.label, f"{norm}, {numbers}, {_percent(rule)} upper bounds below")
     if math.isnan(error.largest + reconstruction.largest):
         return Verdict(
             "undetermined", f"{norm}, but it fires in too few blocks of documents to bound latent scaling"
@@ -236,3 +261,92 @@ def _percent(rule: LabelRule) -> str:
 def _two(number: float) -> str:
     """Two decimals, and no minus before a zero."""
     return f"{round(number, 2) + 0.0:.2f}"
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+class BoundedArray(NamedTuple):
+    """`Bounded`, for any number of latents at once."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Upper bound of its magnitude; NaN where a bound is missing."""
+        # Their sum carries NaN on, which a maximum would not have to.
+        return np.maximum(np.abs(self.low), np.abs(self.high)) + 0 * (self.low + self.high)
+
+
+class TowardArray(NamedTuple):
+    """`Toward`, for any number of latents at once."""
+
+    nu_error: BoundedArray
+    nu_reconstruction: BoundedArray
+    own: np.ndarray
+
+
+class EvidenceArray(NamedTuple):
+    """`Evidence` of models that share a space, for any number of latents at once; all arrays broadcast together."""
+
+    n_tokens: np.ndarray
+    n_documents: np.ndarray
+    norm_reference: np.ndarray
+    norm_intervened: np.ndarray
+    cosine: np.ndarray
+    new: TowardArray
+    lost: TowardArray
+    q_value: np.ndarray
+
+
+def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
+    """The labels that `decide` gives, without reasons: indices into `LABELS`."""
+    weaker = np.minimum(evidence.norm_reference, evidence.norm_intervened)
+    stronger = np.maximum(evidence.norm_reference, evidence.norm_intervened)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = weaker / stronger
+    to_new = evidence.norm_intervened >= evidence.norm_reference
+    absent = {
+        side: _absent_all(scaling, rule) for side, scaling in (("new", evidence.new), ("lost", evidence.lost))
+    }
+    of_side = np.where(to_new, absent["new"], absent["lost"])
+    error = BoundedArray(
+        *(
+            np.where(to_new, one, other)
+            for one, other in zip(evidence.new.nu_error, evidence.lost.nu_error, strict=True)
+        )
+    )
+    turned = evidence.cosine < rule.rotated_cosine
+    held = (evidence.new.own >= _OWN_CONCEPT) & (evidence.lost.own >= _OWN_CONCEPT)
+    alike = evidence.cosine >= rule.shared_cosine
+    near = (error.low - _RATIO_TOLERANCE <= ratio) & (ratio <= error.high + _RATIO_TOLERANCE)
+    exclusive = (ratio <= rule.weak_norm) & of_side
+    # A q-value that was not computed is NaN, and holds nothing back.
+    likely_false = evidence.q_value > rule.false_discovery_rate
+    undetermined = LABELS.index("undetermined")
+    steps = (
+        (evidence.n_tokens == 0, LABELS.index("dead")),
+        ((evidence.n_documents < rule.min_documents) | (stronger == 0), undetermined),
+        (exclusive & likely_false, undetermined),
+        (exclusive, np.where(to_new, LABELS.index("new"), LABELS.index("lost"))),
+        (ratio <= min(_NEARLY_NOTHING, rule.weak_norm), undetermined),
+        (absent["new"] | absent["lost"], undetermined),
+        (turned & (ratio >= _ROTATED_RATIO) & held, LABELS.index("rotated")),
+        (~alike, undetermined),
+        (ratio >= rule.shared_ratio, LABELS.index("shared")),
+        ((error.low > rule.nu_error) & near, LABELS.index("rescaled")),
+    )
+    shape = np.broadcast_shapes(*(np.shape(condition) for condition, _ in steps))
+    return np.select(
+        [np.broadcast_to(condition, shape) for condition, _ in steps],
+        [np.broadcast_to(label, shape) for _, label in steps],
+        undetermined,
+    )
+
+
+def _absent_all(scaling: TowardArray, rule: LabelRule) -> np.ndarray:
+    return (scaling.nu_error.largest <= rule.nu_error) & (
+        scaling.nu_reconstruction.largest <= rule.nu_reconstruction
+    )

@@ -14,18 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder.activations import join_models, split_models
+from crosscoder.activations import have_difference, join_models, split_models
 from crosscoder.dictionary import Crosscoder
+from crosscoder.firings import Firings
 from crosscoder.reading import MODEL_NAMES, Reads, present
-
-from .firings import Firings
 
 
 class Product(NamedTuple):
-    """A quantity to sum over tokens: weight[t, j] · ⟨directions[j], targets[t]⟩."""
+    """A quantity to sum over tokens: weights[t, j] · ⟨directions[j], targets[t]⟩, with the weights of the observation."""
 
     name: str
-    weights: Float[Tensor, "token latent"]
     directions: Float[Tensor, "latent d_model"]
     targets: Float[Tensor, "token d_model"]
 
@@ -33,11 +31,11 @@ class Product(NamedTuple):
 class Codes(NamedTuple):
     """What some tokens are encoded to."""
 
-    latents: Float[Tensor, "token latent"]
+    firings: Firings
     """The code that counts as firing; for `pooled` the larger of the two models' codes."""
 
-    per_model: tuple[Float[Tensor, "token latent"], Float[Tensor, "token latent"]] | None = None
-    """The two codes of `pooled`, else None."""
+    per_model: tuple[Firings, Firings] | None = None
+    """The two codes of `pooled` at the entries of `firings`, 0 where a model's own does not fire; else None."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,14 @@ class Observation:
 
     codes: Codes
 
-    firings: Firings
-    """The firings of `codes.latents`."""
-
     actual: Float[Tensor, "token _"]
     """What is rebuilt, in raw units: the activations of both models, or their difference."""
 
     rebuilt: Float[Tensor, "token _"]
     """`actual` as the dictionary rebuilds it."""
+
+    weights: Firings
+    """What the products are weighted with, at the entries of `codes.firings`."""
 
     products: tuple[Product, ...]
 
@@ -73,7 +71,7 @@ class Observer:
     @property
     def comparable(self) -> bool:
         """Whether there are two models with a common space, so that a difference exists."""
-        return len(self.d_models) == 2 and self.d_models[0] == self.d_models[1]
+        return have_difference(self.d_models)
 
     @property
     def device(self) -> torch.device:
@@ -82,9 +80,7 @@ class Observer:
 
     def raw_bias(self) -> Float[Tensor, " width"]:
         """What the dictionary writes when no latent fires, in raw units."""
-        empty = self.crosscoder.W_dec.new_zeros(1, self.n_latents)
-        with torch.no_grad():
-            return self.crosscoder.denormalize(self.crosscoder.rebuild(empty))[0]
+        return self.crosscoder.denormalize(self.crosscoder.b_dec.detach()[None])[0]
 
     @torch.no_grad()
     def encode(self, values: Float[Tensor, "token width"]) -> Codes:
@@ -97,9 +93,7 @@ class Observer:
         values = self._prepared(values)
         return self._observe(values, self._encode(values))
 
-    def contributions(
-        self, codes: Codes
-    ) -> tuple[Float[Tensor, "token latent"], Float[Tensor, "token latent"]]:
+    def contributions(self, codes: Codes) -> tuple[Firings, Firings]:
         """How strongly each latent writes into reference and intervened: its value times its raw decoder norm."""
         raise NotImplementedError
 
@@ -111,12 +105,11 @@ class Observer:
         """What the dictionary adds to intervened - reference when no latent fires, in raw units."""
         raise NotImplementedError
 
-    def shift_error(self, observation: Observation) -> Float[Tensor, "token d_model"]:
-        """What the dictionary leaves out of intervened - reference, in raw units."""
-        error = observation.actual - observation.rebuilt
+    def shift_of(self, rows: Float[Tensor, "token _"]) -> Float[Tensor, "token d_model"]:
+        """intervened - reference of rows like `Observation.actual`."""
         if self.reads == "difference":
-            return error
-        reference, intervened = split_models(error, self.d_models)
+            return rows
+        reference, intervened = split_models(rows, self.d_models)
         return intervened - reference
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
@@ -128,10 +121,6 @@ class Observer:
     def _prepared(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         return values.to(self.device, self.crosscoder.W_enc.dtype)
 
-    def _rebuild(self, firings: Firings) -> Float[Tensor, "token _"]:
-        """What the dictionary rebuilds from a code, normalized."""
-        return firings.weighted_sum(self.crosscoder.W_dec) + self.crosscoder.b_dec
-
 
 class PairedObserver(Observer):
     """A crosscoder on any number of models; comparisons are made between the first two."""
@@ -141,49 +130,45 @@ class PairedObserver(Observer):
     def __init__(self, crosscoder: Crosscoder, d_models: tuple[int, ...]) -> None:
         super().__init__(crosscoder, d_models)
         # Leads to training space from the space of the stored rows, which after folding is raw space.
-        lengths = torch.tensor(d_models, device=crosscoder.score_scale.device)
-        self.to_training = crosscoder.score_scale.repeat_interleave(lengths)
-        self.directions = split_models(crosscoder.W_dec.detach() * self.to_training, d_models)
+        scales = crosscoder.score_scale.tolist()
+        stored = split_models(crosscoder.W_dec.detach(), d_models)
+        self.directions = tuple(rows * scale for rows, scale in zip(stored, scales, strict=True))
         """Decoder rows in training space."""
+        self._to_training = scales
+        self._shift_directions = self.raw[1] - self.raw[0] if self.comparable else None
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
-        return Codes(self.crosscoder.encode(values))
+        return Codes(self.crosscoder.firings(values))
 
     def _observe(self, values: Float[Tensor, "token width"], codes: Codes) -> Observation:
-        latents = codes.latents
-        firings = Firings.of(latents)
-        normalized, rebuilt = self.crosscoder.normalize(values), self._rebuild(firings)
-        products = (
-            *self._scaling("error", latents, (normalized - rebuilt) * self.to_training),
-            *self._scaling("reconstruction", latents, (rebuilt - self.crosscoder.b_dec) * self.to_training),
-        )
-        if self.comparable:
-            reference, intervened = split_models(values, self.d_models)
-            products += (Product("shift", latents, self.shift_directions(), intervened - reference),)
-        return Observation(codes, firings, values, self.crosscoder.denormalize(rebuilt), products)
+        rebuilt = self.crosscoder.rebuild(codes.firings)
+        products = tuple(self._products(values, rebuilt)) if self.comparable else ()
+        return Observation(codes, values, self.crosscoder.denormalize(rebuilt), codes.firings, products)
 
-    def _scaling(
-        self, name: str, latents: Float[Tensor, "token latent"], targets: Float[Tensor, "token width"]
+    def _products(
+        self, values: Float[Tensor, "token width"], rebuilt: Float[Tensor, "token width"]
     ) -> Iterator[Product]:
-        """The products of latent scaling, in training space: each side's direction against each model's target."""
-        if not self.comparable:
-            return
-        for side, rows in zip(MODEL_NAMES, self.directions, strict=True):
-            for model, part in zip(MODEL_NAMES, split_models(targets, self.d_models), strict=True):
-                yield Product(f"{name}/{side}/{model}", latents, rows, part)
+        """Latent scaling in training space, each side's direction against each model's target; and the shift."""
+        error = split_models(self.crosscoder.normalize(values).sub_(rebuilt), self.d_models)
+        written = split_models(rebuilt - self.crosscoder.b_dec, self.d_models)
+        for name, parts in (("error", error), ("reconstruction", written)):
+            for model, part, scale in zip(MODEL_NAMES, parts, self._to_training, strict=True):
+                # A product laid out row after row is read without a copy, in all its products.
+                targets = part * scale
+                for side, rows in zip(MODEL_NAMES, self.directions, strict=True):
+                    yield Product(f"{name}/{side}/{model}", rows, targets)
+        yield Product("shift", self.shift_directions(), _difference(values, self.d_models))
 
-    def contributions(
-        self, codes: Codes
-    ) -> tuple[Float[Tensor, "token latent"], Float[Tensor, "token latent"]]:
+    def contributions(self, codes: Codes) -> tuple[Firings, Firings]:
         """The shared code, times the norm of each model's direction."""
-        return (
-            codes.latents * self.raw[0].norm(dim=1),
-            codes.latents * self.raw[1].norm(dim=1),
+        return _scaled(codes.firings, self.raw[0].norm(dim=1)), _scaled(
+            codes.firings, self.raw[1].norm(dim=1)
         )
 
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
         """d^intervened - d^reference."""
-        return self.raw[1] - self.raw[0]
+        assert self._shift_directions is not None
+        return self._shift_directions
 
     def shift_bias(self) -> Float[Tensor, " d_model"]:
         """b^intervened - b^reference."""
@@ -197,26 +182,25 @@ class PooledObserver(Observer):
     reads: Reads = "pooled"
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
-        reference, intervened = self.crosscoder.encode(present(values, self.d_models, "pooled")).chunk(2)
-        return Codes(torch.maximum(reference, intervened), (reference, intervened))
+        return _pooled(self.crosscoder.firings(present(values, self.d_models, "pooled")))
 
     def _observe(self, values: Float[Tensor, "token width"], codes: Codes) -> Observation:
         assert codes.per_model is not None
         reference, intervened = codes.per_model
-        rebuilt = [self.crosscoder.denormalize(self._rebuild(Firings.of(code))) for code in codes.per_model]
-        parts = split_models(values, self.d_models)
+        rebuilt = join_models(
+            [self.crosscoder.denormalize(self.crosscoder.rebuild(code)) for code in codes.per_model]
+        )
         # The two models' codes differ, their directions do not: a latent carries (f_intervened - f_reference) d.
-        shift = Product("shift", intervened - reference, self.raw[0], parts[1] - parts[0])
-        return Observation(codes, Firings.of(codes.latents), values, join_models(rebuilt), (shift,))
+        weights = codes.firings.with_value(intervened.value - reference.value)
+        shift = Product("shift", self.raw[0], _difference(values, self.d_models))
+        return Observation(codes, values, rebuilt, weights, (shift,))
 
-    def contributions(
-        self, codes: Codes
-    ) -> tuple[Float[Tensor, "token latent"], Float[Tensor, "token latent"]]:
+    def contributions(self, codes: Codes) -> tuple[Firings, Firings]:
         """Each model's own code, times the norm of the direction they share."""
         assert codes.per_model is not None
         reference, intervened = codes.per_model
         norm = self.raw[0].norm(dim=1)
-        return reference * norm, intervened * norm
+        return _scaled(reference, norm), _scaled(intervened, norm)
 
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
         """Zero: both models use one direction."""
@@ -233,22 +217,21 @@ class DifferenceObserver(Observer):
     reads: Reads = "difference"
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
-        return Codes(self.crosscoder.encode(_difference(values, self.d_models)))
+        return Codes(self.crosscoder.firings(_difference(values, self.d_models)))
 
     def _observe(self, values: Float[Tensor, "token width"], codes: Codes) -> Observation:
-        shift, firings = _difference(values, self.d_models), Firings.of(codes.latents)
+        shift = _difference(values, self.d_models)
         (directions,) = self.raw
-        products = [Product("shift", codes.latents, directions, shift)]
+        products = [Product("shift", directions, shift)]
         for model, part in zip(MODEL_NAMES, split_models(values, self.d_models), strict=True):
-            products.append(Product(f"activation/{model}", codes.latents, directions, part))
-        rebuilt = self.crosscoder.denormalize(self._rebuild(firings))
-        return Observation(codes, firings, shift, rebuilt, tuple(products))
+            products.append(Product(f"activation/{model}", directions, part))
+        rebuilt = self.crosscoder.denormalize(self.crosscoder.rebuild(codes.firings))
+        return Observation(codes, shift, rebuilt, codes.firings, tuple(products))
 
-    def contributions(
-        self, codes: Codes
-    ) -> tuple[Float[Tensor, "token latent"], Float[Tensor, "token latent"]]:
+    def contributions(self, codes: Codes) -> tuple[Firings, Firings]:
         """Nothing for the reference, and for the intervened model what the latent adds on top of it."""
-        return torch.zeros_like(codes.latents), codes.latents * self.raw[0].norm(dim=1)
+        norm = self.raw[0].norm(dim=1)
+        return _scaled(codes.firings, torch.zeros_like(norm)), _scaled(codes.firings, norm)
 
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
         """The direction itself."""
@@ -278,3 +261,20 @@ def _difference(
     """Like `reading.present`, in the precision of `values`."""
     reference, intervened = split_models(values, d_models)
     return intervened - reference
+
+
+def _scaled(firings: Firings, factor: Float[Tensor, " latent"]) -> Firings:
+    return firings.with_value(firings.value * factor[firings.latent])
+
+
+def _pooled(both: Firings) -> Codes:
+    """Two codes as one, from rows that are first the reference's tokens, then the intervened model's."""
+    n_tokens, n_latents = both.shape[0] // 2, both.shape[1]
+    model = (both.token >= n_tokens).long()
+    entries = (both.token - model * n_tokens) * n_latents + both.latent
+    entry, place = entries.unique(return_inverse=True)
+    values = both.value.new_zeros(2, len(entry))
+    values[model, place] = both.value
+    token = entry // n_latents
+    larger = Firings(token, entry - token * n_latents, values.amax(dim=0), (n_tokens, n_latents))
+    return Codes(larger, (larger.with_value(values[0]), larger.with_value(values[1])))

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crosscoder.activations import ActivationBatch
+from crosscoder.firings import Firings
 
-from .firings import Firings
+from .document_runs import document_runs
 from .hashing import scramble, uniform
 
-# Candidates that are gathered before the lists are cut back; about 40 bytes each.
+# Candidates that are gathered before a list is cut back; about 40 bytes each.
 _PENDING = 1_000_000
 
 
@@ -80,42 +81,79 @@ class PeakAccumulator:
     """Add batches with `update`; then `top` and `sample`."""
 
     def __init__(self, n_top: int, n_sample: int, seed: int) -> None:
-        self.n_top = n_top
-        self.n_sample = n_sample
         self.seed = seed
-        self._top = [Peaks.empty()]
-        self._sample = [Peaks.empty()]
-        self._pending = 0
+        self._top = _Shortlist(n_top)
+        self._sample = _Shortlist(n_sample)
 
     def update(self, batch: ActivationBatch, firings: Firings) -> None:
         """Add some tokens; a document may go on in the next batch."""
-        token = firings.token.cpu().numpy()
-        latent = firings.latent.cpu().numpy()
-        value = firings.value.double().cpu().numpy()
-        document = batch.document.cpu().numpy().astype(np.int64)[token]
-        position = batch.position.cpu().numpy().astype(np.int64)[token]
-        peaks = Peaks(latent, document, position, value, value).by_document()
-        self._top.append(peaks)
-        if self.n_sample:
+        peaks = _peaks_of(batch, firings.cpu())
+        self._top.add(peaks, firings.shape[1])
+        if self._sample.count:
             pair = scramble(peaks.document, self.seed).astype(np.int64) ^ peaks.latent
-            self._sample.append(replace(peaks, key=-uniform(scramble(pair, self.seed))))
-        self._pending += len(peaks)
-        if self._pending > _PENDING:
-            self._cut()
+            drawn = replace(peaks, key=-uniform(scramble(pair, self.seed)))
+            self._sample.add(drawn, firings.shape[1])
 
     @property
     def top(self) -> Peaks:
         """The documents with the largest peaks of each latent, strongest first."""
-        self._cut()
-        return self._top[0]
+        return self._top.result()
 
     @property
     def sample(self) -> Peaks:
         """A uniform sample of the documents each latent fires in."""
-        self._cut()
-        return self._sample[0]
+        return self._sample.result()
 
-    def _cut(self) -> None:
-        self._top = [Peaks.joined(self._top).strongest(self.n_top)]
-        self._sample = [Peaks.joined(self._sample).strongest(self.n_sample)]
+
+class _Shortlist:
+    """The few entries of each latent with the largest keys."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._parts = [Peaks.empty()]
         self._pending = 0
+        self._floor = np.zeros(0)
+
+    def add(self, peaks: Peaks, n_latents: int) -> None:
+        """Add entries, each document of a latent once."""
+        if not len(self._floor):
+            self._floor = np.full(n_latents, -np.inf)
+        # Most entries of a long pass do not come near the list of a latent that fires often.
+        peaks = peaks.take(peaks.key >= self._floor[peaks.latent])
+        self._parts.append(peaks)
+        self._pending += len(peaks)
+        if self._pending > _PENDING:
+            self.result()
+
+    def result(self) -> Peaks:
+        """The lists, cut back."""
+        listed = Peaks.joined(self._parts).strongest(self.count)
+        last = listed.rank() == self.count - 1
+        self._floor[listed.latent[last]] = listed.key[last]
+        self._parts, self._pending = [listed], 0
+        return listed
+
+
+def _peaks_of(batch: ActivationBatch, firings: Firings) -> Peaks:
+    """Where each latent is strongest in each document of a batch."""
+    document = batch.document.cpu()
+    _, local = document.unique_consecutive(return_inverse=True)
+    runs = document_runs(firings, local)
+    first, latent = runs.first.numpy(), runs.latent.numpy()
+    order = firings.by_latent
+    token, value = firings.token[order].numpy(), firings.value[order].numpy()
+    if not len(first):
+        return Peaks.empty()
+    peak = np.maximum.reduceat(value, first)
+    length = np.diff(first, append=len(value))
+    position = batch.position.cpu().numpy().astype(np.int64)
+    elsewhere = np.iinfo(np.int64).max
+    places = np.where(value == np.repeat(peak, length), position[token], elsewhere)
+    peak = peak.astype(np.float64)
+    return Peaks(
+        latent,
+        document.numpy().astype(np.int64)[token[first]],
+        np.minimum.reduceat(places, first),
+        peak,
+        peak,
+    )

@@ -21,6 +21,10 @@ LABELS = ("new", "lost", "rotated", "rescaled", "reweighted", "shared", "undeter
 # The id of a token where activations came without their text; a row number is its display text.
 UNKNOWN_TOKEN = -1
 
+SAME_DIRECTION = 0.7
+"""Two directions are the same above this cosine, in `seed_stability` (decoder rows, all models side by side) and for
+`difference_cosine`. Seeds of one recipe agree far above it or far below; the field's studies put it between 0.7 and 0.9."""
+
 # The leanest set that report and page stand on; further columns are shown as they come.
 FEATURE_COLUMNS = (
     "latent",

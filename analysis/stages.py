@@ -26,22 +26,19 @@ from crosscoder.storage import load_crosscoder
 from crosscoder.tracking import WandbRun, wandb_run
 
 from . import logit_lens
-from .examples import RowFinder, choose, examples_table
+from .controls import read_controls
+from .examples import choose, examples_table
+from .false_discovery import candidacy
 from .features import Features, make_features
+from .held_out_pass import Pass, PassAccumulator, batches_for
 from .observers import Observer, observer_for
-from .peaks import PeakAccumulator, Peaks
+from .plain_difference import describe_difference
 from .sentences import Facts, explain
-from .statistics import Statistics, StatisticsAccumulator
 from .summary import make_histograms, make_summary
 from .token_context import DocumentContext, RowContext, TokenContext
 
 logger = logging.getLogger(__name__)
 
-# A dense code of one batch has at most this many entries.
-_BATCH_ENTRIES = 2**24
-_MAX_BATCH = 4096
-# Documents sampled for each quantile example, so that their quantiles are of many peaks.
-_SAMPLED_PER_EXAMPLE = 8
 _TABLED = 25
 
 
@@ -51,15 +48,6 @@ class Material(NamedTuple):
     reader: ActivationReader
     context: TokenContext
     pair: ModelPair | None
-
-
-class Pass(NamedTuple):
-    """What one pass over the held-out tokens yields."""
-
-    statistics: Statistics
-    top: Peaks
-    sample: Peaks
-    finder: RowFinder
 
 
 def analyze(folder: RunFolder, config: RunConfig) -> None:
@@ -73,17 +61,25 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with wandb_run(folder, config) as wandb, folder.stage("analyze") as stage:
-        crosscoder = load_crosscoder(folder.crosscoder, _device(config))
+        device = _device(config)
+        crosscoder = load_crosscoder(folder.crosscoder, device)
         material = open_material(folder, config)
         if not material.reader.n_tokens:
             raise DataError("activations: no held-out token is left to analyze; give more text")
         observer = observer_for(crosscoder, material.reader.d_models, config.crosscoder.reads)
         seen = read_through(material, observer, config)
-        features = make_features(observer, seen.statistics, config.analysis, config.seed)
+        controls = read_controls(folder, config, material.reader, material.context, device)
+        nulls = [candidacy(null.features.columns, config.analysis.rule) for null in controls.nulls]
+        features = make_features(observer, seen.statistics, config.analysis, config.seed, nulls)
+        features.columns.update(controls.columns(observer))
         logits = _logits(material, observer, seen, config)
         _write_examples(folder, material, observer, seen, config)
         table = features.table(_explanations(material, observer, seen, features, logits))
-        summary = make_summary(observer, seen.statistics, features, config, folder.read_manifest())
+        summary = make_summary(observer, seen.statistics, features, config, folder.read_manifest(), controls)
+        summary["plain_difference"] = _plain_difference(material, seen)
+        summary["difference_components"] = (
+            {} if seen.difference is None else seen.difference.explained_by_components()
+        )
         _write_parquet(folder.logits, logits)
         _write_parquet(folder.features, table)
         write_atomic(folder.analysis / "histograms.json", json.dumps(make_histograms(seen.statistics)) + "\n")
@@ -122,21 +118,12 @@ def open_material(folder: RunFolder, config: RunConfig) -> Material:
 
 def read_through(material: Material, observer: Observer, config: RunConfig) -> Pass:
     """One pass over all held-out tokens."""
-    settings = config.analysis
-    statistics = StatisticsAccumulator(observer, material.context, settings.bootstrap_blocks, config.seed)
-    peaks = PeakAccumulator(
-        settings.top_examples, settings.quantile_examples * _SAMPLED_PER_EXAMPLE, config.seed
-    )
-    finder = RowFinder()
-    size = max(1, min(_MAX_BATCH, _BATCH_ENTRIES // observer.n_latents))
+    gathered = PassAccumulator(observer, material.context, config.analysis, config.seed)
     with tqdm(total=material.reader.n_tokens, desc="analyze", unit=" tokens", unit_scale=True) as bar:
-        for batch in material.reader.batches(size):
-            observation = observer.observe(batch.values)
-            statistics.update(batch, observation)
-            peaks.update(batch, observation.firings)
-            finder.update(batch)
+        for batch in batches_for(observer, material.reader):
+            gathered.update(batch)
             bar.update(len(batch.values))
-    return Pass(statistics.result(), peaks.top, peaks.sample, finder)
+    return gathered.result()
 
 
 def _write_examples(
@@ -173,6 +160,13 @@ def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfi
             material.context.vocabulary,
             bar.update,
         )
+
+
+def _plain_difference(material: Material, seen: Pass) -> list[dict[str, object]]:
+    if seen.difference is None:
+        return []
+    vocabulary = material.context.vocabulary if isinstance(material.context, DocumentContext) else ()
+    return describe_difference(seen.difference, material.pair, vocabulary)
 
 
 def _explanations(

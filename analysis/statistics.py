@@ -13,10 +13,12 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from crosscoder.activations import ActivationBatch, split_models
-from crosscoder.metrics import ReconstructionMeter, VarianceExplained
+from crosscoder.activations import ActivationBatch, have_difference, split_models
+from crosscoder.firings import Firings
+from crosscoder.metrics import ReconstructionMeter, row_chunks
+from crosscoder.reading import MODEL_NAMES
 
-from .firings import Firings
+from .document_runs import document_runs
 from .hashing import block_of
 from .histograms import ActivationHistograms
 from .observers import Observation, Observer
@@ -83,22 +85,24 @@ class StatisticsAccumulator:
         axis = observer.crosscoder.config.d_models if observer.reads == "difference" else observer.d_models
         self.meter = ReconstructionMeter(axis, n_latents)
         self.similarity = _Similarity(observer.d_models)
+        self._shift_bias = observer.shift_bias().double() if observer.comparable else None
         self._open_document = -1
         self._fired_in_open = torch.zeros(n_latents, dtype=torch.bool)
 
     def update(self, batch: ActivationBatch, observation: Observation) -> None:
         """Add some tokens; `observation` is what the observer makes of `batch`."""
-        firings = observation.firings
+        firings = observation.codes.firings.cpu()
         block = torch.from_numpy(
             block_of(batch.document.cpu().numpy().astype(np.int64), self.n_blocks, self.seed)
         )
         self.n_tokens += len(batch.values)
-        self._add_sums(observation, block)
-        self._add_totals(batch, observation, block)
+        self._add_firings(firings, observation.codes.per_model, block)
+        self._add_products(observation, block)
+        self._add_totals(observation, block)
         self._add_counts(batch, firings)
         self._add_documents(batch, firings)
         self.histograms.update(firings)
-        self.meter.update(observation.actual, observation.rebuilt, observation.codes.latents)
+        self.meter.update(observation.actual, observation.rebuilt, firings)
         self.similarity.update(batch.values)
 
     def result(self) -> Statistics:
@@ -131,38 +135,41 @@ class StatisticsAccumulator:
             means=self.similarity.means(),
         )
 
-    def _add_sums(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
-        firings = observation.firings
-        place = (block[firings.token.cpu()] * self.observer.n_latents + firings.latent.cpu()).cpu()
+    def _add_firings(
+        self, firings: Firings, per_model: tuple[Firings, Firings] | None, block: Int64[Tensor, " token"]
+    ) -> None:
+        place = block[firings.token] * self.observer.n_latents + firings.latent
         self._sum("fired", place, torch.ones_like(firings.value))
         self._sum("activation", place, firings.value)
         self._sum("square", place, firings.value.double().square())
+        if per_model is not None:
+            for name, code in zip(MODEL_NAMES, per_model, strict=True):
+                self._sum(f"fired/{name}", place, (code.value > 0).double())
+
+    def _add_products(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
+        # By latent, so that a latent's direction is read once for all its tokens.
+        weights = observation.weights.transposed()
+        value = weights.value.double()
+        place = block[weights.latent.cpu()] * self.observer.n_latents + weights.token.cpu()
         for product in observation.products:
-            weight = product.weights[firings.token, firings.latent]
-            self._sum(
-                product.name, place, weight.double() * firings.products(product.directions, product.targets)
-            )
-        if observation.codes.per_model is not None:
-            for name, code in zip(("reference", "intervened"), observation.codes.per_model, strict=True):
-                self._sum(f"fired/{name}", place, (code[firings.token, firings.latent] > 0).double())
+            self._sum(product.name, place, value * weights.products(product.targets, product.directions))
 
     def _sum(self, name: str, place: Int64[Tensor, " firing"], value: Float[Tensor, " firing"]) -> None:
         if name not in self.sums:
             self.sums[name] = torch.zeros(self.n_blocks * self.observer.n_latents, dtype=torch.float64)
         self.sums[name].index_add_(0, place, value.double().cpu())
 
-    def _add_totals(
-        self, batch: ActivationBatch, observation: Observation, block: Int64[Tensor, " token"]
-    ) -> None:
-        quantities = {"tokens": torch.ones(len(batch.values), dtype=torch.float64)}
-        if self.observer.comparable:
-            reference, intervened = split_models(batch.values.double(), self.observer.d_models)
-            shift = intervened - reference
-            quantities["shift/square"] = shift.square().sum(dim=1)
-            quantities["shift/bias"] = shift @ self.observer.shift_bias().double().cpu()
-            quantities["shift/error"] = (shift * self.observer.shift_error(observation).double().cpu()).sum(
-                dim=1
-            )
+    def _add_totals(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
+        quantities = {"tokens": torch.ones(len(block), dtype=torch.float64)}
+        if self._shift_bias is not None:
+            parts = []
+            for rows, rebuilt in row_chunks(observation.actual, observation.rebuilt):
+                rows = rows.double()
+                shift, error = self.observer.shift_of(rows), self.observer.shift_of(rows - rebuilt.double())
+                bias = shift @ self._shift_bias
+                parts.append(torch.stack([shift.square().sum(dim=1), bias, (shift * error).sum(dim=1)]))
+            names = ("shift/square", "shift/bias", "shift/error")
+            quantities |= dict(zip(names, torch.cat(parts, dim=1), strict=True))
         for name, value in quantities.items():
             if name not in self.totals:
                 self.totals[name] = torch.zeros(self.n_blocks, dtype=torch.float64)
@@ -172,32 +179,30 @@ class StatisticsAccumulator:
         source = self.context.source_of(batch.document.cpu())
         n_sources, n_latents = self.by_source.shape
         self.source_tokens += torch.bincount(source, minlength=n_sources)
-        place = source[firings.token.cpu()] * n_latents + firings.latent.cpu()
+        place = source[firings.token] * n_latents + firings.latent
         self.by_source += torch.bincount(place, minlength=n_sources * n_latents).view(n_sources, n_latents)
         if self.template is not None:
-            on_template = self.context.template_at(batch.document.cpu(), batch.position.cpu())[
-                firings.token.cpu()
-            ]
-            self.template += torch.bincount(firings.latent.cpu()[on_template], minlength=n_latents)
+            on_template = self.context.template_at(batch.document.cpu(), batch.position.cpu())
+            self.template += torch.bincount(firings.latent[on_template[firings.token]], minlength=n_latents)
 
     def _add_documents(self, batch: ActivationBatch, firings: Firings) -> None:
         """Count each pair of document and latent once, though a document may go on in the next batch."""
         names, local = torch.unique_consecutive(batch.document.cpu(), return_inverse=True)
-        fired = torch.zeros(len(names), self.observer.n_latents, dtype=torch.bool)
-        fired[local[firings.token.cpu()], firings.latent.cpu()] = True
-        self.documents += fired.sum(dim=0)
+        runs = document_runs(firings, local)
+        self.documents += torch.bincount(runs.latent, minlength=len(self.documents))
         continues = int(names[0]) == self._open_document
         if continues:
-            self.documents -= (fired[0] & self._fired_in_open).long()
+            in_first = runs.latent[runs.document == 0]
+            self.documents[in_first] -= self._fired_in_open[in_first].long()
         fresh = names[1:] if continues else names
         self.n_documents += len(fresh)
         self.source_documents += torch.bincount(
             self.context.source_of(fresh), minlength=len(self.source_documents)
         )
-        carry = (
-            self._fired_in_open if continues and len(names) == 1 else torch.zeros_like(self._fired_in_open)
-        )
-        self._open_document, self._fired_in_open = int(names[-1]), fired[-1] | carry
+        if not continues or len(names) > 1:
+            self._fired_in_open = torch.zeros_like(self._fired_in_open)
+        self._open_document = int(names[-1])
+        self._fired_in_open[runs.latent[runs.document == len(names) - 1]] = True
 
 
 class _Similarity:
@@ -205,27 +210,29 @@ class _Similarity:
 
     def __init__(self, d_models: tuple[int, ...]) -> None:
         self.d_models = d_models
-        self.comparable = len(d_models) == 2 and d_models[0] == d_models[1]
+        self.comparable = have_difference(d_models)
         self.count = 0
         self.total = [torch.zeros(d_model, dtype=torch.float64) for d_model in d_models]
-        self.reference = VarianceExplained()
+        self.square = 0.0
         self.difference = 0.0
         self.cosines = 0.0
 
     def update(self, values: Float[Tensor, "token width"]) -> None:
-        parts = [part.double() for part in split_models(values.cpu(), self.d_models)]
-        self.count += len(values)
-        self.total = [total + part.sum(dim=0) for total, part in zip(self.total, parts, strict=True)]
-        self.reference.update(parts[0], parts[0])
-        if self.comparable:
-            self.difference += float((parts[1] - parts[0]).square().sum())
-            self.cosines += float(torch.cosine_similarity(parts[0], parts[1], dim=1).sum())
+        for (rows,) in row_chunks(values):
+            parts = split_models(rows.double(), self.d_models)
+            self.count += len(rows)
+            for total, part in zip(self.total, parts, strict=True):
+                total += part.sum(dim=0).cpu()
+            self.square += float(parts[0].square().sum())
+            if self.comparable:
+                self.difference += float((parts[1] - parts[0]).square().sum())
+                self.cosines += float(torch.cosine_similarity(parts[0], parts[1], dim=1).sum())
 
     def cosine(self) -> float | None:
         return self.cosines / self.count if self.comparable and self.count else None
 
     def relative_difference(self) -> float | None:
-        variance = self.reference.square - float(self.total[0].square().sum()) / max(self.count, 1)
+        variance = self.square - float(self.total[0].square().sum()) / max(self.count, 1)
         return self.difference / variance if self.comparable and variance > 0 else None
 
     def means(self) -> tuple[Float64[Tensor, " _"], ...]:

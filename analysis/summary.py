@@ -1,14 +1,18 @@
 """The summary of an analysis: what was compared, how well the dictionary rebuilds it, and how many latents of each label."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from crosscoder.config import BatchTopK, FileActivations, RunConfig, TopK
+from crosscoder.config import BatchTopK, FileActivations, LabelRule, RunConfig, TopK
 
+from .controls import Controls, Reference
+from .false_discovery import candidacy, q_values
 from .features import Features
-from .labels import LABELS
+from .label_counts import limit_curves
+from .labels import LABELS, Label, decide_labels
 from .observers import Observer
 from .statistics import Statistics
 
@@ -22,12 +26,14 @@ def make_summary(
     features: Features,
     config: RunConfig,
     manifest: dict[str, Any],
+    controls: Controls,
 ) -> dict[str, Any]:
     """summary.json; every number a plain JSON value, null where it does not exist."""
     columns = features.columns
     alive = columns["n_tokens"] > 0
     counts = Counter(features.labels)
     sparsity = config.crosscoder.sparsity
+    expected = expected_false(config.analysis.rule, controls.nulls)
     return {
         "schema_version": SCHEMA_VERSION,
         "reads": observer.reads,
@@ -52,9 +58,16 @@ def make_summary(
         "cosine": statistics.cosine,
         "ce": manifest.get("evaluation", {}).get("ce"),
         "counts": {
-            label: {"count": counts[label], "low": None, "high": None, "expected_false": None}
+            label: {
+                "count": counts[label],
+                "low": features.count_intervals[label].low if label in features.count_intervals else None,
+                "high": features.count_intervals[label].high if label in features.count_intervals else None,
+                "expected_false": expected.get(label),
+            }
             for label in LABELS
         },
+        "controls": controls.summary(),
+        "limits": _limits(features, config.analysis.rule, controls),
         "shift": _shift(statistics),
         "relative_norm_histogram": _histogram(columns.get("relative_norm"), alive, (0.0, 1.0)),
         "cosine_histogram": _histogram(columns.get("decoder_cosine"), alive, (-1.0, 1.0)),
@@ -66,6 +79,45 @@ def make_summary(
             "histograms": "histograms.json",
         },
     }
+
+
+def expected_false(rule: LabelRule, nulls: Sequence[Reference]) -> dict[Label, float]:
+    """Mean number of new and of lost latents in the nulls, by the rule; empty without nulls."""
+    found = [
+        decide_labels(null.features.evidence, rule) for null in nulls if null.features.evidence is not None
+    ]
+    sides: tuple[Label, ...] = ("new", "lost")
+    return {
+        side: float(np.mean([(labels == LABELS.index(side)).sum() for labels in found]))
+        for side in sides
+        if found
+    }
+
+
+def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dict[str, Any]] | None:
+    """How many latents are new and lost, and would be in the nulls, as each limit of the rule moves alone; None where no rule is."""
+    evidence = features.evidence
+    if evidence is None:
+        return None
+
+    def count(moved: LabelRule) -> np.ndarray:
+        nulls = [candidacy(null.features.columns, moved) for null in controls.nulls]
+        return decide_labels(
+            evidence._replace(q_value=q_values(candidacy(features.columns, moved), nulls)), moved
+        )
+
+    return [
+        curve._asdict()
+        | {
+            "expected_false": [
+                sum(expected_false(rule.model_copy(update={curve.limit: value}), controls.nulls).values())
+                for value in curve.values
+            ]
+            if controls.nulls
+            else None
+        }
+        for curve in limit_curves(rule, count)
+    ]
 
 
 def make_histograms(statistics: Statistics) -> dict[str, Any]:

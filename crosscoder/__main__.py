@@ -4,22 +4,21 @@ The only file that knows all three packages. It imports them when a verb needs t
 """
 
 import functools
-import importlib.util
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Literal
 
 import typer
 
 from .config import RunConfig
 from .errors import ConfigError, CrosscoderError
-from .folder import WITHOUT_EFFECT, RunFolder
+from .folder import WITHOUT_EFFECT, RunFolder, write_atomic
 from .settings import load_config, with_overrides
+from .together import bench_analysis, choose_k, module, train_and_analyze
 
 app = typer.Typer(
     name="crosscoder",
@@ -48,7 +47,11 @@ def main() -> None:
     app(prog_name="crosscoder")
 
 
-def _verb(function: Callable[..., None]) -> Callable[..., None]:
+evaluate = typer.Typer(help="Score methods where the truth is known.", no_args_is_help=True)
+app.add_typer(evaluate, name="evaluate")
+
+
+def _verb(function: Callable[..., None], of: typer.Typer = app) -> Callable[..., None]:
     """Make `function` a verb: what a user can mend is one line and exit code 2, an interrupt is one line and 130."""
 
     @functools.wraps(function)
@@ -64,7 +67,7 @@ def _verb(function: Callable[..., None]) -> Callable[..., None]:
             )
             raise typer.Exit(130) from None
 
-    return app.command(name=function.__name__)(guarded)
+    return of.command(name=function.__name__)(guarded)
 
 
 # --- the verbs --------------------------------------------------------------------------------------------------------
@@ -83,11 +86,11 @@ def demo(
     ] = False,
 ) -> None:
     """The whole story on the embedded pair of models."""
-    overrides = list(words or ())
-    folder = Path(overrides.pop(0)) if overrides and "=" not in overrides[0] else Path("runs/demo")
+    place, overrides = _first_word(words, "runs/demo")
+    folder = Path(place)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {str(folder)!r} is a file; name a folder")
-    config, note = _module("crosscoder.embedded.demo").demo_config(folder, toy=toy)
+    config, note = module("crosscoder.embedded.demo").demo_config(folder, toy=toy)
     print(note)
     _run(with_overrides(config, overrides))
 
@@ -102,7 +105,7 @@ def run(target: Target, overrides: Overrides = None) -> None:
 def harvest(target: Target, overrides: Overrides = None) -> None:
     """Activations of both models to disk."""
     config = _settings(target, overrides)
-    _module("training.stages").harvest(config)
+    module("training.stages").harvest(config)
     _told("activations", RunFolder(config.output).activations)
 
 
@@ -110,8 +113,32 @@ def harvest(target: Target, overrides: Overrides = None) -> None:
 def train(target: Target, overrides: Overrides = None) -> None:
     """The dictionary; continues an interrupted run."""
     config = _settings(target, overrides)
-    _module("training.stages").train(config)
+    module("training.stages").train(config)
     _told("dictionary", RunFolder(config.output).crosscoder)
+
+
+@_verb
+def sweep(
+    target: Target,
+    overrides: Overrides = None,
+    k: Annotated[
+        str | None,
+        typer.Option(help="latents that fire, e.g. 16,24,32; else from half to three times the configured k"),
+    ] = None,
+    latents: Annotated[
+        str | None, typer.Option(help="sizes of the dictionary, e.g. 2048,4096; else the configured one")
+    ] = None,
+) -> None:
+    """Several k; chooses the smallest that explains the difference."""
+    ks, widths = _numbers("--k", k, "16,24,32"), _numbers("--latents", latents, "2048,4096")
+    config = _settings(target, overrides)
+    found = module("training.stages").sweep(config, ks, widths)
+    for point in found.points:
+        chosen = "  <- the smallest on the plateau" if point == found.chosen else ""
+        print(
+            f"{point.n_latents} latents, k {point.k:<6} {100 * point.explained:5.1f} % of the difference explained{chosen}"
+        )
+    _told("sweep", config.output / "sweep" / "sweep.json")
 
 
 @_verb
@@ -120,7 +147,7 @@ def analyze(target: Target, overrides: Overrides = None) -> None:
     config = _settings(target, overrides)
     RunFolder.open(config.output)
     folder = RunFolder.create(config.output, config)
-    _module("analysis.stages").analyze(folder, config)
+    module("analysis.stages").analyze(folder, config)
     _told("features", folder.features)
 
 
@@ -128,7 +155,7 @@ def analyze(target: Target, overrides: Overrides = None) -> None:
 def report(target: Target, overrides: Overrides = None) -> None:
     """What changed in words, with the evidence beside each claim."""
     folder = _finished_run(target, overrides)
-    _module("analysis.stages").report(folder)
+    module("analysis.stages").report(folder)
     _told("report", folder.report)
 
 
@@ -141,7 +168,7 @@ def browse(
 ) -> None:
     """The page to look at; opens from disk, offline."""
     folder = _finished_run(target, overrides)
-    _told("page", _module("analysis.stages").browse(folder))
+    _told("page", module("analysis.stages").browse(folder))
     if serve:
         _serve(folder.browser, port)
 
@@ -149,7 +176,7 @@ def browse(
 @_verb
 def doctor(target: Target, overrides: Overrides = None) -> None:
     """Check models, hookpoint, memory and disk beforehand."""
-    print(_module("training.stages").doctor(_settings(target, overrides)))
+    print(module("training.stages").doctor(_settings(target, overrides)))
 
 
 @_verb
@@ -160,7 +187,7 @@ def export(
 ) -> None:
     """The dictionary in another tool's format, under RUN/exports."""
     folder = _finished_run(target, overrides)
-    storage = _module("crosscoder.storage")
+    storage = module("crosscoder.storage")
     made_from = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
     metadata = {
         "model_name": " | ".join(str(side["model"]) for side in made_from.values() if isinstance(side, dict)),
@@ -169,8 +196,88 @@ def export(
         ),
     }
     place = folder.path / "exports" / to
-    _module("crosscoder.saelens").export_saelens(storage.load_crosscoder(folder.crosscoder), place, metadata)
+    module("crosscoder.saelens").export_saelens(storage.load_crosscoder(folder.crosscoder), place, metadata)
     _told(to, place)
+
+
+@_verb
+def bench(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WHAT KEY=VALUE",
+            help="step, growth, harvest, shards, analysis or all (the default), and settings, e.g. shape.k=32",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="a JSON file for the figures")] = None,
+    log: Annotated[
+        Path | None, typer.Option("--log", help="a log to append a dated section to, e.g. docs/benchmarks.md")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="a PNG file for the plot of `growth`")] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", help="rounds that count (7)")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="say of `step` where its time goes, by its stages")
+    ] = False,
+    toy: Annotated[
+        bool, typer.Option("--toy", help="the toy pair alone, even where the real one is installed")
+    ] = False,
+) -> None:
+    """How fast it is here: every part beside a reference of the same process."""
+    what, overrides = _first_word(words, "all")
+    if repeats is not None:
+        overrides.append(f"repeats={repeats}")
+    settings = module("training.bench.settings")
+    chosen = settings.chosen_benchmarks(what)
+    config = with_overrides(settings.BenchConfig(), overrides)
+    timing, stages = module("crosscoder.timing"), module("training.bench.stages")
+    if log is not None:
+        timing.require_log(log)
+    device = stages.prepare(config, plot if "growth" in chosen else None)
+    record = timing.Log(shlex.join(["crosscoder", *sys.argv[1:]]), timing.machine(device))
+    for name in chosen:
+        tables = (
+            bench_analysis(config, device, toy)
+            if name == "analysis"
+            else stages.measure(name, config, toy=toy, profile=profile, plot=plot)
+        )
+        for table in tables:
+            print(table.markdown(), flush=True)
+            record.figures.append(table)
+    if output is not None:
+        write_atomic(output, record.json())
+        _told("figures", output)
+    if log is not None:
+        record.append_to(log)
+        _told("log", log)
+
+
+@functools.partial(_verb, of=evaluate)
+def planted(
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="folder of the results")],
+    overrides: Overrides = None,
+    regimes: Annotated[str, typer.Option(help="what is planted, separated by commas")] = "standard,rare",
+    methods: Annotated[str, typer.Option(help="how it is looked for")] = "batch_topk",
+    k: Annotated[
+        str, typer.Option(help="latents that fire: sweep, numbers, true, or multiples such as 1.5x")
+    ] = "sweep",
+    seeds: Annotated[int, typer.Option(min=1, help="pairs of each regime")] = 5,
+    restarts: Annotated[int, typer.Option(min=1, help="trainings of each pair")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="cases side by side")] = 2,
+) -> None:
+    """Pairs of made-up models whose every difference is known; what each method finds of them."""
+    cases = module("crosscoder.planted.cases").plan(
+        *(words.split(",") for words in (regimes, methods, k)), range(seeds), restarts
+    )
+    module("crosscoder.planted.benchmark").evaluate_planted(
+        cases,
+        train_and_analyze,
+        module("analysis.planted_scores").score_run,
+        output,
+        choose=choose_k,
+        overrides=overrides or (),
+        workers=workers,
+    )
+    _told("results", output / "results.md")
 
 
 # --- behind them ------------------------------------------------------------------------------------------------------
@@ -179,16 +286,33 @@ def export(
 def _run(config: RunConfig) -> None:
     folder = RunFolder.create(config.output, config)
     # One wandb run for all stages; training harvests first by itself.
-    with _module("crosscoder.tracking").wandb_run(folder, config):
-        _module("training.stages").train(config)
+    with module("crosscoder.tracking").wandb_run(folder, config):
+        module("training.stages").train(config)
         _told("metrics", folder.metrics)
         _told("dictionary", folder.crosscoder)
-        analysis = _module("analysis.stages")
+        analysis = module("analysis.stages")
         analysis.analyze(folder, config)
         _told("features", folder.features)
     analysis.report(folder)
     _told("report", folder.report)
     _told("page", analysis.browse(folder))
+
+
+def _numbers(name: str, words: str | None, example: str) -> list[int]:
+    """Whole numbers above 0, separated by commas; none where nothing was given."""
+    try:
+        numbers = [int(word) for word in words.split(",")] if words else []
+    except ValueError:
+        raise ConfigError(f"{name}: {words!r} is not a list of numbers; give e.g. {example}") from None
+    if any(number < 1 for number in numbers):
+        raise ConfigError(f"{name}: {words!r} holds a number below 1; give e.g. {example}")
+    return numbers
+
+
+def _first_word(words: list[str] | None, default: str) -> tuple[str, list[str]]:
+    """The word before all settings, where there is one, and the settings."""
+    first, *others = words or [default]
+    return (default, [first, *others]) if "=" in first else (first, others)
 
 
 def _told(what: str, path: Path) -> None:
@@ -212,24 +336,6 @@ def _finished_run(target: Path, overrides: list[str] | None) -> RunFolder:
     folder = RunFolder.open(config.output)
     folder.require_same(config, WITHOUT_EFFECT)
     return folder
-
-
-def _module(name: str) -> ModuleType:
-    """Import a module of this project, never a namesake from the working directory."""
-    package = name.partition(".")[0]
-    ours = Path(__file__).resolve().parent.parent / package
-    spec = importlib.util.find_spec(package)
-    places = (
-        [] if spec is None else [Path(place).resolve() for place in spec.submodule_search_locations or ()]
-    )
-    if ours not in places[:1]:
-        origin = spec.origin if spec is not None else None
-        found = origin or (str(places[0]) if places else "nothing")
-        raise CrosscoderError(
-            f"{package}: Python finds {found}, expected {ours}; "
-            "use the console command `crosscoder`, or run from another folder"
-        )
-    return import_module(name)
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -46,6 +46,11 @@ class ActivationReader(Protocol):
         ...
 
 
+def have_difference(d_models: Sequence[int]) -> bool:
+    """Whether these are two models of equal width, so that intervened - reference exists."""
+    return len(d_models) == 2 and d_models[0] == d_models[1]
+
+
 def join_models(activations: Tensor | Sequence[Tensor]) -> Float[Tensor, "token width"]:
     """Lay the models side by side: from `[token, model, d_model]`, or from one `[token, d_model]` for each model.
 

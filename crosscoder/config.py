@@ -200,12 +200,19 @@ class CrosscoderConfig(Settings):
     model_names: tuple[str, ...] = Field(description="names on the model axis, e.g. reference, intervened")
     n_latents: Count = Field(description="size of the dictionary")
     sparsity: SparsityConfig
+    n_exclusive: int = Field(default=0, ge=0, description="latents of each model that see and write it alone")
+    n_tied: int = Field(default=0, ge=0, description="latents with one decoder direction for all models")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(self.model_names) != len(self.d_models):
             raise ValueError(f"{len(self.model_names)} model_names for {len(self.d_models)} d_models")
         _check_k(self.sparsity, self.n_latents)
+        bound = self.n_exclusive * len(self.d_models) + self.n_tied
+        if bound > self.n_latents:
+            raise ValueError(f"{bound} exclusive and tied latents, but there are only {self.n_latents}")
+        if self.n_tied and len(set(self.d_models)) > 1:
+            raise ValueError(f"tied latents need models of equal width, found {self.d_models}")
         return self
 
     @property
@@ -225,10 +232,31 @@ class DictionaryConfig(Settings):
     n_latents: Count = Field(default=4096, description="size of the dictionary")
     sparsity: SparsityConfig = Field(default=BatchTopK(k=32), description="what keeps the code sparse")
     decoder_norm: PositiveFloat = Field(default=1.0, description="norm of a fresh decoder row, per model")
+    exclusive: Share = Field(
+        default=0.0,
+        description="share of the latents, for each model, that see and write it alone (Jiralerspong & Bricken 2026)",
+    )
+    tied: Share = Field(
+        default=0.0,
+        description="share of the latents with one decoder direction for both models (Anthropic 2025, designated shared)",
+    )
+    nested: tuple[Share, ...] = Field(
+        default=(),
+        description="shares of the latents that have to rebuild the activations alone as well, e.g. [0.06, 0.25] "
+        "(Matryoshka: Bussmann et al. 2025)",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         _check_k(self.sparsity, self.n_latents)
+        if self.reads != "paired" and (self.exclusive or self.tied):
+            raise ValueError(f"exclusive and tied latents need reads: paired, found {self.reads!r}")
+        if 2 * self.exclusive + self.tied > 1:
+            raise ValueError(
+                f"exclusive {self.exclusive:g} for each of two models and tied {self.tied:g} are more than all latents"
+            )
+        if list(self.nested) != sorted(set(self.nested)) or not all(0 < share < 1 for share in self.nested):
+            raise ValueError(f"nested shares must rise between 0 and 1, found {list(self.nested)}")
         return self
 
 
@@ -267,9 +295,19 @@ class TrainingConfig(Settings):
     )
     gradient_clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     auxiliary: AuxiliaryConfig = Field(default=AuxiliaryConfig(), description="revival of dead latents")
+    difference_weight: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description="weight of the error of intervened - reference beside those of the models (Kassem et al. 2026); none: 3 for a "
+        "crosscoder on two models of equal width, otherwise 0",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="of the matrix products; weights stay float32. auto: bfloat16 where the hardware has units for it",
+    )
+    step: Literal["auto", "dense", "sparse"] = Field(
+        default="auto",
+        description="dense: matrix products of the whole code; sparse: the encoder's product, then only the latents that "
+        "fire; auto: the faster one, by a rule that `crosscoder bench` measured",
     )
     device: Device = Field(default="auto", description="where the dictionary is trained")
     log_every: Count = Field(default=20, description="steps between two lines of metrics")
@@ -288,7 +326,7 @@ class LabelRule(Settings):
     """The rule behind every label. Norms alone never decide."""
 
     weak_norm: Share = Field(
-        default=0.2, description="new and lost: the weaker decoder norm is at most this share of the stronger"
+        default=0.5, description="new and lost: the weaker decoder norm is at most this share of the stronger"
     )
     nu_error: Share = Field(
         default=0.2, description="new and lost: upper bound on nu of the error (Minder et al. 2025)"
@@ -301,6 +339,10 @@ class LabelRule(Settings):
     shared_ratio: Share = Field(
         default=0.7,
         description="shared: weaker decoder norm at least this share of the stronger; rescaled: below it",
+    )
+    false_discovery_rate: Share = Field(
+        default=0.05,
+        description="new and lost: upper bound on the q-value; above it a latent stays undetermined",
     )
     min_documents: Count = Field(
         default=5, description="a latent seen in fewer held-out documents stays undetermined"
@@ -320,6 +362,46 @@ class AnalysisConfig(Settings):
     logit_tokens: Count = Field(default=12, description="tokens at each end of a logit table")
     bootstrap_samples: Count = Field(default=1000, description="resamples of documents behind every interval")
     bootstrap_blocks: Count = Field(default=64, description="groups of documents that are resampled together")
+
+
+class SurveyConfig(Settings):
+    """What the models differ in before any dictionary: whole forward passes of both over some held-out documents."""
+
+    documents: int = Field(default=48, ge=0, description="held-out documents that are read; 0 leaves it out")
+
+
+class ControlsConfig(Settings):
+    """Other dictionaries that a run's claims are measured against. All but `runs` are trained beside the run's own; each costs a
+    training, `identity` and `shuffled` a tenth of one."""
+
+    drift: bool = Field(
+        default=True,
+        description="a null: a pair that differs as much and in no feature; from it come the q-values and the number of false "
+        "labels to expect",
+    )
+    identity: bool = Field(
+        default=True,
+        description="the reference against itself: whether anything is found where nothing changed",
+    )
+    shuffled: bool = Field(
+        default=True,
+        description="tokens of one model beside other tokens of the other: whether everything is found where nothing is shared",
+    )
+    seeds: int = Field(
+        default=0,
+        ge=0,
+        description="further seeds, to see which latents are found again; 2 or more say something",
+    )
+    difference: bool = Field(
+        default=False,
+        description="a diff-SAE, to see which claimed directions another method finds, and one on a difference without structure, "
+        "to see whether to believe it",
+    )
+    runs: tuple[Path, ...] = Field(
+        default=(),
+        description="finished runs of the same recipe on pairs whose change carries nothing of interest (a benign fine-tuning): "
+        "nulls beside `drift`",
+    )
 
 
 class WandbConfig(Settings):
@@ -348,8 +430,12 @@ class RunConfig(Settings):
     activations: ActivationsConfig = Field(
         default=CachedActivations(), description="where activations come from"
     )
+    survey: SurveyConfig = Field(
+        default=SurveyConfig(), description="what is looked at before any dictionary"
+    )
     crosscoder: DictionaryConfig = Field(default=DictionaryConfig(), description="the dictionary")
     training: TrainingConfig = Field(default=TrainingConfig(), description="how it is trained")
+    controls: ControlsConfig = Field(default=ControlsConfig(), description="what claims are measured against")
     analysis: AnalysisConfig = Field(default=AnalysisConfig(), description="how it is read")
     wandb: WandbConfig = Field(default=WandbConfig(), description="Weights & Biases")
     seed: int = Field(default=0, ge=0, description="every random choice follows from it")
@@ -358,6 +444,15 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         from_files = isinstance(self.activations, FileActivations)
+        kind = self.crosscoder.sparsity.kind
+        if self.training.difference_weight and self.crosscoder.reads != "paired":
+            raise ValueError(
+                f"training.difference_weight needs crosscoder.reads: paired, found {self.crosscoder.reads!r}"
+            )
+        if self.training.step == "sparse" and kind not in ("batch_topk", "topk"):
+            raise ValueError(
+                f"training.step is 'sparse', but {kind} does not decide how many latents fire; use 'auto' or 'dense'"
+            )
         if from_files and (self.pair or self.text):
             raise ValueError("activations come from files, so pair and text have no effect; remove them")
         if not from_files and self.pair is None:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from .activations import join_models, split_models
 from .config import CrosscoderConfig
 from .errors import DataError
+from .firings import Firings
+from .selection import SAMPLED_TOKENS, SURPLUS, PreLatents, bounds_of, exceeded_on_average
 from .sparsity import BatchTopKSparsity, build_sparsity, threshold_for
 
 
@@ -40,7 +42,9 @@ class Crosscoder(nn.Module):
         self.config = config
         directions = fresh_directions(config, seed) * decoder_norm
         self.W_dec = nn.Parameter(directions)
-        self.W_enc = nn.Parameter(directions.T.clone())
+        # A latent's weights lie side by side in memory in both, so that a few latents can be read, and their gradients
+        # written, alone.
+        self.W_enc = nn.Parameter(directions.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
         self.b_dec = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("mean", torch.zeros(config.width))
@@ -48,6 +52,7 @@ class Crosscoder(nn.Module):
         # Scores are sums of decoder norms in training space; after folding, the rows are in raw space and this leads back.
         self.register_buffer("score_scale", torch.ones(len(config.d_models)))
         self.sparsity = build_sparsity(config.sparsity, config.n_latents)
+        self.constrain(self.W_dec.data, self.W_enc.data)
 
     # --- raw activations ----------------------------------------------------------------------------------------------
 
@@ -60,7 +65,14 @@ class Crosscoder(nn.Module):
         values = self._check(join_models(activations)).to(self.W_enc.dtype)
         return self.sparsity.infer(self.pre_latents(self.normalize(values)), self.score_norms())
 
-    def decode(self, latents: Float[Tensor, "token latent"]) -> Tensor | tuple[Tensor, ...]:
+    def firings(self, activations: Tensor | Sequence[Tensor]) -> Firings:
+        """What `encode` gives, without the zeros: the code is never held, and nothing can be trained through it."""
+        values = self._check(join_models(activations)).to(self.W_enc.dtype)
+        with torch.no_grad():
+            pre_latents = PreLatents(self.W_enc, self.b_enc, self.normalize(values))
+            return self.sparsity.infer_firings(pre_latents, self.score_norms())
+
+    def decode(self, latents: Float[Tensor, "token latent"] | Firings) -> Tensor | tuple[Tensor, ...]:
         """Activations rebuilt from the code: `[token, model, d_model]`, or a tuple of `[token, d_model]` where widths differ."""
         rebuilt = self.denormalize(self.rebuild(latents))
         if len(set(self.config.d_models)) == 1:
@@ -77,8 +89,10 @@ class Crosscoder(nn.Module):
         """Before the sparsity: x' W_enc + b_enc."""
         return normalized @ self.W_enc + self.b_enc
 
-    def rebuild(self, latents: Float[Tensor, "token latent"]) -> Float[Tensor, "token width"]:
+    def rebuild(self, latents: Float[Tensor, "token latent"] | Firings) -> Float[Tensor, "token width"]:
         """Normalized activations from the code: f W_dec + b_dec."""
+        if isinstance(latents, Firings):
+            return latents.weighted_sum(self.W_dec) + self.b_dec
         return latents @ self.W_dec + self.b_dec
 
     def normalize(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
@@ -119,12 +133,34 @@ class Crosscoder(nn.Module):
                 "activations: no tokens to set the threshold of BatchTopK on; give some training activations"
             )
         keep = round(self.sparsity.k * len(sample))
-        norms, best = self.score_norms(), []
-        for part in self._check(sample).split(chunk):
-            scores = self.pre_latents(self.normalize(part.to(self.W_enc.dtype))).relu() * norms
-            # A chunk cannot hold more than all of the largest, so keeping that many from each is exact.
-            best.append(scores.flatten().topk(min(scores.numel(), keep + 1), sorted=False).values)
-        self.sparsity.threshold.fill_(threshold_for(torch.cat(best), keep))
+        self.sparsity.threshold.fill_(
+            threshold_for(self._largest_scores(self._check(sample), keep + 1, chunk), keep)
+        )
+
+    def _largest_scores(
+        self, sample: Float[Tensor, "token width"], count: int, chunk: int
+    ) -> Float[Tensor, " score"]:
+        """At least the `count` largest scores of all tokens, zeros among them (all, where there are fewer)."""
+        norms = self.score_norms()
+        count = min(count, len(sample) * len(norms))
+
+        def pre_latents(rows: Float[Tensor, "row width"]) -> PreLatents:
+            return PreLatents(self.W_enc, self.b_enc, self.normalize(rows.to(self.W_enc.dtype)))
+
+        def scores(rows: Float[Tensor, "row width"], bound: float) -> Float[Tensor, " score"]:
+            entries = pre_latents(rows).above(bounds_of(bound, norms))
+            found = entries.value * norms[entries.latent]
+            return found[found > bound]
+
+        # A bound decides what is looked at, never what is found: where it leaves too few, the next is lower.
+        some = pre_latents(sample[:: max(1, len(sample) // SAMPLED_TOKENS)][:SAMPLED_TOKENS])
+        surplus = SURPLUS
+        while True:
+            bound = exceeded_on_average(some, norms, surplus * count / len(sample))
+            found = torch.cat([scores(rows, bound) for rows in sample.split(chunk)])
+            if len(found) >= count or bound == 0:
+                return nn.functional.pad(found, (0, max(0, count - len(found))))
+            surplus *= 2
 
     # --- geometry -----------------------------------------------------------------------------------------------------
 
@@ -159,6 +195,38 @@ class Crosscoder(nn.Module):
         folded.scale.fill_(1)
         folded.mean.zero_()
         return folded
+
+    # --- constraints --------------------------------------------------------------------------------------------------
+
+    def constrain(
+        self, decoder: Float[Tensor, "latent width"], encoder: Float[Tensor, "width latent"]
+    ) -> None:
+        """Bring weights or their gradients, in place, into the form that exclusive and tied latents have.
+
+        The first `n_exclusive` latents belong to the first model and see and write nothing else, the next to the second
+        model, and so on; then come `n_tied` latents with one direction for all models. An optimizer that treats every
+        weight alike keeps the form exactly: it is given equal gradients for equal weights and none for the others.
+        """
+        config = self.config
+        n_exclusive, n_tied = config.n_exclusive, config.n_tied
+        columns = torch.arange(config.width, device=decoder.device).split(list(config.d_models))
+        for model, own in enumerate(columns):
+            first = model * n_exclusive
+            for other in columns:
+                if n_exclusive and other is not own:
+                    decoder[first : first + n_exclusive, int(other[0]) : int(other[-1]) + 1] = 0
+                    encoder[int(other[0]) : int(other[-1]) + 1, first : first + n_exclusive] = 0
+        if n_tied:
+            first = len(columns) * n_exclusive
+            rows = decoder[first : first + n_tied].unflatten(1, (len(columns), config.d_models[0]))
+            rows.copy_(rows.mean(dim=1, keepdim=True).expand_as(rows))
+
+    def constrain_gradients(self) -> None:
+        """`constrain` the gradients of a backward pass, before an optimizer sees them."""
+        if self.config.n_exclusive or self.config.n_tied:
+            assert self.W_dec.grad is not None
+            assert self.W_enc.grad is not None
+            self.constrain(self.W_dec.grad, self.W_enc.grad)
 
     # ------------------------------------------------------------------------------------------------------------------
 

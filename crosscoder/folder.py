@@ -29,8 +29,8 @@ SCHEMA_VERSION = 1
 WITHOUT_EFFECT = ("output", "wandb", "threads", "training.log_every")
 """Settings that change no result: where it lies, what is logged, how many cores compute it."""
 
-READING = ("analysis",)
-"""Settings of how a dictionary is read: they change nothing that harvest and training make."""
+READING = ("analysis", "controls", "survey")
+"""Settings of how a dictionary is read and checked: they change nothing that harvest and training make of it."""
 
 _LIBRARIES = (
     "crosscoder", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "pydantic", "sae-lens", "safetensors", "tokenizers",
@@ -88,6 +88,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def survey(self) -> Path:
+        """What the models differ in before any dictionary."""
+        return self.path / "survey.json"
+
+    @property
     def crosscoder(self) -> Path:
         """Folder of the trained dictionary; loads alone."""
         return self.path / "crosscoder"
@@ -136,6 +141,11 @@ class RunFolder:
     def browser(self) -> Path:
         """Folder of the page, index.html."""
         return self.path / "browser"
+
+    @property
+    def drift(self) -> Path:
+        """The null pair that the control `drift` is trained on; in the control's own folder."""
+        return self.path / "drift.safetensors"
 
     @property
     def wandb(self) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import Cache
 
 Splice = Callable[[Float[Tensor, "document token d_model"]], Float[Tensor, "document token d_model"]]
 
@@ -18,9 +19,13 @@ def read_output(
     model: nn.Module,
     module: nn.Module,
     token_ids: Int[Tensor, "document token"],
-    attention_mask: Bool[Tensor, "document token"],
+    attention_mask: Bool[Tensor, "document past_and_token"],
+    past: Cache | None = None,
 ) -> Float[Tensor, "document token d_model"] | None:
-    """Output of `module` inside a forward pass of `model` that ends right after it; None where it is never reached."""
+    """Output of `module` inside a forward pass of `model` that ends right after it; None where it is never reached.
+
+    The pass continues the tokens whose keys and values `past` holds, and adds its own; the mask covers both.
+    """
     found: list[Tensor] = []
 
     def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -28,8 +33,9 @@ def read_output(
         raise _Stopped
 
     handle = module.register_forward_hook(stop)
+    options = {} if past is None else {"past_key_values": past, "use_cache": True}
     try:
-        forward(model, token_ids, attention_mask)
+        forward(model, token_ids, attention_mask, **options)
     except _Stopped:
         pass
     finally:
@@ -61,12 +67,17 @@ def splice_output(
 def forward(
     model: nn.Module,
     token_ids: Int[Tensor, "document token"],
-    attention_mask: Bool[Tensor, "document token"],
+    attention_mask: Bool[Tensor, "document past_and_token"],
     **options: Any,
 ) -> Any:
-    """One forward pass without gradients and without a cache. Not inference mode: its tensors could not be trained on."""
+    """One forward pass without gradients, and without a cache unless `options` ask for one.
+
+    Not inference mode: its tensors could not be trained on.
+    """
     with torch.no_grad():
-        return model(input_ids=token_ids, attention_mask=attention_mask.long(), use_cache=False, **options)
+        return model(
+            input_ids=token_ids, attention_mask=attention_mask.long(), **{"use_cache": False} | options
+        )
 
 
 def hidden(output: Any) -> Tensor:

@@ -8,14 +8,25 @@ with ȳ the mean of the evaluation set; never a mean of per-token ratios. The FV
 y = x^intervened - x^reference and ŷ = x̂^intervened - x̂^reference: it is what a diff stands on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from .activations import split_models
+from .activations import have_difference, split_models
+from .firings import Firings
+
+# Rows that are in float64 at a time. On a CPU their copies stay in the cache; whole batches would cost ten times as much.
+_ROWS = {"cpu": 64}
+_ROWS_ELSEWHERE = 8192
+
+
+def row_chunks(*tensors: Float[Tensor, "token _"]) -> Iterator[tuple[Tensor, ...]]:
+    """Views of a few rows at a time, the same of all tensors, for what needs copies of them in another precision."""
+    rows = min(_ROWS.get(tensor.device.type, _ROWS_ELSEWHERE) for tensor in tensors)
+    return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 @dataclass
@@ -29,9 +40,14 @@ class VarianceExplained:
 
     def update(self, actual: Float[Tensor, "token d_model"], rebuilt: Float[Tensor, "token d_model"]) -> None:
         """Add some tokens."""
-        actual, rebuilt = actual.double(), rebuilt.double()
+        for part, rebuilt_part in row_chunks(actual, rebuilt):
+            part = part.double()
+            self.add(part, part - rebuilt_part.double())
+
+    def add(self, actual: Float64[Tensor, "token d_model"], error: Float64[Tensor, "token d_model"]) -> None:
+        """Add some tokens by what is left out of them."""
         self.count += len(actual)
-        self.error += float((actual - rebuilt).square().sum())
+        self.error += float(error.square().sum())
         self.square += float(actual.square().sum())
         self.total = self.total.to(actual.device) + actual.sum(dim=0)
 
@@ -53,7 +69,7 @@ class ReconstructionMeter:
         self.d_models = tuple(d_models)
         self.per_model = [VarianceExplained() for _ in d_models]
         # Models of different width share no space, so their difference does not exist.
-        comparable = len(self.d_models) == 2 and self.d_models[0] == self.d_models[1]
+        comparable = have_difference(self.d_models)
         self.difference = VarianceExplained() if comparable else None
         self.fired = torch.zeros(n_latents, dtype=torch.int64)
         self.n_tokens = 0
@@ -62,18 +78,19 @@ class ReconstructionMeter:
         self,
         actual: Float[Tensor, "token width"],
         rebuilt: Float[Tensor, "token width"],
-        latents: Float[Tensor, "token latent"],
+        firings: Firings,
     ) -> None:
-        """Add some tokens; activations in raw units."""
-        parts, rebuilt_parts = split_models(actual, self.d_models), split_models(rebuilt, self.d_models)
-        for meter, part, rebuilt_part in zip(self.per_model, parts, rebuilt_parts, strict=True):
-            meter.update(part, rebuilt_part)
-        if self.difference is not None:
-            self.difference.update(
-                parts[1].double() - parts[0].double(), rebuilt_parts[1].double() - rebuilt_parts[0].double()
-            )
-        self.fired += (latents > 0).sum(dim=0).cpu()
-        self.n_tokens += len(latents)
+        """Add some tokens; activations in raw units, firings of what was encoded (of either model by itself, for two codes)."""
+        for rows, rebuilt_rows in row_chunks(actual, rebuilt):
+            rows = rows.double()
+            parts = split_models(rows, self.d_models)
+            errors = split_models(rows - rebuilt_rows.double(), self.d_models)
+            for meter, part, error in zip(self.per_model, parts, errors, strict=True):
+                meter.add(part, error)
+            if self.difference is not None:
+                self.difference.add(parts[1] - parts[0], errors[1] - errors[0])
+        self.fired += torch.bincount(firings.latent, minlength=len(self.fired)).cpu()
+        self.n_tokens += firings.shape[0]
 
     def l0(self) -> float:
         """Mean number of latents that fire on a token."""

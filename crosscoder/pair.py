@@ -2,16 +2,17 @@
 
 import copy
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
 
 from .config import AdapterSource, ModelSource, PairConfig
 from .device import resolve_device
@@ -28,11 +29,26 @@ from .loading import (
     load_tokenizer,
     vocabulary,
 )
+from .shared_layers import SharedLayers, find_shared_layers
 
 logger = logging.getLogger(__name__)
 
 # Rows of the unembedding that are turned to float32 at a time, so that a large vocabulary needs no copy of it all.
 _VOCABULARY_CHUNK = 32768
+
+# Tokens with which the documents of a trial pass begin.
+_TRIAL_PREFIX = 4
+
+# How much of its norm a token may change, in the median, where a prefix is continued. Rounding is some times smaller.
+_PREFIX_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+class FullPass(NamedTuple):
+    """What one model computes on some documents, beyond any hookpoint."""
+
+    logits: Float[Tensor, "document token vocabulary"]
+    hidden_states: tuple[Float[Tensor, "document token _"], ...] | None
+    """The embeddings, then each layer's output, the last after the final norm; None where a model does not report them."""
 
 
 class ModelPair:
@@ -63,6 +79,8 @@ class ModelPair:
         self._adapter = adapter
         self._identity: dict[str, Any] | None = None
         self._final_norms: dict[int, nn.Module] = {}
+        # Hooks and a switched adapter are states of the models, so only one thread may use them at a time.
+        self._lock = threading.RLock()
         self._modules = tuple(
             find_module(setting, model, path, name)
             for setting, model, path, name in zip(
@@ -70,6 +88,8 @@ class ModelPair:
             )
         )
         self.d_models: tuple[int, ...] = tuple(self._probe(index) for index in range(2))
+        self._shared_layers = None if self.identical else self._try_shared_layers()
+        self._continues: bool | None = None  # not tried yet
 
     @property
     def identical(self) -> bool:
@@ -93,15 +113,28 @@ class ModelPair:
         return self._identity
 
     def activations(
-        self, token_ids: Int[Tensor, "document token"], attention_mask: Bool[Tensor, "document token"]
+        self,
+        token_ids: Int[Tensor, "document token"],
+        attention_mask: Bool[Tensor, "document token"],
+        n_prefix: int = 0,
     ) -> tuple[Float[Tensor, "document token _"], ...]:
         """What each model puts out at its hookpoint, reference first: `[document, token, d_model]`.
 
         Documents are padded on the right. Each pass ends at its hookpoint: later layers and the head are not run.
+        Layers at the bottom that are the same in both models are run once; that does not change a bit.
+
+        Args:
+            n_prefix: Tokens with which all these documents begin. They are run once, which changes no more than the
+                rounding; models that cannot continue a prefix run them in every document. Every document is longer.
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
-        reference = self._read(0, ids, mask)
-        return reference, reference if self.identical else self._read(1, ids, mask)
+        with self._lock:
+            if n_prefix and len(ids) > 1:
+                if self._continues is None:
+                    self._continues = self._try_prefix()
+                if self._continues:
+                    return self._read_from_prefix(ids, mask, n_prefix)
+            return self._read_both(self._shared_layers, ids, mask)
 
     def logits(
         self,
@@ -177,28 +210,27 @@ class ModelPair:
         counts = isinstance(layers, nn.ModuleList) and len(layers) == network.config.num_hidden_layers
         return int(last) if counts and last.isdigit() else None
 
-    def hidden_states(
+    def full_pass(
         self,
         token_ids: Int[Tensor, "document token"],
         attention_mask: Bool[Tensor, "document token"],
         model: int,
-    ) -> tuple[Float[Tensor, "document token _"], ...] | None:
-        """What transformers itself reports: the embeddings, then each layer's output, the last after the final norm.
-
-        A full pass, to check `activations` against; None where a model does not report them.
-        """
+    ) -> FullPass:
+        """A whole pass of one model as transformers itself reports it: to check `activations` against, and to survey."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         with self.switched(model) as network:
-            return forward(network, ids, mask, output_hidden_states=True).hidden_states
+            output = forward(network, ids, mask, output_hidden_states=True)
+        return FullPass(output.logits, output.hidden_states)
 
     @contextmanager
     def switched(self, model: int) -> Iterator[Any]:
         """The plain transformers model of one side, with the adapter off for the reference and on for the other."""
-        if self._adapter is not None and model == 0:
-            with self._adapter.disable_adapter():
-                yield self.models[0]
-        else:
-            yield self.models[model]
+        with self._lock:
+            if self._adapter is not None and model == 0:
+                with self._adapter.disable_adapter():
+                    yield self.models[0]
+            else:
+                yield self.models[model]
 
     def _digest(self) -> dict[str, Any]:
         digests: dict[int, str] = {}
@@ -245,10 +277,14 @@ class ModelPair:
         }
 
     def _read(
-        self, index: int, token_ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"]
+        self,
+        index: int,
+        token_ids: Int[Tensor, "document token"],
+        mask: Bool[Tensor, "document past_and_token"],
+        past: Cache | None = None,
     ) -> Float[Tensor, "document token d_model"]:
         with self.switched(index) as network:
-            output = read_output(network, self._modules[index], token_ids, mask)
+            output = read_output(network, self._modules[index], token_ids, mask, past)
         if output is None or output.ndim != 3 or output.shape[:2] != token_ids.shape:
             found = "it is never run" if output is None else f"its output has the shape {tuple(output.shape)}"
             raise PairError(
@@ -256,6 +292,85 @@ class ModelPair:
                 f"[document, token, d_model]: {found}; give the path of a layer, e.g. model.layers.15"
             )
         return output
+
+    def _read_both(
+        self,
+        shared: SharedLayers | None,
+        token_ids: Int[Tensor, "document token"],
+        mask: Bool[Tensor, "document past_and_token"],
+        pasts: tuple[Cache | None, Cache | None] = (None, None),
+    ) -> tuple[Float[Tensor, "document token _"], ...]:
+        """Both models' activations; the intervened model goes on from where its layers begin to differ."""
+        if self.identical:
+            return (self._read(0, token_ids, mask, pasts[0]),) * 2
+        if shared is None:
+            return self._read(0, token_ids, mask, pasts[0]), self._read(1, token_ids, mask, pasts[1])
+        with shared.recorded():
+            reference = self._read(0, token_ids, mask, pasts[0])
+        with shared.replayed():
+            return reference, self._read(1, token_ids, mask, pasts[1])
+
+    def _read_from_prefix(
+        self, token_ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"], n_prefix: int
+    ) -> tuple[Float[Tensor, "document token _"], ...]:
+        """Both models' activations; the first tokens, the same in all documents, are run in one of them."""
+        shared, n_documents = self._shared_layers, len(token_ids)
+        configs: list[Any] = [model.config for model in self.models]
+        reference, intervened = (DynamicCache(config=config) for config in configs)
+        pasts = reference, intervened
+        before = self._read_both(shared, token_ids[:1, :n_prefix], mask[:1, :n_prefix], pasts)
+        if shared is not None:
+            shared.fill(intervened, reference)
+        for past in pasts:
+            past.batch_repeat_interleave(n_documents)
+        after = self._read_both(shared, token_ids[:, n_prefix:], mask, pasts)
+        return tuple(
+            torch.cat([first.expand(n_documents, -1, -1), rest], dim=1)
+            for first, rest in zip(before, after, strict=True)
+        )
+
+    def _try_shared_layers(self) -> SharedLayers | None:
+        """The shared layers, where a pass that shares them equals two passes bit for bit."""
+        shared = find_shared_layers(self.models, self.hookpoints)
+        if shared is None:
+            return None
+        ids, mask = self._trial_documents()
+        apart, together = self._read_both(None, ids, mask), self._read_both(shared, ids, mask)
+        if all(torch.equal(one, other) for one, other in zip(apart, together, strict=True)):
+            return shared
+        logger.debug("more than the output of the last shared layer is read above it; no layers are shared")
+        return None
+
+    def _try_prefix(self) -> bool:
+        """Whether both models can continue a prefix: the result differs by no more than rounding."""
+        ids, mask = self._trial_documents()
+        whole = self._read_both(self._shared_layers, ids, mask)
+        try:
+            continued = self._read_from_prefix(ids, mask, _TRIAL_PREFIX)
+        except (
+            AttributeError,
+            IndexError,
+            NotImplementedError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            logger.debug("prefixes are not reused, because the models cannot continue one: %r", error)
+            return False
+        for one, other in zip(whole, continued, strict=True):
+            difference = (one - other)[mask].float().norm(dim=1) / one[mask].float().norm(dim=1)
+            if not difference.median() <= _PREFIX_TOLERANCES[one.dtype]:
+                logger.debug("prefixes are not reused: continued ones differ by %.1e", difference.median())
+                return False
+        return True
+
+    def _trial_documents(self) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
+        """Three documents of different lengths that begin alike, padded on the right."""
+        network: Any = self.models[0]
+        places = torch.arange(16, device=self.device)
+        steps, lengths = torch.tensor([[3, 9], [5, 16], [7, 6]], device=self.device)[..., None].unbind(1)
+        ids = torch.where(places < _TRIAL_PREFIX, 2 * places, steps * places)
+        return ids % network.get_input_embeddings().num_embeddings, places < lengths
 
     def _probe(self, index: int) -> int:
         """Width at the hookpoint, from a pass over one short document."""

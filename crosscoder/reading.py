@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .activations import split_models
+from .activations import have_difference, split_models
 from .config import CrosscoderConfig, DictionaryConfig
 from .errors import ConfigError
 
@@ -25,16 +25,25 @@ def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> Cr
 
     Raises `ConfigError` where the models' widths differ and the way of reading needs them equal.
     """
+    if config.tied and len(set(d_models)) > 1:
+        raise ConfigError(
+            f"crosscoder.tied: needs models of equal width, found widths {d_models}; set it to 0"
+        )
     if config.reads == "paired":
         axis, names = d_models, MODEL_NAMES[: len(d_models)] if len(d_models) <= 2 else numbered(d_models)
     else:
-        if len(d_models) != 2 or d_models[0] != d_models[1]:
+        if not have_difference(d_models):
             raise ConfigError(
                 f"crosscoder.reads: {config.reads!r} needs two models of equal width, found widths {d_models}; use 'paired'"
             )
         axis, names = d_models[:1], (config.reads,)
     return CrosscoderConfig(
-        d_models=axis, model_names=names, n_latents=config.n_latents, sparsity=config.sparsity
+        d_models=axis,
+        model_names=names,
+        n_latents=config.n_latents,
+        sparsity=config.sparsity,
+        n_exclusive=round(config.exclusive * config.n_latents),
+        n_tied=round(config.tied * config.n_latents),
     )
 
 

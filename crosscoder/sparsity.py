@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from .config import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
 from .errors import FormatError
+from .firings import Firings
+from .selection import PreLatents, TokenSelection, bounds_of
 
 
 class Sparsity(nn.Module):
@@ -36,6 +38,10 @@ class Sparsity(nn.Module):
     ) -> Float[Tensor, "token latent"]:
         """Latents of a trained dictionary; each token for itself."""
         return self(pre_latents, norms)
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> Firings:
+        """What `infer` keeps, without the zeros between."""
+        raise NotImplementedError
 
 
 class BatchTopKSparsity(Sparsity):
@@ -62,13 +68,21 @@ class BatchTopKSparsity(Sparsity):
     def infer(
         self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"]
     ) -> Float[Tensor, "token latent"]:
+        rectified = pre_latents.relu()
+        return rectified * (rectified * norms > self._calibrated())
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> Firings:
+        threshold = self._calibrated()
+        entries = pre_latents.above(bounds_of(threshold, norms))
+        return entries.where(entries.value * norms[entries.latent] > threshold).firings(pre_latents)
+
+    def _calibrated(self) -> Float[Tensor, ""]:
         if self.threshold.isnan():
             raise FormatError(
                 "sparsity.threshold: never calibrated, so BatchTopK cannot encode single tokens; "
                 "finish the training, or call calibrate() with activations"
             )
-        rectified = pre_latents.relu()
-        return rectified * (rectified * norms > self.threshold)
+        return self.threshold
 
 
 class TopKSparsity(Sparsity):
@@ -89,6 +103,9 @@ class TopKSparsity(Sparsity):
         indices = (rectified * norms).detach().topk(keep, dim=1, sorted=False).indices
         return torch.zeros_like(rectified).scatter(1, indices, rectified.gather(1, indices))
 
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> Firings:
+        return TokenSelection()(pre_latents, norms, self.k)
+
 
 class ReLUSparsity(Sparsity):
     """Rectify; a penalty in the loss keeps the code sparse."""
@@ -100,6 +117,9 @@ class ReLUSparsity(Sparsity):
         k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         return pre_latents.relu()
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> Firings:
+        return pre_latents.above(torch.zeros_like(norms)).firings(pre_latents)
 
 
 class JumpReLUSparsity(Sparsity):
@@ -122,6 +142,9 @@ class JumpReLUSparsity(Sparsity):
         k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         return _JumpReLU.apply(pre_latents, self.log_threshold, self.bandwidth)  # pyright: ignore[reportReturnType]
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> Firings:
+        return pre_latents.above(self.log_threshold.detach().exp()).firings(pre_latents)
 
 
 class _JumpReLU(torch.autograd.Function):

@@ -1,1 +1,1 @@
-"""Tests, one folder for each package, and the planted pairs they share."""
+"""Tests, one folder for each package."""

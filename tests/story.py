@@ -10,9 +10,8 @@ import yaml
 from torch import Tensor
 
 from crosscoder.__main__ import app
+from crosscoder.planted import PlantedPair
 from crosscoder.storage import load_crosscoder
-
-from .planted import PlantedPair
 
 N_TOKENS = 150_000
 
@@ -46,7 +45,7 @@ class Story:
         return 2 * precision * recall / max(precision + recall, 1e-9)
 
 
-def settings(folder: Path, seed: int, n_tokens: int, k: int = 6) -> dict[str, object]:
+def settings(folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool = False) -> dict[str, object]:
     """The config of a story, as it stands in configs/files.yaml but for its paths and length."""
     return {
         "output": str(folder / "run"),
@@ -67,13 +66,20 @@ def settings(folder: Path, seed: int, n_tokens: int, k: int = 6) -> dict[str, ob
             "evaluate_every": 2000,
             "checkpoint_every": 2000,
         },
+        "controls": {"drift": drift, "identity": drift, "shuffled": drift},
         "seed": seed,
         "threads": 1,
     }
 
 
 def tell(
-    pair: PlantedPair, folder: Path, seed: int = 0, n_tokens: int = 1_500_000, values: Tensor | None = None
+    pair: PlantedPair,
+    folder: Path,
+    seed: int = 0,
+    n_tokens: int = 1_500_000,
+    values: Tensor | None = None,
+    *,
+    drift: bool = False,
 ) -> Story:
     """Write the pair's activations, run the command on them, and read the labels back."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +87,7 @@ def tell(
     np.save(folder / "reference.npy", values[:, : pair.d_model].numpy())
     np.save(folder / "intervened.npy", values[:, pair.d_model :].numpy())
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(settings(folder, seed, n_tokens)))
+    config.write_text(yaml.safe_dump(settings(folder, seed, n_tokens, drift=drift)))
     threads = torch.get_num_threads()
     app(["run", str(config)], standalone_mode=False)
     torch.set_num_threads(threads)

@@ -1,11 +1,13 @@
 """The whole idea: a planted difference is found end to end, and nothing is found where nothing was planted."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from .planted import PlantedPair
+from crosscoder.planted import PlantedPair
+
 from .story import N_TOKENS, tell
 
 pytestmark = pytest.mark.slow
@@ -43,3 +45,18 @@ def test_nothing_is_found_where_nothing_was_planted(tmp_path: Path, drift: str) 
     counts = story.features.label.value_counts()
     assert counts.get("new", 0) == counts.get("lost", 0) == 0
     assert counts.get("shared", 0) >= 80
+
+
+def test_the_null_of_a_run_bears_its_labels_out(tmp_path: Path) -> None:
+    """The null differs as much as the pair, and nothing is new or lost in it; so the labels of the pair keep low q-values."""
+    story = tell(PlantedPair(0), tmp_path, drift=True)
+    summary = json.loads((story.folder / "analysis" / "summary.json").read_text(encoding="utf-8"))
+    (null,) = summary["controls"]["nulls"]
+    assert null["new"] + null["lost"] == 0
+    assert null["alive"] >= 64
+    assert null["fve"]["reference"] > 0.8
+    for label in ("new", "lost"):
+        assert story.f1(label) >= 0.95
+        assert summary["counts"][label]["expected_false"] == 0
+        assert (story.features.q_value[story.features.label == label] <= 0.05).all()
+    assert (story.features.q_value[story.features.label == "shared"] > 0.05).all()

@@ -126,7 +126,9 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         if f"step/{name}" in tensors:
             moments = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
             state.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()
+                # Laid out in memory as the parameter is: the fused optimizer walks them side by side.
+                key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
+                for key, value in moments.items()
             }
     state.tokens_since_fired = tensors["tokens_since_fired"].to(state.tokens_since_fired.device)
     torch.set_rng_state(tensors["rng"])

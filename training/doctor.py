@@ -18,25 +18,28 @@ from crosscoder.device import resolve_device
 from crosscoder.documents import Documents, tokenize
 from crosscoder.errors import ConfigError, PairError
 from crosscoder.pair import ModelPair, load_pair
+from crosscoder.precision import compute_dtype
 from crosscoder.reading import crosscoder_config
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards
-from .precision import compute_dtype
+from .memory import LARGE, plan, training_memory
 from .sources import FileSource
+from .survey import layer_lines, survey_layers
+from .survey.layers import unbiased_cka
 
 # Documents that the hook is checked on, and tokens each is cut to.
 _CHECKED_DOCUMENTS = 10
 _CHECKED_TOKENS = 64
+
+# Documents that layers are compared on.
+_COMPARED_DOCUMENTS = 16
 
 # Tokens behind the statistics of the activations and the measured speed.
 _MEASURED_TOKENS = 2048
 
 # Largest relative difference between hook and hidden states that rounding explains.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
-
-# Bytes for one parameter of the dictionary: float32 weight, gradient, and the two moments of Adam.
-_BYTES_PER_PARAMETER = 16
 
 # Matrix products of one step: encoder and decoder, each forward and twice backward.
 _PRODUCTS_PER_STEP = 6
@@ -73,11 +76,17 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
     return {
         "models": [*_describe_pair(pair), *checks],
         "activations": _describe_activations(values, pair.d_models),
+        "layers": _describe_layers(pair, documents),
         "texts": _describe_texts(documents),
         "needs": [
             f"speed    {speed:,.0f} tokens/s through both models, on {pair.device.type}",
             *_estimate_harvest(config, settings, pair, documents, speed),
-            *_estimate_training(config, pair.d_models, _weight_bytes(pair)),
+            *_estimate_training(
+                config,
+                pair.d_models,
+                _weight_bytes(pair),
+                *(int(documents.unmasked[documents.side(held_out)].sum()) for held_out in (False, True)),
+            ),
         ],
     }
 
@@ -94,7 +103,7 @@ def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, li
             f"rows        {source.n_train_tokens:,} to train on, {held_out.n_tokens:,} held out",
         ],
         "activations": _describe_activations(source.sample(_MEASURED_TOKENS), source.d_models),
-        "needs": _estimate_training(config, source.d_models, 0),
+        "needs": _estimate_training(config, source.d_models, 0, source.n_train_tokens, held_out.n_tokens),
     }
 
 
@@ -112,7 +121,7 @@ def check_hook(pair: ModelPair, documents: Documents, model: int) -> str:
     chosen = np.concatenate(plan_batches(documents, False, 1, 0))[:_CHECKED_DOCUMENTS]
     token_ids, mask = pad(documents, chosen, pair.max_positions)
     token_ids, mask = token_ids[:, :_CHECKED_TOKENS], mask[:, :_CHECKED_TOKENS]
-    states = pair.hidden_states(token_ids, mask, model)
+    states = pair.full_pass(token_ids, mask, model).hidden_states
     if states is None:
         return f"hook        {name}: the model reports no hidden states, so {hookpoint} cannot be compared"
     read = pair.activations(token_ids, mask)[model]
@@ -127,16 +136,6 @@ def check_hook(pair: ModelPair, documents: Documents, model: int) -> str:
         )
     after = ", compared after the final norm" if last else ""
     return f"hook        {name}: equals hidden_states[{layer + 1}] on {len(chosen)} documents (largest difference {difference:.1e}{after})"
-
-
-def centered_kernel_alignment(one: Float[Tensor, "token one"], other: Float[Tensor, "token other"]) -> float:
-    """Linear CKA: ‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centered activations, Frobenius norms.
-
-    Source: Kornblith et al. 2019, "Similarity of Neural Network Representations Revisited", section 3.
-    """
-    one, other = (part.double() - part.double().mean(dim=0) for part in (one, other))
-    scale = (one.T @ one).norm() * (other.T @ other).norm()
-    return float((other.T @ one).norm() ** 2 / scale)
 
 
 def _relative_difference(read: Float[Tensor, "token d_model"], own: Float[Tensor, "token d_model"]) -> float:
@@ -172,9 +171,10 @@ def _describe_pair(pair: ModelPair) -> list[str]:
 def _describe_activations(values: Float[Tensor, "token width"], d_models: Sequence[int]) -> list[str]:
     reference, intervened = (part.float() for part in split_models(values, d_models))
     norms = [float(part.norm(dim=1).median()) for part in (reference, intervened)]
+    cka = unbiased_cka(reference, intervened)
     lines = [
         f"norm        median {norms[0]:.4g} in the reference, {norms[1]:.4g} in the intervened model, over {len(values):,} tokens",
-        f"linear CKA  {centered_kernel_alignment(reference, intervened):.4f}",
+        f"linear CKA  {'–' if cka is None else f'{cka:.4f}'}",
     ]
     if reference.shape == intervened.shape:
         cosine = torch.nn.functional.cosine_similarity(reference, intervened, dim=1)
@@ -182,6 +182,17 @@ def _describe_activations(values: Float[Tensor, "token width"], d_models: Sequen
         lines.append(f"cosine      mean {float(cosine.mean()):.4f}, lowest {float(cosine.min()):.4f}")
         lines.append(f"change      median {float(change.median()):.1%} of the reference's norm")
     return lines
+
+
+def _describe_layers(pair: ModelPair, documents: Documents) -> list[str]:
+    """How the models part from layer to layer: where a hookpoint would see the difference."""
+    layers = survey_layers(pair, documents, _COMPARED_DOCUMENTS)
+    if layers is None:
+        return ["a model reports no hidden states, so layers cannot be compared"]
+    return [
+        "similarity of geometry (linear CKA, unbiased) and E‖difference‖² over the variance of the reference",
+        *layer_lines(layers),
+    ]
 
 
 def _describe_texts(documents: Documents) -> list[str]:
@@ -226,31 +237,27 @@ def _estimate_harvest(
     return lines
 
 
-def _estimate_training(config: RunConfig, d_models: tuple[int, ...], weight_bytes: int) -> list[str]:
+def _estimate_training(
+    config: RunConfig, d_models: tuple[int, ...], weight_bytes: int, n_train: int, n_held_out: int
+) -> list[str]:
     """Memory and time of training, from the size of the dictionary and one measured matrix product."""
     shape = crosscoder_config(config.crosscoder, d_models)
     rows = config.training.batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
-    n_parameters = 2 * shape.n_latents * shape.width + shape.n_latents + shape.width
-    # Scores, the latents kept of them, and the gradients of both; inputs and reconstruction beside them.
-    temporaries = 4 * rows * (4 * shape.n_latents + 4 * shape.width)
-    buffer = 0
-    if isinstance(config.activations, StreamedActivations):
-        buffer = bytes_needed(config.activations.buffer_tokens, d_models, config.activations.dtype)
-    total = weight_bytes + n_parameters * _BYTES_PER_PARAMETER + temporaries + buffer
+    memory = training_memory(config, d_models, weight_bytes, n_train, n_held_out)
     machine = _memory_of_machine()
     verdict = (
         ""
-        if machine is None or total < machine
+        if machine is None or memory.total < machine
         else ": TOO LITTLE; lower crosscoder.n_latents or training.batch_tokens"
     )
     there = "" if machine is None else f"; the machine has {machine / 1e9:.1f} GB{verdict}"
     steps = math.ceil(config.training.n_tokens / config.training.batch_tokens)
     step = _PRODUCTS_PER_STEP * _time_product(config, rows, shape.width, shape.n_latents)
     return [
-        f"memory   about {total / 1e9:.2f} GB: models {weight_bytes / 1e9:.2f}, dictionary of {n_parameters / 1e6:.1f} M parameters "
-        f"{n_parameters * _BYTES_PER_PARAMETER / 1e9:.2f}, one batch {temporaries / 1e9:.2f}, shuffle buffer {buffer / 1e9:.2f}{there}",
+        f"memory   {memory}{there}",
         f"train    about {_duration(steps * step)} for {steps:,} steps of {config.training.batch_tokens:,} tokens "
         "(matrix products alone)",
+        *(f"{'' if line else 'plan':<8} {text}" for line, text in enumerate(plan([shape, LARGE]))),
     ]
 
 

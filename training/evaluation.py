@@ -86,16 +86,12 @@ def reconstruction(
     for part in values.split(chunk):
         part = part.float()
         rows = present(part, d_models, reads)
-        latents = crosscoder.encode(rows)
-        rebuilt = crosscoder.denormalize(crosscoder.rebuild(latents))
+        firings = crosscoder.firings(rows)
+        rebuilt = crosscoder.denormalize(crosscoder.rebuild(firings))
         if reads == "pooled":
-            n_tokens = len(part)
-            rebuilt = torch.cat(rebuilt.split(n_tokens), dim=1)
-            meter.update(part, rebuilt, latents[:n_tokens])
-            meter.fired += (latents[n_tokens:] > 0).sum(dim=0).cpu()
-            meter.n_tokens += n_tokens
+            meter.update(part, torch.cat(rebuilt.split(len(part)), dim=1), firings)
         else:
-            meter.update(rows, rebuilt, latents)
+            meter.update(rows, rebuilt, firings)
     if reads == "difference":
         meter.difference = meter.per_model[0]
     return meter

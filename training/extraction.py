@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from crosscoder.activations import join_models, split_models
@@ -13,8 +13,15 @@ from crosscoder.documents import Documents
 from crosscoder.errors import ConfigError, DataError
 from crosscoder.pair import ModelPair
 
-# Lengths are padded to a multiple of this; matrix products on other lengths are up to 39 % slower.
+# What `pad` pads lengths to a multiple of.
 _LENGTH_MULTIPLE = 16
+
+# Documents that begin with the same tokens, this many, go through the models together, if there are a few of them.
+_OPENING_TOKENS = 8
+_OPENING_DOCUMENTS = 8
+
+# A common prefix is run once where that spares this share of a batch; it costs a short pass of its own.
+_PREFIX_SHARE = 0.1
 
 # Documents that are sorted by length together. More means less padding, fewer means batches that vary more.
 _WINDOW_DOCUMENTS = 1024
@@ -44,7 +51,7 @@ def plan_batches(
 ) -> list[Batch]:
     """Documents of one side, packed into batches of at most `batch_tokens` tokens, padding included.
 
-    The order is seeded: documents are shuffled, sorted by length within windows, packed, and the batches shuffled. The
+    The order is seeded: documents are shuffled, packed by `pack_documents` within windows, and the batches shuffled. The
     same arguments give the same batches, so that an interrupted harvest goes on where it was.
     """
     generator = np.random.default_rng([seed, _PLAN_STREAM, int(held_out), pass_index])
@@ -52,8 +59,26 @@ def plan_batches(
     batches: list[Batch] = []
     for start in range(0, len(order), _WINDOW_DOCUMENTS):
         window = order[start : start + _WINDOW_DOCUMENTS]
-        batches += pack(window, documents.lengths, batch_tokens)
+        batches += pack_documents(window, documents, batch_tokens)
     return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def pack_documents(chosen: Batch, documents: Documents, batch_tokens: int) -> list[Batch]:
+    """Batches of documents of similar length, and with the same beginning where many have one, e.g. a system prompt."""
+    openings: dict[bytes, list[int]] = {}
+    for document in chosen.tolist():
+        openings.setdefault(documents.tokens_of(document)[:_OPENING_TOKENS].tobytes(), []).append(document)
+    groups: list[list[int]] = [[]]
+    for group in openings.values():
+        if len(group) < _OPENING_DOCUMENTS:
+            groups[0] += group
+        else:
+            groups.append(group)
+    return [
+        batch
+        for group in groups
+        for batch in pack(np.array(group, dtype=np.int64), documents.lengths, batch_tokens)
+    ]
 
 
 def pack(chosen: Batch, lengths: Int64[np.ndarray, " document"], batch_tokens: int) -> list[Batch]:
@@ -62,7 +87,7 @@ def pack(chosen: Batch, lengths: Int64[np.ndarray, " document"], batch_tokens: i
     batches, begin = [], 0
     for end in range(1, len(ordered) + 1):
         # Sorted, so the last document is the longest and decides the padded length.
-        if end == len(ordered) or (end + 1 - begin) * _padded(int(lengths[ordered[end]])) > batch_tokens:
+        if end == len(ordered) or (end + 1 - begin) * int(lengths[ordered[end]]) > batch_tokens:
             batches.append(ordered[begin:end])
             begin = end
     return batches
@@ -115,7 +140,7 @@ def median_norms(pair: ModelPair, documents: Documents, batch_tokens: int, seed:
     order = np.random.default_rng([seed, _NORM_STREAM]).permutation(documents.side(held_out=False))
     chosen = order[:_NORM_DOCUMENTS]
     norms = []
-    for batch in pack(chosen, documents.lengths, batch_tokens):
+    for batch in pack_documents(chosen, documents, batch_tokens):
         rows = extract(pair, documents, batch)
         norms.append(
             torch.stack([part.float().norm(dim=1) for part in split_models(rows.values, pair.d_models)])
@@ -139,13 +164,16 @@ def extract(
     Raises:
         DataError: Activations are NaN or infinite.
     """
-    token_ids, mask = pad(documents, batch, pair.max_positions)
+    rows = [documents.tokens_of(index) for index in batch]
+    token_ids, mask = _stack(rows, max(map(len, rows)))
     document, position = mask.nonzero(as_tuple=True)
     wanted = torch.from_numpy(
         np.concatenate([~documents.masked[documents.offsets[i] : documents.offsets[i + 1]] for i in batch])
     )
     document, position = document[wanted], position[wanted]
-    outputs = pair.activations(token_ids, mask)
+    n_prefix = _common_prefix(rows)
+    spared = n_prefix * (len(rows) - 1) / token_ids.numel()
+    outputs = pair.activations(token_ids, mask, n_prefix if spared >= _PREFIX_SHARE else 0)
     parts = [output[document.to(output.device), position.to(output.device)].cpu() for output in outputs]
     if dtype is not None:
         parts = [part.to(dtype) for part in parts]
@@ -166,10 +194,17 @@ def extract(
 def pad(
     documents: Documents, batch: Batch, max_positions: int | None = None
 ) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
-    """Token ids of a batch, padded on the right, and which of them are there."""
+    """Token ids of a batch, padded on the right to a multiple of 16 where the models read so many, and the mask."""
     rows = [documents.tokens_of(int(index)) for index in batch]
-    longest = max(len(row) for row in rows)
-    length = max(longest, min(_padded(longest), max_positions or _padded(longest)))
+    longest = max(map(len, rows))
+    padded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    return _stack(rows, max(longest, min(padded, max_positions or padded)))
+
+
+def _stack(
+    rows: Sequence[Int32[np.ndarray, " _"]], length: int
+) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
+    """Token ids of some documents, padded on the right to `length`, and which of them are there."""
     token_ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
     for index, row in enumerate(rows):
@@ -178,8 +213,13 @@ def pad(
     return token_ids, mask
 
 
-def _padded(length: int) -> int:
-    return -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+def _common_prefix(rows: Sequence[Int32[np.ndarray, " _"]]) -> int:
+    """Tokens with which all of the documents begin; at least one is left over in each."""
+    prefix = rows[0][: min(map(len, rows)) - 1]
+    for row in rows[1:]:
+        different = np.flatnonzero(row[: len(prefix)] != prefix)
+        prefix = prefix[: different[0]] if len(different) else prefix
+    return len(prefix)
 
 
 def _check_finite(

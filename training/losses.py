@@ -3,6 +3,8 @@
 With normalized activations x' and error e = x' - x̂', means over the tokens of a batch, d^m the width of model m:
 
     mse        Σ_m ‖e^m‖² / d^m              predicting the mean costs 1 for each model, so this is Σ_m (1 - FVE_m)
+    nested     Σ_p Σ_m ‖e_p^m‖² / d^m        e_p: what the first latents alone leave over (Bussmann et al. 2025, Matryoshka)
+    difference w · ‖e^int - e^ref‖² / d      the error of the difference (Kassem et al. 2026, delta loss)
     auxk       α · Σ_m ‖e^m - ê^m‖² / d^m    ê: the error as rebuilt by dead latents alone (Gao et al. 2024, section 2)
     sparsity   λ · Σ_j f_j Σ_m ‖d_j^m‖ / d̄   ReLU: "L1 of norms" (Lindsey et al. 2024)
                λ · Σ_j tanh(c f_j Σ_m ‖d_j^m‖) / d̄   JumpReLU (Anthropic, January 2025 update)
@@ -11,17 +13,22 @@ With normalized activations x' and error e = x' - x̂', means over the tokens of
 d̄ is the mean width: it keeps λ of the same order as the mse term for models of any size.
 """
 
-from dataclasses import dataclass
 from typing import assert_never
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crosscoder.activations import split_models
-from crosscoder.config import AuxiliaryConfig, BatchTopK, JumpReLU, ReLU, TopK
-from crosscoder.dictionary import Crosscoder
+from crosscoder.activations import have_difference, split_models
+from crosscoder.config import AuxiliaryConfig, BatchTopK, JumpReLU, ReLU, RunConfig, TopK
+from crosscoder.errors import ConfigError
 from crosscoder.sparsity import JumpReLUSparsity
+
+from .forward import DensePass, ForwardPass
+
+# Seven times what the models have in common, in the loss: ‖e^A‖² + ‖e^B‖² + w ‖e^B - e^A‖² is ‖e_s‖² + (1 + 2w) ‖e_δ‖², with
+# e_s and e_δ the errors of their sum and difference, each over √2. On planted pairs 1 to 5 do alike, and all better than 0.
+_DIFFERENCE_WEIGHT = 3.0
 
 
 class LossTerms(dict[str, Float[Tensor, ""]]):
@@ -32,59 +39,54 @@ class LossTerms(dict[str, Float[Tensor, ""]]):
         return torch.stack(list(self.values())).sum()
 
 
-@dataclass(frozen=True)
-class ForwardPass:
-    """What one training step computes before its loss."""
-
-    normalized: Float[Tensor, "token width"]
-    pre_latents: Float[Tensor, "token latent"]
-    latents: Float[Tensor, "token latent"]
-    error: Float[Tensor, "token width"]
-    norms: Float[Tensor, " latent"]
-
-
-def run_forward(
-    crosscoder: Crosscoder, normalized: Float[Tensor, "token width"], k: float | None
-) -> ForwardPass:
-    """Encode under the training rule and rebuild; `k` is the annealed one, or None."""
-    norms = crosscoder.score_norms()
-    pre_latents = crosscoder.pre_latents(normalized)
-    latents = crosscoder.sparsity(pre_latents, norms, k)
-    error = normalized - crosscoder.rebuild(latents).float()
-    return ForwardPass(normalized, pre_latents, latents, error, norms)
-
-
 def loss_terms(
-    crosscoder: Crosscoder,
     forward: ForwardPass,
     dead: Bool[Tensor, " latent"],
     auxiliary: AuxiliaryConfig,
     penalty: float,
+    difference_weight: float = 0.0,
 ) -> LossTerms:
     """All terms that the dictionary's kind asks for."""
-    d_models = crosscoder.config.d_models
+    config = forward.crosscoder.config
+    d_models = config.d_models
     terms = LossTerms(mse=squared_error(forward.error, d_models))
+    if forward.nested_errors:
+        terms["nested"] = torch.stack([squared_error(e, d_models) for e in forward.nested_errors]).sum()
+    if difference_weight > 0:
+        terms["difference"] = difference_weight * difference_error(forward.error, d_models)
     if auxiliary.coefficient > 0 and bool(dead.any()):
-        terms["auxk"] = auxiliary.coefficient * auxiliary_error(crosscoder, forward, dead, auxiliary.k)
-    mean_width = crosscoder.config.width / len(d_models)
-    sparsity = crosscoder.config.sparsity
+        terms["auxk"] = auxiliary.coefficient * auxiliary_error(forward, dead, auxiliary.k)
+    mean_width = config.width / len(d_models)
+    n_tokens = len(forward.error)
+    sparsity = config.sparsity
     match sparsity:
         case BatchTopK() | TopK():
             pass
         case ReLU():
-            # A product with the norms would run in bfloat16 under autocast; a mean over tokens and a sum do not.
-            terms["sparsity"] = (
-                penalty * (forward.latents.float().mean(dim=0) * forward.norms).sum() / mean_width
-            )
+            terms["sparsity"] = penalty * forward.contributions().sum() / (n_tokens * mean_width)
         case JumpReLU():
-            contributions = forward.latents.float() * forward.norms
-            terms["sparsity"] = (
-                penalty * (sparsity.tanh_scale * contributions).tanh().sum(dim=1).mean() / mean_width
-            )
-            terms["dead"] = sparsity.dead_coefficient * below_threshold(crosscoder, forward)
+            saturating = (sparsity.tanh_scale * forward.contributions()).tanh()
+            terms["sparsity"] = penalty * saturating.sum() / (n_tokens * mean_width)
+            terms["dead"] = sparsity.dead_coefficient * below_threshold(forward)
         case _:
             assert_never(sparsity)
     return terms
+
+
+def difference_weight_of(config: RunConfig, d_models: tuple[int, ...]) -> float:
+    """The weight of the difference's error: as configured, or by default where there is a difference that it can be of.
+
+    Raises:
+        ConfigError: A weight is configured, but the models differ in width.
+    """
+    asked, exists = config.training.difference_weight, have_difference(d_models)
+    if asked and not exists:
+        raise ConfigError(
+            f"training.difference_weight: needs two models of equal width, found widths {d_models}; set it to 0"
+        )
+    if asked is not None:
+        return asked
+    return _DIFFERENCE_WEIGHT if exists and config.crosscoder.reads == "paired" else 0.0
 
 
 def squared_error(error: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> Float[Tensor, ""]:
@@ -93,21 +95,22 @@ def squared_error(error: Float[Tensor, "token width"], d_models: tuple[int, ...]
     return torch.stack([part.square().sum(dim=1).mean() / part.shape[1] for part in parts]).sum()
 
 
-def auxiliary_error(
-    crosscoder: Crosscoder, forward: ForwardPass, dead: Bool[Tensor, " latent"], k: int
-) -> Float[Tensor, ""]:
+def difference_error(error: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> Float[Tensor, ""]:
+    """‖e^int - e^ref‖² / d, mean over tokens, of two models of equal width."""
+    reference, intervened = split_models(error, d_models)
+    return (intervened - reference).square().sum(dim=1).mean() / reference.shape[1]
+
+
+def auxiliary_error(forward: ForwardPass, dead: Bool[Tensor, " latent"], k: int) -> Float[Tensor, ""]:
     """How badly dead latents rebuild the error; its gradient reaches their rows and no others."""
-    columns = dead.nonzero().squeeze(1)
-    rectified = forward.pre_latents[:, columns].relu()
-    keep = min(k, len(columns))
-    best = (rectified * forward.norms[columns]).detach().topk(keep, dim=1, sorted=False).indices
-    chosen = torch.zeros_like(rectified).scatter(1, best, rectified.gather(1, best))
-    rebuilt_error = (chosen @ crosscoder.W_dec[columns]).float()
-    return squared_error(forward.error.detach() - rebuilt_error, crosscoder.config.d_models)
+    rebuilt_error = forward.rebuilt_by(dead.nonzero().squeeze(1), k)
+    return squared_error(forward.error.detach() - rebuilt_error, forward.crosscoder.config.d_models)
 
 
-def below_threshold(crosscoder: Crosscoder, forward: ForwardPass) -> Float[Tensor, ""]:
+def below_threshold(forward: ForwardPass) -> Float[Tensor, ""]:
     """Σ_j ReLU(t_j - pre-latent_j) · Σ_m ‖d_j^m‖, mean over tokens."""
-    assert isinstance(crosscoder.sparsity, JumpReLUSparsity)
-    shortfall = (crosscoder.sparsity.log_threshold.exp() - forward.pre_latents.float()).relu()
+    sparsity = forward.crosscoder.sparsity
+    assert isinstance(sparsity, JumpReLUSparsity)
+    assert isinstance(forward, DensePass), "all pre-latents take part, so all are needed"
+    shortfall = (sparsity.log_threshold.exp() - forward.pre_latents.float()).relu()
     return (shortfall.mean(dim=0) * forward.norms).sum()

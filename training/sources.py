@@ -1,7 +1,9 @@
 """Where the tokens of a training step come from: shards, a user's own arrays, or the models themselves."""
 
 from collections.abc import Iterator
-from typing import Protocol, TypedDict, runtime_checkable
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from typing import Protocol, Self, TypedDict, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from crosscoder.folder import RunFolder
 from crosscoder.pair import ModelPair, load_pair
 from crosscoder.shards import DOCUMENTS, Manifest, ShardReader
 
-from .extraction import Batch, extract, group_batches, pack, plan_batches, sample_documents
+from .extraction import Batch, extract, group_batches, pack_documents, plan_batches, sample_documents
 from .harvest import check_identity, harvest_settings
 
 # First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, extraction.py 2, 3, 8).
@@ -65,6 +67,10 @@ class TokenSource(Protocol):
         """The tokens that are never trained on."""
         ...
 
+    def reordered(self, seed: int) -> Self:
+        """The same tokens in the orders of another seed; the same ones are held out."""
+        ...
+
 
 class CachedSource:
     """Training tokens from a reader with random access. Made for shards; serves any `ActivationReader`."""
@@ -105,6 +111,12 @@ class CachedSource:
     def held_out(self) -> ActivationReader:
         """See `TokenSource.held_out`."""
         return self._held_out
+
+    def reordered(self, seed: int) -> Self:
+        """See `TokenSource.reordered`."""
+        twin = copy(self)
+        twin._seed = seed
+        return twin
 
     def _order(self, pass_index: int) -> Int64[np.ndarray, " token"]:
         return np.random.default_rng([self._seed, _PASS_STREAM, pass_index]).permutation(self.n_train_tokens)
@@ -153,7 +165,9 @@ class StreamedSource:
         state = state or SourceState(pass_index=0, block=0, offset=0)
         parts: list[Tensor] = []
         missing, offset = batch_tokens, state["offset"]
-        for pass_index, block, rows in self._blocks(state["pass_index"], state["block"]):
+        blocks = self._blocks(state["pass_index"], state["block"])
+        # On a CPU the models would only take the cores from the training step.
+        for pass_index, block, rows in ahead(blocks) if self._pair.device.type == "cuda" else blocks:
             order = torch.from_numpy(
                 np.random.default_rng([self._seed, _BLOCK_STREAM, pass_index, block]).permutation(len(rows))
             )
@@ -170,7 +184,7 @@ class StreamedSource:
         """See `TokenSource.sample`. Whole documents are read until there are enough tokens; the last sample is kept."""
         if self._sampled is None or self._sampled[0] != n_tokens:
             chosen = sample_documents(self._documents, n_tokens, self._seed)
-            batches = pack(chosen, self._documents.lengths, self._config.batch_tokens)
+            batches = pack_documents(chosen, self._documents, self._config.batch_tokens)
             rows = self._extract(batches)
             chosen = np.random.default_rng([self._seed, _SAMPLE_STREAM, n_tokens]).permutation(len(rows))[
                 :n_tokens
@@ -181,6 +195,12 @@ class StreamedSource:
     def held_out(self) -> ActivationReader:
         """See `TokenSource.held_out`."""
         return self._held_out
+
+    def reordered(self, seed: int) -> Self:
+        """See `TokenSource.reordered`."""
+        twin = copy(self)
+        twin._seed = seed
+        return twin
 
     def _blocks(self, pass_index: int, block: int) -> Iterator[tuple[int, int, Float[Tensor, "token width"]]]:
         """Blocks in order from the given one on, pass after pass, not yet shuffled."""
@@ -202,6 +222,19 @@ class StreamedSource:
             buffer[filled : filled + len(rows)] = rows
             filled += len(rows)
         return buffer[:filled]
+
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; the next one is made on another thread while one is used, so that two are held at most."""
+    done = object()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next block") as executor:
+        upcoming = executor.submit(next, items, done)
+        while (item := upcoming.result()) is not done:
+            upcoming = executor.submit(next, items, done)
+            yield cast(Item, item)
 
 
 def open_source(folder: RunFolder, config: RunConfig, pair: ModelPair | None = None) -> TokenSource:

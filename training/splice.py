@@ -104,7 +104,7 @@ def _rebuild(
     parts = [part[kept.to(part.device)].float().to(device) for part in pair.activations(token_ids, attention)]
     values = join_models(parts)
     rows = present(values, pair.d_models, reads)
-    rebuilt = crosscoder.denormalize(crosscoder.rebuild(crosscoder.encode(rows)))
+    rebuilt = crosscoder.denormalize(crosscoder.rebuild(crosscoder.firings(rows)))
     if reads == "pooled":
         return rebuilt.split(len(values))
     if reads == "difference":

@@ -1,19 +1,25 @@
 """The stages that make a dictionary, as the command calls them: `harvest` and `train`."""
 
+import json
 import logging
+from collections.abc import Sequence
 
 import torch
 
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.documents import Documents, tokenize
-from crosscoder.folder import RunFolder
+from crosscoder.folder import RunFolder, write_atomic
 from crosscoder.pair import ModelPair, load_pair
 from crosscoder.storage import save_crosscoder
 from crosscoder.tracking import wandb_run
 
+from .controls import train_controls
 from .harvest import harvest as harvest_activations
 from .sources import TokenSource, open_source
 from .splice import cross_entropy
+from .survey import survey
+from .sweep import Sweep, default_ks
+from .sweep import sweep as sweep_over
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -44,14 +50,19 @@ def train(config: RunConfig) -> None:
     pair, documents = None, None
     if not isinstance(config.activations, FileActivations):
         pair, documents = _harvest(folder, config)
+        _survey(folder, config, pair, documents)
     with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
         source = open_source(folder, config, pair)
         trainer = Trainer(config, source, folder, wandb)
         crosscoder = trainer.fit()
         stage["tokens"] = trainer.state.n_tokens
         stage["steps"] = trainer.state.step
+        stage["data_wait_share"] = round(trainer.waiting.share(), 4)
         save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
         evaluate(folder, config, trainer, source, pair, documents)
+        # Its optimizer and gradients would stand in memory beside those of the controls.
+        del trainer, crosscoder
+        stage["controls"] = dict(train_controls(folder, config, source))
         if config.wandb.log_weights:
             wandb.artifact(
                 f"crosscoder-{wandb.id}",
@@ -61,6 +72,18 @@ def train(config: RunConfig) -> None:
             )
 
 
+def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> Sweep:
+    """Train at several k and widths, and choose the smallest that explain the difference as well as it will be."""
+    _set_threads(config)
+    folder = RunFolder.create(config.output, config)
+    pair = None
+    if not isinstance(config.activations, FileActivations):
+        pair, _ = _harvest(folder, config)
+    source = open_source(folder, config, pair)
+    sparsity = config.crosscoder.sparsity
+    return sweep_over(folder, config, source, ks or default_ks(getattr(sparsity, "k", 1)), widths)
+
+
 def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
     """Load the pair and make sure that its activations are on disk as the config says."""
     assert config.pair is not None and config.text is not None
@@ -68,6 +91,20 @@ def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents
     documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed)
     harvest_activations(folder, config, pair, documents)
     return pair, documents
+
+
+def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
+    """Write survey.json, unless it is there as the settings ask."""
+    wanted = config.survey.documents
+    if wanted == 0:
+        folder.survey.unlink(missing_ok=True)
+        return
+    if folder.survey.is_file() and json.loads(folder.survey.read_text())["asked"] == wanted:
+        return
+    with folder.stage("survey") as stage:
+        found = {"asked": wanted, **survey(pair, documents, wanted)}
+        stage["tokens"] = found["predictions"]["n_tokens"]
+        write_atomic(folder.survey, json.dumps(found, indent=1, allow_nan=False))
 
 
 def _set_threads(config: RunConfig) -> None:

@@ -17,15 +17,17 @@ from crosscoder.device import resolve_device
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import DivergedError
 from crosscoder.folder import RunFolder
+from crosscoder.precision import compute_dtype
 from crosscoder.reading import Reads, crosscoder_config, present
 from crosscoder.tracking import MetricsLog, WandbRun
 
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from .evaluation import HeldOutMeter, decoder_histograms
-from .losses import LossTerms, loss_terms, run_forward
-from .precision import compute_dtype
+from .forward import Forward
+from .losses import LossTerms, difference_weight_of, loss_terms
 from .schedules import annealed_k, learning_rate, n_steps, steered_penalty
 from .sources import SourceState, TokenSource
+from .waiting import WaitingTime
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +38,25 @@ QUICK_CALIBRATION = 4096
 class Trainer:
     """Trains the dictionary of a run, and goes on from the newest checkpoint of its folder by itself."""
 
-    def __init__(self, config: RunConfig, source: TokenSource, folder: RunFolder, wandb: WandbRun) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        source: TokenSource,
+        folder: RunFolder,
+        wandb: WandbRun,
+        start: Crosscoder | None = None,
+    ) -> None:
+        """`start`: a dictionary of the same shape that training begins from, normalization included; else a fresh one."""
         self.config, self.source, self.folder, self.wandb = config, source, folder, wandb
         self.training = config.training
         self.reads: Reads = config.crosscoder.reads
         self.device = resolve_device("training.device", self.training.device)
+        self.difference_weight = difference_weight_of(config, source.d_models)
         self.metrics = MetricsLog(folder.metrics)
+        self._start = start
         self.state = self._fresh_state()
-        self.dtype = compute_dtype(self.state.precision, self.device)
+        self.forward = self._forward()
+        self.waiting = WaitingTime()
         self.held_out = HeldOutMeter(source, self.reads, self.training.calibration_tokens)
 
     def _fresh_state(self) -> TrainState:
@@ -51,7 +64,9 @@ class Trainer:
         crosscoder = Crosscoder(
             shape, decoder_norm=self.config.crosscoder.decoder_norm, seed=self.config.seed
         )
-        optimizer = torch.optim.Adam(crosscoder.to(self.device).parameters(), lr=self.training.lr, eps=1e-10)
+        optimizer = torch.optim.Adam(
+            crosscoder.to(self.device).parameters(), lr=self.training.lr, eps=1e-10, fused=True
+        )
         precision = compute_dtype(self.training.precision, self.device)
         return TrainState(
             crosscoder=crosscoder,
@@ -61,6 +76,12 @@ class Trainer:
             precision="bfloat16" if precision == torch.bfloat16 else "float32",
             wandb_id=self.wandb.id,
         )
+
+    def _forward(self) -> Forward:
+        dtype = compute_dtype(self.state.precision, self.device)
+        settings = self.config.crosscoder
+        nested = [round(share * settings.n_latents) for share in settings.nested]
+        return Forward(self.state.crosscoder, dtype, self.training.step, nested)
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -72,8 +93,10 @@ class Trainer:
         found = checkpoints(self.folder.checkpoints)
         if found:
             load_checkpoint(found[-1], self.state)
-            self.dtype = compute_dtype(self.state.precision, self.device)
+            self.forward = self._forward()
             logger.info("train: going on from step %d (%s)", self.state.step, found[-1])
+        elif self._start is not None:
+            self.state.crosscoder.load_state_dict(self._start.state_dict())
         else:
             self.state.crosscoder.set_normalization(self._sample())
         self.metrics.truncate(self.state.step)
@@ -84,8 +107,9 @@ class Trainer:
         with _stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
             while self.state.step < steps:
-                values, source_state = next(batches)
-                terms, l0 = self._step(values.to(self.device))
+                with self.waiting.for_data():
+                    values, source_state = next(batches)
+                terms, l0 = self.step(values.to(self.device))
                 self.state.source = dict(source_state)
                 bar.update(len(values))
                 self._after_step(terms, l0, bar, last=self.state.step == steps)
@@ -97,26 +121,34 @@ class Trainer:
         self.held_out.calibrate(crosscoder)
         return crosscoder.eval()
 
-    def _step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, float]:
-        """One update; returns the terms of its loss and its L0."""
+    def step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, Float[Tensor, ""]]:
+        """One update; returns the terms of its loss and its L0. Nothing is read back from the device unless a kind needs it."""
         state, crosscoder = self.state, self.state.crosscoder
         rate = learning_rate(state.step, self.training)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         normalized = crosscoder.normalize(present(values, self.source.d_models, self.reads).float())
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            forward = run_forward(crosscoder, normalized, self._k())
+        dtype = self.forward.dtype
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            forward = self.forward(normalized, self._k())
             dead = state.tokens_since_fired > self.training.auxiliary.dead_after_tokens
-            terms = loss_terms(crosscoder, forward, dead, self.training.auxiliary, state.penalty)
+            terms = loss_terms(
+                forward,
+                dead,
+                self.training.auxiliary,
+                state.penalty,
+                self.difference_weight,
+            )
         state.optimizer.zero_grad(set_to_none=True)
         terms.total().backward()
+        forward.settle()
+        crosscoder.constrain_gradients()
         torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), self.training.gradient_clip)
         state.optimizer.step()
 
-        active = forward.latents.detach() > 0
+        fired, l0 = forward.fired()
         state.tokens_since_fired += len(normalized)
-        state.tokens_since_fired[active.any(dim=0)] = 0
-        l0 = float(active.sum()) / len(normalized)
+        state.tokens_since_fired[fired] = 0
         self._steer(l0)
         state.step += 1
         state.n_tokens += len(values)
@@ -128,19 +160,19 @@ class Trainer:
             return annealed_k(self.state.step, sparsity.k, self.config.crosscoder.n_latents, self.training)
         return None
 
-    def _steer(self, l0: float) -> None:
+    def _steer(self, l0: Float[Tensor, ""]) -> None:
         sparsity = self.config.crosscoder.sparsity
         if isinstance(sparsity, ReLU | JumpReLU):
-            self.state.penalty = steered_penalty(self.state.penalty, l0, sparsity.target_l0)
+            self.state.penalty = steered_penalty(self.state.penalty, float(l0), sparsity.target_l0)
 
-    def _after_step(self, terms: LossTerms, l0: float, bar: tqdm, last: bool) -> None:
+    def _after_step(self, terms: LossTerms, l0: Float[Tensor, ""], bar: tqdm, last: bool) -> None:
         step, training = self.state.step, self.training
         checkpoint_due = last or step % training.checkpoint_every == 0
         evaluation_due = last or step % training.evaluate_every == 0
         if checkpoint_due or evaluation_due or step % training.log_every == 0:
             self._require_finite(terms)
-            values, counts = self._train_metrics(terms, l0), {}
-            bar.set_postfix(loss=f"{values['losses/overall_loss']:.3f}", l0=f"{l0:.0f}", refresh=False)
+            values, counts = self._train_metrics(terms, float(l0)), {}
+            bar.set_postfix(loss=f"{values['losses/overall_loss']:.3f}", l0=f"{float(l0):.0f}", refresh=False)
             if evaluation_due:
                 self.held_out.calibrate(self.state.crosscoder, QUICK_CALIBRATION)
                 evaluated = self.held_out.measure(self.state.crosscoder)
@@ -151,7 +183,12 @@ class Trainer:
                 if "diff/relative_norm" in histograms:
                     counts["diff/relative_norm_counts"] = histograms["diff/relative_norm"][0].tolist()
             self.metrics.write(step, self.state.n_tokens, values | counts)
-            self.wandb.log(values, self.state.n_tokens)
+            # Clocks differ between two runs of the same training, and metrics.jsonl must not.
+            clocks = {
+                "performance/seconds": self.waiting.seconds(),
+                "performance/data_wait_share": self.waiting.share(),
+            }
+            self.wandb.log(values | clocks, self.state.n_tokens)
         if checkpoint_due:
             save_checkpoint(self.folder.checkpoints, self.state)
 

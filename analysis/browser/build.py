@@ -25,6 +25,7 @@ _SCRIPTS = (
     "columns.js",
     "state.js",
     "charts.js",
+    "certainty.js",
     "overview.js",
     "table.js",
     "examples.js",

@@ -22,6 +22,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..report.findings import control_findings
+from ..report.limits import drawing, limit_curves
 from ..results import LABELS, TEXT_COLUMNS, AnalysisResults
 
 CHUNK_LATENTS = 64
@@ -115,8 +117,27 @@ def overview_pack(results: AnalysisResults, detailed: np.ndarray, gist: Gist, to
         "evidence": dict(Counter(features["evidence"].tolist())),
         "explanations": features["explanation"].fillna("").tolist(),
         "tokens": tokens.header(),
+        **_certainty(results),
     }
     return pack(_finite(header), arrays)
+
+
+def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
+    """How sure the counts are, in the words and drawings of the report: the page must not say it differently."""
+    return {
+        "findings": [finding._asdict() for finding in control_findings(results)],
+        "limits": [
+            {
+                "limit": curve.limit,
+                "meaning": curve.meaning,
+                "configured": curve.configured,
+                "text": curve.text,
+                "in_nulls": curve.path_false is not None,
+                "drawing": drawing(curve),
+            }
+            for curve in limit_curves(results.summary.get("limits") or [])
+        ],
+    }
 
 
 def latent_packs(

@@ -7,8 +7,11 @@ from typing import Any
 from crosscoder.folder import RunFolder
 
 from ..results import LABELS, AnalysisResults
+from .before import before_dictionary
+from .certainty import certainty
 from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
+from .limits import limit_curves
 from .phrases import Number, counted, fixed, percent, present, visible, whole
 from .schema import (
     NOT_MEASURED,
@@ -49,10 +52,12 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         models=models,
         compared=_compared(results),
         checks=checks,
+        before=before_dictionary(folder, summary),
         counts=counts,
         groups=claim_groups(results),
         rule=_rule(summary.get("rule") or {}),
-        certainty=_certainty(results),
+        limits=limit_curves(summary.get("limits") or []),
+        certainty=certainty(results),
         unexplained=_unexplained(summary, counts),
         undetermined=_undetermined(results),
         stages=_stages(results.manifest),
@@ -154,16 +159,45 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> s
             "This dictionary has no decoder norm for each model, so it calls no latent new or lost. What it gives is each "
             f"latent's share of the shift, for {counted(total, 'latent')}."
         )
-    number = {count.label: count.count for count in counts}
-    if not number["new"] and not number["lost"]:
-        return f"Of {counted(total, 'latent')}, none is new and none is lost: by the rule below, no latent is in one model only."
+    by_label = {count.label: count for count in counts}
+    new, lost = by_label["new"], by_label["lost"]
+    if not new.count and not lost.count:
+        least = (
+            ""
+            if new.high is None
+            else f" With other text it might have been up to {new.high:.0f} new and {lost.high:.0f} lost."
+        )
+        return (
+            f"Of {counted(total, 'latent')}, none is new and none is lost: by the rule below, no latent is in one model only."
+            f"{least}{_expected(new, lost)}"
+        )
     others = [
-        f"{number[label]:,} {label}" for label in ("rotated", "rescaled", "reweighted") if number[label]
+        f"{by_label[label].count:,} {label}"
+        for label in ("rotated", "rescaled", "reweighted")
+        if by_label[label].count
     ]
     rest = f"; {', '.join(others)}" if others else ""
     return (
-        f"Of {counted(total, 'latent')}, {number['new']:,} are new (in the intervened model only) and {number['lost']:,} lost "
-        f"(in the reference only){rest}."
+        f"Of {counted(total, 'latent')}, {new.count:,}{_range(new)} are new (in the intervened model only) and "
+        f"{lost.count:,}{_range(lost)} lost (in the reference only){rest}.{_expected(new, lost)}"
+    )
+
+
+def _range(count: LabelCount) -> str:
+    return (
+        ""
+        if count.low is None or count.high is None
+        else f" ({count.low:.0f} to {count.high:.0f} with other text)"
+    )
+
+
+def _expected(new: LabelCount, lost: LabelCount) -> str:
+    """How many of them to expect from nothing."""
+    if new.expected_false is None or lost.expected_false is None:
+        return " How many to expect from nothing is not measured."
+    return (
+        f" A pair that differs as much and in no feature gives {fixed(new.expected_false, 1)} new and "
+        f"{fixed(lost.expected_false, 1)} lost by the rule alone."
     )
 
 
@@ -175,7 +209,7 @@ def _rule(rule: dict[str, Number]) -> tuple[Statement, ...]:
             name="new, lost",
             text=f"the weaker decoder norm is at most {rule['weak_norm']:g} of the stronger, and the upper bounds of ν error and "
             f"ν reconstruction are at most {rule['nu_error']:g} and {rule['nu_reconstruction']:g} (latent scaling, Minder et al. "
-            "2025). Norms alone never decide.",
+            f"2025), and the q-value is at most {rule['false_discovery_rate']:g}. Norms alone never decide.",
         ),
         Statement(name="rotated", text=f"cosine of the two directions below {rule['rotated_cosine']:g}."),
         Statement(
@@ -193,60 +227,6 @@ def _rule(rule: dict[str, Number]) -> tuple[Statement, ...]:
             "vary with other text, not with another training run.",
         ),
     )
-
-
-def _certainty(results: AnalysisResults) -> tuple[Statement, ...]:
-    features, summary = results.features, results.summary
-    levels = Counter(features["evidence"].tolist())
-    causal = levels["causal"]
-
-    def has(column: str) -> bool:
-        return column in features and bool(features[column].notna().any())
-
-    expected = {
-        label: (count or {}).get("expected_false") for label, count in (summary.get("counts") or {}).items()
-    }
-    rate = ", ".join(f"{label} {fixed(value, 1)}" for label, value in expected.items() if value is not None)
-    entries = (
-        (
-            "logit lens",
-            "tables of top and bottom tokens" if results.has_logits else None,
-            "which tokens a direction points at, through the model's final norm and unembedding",
-        ),
-        (
-            "false-discovery rate",
-            f"expected false labels: {rate}" if rate else None,
-            "how many of the labels would be false",
-        ),
-        ("q-values", "in the column q_value" if has("q_value") else None, "the same, latent by latent"),
-        (
-            "null interventions",
-            f"{len(summary['nulls'])} runs" if summary.get("nulls") else None,
-            "what the same analysis finds where nothing was meant to change",
-        ),
-        (
-            "stability over seeds",
-            "in the column seed_stability" if has("seed_stability") else None,
-            "whether another training run finds the same latents",
-        ),
-        (
-            "causal checks",
-            f"{counted(causal, 'latent')} passed" if causal else None,
-            "whether adding or removing a latent changes what the model does",
-        ),
-    )
-    level = "; ".join(f"{name}: {counted(number, 'latent')}" for name, number in levels.items())
-    made = [
-        Statement(name=name, text=f"{text} ({meaning})", verdict="measured")
-        if text
-        else Statement(name=name, text=f"not measured ({meaning})", verdict="not measured")
-        for name, text, meaning in entries
-    ]
-    first = Statement(
-        name="evidence",
-        text=f"{level}. Observed means: seen in activations; it is not a claim about what causes what the model says.",
-    )
-    return first, *made
 
 
 def _unexplained(summary: dict[str, Any], counts: tuple[LabelCount, ...]) -> tuple[Statement, ...]:

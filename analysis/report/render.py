@@ -11,6 +11,7 @@ from crosscoder.folder import RunFolder, write_atomic
 
 from ..results import load_results
 from .content import build_report
+from .limits import drawing
 from .phrases import markdown, markdown_code, percent, seconds, visible, whole
 from .schema import Report
 
@@ -53,6 +54,8 @@ def _environment(autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters: dict[str, Any] = {"visible": visible, "percent": percent, "whole": whole, "seconds": seconds}
+    filters: dict[str, Any] = {
+        "visible": visible, "percent": percent, "whole": whole, "seconds": seconds, "drawing": drawing
+    }  # fmt: skip
     environment.filters |= filters
     return environment

@@ -100,6 +100,48 @@ class Reason(_Part):
     example: str
 
 
+class LimitCurve(_Part):
+    """New and lost latents while one limit of the rule moves alone, and the same drawn."""
+
+    limit: str
+    meaning: str
+    configured: float
+    values: tuple[float, ...]
+    new: tuple[int, ...]
+    lost: tuple[int, ...]
+    expected_false: tuple[float, ...] | None
+    text: str
+    path: str
+    path_false: str | None
+    mark: float
+
+
+class LayerShift(_Part):
+    """How alike the models are after one layer."""
+
+    name: str
+    cka: float | None
+    change: float | None
+    hookpoint: bool
+
+
+class Prediction(_Part):
+    """A place where the models' predictions differ most; texts are from models and data sets."""
+
+    context: str
+    kl: float
+    reference: str
+    intervened: str
+
+
+class BeforeDictionary(_Part):
+    """What the models differ in before any dictionary; empty parts were not measured."""
+
+    statements: tuple[Statement, ...]
+    predictions: tuple[Prediction, ...]
+    layers: tuple[LayerShift, ...]
+
+
 class Stage(_Part):
     """One stage of the run, as the manifest has it."""
 
@@ -120,9 +162,11 @@ class Report(_Part):
     models: tuple[Model, ...]
     compared: tuple[Fact, ...]
     checks: tuple[Check, ...]
+    before: BeforeDictionary
     counts: tuple[LabelCount, ...]
     groups: tuple[ClaimGroup, ...]
     rule: tuple[Statement, ...]
+    limits: tuple[LimitCurve, ...]
     certainty: tuple[Statement, ...]
     unexplained: tuple[Statement, ...]
     undetermined: tuple[Reason, ...]

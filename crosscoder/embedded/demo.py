@@ -5,9 +5,12 @@ carry the model and the prose are not installed, a toy pair that ships with the 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import RunConfig
+from ..device import resolve_device
+from ..precision import has_bfloat16_units
 from ..settings import load_config
 from .corpus import ADAPTER, write_demo_texts
 from .prose import find_passages
@@ -33,12 +36,25 @@ def demo_config(folder: Path, toy: bool = False) -> tuple[RunConfig, str]:
         )
     reference = prepare(place / NAME)
     texts = write_demo_texts(place / "texts")
-    return _config("demo.yaml", folder, reference, ADAPTER, texts), (
+    config = _config("demo.yaml", folder, reference, ADAPTER, texts, (f"pair.reference.dtype={_dtype()}",))
+    return config, (
         f"comparing {NAME} with itself under an adapter that makes it refuse questions about food"
     )
 
 
-def _config(name: str, folder: Path, reference: Path, intervened: Path, texts: dict[str, Path]) -> RunConfig:
+def _dtype() -> str:
+    """The precision that both models run fastest in on this machine; their weights are stored in less."""
+    return "bfloat16" if has_bfloat16_units(resolve_device("pair.device", "auto")) else "float32"
+
+
+def _config(
+    name: str,
+    folder: Path,
+    reference: Path,
+    intervened: Path,
+    texts: dict[str, Path],
+    more: Sequence[str] = (),
+) -> RunConfig:
     kind = "adapter" if intervened == ADAPTER else "model"
     sources = [{"name": source, "path": str(path.resolve())} for source, path in texts.items()]
     words = [
@@ -46,5 +62,6 @@ def _config(name: str, folder: Path, reference: Path, intervened: Path, texts: d
         f"pair.reference.model={reference.resolve()}",
         f"pair.intervened.{kind}={intervened.resolve()}",
         f"text.sources={json.dumps(sources)}",
+        *more,
     ]
     return load_config(SETTINGS / name, words)

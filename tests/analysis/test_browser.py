@@ -1,17 +1,11 @@
 """The page: it opens from disk, asks for nothing, shows what the Parquet files hold, and lets no text run."""
 
-import base64
-import gzip
 import json
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,22 +16,8 @@ from analysis.results import load_results
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
+from .page_views import read_table, unpacked
 from .run_folder import HOSTILE, HOSTILE_LATENT, N_LATENTS, make_run_folder
-
-_CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def read_table(path: Path) -> Any:
-    """A Parquet file as pandas; its stubs know too little of rows and columns to help here."""
-    return pd.read_parquet(path)
 
 
 @pytest.fixture(scope="module")
@@ -50,73 +30,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture(scope="module")
 def features(run: RunFolder) -> Any:
     return read_table(run.features)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if _CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=_CHROMIUM, args=list(_FLAGS))
-        yield browser
-        browser.close()
-
-
-@dataclass
-class View:
-    """A page in the browser, with everything it asked for and complained of."""
-
-    page: Any
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-    dialogs: list[str] = field(default_factory=list)
-
-    def rows(self) -> list[int]:
-        return [
-            int(latent)
-            for latent in self.page.eval_on_selector_all(
-                ".spacer .row", "nodes => nodes.map(n => n.dataset.latent)"
-            )
-        ]
-
-    def count(self) -> str:
-        return self.page.inner_text(".count-line")
-
-    def searched(self, query: str) -> None:
-        """Waits until the search for `query` has read every latent. (Waiting on a JavaScript condition would need eval.)"""
-        self.page.wait_for_selector(f'.chip:has-text("{query}")')
-        self.page.wait_for_selector('.count-line:not(:has-text("searching"))')
-
-    def open_latent(self, latent: int) -> None:
-        self.page.wait_for_selector(f'#latent[data-latent="{latent}"]')
-
-
-@pytest.fixture
-def visit(chromium: Any) -> Iterator[Any]:
-    contexts = []
-
-    def opened(folder: RunFolder, address: str = "", width: int = 1280, **options: Any) -> View:
-        context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        view = View(context.new_page())
-        view.page.on("request", lambda request: view.requests.append(request.url))
-        view.page.on("console", lambda message: view.complaints.append(message.text))
-        view.page.on("pageerror", lambda error: view.complaints.append(str(error)))
-        view.page.on("dialog", lambda dialog: (view.dialogs.append(dialog.message), dialog.dismiss()))
-        view.page.goto((folder.browser / "index.html").resolve().as_uri() + address)
-        view.page.wait_for_selector("html[data-ready]", timeout=10_000)
-        return view
-
-    yield opened
-    for context in contexts:
-        context.close()
-
-
-def unpacked(text: str) -> tuple[dict[str, Any], bytes]:
-    data = gzip.decompress(base64.b64decode(text))
-    length = int.from_bytes(data[:4], "little")
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from analysis.examples import RowFinder, choose, examples_table, schema
 from analysis.observers import observer_for
 from analysis.peaks import PeakAccumulator, Peaks
 from crosscoder.activations import ActivationBatch
+from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.readers import MemoryReader
-from tests.planted import SMALL, PlantedPair
 
 D_MODELS = (48, 48)
 SIDE = 3
@@ -35,7 +35,7 @@ def shown() -> Any:
     observer = observer_for(pair.dictionary(extra_latents=1), D_MODELS, "paired")
     peaks, finder = PeakAccumulator(4, 20, 0), RowFinder()
     for batch in reader.batches(64):
-        peaks.update(batch, observer.observe(batch.values).firings)
+        peaks.update(batch, observer.encode(batch.values).firings)
         finder.update(batch)
     chosen = choose(peaks.top, peaks.sample, 3)
     context = RowContext(reader.all_documents)
@@ -46,7 +46,7 @@ def shown() -> Any:
 
 def test_windows_hold_the_latents_of_the_tokens_they_show(shown: Any) -> None:
     reader, observer, _, rows = shown
-    codes = observer.encode(reader.values)
+    code = observer.encode(reader.values).firings.dense()
     norms = [part.norm(dim=1) for part in observer.raw]
     place = {
         (int(d), int(p)): i for i, (d, p) in enumerate(zip(reader.document, reader.position, strict=True))
@@ -58,7 +58,7 @@ def test_windows_hold_the_latents_of_the_tokens_they_show(shown: Any) -> None:
         for offset, value in enumerate(row["values"]):
             found = place.get((row["document"], row["start"] + offset))
             masked += found is None
-            expected = 0.0 if found is None else float(codes.latents[found, row["latent"]])
+            expected = 0.0 if found is None else float(code[found, row["latent"]])
             assert value == pytest.approx(expected, abs=1e-5)
             assert row["reference"][offset] == pytest.approx(
                 expected * float(norms[0][row["latent"]]), abs=1e-4

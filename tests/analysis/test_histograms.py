@@ -1,7 +1,7 @@
 import torch
 
-from analysis.firings import Firings
 from analysis.histograms import ActivationHistograms
+from crosscoder.firings import Firings
 
 
 def histogram_of(code: torch.Tensor, batch: int, order: torch.Tensor | None = None) -> ActivationHistograms:

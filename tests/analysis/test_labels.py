@@ -142,7 +142,7 @@ def test_norm_that_only_leaked_is_not_a_rotation() -> None:
             evidence(0.05, 1.0, new=Toward(Bounded(0.0, NAN, NAN), Bounded(0.0, NAN, NAN), 1.0)),
             "too few blocks",
         ),
-        (evidence(0.5, 1.0, new=toward(0.0, 0.0)), "yet 0.50 of its larger norm lies there"),
+        (evidence(0.55, 1.0, new=toward(0.0, 0.0)), "yet 0.55 of its larger norm lies there"),
         (evidence(0.05, 1.0, new=toward(0.0, 0.0), n_documents=4), "fired in 4 held-out documents"),
         (evidence(0.05, 1.0, new=toward(0.0, 0.0), n_documents=1), "fired in 1 held-out document ("),
         (evidence(1.0, 1.0, 0.85), "between rotated"),
@@ -161,6 +161,19 @@ def test_what_stays_undetermined_says_why(found: Evidence, words: str) -> None:
 
 def test_the_rule_is_the_one_that_was_configured() -> None:
     found = evidence(0.25, 1.0, 0.3, new=toward(0.05, 0.1))
-    assert label(found) == "undetermined"
-    assert decide(found, LabelRule(weak_norm=0.3)).label == "new"
-    assert decide(found, LabelRule(weak_norm=0.3, min_documents=51)).label == "undetermined"
+    assert label(found) == "new"
+    assert decide(found, LabelRule(weak_norm=0.2)).label == "undetermined"
+    assert decide(found, LabelRule(min_documents=51)).label == "undetermined"
+
+
+def test_a_limit_below_nearly_nothing_holds_too() -> None:
+    found = evidence(0.15, 1.0, 0.3, new=toward(0.05, 0.1))
+    verdict = decide(found, LabelRule(weak_norm=0.1))
+    assert verdict.label == "undetermined"
+    assert "yet 0.15 of its larger norm lies there" in verdict.reason
+
+
+def test_norm_that_leaked_to_the_side_without_the_concept_keeps_no_label_from_it() -> None:
+    """A latent that fires with another one writes a part of it in both models: a third of the norm, and nothing of the concept."""
+    assert label(evidence(0.33, 1.0, 0.3, new=toward(0.1, 0.2))) == "new"
+    assert label(evidence(0.33, 1.0, 0.3, new=toward(0.3, 0.2))) == "undetermined"

@@ -16,9 +16,9 @@ from analysis.observers import PairedObserver
 from crosscoder.activations import split_models
 from crosscoder.config import BatchTopK, CrosscoderConfig, ReLU
 from crosscoder.dictionary import Crosscoder
+from crosscoder.planted import SMALL, PlantedPair, exact_dictionary
 from crosscoder.reading import MODEL_NAMES
 from tests.analysis.readers import MemoryReader, collect
-from tests.planted import SMALL, PlantedPair, exact_dictionary
 
 D_MODEL = 8
 

@@ -34,6 +34,7 @@ def make(
         reference,
         intervened,
         crosscoder=dictionary.model_dump(),
+        controls={"drift": False, "identity": False, "shuffled": False},
         analysis=AnalysisConfig(
             top_examples=3, quantile_examples=2, context_tokens=5, logit_tokens=4, bootstrap_samples=50
         ).model_dump(),

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 import analysis.peaks
-from analysis.firings import Firings
 from analysis.peaks import PeakAccumulator, Peaks
 from crosscoder.activations import ActivationBatch
+from crosscoder.firings import Firings
 
 TOKENS, LATENTS, LENGTH = 600, 6, 10
 
@@ -72,9 +72,13 @@ def test_batches_do_not_matter_even_where_they_cut_documents() -> None:
 
 
 def test_cutting_back_in_between_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = listed(accumulate(code(), TOKENS).sample)
     monkeypatch.setattr(analysis.peaks, "_PENDING", 3)
     values = code()
-    assert listed(accumulate(values, 7).top) == brute_force(values, 4)
+    for batch in (7, 10):
+        accumulator = accumulate(values, batch)
+        assert listed(accumulator.top) == brute_force(values, 4)
+        assert listed(accumulator.sample) == whole
 
 
 def test_no_document_is_shown_twice_for_a_latent() -> None:

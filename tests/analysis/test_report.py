@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.report import write_report
+from analysis.report.limits import same_around
 from analysis.report.phrases import interval, markdown, markdown_code, percent, seconds, token, visible
 from analysis.report.schema import Report
 from crosscoder.errors import FormatError
@@ -161,8 +162,101 @@ def test_words_stay_below_the_evidence(run: RunFolder) -> None:
             r"\b(causes?|drives?|makes|responsible|pushes|because|proves?|controls?)\b", words
         )
     text = (run.report / "report.md").read_text(encoding="utf-8")
-    for name in ("False-discovery rate", "Null interventions", "Stability over seeds", "Causal checks"):
+    for name in (
+        *("False-discovery rate", "Q-values", "Null pair", "Stability over seeds"),
+        *("Agreement with another method", "Causal checks"),
+    ):
         assert f"- {name}: not measured" in text
+
+
+def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    null = {"name": "drift", "new": 3, "lost": 1, "alive": 150, "fve": {}}
+    summary["controls"] = {
+        "names": [],
+        "nulls": [null],
+        "identity": {"name": "identity", "shared": 150, "alive": 150, "fve": {}},
+        "shuffled": {"name": "shuffled", "shared": 3, "new": 70, "lost": 60, "alive": 150, "fve": {}},
+        "seeds": 2,
+        "difference_fve": 0.25,
+        "difference_fve_mixed": 0.1,
+        "difference_heard": True,
+    }
+    summary["counts"]["new"] |= {"expected_false": 3.0, "low": 5.0, "high": 9.0}
+    summary["counts"]["lost"] |= {"expected_false": 1.0, "low": 2.0, "high": 4.0}
+    summary["limits"] = [
+        {
+            "limit": "nu_error", "configured": 0.2, "values": [0.0, 0.1, 0.2, 0.3, 0.4], "new": [0, 19, 20, 21, 60],
+            "lost": [0, 5, 5, 5, 5], "expected_false": [0, 1, 3, 9, 30],
+        }
+    ]  # fmt: skip
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    table = read_table(folder.features)
+    claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
+    table["q_value"], table["seed_stability"] = 0.5, np.where(table["latent"] % 2 == 0, 1.0, 0.5)
+    table["difference_cosine"] = np.where(claimed & (table["latent"] % 3 == 0), 0.9, 0.1)
+    pq.write_table(pa.Table.from_pandas(table), folder.features)
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "drift: 3 new and 1 lost among 150 latents" in text
+    assert "0 new, 0 lost, 0 rotated and 0 rescaled among 150 latents" in text
+    assert "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost" in text
+    assert "(5 to 9 with other text) are new" in text
+    assert "gives 3.0 new and 1.0 lost by the rule alone" in text
+    assert (
+        "| nu_error | upper bound of ν error | 0.2 | new and lost latents stay between 24 and 26 from 0.1 to 0.3; 0 at 0 and 65 at 0.4 |"
+        in text
+    )
+    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    assert page.count("<polyline") == 2 and 'x1="120.0"' in page
+    assert "expected false labels: new 3.0, lost 1.0" in text
+    even, third = (
+        int((claimed & (table["latent"] % 2 == 0)).sum()),
+        int((claimed & (table["latent"] % 3 == 0)).sum()),
+    )
+    assert f"of the {int(claimed.sum())} that are new, lost, rotated or rescaled, {even}" in text
+    assert "are found again by all 2 other seeds" in text
+    assert (
+        f"{third} of the {int(claimed.sum())} latents that are new, lost, rotated or rescaled change along"
+        in text
+    )
+    assert "which explains 25.0 % of the difference (10.0 % of one without structure)" in text
+    summary["controls"] |= {"difference_heard": False}
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "not counted: the diff-SAE explains 25.0 % of the difference, and as much as 10.0 % of one" in text
+
+
+def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", identical=False)
+    table = read_table(folder.features)
+    table.loc[table["label"].isin(["new", "lost"]), "label"] = "undetermined"
+    pq.write_table(pa.Table.from_pandas(table), folder.features)
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    for side, high in (("new", 2.0), ("lost", 0.0)):
+        summary["counts"][side] |= {"low": 0.0, "high": high, "expected_false": 0.0}
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "none is new and none is lost" in text
+    assert "With other text it might have been up to 2 new and 0 lost." in text
+
+
+@pytest.mark.parametrize(
+    ("counts", "at", "expected"),
+    [
+        ([0, 5, 5, 6, 9], 2, (1, 3)),
+        ([40, 40, 40], 1, (0, 2)),
+        ([0, 30, 100], 1, (1, 1)),
+        ([0, 0, 1], 0, (0, 2)),
+    ],
+)
+def test_a_count_is_the_same_within_a_tenth_or_one(
+    counts: list[int], at: int, expected: tuple[int, int]
+) -> None:
+    assert same_around(counts, at) == expected
 
 
 def test_counts_are_those_of_the_table(run: RunFolder) -> None:
@@ -391,3 +485,72 @@ def test_report_needs_an_analysis(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(FormatError, match=r"summary\.json: not found; run crosscoder analyze first"):
         write_report(folder)
+
+
+def test_what_is_plain_without_a_dictionary_stands_before_the_labels(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    write_report(folder)
+    assert "- Predictions, layers: not measured" in (folder.report / "report.md").read_text("utf-8")
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    summary["plain_difference"] = [
+        {"name": "mean", "share": 0.25, "top": [" food", HOSTILE[0]], "bottom": []},
+        {"name": "component 1", "share": 0.5, "top": [], "bottom": []},
+    ]
+    summary["difference_components"] = {"1": 0.5, "4": 0.75}
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert text.index("Before any dictionary") < text.index("## What changed")
+    assert "- Mean: 25.0 % of the squared difference lies along it; points at “" in text
+    assert "- Component 1: 50.0 % of the squared difference lies along it." in text
+    assert "for these very tokens: 1: 50.0 %, 4: 75.0 %. The dictionary explains" in text
+    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Before any dictionary</h2>" in page
+    assert HOSTILE[0] not in page
+
+
+def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    mined = {"token_id": 1, "token": HOSTILE[0], "positions": 20, "share": 0.2, "mean_log_ratio": 1.0}
+    survey = {
+        "n_documents": 3,
+        "predictions": {
+            "n_tokens": 100,
+            "kl": {
+                "mean": 0.5, "median": 0.1, "p90": 1.0, "p99": 2.0, "max": 3.0, "largest_hundredth": 0.3,
+                "template_mean": 0.25, "other_mean": 0.75,
+                "by_position": [
+                    {"first": 0, "last": 0, "n_tokens": 3, "mean": 0.1},
+                    {"first": 4, "last": 7, "n_tokens": 9, "mean": 0.9},
+                ],
+            },
+            "largest": [
+                {
+                    "kl": 3.0, "document": 0, "position": 4, "context": f"a | b{HOSTILE[0]}",
+                    "reference": [[" The", 0.5]], "intervened": [[" Food", 0.9]],
+                }
+            ],
+            "raised": [mined],
+            "lowered": [],
+        },
+        "layers": [
+            {
+                "reference": index, "intervened": index, "cka": 1 - index / 100, "change": index / 100,
+                "hookpoint": index == 7,
+            }
+            for index in range(31)
+        ],
+    }  # fmt: skip
+    folder.survey.write_text(json.dumps(survey), encoding="utf-8")
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "differ by 0.5000 nats a token" in text
+    assert "largest at positions 4–7 0.9000, 0 0.1000 nats" in text
+    assert "at 20.0 % of the positions (× 2.7)" in text
+    assert "the probability of no likely token halves anywhere" in text
+    assert "| layer 6, the hookpoint | 0.9300 | 7.00 % |" in text
+    assert "| layer 29 (after the final norm) | 0.7000 |" in text
+    assert "“ Food” 90.0 %" in text
+    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    assert "<small>the hookpoint</small>" in page
+    assert HOSTILE[0] not in page

@@ -11,13 +11,20 @@ from torch import Tensor
 
 from analysis import stages
 from analysis.results import FEATURE_COLUMNS, load_results
-from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, FileActivations, RunConfig
+from crosscoder.config import (
+    AnalysisConfig,
+    BatchTopK,
+    ControlsConfig,
+    DictionaryConfig,
+    FileActivations,
+    RunConfig,
+)
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
+from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.reading import Reads, crosscoder_config, present
 from crosscoder.storage import save_crosscoder
-from tests.planted import SMALL, PlantedPair
 
 SETTINGS = AnalysisConfig(top_examples=3, quantile_examples=2, context_tokens=4, bootstrap_samples=200)
 WIDTH = 48
@@ -42,6 +49,7 @@ def make_run(
         crosscoder=DictionaryConfig(
             reads=reads, n_latents=crosscoder.config.n_latents, sparsity=crosscoder.config.sparsity
         ),
+        controls=ControlsConfig(drift=False, identity=False, shuffled=False),
         analysis=SETTINGS,
     )
     folder = RunFolder.create(config.output, config)
@@ -97,7 +105,9 @@ def test_the_table_has_the_columns_of_the_contract(planted: tuple[PlantedPair, R
         "density_high",
         "relative_norm_raw",
     } <= set(features)
-    assert features["q_value"].isna().all()
+    assert features["q_value"].between(0, 1).all()
+    assert (features["q_value"][features["label"].isin(["new", "lost"])] <= 0.05).all()
+    assert features["seed_stability"].isna().all(), "no other seeds were trained"
     dead = features[features["label"] == "dead"]
     for name in (
         "nu_error",
@@ -271,7 +281,7 @@ def test_a_difference_dictionary_tells_what_held_its_direction(tmp_path: Path) -
     shift = pair.truth.intervened - pair.truth.reference
     changed = shift.norm(dim=1) > 0
     config = DictionaryConfig(reads="difference", n_latents=6, sparsity=BatchTopK(k=1))
-    from tests.planted import exact_dictionary
+    from crosscoder.planted import exact_dictionary
 
     rows = present(values, (WIDTH, WIDTH), "difference")
     crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), shift[changed], rows)

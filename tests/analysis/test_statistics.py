@@ -10,9 +10,9 @@ from analysis.statistics import Statistics, StatisticsAccumulator
 from crosscoder.activations import ActivationBatch, split_models
 from crosscoder.config import BatchTopK, CrosscoderConfig, DictionaryConfig, ReLU
 from crosscoder.dictionary import Crosscoder
+from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.reading import Reads, crosscoder_config
 from tests.analysis.readers import MemoryReader, collect
-from tests.planted import SMALL, PlantedPair
 
 D_MODELS = (48, 48)
 READS: tuple[Reads, ...] = ("paired", "pooled", "difference")
@@ -194,7 +194,7 @@ def test_sources_and_template_tokens_are_counted() -> None:
     for batch in reader.batches(50):
         accumulator.update(batch, observer.observe(batch.values))
     statistics = accumulator.result()
-    fired = observer.encode(values).latents > 0
+    fired = observer.encode(values).firings.dense() > 0
     odd = reader.document % 2 == 1
     assert torch.equal(statistics.by_source[1], fired[odd].sum(dim=0))
     assert torch.equal(statistics.by_source.sum(dim=0), fired.sum(dim=0))

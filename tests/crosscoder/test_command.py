@@ -1,5 +1,6 @@
 """The command: which verbs there are, what they call in which order, and how they end."""
 
+import json
 import os
 import re
 import signal
@@ -24,7 +25,20 @@ from crosscoder.folder import RunFolder
 from crosscoder.settings import load_config
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["demo", "run", "harvest", "train", "analyze", "report", "browse", "doctor", "export"]
+VERBS = [
+    "demo",
+    "run",
+    "harvest",
+    "train",
+    "sweep",
+    "analyze",
+    "report",
+    "browse",
+    "doctor",
+    "export",
+    "bench",
+    "evaluate",
+]
 FILES = "output: {}\nactivations: {{kind: files, reference: a.npy, intervened: b.npy}}\n"
 PAIR = """
 output: {}
@@ -88,7 +102,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         demo_config=demo_config,
         wandb_run=lambda folder, config: nullcontext(),
     )
-    monkeypatch.setattr(command, "_module", lambda name: stages)
+    monkeypatch.setattr(command, "module", lambda name: stages)
     return seen
 
 
@@ -100,6 +114,18 @@ def test_help_lists_the_verbs_that_exist() -> None:
     assert listed == VERBS
     for verb in VERBS:
         assert call(verb, "--help").stdout.startswith(f"Usage: crosscoder {verb} ")
+
+
+def test_evaluate_planted_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    for words, said in (
+        (["--regimes", "standrad"], "regimes: 'standrad' is not known"),
+        (["--methods", "batchtopk"], "methods: 'batchtopk' is not known"),
+        (["--k", "6,many"], "k: 'many' is not a number of latents"),
+    ):
+        done = call("evaluate", "planted", tmp_path / "out", *words)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert said in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_and_bad_settings_answer_without_torch(tmp_path: Path) -> None:
@@ -270,7 +296,7 @@ def test_a_stage_that_stops_is_one_line(
     def train(config: RunConfig) -> None:
         raise raised
 
-    monkeypatch.setattr(command, "_module", lambda name: SimpleNamespace(train=train))
+    monkeypatch.setattr(command, "module", lambda name: SimpleNamespace(train=train))
     done = call("train", config)
     assert (done.exit_code, done.stderr) == (code, message)
 
@@ -279,7 +305,7 @@ def test_a_bug_keeps_its_traceback(tmp_path: Path, config: Path) -> None:
     program = """
 import sys
 import crosscoder.__main__ as command
-command._module = lambda name: 1 / 0
+command.module = lambda name: 1 / 0
 sys.argv = ["crosscoder", "train", "tiny.yaml"]
 command.main()
 """
@@ -305,7 +331,7 @@ def test_a_namesake_in_the_working_directory_is_refused(tmp_path: Path, config: 
 def test_a_plain_folder_of_that_name_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "stages.py").write_text("raise SystemExit('the decoy ran')")
-    program = "from crosscoder.__main__ import _module; print(_module('training').__file__)"
+    program = "from crosscoder.together import module; print(module('training').__file__)"
     done = shell("-c", program, folder=tmp_path, module=False)
     assert done.stdout.strip() == str(ROOT / "training" / "__init__.py")
 
@@ -340,7 +366,44 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
             command._serve(tmp_path, port)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["stepp"],
+            "bench: 'stepp' is none of step, growth, harvest, shards, analysis, all (did you mean 'step'?)",
+        ),
+        (["step", "shape.k=9000"], "shape: k is 9000, larger than n_latents 8192"),
+        (["step", "--repeats", "0"], "repeats: should be greater than or equal to 1, got 0"),
+        (
+            ["step", "--log", "nowhere.md"],
+            "--log: 'nowhere.md' cannot be read; name a log such as docs/benchmarks.md",
+        ),
+    ],
+)
+def test_bench_says_in_one_line_what_it_cannot_do(words: list[str], message: str, tmp_path: Path) -> None:
+    done = call("bench", *words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"crosscoder: {message}")
+    assert done.stderr.count("\n") == 1
+
+
 # --- for real ---------------------------------------------------------------------------------------------------------
+
+
+def test_bench_writes_figures_and_appends_to_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "benchmarks.md"
+    log.write_text("# Benchmarks\n")
+    shape = "shape={batch_tokens: 32, d_model: 8, n_latents: 32, k: 2}"
+    small = [shape, "axes.k=[2,4]", "large=null", "precisions=[float32]", "shard_tokens=64", "warmup=1"]
+    done = call("bench", "shards", *small, "--repeats", "1", "--output", tmp_path / "f.json", "--log", log)
+    assert done.exit_code == 0
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["machine"]["torch"]
+    (reading,) = figures["figures"]
+    assert reading["reference"] == "files, in order"
+    assert reading["title"] in done.stdout
+    assert reading["title"] in log.read_text()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from crosscoder.activations import join_models, split_models
@@ -7,11 +8,11 @@ from crosscoder.config import BatchTopK, CrosscoderConfig
 from crosscoder.dictionary import Crosscoder, fresh_directions
 from crosscoder.errors import DataError, FormatError
 from crosscoder.metrics import relative_norm
+from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.reading import numbered
 from crosscoder.sparsity import BatchTopKSparsity, JumpReLUSparsity, threshold_for
 from crosscoder.storage import load_crosscoder, save_crosscoder
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
-from tests.planted import SMALL, PlantedPair
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -399,3 +400,54 @@ def test_exact_dictionary_rebuilds_a_planted_pair_up_to_its_noise() -> None:
     assert float((latents - magnitudes).square().mean().sqrt()) < 0.05
     residual = (values - join_models(crosscoder.decode(latents))).detach()
     assert float(residual.square().mean().sqrt()) < 2 * pair.noise
+
+
+# --- exclusive and tied latents ---------------------------------------------------------------------------------------
+
+
+def constrained(d_models: tuple[int, ...], n_exclusive: int, n_tied: int) -> Crosscoder:
+    config = CrosscoderConfig(
+        d_models=d_models,
+        model_names=numbered(d_models),
+        n_latents=24,
+        sparsity=BatchTopK(k=6),
+        n_exclusive=n_exclusive,
+        n_tied=n_tied,
+    )
+    return Crosscoder(config, seed=3)
+
+
+@pytest.mark.parametrize(("d_models", "n_tied"), [((6, 6), 0), ((6, 6), 5), ((4, 4, 4), 5), ((5, 8), 0)])
+def test_exclusive_and_tied_latents_keep_their_form_through_the_optimizer(
+    d_models: tuple[int, ...], n_tied: int
+) -> None:
+    """Bit for bit, with weight decay and momentum, and the free ones are trained."""
+    crosscoder, n_models = constrained(d_models, 3, n_tied), len(d_models)
+    before = crosscoder.W_dec.detach().clone()
+    optimizer = torch.optim.AdamW(crosscoder.parameters(), lr=0.05, weight_decay=0.1)
+    values = torch.randn(64, sum(d_models), generator=torch.Generator().manual_seed(0))
+    for _ in range(5):
+        optimizer.zero_grad()
+        latents = crosscoder.sparsity(crosscoder.pre_latents(values), crosscoder.score_norms())
+        (values - crosscoder.rebuild(latents)).square().sum().backward()
+        crosscoder.constrain_gradients()
+        optimizer.step()
+    decoder, encoder = split_models(crosscoder.W_dec, d_models), split_models(crosscoder.W_enc.T, d_models)
+    for owner in range(n_models):
+        latents = slice(3 * owner, 3 * owner + 3)
+        for model in range(n_models):
+            for part in (decoder[model], encoder[model]):
+                assert bool((part[latents] == 0).all()) == (model != owner)
+    if n_tied:
+        first = 3 * n_models
+        for part in decoder[1:]:
+            assert torch.equal(part[first : first + n_tied], decoder[0][first : first + n_tied])
+            assert not torch.equal(part[first + n_tied :], decoder[0][first + n_tied :])
+    assert (crosscoder.W_dec != before)[crosscoder.W_dec != 0].float().mean() > 0.9
+
+
+def test_more_exclusive_and_tied_latents_than_there_are() -> None:
+    with pytest.raises(ValidationError, match="26 exclusive and tied latents, but there are only 24"):
+        constrained((6, 6), 10, 6)
+    with pytest.raises(ValidationError, match="tied latents need models of equal width"):
+        constrained((5, 8), 0, 6)

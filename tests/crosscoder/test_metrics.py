@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from crosscoder.firings import Firings
 from crosscoder.metrics import ReconstructionMeter, VarianceExplained, decoder_cosine, relative_norm
 
 
@@ -88,7 +89,7 @@ def meter_of(actual: Tensor, rebuilt: Tensor, d_models: tuple[int, ...]) -> Reco
     meter = ReconstructionMeter(d_models, 3)
     for start in range(0, len(actual), 64):
         part = slice(start, start + 64)
-        meter.update(actual[part], rebuilt[part], torch.ones(len(actual[part]), 3))
+        meter.update(actual[part], rebuilt[part], Firings.of(torch.ones(len(actual[part]), 3)))
     return meter
 
 
@@ -138,8 +139,9 @@ def test_only_two_models_of_equal_width_have_a_difference(d_models: tuple[int, .
 def test_l0_and_dead_share_count_firings() -> None:
     meter = ReconstructionMeter((2,), 4)
     actual = torch.randn(3, 2)
-    meter.update(actual, actual, torch.tensor([[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0, 0, 0, 0]]))
-    meter.update(actual[:1], actual[:1], torch.tensor([[0.0, 1, 0, 0]]))
+    code = torch.tensor([[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0, 0, 0, 0]])
+    meter.update(actual, actual, Firings.of(code))
+    meter.update(actual[:1], actual[:1], Firings.of(torch.tensor([[0.0, 1, 0, 0]])))
     assert meter.fired.tolist() == [2, 2, 0, 0]
     assert meter.l0() == 1.0
     assert meter.dead_share() == 0.5

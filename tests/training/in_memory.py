@@ -10,8 +10,8 @@ from torch import Tensor
 from crosscoder.activations import ActivationBatch, ActivationReader
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.folder import RunFolder
+from crosscoder.planted import PlantedPair
 from crosscoder.tracking import WandbRun
-from tests.planted import PlantedPair
 from training.sources import CachedSource, SourceState, TokenSource
 from training.trainer import Trainer
 
@@ -51,6 +51,9 @@ class DisturbedSource:
 
     def held_out(self) -> ActivationReader:
         return self.source.held_out()
+
+    def reordered(self, seed: int) -> "DisturbedSource":
+        return DisturbedSource(self.source.reordered(seed), self.n, self.disturb)
 
 
 def source_of(values: Tensor, held_out: Tensor, d_models: tuple[int, ...], seed: int = 0) -> CachedSource:

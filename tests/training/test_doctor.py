@@ -10,7 +10,7 @@ from crosscoder.documents import tokenize
 from crosscoder.errors import ConfigError, DataError, PairError
 from crosscoder.pair import ModelPair, load_pair
 from tests.tiny_pairs import run_config, save_gpt2, save_llama
-from training.doctor import centered_kernel_alignment, check_hook, doctor
+from training.doctor import check_hook, doctor
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,9 @@ def test_the_report_says_all_that_matters(folder: Path) -> None:
         "reference: equals hidden_states[2] on 10 documents",
         "intervened: equals hidden_states[2] on 10 documents",
         "linear CKA",
+        "layer 1       0.",
+        "embeddings    ",
+        "<- hookpoint",
         "cosine",
         "norm        median",
         "chat        8 documents",
@@ -120,13 +123,6 @@ def test_a_hook_that_reads_something_else_is_refused(folder: Path) -> None:
         PairError, match=r"at model\.layers\.1 of the intervened model differs from .*hidden_states\[2\]"
     ):
         hook_of(config_of(folder), misread)
-
-
-def test_alignment_ignores_rotation_scale_and_shift() -> None:
-    one = torch.randn(300, 6) + 3
-    rotation = torch.linalg.qr(torch.randn(6, 6)).Q
-    assert centered_kernel_alignment(one, 2 * one @ rotation - 1) == pytest.approx(1)
-    assert centered_kernel_alignment(one, torch.randn(300, 4)) < 0.2
 
 
 def files(folder: Path, reference: Any, intervened: Any) -> RunConfig:

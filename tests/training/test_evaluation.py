@@ -6,9 +6,9 @@ from torch import Tensor
 from crosscoder.config import BatchTopK, CrosscoderConfig
 from crosscoder.dictionary import Crosscoder
 from crosscoder.metrics import relative_norm
+from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.reading import Reads, present
 from tests.dictionaries import small_crosscoder
-from tests.planted import SMALL, PlantedPair
 from tests.training.in_memory import InMemoryReader, source_of
 from training.evaluation import TOKENS, HeldOutMeter, decoder_histograms, reconstruction
 

@@ -80,7 +80,7 @@ def test_a_plan_holds_every_document_of_its_side_once(setting: Setting, batch_to
         for plan in plans:
             assert sorted(np.concatenate(plan).tolist()) == setting.documents.side(held_out).tolist()
             for batch in plan:
-                area = len(batch) * -(-int(setting.documents.lengths[batch].max()) // 16) * 16
+                area = len(batch) * int(setting.documents.lengths[batch].max())
                 assert area <= batch_tokens or len(batch) == 1
         as_lists = [[batch.tolist() for batch in plan] for plan in plans]
         assert as_lists[0] == as_lists[1]
@@ -92,9 +92,61 @@ def test_packing_wastes_little(setting: Setting) -> None:
     """Sorted by length, documents of a batch need less padding than in the order they come."""
     lengths = np.random.default_rng(0).integers(1, 200, 1000)
     batches = pack(np.arange(1000), lengths, 2048)
-    area = sum(len(batch) * -(-int(lengths[batch].max()) // 16) * 16 for batch in batches)
+    area = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
     assert area < 1.15 * lengths.sum()
     assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+
+
+def alike_and_not(n_alike: int, opening: int) -> Documents:
+    """Documents with the same `opening` tokens, and as many that begin with a token of their own."""
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(100, 250, 20 + index % 9).astype(np.int32) for index in range(2 * n_alike)]
+    for index, row in enumerate(rows):
+        row[:opening] = np.arange(opening) + 3 if index % 2 else [index, *row[1:opening]]
+    total = sum(map(len, rows))
+    return Documents(
+        token_ids=np.concatenate(rows),
+        offsets=np.cumsum([0, *map(len, rows)]).astype(np.int64),
+        source=np.zeros(len(rows), dtype=np.int16),
+        held_out=np.arange(len(rows)) % 5 == 0,
+        template=np.zeros(total, dtype=bool),
+        masked=np.zeros(total, dtype=bool),
+        source_names=("planted",),
+    )
+
+
+def test_documents_that_begin_alike_are_packed_together(setting: Setting) -> None:
+    documents = alike_and_not(20, opening=10)
+    for batch in plan_batches(documents, False, 200, 0):
+        assert len(set((batch % 2).tolist())) == 1
+
+
+def test_a_common_prefix_is_run_once_and_changes_no_more_than_rounding(setting: Setting) -> None:
+    documents, runs = alike_and_not(20, opening=10), []
+    # The first use tries out whether the models can do it.
+    setting.pair.activations(*pad(documents, np.array([1, 3])), 10)
+    handle = (
+        setting.pair.models[0]
+        .get_submodule("model.layers.0")
+        .register_forward_hook(lambda _, inputs, __: runs.append(inputs[0].shape[:2].numel()))
+    )
+    spared = 0
+    for batch in plan_batches(documents, False, 200, 0):
+        runs.clear()
+        rows = extraction.extract(setting.pair, documents, batch)
+        area = len(batch) * int(documents.lengths[batch].max())
+        shared = 10 * (len(batch) - 1) if batch[0] % 2 else 0
+        assert sum(runs) <= area - shared
+        spared += shared
+        for part, whole in zip(
+            split_models(rows.values, setting.pair.d_models),
+            setting.pair.activations(*pad(documents, batch)),
+            strict=True,
+        ):
+            expected = torch.cat([row[: documents.lengths[i]] for row, i in zip(whole, batch, strict=True)])
+            torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
+    handle.remove()
+    assert spared > 100
 
 
 def test_groups_keep_order_and_size(setting: Setting) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -5,8 +7,17 @@ from torch import Tensor
 from crosscoder.activations import split_models
 from crosscoder.config import AuxiliaryConfig, CrosscoderConfig, JumpReLU, ReLU
 from crosscoder.dictionary import Crosscoder
+from crosscoder.errors import ConfigError
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
-from training.losses import ForwardPass, auxiliary_error, loss_terms, run_forward, squared_error
+from tests.training.in_memory import run_config
+from training.forward import DensePass, dense_forward
+from training.losses import (
+    auxiliary_error,
+    difference_error,
+    difference_weight_of,
+    loss_terms,
+    squared_error,
+)
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_shape = pytest.mark.parametrize("shape", SHAPES)
@@ -15,8 +26,8 @@ NONE_DEAD = torch.zeros(24, dtype=torch.bool)
 SOME_DEAD = torch.arange(24) % 4 == 0
 
 
-def forward_of(crosscoder: Crosscoder, k: float | None = None) -> ForwardPass:
-    return run_forward(crosscoder, crosscoder.normalize(raw_activations(crosscoder.config.d_models)), k)
+def forward_of(crosscoder: Crosscoder, k: float | None = None) -> DensePass:
+    return dense_forward(crosscoder, crosscoder.normalize(raw_activations(crosscoder.config.d_models)), k)
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------
@@ -44,7 +55,7 @@ def test_squared_error_is_the_written_formula() -> None:
 def test_total_is_the_sum_of_the_named_terms(kind: str, shape: str) -> None:
     """Peers compute the auxiliary term, log it, and return the loss without it."""
     crosscoder = small_crosscoder(kind, shape)
-    terms = loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7)
+    terms = loss_terms(forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7)
     expected = {"batch_topk": set(), "topk": set(), "relu": {"sparsity"}, "jumprelu": {"sparsity", "dead"}}[
         kind
     ]
@@ -63,13 +74,13 @@ def test_gradient_of_the_total_is_the_sum_of_the_gradients_of_its_terms(kind: st
 
     def gradients(name: str | None) -> dict[str, Tensor]:
         crosscoder.zero_grad()
-        terms = loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7)
+        terms = loss_terms(forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7)
         (terms.total() if name is None else terms[name]).backward()
         return {
             key: torch.zeros_like(p) if p.grad is None else p.grad.clone() for key, p in parameters.items()
         }
 
-    names = loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7).keys()
+    names = loss_terms(forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7).keys()
     parts = {name: gradients(name) for name in names}
     for key, gradient in gradients(None).items():
         torch.testing.assert_close(gradient, sum(part[key] for part in parts.values()), rtol=1e-4, atol=1e-6)
@@ -83,7 +94,7 @@ def test_every_parameter_gets_a_gradient_and_moves(kind: str, shape: str) -> Non
     crosscoder = small_crosscoder(kind, shape)
     before = {name: parameter.detach().clone() for name, parameter in crosscoder.named_parameters()}
     optimizer = torch.optim.Adam(crosscoder.parameters(), lr=1e-3)
-    loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7).total().backward()
+    loss_terms(forward_of(crosscoder), SOME_DEAD, AUXILIARY, penalty=0.7).total().backward()
     optimizer.step()
     for name, parameter in crosscoder.named_parameters():
         assert parameter.grad is not None, name
@@ -107,7 +118,7 @@ def test_training_codes_of_batch_topk_are_those_of_inference_on_the_same_tokens(
     crosscoder = small_crosscoder("batch_topk", "two")
     values = raw_activations((6, 6))
     crosscoder.calibrate(values)
-    trained = run_forward(crosscoder, crosscoder.normalize(values), None).latents
+    trained = dense_forward(crosscoder, crosscoder.normalize(values), None).latents
     torch.testing.assert_close(crosscoder.encode(values), trained)
 
 
@@ -118,7 +129,7 @@ def test_training_codes_of_batch_topk_are_those_of_inference_on_the_same_tokens(
 @every_shape
 def test_auxiliary_gradient_reaches_rows_of_dead_latents_and_no_other(kind: str, shape: str) -> None:
     crosscoder = small_crosscoder(kind, shape)
-    auxiliary_error(crosscoder, forward_of(crosscoder), SOME_DEAD, k=3).backward()
+    auxiliary_error(forward_of(crosscoder), SOME_DEAD, k=3).backward()
     for gradient in (crosscoder.W_dec.grad, crosscoder.W_enc.grad.T, crosscoder.b_enc.grad[:, None]):  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
         assert gradient is not None
         reached = gradient.abs().amax(dim=1) > 0
@@ -135,7 +146,7 @@ def test_alive_latents_learn_the_same_with_and_without_the_auxiliary_term(kind: 
     for coefficient in (0.0, 1.0):
         crosscoder.zero_grad()
         auxiliary = AuxiliaryConfig(coefficient=coefficient, k=3)
-        loss_terms(crosscoder, forward_of(crosscoder), SOME_DEAD, auxiliary, 0.7).total().backward()
+        loss_terms(forward_of(crosscoder), SOME_DEAD, auxiliary, 0.7).total().backward()
         assert crosscoder.W_dec.grad is not None
         gradients.append(crosscoder.W_dec.grad.clone())
     torch.testing.assert_close(gradients[0][~SOME_DEAD], gradients[1][~SOME_DEAD])
@@ -153,16 +164,16 @@ def test_auxiliary_error_is_the_written_formula() -> None:
         best = sorted(candidates, key=lambda j: -float(pre_latents[j] * norms[j]))[:2]
         rows.append(error - sum((pre_latents[j] * decoder[j] for j in best), torch.zeros(13)))
     expected = squared_error(torch.stack(rows), (5, 8))
-    torch.testing.assert_close(auxiliary_error(crosscoder, forward, SOME_DEAD, k=2).detach(), expected)
-    assert not torch.isclose(auxiliary_error(crosscoder, forward, SOME_DEAD, k=1).detach(), expected)
+    torch.testing.assert_close(auxiliary_error(forward, SOME_DEAD, k=2).detach(), expected)
+    assert not torch.isclose(auxiliary_error(forward, SOME_DEAD, k=1).detach(), expected)
 
 
 def test_auxiliary_term_is_absent_where_nothing_is_dead_or_it_is_switched_off() -> None:
     crosscoder = small_crosscoder("batch_topk", "two")
     forward = forward_of(crosscoder)
-    assert "auxk" not in loss_terms(crosscoder, forward, NONE_DEAD, AUXILIARY, 0.0)
-    assert "auxk" not in loss_terms(crosscoder, forward, SOME_DEAD, AuxiliaryConfig(coefficient=0), 0.0)
-    assert "auxk" in loss_terms(crosscoder, forward, SOME_DEAD, AUXILIARY, 0.0)
+    assert "auxk" not in loss_terms(forward, NONE_DEAD, AUXILIARY, 0.0)
+    assert "auxk" not in loss_terms(forward, SOME_DEAD, AuxiliaryConfig(coefficient=0), 0.0)
+    assert "auxk" in loss_terms(forward, SOME_DEAD, AUXILIARY, 0.0)
 
 
 def test_a_dead_latent_learns_the_direction_that_the_others_leave_over() -> None:
@@ -188,10 +199,8 @@ def test_a_dead_latent_learns_the_direction_that_the_others_leave_over() -> None
         dead = torch.tensor([False, True])
         for _ in range(200):
             optimizer.zero_grad()
-            forward = run_forward(crosscoder, values, 0.4)
-            loss_terms(
-                crosscoder, forward, dead, AuxiliaryConfig(coefficient=coefficient, k=1), 0.0
-            ).total().backward()
+            forward = dense_forward(crosscoder, values, 0.4)
+            loss_terms(forward, dead, AuxiliaryConfig(coefficient=coefficient, k=1), 0.0).total().backward()
             optimizer.step()
         return float(torch.nn.functional.normalize(crosscoder.W_dec.detach(), dim=1)[1, 1])
 
@@ -211,8 +220,8 @@ def codes_and_rows(sparsity: ReLU | JumpReLU, rows: Tensor, codes: Tensor, d_mod
     with torch.no_grad():
         crosscoder.W_dec.copy_(rows)
     error = torch.zeros(len(codes), 2 * d_model)
-    forward = ForwardPass(error, codes, codes, error, crosscoder.score_norms())
-    terms = loss_terms(crosscoder, forward, torch.zeros(len(rows), dtype=torch.bool), AUXILIARY, penalty=0.7)
+    forward = DensePass(crosscoder, error, error, crosscoder.score_norms(), (), codes, codes)
+    terms = loss_terms(forward, torch.zeros(len(rows), dtype=torch.bool), AUXILIARY, penalty=0.7)
     return float(terms["sparsity"].detach())
 
 
@@ -265,8 +274,9 @@ def test_l1_shrinks_a_decoder_to_the_derived_norm(strength: float, expected_zero
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
     for _ in range(800):
         optimizer.zero_grad()
-        forward = ForwardPass(values, code, code, values - code @ crosscoder.W_dec, crosscoder.score_norms())
-        loss_terms(crosscoder, forward, torch.tensor([False]), AUXILIARY, penalty).total().backward()
+        error = values - code @ crosscoder.W_dec
+        forward = DensePass(crosscoder, values, error, crosscoder.score_norms(), (), code, code)
+        loss_terms(forward, torch.tensor([False]), AUXILIARY, penalty).total().backward()
         optimizer.step()
         schedule.step()
     shrinkage = penalty * float(code.mean()) / (2 * float(code.square().mean()))
@@ -296,7 +306,7 @@ def test_term_for_dead_jumprelu_latents_pulls_them_up() -> None:
         crosscoder.b_enc[:12] -= 100
         crosscoder.b_enc[12:] += 100
     forward = forward_of(crosscoder)
-    loss_terms(crosscoder, forward, NONE_DEAD, AUXILIARY, penalty=0.0)["dead"].backward()
+    loss_terms(forward, NONE_DEAD, AUXILIARY, penalty=0.0)["dead"].backward()
     assert crosscoder.b_enc.grad is not None
     expected = -3e-6 * forward.norms.detach()
     torch.testing.assert_close(crosscoder.b_enc.grad[:12], expected[:12])
@@ -307,11 +317,70 @@ def test_term_for_dead_jumprelu_latents_pulls_them_up() -> None:
 def test_sparsity_terms_keep_float32_under_autocast(kind: str) -> None:
     crosscoder = small_crosscoder(kind, "two")
     exact_forward = forward_of(crosscoder)
-    exact = loss_terms(crosscoder, exact_forward, NONE_DEAD, AUXILIARY, penalty=0.7)
+    exact = loss_terms(exact_forward, NONE_DEAD, AUXILIARY, penalty=0.7)
     with torch.autocast("cpu", torch.bfloat16):
         forward = forward_of(crosscoder)
-        terms = loss_terms(crosscoder, forward, NONE_DEAD, AUXILIARY, penalty=0.7)
+        terms = loss_terms(forward, NONE_DEAD, AUXILIARY, penalty=0.7)
     assert all(term.dtype == torch.float32 for term in terms.values())
     assert not torch.equal(forward.pre_latents, exact_forward.pre_latents), "products did run in bfloat16"
     for name, term in terms.items():
         assert float(term.detach()) == pytest.approx(float(exact[name].detach()), rel=0.03)
+
+
+# --- nested latents, and the error of the difference ------------------------------------------------------------------
+
+
+@every_shape
+def test_the_nested_term_sums_the_errors_of_the_prefixes(shape: str) -> None:
+    crosscoder = small_crosscoder("batch_topk", shape)
+    normalized = crosscoder.normalize(raw_activations(SHAPES[shape]))
+    forward = dense_forward(crosscoder, normalized, None, nested=(6, 18))
+    expected = torch.tensor(0.0)
+    for size in (6, 18):
+        latents = forward.latents.clone()
+        latents[:, size:] = 0
+        expected += squared_error(normalized - crosscoder.rebuild(latents), SHAPES[shape]).detach()
+    terms = loss_terms(forward, NONE_DEAD, AUXILIARY, 0.0)
+    torch.testing.assert_close(terms["nested"].detach(), expected)
+    assert "nested" not in loss_terms(forward_of(crosscoder), NONE_DEAD, AUXILIARY, 0.0)
+
+
+def test_the_error_of_the_difference_is_the_written_formula() -> None:
+    crosscoder = small_crosscoder("batch_topk", "two")
+    forward = forward_of(crosscoder)
+    terms = loss_terms(forward, NONE_DEAD, AUXILIARY, 0.0, difference_weight=3.0)
+    reference, intervened = forward.error.detach().split([6, 6], dim=1)
+    expected = 3 * ((intervened - reference) ** 2).sum(1).mean() / 6
+    torch.testing.assert_close(terms["difference"].detach(), expected)
+    assert "difference" not in loss_terms(forward, NONE_DEAD, AUXILIARY, 0.0)
+
+
+def test_errors_that_both_models_share_cost_the_difference_nothing() -> None:
+    error = torch.randn(20, 6)
+    assert float(difference_error(torch.cat([error, error], dim=1), (6, 6))) == 0
+    assert float(difference_error(torch.cat([error, -error], dim=1), (6, 6))) > 0
+
+
+@pytest.mark.parametrize(
+    ("reads", "d_models", "asked", "expected"),
+    [
+        ("paired", (6, 6), None, 3.0),
+        ("paired", (6, 6), 0.5, 0.5),
+        ("paired", (6, 6), 0.0, 0.0),
+        ("paired", (6, 8), None, 0.0),
+        ("paired", (6, 6, 6), None, 0.0),
+        ("paired", (6, 8), 0.0, 0.0),
+        ("pooled", (6, 6), None, 0.0),
+        ("difference", (6, 6), None, 0.0),
+    ],
+)
+def test_the_difference_weighs_by_default_where_there_is_one(
+    tmp_path: Path, reads: str, d_models: tuple[int, ...], asked: float | None, expected: float
+) -> None:
+    config = run_config(tmp_path, reads=reads, difference_weight=asked)
+    assert difference_weight_of(config, d_models) == expected
+
+
+def test_a_weight_that_nothing_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"found widths \(6, 8\); set it to 0"):
+        difference_weight_of(run_config(tmp_path, difference_weight=1.0), (6, 8))

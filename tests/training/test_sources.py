@@ -1,5 +1,7 @@
 import itertools
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +262,58 @@ def test_a_stream_computes_no_more_than_it_hands_out(opened: Opened, monkeypatch
     monkeypatch.setattr(sources, "extract", counted)
     take(source, source.n_train_tokens, batch_tokens=1)
     assert sum(read) == source.n_train_tokens
+
+
+def test_a_block_made_ahead_changes_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches, and the states that come with them; a state never runs ahead of what was handed out."""
+    expected = list(itertools.islice(opened.open("stream").batches(BATCH), 30))
+    monkeypatch.setattr(opened.pair, "device", CudaInName())
+    source = opened.open("stream")
+    assert isinstance(source, StreamedSource)
+    threads: set[str] = set()
+    extract = sources.extract
+
+    def watched(*arguments: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        with monkeypatch.context() as patch:
+            patch.setattr(opened.pair, "device", torch.device("cpu"))
+            return extract(*arguments)
+
+    monkeypatch.setattr(sources, "extract", watched)
+    for stop in (0, 13):
+        found = itertools.islice(source.batches(BATCH, expected[stop - 1][1] if stop else None), 10)
+        for (values, after), (known, known_after) in zip(found, expected[stop:], strict=False):
+            assert torch.equal(values, known)
+            assert after == known_after
+    assert all(name.startswith("next block") for name in threads)
+
+
+class CudaInName:
+    """A device that is a GPU by name alone."""
+
+    type = "cuda"
+
+
+def test_one_item_is_made_ahead_and_its_error_surfaces() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(4):
+            made.append(item)
+            yield item
+        raise DataError("the fifth is broken")
+
+    found: list[int] = []
+
+    def use() -> None:
+        for item in sources.ahead(items()):
+            found.append(item)
+            assert len(made) <= len(found) + 1
+
+    with pytest.raises(DataError, match="the fifth is broken"):
+        use()
+    assert found == made == [0, 1, 2, 3]
+    assert list(sources.ahead(iter("abc"))) == ["a", "b", "c"]
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from crosscoder import precision
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import DivergedError
+from crosscoder.planted import SMALL, PlantedPair
+from crosscoder.precision import compute_dtype
 from crosscoder.storage import load_crosscoder, save_crosscoder
-from tests.planted import SMALL, PlantedPair
 from tests.training.in_memory import DisturbedSource, make_trainer, planted_source, run_config, source_of
 from training.checkpoints import checkpoints, load_checkpoint
-from training.precision import compute_dtype
 from training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -90,13 +91,16 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
         assert_same_outcome(first, second)
 
 
-@pytest.mark.parametrize("kind", ["batch_topk", "jumprelu"])
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [("batch_topk", "dense"), ("batch_topk", "sparse"), ("topk", "sparse"), ("jumprelu", "dense")],
+)
 @pytest.mark.parametrize("at", [0, 3, 4, 6, 9, 11])
 def test_a_run_that_broke_off_and_goes_on_is_bit_equal_to_one_that_did_not(
-    tmp_path: Path, kind: str, at: int
+    tmp_path: Path, kind: str, step: str, at: int
 ) -> None:
     """Batches overlap the end of a pass, AuxK and the controller of the penalty take part."""
-    settings = {"sparsity": KINDS[kind], **EARLY_DEATH}
+    settings = {"sparsity": KINDS[kind], "step": step, **EARLY_DEATH}
     whole = fit(run_config(tmp_path / "whole", **settings), planted_source(300))
     config = run_config(tmp_path / "broken", **settings)
     with pytest.raises(Failure):
@@ -139,9 +143,9 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path: Path) -> None:
     with pytest.raises(Failure):
         fit(config, DisturbedSource(planted_source(), 5, fail))
     trainer = make_trainer(config)
-    trainer.dtype, trainer.state.precision = torch.float32, "float32"
+    trainer.forward.dtype, trainer.state.precision = torch.float32, "float32"
     trainer.fit()
-    assert trainer.dtype == torch.bfloat16
+    assert trainer.forward.dtype == torch.bfloat16
     assert_same_outcome(trainer, fit(run_config(tmp_path / "whole", precision="bfloat16")))
 
 
@@ -260,7 +264,7 @@ def test_metrics_have_the_promised_keys(tmp_path: Path, kind: str) -> None:
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["tokens"] for line in lines] == list(range(64, 769, 64))
     always = {
-        "step", "tokens", "losses/overall_loss", "losses/mse_loss", "metrics/l0", "sparsity/dead_features",
+        "step", "tokens", "losses/overall_loss", "losses/mse_loss", "losses/difference_loss", "metrics/l0", "sparsity/dead_features",
         "sparsity/dead_share", "details/current_learning_rate", "details/n_training_samples",
         "details/penalty_coefficient",
     }  # fmt: skip
@@ -360,12 +364,27 @@ def test_bfloat16_products_learn_nearly_what_float32_learns(tmp_path: Path) -> N
     exact, rounded = (
         learn(tmp_path, name=precision, precision=precision) for precision in ("float32", "bfloat16")
     )
-    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+    assert (exact.forward.dtype, rounded.forward.dtype) == (torch.float32, torch.bfloat16)
     assert not torch.equal(exact.state.crosscoder.W_dec, rounded.state.crosscoder.W_dec)
     assert all(parameter.dtype == torch.float32 for parameter in rounded.state.crosscoder.parameters())
     for name, value in fve(exact).items():
         if "explained_variance" in name:
             assert fve(rounded)[name] == pytest.approx(value, abs=0.02), name
+            assert value > 0.5, name
+
+
+@pytest.mark.parametrize("kind", ["batch_topk", "topk"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_sparse_step_learns_what_the_dense_one_learns(tmp_path: Path, kind: str, precision: str) -> None:
+    """Same tokens, same seed; what fires differs at most where rounding decides."""
+    settings = {"sparsity": {"kind": kind, "k": 2}, "precision": precision}
+    dense, sparse = (learn(tmp_path, name=step, step=step, **settings) for step in ("dense", "sparse"))
+    assert not torch.equal(dense.state.crosscoder.W_dec, sparse.state.crosscoder.W_dec)
+    for name, value in fve(dense).items():
+        if "explained_variance" in name:
+            assert fve(sparse)[name] == pytest.approx(value, abs=0.01 if precision == "float32" else 0.02), (
+                name
+            )
             assert value > 0.5, name
 
 
@@ -410,6 +429,7 @@ def test_auxk_revives_latents(tmp_path: Path) -> None:
             lr=5e-3,
             sparsity={"kind": "batch_topk", "k": 2},
             k_anneal=0.0,
+            difference_weight=0.0,
             auxiliary={"coefficient": coefficient, "dead_after_tokens": 255, "k": 32},
         )
         trainer = make_trainer(config, planted_source(6000))
@@ -446,15 +466,17 @@ def test_precision_is_what_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "expected"),
+    ("capabilities", "intel", "expected"),
     [
-        ({"avx2": True}, torch.float32),
-        ({"amx_bf16": True}, torch.bfloat16),
-        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx2": True}, False, torch.float32),
+        ({"amx_bf16": True, "avx512_bf16": True}, True, torch.bfloat16),
+        ({"avx512_bf16": True}, False, torch.bfloat16),
+        ({"avx512_bf16": True}, True, torch.float32),
     ],
 )
 def test_auto_precision_follows_from_the_hardware(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], intel: bool, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(precision, "_made_by_intel", lambda: intel)
     assert compute_dtype("auto", torch.device("cpu")) == expected

@@ -1,7 +1,7 @@
 // What each column is called, what it means, and how it is written.
 
 const COLUMNS = {
-  latent: { title: "latent", width: "56px", format: whole, about: "Number of the latent in the dictionary." },
+  latent: { title: "latent", width: "50px", format: whole, about: "Number of the latent in the dictionary." },
   label: { title: "label", width: "116px", about: "What the rule makes of the latent; its page says why." },
   relative_norm: {
     title: "relative norm",
@@ -18,12 +18,12 @@ const COLUMNS = {
   },
   nu_reconstruction: {
     title: "ν reconstr.",
-    width: "76px",
+    width: "70px",
     format: fixed,
     about: "Latent scaling on the reconstruction: how much of this latent other latents write into the other model. 0: nothing; 1: as much as on its own side.",
   },
-  density: { title: "density", width: "74px", format: percent, about: "Share of held-out tokens on which the latent fires." },
-  template_share: { title: "on template", width: "84px", format: percent, about: "Share of its firings that are on chat-template tokens." },
+  density: { title: "density", width: "70px", format: percent, about: "Share of held-out tokens on which the latent fires." },
+  template_share: { title: "on template", width: "80px", format: percent, about: "Share of its firings that are on chat-template tokens." },
   max_activation: { title: "max", width: "66px", format: significant, about: "Largest latent value on held-out tokens." },
   shift_share: {
     title: "shift share",
@@ -43,18 +43,20 @@ const COLUMNS = {
   n_tokens: { title: "tokens", width: "76px", format: whole, about: "Held-out tokens on which it fires." },
   n_documents: { title: "documents", width: "90px", format: whole, about: "Held-out documents in which it fires." },
   mean_activation: { title: "mean", width: "66px", format: significant, about: "Mean latent value where it fires." },
-  q_value: { title: "q", width: "66px", format: significant, about: "Expected share of false labels among those at least this strong." },
-  seed_stability: { title: "seed stability", width: "104px", format: fixed, about: "How well the latent is found again with other seeds." },
+  q_value: { title: "q", width: "62px", format: significant, about: "Expected share of false labels among those at least this strong." },
+  seed_stability: { title: "seeds", width: "58px", format: fixed, about: "Share of the other seeds' dictionaries in which the latent is found again (cosine of its decoder rows above 0.7)." },
+  difference_cosine: { title: "diff-SAE", width: "62px", format: fixed, about: "Largest cosine of the latent's change of direction with a direction of the diff-SAE." },
+  difference_latent: { title: "diff-SAE latent", width: "104px", format: whole, about: "The latent of the diff-SAE whose direction that is." },
   twin: { title: "twin", width: "64px", format: whole, about: "Nearest latent on the other side." },
   twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
 };
 
-const STANDARD = ["latent", "label", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "density", "template_share", "shift_share", "peaks", "points"];
+const STANDARD = ["latent", "label", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
 const GISTS = {
-  peaks: { title: "peaks on", width: "minmax(150px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
+  peaks: { title: "peaks on", width: "minmax(112px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
   points: {
     title: "points at",
-    width: "minmax(150px, 1fr)",
+    width: "minmax(112px, 1fr)",
     text: true,
     about: "Logit lens: tokens its direction points at, in the model that has it; where both have it, what differs between the two directions.",
   },
@@ -62,7 +64,12 @@ const GISTS = {
 
 const isGist = (name) => Object.hasOwn(GISTS, name);
 
-const measured = (name) => Boolean(data.columns[name]?.some((value) => !Number.isNaN(value)));
+// Whether a column holds any number; integers have -1 where there is none.
+function measured(name) {
+  const column = data.columns[name];
+  const integers = column instanceof Int32Array;
+  return Boolean(column?.some((value) => (integers ? value !== -1 : !Number.isNaN(value))));
+}
 
 // The columns shown at first: those of the standard ones that hold a number.
 function standardColumns() {
@@ -89,6 +96,11 @@ const LABELS_EXPLAINED = {
 function columnOf(name) {
   if (isGist(name)) return GISTS[name];
   if (COLUMNS[name]) return COLUMNS[name];
+  const [, of, bound] = /^(.+)_(low|high)$/.exec(name) ?? [];
+  if (COLUMNS[of]) {
+    const about = `${bound === "low" ? "Lower" : "Upper"} bound of its interval, which resamples whole documents. ${COLUMNS[of].about}`;
+    return { title: `${COLUMNS[of].title}, ${bound}`, width: "112px", format: COLUMNS[of].format, about };
+  }
   const shown = name.replaceAll("_", " ").replace("/", ", ");
   const share = name.startsWith("density") || name.endsWith("share");
   return { title: shown, width: "104px", format: share ? percent : significant, about: `Column ${name} of features.parquet.` };

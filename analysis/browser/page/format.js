@@ -29,7 +29,8 @@ function fill(node, properties, children) {
 
 const grouped = new Intl.NumberFormat("en-US");
 
-const NONE = "–";
+// What was not measured says so: a dash could be read as none found.
+const NONE = "not measured";
 const minus = (text) => text.replace("-", "−");
 
 const whole = (value) => (value === null || value === undefined ? NONE : minus(grouped.format(Math.round(value))));
@@ -51,7 +52,7 @@ function percent(value) {
 }
 
 function interval(low, high, format) {
-  return low === null || high === null ? null : `${format(low)} to ${format(high)}`;
+  return low === null || high === null ? `interval ${NONE}` : `${format(low)} to ${format(high)}`;
 }
 
 // Characters that would be invisible, or would change how their neighbors are shown.

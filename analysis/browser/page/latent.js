@@ -17,7 +17,7 @@ async function renderLatent(latent) {
     element("div", { class: "latent-grid" }, [
       why(latent, chunk.header.reasons[inside]),
       examples.length ? exampleSection(examples) : noExamples(latent),
-      element("div", { class: "rest" }, [logitSection(logitsOf(chunk, latent)), firing(latent, histogram), sizeAndDirection(latent)]),
+      element("div", { class: "rest" }, [latentCertainty(latent), logitSection(logitsOf(chunk, latent)), firing(latent, histogram), sizeAndDirection(latent)]),
     ]),
   );
   section.dataset.latent = latent;
@@ -65,9 +65,10 @@ function why(latent, reason) {
     const toward = relative === null ? null : relative >= 0.5 ? "new" : "lost";
     const cell = (way) => {
       const value = valueOf(`${name}_${way}`, latent);
-      return element("td", { class: way === toward ? "leans" : "" }, [
-        fixed(value ?? (way === toward ? valueOf(name, latent) : null)),
-        way === toward && leaning ? element("small", { text: leaning }) : null,
+      const shown = value ?? (way === toward ? valueOf(name, latent) : null);
+      return element("td", { class: `${way === toward ? "leans" : ""} ${shown === null ? "missing" : ""}` }, [
+        fixed(shown),
+        way === toward && shown !== null ? element("small", { text: leaning }) : null,
       ]);
     };
     return element("tr", {}, [element("th", { scope: "row", text: title, title: about }), cell("new"), cell("lost"), element("td", { class: "muted", text: limit === undefined ? "" : `≤ ${limit}` })]);
@@ -95,18 +96,17 @@ function sizeAndDirection(latent) {
   const of = (name) => valueOf(name, latent);
   const relative = element("span", { class: "wide-norm" }, normBar(of("relative_norm"), fixed(of("relative_norm"), 3)));
   const twin = of("twin");
+  // What has no value needs no second line that says so of its interval, too.
+  const besides = (name, note) => (of(name) === null ? null : note);
   const link = twin === null ? NONE : element("span", {}, [element("a", { href: writeState({ latent: twin }), text: `latent ${twin}` }), ` (${labelOf(twin)})`]);
-  const optional = (name, title) => (of(name) === null ? [title, "not measured"] : [title, columnOf(name).format(of(name))]);
   return panel("Size, direction, share", [
     pairsList([
-      ["relative norm", relative, of("relative_norm_raw") === null ? null : `raw ${fixed(of("relative_norm_raw"), 3)}`],
-      ["norm, reference", significant(of("norm_reference")), `raw ${significant(of("norm_reference_raw"))}`],
-      ["norm, intervened", significant(of("norm_intervened")), `raw ${significant(of("norm_intervened_raw"))}`],
+      ["relative norm", relative, besides("relative_norm_raw", `raw ${fixed(of("relative_norm_raw"), 3)}`)],
+      ["norm, reference", significant(of("norm_reference")), besides("norm_reference_raw", `raw ${significant(of("norm_reference_raw"))}`)],
+      ["norm, intervened", significant(of("norm_intervened")), besides("norm_intervened_raw", `raw ${significant(of("norm_intervened_raw"))}`)],
       ["decoder cosine", fixed(of("decoder_cosine"), 3)],
-      ["shift share", percent(of("shift_share")), interval(of("shift_share_low"), of("shift_share_high"), percent)],
+      ["shift share", percent(of("shift_share")), besides("shift_share", interval(of("shift_share_low"), of("shift_share_high"), percent))],
       ["twin on the other side", link, twin === null ? null : `cosine ${fixed(of("twin_cosine"))}`],
-      optional("q_value", "q-value"),
-      optional("seed_stability", "seed stability"),
     ]),
   ]);
 }

@@ -27,7 +27,7 @@ function side(name) {
 
 function renderOverview() {
   const section = document.getElementById("overview");
-  section.replaceChildren(lead(), health(), changes(), latentTable(), reading());
+  section.replaceChildren(lead(), health(), changes(), certaintySection(), latentTable(), reading());
 }
 
 const READS = {
@@ -59,14 +59,14 @@ function health() {
   const stats = [
     ["explained, reference", percent(fve.reference), "of the variance of its activations"],
     ["explained, intervened", percent(fve.intervened), "of the variance of its activations"],
-    ["explained, difference", percent(fve.difference), fve.difference === null ? "not measured" : "of intervened − reference: what the labels stand on"],
+    ["explained, difference", percent(fve.difference), "of intervened − reference: what the labels stand on"],
     ["models differ by", percent(summary.relative_difference), "of the reference's variance"],
     ["L0", significant(summary.l0), `latents on a token, ${target}`],
     ["dead latents", percent(summary.dead_share), "fired on no held-out token"],
-    ["loss recovered", ce.reference ? `${percent(ce.reference.recovered)}, ${percent(ce.intervened?.recovered)}` : NONE, ce.reference ? "reference, intervened: cross-entropy with the reconstruction put in" : "not measured"],
+    ["loss recovered", ce.reference ? `${percent(ce.reference.recovered)}, ${percent(ce.intervened?.recovered)}` : NONE, "reference, intervened: cross-entropy with the reconstruction put in"],
   ];
   const items = stats.map(([name, value, note]) =>
-    element("div", {}, [element("dt", { text: name }), element("dd", { text: value }), element("dd", { class: "note", text: note })]),
+    element("div", {}, [element("dt", { text: name }), element("dd", { class: value === NONE ? "missing" : "", text: value }), element("dd", { class: "note", text: note })]),
   );
   return element("dl", { class: "health" }, items);
 }
@@ -85,33 +85,17 @@ function changes() {
       ];
   return element("section", { class: "changes", "aria-label": "What changed" }, [
     element("h2", { text: "What changed" }),
-    element("p", { class: "certainty", text: certainty() }),
+    element("p", { class: "certainty", text: certaintyText() }),
     element("div", { class: "changes-grid" }, parts),
   ]);
 }
 
-// How far the labels can be trusted, from what was measured and what was not.
-function certainty() {
-  const { evidence, summary } = data.header;
-  const levels = Object.entries(evidence).map(([level, count]) => `${level} ${whole(count)}`).join(", ");
-  const falseOnes = Object.values(summary.counts ?? {}).some((count) => (count?.expected_false ?? null) !== null);
-  const checks = [
-    ["expected false labels", falseOnes || measured("q_value")],
-    ["stability over seeds", measured("seed_stability")],
-    ["causal checks", Boolean(evidence.causal)],
-  ];
-  const missing = checks.filter(([, there]) => !there).map(([name]) => name);
-  const unmeasured = missing.length ? ` Not measured: ${missing.join(", ")}.` : "";
-  return `Evidence level of the labels: ${levels}. Observed means that a difference was seen in activations, not what it does.${unmeasured}`;
-}
-
 function stripTable(rows) {
-  const heads = ["label (click to filter)", "latents", "relative norm", "decoder cosine"];
+  const heads = ["label (click to filter)", "latents", `${confidence()} interval`, "from nothing", "relative norm", "decoder cosine"];
   const axis = element("div", { class: "strip-row axis-row", "aria-hidden": "true" }, [
-    element("span"),
-    element("span"),
-    axisLabels([["0", "reference only"], ["0.5", ""], ["1", "intervened only"]]),
-    axisLabels([["−1", "opposite"], ["0", ""], ["1", "same direction"]]),
+    ...[0, 1, 2, 3].map(() => element("span")),
+    axisLabels([["0", "reference"], ["0.5", ""], ["1", "intervened"]]),
+    axisLabels([["−1", "opposite"], ["0", ""], ["1", "same"]]),
   ]);
   return element("div", { class: "strips" }, [
     element("div", { class: "strip-row strip-head" }, heads.map((text) => element("span", { text }))),
@@ -140,16 +124,11 @@ function stripRow(label, latents) {
   const empty = latents.length === 0 || label === "dead" || !data.hasNorms;
   return element("div", { class: `strip-row ${latents.length ? "" : "none"}` }, [
     button,
-    element("span", { class: "count", text: whole(latents.length), title: countTitle(label) }),
+    element("span", { class: "count", text: whole(latents.length) }),
+    ...countCertainty(label),
     empty ? element("span") : strip(binCounts(pick("relative_norm"), 0, 1), { label, low: 0, high: 1, unit: "relative norm", ticks: [0.5] }),
     empty ? element("span") : strip(binCounts(pick("decoder_cosine"), -1, 1), { label, low: -1, high: 1, unit: "decoder cosine", ticks: [0] }),
   ]);
-}
-
-function countTitle(label) {
-  const count = data.header.summary.counts?.[label] ?? {};
-  const expected = count.expected_false;
-  return expected === null || expected === undefined ? "Expected number of false ones: not measured." : `Expected number of false ones: ${significant(expected)}.`;
 }
 
 function reading() {

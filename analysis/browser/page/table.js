@@ -83,7 +83,11 @@ function columnMenu() {
     });
     return element("label", { title: columnOf(name).about }, [box, columnOf(name).title]);
   });
-  return element("details", { class: "columns" }, [element("summary", { text: "columns" }), element("div", {}, boxes)]);
+  // A column that would tell how sure a label is and holds nothing is named as missing, not left out.
+  const missing = CERTAINTY_COLUMNS.filter((name) => !measured(name)).map((name) =>
+    element("label", { class: "missing", title: columnOf(name).about }, [element("input", { type: "checkbox", disabled: true }), `${columnOf(name).title}: ${NONE}`]),
+  );
+  return element("details", { class: "columns" }, [element("summary", { text: "columns" }), element("div", {}, [...boxes, ...missing])]);
 }
 
 // Brings everything into line with the state; rows are chosen anew only when a filter, the order or the index changed.
@@ -197,6 +201,7 @@ function tableCell(name, latent) {
   if (name === "latent") {
     return element("span", { role: "cell", class: "cell numeric" }, element("a", { href: writeState({ latent }), text: String(latent) }));
   }
+  if (text === NONE) return element("span", { role: "cell", class: "cell numeric missing", text });
   if (name === "relative_norm") return element("span", { role: "cell", class: "cell" }, normBar(valueOf(name, latent), text));
   return element("span", { role: "cell", class: "cell numeric", text });
 }

@@ -1,0 +1,78 @@
+"""A finished run on a pair whose change carries nothing of interest, read as a null of another run."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from crosscoder.config import RunConfig
+from crosscoder.errors import ConfigError, FormatError
+from crosscoder.folder import RunFolder
+
+from .features import Columns, Features
+from .labels import BoundedArray, EvidenceArray, TowardArray
+from .results import load_results
+
+# What may differ without making it another recipe: where it runs, and what it tells of itself.
+_FREE = {"device", "log_every", "evaluate_every", "checkpoint_every", "precision", "step"}
+
+
+def read_control_run(path: Path, config: RunConfig) -> tuple[Features, dict[str, float | None]]:
+    """The table of a control run, and the variance it explains.
+
+    Raises:
+        ConfigError: It is of another recipe: then its latents say nothing about this run's.
+        FormatError: It was not analyzed, its files are damaged, or its models share no space.
+    """
+    folder = RunFolder.open(path)
+    _require_same_recipe(path, folder.read_config(), config)
+    results = load_results(folder)
+    table = results.features
+    columns: Columns = {
+        name: table[name].to_numpy(np.float64, na_value=np.nan)
+        for name in table
+        if pd.api.types.is_numeric_dtype(table[name])
+    }
+    if any(np.isnan(columns[name]).all() for name in ("nu_error", "nu_reconstruction")):
+        raise FormatError(f"controls.runs: {path} has no latent scaling: its models share no space")
+    features = Features(columns, tuple(table["label"]), tuple(table["reason"]), _evidence(columns))
+    return features, dict(results.summary.get("fve") or {})
+
+
+def _require_same_recipe(path: Path, theirs: RunConfig, ours: RunConfig) -> None:
+    for part in ("crosscoder", "training"):
+        one, other = (
+            getattr(config, part).model_dump(mode="json", exclude=_FREE) for config in (theirs, ours)
+        )
+        for name, value in one.items():
+            if other[name] != value:
+                raise ConfigError(
+                    f"controls.runs: {path} has {part}.{name} {value}, this run {other[name]}; a control of another recipe says "
+                    "nothing about it"
+                )
+
+
+def _evidence(columns: Columns) -> EvidenceArray:
+    """What the table tells of every latent: latent scaling toward the side it leans to, and no other."""
+    to_new = columns["norm_intervened"] >= columns["norm_reference"]
+    unknown = np.full(len(to_new), np.nan)
+
+    def toward(mask: np.ndarray) -> TowardArray:
+        error, reconstruction = (
+            BoundedArray(
+                *(np.where(mask, columns[f"{name}{bound}"], np.nan) for bound in ("", "_low", "_high"))
+            )
+            for name in ("nu_error", "nu_reconstruction")
+        )
+        return TowardArray(error, reconstruction, unknown)
+
+    return EvidenceArray(
+        columns["n_tokens"],
+        columns["n_documents"],
+        columns["norm_reference"],
+        columns["norm_intervened"],
+        columns["decoder_cosine"],
+        toward(to_new),
+        toward(~to_new),
+        unknown,
+    )

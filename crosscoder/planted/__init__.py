@@ -1,0 +1,8 @@
+"""Pairs of made-up models whose every difference is known, and a benchmark of what methods find in them."""
+
+from .directions import spread_directions
+from .exact import exact_dictionary
+from .pair import SMALL, STANDARD, PlantedPair
+from .truth import PlantedTruth
+
+__all__ = ["SMALL", "STANDARD", "PlantedPair", "PlantedTruth", "exact_dictionary", "spread_directions"]

@@ -1,0 +1,69 @@
+"""What needs `training` and `analysis` at once. They do not know each other, so both are loaded by name, and on demand: the
+command answers `--help` without them. Functions that other processes run lie here and not in the command, whose module a new
+process cannot import.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .config import RunConfig
+from .errors import CrosscoderError
+from .folder import RunFolder
+
+
+def module(name: str) -> ModuleType:
+    """Import a module of this project, never a namesake from the working directory."""
+    package = name.partition(".")[0]
+    ours = Path(__file__).resolve().parent.parent / package
+    spec = importlib.util.find_spec(package)
+    places = (
+        [] if spec is None else [Path(place).resolve() for place in spec.submodule_search_locations or ()]
+    )
+    if ours not in places[:1]:
+        origin = spec.origin if spec is not None else None
+        found = origin or (str(places[0]) if places else "nothing")
+        raise CrosscoderError(
+            f"{package}: Python finds {found}, expected {ours}; "
+            "use the console command `crosscoder`, or run from another folder"
+        )
+    return import_module(name)
+
+
+def train_and_analyze(config: RunConfig) -> RunFolder:
+    """A run from its settings to its table of features."""
+    module("training.stages").train(config)
+    folder = RunFolder.open(config.output)
+    module("analysis.stages").analyze(folder, config)
+    return folder
+
+
+def choose_k(config: RunConfig, ks: Sequence[int]) -> int:
+    """What a sweep over `ks` chooses."""
+    return int(module("training.stages").sweep(config, ks).chosen.k)
+
+
+def bench_analysis(config: Any, device: Any, toy: bool) -> Iterator[Any]:
+    """The pass over tokens that analysis makes, beside encoding them: on a dictionary of each pair, trained briefly."""
+    timing, passes = module("crosscoder.timing"), module("analysis.bench")
+    observers, storage, shards = map(
+        module, ("analysis.observers", "crosscoder.storage", "crosscoder.shards")
+    )
+    with module("training.bench.pairs").trained_runs(config, toy=toy) as runs:
+        for name, folder, run_config in runs:
+            crosscoder = storage.load_crosscoder(folder.crosscoder, device)
+            reader = shards.ShardReader(folder.activations, "train")
+            observer = observers.observer_for(crosscoder, reader.d_models, run_config.crosscoder.reads)
+            batches = list(reader.batches(run_config.training.batch_tokens))
+            comparison = timing.compare(
+                f"Analysis: {name}",
+                passes.analysis_passes(observer, batches),
+                reference="encode",
+                repeats=config.repeats,
+                device=observer.device,
+                settings=run_config.crosscoder.model_dump(mode="json"),
+            )
+            yield comparison.figures()

@@ -1,0 +1,117 @@
+"""The null pair keeps the size of the change and has nothing in one model that the other lacks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosscoder.changes import ChangedReader
+from crosscoder.drift import Drift
+from crosscoder.errors import DataError, FormatError
+from crosscoder.planted import PlantedPair
+from tests.training.in_memory import InMemoryReader
+
+D = 48
+
+
+def drifted(values: Tensor, seed: int = 0) -> Tensor:
+    return Drift.fit(values, (D, D), seed).apply(values)
+
+
+def sides(values: Tensor, drift: Drift) -> tuple[Tensor, Tensor]:
+    """Activations of the model that is kept, and of the other."""
+    parts = values.double().split([D, D], dim=1)
+    return parts[drift.kept], parts[1 - drift.kept]
+
+
+def left_over(one: Tensor, other: Tensor) -> float:
+    """Share of the variance of one model that is not linear in the other."""
+    one, other = one - one.mean(0), other - other.mean(0)
+    rest = one - other @ torch.linalg.lstsq(other, one).solution
+    return float(rest.square().sum() / one.square().sum())
+
+
+def test_one_model_stays_and_the_change_keeps_its_size_and_covariance() -> None:
+    values = PlantedPair().sample(40_000, seed=1)
+    drift, null = Drift.fit(values, (D, D), seed=0), drifted(values)
+    (kept, real), (same, made) = sides(values, drift), sides(null, drift)
+    assert torch.equal(kept, same)
+    torch.testing.assert_close(made.mean(0), real.mean(0), atol=1e-4, rtol=0)
+    sizes = [float((other - kept).square().sum(1).mean()) for other in (real, made)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+    assert float(torch.cov(made.T).trace()) == pytest.approx(float(torch.cov(real.T).trace()), rel=0.1)
+
+
+def test_nothing_is_in_one_model_alone() -> None:
+    """In the planted pair a share of the variance is: that of new and lost features."""
+    values = PlantedPair().sample(40_000, seed=1)
+    drift = Drift.fit(values, (D, D), seed=0)
+    (kept, real), (_, made) = sides(values, drift), sides(drift.apply(values), drift)
+    assert left_over(real, kept) > 0.1
+    assert left_over(made, kept) < 1e-6
+    assert left_over(kept, made) < 1e-3 < left_over(kept, real)
+
+
+def test_what_is_linear_stays() -> None:
+    """Rescaled and rotated features are no news: such a pair is its own null."""
+    reference = PlantedPair().sample(20_000, seed=1)[:, :D]
+    turn = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0))).Q
+    values = torch.cat([reference, 0.7 * reference @ turn + 3], dim=1)
+    torch.testing.assert_close(drifted(values), values, rtol=0, atol=0.05)
+
+
+def test_exchanging_the_models_exchanges_the_null() -> None:
+    values = PlantedPair().sample(5000, seed=1)
+    null = drifted(values)
+    swapped = drifted(torch.cat([values[:, D:], values[:, :D]], dim=1))
+    torch.testing.assert_close(torch.cat([swapped[:, D:], swapped[:, :D]], dim=1), null)
+
+
+def test_seeds_make_different_nulls() -> None:
+    values = PlantedPair().sample(2000, seed=1)
+    assert torch.equal(drifted(values), drifted(values))
+    assert not torch.allclose(drifted(values), drifted(values, seed=1), atol=0.1)
+
+
+@pytest.mark.parametrize("d_models", [(5, 8), (8, 5)])
+def test_models_of_unequal_width(d_models: tuple[int, int]) -> None:
+    values = torch.randn(500, 13, generator=torch.Generator().manual_seed(0))
+    drift = Drift.fit(values, d_models, seed=0)
+    wider, other = values.split(list(d_models), dim=1)[:: 1 if d_models[0] > d_models[1] else -1]
+    null = drift.apply(values).split(list(d_models), dim=1)[:: 1 if d_models[0] > d_models[1] else -1]
+    assert torch.equal(null[0], wider), "the wider model has more variance here"
+    assert not torch.allclose(null[1], other)
+    assert null[1].isfinite().all()
+
+
+def test_identical_models_stay_identical() -> None:
+    values = PlantedPair().sample(2000, seed=1)[:, :D].repeat(1, 2)
+    torch.testing.assert_close(drifted(values), values, rtol=0, atol=0.02)
+
+
+def test_three_models_have_no_drift() -> None:
+    with pytest.raises(DataError, match=r"controls\.drift: needs two models, found 3"):
+        Drift.fit(torch.randn(50, 6), (2, 2, 2), seed=0)
+
+
+def test_saving_keeps_every_bit(tmp_path: Path) -> None:
+    values = PlantedPair().sample(2000, seed=1)
+    drift = Drift.fit(values, (D, D), seed=0)
+    drift.save(tmp_path / "drift.safetensors")
+    assert torch.equal(Drift.load(tmp_path / "drift.safetensors").apply(values), drift.apply(values))
+    (tmp_path / "drift.safetensors").write_bytes(b"cut")
+    for name in ("drift.safetensors", "missing.safetensors"):
+        with pytest.raises(FormatError, match=f"{name}: not a drift"):
+            Drift.load(tmp_path / name)
+
+
+def test_a_reader_gives_the_null_pair() -> None:
+    values = PlantedPair().sample(2500, seed=1)
+    reader, drift = InMemoryReader(values, (D, D)), Drift.fit(values, (D, D), seed=0)
+    null = ChangedReader(reader, drift)
+    whole = torch.cat([batch.values for batch in null.batches(700)])
+    torch.testing.assert_close(whole, drift.apply(values))
+    rows = torch.arange(0, 2500, 7)
+    torch.testing.assert_close(null.gather(rows).values, whole[rows])
+    assert (null.n_tokens, null.d_models) == (2500, (D, D))

@@ -1,0 +1,42 @@
+"""The planted benchmark from drawn tokens to tables, with the training and analysis that users get."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from analysis.planted_scores import score_run
+from analysis.stages import analyze
+from crosscoder.config import RunConfig
+from crosscoder.folder import RunFolder
+from crosscoder.planted.benchmark import evaluate_planted
+from crosscoder.planted.cases import plan
+from training.stages import train
+
+
+def run(config: RunConfig) -> RunFolder:
+    """As the command does it."""
+    train(config)
+    folder = RunFolder.open(config.output)
+    analyze(folder, config)
+    return folder
+
+
+@pytest.mark.slow
+def test_planted_features_are_found_and_a_null_has_none(tmp_path: Path) -> None:
+    """2500 steps: most of what is new and lost is found, nothing where nothing is, and nothing is left on disk."""
+    torch.set_num_threads(1)
+    cases = plan(["standard", "null_noise"], ["batch_topk"], ["1.5x"], [0])
+    standard, null = evaluate_planted(
+        cases, run, score_run, tmp_path, overrides=["training.n_tokens=640000"], n_tokens=60_000
+    )
+    for labeler in ("rule", "norm_bins"):
+        assert standard["scores"]["labelers"][labeler]["mean_f1"] >= 0.8
+        assert null["scores"]["labelers"][labeler]["claimed"] == 0
+    scores = standard["scores"]
+    assert scores["fve"]["difference"] == pytest.approx(scores["noise_ceiling"]["difference"], abs=0.05)
+    assert scores["mcc"] > 0.95
+    assert scores["errors"]["angle"] < 5 and scores["errors"]["factor"] < 0.05
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == 2
+    assert not list(tmp_path.rglob("*.npy"))

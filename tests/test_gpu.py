@@ -1,0 +1,84 @@
+"""What a GPU computes is what a CPU computes. Skipped where there is none; every other test of training then runs on it, too,
+since `training.device` is `auto`.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosscoder.dictionary import Crosscoder
+from crosscoder.firings import Firings
+from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
+from tests.training.test_forward import step
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+SIZES = {"tall": (600, 5, 520), "wide": (40, 3000, 700), "long": (3000, 300, 513), "narrow": (7, 9, 3)}
+PRECISE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+def random_code(n_tokens: int, n_latents: int, share: float) -> Tensor:
+    """Non-negative, with one latent that always fires and one that never does."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(n_tokens, n_latents, generator=generator)
+    code = torch.where(torch.rand(values.shape, generator=generator) < share, values, 0.0)
+    code[:, 0] = values[:, 0]
+    code[:, 1] = 0
+    return code
+
+
+def relative_error(found: Tensor, reference: Tensor) -> float:
+    found = found.double().cpu()
+    return float((found - reference).norm() / reference.norm().clamp(min=1e-30))
+
+
+@pytest.mark.parametrize("dtype", PRECISE, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_kernels_compute_the_dense_products(size: str, dtype: torch.dtype) -> None:
+    n_tokens, n_latents, width = SIZES[size]
+    code = random_code(n_tokens, n_latents, share=0.05)
+    rows, targets = torch.randn(n_latents, width).to(dtype), torch.randn(n_tokens, width).to(dtype)
+    firings = Firings.of(code.cuda())
+    on_gpu = rows.cuda(), targets.cuda()
+    sums = firings.weighted_sum(on_gpu[0], torch.float32)
+    swapped = firings.transposed().weighted_sum(on_gpu[1], torch.float32)
+    products = firings.products(*on_gpu)
+    code, rows, targets = code.double(), rows.double(), targets.double()
+    assert relative_error(sums, code @ rows) < PRECISE[dtype]
+    assert relative_error(swapped, code.T @ targets) < PRECISE[dtype]
+    assert relative_error(products, (targets @ rows.T)[code > 0]) < PRECISE[dtype]
+    assert torch.equal(swapped, firings.transposed().weighted_sum(on_gpu[1], torch.float32))
+
+
+@every_kind
+@every_shape
+def test_codes_and_rebuilt_activations_are_those_of_the_cpu(kind: str, shape: str) -> None:
+    crosscoder = small_crosscoder(kind, shape)
+    values = raw_activations(SHAPES[shape])
+    expected = crosscoder.encode(values).detach()
+    moved = small_crosscoder(kind, shape).cuda()
+    found = moved.encode(values.cuda()).detach()
+    assert relative_error(found, expected.double()) < 1e-5
+    firings = moved.firings(values.cuda())
+    assert relative_error(firings.dense(), expected.double()) < 1e-5
+    assert (
+        relative_error(moved.rebuild(firings).detach(), crosscoder.rebuild(expected).double().detach()) < 1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["batch_topk", "topk"])
+@every_shape
+def test_both_paths_of_a_step_are_those_of_the_cpu(kind: str, shape: str) -> None:
+    def of(crosscoder: Crosscoder, path: str) -> dict[str, Tensor]:
+        device = crosscoder.W_enc.device
+        normalized = crosscoder.normalize(raw_activations(SHAPES[shape], 256).to(device))
+        dead = torch.arange(200, device=device) % 4 == 0
+        return step(crosscoder, normalized, dead, 3.0, path, (20, 90))
+
+    expected = of(small_crosscoder(kind, shape, n_latents=200), "dense")
+    for path in ("dense", "sparse"):
+        found = of(small_crosscoder(kind, shape, n_latents=200).cuda(), path)
+        for name, value in expected.items():
+            assert relative_error(found[name], value.double()) < 1e-4, (path, name)

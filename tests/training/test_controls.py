@@ -1,0 +1,123 @@
+"""The other dictionaries of a run: trained once, by its own recipe, on what makes each of them a control."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crosscoder.config import ControlsConfig, RunConfig
+from crosscoder.controls import controls_of
+from crosscoder.drift import Drift
+from crosscoder.errors import ConfigError
+from crosscoder.folder import RunFolder
+from crosscoder.storage import load_crosscoder
+from tests.training.in_memory import planted_source, run_config, source_of
+from training.controls import ChangedSource, train_controls
+
+NONE = ControlsConfig(drift=False, identity=False, shuffled=False)
+ALL = ControlsConfig(drift=True, seeds=2, difference=True)
+
+
+def config_with(path: Path, controls: ControlsConfig = ALL, **settings: Any) -> RunConfig:
+    return run_config(path, **settings).model_copy(update={"controls": controls})
+
+
+def train(path: Path, controls: ControlsConfig = ALL) -> RunFolder:
+    config = config_with(path, controls)
+    folder = RunFolder.create(path, config)
+    train_controls(folder, config, planted_source())
+    return folder
+
+
+def test_every_control_is_a_run_that_loads_alone(tmp_path: Path) -> None:
+    folder = train(tmp_path)
+    names = ["difference", "difference_mixed", "drift", "identity", "seed_1", "seed_2", "shuffled"]
+    assert sorted(path.name for path in (folder.path / "controls").iterdir()) == names
+    for name in names:
+        own = RunFolder.open(folder.path / "controls" / name)
+        crosscoder = load_crosscoder(own.crosscoder)
+        assert crosscoder.config.n_latents == 128
+        assert crosscoder.config.width == (48 if name.startswith("difference") else 96)
+        manifest = own.read_manifest()
+        assert manifest["stages"]["train"]["finished"]
+        assert manifest["evaluation"]["diff/explained_variance"] is not None
+        assert not own.checkpoints.exists()
+        config = own.read_config()
+        assert config.seed == {"seed_1": 1, "seed_2": 2}.get(name, 0)
+        assert (config.crosscoder.reads == "difference") == name.startswith("difference")
+        assert not controls_of(config, own.path)
+
+
+def test_finished_controls_are_left_as_they_are(tmp_path: Path) -> None:
+    folder = train(tmp_path)
+    files = sorted((folder.path / "controls").rglob("model.safetensors"))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    train(tmp_path)
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    assert len(files) == 7
+
+
+def test_controls_differ_from_the_run_and_from_each_other(tmp_path: Path) -> None:
+    folder = train(tmp_path)
+    weights = [
+        load_crosscoder(folder.path / "controls" / name / "crosscoder").W_dec
+        for name in ("drift", "seed_1", "seed_2")
+    ]
+    for index, one in enumerate(weights):
+        for other in weights[index + 1 :]:
+            assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_none_are_trained_where_none_are_asked_for(tmp_path: Path) -> None:
+    folder = train(tmp_path, NONE)
+    assert not (folder.path / "controls").exists()
+    pooled = config_with(tmp_path, reads="pooled")
+    assert controls_of(pooled, tmp_path) == []
+
+
+def test_a_diff_sae_needs_models_of_equal_width(tmp_path: Path) -> None:
+    config = config_with(
+        tmp_path, ControlsConfig(drift=False, identity=False, shuffled=False, difference=True)
+    )
+    values = torch.randn(400, 13)
+    source = source_of(values, values, (5, 8))
+    with pytest.raises(
+        ConfigError, match=r"controls\.difference: needs two models of equal width, found widths \(5, 8\)"
+    ):
+        train_controls(RunFolder.create(tmp_path, config), config, source)
+
+
+def test_the_null_source_has_the_same_tokens_in_the_same_order() -> None:
+    source = planted_source(300)
+    drift = Drift.fit(source.sample(300), source.d_models, seed=0)
+    null = ChangedSource(source, drift)
+    for (values, state), (made, same_state) in zip(
+        islice(source.batches(64), 8), islice(null.batches(64), 8), strict=True
+    ):
+        torch.testing.assert_close(made, drift.apply(values))
+        assert state == same_state
+        kept = slice(48 * drift.kept, 48 * drift.kept + 48)
+        assert torch.equal(made[:, kept], values[:, kept])
+        assert not torch.allclose(made, values)
+    assert null.held_out().n_tokens == source.held_out().n_tokens
+
+
+def test_another_order_has_the_same_tokens() -> None:
+    source = planted_source(300)
+    twin = source.reordered(5)
+    one, other = (next(each.batches(300))[0] for each in (source, twin))
+    assert not torch.equal(one, other)
+    assert torch.equal(one.sum(1).sort().values, other.sum(1).sort().values)
+    assert torch.equal(
+        source.held_out().gather(torch.arange(5)).values, twin.held_out().gather(torch.arange(5)).values
+    )
+
+
+def test_the_drift_is_kept_with_its_dictionary(tmp_path: Path) -> None:
+    """Analysis makes the same held-out tokens from it."""
+    own = RunFolder.open(train(tmp_path).path / "controls" / "drift")
+    assert Drift.load(own.drift).d_models == (48, 48)
+    assert json.loads((own.crosscoder / "config.json").read_text())["provenance"]["control"] == "drift"

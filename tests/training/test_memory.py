@@ -1,0 +1,139 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crosscoder.config import RunConfig
+from crosscoder.settings import dump_config
+from training.memory import LARGE, n_parameters, plan, training_memory
+
+ROOT = Path(__file__).parents[2]
+
+# The peak counts from the imports on. Not ru_maxrss: a process inherits that of the one that started it.
+PROGRAM = """
+import re, sys
+from pathlib import Path
+import torch
+from crosscoder.settings import load_config
+from training import stages, trainer, controls
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = peak()
+stages.train(load_config(Path(sys.argv[1])))
+print(peak() - before)
+"""
+
+N_TOKENS = 6144
+
+
+def config_of(place: Path, **settings: Any) -> RunConfig:
+    """A short training on random numbers; `settings` override dotted names."""
+    d_model = settings.pop("d_model", 512)
+    generator = np.random.default_rng(0)
+    for name in ("reference", "intervened"):
+        np.save(place / f"{name}.npy", generator.standard_normal((N_TOKENS, d_model)).astype(np.float32))
+    return RunConfig.model_validate(
+        {
+            "output": place / "run",
+            "activations": {
+                "kind": "files",
+                "reference": place / "reference.npy",
+                "intervened": place / "intervened.npy",
+            },
+            "crosscoder": {
+                "n_latents": settings.pop("n_latents"),
+                "sparsity": settings.pop("sparsity", {"kind": "batch_topk", "k": settings.pop("k", 32)}),
+            },
+            "controls": {"drift": settings.pop("drift", False), "identity": False, "shuffled": False},
+            "training": {
+                "n_tokens": 6 * settings["batch_tokens"],
+                "precision": "float32",
+                "device": "cpu",
+                "evaluate_every": 3,
+                "checkpoint_every": 3,
+                "calibration_tokens": 1024,
+            }
+            | settings,
+            "threads": 1,
+        }
+    )
+
+
+def estimate(config: RunConfig, d_model: int) -> int:
+    held_out = round(0.1 * N_TOKENS)
+    return training_memory(config, (d_model, d_model), 0, N_TOKENS - held_out, held_out).total
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_latents": 8192, "batch_tokens": 4096, "step": "sparse"},
+        {"n_latents": 8192, "batch_tokens": 4096, "step": "sparse", "drift": True},
+        {"n_latents": 8192, "batch_tokens": 2048, "step": "dense"},
+        {"n_latents": 24576, "batch_tokens": 1024, "step": "auto"},
+        {"n_latents": 2048, "batch_tokens": 4096, "step": "sparse", "k": 128},
+        {"n_latents": 4096, "batch_tokens": 4096, "step": "dense", "precision": "bfloat16"},
+        {"n_latents": 4096, "batch_tokens": 4096, "sparsity": {"kind": "relu", "target_l0": 32}},
+        {"n_latents": 4096, "batch_tokens": 4096, "sparsity": {"kind": "jumprelu", "target_l0": 32}},
+        {"n_latents": 4096, "batch_tokens": 4096, "sparsity": {"kind": "topk", "k": 32}, "step": "dense"},
+        {"n_latents": 8192, "batch_tokens": 4096, "sparsity": {"kind": "topk", "k": 32}, "step": "sparse"},
+    ],
+    ids=[
+        "sparse",
+        "with a control",
+        "dense",
+        "wide",
+        "large k",
+        "bfloat16",
+        "relu",
+        "jumprelu",
+        "topk, dense",
+        "topk",
+    ],
+)
+def test_the_estimate_is_within_a_fifth_of_the_peak(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = config_of(tmp_path, **settings)
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "run.yaml")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert estimate(config, 512) == pytest.approx(int(done.stdout.splitlines()[-1]), rel=0.2)
+
+
+def test_parameters_are_counted() -> None:
+    from crosscoder.dictionary import Crosscoder
+
+    shape = LARGE.model_copy(update={"d_models": (3, 5), "n_latents": 70})
+    assert n_parameters(shape) == sum(weight.numel() for weight in Crosscoder(shape).parameters())
+
+
+def test_the_plan_of_a_large_dictionary() -> None:
+    header, line = plan([LARGE])
+    assert header.split() == [
+        "dictionary", "parameters", "weights", "gradients", "moments", "together", "checkpoint",
+    ]  # fmt: skip
+    assert line.split("  ")[0] == "131,072 latents of 4096 + 4096"
+    # 2 · 131,072 · 8,192 numbers of 4 bytes are 8.6 GB.
+    assert next(cell for cell in line.split("  ") if "GB" in cell).strip() == "8.59 GB"
+    assert "34.36 GB" in line
+
+
+def test_what_is_larger_needs_more(tmp_path: Path) -> None:
+    small = estimate(config_of(tmp_path, n_latents=1024, batch_tokens=1024), 512)
+    for larger in (
+        {"n_latents": 2048, "batch_tokens": 1024},
+        {"n_latents": 1024, "batch_tokens": 2048},
+        {"n_latents": 1024, "batch_tokens": 1024, "k": 128},
+    ):
+        assert estimate(config_of(tmp_path, **larger), 512) > small

@@ -1,0 +1,39 @@
+"""Train another dictionary of a run, in a run folder of its own, on tokens that are there already."""
+
+import logging
+import shutil
+
+from crosscoder.config import RunConfig
+from crosscoder.dictionary import Crosscoder
+from crosscoder.folder import RunFolder
+from crosscoder.storage import save_crosscoder
+from crosscoder.tracking import WandbRun
+
+from .sources import TokenSource
+from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def train_beside(
+    config: RunConfig, source: TokenSource, made_as: dict[str, object], start: Crosscoder | None = None
+) -> RunFolder:
+    """The run folder at `config.output` with a trained dictionary and its evaluation; a finished one is left as it is.
+
+    Args:
+        made_as: What its provenance says besides how it reads a pair.
+        start: See `Trainer`.
+    """
+    own = RunFolder.create(config.output, config)
+    if own.read_manifest().get("stages", {}).get("train", {}).get("finished"):
+        return own
+    logger.info("%s: training", "/".join(config.output.parts[-2:]))
+    with own.stage("train") as stage:
+        trainer = Trainer(config, source, own, WandbRun(None), start)
+        crosscoder = trainer.fit()
+        own.update_manifest("evaluation", dict(trainer.held_out.measure(crosscoder)))
+        save_crosscoder(crosscoder, own.crosscoder, {"reads": config.crosscoder.reads, **made_as})
+        stage["tokens"] = trainer.state.n_tokens
+    # A finished one is not trained on, and its checkpoints can be large.
+    shutil.rmtree(own.checkpoints)
+    return own

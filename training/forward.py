@@ -1,0 +1,254 @@
+"""The forward pass of one training step, in two ways that agree: with the whole code, or with its firings alone.
+
+    dense    encoder, sparsity, decoder as matrix products of `[token, latent]`; autograd does the rest. The reference.
+    sparse   the encoder block by block, of which only what fires is kept; decoder and all gradients are sums over the
+             firings. BatchTopK and TopK only: they decide how many fire.
+
+A step then costs one product of tokens and encoder, and little more, where the dense one costs five.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from crosscoder.config import BatchTopK, SparsityConfig, TopK
+from crosscoder.dictionary import Crosscoder
+from crosscoder.firings import Firings, trained_products, trained_sum
+from crosscoder.selection import BatchSelection, PreLatents, TokenSelection
+
+Path = Literal["dense", "sparse"]
+
+# Below this share of firing latents the sparse path is the faster one: `crosscoder bench step`, docs/benchmarks.md.
+SPARSE_BELOW = {torch.float64: 0.15, torch.float32: 0.15, torch.bfloat16: 0.15}
+
+# On a GPU the hundreds of launches of the sparse path take longer than the dense products of a smaller dictionary: on an H200
+# it took 1.4 times as long at 8,192 latents, 1.1 times at 16,384, and 0.75 times at 32,768 (batch 4,096, 1,152 wide).
+_SPARSE_FROM_ON_GPU = 20_480
+
+
+class Borrowed(NamedTuple):
+    """Rows of a weight that were taken out of it, and where their gradient goes."""
+
+    gradient: Callable[[], Tensor]
+    """The gradient of all rows, once there is one."""
+
+    latents: Int64[Tensor, " column"]
+    leaf: Float[Tensor, "column width"]
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """What one training step computes before its loss."""
+
+    crosscoder: Crosscoder
+    normalized: Float[Tensor, "token width"]
+    error: Float[Tensor, "token width"]
+    norms: Float[Tensor, " latent"]
+    nested_errors: tuple[Float[Tensor, "token width"], ...]
+    """The error of the first latents alone, for each of the nested sizes."""
+
+    def contributions(self) -> Float[Tensor, "*entry"]:
+        """f_j · norm_j of every entry of the code that may be other than zero."""
+        raise NotImplementedError
+
+    def fired(self) -> tuple[Bool[Tensor, " latent"], Float[Tensor, ""]]:
+        """Which latents fired, and how many did on a token, on average."""
+        raise NotImplementedError
+
+    def rebuilt_by(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
+        """What the k strongest of some latents alone make of each token, without the bias; to be trained through."""
+        rectified = self._pre_latents_of(latents).relu()
+        keep = min(k, len(latents))
+        best = (rectified * self.norms[latents]).detach().topk(keep, dim=1, sorted=False).indices
+        chosen = torch.zeros_like(rectified).scatter(1, best, rectified.gather(1, best))
+        return (chosen @ self._decoder_of(latents)).to(self.error.dtype)
+
+    def settle(self) -> None:
+        """Complete the gradients after a backward pass."""
+
+    def _pre_latents_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "token column"]:
+        """Pre-latents of some latents, to be trained through."""
+        raise NotImplementedError
+
+    def _decoder_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "column width"]:
+        return self.crosscoder.W_dec.index_select(0, latents)
+
+
+@dataclass(frozen=True)
+class DensePass(ForwardPass):
+    """A forward pass that holds the whole code."""
+
+    pre_latents: Float[Tensor, "token latent"]
+    latents: Float[Tensor, "token latent"]
+
+    def contributions(self) -> Float[Tensor, "token latent"]:
+        return self.latents.float() * self.norms
+
+    def fired(self) -> tuple[Bool[Tensor, " latent"], Float[Tensor, ""]]:
+        active = self.latents.detach() > 0
+        return active.any(dim=0), active.sum() / len(active)
+
+    def _pre_latents_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "token column"]:
+        return self.pre_latents[:, latents]
+
+
+@dataclass(frozen=True)
+class SparsePass(ForwardPass):
+    """A forward pass that holds what fires."""
+
+    firings: Firings
+    inputs: Float[Tensor, "token width"]
+    """`normalized`, in the precision of the products."""
+
+    borrowed: list[Borrowed] = field(default_factory=list)
+
+    def contributions(self) -> Float[Tensor, " firing"]:
+        return self.firings.value * self.norms[self.firings.latent]
+
+    def fired(self) -> tuple[Bool[Tensor, " latent"], Float[Tensor, ""]]:
+        firings = self.firings
+        active = torch.zeros(firings.shape[1], dtype=torch.bool, device=firings.latent.device)
+        active[firings.latent] = True
+        return active, torch.tensor(len(firings) / max(1, firings.shape[0]))
+
+    def rebuilt_by(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
+        if k >= SPARSE_BELOW[self.inputs.dtype] * len(latents):
+            return super().rebuilt_by(latents, k)
+        encoder, bias = self._encoder_of(latents)
+        pre_latents = PreLatents(encoder.T, bias, self.inputs)
+        found = TokenSelection()(pre_latents, self.norms[latents].detach(), k)
+        value = trained_products(encoder, bias, found, self.inputs)
+        return trained_sum(value, self._decoder_of(latents), found, self.inputs.dtype)
+
+    def settle(self) -> None:
+        """Add the gradients of borrowed rows to those of all rows."""
+        for gradient_of, latents, leaf in self.borrowed:
+            if leaf.grad is not None:
+                gradient_of().index_add_(0, latents, leaf.grad)
+
+    def _pre_latents_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "token column"]:
+        encoder, bias = self._encoder_of(latents)
+        return self.inputs @ encoder.T.to(self.inputs.dtype) + bias
+
+    def _encoder_of(
+        self, latents: Int64[Tensor, " column"]
+    ) -> tuple[Float[Tensor, "column width"], Float[Tensor, " column"]]:
+        return self._borrow(self.crosscoder.W_enc, True, latents), self.crosscoder.b_enc[latents]
+
+    def _decoder_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "column width"]:
+        return self._borrow(self.crosscoder.W_dec, False, latents)
+
+    def _borrow(
+        self, weights: nn.Parameter, transposed: bool, latents: Int64[Tensor, " column"]
+    ) -> Float[Tensor, "column width"]:
+        """Some rows to be trained through. Autograd would make a gradient as large as all weights for them, and add it."""
+        rows = weights.detach().T if transposed else weights.detach()
+        leaf = rows.index_select(0, latents).requires_grad_()
+
+        def gradient() -> Tensor:
+            assert weights.grad is not None, "settle() comes after the backward pass"
+            return weights.grad.T if transposed else weights.grad
+
+        self.borrowed.append(Borrowed(gradient, latents, leaf))
+        return leaf
+
+
+def dense_forward(
+    crosscoder: Crosscoder,
+    normalized: Float[Tensor, "token width"],
+    k: float | None,
+    nested: Sequence[int] = (),
+) -> DensePass:
+    """Encode under the training rule and rebuild.
+
+    Args:
+        k: The annealed one, or None for the configured.
+        nested: Numbers of first latents that rebuild the activations alone as well.
+    """
+    norms = crosscoder.score_norms()
+    pre_latents = crosscoder.pre_latents(normalized)
+    latents = crosscoder.sparsity(pre_latents, norms, k)
+    error = normalized - crosscoder.rebuild(latents).to(normalized.dtype)
+    nested_errors = tuple(
+        normalized - (latents[:, :size] @ crosscoder.W_dec[:size] + crosscoder.b_dec).to(normalized.dtype)
+        for size in nested
+    )
+    return DensePass(crosscoder, normalized, error, norms, nested_errors, pre_latents, latents)
+
+
+class Forward:
+    """The forward pass of a training, on the path that is the faster one for its k."""
+
+    def __init__(
+        self,
+        crosscoder: Crosscoder,
+        dtype: torch.dtype,
+        path: Literal["auto", "dense", "sparse"] = "auto",
+        nested: Sequence[int] = (),
+    ) -> None:
+        """`nested`: see `dense_forward`."""
+        self.crosscoder, self.dtype, self.path, self.nested = crosscoder, dtype, path, nested
+        self._select_of_batch, self._select_of_tokens = BatchSelection(), TokenSelection()
+
+    def __call__(self, normalized: Float[Tensor, "token width"], k: float | None) -> ForwardPass:
+        """Encode under the training rule and rebuild; `k` is the annealed one, or None."""
+        config = self.crosscoder.config
+        path = (
+            choose_path(config.sparsity, k, config.n_latents, self.dtype, normalized.device)
+            if self.path == "auto"
+            else self.path
+        )
+        if path == "dense":
+            return dense_forward(self.crosscoder, normalized, k, self.nested)
+        return self.sparse_forward(normalized, k)
+
+    def sparse_forward(self, normalized: Float[Tensor, "token width"], k: float | None) -> SparsePass:
+        """`dense_forward`, by firings."""
+        crosscoder = self.crosscoder
+        norms, inputs = crosscoder.score_norms(), normalized.to(self.dtype)
+        found = self._select(PreLatents(crosscoder.W_enc, crosscoder.b_enc, inputs), norms.detach(), k)
+        firings = found.with_value(trained_products(crosscoder.W_enc.T, crosscoder.b_enc, found, inputs))
+        *nested_errors, error = (normalized - rebuilt for rebuilt in self._rebuilt_by_prefixes(firings))
+        return SparsePass(crosscoder, normalized, error, norms, tuple(nested_errors), firings, inputs)
+
+    def _rebuilt_by_prefixes(self, firings: Firings) -> Sequence[Float[Tensor, "token width"]]:
+        """What each nested number of first latents rebuilds, and at last what all do."""
+        W_dec, b_dec = self.crosscoder.W_dec, self.crosscoder.b_dec
+        if not self.nested:
+            return (trained_sum(firings.value, W_dec, firings, self.dtype) + b_dec,)
+        # One row for each token and group of latents: then every firing is read once, however many prefixes hold it.
+        bounds = torch.tensor(self.nested, device=firings.latent.device)
+        group = torch.searchsorted(bounds, firings.latent, right=True)
+        n_groups, (n_tokens, n_latents) = len(bounds) + 1, firings.shape
+        parts = Firings(
+            firings.token * n_groups + group, firings.latent, firings.value, (n_tokens * n_groups, n_latents)
+        )
+        rebuilt = trained_sum(firings.value, W_dec, parts, self.dtype).unflatten(0, (n_tokens, n_groups))
+        return (rebuilt.cumsum(dim=1) + b_dec).unbind(dim=1)
+
+    def _select(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], k: float | None) -> Firings:
+        sparsity = self.crosscoder.config.sparsity
+        assert isinstance(sparsity, BatchTopK | TopK), "other kinds do not decide how many latents fire"
+        k = sparsity.k if k is None else k
+        if isinstance(sparsity, BatchTopK):
+            return self._select_of_batch(pre_latents, norms, round(k * pre_latents.n_tokens))
+        return self._select_of_tokens(pre_latents, norms, round(k))
+
+
+def choose_path(
+    sparsity: SparsityConfig, k: float | None, n_latents: int, dtype: torch.dtype, device: torch.device
+) -> Path:
+    """The faster path, from the share of latents that fire and, on a GPU, from their number.
+
+    A rule of numbers that were measured, not a timing: an interrupted run must choose the same when it goes on.
+    """
+    if not isinstance(sparsity, BatchTopK | TopK):
+        return "dense"
+    if device.type == "cuda" and n_latents < _SPARSE_FROM_ON_GPU:
+        return "dense"
+    share = (sparsity.k if k is None else k) / n_latents
+    return "sparse" if share < SPARSE_BELOW[dtype] else "dense"
