@@ -24,7 +24,7 @@ from .agreement import nearest, seed_stability
 from .control_runs import read_control_run
 from .features import Columns, Features, make_features
 from .held_out_pass import batches_for
-from .labels import Label
+from .labels import LABELS, Label
 from .observers import Observer, observer_for
 from .statistics import StatisticsAccumulator
 from .token_context import TokenContext
@@ -61,7 +61,7 @@ class Reference:
             "name": self.name,
             "fve": self.fve,
             "alive": self.n_alive,
-            **self.counts,
+            **{label: self.counts[label] for label in LABELS},
         }
 
 

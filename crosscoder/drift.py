@@ -52,6 +52,7 @@ class Drift:
         self.kept = kept
         """Index of the model whose activations stay."""
         self.means, self.linear = means, linear
+        self._offset = means[1] - means[0] @ linear
         self.d_models = tuple(linear.shape) if kept == 0 else tuple(reversed(linear.shape))
 
     @classmethod
@@ -74,9 +75,8 @@ class Drift:
     def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Tokens of the null pair, in the precision of `values`."""
         parts = list(split_models(values, self.d_models))
-        x = parts[self.kept].double().cpu()
-        changed = self.means[1] + (x - self.means[0]) @ self.linear
-        parts[1 - self.kept] = changed.to(values)
+        linear, offset = (tensor.to(values.device, torch.float32) for tensor in (self.linear, self._offset))
+        parts[1 - self.kept] = torch.addmm(offset, parts[self.kept].float(), linear).to(values.dtype)
         return torch.cat(parts, dim=1)
 
     def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:

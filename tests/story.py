@@ -46,7 +46,7 @@ class Story:
 
 
 def settings(folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool = False) -> dict[str, object]:
-    """The config of a story, as it stands in configs/files.yaml but for its paths and length."""
+    """The config of a story: what the cases of the planted benchmark have in common, at a k that suits the standard regime."""
     return {
         "output": str(folder / "run"),
         "activations": {
@@ -58,7 +58,7 @@ def settings(folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool 
         "training": {
             "n_tokens": n_tokens,
             "batch_tokens": 256,
-            "lr": 2e-3,
+            "lr": 5e-3,
             "precision": "float32",
             "calibration_tokens": 16384,
             "auxiliary": {"k": 24, "dead_after_tokens": 50_000},

@@ -78,7 +78,7 @@ def training_memory(
 ) -> Memory:
     """Peak of a training of these settings, on the device that holds the dictionary and in the process around it.
 
-    Controls are trained after it, one after the other, and need no more.
+    Controls are trained after it, one after the other, and need only what changes a batch besides.
 
     Args:
         model_bytes: Weights of the two language models.
@@ -102,6 +102,7 @@ def training_memory(
             "weights": parameters * _WEIGHT,
             "gradients and moments": min(state, working),
             "one step": working - min(state, working),
+            "batches of controls": _changed(config, d_models),
             "held-out tokens": held_out,
             "shuffle buffer": _buffer(config, d_models),
             "libraries": _RUNTIME,
@@ -147,6 +148,14 @@ def _calibration(config: RunConfig, shape: CrosscoderConfig, n_held_out: int) ->
     n_tokens = min(config.training.calibration_tokens, n_held_out // 2)
     k = getattr(config.crosscoder.sparsity, "k", 0)
     return n_tokens * (4 * shape.width + _SCORE * k)
+
+
+def _changed(config: RunConfig, d_models: tuple[int, ...]) -> int:
+    """A control on another pair holds a batch as it was read, and in float32 as it was made, beside what it trains on."""
+    controls = config.controls
+    if not (controls.drift or controls.identity or controls.shuffled or controls.difference):
+        return 0
+    return config.training.batch_tokens * sum(d_models) * (_bytes_of(config) + 4)
 
 
 def _buffer(config: RunConfig, d_models: tuple[int, ...]) -> int:
