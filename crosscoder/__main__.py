@@ -138,7 +138,10 @@ def sweep(
         print(
             f"{point.n_latents} latents, k {point.k:<6} {100 * point.explained:5.1f} % of the difference explained{chosen}"
         )
-    _told("sweep", config.output / "sweep" / "sweep.json")
+    _told("sweep", RunFolder(config.output).sweep / "sweep.json")
+    chosen = found.chosen
+    words = [f"crosscoder.n_latents={chosen.n_latents}", f"crosscoder.sparsity.k={chosen.k}"]
+    print(f"next         {shlex.join(['crosscoder', 'run', str(target), *(overrides or ()), *words])}")
 
 
 @_verb

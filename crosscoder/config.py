@@ -397,6 +397,11 @@ class ControlsConfig(Settings):
         description="a diff-SAE, to see which claimed directions another method finds, and one on a difference without structure, "
         "to see whether to believe it",
     )
+    workers: Count | None = Field(
+        default=None,
+        description="controls trained side by side; none: as many as threads and memory allow, where it is worth it (on a CPU, "
+        "from activations on disk)",
+    )
     runs: tuple[Path, ...] = Field(
         default=(),
         description="finished runs of the same recipe on pairs whose change carries nothing of interest (a benign fine-tuning): "

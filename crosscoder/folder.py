@@ -32,6 +32,9 @@ WITHOUT_EFFECT = ("output", "wandb", "threads", "training.log_every")
 READING = ("analysis", "controls", "survey")
 """Settings of how a dictionary is read and checked: they change nothing that harvest and training make of it."""
 
+DICTIONARY = ("crosscoder", "training")
+"""Settings of the dictionary: nothing depends on them before it is trained, so a harvest or a sweep leaves them free."""
+
 _LIBRARIES = (
     "crosscoder", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "pydantic", "sae-lens", "safetensors", "tokenizers",
     "torch", "transformers", "wandb",
@@ -91,6 +94,11 @@ class RunFolder:
     def survey(self) -> Path:
         """What the models differ in before any dictionary."""
         return self.path / "survey.json"
+
+    @property
+    def sweep(self) -> Path:
+        """Folder of the dictionaries of a sweep, and of what it chose: sweep.json."""
+        return self.path / "sweep"
 
     @property
     def crosscoder(self) -> Path:
@@ -157,7 +165,8 @@ class RunFolder:
         """The run folder at `path` for these settings, made where it is missing.
 
         A folder that holds a run already is taken when its settings differ in nothing but what changes no result
-        (`WITHOUT_EFFECT`) or how the dictionary is read (`READING`); config.yaml then takes the new values.
+        (`WITHOUT_EFFECT`), how the dictionary is read (`READING`), or, before its training began, the dictionary
+        (`DICTIONARY`); config.yaml then takes the new values.
         Raises ConfigError where any other setting differs, and where `path` is no folder.
         """
         folder = cls(path)
@@ -170,7 +179,8 @@ class RunFolder:
                 f"output: {str(path)!r} cannot be made (permission denied); name another folder"
             ) from None
         if folder.config.exists():
-            folder.require_same(config, (*WITHOUT_EFFECT, *READING))
+            free = () if folder.training_began() else DICTIONARY
+            folder.require_same(config, (*WITHOUT_EFFECT, *READING, *free))
         text = dump_config(config)
         if not folder.config.exists() or folder.config.read_text(encoding="utf-8") != text:
             write_atomic(folder.config, text)
@@ -199,6 +209,12 @@ class RunFolder:
     def read_config(self) -> RunConfig:
         """The settings of this run, its output being wherever the folder lies now."""
         return load_config(self.config).model_copy(update={"output": self.path})
+
+    def training_began(self) -> bool:
+        """Whether a dictionary of this run is there, or a part of its training."""
+        if self.crosscoder.exists() or self.checkpoints.exists():
+            return True
+        return "train" in self.read_manifest().get("stages", {})
 
     def require_same(self, config: RunConfig, may_differ: tuple[str, ...] = WITHOUT_EFFECT) -> None:
         """Raise ConfigError, naming the first setting outside `may_differ` that this run was made with otherwise."""

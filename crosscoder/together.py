@@ -46,24 +46,34 @@ def choose_k(config: RunConfig, ks: Sequence[int]) -> int:
     return int(module("training.stages").sweep(config, ks).chosen.k)
 
 
+_PLANTED_BATCHES = 4
+
+
 def bench_analysis(config: Any, device: Any, toy: bool) -> Iterator[Any]:
-    """The pass over tokens that analysis makes, beside encoding them: on a dictionary of each pair, trained briefly."""
-    timing, passes = module("crosscoder.timing"), module("analysis.bench")
-    observers, storage, shards = map(
-        module, ("analysis.observers", "crosscoder.storage", "crosscoder.shards")
-    )
+    """The pass over tokens that analysis makes, beside encoding them: on planted tokens with a dictionary of the shape that steps
+    are measured at, and on a dictionary of each pair, trained briefly."""
+    crosscoder, batches = module("training.bench.step").planted_reading(config, device, _PLANTED_BATCHES)
+    yield _analysis_figures(str(config.shape), crosscoder, batches, config, config.shape.d_models, "paired")
+    storage, shards = module("crosscoder.storage"), module("crosscoder.shards")
     with module("training.bench.pairs").trained_runs(config, toy=toy) as runs:
         for name, folder, run_config in runs:
-            crosscoder = storage.load_crosscoder(folder.crosscoder, device)
             reader = shards.ShardReader(folder.activations, "train")
-            observer = observers.observer_for(crosscoder, reader.d_models, run_config.crosscoder.reads)
             batches = list(reader.batches(run_config.training.batch_tokens))
-            comparison = timing.compare(
-                f"Analysis: {name}",
-                passes.analysis_passes(observer, batches),
-                reference="encode",
-                repeats=config.repeats,
-                device=observer.device,
-                settings=run_config.crosscoder.model_dump(mode="json"),
-            )
-            yield comparison.figures()
+            crosscoder = storage.load_crosscoder(folder.crosscoder, device)
+            reads = run_config.crosscoder.reads
+            yield _analysis_figures(name, crosscoder, batches, config, reader.d_models, reads)
+
+
+def _analysis_figures(
+    name: str, crosscoder: Any, batches: Any, config: Any, d_models: tuple[int, ...], reads: str
+) -> Any:
+    observer = module("analysis.observers").observer_for(crosscoder, d_models, reads)
+    comparison = module("crosscoder.timing").compare(
+        f"Analysis: {name}",
+        module("analysis.bench").analysis_passes(observer, batches),
+        reference="encode",
+        repeats=config.repeats,
+        device=observer.device,
+        settings=crosscoder.config.model_dump(mode="json"),
+    )
+    return comparison.figures()

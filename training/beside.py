@@ -15,6 +15,11 @@ from .trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
+def is_trained(folder: RunFolder) -> bool:
+    """Whether its training is finished."""
+    return bool(folder.read_manifest().get("stages", {}).get("train", {}).get("finished"))
+
+
 def train_beside(
     config: RunConfig, source: TokenSource, made_as: dict[str, object], start: Crosscoder | None = None
 ) -> RunFolder:
@@ -25,7 +30,7 @@ def train_beside(
         start: See `Trainer`.
     """
     own = RunFolder.create(config.output, config)
-    if own.read_manifest().get("stages", {}).get("train", {}).get("finished"):
+    if is_trained(own):
         return own
     logger.info("%s: training", "/".join(config.output.parts[-2:]))
     with own.stage("train") as stage:

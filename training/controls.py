@@ -3,22 +3,35 @@
 Each is a run folder of its own without a harvest: it reads the tokens of the run that it belongs to.
 """
 
+import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, Self, assert_never
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from crosscoder.activations import ActivationReader, have_difference
 from crosscoder.changes import Change, ChangedReader, Coarser, Mixed, Shuffled
-from crosscoder.config import RunConfig
+from crosscoder.config import RunConfig, StreamedActivations
 from crosscoder.controls import Control, controls_of
+from crosscoder.device import resolve_device
 from crosscoder.drift import Drift
 from crosscoder.errors import ConfigError
 from crosscoder.folder import RunFolder
+from crosscoder.processes import side_by_side
+from crosscoder.reading import crosscoder_config
 
-from .beside import train_beside
-from .sources import SourceState, TokenSource
+from .beside import is_trained, train_beside
+from .memory import memory_of_machine, training_memory
+from .sources import SourceState, TokenSource, open_source
+
+logger = logging.getLogger(__name__)
+
+# Operations of the encoder's products of one training, from which on a process of its own is worth its start of some seconds.
+_WORTH_A_PROCESS = 1e12
 
 
 class ChangedSource:
@@ -56,12 +69,51 @@ class Trained(NamedTuple):
 
 
 def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) -> list[Trained]:
-    """Train the controls that the settings ask for, one after the other; those that are finished are left as they are."""
-    trained = []
-    for control in controls_of(config, folder.path):
-        own = train_beside(control.config, _seen_by(control, source), {"control": control.name})
-        trained.append(Trained(control.name, own.read_manifest()["evaluation"]))
-    return trained
+    """Train the controls that the settings ask for, side by side where that is faster; finished ones are left as they are."""
+    controls = controls_of(config, folder.path)
+    workers = n_side_by_side(config, source, len(controls))
+    waiting = [control for control in controls if not is_trained(RunFolder(control.config.output))]
+    if workers > 1 and waiting:
+        # Of all controls, not of those that wait: a run that is continued gives each the threads that it had.
+        threads = max(1, torch.get_num_threads() // workers)
+        logger.info("controls: %s, %d side by side", ", ".join(one.name for one in waiting), workers)
+        jobs = [(folder.path, config, control) for control in waiting]
+        with tqdm(total=len(controls), initial=len(controls) - len(waiting), desc="controls") as bar:
+            for _ in side_by_side(_train_alone, jobs, workers, threads):
+                bar.update()
+    return [_train(control, source) for control in controls]
+
+
+def n_side_by_side(config: RunConfig, source: TokenSource, n_controls: int) -> int:
+    """How many controls are trained at once: as configured, or as many as threads and half of the memory allow.
+
+    One after the other on a GPU, which one training keeps busy; from a stream, whose models would have to be loaded again; and
+    where a training is over before a process has begun.
+    """
+    if n_controls == 0 or isinstance(config.activations, StreamedActivations):
+        return 1
+    if config.controls.workers is not None:
+        return min(config.controls.workers, n_controls)
+    shape = crosscoder_config(config.crosscoder, source.d_models)
+    product = 2 * shape.width * shape.n_latents * config.training.n_tokens
+    if product < _WORTH_A_PROCESS or resolve_device("training.device", config.training.device).type != "cpu":
+        return 1
+    needed = training_memory(
+        config, source.d_models, 0, source.n_train_tokens, source.held_out().n_tokens
+    ).total
+    memory = memory_of_machine()
+    fitting = n_controls if memory is None else memory // (2 * needed)
+    return max(1, min(n_controls, torch.get_num_threads(), fitting))
+
+
+def _train_alone(folder: Path, config: RunConfig, control: Control) -> None:
+    """Train one control in a process that has nothing but the run folder."""
+    _train(control, open_source(RunFolder(folder), config))
+
+
+def _train(control: Control, source: TokenSource) -> Trained:
+    own = train_beside(control.config, _seen_by(control, source), {"control": control.name})
+    return Trained(control.name, own.read_manifest()["evaluation"])
 
 
 def _seen_by(control: Control, source: TokenSource) -> TokenSource:

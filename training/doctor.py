@@ -1,7 +1,6 @@
 """Before any long work: can these models be compared, is the hook right, and what will the run need?"""
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from crosscoder.reading import crosscoder_config
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards
-from .memory import LARGE, plan, training_memory
+from .memory import LARGE, memory_of_machine, plan, training_memory
 from .sources import FileSource
 from .survey import layer_lines, survey_layers
 from .survey.layers import unbiased_cka
@@ -244,7 +243,7 @@ def _estimate_training(
     shape = crosscoder_config(config.crosscoder, d_models)
     rows = config.training.batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
     memory = training_memory(config, d_models, weight_bytes, n_train, n_held_out)
-    machine = _memory_of_machine()
+    machine = memory_of_machine()
     verdict = (
         ""
         if machine is None or memory.total < machine
@@ -281,13 +280,6 @@ def _weight_bytes(pair: ModelPair) -> int:
     """Bytes of all weights; shared ones once."""
     weights = {parameter.data_ptr(): parameter for model in pair.models for parameter in model.parameters()}
     return sum(weight.numel() * weight.element_size() for weight in weights.values())
-
-
-def _memory_of_machine() -> int | None:
-    """Bytes of memory, where the system tells."""
-    if not hasattr(os, "sysconf"):
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _existing(path: Path) -> Path:

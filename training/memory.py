@@ -5,6 +5,7 @@ Settings decide nearly all of it. What a formula cannot give, the rate of tempor
 """
 
 import math
+import os
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,8 @@ def training_memory(
 ) -> Memory:
     """Peak of a training of these settings, on the device that holds the dictionary and in the process around it.
 
-    Controls are trained after it, one after the other, and need only what changes a batch besides.
+    Controls are trained after it, and each needs only what changes a batch besides; where several are trained side by side,
+    together they take at most half of the machine.
 
     Args:
         model_bytes: Weights of the two language models.
@@ -108,6 +110,13 @@ def training_memory(
             "libraries": _RUNTIME,
         }
     )
+
+
+def memory_of_machine() -> int | None:
+    """Bytes of memory, where the system tells."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _step(config: RunConfig, shape: CrosscoderConfig, matrix: int) -> int:

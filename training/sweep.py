@@ -102,7 +102,7 @@ def sweep(
         )
     points = [point for width in widths for point in _walk(folder, config, source, ks, width)]
     found = Sweep(tuple(points), choose(points))
-    write_atomic(folder.path / "sweep" / "sweep.json", json.dumps(_record(found), indent=2) + "\n")
+    write_atomic(folder.sweep / "sweep.json", json.dumps(_record(found), indent=2) + "\n")
     return found
 
 
@@ -183,7 +183,7 @@ def _config_at(n_latents: int, k: int, folder: RunFolder, config: RunConfig, *, 
         }
     return beside(
         config,
-        folder.path / "sweep" / f"latents_{n_latents}" / f"k_{k}",
+        folder.sweep / f"latents_{n_latents}" / f"k_{k}",
         crosscoder=config.crosscoder.model_copy(update={"n_latents": n_latents, "sparsity": sparsity}),
         training=config.training.model_copy(update=training),
     )

@@ -1,5 +1,6 @@
 """The report as data: every section from the files of the analysis and the manifest, nothing else."""
 
+import json
 import re
 from collections import Counter
 from typing import Any
@@ -50,7 +51,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         summary=_summary_sentences(results, counts, checks, identical),
         identical=identical,
         models=models,
-        compared=_compared(results),
+        compared=_compared(results, folder),
         checks=checks,
         before=before_dictionary(folder, summary),
         counts=counts,
@@ -91,7 +92,7 @@ def _basename(path: str) -> str:
     return str(path).rstrip("/").rsplit("/", 1)[-1]
 
 
-def _compared(results: AnalysisResults) -> tuple[Fact, ...]:
+def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
     summary = results.summary
     pair, data = results.manifest.get("pair") or {}, results.manifest.get("data") or {}
     sources = [
@@ -107,6 +108,7 @@ def _compared(results: AnalysisResults) -> tuple[Fact, ...]:
         ),
         ("sources", "; ".join(sources) or "not named"),
         ("dictionary", f"{whole(summary.get('n_latents'))} latents; {_READS.get(str(reads), str(reads))}"),
+        ("latents that fire", _choice_of_k(folder, summary)),
     ]
     recorded = (
         ("token policy", ", ".join(f"{key} {value}" for key, value in (data.get("policy") or {}).items())),
@@ -115,6 +117,30 @@ def _compared(results: AnalysisResults) -> tuple[Fact, ...]:
     )
     facts += [(name, visible(str(value))) for name, value in recorded if value]
     return tuple(Fact(name=name, value=value) for name, value in facts)
+
+
+def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> str:
+    """How many latents may fire on a token, and what a sweep says of it, where there was one."""
+    asked = f"{fixed(summary.get('l0_target'), 0)} a token"
+    path = folder.sweep / "sweep.json"
+    if not path.is_file():
+        return f"{asked}, as configured; no sweep was made"
+    swept = json.loads(path.read_text(encoding="utf-8"))
+    chosen, measure = swept["chosen"], swept["measure"]
+    is_it = (chosen["n_latents"], chosen["k"]) == (summary.get("n_latents"), summary.get("l0_target"))
+    several = len({point["n_latents"] for point in swept["curve"]}) > 1
+    curve = ", ".join(
+        f"k {point['k']}"
+        + (f" of {whole(point['n_latents'])}" if several else "")
+        + f": {percent(point[measure])}"
+        for point in swept["curve"]
+    )
+    choice = (
+        "as a sweep chose"
+        if is_it
+        else f"though a sweep chose {chosen['k']} of {whole(chosen['n_latents'])} latents"
+    )
+    return f"{asked}, {choice}; variance explained of the difference there: {curve}"
 
 
 def _counts(results: AnalysisResults) -> tuple[LabelCount, ...]:

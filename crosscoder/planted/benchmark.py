@@ -4,17 +4,14 @@ OUTPUT/cases/NAME/result.json   the scores of a case; a case that has one is not
 OUTPUT/cases/NAME/run           its run folder; the arrays beside it are removed once it is scored
 OUTPUT/results.parquet          one row a case
 OUTPUT/results.md               methods by k, a table for each regime
+
+The tables hold every case that OUTPUT has, so that a benchmark can be made by several commands.
 """
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,12 @@ import torch
 from tqdm import tqdm
 
 from ..config import RunConfig
-from ..errors import ConfigError, CrosscoderError, FormatError, ResourceError
+from ..errors import ConfigError, CrosscoderError, FormatError
 from ..folder import RunFolder, write_atomic
-from .cases import N_TOKENS, SWEPT, Case, case_config, identity, sweep_config
+from ..processes import side_by_side
+from .cases import METHODS, N_TOKENS, SWEPT, Case, case_config, identity, sweep_config
 from .pair import PlantedPair
-from .regimes import regime_named
+from .regimes import REGIMES, regime_named
 from .results import agreement, flat, markdown
 
 logger = logging.getLogger(__name__)
@@ -55,7 +53,8 @@ def evaluate_planted(
     workers: int = 1,
     n_tokens: int = N_TOKENS,
 ) -> list[dict[str, Any]]:
-    """Run the cases that have no result yet, side by side in `workers` processes of one thread; write the tables.
+    """Run the cases that have no result yet, side by side in `workers` processes of one thread; write the tables of all in
+    `output`.
 
     Cases whose k a sweep is to choose need `choose`.
 
@@ -66,7 +65,8 @@ def evaluate_planted(
         The results in the order of the cases.
 
     Raises:
-        ConfigError: A result in `output` was made with other settings.
+        ConfigError: A result in `output` was made with other settings, of these cases or of others in a row of the tables with
+            them.
         FormatError: A result is damaged.
         ResourceError: A worker died, as it does when memory is short.
     """
@@ -86,13 +86,20 @@ def evaluate_planted(
             results[case] = result
             bar.update()
             logger.info("%s: %s", case.name, result.get("failed") or f"{result['seconds']:.0f} s")
-    ordered = [results[case] for case in places]
-    write_results(ordered, output)
-    return ordered
+    write_results(output)
+    return [results[case] for case in places]
 
 
-def write_results(results: list[dict[str, Any]], output: Path) -> None:
-    """results.parquet and results.md."""
+def write_results(output: Path) -> None:
+    """results.parquet and results.md, of every case that has a result.
+
+    Raises:
+        ConfigError: Cases of one row of the tables were made with different settings.
+        FormatError: A result is damaged.
+    """
+    results = [_read(path) for path in (output / "cases").glob("*/result.json")]
+    results.sort(key=lambda result: _place(result["case"]))
+    _require_one_recipe_a_row(results, output)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(_same_keys([flat(result) for result in results])), sink)
     write_atomic(output / "results.parquet", sink.getvalue().to_pybytes())
@@ -143,10 +150,7 @@ def _finished(case: Case, folder: Path, overrides: Sequence[str], n_tokens: int)
     path = folder / "result.json"
     if not path.is_file():
         return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error}); remove it, and the case is run again") from None
+    result = _read(path)
     asked = identity(
         case, case_config(case, regime_named(case.regime).make(case.seed), folder, overrides), n_tokens
     )
@@ -155,6 +159,34 @@ def _finished(case: Case, folder: Path, overrides: Sequence[str], n_tokens: int)
             f"{path}: made with other settings than now asked for; give another output, or remove {folder}"
         )
     return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path}: not valid JSON ({error}); remove it, and the case is run again") from None
+
+
+def _place(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a case stands in the tables."""
+    order = (list(REGIMES).index(case["regime"]), list(METHODS).index(case["method"]))
+    return *order, case["k"], case["seed"], case["restart"]
+
+
+def _require_one_recipe_a_row(results: list[dict[str, Any]], output: Path) -> None:
+    """Raise ConfigError where a mean would be over unlike things. Seed, and k as a sweep or the truth has it, may differ."""
+    recipes: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+    for result in results:
+        case = Case(**result["case"])
+        settings = {**result["settings"], "seed": None, "n_tokens": result["n_tokens"]}
+        settings["crosscoder"] = {**settings["crosscoder"], "sparsity": None}
+        name, first = recipes.setdefault((case.regime, case.method, case.k), (case.name, settings))
+        if settings != first:
+            raise ConfigError(
+                f"{output}: {name} and {case.name} were made with different settings, and would be one row of the tables; "
+                "give another output, or remove one of them"
+            )
 
 
 Job = tuple[Case, Path, Run, Score, Choose | None, tuple[str, ...], int]
@@ -170,36 +202,8 @@ def _work(jobs: list[Job], workers: int) -> Iterator[tuple[Case, dict[str, Any]]
         finally:
             torch.set_num_threads(threads)
         return
-    # Fresh processes: a forked one inherits torch's threads in a state that hangs.
-    with (
-        _environment(TQDM_DISABLE="1", OMP_NUM_THREADS="1"),
-        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
-    ):
-        futures = {pool.submit(run_case, *job): job[0] for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool:
-            raise ResourceError(
-                f"workers: one of {workers} processes died, as happens when memory is short; give fewer, finished cases stay"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Variables that new processes inherit, for as long as the body runs."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    for number, result in side_by_side(run_case, jobs, workers):
+        yield jobs[number][0], result
 
 
 def _same_keys(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

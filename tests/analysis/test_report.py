@@ -554,3 +554,25 @@ def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
     page = (folder.report / "report.html").read_text(encoding="utf-8")
     assert "<small>the hookpoint</small>" in page
     assert HOSTILE[0] not in page
+
+
+@pytest.mark.parametrize("chosen", [32, 24])
+def test_a_sweep_is_told_with_its_curve(tmp_path: Path, chosen: int) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    n_latents = json.loads(folder.summary.read_text())["n_latents"]
+    report = changed(folder, l0_target=32)
+    facts = {fact.name: fact.value for fact in report.compared}
+    assert facts["latents that fire"] == "32 a token, as configured; no sweep was made"
+    folder.sweep.mkdir()
+    curve = [{"n_latents": n_latents, "k": k, "diff/explained_variance": k / 100} for k in (24, 32)]
+    record = {
+        "measure": "diff/explained_variance",
+        "curve": curve,
+        "chosen": {"n_latents": n_latents, "k": chosen},
+    }
+    (folder.sweep / "sweep.json").write_text(json.dumps(record))
+    write_report(folder)
+    (told,) = [fact.value for fact in read(folder).compared if fact.name == "latents that fire"]
+    assert ("as a sweep chose" in told) == (chosen == 32)
+    assert ("a sweep chose 24" in told) == (chosen == 24)
+    assert told.endswith("k 24: 24.0 %, k 32: 32.0 %")

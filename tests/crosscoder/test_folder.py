@@ -33,6 +33,7 @@ def test_paths_are_those_of_the_contract(tmp_path: Path) -> None:
         "crosscoder": "crosscoder",
         "checkpoints": "checkpoints",
         "activations": "activations",
+        "sweep": "sweep",
         "analysis": "analysis",
         "features": "analysis/features.parquet",
         "examples": "analysis/examples.parquet",
@@ -90,6 +91,8 @@ def test_the_same_settings_continue_a_run_without_touching_it(tmp_path: Path) ->
 )
 def test_other_settings_are_refused_by_name(tmp_path: Path, word: str, message: str) -> None:
     folder = RunFolder.create(tmp_path, config(tmp_path))
+    with folder.stage("train"):
+        pass
     before = folder.config.read_text()
     with pytest.raises(ConfigError) as caught:
         RunFolder.create(tmp_path, config(tmp_path, word))
@@ -112,6 +115,26 @@ def test_settings_that_change_nothing_made_may_differ_and_are_noted(tmp_path: Pa
     RunFolder.create(tmp_path, config(tmp_path))
     folder = RunFolder.create(tmp_path, config(tmp_path, word))
     assert load_config(folder.config) == config(tmp_path, word)
+
+
+@pytest.mark.parametrize("word", ["crosscoder.sparsity.k=3", "training.lr=0.5"])
+@pytest.mark.parametrize("began", ["stage", "crosscoder", "checkpoints"])
+def test_the_dictionary_is_free_until_its_training_begins(tmp_path: Path, word: str, began: str) -> None:
+    """What a harvest or a sweep left can be trained on with any dictionary."""
+    folder = RunFolder.create(tmp_path, config(tmp_path))
+    with folder.stage("harvest"):
+        pass
+    RunFolder.create(tmp_path, config(tmp_path, word))
+    assert load_config(folder.config) == config(tmp_path, word)
+    if began == "stage":
+        with folder.stage("train"):
+            pass
+    else:
+        (tmp_path / began).mkdir()
+    with pytest.raises(ConfigError, match=word.partition("=")[0]):
+        RunFolder.create(tmp_path, config(tmp_path))
+    with pytest.raises(ConfigError, match="seed"):
+        RunFolder.create(tmp_path, config(tmp_path, word, "seed=4"))
 
 
 def test_reading_a_run_takes_no_other_analysis(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from training.bench.profile import PRODUCT as PROFILED_PRODUCT
 from training.bench.profile import profile_step
 from training.bench.settings import BenchConfig, chosen_benchmarks
 from training.bench.shards import SHUFFLED, shards_benchmark, waiting_share
-from training.bench.step import PRODUCT, EncoderProduct, compare_steps, precisions, warmed_step
+from training.bench.step import (
+    PRODUCT,
+    EncoderProduct,
+    compare_steps,
+    planted_reading,
+    precisions,
+    warmed_step,
+)  # fmt: skip
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {
@@ -93,6 +100,17 @@ def test_batches_differ_and_have_heavy_tails() -> None:
     centered = one.float() - one.float().mean(dim=0)
     variances = torch.linalg.svdvals(centered).square()
     assert variances[:10].sum() > 0.5 * variances.sum()
+
+
+def test_planted_tokens_are_read_in_documents_with_a_calibrated_dictionary() -> None:
+    settings = config(shape={"batch_tokens": 640, "d_model": 8, "n_latents": 64, "k": 4})
+    crosscoder, batches = planted_reading(settings, CPU, 2)
+    document = torch.cat([batch.document for batch in batches])
+    assert document.tolist() == sorted(document.tolist())
+    assert document.unique().tolist() == [0, 1, 2, 3, 4]
+    assert all(int(batch.position.max()) < 256 for batch in batches)
+    fired = crosscoder.encode(batches[0].values.float()) > 0
+    assert float(fired.sum(dim=1).float().mean()) == pytest.approx(4, rel=0.5)
 
 
 def test_growth_has_every_axis_and_a_plot(tmp_path: Path) -> None:

@@ -5,20 +5,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from crosscoder.config import ControlsConfig, RunConfig
+from crosscoder.config import ControlsConfig, RunConfig, StreamedActivations
 from crosscoder.controls import controls_of
 from crosscoder.drift import Drift
 from crosscoder.errors import ConfigError
 from crosscoder.folder import RunFolder
+from crosscoder.planted import PlantedPair
 from crosscoder.storage import load_crosscoder
 from tests.training.in_memory import planted_source, run_config, source_of
-from training.controls import ChangedSource, train_controls
+from training.controls import ChangedSource, n_side_by_side, train_controls
+from training.sources import open_source
 
 NONE = ControlsConfig(drift=False, identity=False, shuffled=False)
-ALL = ControlsConfig(drift=True, seeds=2, difference=True)
+# The tokens of most tests are in memory, where another process does not find them.
+ALL = ControlsConfig(drift=True, seeds=2, difference=True, workers=1)
 
 
 def config_with(path: Path, controls: ControlsConfig = ALL, **settings: Any) -> RunConfig:
@@ -121,3 +125,52 @@ def test_the_drift_is_kept_with_its_dictionary(tmp_path: Path) -> None:
     own = RunFolder.open(train(tmp_path).path / "controls" / "drift")
     assert Drift.load(own.drift).d_models == (48, 48)
     assert json.loads((own.crosscoder / "config.json").read_text())["provenance"]["control"] == "drift"
+
+
+def on_disk(place: Path, workers: int | None) -> RunConfig:
+    values = PlantedPair().sample(2000, seed=1).numpy()
+    for name, side in (("reference", values[:, :48]), ("intervened", values[:, 48:])):
+        np.save(place / f"{name}.npy", side)
+    files = {"kind": "files", "reference": place / "reference.npy", "intervened": place / "intervened.npy"}
+    config = run_config(place / "run", steps=20)
+    return RunConfig.model_validate(
+        config.model_dump()
+        | {"activations": files, "controls": {"drift": True, "seeds": 1, "workers": workers}}
+    )
+
+
+def test_side_by_side_gives_what_one_after_the_other_gives(tmp_path: Path) -> None:
+    trained = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for workers in (1, 2):
+        place = tmp_path / str(workers)
+        place.mkdir()
+        config = on_disk(place, workers)
+        folder = RunFolder.create(config.output, config)
+        names = [one.name for one in train_controls(folder, config, open_source(folder, config))]
+        trained[workers] = {
+            name: (folder.path / "controls" / name / "crosscoder" / "model.safetensors").read_bytes()
+            for name in names
+        }
+    torch.set_num_threads(threads)
+    assert trained[1].keys() == {"drift", "identity", "shuffled", "seed_1"}
+    assert trained[1] == trained[2]
+
+
+def test_as_many_side_by_side_as_is_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = on_disk(tmp_path, None)
+    source = open_source(RunFolder(tmp_path), config)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+    def at(**changes: Any) -> int:
+        part, settings = config.training.model_copy(update={"n_tokens": 10**9}), config.controls
+        changed = config.model_copy(update={"training": part, "controls": settings} | changes)
+        return n_side_by_side(changed, source, 7)
+
+    assert n_side_by_side(config, source, 7) == 1, "too short for a process of its own"
+    assert at() == 4
+    assert at(controls=config.controls.model_copy(update={"workers": 3})) == 3
+    assert at(activations=StreamedActivations()) == 1
+    monkeypatch.setattr("training.controls.memory_of_machine", lambda: 10**6)
+    assert at() == 1

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from crosscoder.activations import ActivationBatch
 from crosscoder.config import BatchTopK, RunConfig
 from crosscoder.device import resolve_device
 from crosscoder.dictionary import Crosscoder
@@ -39,6 +40,9 @@ PRODUCT = "encoder product"
 
 # No latent of a benchmark dies by itself, so that exactly those are dead that are said to be.
 _NEVER = 2**60
+
+# Tokens of a document, where planted tokens are read in documents.
+_DOCUMENT_TOKENS = 256
 
 
 class OwnStep:
@@ -161,6 +165,22 @@ def warmed_step(
         step = OwnStep(trainer, batches, shape.dead)
         step.warm_up(config.warmup)
         yield step, batches
+
+
+def planted_reading(
+    config: BenchConfig, device: torch.device, n_batches: int
+) -> tuple[Crosscoder, list[ActivationBatch]]:
+    """A dictionary of the shape, trained for a few steps and calibrated, and planted tokens to read with it."""
+    with warmed_step(config, config.shape, precisions(config, device)[0], device) as (step, batches):
+        crosscoder = step.trainer.state.crosscoder
+        step.trainer.held_out.calibrate(crosscoder)
+        read = []
+        for index in range(n_batches):
+            batches.advance()
+            row = torch.arange(len(batches.current))
+            document = (index * len(row) + row) // _DOCUMENT_TOKENS
+            read.append(ActivationBatch(batches.current, document, row % _DOCUMENT_TOKENS))
+        return crosscoder.eval(), read
 
 
 def precisions(config: BenchConfig, device: torch.device) -> tuple[Precision, ...]:

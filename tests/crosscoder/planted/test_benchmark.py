@@ -76,6 +76,23 @@ def test_a_finished_case_is_not_run_again(tmp_path: Path) -> None:
     assert "## standard" in text and "false new+lost" in text and "| l1 | 4 | – | rule | 1 |" in text
 
 
+def test_the_tables_hold_what_other_commands_made(tmp_path: Path) -> None:
+    evaluate(plan(["null_noise", "standard"], ["l1"], ["4"], [1]), tmp_path)
+    assert len(evaluate(plan(["standard"], ["batch_topk", "l1"], ["4"], [0]), tmp_path)) == 2
+    rows = pd.read_parquet(tmp_path / "results.parquet")
+    assert list(zip(rows.regime, rows.method, rows.seed, strict=True)) == [
+        ("standard", "batch_topk", 0), ("standard", "l1", 0), ("standard", "l1", 1), ("null_noise", "l1", 1),
+    ]  # fmt: skip
+    assert "| l1 | 4 | – | rule | 2 |" in (tmp_path / "results.md").read_text()
+
+
+def test_one_row_is_of_one_recipe(tmp_path: Path) -> None:
+    evaluate(plan(["standard"], ["l1"], ["4"], [0]), tmp_path)
+    evaluate(plan(["standard"], ["topk"], ["4"], [0]), tmp_path, overrides=["training.lr=1e-3"])
+    with pytest.raises(ConfigError, match="l1-k4-s0 and standard-l1-k4-s1 were made with different settings"):
+        evaluate(plan(["standard"], ["l1"], ["4"], [1]), tmp_path, overrides=["training.lr=1e-3"])
+
+
 def test_an_interrupted_benchmark_goes_on(tmp_path: Path) -> None:
     cases = plan(["standard"], ["batch_topk"], ["4", "6", "8"], [0])
 
