@@ -17,8 +17,26 @@ from .false_discovery import Candidacy, candidacy, q_values
 from .geometry import Geometry
 from .intervals import BlockMoments, Statistic, bootstrap_intervals, resample_weights
 from .label_counts import CountInterval, arrays, count_intervals, evidence_of
-from .labels import Bounded, Evidence, EvidenceArray, Label, Toward, Verdict, decide
-from .latent_scaling import beta_activation, beta_error, nu_error, nu_reconstruction, overlaps, ratio_toward
+from .labels import (
+    Bounded,
+    Evidence,
+    EvidenceArray,
+    Label,
+    RateEvidence,
+    Toward,
+    Verdict,
+    decide,
+    decide_by_rate,
+)
+from .latent_scaling import (
+    Moments,
+    beta_activation,
+    beta_error,
+    nu_error,
+    nu_reconstruction,
+    overlaps,
+    ratio_toward,
+)
 from .observers import Observer, PairedObserver
 from .statistics import Statistics
 
@@ -33,6 +51,7 @@ _ORDER = (
     *("relative_norm_raw", "decoder_cosine"),
     *(f"{name}{bound}" for name in _SCALING for bound in ("", "_low", "_high")),
     *(f"{name}_{side}" for side in _SIDES for name in _SCALING),
+    *("relative_rate", "relative_rate_low", "relative_rate_high"),
     *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
     *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
     *("q_value", "seed_stability", "difference_latent", "difference_cosine", "twin", "twin_cosine"),
@@ -91,7 +110,7 @@ def make_features(
         name: [Bounded(*numbers) for numbers in zip(*(part.tolist() for part in bound), strict=True)]
         for name, bound in bounds.items()
     }
-    for name in ("density", "shift_share"):
+    for name in ("density", "shift_share", "relative_rate"):
         if name in bounded:
             columns |= _spread(name, bounded[name])
     columns |= _scaling_columns(bounded, _leans_intervened(observer, columns, bounded))
@@ -162,6 +181,7 @@ def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, St
             assert isinstance(observer, PairedObserver)
             return estimates, overlaps(*observer.directions)
         case "pooled":
+            estimates["relative_rate"] = _relative_rate
             return estimates, {}
         case "difference":
             directions = observer.raw[0].double().cpu()
@@ -183,6 +203,12 @@ def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, St
             return estimates, constants | {"square_norm": norms}
         case _:
             assert_never(observer.reads)
+
+
+def _relative_rate(moments: Moments) -> Tensor:
+    """How often the intervened model makes a latent fire, as a share of how often either does; NaN where neither does."""
+    reference, intervened = (moments[f"fired/{model}"] for model in MODEL_NAMES)
+    return intervened / (reference + intervened)
 
 
 def _leans_intervened(observer: Observer, columns: Columns, bounded: dict[str, list[Bounded]]) -> np.ndarray:
@@ -223,11 +249,10 @@ def _verdict(
     if columns["n_tokens"][latent] == 0 or observer.reads == "paired":
         return decide(_evidence(observer, columns, bounded, latent), config.rule)
     if observer.reads == "pooled":
-        rates = [f"{100 * columns[f'density_{model}'][latent]:.3g} %" for model in MODEL_NAMES]
-        return Verdict(
-            "undetermined",
-            f"both models share one direction, so only rates differ: it fires on {rates[0]} of the reference's tokens and "
-            f"{rates[1]} of the intervened model's",
+        reference, intervened = (float(columns[f"density_{model}"][latent]) for model in MODEL_NAMES)
+        seen = int(columns["n_tokens"][latent]), int(columns["n_documents"][latent])
+        return decide_by_rate(
+            RateEvidence(*seen, reference, intervened, bounded["relative_rate"][latent]), config.rule
         )
     held = [f"{columns[f'beta_{model}'][latent]:.2f}" for model in MODEL_NAMES]
     return Verdict(

@@ -14,6 +14,13 @@ rotated        both models write strongly, in different directions
 shared         same direction, like strength
 rescaled       same direction, unlike strength, and latent scaling finds that ratio too
 undetermined   anything between
+
+A shared-dictionary SAE has one direction for both models and a code of each, so `decide_by_rate` knows how often each fires:
+
+reweighted     one model fires at least `rate_ratio` times as often as the other, interval included
+shared         it fires less than `rate_ratio` times as often, interval included
+undetermined   anything between; or one model alone fires, more or less: then the feature might be new or lost, which without
+               norms and latent scaling cannot be told
 """
 
 import math
@@ -42,6 +49,8 @@ _NEARLY_NOTHING = 0.2
 _ROTATED_RATIO = 0.5
 # Below this β a model's own concept explains less than half of what its decoder row writes: the row is leaked norm.
 _OWN_CONCEPT = 0.5
+# Beyond this relative rate (or below one minus it) one model fires alone, more or less: where the bins of the field lie.
+_ALONE = 0.9
 # How far the interval of nu_error may miss the norm ratio and still count as agreeing with it.
 _RATIO_TOLERANCE = 0.1
 
@@ -107,11 +116,9 @@ class _Leaning(NamedTuple):
 
 def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
     """The label of one latent. Exchanging the models exchanges new and lost and changes no other label."""
-    if evidence.n_tokens == 0:
-        return Verdict("dead", "fired on no held-out token")
-    if evidence.n_documents < rule.min_documents:
-        seen = f"fired in {evidence.n_documents} held-out document{'s' * (evidence.n_documents != 1)}"
-        return Verdict("undetermined", f"{seen} (at least {rule.min_documents} needed)")
+    few = _too_few(evidence.n_tokens, evidence.n_documents, rule)
+    if few is not None:
+        return few
     if not evidence.comparable:
         return Verdict(
             "undetermined", "the models differ in width, so directions and latent scaling cannot be compared"
@@ -127,6 +134,16 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
         if _absent(scaling, rule):
             return _contradicted(evidence, side, scaling, without, rule)
     return _geometry(evidence, side, rule)
+
+
+def _too_few(n_tokens: int, n_documents: int, rule: LabelRule) -> Verdict | None:
+    """The label of a latent that was hardly seen; None where it was seen enough."""
+    if n_tokens == 0:
+        return Verdict("dead", "fired on no held-out token")
+    if n_documents < rule.min_documents:
+        seen = f"fired in {n_documents} held-out document{'s' * (n_documents != 1)}"
+        return Verdict("undetermined", f"{seen} (at least {rule.min_documents} needed)")
+    return None
 
 
 def _lean(evidence: Evidence) -> _Leaning:
@@ -252,6 +269,46 @@ def _rescaled(side: _Leaning, rule: LabelRule, both: str) -> Verdict:
     if error.low > rule.nu_error and near:
         return Verdict("rescaled", f"{both} (norm < {rule.shared_ratio:.2f}), and {measured} agrees")
     return Verdict("undetermined", f"{both}, but {measured} does not agree with that ratio")
+
+
+class RateEvidence(NamedTuple):
+    """What is known of a latent with one direction for both models and a code of each."""
+
+    n_tokens: int
+    n_documents: int
+    rate_reference: float
+    """Share of the tokens on which it fires in the reference."""
+    rate_intervened: float
+    relative_rate: Bounded
+    """rate_intervened / (rate_reference + rate_intervened)."""
+
+
+def decide_by_rate(evidence: RateEvidence, rule: LabelRule) -> Verdict:
+    """The label of one latent of a shared-dictionary SAE. Exchanging the models changes no label."""
+    few = _too_few(evidence.n_tokens, evidence.n_documents, rule)
+    if few is not None:
+        return few
+    relative, limit = evidence.relative_rate, rule.rate_ratio / (1 + rule.rate_ratio)
+    rates = (
+        f"fires on {100 * evidence.rate_reference:.3g} % of the reference's tokens and {100 * evidence.rate_intervened:.3g} % of "
+        f"the intervened model's"
+    )
+    if math.isnan(relative.low + relative.high):
+        return Verdict(
+            "undetermined", f"{rates}, in too few blocks of documents to bound how much more often"
+        )
+    measured = f"{rates} (relative rate {_two(relative.value)} [{_two(relative.low)}, {_two(relative.high)}])"
+    if max(relative.value, 1 - relative.value) > _ALONE:
+        return Verdict(
+            "undetermined",
+            f"{measured}: nearly in one model alone, so it may be new or lost; one direction for both models has no norms to tell",
+        )
+    times = f"{rule.rate_ratio:g} times as often in one model"
+    if relative.low >= limit or relative.high <= 1 - limit:
+        return Verdict("reweighted", f"{measured}: at least {times}, interval included")
+    if 1 - limit < relative.low and relative.high < limit:
+        return Verdict("shared", f"{measured}: less than {times}, interval included")
+    return Verdict("undetermined", f"{measured}: the interval leaves open whether it fires {times}")
 
 
 def _percent(rule: LabelRule) -> str:

@@ -115,6 +115,7 @@ def _rule_scores(features: pd.DataFrame) -> dict[str, np.ndarray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.minimum(relative, 1 - relative) / np.maximum(relative, 1 - relative)
     scores = {"rotated": ratio - cosine, "rescaled": cosine - ratio, "shared": cosine + ratio}
+    scores["reweighted"] = np.abs(_column(features, "relative_rate") - 0.5)
     for side, lean in (("new", relative), ("lost", 1 - relative)):
         doubt = [np.abs(_column(features, f"{name}_{side}")) for name in ("nu_error", "nu_reconstruction")]
         # Not estimable is no evidence: as much against it as a concept that is fully there.

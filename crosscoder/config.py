@@ -340,6 +340,10 @@ class LabelRule(Settings):
         default=0.7,
         description="shared: weaker decoder norm at least this share of the stronger; rescaled: below it",
     )
+    rate_ratio: Annotated[float, Field(ge=1)] = Field(
+        default=1.5,
+        description="reweighted (a shared-dictionary SAE): one model fires at least this many times as often, interval included",
+    )
     false_discovery_rate: Share = Field(
         default=0.05,
         description="new and lost: upper bound on the q-value; above it a latent stays undetermined",

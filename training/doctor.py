@@ -13,6 +13,7 @@ from torch import Tensor
 
 from crosscoder.activations import split_models
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
+from crosscoder.controls import controls_of
 from crosscoder.device import resolve_device
 from crosscoder.documents import Documents, tokenize
 from crosscoder.errors import ConfigError, PairError
@@ -256,8 +257,19 @@ def _estimate_training(
         f"memory   {memory}{there}",
         f"train    about {_duration(steps * step)} for {steps:,} steps of {config.training.batch_tokens:,} tokens "
         "(matrix products alone)",
+        *_estimate_controls(config),
         *(f"{'' if line else 'plan':<8} {text}" for line, text in enumerate(plan([shape, LARGE]))),
     ]
+
+
+def _estimate_controls(config: RunConfig) -> list[str]:
+    """How much longer the controls train than the run itself; nothing where there are none."""
+    controls = controls_of(config, config.output)
+    if not controls:
+        return []
+    trained = sum(control.config.training.n_tokens for control in controls) / config.training.n_tokens
+    names = ", ".join(control.name for control in controls)
+    return [f"controls {trained:.1f} times that besides, if one after the other: {names}"]
 
 
 def _time_product(config: RunConfig, rows: int, width: int, n_latents: int) -> float:

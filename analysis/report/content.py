@@ -180,12 +180,14 @@ def _summary_sentences(
 
 def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> str:
     total = len(results.features)
+    by_label = {count.label: count for count in counts}
     if not results.has_norms:
+        reweighted = by_label["reweighted"].count
+        rates = f" {counted(reweighted, 'latent')} fire at another rate." if reweighted else ""
         return (
             "This dictionary has no decoder norm for each model, so it calls no latent new or lost. What it gives is each "
-            f"latent's share of the shift, for {counted(total, 'latent')}."
+            f"latent's share of the shift, for {counted(total, 'latent')}.{rates}"
         )
-    by_label = {count.label: count for count in counts}
     new, lost = by_label["new"], by_label["lost"]
     if not new.count and not lost.count:
         least = (
@@ -242,6 +244,11 @@ def _rule(rule: dict[str, Number]) -> tuple[Statement, ...]:
             name="rescaled, shared",
             text=f"cosine above {rule['shared_cosine']:g}; shared where the weaker norm is at least {rule['shared_ratio']:g} of the "
             "stronger, rescaled where it is below.",
+        ),
+        Statement(
+            name="reweighted",
+            text=f"of a shared-dictionary SAE alone: one model fires at least {rule['rate_ratio']:g} times as often, interval "
+            "included.",
         ),
         Statement(
             name="undetermined",

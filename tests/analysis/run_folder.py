@@ -31,6 +31,7 @@ _RULE = {
     "rotated_cosine": 0.8,
     "shared_cosine": 0.9,
     "shared_ratio": 0.7,
+    "rate_ratio": 1.5,
     "false_discovery_rate": 0.05,
     "min_documents": 5,
     "confidence": 0.95,

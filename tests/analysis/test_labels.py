@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analysis.labels import Bounded, Evidence, Toward, Verdict, decide
+from analysis.labels import Bounded, Evidence, RateEvidence, Toward, Verdict, decide, decide_by_rate
 from crosscoder.config import LabelRule
 
 RULE = LabelRule()
@@ -177,3 +177,55 @@ def test_norm_that_leaked_to_the_side_without_the_concept_keeps_no_label_from_it
     """A latent that fires with another one writes a part of it in both models: a third of the norm, and nothing of the concept."""
     assert label(evidence(0.33, 1.0, 0.3, new=toward(0.1, 0.2))) == "new"
     assert label(evidence(0.33, 1.0, 0.3, new=toward(0.3, 0.2))) == "undetermined"
+
+
+# --- by rate ----------------------------------------------------------------------------------------------------------
+
+
+def rates(
+    reference: float, intervened: float, spread: float = 0.02, n_documents: int = 50, n_tokens: int = 400
+) -> RateEvidence:
+    relative = about(intervened / (reference + intervened), spread)
+    return RateEvidence(n_tokens, n_documents, reference, intervened, relative)
+
+
+@pytest.mark.parametrize(
+    ("found", "label", "because"),
+    [
+        (rates(0.01, 0.03), "reweighted", "at least 1.5 times as often"),
+        (rates(0.03, 0.01), "reweighted", "relative rate 0.25 [0.23, 0.27]"),
+        (rates(0.02, 0.02), "shared", "less than 1.5 times as often"),
+        (rates(0.02, 0.03), "undetermined", "leaves open"),
+        (rates(0.01, 0.03, spread=0.2), "undetermined", "leaves open"),
+        (rates(0.0005, 0.03), "undetermined", "nearly in one model alone"),
+        (rates(0.03, 0.0005), "undetermined", "may be new or lost"),
+        (rates(0.01, 0.03, n_documents=2), "undetermined", "fired in 2 held-out documents"),
+        (rates(0.01, 0.03, n_tokens=0), "dead", "no held-out token"),
+        (rates(0.01, 0.03, spread=NAN), "undetermined", "too few blocks"),
+    ],
+)
+def test_rates_decide_where_both_models_share_a_direction(
+    found: RateEvidence, label: str, because: str
+) -> None:
+    verdict = decide_by_rate(found, RULE)
+    assert verdict.label == label
+    assert because in verdict.reason
+
+
+@given(st.floats(1e-4, 1), st.floats(1e-4, 1), st.floats(0, 0.5))
+def test_exchanging_the_models_changes_no_label_by_rate(one: float, other: float, spread: float) -> None:
+    relative = other / (one + other)
+    there = RateEvidence(400, 50, one, other, Bounded(relative, relative - spread, relative + spread))
+    back = RateEvidence(
+        400, 50, other, one, Bounded(1 - relative, 1 - relative - spread, 1 - relative + spread)
+    )
+    limits = [0.1, 0.4, 0.6, 0.9]
+    near = min(
+        abs(end - limit) for end in (relative, relative - spread, relative + spread) for limit in limits
+    )
+    if near > 1e-9:  # at a limit itself, rounding of 1 - x decides
+        assert decide_by_rate(there, RULE).label == decide_by_rate(back, RULE).label
+
+
+def test_the_limit_of_rates_is_a_setting() -> None:
+    assert decide_by_rate(rates(0.01, 0.03), RULE.model_copy(update={"rate_ratio": 4})).label == "shared"

@@ -249,7 +249,7 @@ def test_the_same_command_twice_writes_the_same(
 
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
 def test_dictionaries_with_one_direction_a_latent(reads: Reads, tmp_path: Path) -> None:
-    """They have no two norms to compare, so nothing but dead is labeled; what they do measure is there."""
+    """They have no two norms to compare, so nothing is new or lost; what they do measure is there."""
     pair = PlantedPair(counts=SMALL)
     values = pair.sample(10_000)
     config = DictionaryConfig(reads=reads, n_latents=12, sparsity=BatchTopK(k=1))
@@ -258,7 +258,9 @@ def test_dictionaries_with_one_direction_a_latent(reads: Reads, tmp_path: Path) 
     crosscoder.set_normalization(rows)
     crosscoder.calibrate(rows)
     features, summary = analyzed(tmp_path / reads, values, crosscoder, reads)
-    assert set(features["label"]) <= {"undetermined", "dead"}
+    assert set(features["label"]) <= {"undetermined", "dead"} | (
+        {"reweighted", "shared"} if reads == "pooled" else set()
+    )
     assert features["norm_reference"].isna().all()
     assert features["relative_norm"].isna().all()
     assert sum(summary["shift"].values()) == pytest.approx(1, abs=1e-4)
@@ -272,6 +274,28 @@ def test_dictionaries_with_one_direction_a_latent(reads: Reads, tmp_path: Path) 
         assert features["nu_error"].notna().any()
         assert summary["fve"]["reference"] is None
         assert summary["fve"]["difference"] is not None
+
+
+def test_a_shared_dictionary_tells_what_fires_at_another_rate(tmp_path: Path) -> None:
+    """A shared-dictionary SAE that knows the truth: reweighted features fire three times as often in one model, or spread more."""
+    pair = PlantedPair(counts={"shared": 8, "reweighted": 6})
+    values = pair.sample(30_000)
+    config = DictionaryConfig(reads="pooled", n_latents=14, sparsity=BatchTopK(k=1))
+    from crosscoder.planted import exact_dictionary
+
+    rows = present(values, (WIDTH, WIDTH), "pooled")
+    crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), pair.truth.reference, rows)
+    features, summary = analyzed(tmp_path / "pooled", values, crosscoder, "pooled")
+    assert (features["label"][:8] == "shared").all()
+    reference, intervened = pair.truth.model_rates
+    more = torch.maximum(reference, intervened) / torch.minimum(reference, intervened)
+    expected = ["reweighted" if ratio > 2 else "shared" for ratio in more[8:].tolist()]
+    assert features["label"][8:].tolist() == expected
+    assert expected.count("reweighted") >= 2
+    truth = (intervened / (reference + intervened)).numpy()
+    assert np.abs(features["relative_rate"] - truth).max() < 0.05
+    assert ((features["relative_rate_low"] <= truth) & (truth <= features["relative_rate_high"])).mean() > 0.7
+    assert summary["counts"]["reweighted"]["count"] == expected.count("reweighted")
 
 
 def test_a_difference_dictionary_tells_what_held_its_direction(tmp_path: Path) -> None:

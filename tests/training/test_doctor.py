@@ -52,6 +52,7 @@ def test_the_report_says_all_that_matters(folder: Path) -> None:
         "harvest",
         "memory",
         "for 200 steps of 100 tokens",
+        "controls 1.2 times that besides, if one after the other: drift, identity, shuffled",
     ):
         assert part in text
     assert "TOO LITTLE" not in text
