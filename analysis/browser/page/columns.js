@@ -43,7 +43,7 @@ const COLUMNS = {
   n_tokens: { title: "tokens", width: "76px", format: whole, about: "Held-out tokens on which it fires." },
   n_documents: { title: "documents", width: "90px", format: whole, about: "Held-out documents in which it fires." },
   mean_activation: { title: "mean", width: "66px", format: significant, about: "Mean latent value where it fires." },
-  q_value: { title: "q", width: "62px", format: significant, about: "Expected share of false labels among those at least this strong." },
+  q_value: { title: "q", width: "68px", format: errorRate, about: "Expected share of false labels among those at least this strong." },
   seed_stability: { title: "seeds", width: "58px", format: fixed, about: "Share of the other seeds' dictionaries in which the latent is found again (cosine of its decoder rows above 0.7)." },
   difference_cosine: { title: "diff-SAE", width: "62px", format: fixed, about: "Largest cosine of the latent's change of direction with a direction of the diff-SAE." },
   difference_latent: { title: "diff-SAE latent", width: "104px", format: whole, about: "The latent of the diff-SAE whose direction that is." },

@@ -43,6 +43,9 @@ function significant(value, digits = 3) {
   return minus(String(Number(value.toPrecision(digits))));
 }
 
+// A rate of errors: below a thousandth its size says nothing more.
+const errorRate = (value) => (value !== null && value !== undefined && value < 1e-3 ? "< 0.001" : significant(value));
+
 function percent(value) {
   if (value === null || value === undefined) return NONE;
   const share = value * 100;
