@@ -7,7 +7,7 @@ the reference in the README and the messages about a wrong value are made from i
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -41,12 +41,35 @@ class AdapterSource(Settings):
     adapter: str = Field(description="folder or hub id of a PEFT adapter for the reference model")
 
 
+class Message(Settings):
+    """One message of a chat."""
+
+    role: str = Field(description="who speaks, e.g. system, user or assistant")
+    content: str = Field(description="what is said")
+
+
+class ContextSource(Settings):
+    """The reference itself, after a context: the in-context intervention."""
+
+    context: str | tuple[Message, ...] = Field(
+        description="text, or chat messages (a system prompt, examples), that stand before every document in the intervened model; "
+        "the weights and the tokens that are compared are the reference's"
+    )
+
+    @field_validator("context")
+    @classmethod
+    def _says_something(cls, value: str | tuple[Message, ...]) -> str | tuple[Message, ...]:
+        if not (value.strip() if isinstance(value, str) else value):
+            raise ValueError("is empty; give text, or chat messages")
+        return value
+
+
 class PairConfig(Settings):
     """The two models, and where both are read."""
 
     reference: ModelSource = Field(description="the model before the intervention")
-    intervened: ModelSource | AdapterSource = Field(
-        description="the model after it: a checkpoint, or an adapter"
+    intervened: ModelSource | AdapterSource | ContextSource = Field(
+        description="the model after it: a checkpoint, an adapter, or a context before the same tokens"
     )
     hookpoint: str = Field(description="module path whose output is read, e.g. model.layers.15")
     intervened_hookpoint: str | None = Field(

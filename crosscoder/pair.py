@@ -12,12 +12,14 @@ from jaxtyping import Bool, Float, Int
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedTokenizerBase
 
-from .config import AdapterSource, ModelSource, PairConfig
+from .config import AdapterSource, ContextSource, ModelSource, PairConfig
+from .context import Context
 from .device import resolve_device
 from .errors import PairError
 from .hooks import Splice, forward, hidden, read_output, splice_output
+from .joint_pass import JointPass
 from .loading import (
     adapter_tokenizer,
     compare_tokenizers,
@@ -29,18 +31,11 @@ from .loading import (
     load_tokenizer,
     vocabulary,
 )
-from .shared_layers import SharedLayers, find_shared_layers
 
 logger = logging.getLogger(__name__)
 
 # Rows of the unembedding that are turned to float32 at a time, so that a large vocabulary needs no copy of it all.
 _VOCABULARY_CHUNK = 32768
-
-# Tokens with which the documents of a trial pass begin.
-_TRIAL_PREFIX = 4
-
-# How much of its norm a token may change, in the median, where a prefix is continued. Rounding is some times smaller.
-_PREFIX_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class FullPass(NamedTuple):
@@ -64,8 +59,13 @@ class ModelPair:
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None,
         device: torch.device,
+        context: Context | None = None,
     ) -> None:
-        """Both entries of `models` are the same object for an adapter, or for a model compared with itself."""
+        """Both entries of `models` are the same object for an adapter, a context, or a model compared with itself.
+
+        Args:
+            context: What the intervened model reads before every document.
+        """
         self.config = config
         self.models = models
         self.tokenizer = tokenizer
@@ -77,6 +77,7 @@ class ModelPair:
             "pair.intervened_hookpoint" if config.intervened_hookpoint else "pair.hookpoint",
         )
         self._adapter = adapter
+        self.context = context
         self._identity: dict[str, Any] | None = None
         self._final_norms: dict[int, nn.Module] = {}
         # Hooks and a switched adapter are states of the models, so only one thread may use them at a time.
@@ -88,8 +89,7 @@ class ModelPair:
             )
         )
         self.d_models: tuple[int, ...] = tuple(self._probe(index) for index in range(2))
-        self._shared_layers = None if self.identical else self._try_shared_layers()
-        self._continues: bool | None = None  # not tried yet
+        self._both = JointPass(self._read, models, self.hookpoints, device, context, identical=self.identical)
 
     @property
     def identical(self) -> bool:
@@ -97,14 +97,16 @@ class ModelPair:
         return (
             self.models[0] is self.models[1]
             and self._adapter is None
+            and self.context is None
             and self._modules[0] is self._modules[1]
         )
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens that both models can read at once, where their configurations say so."""
+        """Tokens of a document that both models can read at once, where their configurations say so."""
         limits = [getattr(model.config, "max_position_embeddings", None) for model in self.models]
-        return min((limit for limit in limits if isinstance(limit, int)), default=None)
+        longest = min((limit for limit in limits if isinstance(limit, int)), default=None)
+        return longest if longest is None or self.context is None else max(0, longest - len(self.context))
 
     def identity(self) -> dict[str, Any]:
         """What decides the activations, as JSON: names, revisions, and digests of weights, tokenizer and template."""
@@ -129,12 +131,7 @@ class ModelPair:
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         with self._lock:
-            if n_prefix and len(ids) > 1:
-                if self._continues is None:
-                    self._continues = self._try_prefix()
-                if self._continues:
-                    return self._read_from_prefix(ids, mask, n_prefix)
-            return self._read_both(self._shared_layers, ids, mask)
+            return self._both(ids, mask, n_prefix)
 
     def logits(
         self,
@@ -145,10 +142,16 @@ class ModelPair:
     ) -> Float[Tensor, "document token vocabulary"]:
         """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        context = self.context if model == 1 else None
+        if context is not None:
+            ids, mask = context.before(ids, mask)
+            splice = None if splice is None else context.spliced(splice)
         with self.switched(model) as network:
             if splice is None:
-                return forward(network, ids, mask).logits
-            return splice_output(network, self._modules[model], splice, ids, mask)
+                logits = forward(network, ids, mask).logits
+            else:
+                logits = splice_output(network, self._modules[model], splice, ids, mask)
+        return logits if context is None else context.after(logits)
 
     def direction_logits(
         self, directions: Float[Tensor, "latent d_model"], model: int
@@ -218,9 +221,17 @@ class ModelPair:
     ) -> FullPass:
         """A whole pass of one model as transformers itself reports it: to check `activations` against, and to survey."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        context = self.context if model == 1 else None
+        if context is not None:
+            ids, mask = context.before(ids, mask)
         with self.switched(model) as network:
             output = forward(network, ids, mask, output_hidden_states=True)
-        return FullPass(output.logits, output.hidden_states)
+        if context is None:
+            return FullPass(output.logits, output.hidden_states)
+        states: tuple[Tensor, ...] | None = output.hidden_states
+        return FullPass(
+            context.after(output.logits), None if states is None else tuple(map(context.after, states))
+        )
 
     @contextmanager
     def switched(self, model: int) -> Iterator[Any]:
@@ -255,6 +266,9 @@ class ModelPair:
                     "adapter_weights": None,
                 }
             )
+        if self.context is not None:
+            ids = self.context.token_ids.tolist()
+            sides[1] |= {"context": self.tokenizer.decode(ids), "context_digest": digest_json(ids)}
         if self._adapter is not None and isinstance(self.config.intervened, AdapterSource):
             sides[1]["adapter"] = self.config.intervened.adapter
             settings = self._adapter.peft_config["default"].to_dict()
@@ -293,85 +307,6 @@ class ModelPair:
             )
         return output
 
-    def _read_both(
-        self,
-        shared: SharedLayers | None,
-        token_ids: Int[Tensor, "document token"],
-        mask: Bool[Tensor, "document past_and_token"],
-        pasts: tuple[Cache | None, Cache | None] = (None, None),
-    ) -> tuple[Float[Tensor, "document token _"], ...]:
-        """Both models' activations; the intervened model goes on from where its layers begin to differ."""
-        if self.identical:
-            return (self._read(0, token_ids, mask, pasts[0]),) * 2
-        if shared is None:
-            return self._read(0, token_ids, mask, pasts[0]), self._read(1, token_ids, mask, pasts[1])
-        with shared.recorded():
-            reference = self._read(0, token_ids, mask, pasts[0])
-        with shared.replayed():
-            return reference, self._read(1, token_ids, mask, pasts[1])
-
-    def _read_from_prefix(
-        self, token_ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"], n_prefix: int
-    ) -> tuple[Float[Tensor, "document token _"], ...]:
-        """Both models' activations; the first tokens, the same in all documents, are run in one of them."""
-        shared, n_documents = self._shared_layers, len(token_ids)
-        configs: list[Any] = [model.config for model in self.models]
-        reference, intervened = (DynamicCache(config=config) for config in configs)
-        pasts = reference, intervened
-        before = self._read_both(shared, token_ids[:1, :n_prefix], mask[:1, :n_prefix], pasts)
-        if shared is not None:
-            shared.fill(intervened, reference)
-        for past in pasts:
-            past.batch_repeat_interleave(n_documents)
-        after = self._read_both(shared, token_ids[:, n_prefix:], mask, pasts)
-        return tuple(
-            torch.cat([first.expand(n_documents, -1, -1), rest], dim=1)
-            for first, rest in zip(before, after, strict=True)
-        )
-
-    def _try_shared_layers(self) -> SharedLayers | None:
-        """The shared layers, where a pass that shares them equals two passes bit for bit."""
-        shared = find_shared_layers(self.models, self.hookpoints)
-        if shared is None:
-            return None
-        ids, mask = self._trial_documents()
-        apart, together = self._read_both(None, ids, mask), self._read_both(shared, ids, mask)
-        if all(torch.equal(one, other) for one, other in zip(apart, together, strict=True)):
-            return shared
-        logger.debug("more than the output of the last shared layer is read above it; no layers are shared")
-        return None
-
-    def _try_prefix(self) -> bool:
-        """Whether both models can continue a prefix: the result differs by no more than rounding."""
-        ids, mask = self._trial_documents()
-        whole = self._read_both(self._shared_layers, ids, mask)
-        try:
-            continued = self._read_from_prefix(ids, mask, _TRIAL_PREFIX)
-        except (
-            AttributeError,
-            IndexError,
-            NotImplementedError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            logger.debug("prefixes are not reused, because the models cannot continue one: %r", error)
-            return False
-        for one, other in zip(whole, continued, strict=True):
-            difference = (one - other)[mask].float().norm(dim=1) / one[mask].float().norm(dim=1)
-            if not difference.median() <= _PREFIX_TOLERANCES[one.dtype]:
-                logger.debug("prefixes are not reused: continued ones differ by %.1e", difference.median())
-                return False
-        return True
-
-    def _trial_documents(self) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
-        """Three documents of different lengths that begin alike, padded on the right."""
-        network: Any = self.models[0]
-        places = torch.arange(16, device=self.device)
-        steps, lengths = torch.tensor([[3, 9], [5, 16], [7, 6]], device=self.device)[..., None].unbind(1)
-        ids = torch.where(places < _TRIAL_PREFIX, 2 * places, steps * places)
-        return ids % network.get_input_embeddings().num_embeddings, places < lengths
-
     def _probe(self, index: int) -> int:
         """Width at the hookpoint, from a pass over one short document."""
         ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
@@ -386,8 +321,8 @@ class ModelPair:
 def load_pair(config: PairConfig) -> ModelPair:
     """Load both models and check that they can be compared.
 
-    With an adapter there is one set of base weights, read with the adapter off and on. The same model on both sides
-    is loaded once. The chat template is the intervened model's, or the reference's where it has none.
+    With an adapter there is one set of base weights, read with the adapter off and on. The same model on both sides, or before
+    and after a context, is loaded once. The chat template is the intervened model's, or the reference's where it has none.
 
     Raises:
         PairError: A model or the hookpoint is missing, the tokenizers differ, or an adapter does not fit.
@@ -403,7 +338,7 @@ def load_pair(config: PairConfig) -> ModelPair:
         intervened, name = adapter.get_base_model(), config.intervened.adapter
         reference = intervened
         other = adapter_tokenizer(name) or tokenizer
-    elif config.intervened == config.reference:
+    elif isinstance(config.intervened, ContextSource) or config.intervened == config.reference:
         intervened, name, other = reference, config.reference.model, tokenizer
     else:
         name = config.intervened.model
@@ -416,9 +351,13 @@ def load_pair(config: PairConfig) -> ModelPair:
         logger.warning(
             "the two models have different chat templates; both read chats in the intervened model's"
         )
-    return ModelPair(
-        config, (reference, intervened), adapter, tokenizer, templates[1] or templates[0], device
+    chat_template = templates[1] or templates[0]
+    context = (
+        Context.encode(config.intervened, tokenizer, chat_template)
+        if isinstance(config.intervened, ContextSource)
+        else None
     )
+    return ModelPair(config, (reference, intervened), adapter, tokenizer, chat_template, device, context)
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:

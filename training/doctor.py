@@ -160,6 +160,8 @@ def _describe_pair(pair: ModelPair) -> list[str]:
     for name in pair.model_names:
         side = identity[name]
         shown = f"{side['model']} + adapter {side['adapter']}" if side["adapter"] else side["model"]
+        if side.get("context") and pair.context is not None:
+            shown += f" after a context of {len(pair.context)} tokens"
         lines.append(f"{name:<11} {shown}, {side['dtype']}, {side['d_model']} wide at {side['hookpoint']}")
     template = "with a chat template" if pair.chat_template else "without a chat template"
     lines.append(f"tokenizer   the same on both sides, {len(pair.tokenizer):,} tokens, {template}")

@@ -76,6 +76,8 @@ def _model(side: str, summary: dict[str, Any]) -> Model:
     name = _basename(known.get("model") or known.get("name") or known.get("path") or side)
     if known.get("adapter"):
         name = f"{name} + {_basename(known['adapter'])}"
+    if known.get("context"):
+        name = f"{name} after a context"
     facts = [
         Fact(name=key if key == "d_model" else key.replace("_", " "), value=visible(str(value)))
         for key, value in known.items()

@@ -69,7 +69,7 @@ def markdown(
     for result in results:
         case = result["case"]
         grouped[case["regime"]][case["method"], case["k"]].append(result)
-    parts = ["# Planted benchmark", _legend()]
+    parts = ["# Planted benchmark", _legend(), "## In short", _IN_SHORT, in_short(results)]
     for regime in (name for name in REGIMES if name in grouped):
         parts += [f"## {regime}", REGIMES[regime].says[0].upper() + REGIMES[regime].says[1:] + "."]
         header = _NULL_COLUMNS if REGIMES[regime].is_null else _COLUMNS
@@ -88,6 +88,32 @@ def markdown(
         if failures:
             parts += ["Without a result:", "\n".join(failures)]
     return "\n\n".join(parts) + "\n"
+
+
+_IN_SHORT = "F1 of new and lost, mean over the runs and whatever k; in a null, the number of latents falsely called new or lost in a pair."
+
+
+def in_short(results: Sequence[Result]) -> str:
+    """One table: a row for each method and labeler, a column for each regime."""
+    cells: dict[tuple[str, str], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    for result in results:
+        if "scores" not in result:
+            continue
+        regime, method = result["case"]["regime"], result["case"]["method"]
+        path = ("false",) if REGIMES[regime].is_null else ("mean_f1",)
+        for labeler, of_labeler in result["scores"]["labelers"].items():
+            cells[method, labeler][regime].append(_at(of_labeler, path))
+    regimes = [name for name in REGIMES if any(name in row for row in cells.values())]
+    lines = [f"| method | labels | {' | '.join(regimes)} |", "|" + " --- |" * (2 + len(regimes))]
+    for (method, labeler), row in cells.items():
+        told = [_mean_of(row[regime]) if regime in row else "" for regime in regimes]
+        lines.append(f"| {method} | {labeler} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def _mean_of(values: Sequence[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    return f"{statistics.fmean(numbers):.2f}" if numbers else "–"
 
 
 _COLUMNS = (
