@@ -21,6 +21,7 @@ from crosscoder.errors import DataError
 from crosscoder.file_activations import open_files
 from crosscoder.folder import RunFolder, write_atomic
 from crosscoder.pair import ModelPair, load_pair
+from crosscoder.requirements import Requirements
 from crosscoder.shards import DOCUMENTS, ShardReader
 from crosscoder.storage import load_crosscoder
 from crosscoder.tracking import WandbRun, wandb_run
@@ -95,6 +96,14 @@ def report(folder: RunFolder) -> None:
     from .report import write_report
 
     write_report(folder)
+
+
+def unmet(folder: RunFolder, requirements: Requirements) -> list[str]:
+    """A line for every requirement that the run does not fulfill, by its report."""
+    from .report import read_report
+    from .report import unmet as missed
+
+    return missed(requirements, read_report(folder).desiderata)
 
 
 def browse(folder: RunFolder) -> Path:

@@ -17,6 +17,7 @@ import typer
 from .config import RunConfig
 from .errors import ConfigError, CrosscoderError
 from .folder import WITHOUT_EFFECT, RunFolder, write_atomic
+from .requirements import Requirements
 from .settings import load_config, with_overrides
 from .together import bench_analysis, choose_k, module, train_and_analyze
 
@@ -155,11 +156,25 @@ def analyze(target: Target, overrides: Overrides = None) -> None:
 
 
 @_verb
-def report(target: Target, overrides: Overrides = None) -> None:
+def report(
+    target: Target,
+    overrides: Overrides = None,
+    require: Annotated[
+        Path | None,
+        typer.Option("--require", help="a YAML file of requirements; exit code 3 where one is not fulfilled"),
+    ] = None,
+) -> None:
     """What changed in words, with the evidence beside each claim."""
+    requirements = None if require is None else load_config(require, model=Requirements)
     folder = _finished_run(target, overrides)
-    module("analysis.stages").report(folder)
+    stages = module("analysis.stages")
+    stages.report(folder)
     _told("report", folder.report)
+    unmet = [] if requirements is None else stages.unmet(folder, requirements)
+    for line in unmet:
+        _told("not met", line)
+    if unmet:
+        raise typer.Exit(3)
 
 
 @_verb
@@ -318,8 +333,8 @@ def _first_word(words: list[str] | None, default: str) -> tuple[str, list[str]]:
     return (default, [first, *others]) if "=" in first else (first, others)
 
 
-def _told(what: str, path: Path) -> None:
-    print(f"{what:<12} {path}", flush=True)
+def _told(what: str, found: Path | str) -> None:
+    print(f"{what:<12} {found}", flush=True)
 
 
 def _settings(target: Path, overrides: list[str] | None) -> RunConfig:

@@ -12,6 +12,7 @@ from .before import before_dictionary
 from .certainty import certainty
 from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
+from .desiderata import desiderata
 from .limits import limit_curves
 from .phrases import Number, counted, fixed, percent, present, visible, whole
 from .schema import (
@@ -60,6 +61,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         limits=limit_curves(summary.get("limits") or []),
         certainty=certainty(results),
         unexplained=_unexplained(summary, counts),
+        desiderata=desiderata(results, folder),
         undetermined=_undetermined(results),
         stages=_stages(results.manifest),
         versions=tuple(

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import ValidationError
 
+from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder, write_atomic
 
 from ..results import load_results
@@ -27,6 +29,22 @@ def write_report(folder: RunFolder) -> None:
     write_atomic(folder.report / "report.json", report.model_dump_json(indent=2) + "\n")
     write_atomic(folder.report / "report.md", render_markdown(report))
     write_atomic(folder.report / "report.html", render_html(report))
+
+
+def read_report(folder: RunFolder) -> Report:
+    """What report.json says.
+
+    Raises `FormatError` where it is missing, damaged or of another release.
+    """
+    path = folder.report / "report.json"
+    try:
+        return Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{path}: missing; run `crosscoder report {folder.path}`") from None
+    except ValidationError as error:
+        raise FormatError(
+            f"{path}: not a report of this release ({error.error_count()} fields differ); run `crosscoder report {folder.path}`"
+        ) from None
 
 
 def render_markdown(report: Report) -> str:

@@ -48,6 +48,21 @@ class Check(_Part):
     meaning: str
 
 
+class Requirement(_Part):
+    """One requirement of the desiderata table."""
+
+    key: str
+    """`family.name`, as `--require` names it."""
+
+    family: str
+    name: str
+    measure: str
+    value: float | None
+    shown: str
+    threshold: str
+    verdict: Verdict
+
+
 class LabelCount(_Part):
     """How many latents bear a label."""
 
@@ -169,6 +184,7 @@ class Report(_Part):
     limits: tuple[LimitCurve, ...]
     certainty: tuple[Statement, ...]
     unexplained: tuple[Statement, ...]
+    desiderata: tuple[Requirement, ...]
     undetermined: tuple[Reason, ...]
     stages: tuple[Stage, ...]
     versions: tuple[Fact, ...]

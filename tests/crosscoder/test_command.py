@@ -98,6 +98,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         doctor=stage("doctor", lambda config: "all is well"),
         analyze=stage("analyze", nothing),
         report=stage("report", nothing),
+        unmet=stage("unmet", lambda folder, requirements: ["validity.lever: not measured"]),
         browse=stage("browse", lambda folder: folder.browser / "index.html"),
         demo_config=demo_config,
         wandb_run=lambda folder, config: nullcontext(),
@@ -198,6 +199,8 @@ def test_analyze_takes_other_ways_of_reading_and_notes_them(
     tmp_path: Path, config: Path, calls: list[tuple[str, Any]]
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", load_config(config))
+    with folder.stage("train"):
+        pass
     assert call("analyze", folder.path, "analysis.top_examples=3").exit_code == 0
     assert calls[0][1].analysis.top_examples == 3
     assert folder.read_config().analysis.top_examples == 3
@@ -386,6 +389,20 @@ def test_bench_says_in_one_line_what_it_cannot_do(words: list[str], message: str
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"crosscoder: {message}")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_requirement_that_is_not_met_ends_with_3(
+    calls: list[tuple[str, Any]], config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "require.yaml").write_text("validity: {robustness: {at_least: 0.5}}")
+    RunFolder.create(tmp_path / "run", load_config(config))
+    done = call("report", tmp_path / "run", "--require", tmp_path / "require.yaml")
+    assert done.exit_code == 3
+    assert "not met      validity.lever: not measured" in done.stdout
+    assert calls[-1][1].validity.robustness.at_least == 0.5
+    assert call("report", tmp_path / "run").exit_code == 0
+    (tmp_path / "require.yaml").write_text("validity: {robust: 1}")
+    assert call("report", tmp_path / "run", "--require", tmp_path / "require.yaml").exit_code == 2
 
 
 # --- for real ---------------------------------------------------------------------------------------------------------
