@@ -6,7 +6,7 @@ None of that is taken for granted: it is tried on a short pass, and where the re
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,8 +18,18 @@ from .shared_layers import SharedLayers, find_shared_layers
 
 logger = logging.getLogger(__name__)
 
-Read = Callable[[int, Tensor, Tensor, Cache | None], Tensor]
-"""A pass of one model up to its hookpoint: which one, token ids, the mask of past and tokens, and the past."""
+
+class Read(Protocol):
+    """A pass of one model (0 or 1) up to its hookpoint, which goes on from a past where there is one."""
+
+    def __call__(
+        self,
+        index: int,
+        token_ids: Int[Tensor, "document token"],
+        mask: Bool[Tensor, "document past_and_token"],
+        past: Cache | None = None,
+    ) -> Float[Tensor, "document token d_model"]: ...
+
 
 # Tokens with which the documents of a trial pass begin.
 _TRIAL_PREFIX = 4
@@ -42,7 +52,7 @@ class JointPass:
         identical: bool,
     ) -> None:
         """`context` stands before every document in the second model; `identical`: both sides are the same computation."""
-        self._pass, self._models, self._hookpoints = read, models, hookpoints
+        self._read, self._models, self._hookpoints = read, models, hookpoints
         self._device, self._context, self._identical = device, context, identical
         # After a context no layer computes the same.
         self._shared = None if identical or context else self._try_shared_layers()
@@ -60,15 +70,6 @@ class JointPass:
             if self._continues:
                 return self._read_from_prefix(ids, mask, n_prefix)
         return self._read_both(self._shared, ids, mask)
-
-    def _read(
-        self,
-        index: int,
-        token_ids: Int[Tensor, "document token"],
-        mask: Bool[Tensor, "document past_and_token"],
-        past: Cache | None = None,
-    ) -> Float[Tensor, "document token d_model"]:
-        return self._pass(index, token_ids, mask, past)
 
     def _read_both(
         self,
