@@ -5,10 +5,12 @@ Two doubts are told apart, and the larger counts.
 chance      The intervals of latent scaling: how likely a latent whose ν lies at the limit would look as this one does. A normal
             approximation of the bootstrap gives a p-value (percentiles of a thousand resamples end at 0.001, far above what
             thousands of latents ask for), and Benjamini and Hochberg 1995 a q-value over all latents that fire.
-artifact    Null pairs, that is, dictionaries trained by the same recipe on a pair that differs as much and in no feature: at every strength
-            of evidence, latents of a null that reach it (mean over nulls) as a share of the latents here that reach it.
+artifact    Null pairs, that is, dictionaries trained by the same recipe on a pair that differs as much and in no feature, have latents
+            that meet the rule, too: noise that is in one model alone is fitted by latents of that model. What tells them from
+            features is their effect, the share of the shift that a latent explains where it fires. Of the latents here that meet
+            the rule and have at least some effect, those of a null that do (mean over nulls) are a share.
 
-The strength of evidence is the latent's margin: how far within the rule of `labels` its weakest part lies.
+A null is one draw, and so is the largest effect in it: its latents count as if they had `SAFETY` times theirs.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,9 @@ from crosscoder.config import LabelRule
 
 Columns = dict[str, np.ndarray]
 
+SAFETY = 1.5
+"""How much more effect than its own a null latent speaks against."""
+
 
 class Candidacy(NamedTuple):
     """What speaks for calling each latent new or lost, whichever it leans to."""
@@ -30,6 +35,10 @@ class Candidacy(NamedTuple):
     margin: Float[np.ndarray, " latent"]
     """The largest of weaker norm, |ν of the error| and |ν of the reconstruction|, bounds included, as a share of its limit. At
     most 1: the rule is met. Infinite where a part cannot be estimated."""
+
+    effect: Float[np.ndarray, " latent"]
+    """Share of the shift that the latent explains on the tokens where it fires, in units of the mean squared shift of a token; 0
+    where it cannot be estimated."""
 
     p_value: Float[np.ndarray, " latent"]
     """Probability of such values of ν if one of them were at its limit; 1 where it cannot be estimated."""
@@ -43,7 +52,7 @@ def candidacy(columns: Columns, rule: LabelRule) -> Candidacy:
     alive = columns["n_documents"] >= rule.min_documents
     n_latents = len(alive)
     if "nu_error" not in columns or "norm_reference" not in columns:
-        return Candidacy(np.full(n_latents, np.inf), np.ones(n_latents), alive)
+        return Candidacy(np.full(n_latents, np.inf), np.zeros(n_latents), np.ones(n_latents), alive)
     norms = np.stack([columns["norm_reference"], columns["norm_intervened"]])
     strongest = norms.max(axis=0)
     ratio = np.divide(norms.min(axis=0), strongest, out=np.full(n_latents, np.nan), where=strongest > 0)
@@ -59,17 +68,28 @@ def candidacy(columns: Columns, rule: LabelRule) -> Candidacy:
     margin = np.where(alive, np.max(parts, axis=0), np.nan)
     p_value = ndtr(-np.min(z_scores, axis=0))
     return Candidacy(
-        np.where(np.isnan(margin), np.inf, margin), np.where(np.isnan(p_value) | ~alive, 1.0, p_value), alive
+        np.where(np.isnan(margin), np.inf, margin),
+        effect_of(columns),
+        np.where(np.isnan(p_value) | ~alive, 1.0, p_value),
+        alive,
     )
 
 
+def effect_of(columns: Columns) -> Float[np.ndarray, " latent"]:
+    """`Candidacy.effect` from the columns of a feature table."""
+    density = columns["density"]
+    share = columns.get("shift_share", np.zeros(len(density)))
+    effect = np.divide(share, density, out=np.zeros(len(density)), where=density > 0)
+    return np.nan_to_num(effect, nan=0.0)
+
+
 def q_values(observed: Candidacy, nulls: Sequence[Candidacy]) -> Float[np.ndarray, " latent"]:
-    """The false-discovery rate among latents with at least this much evidence; 1 for latents without any.
+    """The false-discovery rate among latents with at least this much evidence; 1 for latents that do not meet the rule.
 
     Without nulls only chance is counted.
     """
     chance = benjamini_hochberg(observed.p_value, observed.alive)
-    return np.maximum(chance, artifact_rate(observed.margin, [null.margin for null in nulls]))
+    return np.maximum(chance, artifact_rate(observed, nulls))
 
 
 def benjamini_hochberg(
@@ -82,19 +102,28 @@ def benjamini_hochberg(
     return q
 
 
-def artifact_rate(
-    margin: Float[np.ndarray, " latent"], nulls: Sequence[np.ndarray]
-) -> Float[np.ndarray, " latent"]:
-    """min over limits at or above a latent's margin of (mean number of null latents within) / (number here within)."""
-    rate = np.ones(len(margin))
-    finite = np.flatnonzero(np.isfinite(margin))
+def artifact_rate(observed: Candidacy, nulls: Sequence[Candidacy]) -> Float[np.ndarray, " latent"]:
+    """min over effects up to a latent's own of (mean number of null latents that have it) / (number here that have it).
+
+    Of latents that meet the rule; 1 for the others.
+    """
+    rate = np.ones(len(observed.margin))
+    meeting = np.flatnonzero(observed.margin <= 1)
     if not nulls:
-        rate[finite] = 0
+        rate[meeting] = 0
         return rate
-    order = finite[np.argsort(margin[finite], kind="stable")]
-    limits = margin[order]
-    within = np.searchsorted(limits, limits, side="right")
-    false = np.mean([np.searchsorted(np.sort(null), limits, side="right") for null in nulls], axis=0)
-    ratio = false / np.maximum(within, 1)
-    rate[order] = np.minimum(np.minimum.accumulate(ratio[::-1])[::-1], 1)
+    order = meeting[np.argsort(observed.effect[meeting], kind="stable")]
+    effects = observed.effect[order]
+    here = len(order) - np.searchsorted(effects, effects, side="left")
+    false = np.mean([_reaching(SAFETY * null.effect[null.margin <= 1], effects) for null in nulls], axis=0)
+    # An effect that is less than a latent's own is one at which it would be found, too.
+    rate[order] = np.minimum(np.minimum.accumulate(false / np.maximum(here, 1)), 1)
     return rate
+
+
+def _reaching(
+    effects: Float[np.ndarray, " null"], limits: Float[np.ndarray, " limit"]
+) -> Float[np.ndarray, " limit"]:
+    """How many of the effects reach each limit."""
+    ordered = np.sort(effects)
+    return (len(ordered) - np.searchsorted(ordered, limits, side="left")).astype(np.float64)

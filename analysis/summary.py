@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from crosscoder.config import BatchTopK, FileActivations, LabelRule, RunConfig, TopK
 
 from .controls import Controls, Reference
-from .false_discovery import candidacy, q_values
+from .false_discovery import Columns, candidacy, effect_of, q_values
 from .features import Features
 from .label_counts import limit_curves
 from .labels import LABELS, Label, decide_labels
@@ -33,7 +34,8 @@ def make_summary(
     alive = columns["n_tokens"] > 0
     counts = Counter(features.labels)
     sparsity = config.crosscoder.sparsity
-    expected = expected_false(config.analysis.rule, controls.nulls)
+    labels = np.array([LABELS.index(label) for label in features.labels])
+    expected = expected_false(config.analysis.rule, controls.nulls, least_claimed_effect(columns, labels))
     return {
         "schema_version": SCHEMA_VERSION,
         "reads": observer.reads,
@@ -81,10 +83,14 @@ def make_summary(
     }
 
 
-def expected_false(rule: LabelRule, nulls: Sequence[Reference]) -> dict[Label, float]:
-    """Mean number of new and of lost latents in the nulls, by the rule; empty without nulls."""
+def expected_false(rule: LabelRule, nulls: Sequence[Reference], least_effect: float) -> dict[Label, float]:
+    """Mean number of latents in the nulls that the rule calls new or lost and that have at least some effect; empty without nulls."""
     found = [
-        decide_labels(null.features.evidence, rule) for null in nulls if null.features.evidence is not None
+        np.where(
+            effect_of(null.features.columns) >= least_effect, decide_labels(null.features.evidence, rule), -1
+        )
+        for null in nulls
+        if null.features.evidence is not None
     ]
     sides: tuple[Label, ...] = ("new", "lost")
     return {
@@ -94,29 +100,42 @@ def expected_false(rule: LabelRule, nulls: Sequence[Reference]) -> dict[Label, f
     }
 
 
+def least_claimed_effect(columns: Columns, labels: Int[np.ndarray, " latent"]) -> float:
+    """The smallest effect of a latent that is called new or lost; infinite where none is.
+
+    Args:
+        labels: Indices into `LABELS`.
+    """
+    claimed = np.isin(labels, [LABELS.index("new"), LABELS.index("lost")])
+    return float(effect_of(columns)[claimed].min()) if claimed.any() else np.inf
+
+
 def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dict[str, Any]] | None:
     """How many latents are new and lost, and would be in the nulls, as each limit of the rule moves alone; None where no rule is."""
     evidence = features.evidence
     if evidence is None:
         return None
 
-    def count(moved: LabelRule) -> np.ndarray:
+    def labels_by(moved: LabelRule) -> np.ndarray:
         nulls = [candidacy(null.features.columns, moved) for null in controls.nulls]
         return decide_labels(
             evidence._replace(q_value=q_values(candidacy(features.columns, moved), nulls)), moved
         )
 
+    def false_by(moved: LabelRule) -> float:
+        least = least_claimed_effect(features.columns, labels_by(moved))
+        return sum(expected_false(moved, controls.nulls, least).values())
+
     return [
         curve._asdict()
         | {
             "expected_false": [
-                sum(expected_false(rule.model_copy(update={curve.limit: value}), controls.nulls).values())
-                for value in curve.values
+                false_by(rule.model_copy(update={curve.limit: value})) for value in curve.values
             ]
             if controls.nulls
             else None
         }
-        for curve in limit_curves(rule, count)
+        for curve in limit_curves(rule, labels_by)
     ]
 
 

@@ -5,11 +5,12 @@ of a batch, so that they need no activations of their own.
     Shuffled   the intervened model's activations of other tokens: nothing is shared
     Mixed      a difference of the same covariance without sparse structure: nothing for a diff-SAE to find
 
-`drift.Drift` is one more. Shuffled and Mixed exchange tokens within a batch, so they want batches of unrelated tokens: shuffled
+`drift.Drift` is one more. But for Coarser they exchange tokens within a batch, so they want batches of unrelated tokens: shuffled
 ones, or of several documents.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -22,7 +23,7 @@ _MANTISSA = 5
 """Bits of the coarser numbers; bfloat16 has 7."""
 
 _MIXED = 64
-"""Tokens that each token of `Mixed` is a sum of: enough that the sums are nearly normal."""
+"""Tokens that a mixed token is a sum of: enough that the sums are nearly normal."""
 
 
 @runtime_checkable
@@ -76,8 +77,7 @@ class Shuffled:
 class Mixed:
     """The null of a diff-SAE: intervened - reference replaced by sums over tokens with random weights.
 
-    The weights are an orthogonal matrix that leaves the mean of a block of tokens as it is, so the difference keeps its mean and
-    its covariance; but a sum of many sparse activations is not sparse.
+    The difference keeps its mean and its covariance; but a sum of many sparse activations is not sparse.
     """
 
     def __init__(self, d_models: Sequence[int]) -> None:
@@ -86,13 +86,7 @@ class Mixed:
     def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token changed"]:
         """See `Change.apply`."""
         reference, intervened = (part.float() for part in split_models(values, self._d_models))
-        difference = intervened - reference
-        mixed = torch.empty_like(difference)
-        # Tokens that follow each other are of one document and much alike, so the sums are of tokens far apart.
-        n_blocks = -(-len(difference) // _MIXED)
-        for first in range(n_blocks):
-            block = torch.arange(first, len(difference), n_blocks)
-            mixed[block] = mean_keeping_rotation(len(block)).to(difference) @ difference[block]
+        mixed = mixed_over_tokens(intervened - reference)
         return join_models([reference, reference + mixed]).to(values.dtype)
 
     def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:
@@ -100,6 +94,22 @@ class Mixed:
         return tuple(d_models)
 
 
+def mixed_over_tokens(values: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
+    """Every token replaced by a sum over some of them with random weights, which keeps mean and covariance.
+
+    The weights are an orthogonal matrix that leaves the mean of a block of tokens as it is. Sums over many tokens are nearly
+    normal, whatever the tokens are.
+    """
+    mixed = torch.empty_like(values)
+    # Tokens that follow each other are of one document and much alike, so the sums are of tokens far apart.
+    n_blocks = -(-len(values) // _MIXED)
+    for first in range(n_blocks):
+        block = torch.arange(first, len(values), n_blocks)
+        mixed[block] = mean_keeping_rotation(len(block)).to(values) @ values[block]
+    return mixed
+
+
+@lru_cache(maxsize=8)
 def mean_keeping_rotation(size: int) -> Float[Tensor, "size size"]:
     """A random orthogonal matrix that maps the vector of ones to itself; always the same one."""
     generator = torch.Generator().manual_seed(size)

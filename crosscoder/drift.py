@@ -1,14 +1,14 @@
 """A pair of models that differ as much as the real ones, and in no feature: the null for what is called new or lost.
 
-One model's activations x are kept. The other's, y, are replaced by a linear map of x:
+One model's activations x are kept. The other's, y, are replaced:
 
-    y' = mean_y + (x - mean_x) (A + s W R L)        e = y - mean_y - (x - mean_x) A
+    y' = mean_y + (x - mean_x) A + e'        e = y - mean_y - (x - mean_x) A
 
-A is the least-squares map, so all that is linear in the real change stays: features turned and rescaled. Lᵀ L is the covariance
-of e, what is not linear; in its place stands a random linear map of the same covariance (W whitens x, R is a random matrix with
-orthonormal rows or columns, s makes up the total variance). So y' has the mean of y and nearly its covariance, and the
-change has its size; but whatever is in one model is in the other, and nothing was learned and nothing forgotten. A
-dictionary trained on this pair as on the real one shows how many latents are called new or lost all the same.
+A is the least-squares map, so all that is linear in the real change stays: features turned and rescaled. e' is e mixed over tokens
+(`changes.mixed_over_tokens`): of the same mean and covariance, but nearly normal and unrelated to x, so that no sparse feature is left
+in it. So y' has the mean and the covariance of y, and the change has its size; but nothing was learned and nothing forgotten. A
+dictionary with latents to spare fits noise like e' with latents of one model alone. One that is trained on this pair as on the
+real one shows how many, and how much such a latent explains.
 
 The model with more variance is kept: it holds the more features, and the choice does not depend on which of the two is
 called the reference.
@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from safetensors import SafetensorError
@@ -26,18 +25,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .activations import split_models
+from .changes import mixed_over_tokens
 from .errors import DataError, FormatError
 from .folder import write_atomic
 
 # Ridge of the least-squares map, as a share of the mean variance of x: directions in which it hardly varies would otherwise
 # be fitted to chance.
 _RIDGE = 1e-3
-
-# Directions of x with less than this share of the mean variance are whitened as if they had it: what hardly varies in x is
-# mostly noise, and blown up it would look like something that y alone has.
-_FLOOR = 0.1
-
-_SEED_STREAM = 9
 
 
 class Drift:
@@ -56,7 +50,7 @@ class Drift:
         self.d_models = tuple(linear.shape) if kept == 0 else tuple(reversed(linear.shape))
 
     @classmethod
-    def fit(cls, sample: Float[Tensor, "token width"], d_models: tuple[int, ...], seed: int) -> Self:
+    def fit(cls, sample: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> Self:
         """Estimate the drift from some tokens. Raises `DataError` unless there are two models."""
         if len(d_models) != 2:
             raise DataError(f"controls.drift: needs two models, found {len(d_models)}; switch it off")
@@ -68,15 +62,15 @@ class Drift:
         covariance = x.T @ x / len(x)
         ridge = _RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
         account = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(x), x.T @ y / len(x))
-        error = y - x @ account
-        linear = account + _random_map(covariance, error.T @ error / len(error), seed)
-        return cls(kept, (means[kept], means[1 - kept]), linear)
+        return cls(kept, (means[kept], means[1 - kept]), account)
 
     def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Tokens of the null pair, in the precision of `values`."""
         parts = list(split_models(values, self.d_models))
         linear, offset = (tensor.to(values.device, torch.float32) for tensor in (self.linear, self._offset))
-        parts[1 - self.kept] = torch.addmm(offset, parts[self.kept].float(), linear).to(values.dtype)
+        account = torch.addmm(offset, parts[self.kept].float(), linear)
+        error = parts[1 - self.kept].float() - account
+        parts[1 - self.kept] = account.add_(mixed_over_tokens(error)).to(values.dtype)
         return torch.cat(parts, dim=1)
 
     def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:
@@ -104,19 +98,3 @@ class Drift:
             raise FormatError(
                 f"{path}: not a drift ({error}); remove its folder and train the control again"
             ) from error
-
-
-def _random_map(
-    covariance: Float64[Tensor, "kept kept"], wanted: Float64[Tensor, "changed changed"], seed: int
-) -> Float64[Tensor, "kept changed"]:
-    """A random linear map of x whose outputs have about the wanted covariance, and exactly its trace."""
-    values, vectors = torch.linalg.eigh(covariance)
-    whitening = vectors * values.clamp_min(_FLOOR * values.mean()).rsqrt() @ vectors.T
-    generator = np.random.default_rng((seed, _SEED_STREAM))
-    normal = torch.from_numpy(generator.standard_normal((len(covariance), len(wanted))))
-    left, _, right = torch.linalg.svd(normal, full_matrices=False)
-    variances, directions = torch.linalg.eigh(wanted)
-    root = variances.clamp_min(0).sqrt()[:, None] * directions.T
-    candidate = whitening @ (left @ right) @ root
-    total = (candidate * (covariance @ candidate)).sum()
-    return candidate * (wanted.trace() / total.clamp_min(1e-300)).sqrt()

@@ -6,7 +6,7 @@ None of that is taken for granted: it is tried on a short pass, and where the re
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ from .shared_layers import SharedLayers, find_shared_layers
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Read(Protocol):
     """A pass of one model (0 or 1) up to its hookpoint, which goes on from a past where there is one."""
 

@@ -136,9 +136,7 @@ def _seen_by(control: Control, source: TokenSource) -> TokenSource:
         case "drift":
             if own.drift.exists():
                 return ChangedSource(source, Drift.load(own.drift))
-            drift = Drift.fit(
-                source.sample(control.config.training.calibration_tokens), d_models, control.config.seed
-            )
+            drift = Drift.fit(source.sample(control.config.training.calibration_tokens), d_models)
             drift.save(own.drift)
             return ChangedSource(source, drift)
         case _:

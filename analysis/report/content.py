@@ -228,8 +228,8 @@ def _expected(new: LabelCount, lost: LabelCount) -> str:
     if new.expected_false is None or lost.expected_false is None:
         return " How many to expect from nothing is not measured."
     return (
-        f" A pair that differs as much and in no feature gives {fixed(new.expected_false, 1)} new and "
-        f"{fixed(lost.expected_false, 1)} lost by the rule alone."
+        f" A pair that differs as much and in no feature has {fixed(new.expected_false, 1)} new and "
+        f"{fixed(lost.expected_false, 1)} lost ones of as much effect."
     )
 
 
@@ -241,7 +241,8 @@ def _rule(rule: dict[str, Number]) -> tuple[Statement, ...]:
             name="new, lost",
             text=f"the weaker decoder norm is at most {rule['weak_norm']:g} of the stronger, and the upper bounds of ν error and "
             f"ν reconstruction are at most {rule['nu_error']:g} and {rule['nu_reconstruction']:g} (latent scaling, Minder et al. "
-            f"2025), and the q-value is at most {rule['false_discovery_rate']:g}. Norms alone never decide.",
+            f"2025), and the q-value is at most {rule['false_discovery_rate']:g}: chance, and what latents of the null explain where they "
+            "fire. Norms alone never decide.",
         ),
         Statement(name="rotated", text=f"cosine of the two directions below {rule['rotated_cosine']:g}."),
         Statement(

@@ -89,8 +89,8 @@ def _contract(results: AnalysisResults, folder: RunFolder) -> Requirement:
 
 def _common_frame(summary: dict[str, Any]) -> Requirement:
     fve = summary.get("fve") or {}
-    ends = [fve.get(side) for side in ("reference", "intervened")]
-    gap = None if None in ends else abs(ends[0] - ends[1])
+    reference, intervened = fve.get("reference"), fve.get("intervened")
+    gap = None if reference is None or intervened is None else abs(reference - intervened)
     return _at_most(
         "comparability.common_frame", gap, _FVE_GAP, percent, "gap between the two models' variance explained"
     )
@@ -110,14 +110,14 @@ def _change(summary: dict[str, Any]) -> Requirement:
 
 def _specificity(summary: dict[str, Any]) -> Requirement:
     counts = summary.get("counts") or {}
-    expected = [(counts.get(label) or {}).get("expected_false") for label in ("new", "lost")]
-    total = None if None in expected else sum(expected)
+    new, lost = ((counts.get(label) or {}).get("expected_false") for label in ("new", "lost"))
+    total = None if new is None or lost is None else new + lost
     return _at_most(
         "validity.specificity",
         total,
         _FALSE_LABELS,
         lambda value: fixed(value, 1),
-        "latents called new or lost in a pair that differs as much and in no feature",
+        "latents called new or lost in a pair that differs as much and in no feature, where q-values allow as much",
     )
 
 
@@ -128,7 +128,7 @@ def _robustness(results: AnalysisResults) -> Requirement:
     seeds = (results.summary.get("controls") or {}).get("seeds", 0)
     share = None
     if seeds >= 2 and len(claimed) and has(features, "seed_stability"):
-        share = float((claimed["seed_stability"] == 1).mean())
+        share = float(np.mean(claimed["seed_stability"].to_numpy(dtype=float) == 1))
     return _judged(
         "validity.robustness",
         share,

@@ -20,6 +20,8 @@ def columns(**changes: Sequence[float]) -> dict[str, np.ndarray]:
     """Two latents that meet the rule with room, one leaning to each side."""
     values = {
         "n_documents": [50, 50],
+        "density": [0.01, 0.02],
+        "shift_share": [0.01, 0.01],
         "norm_reference": [0.05, 1.0],
         "norm_intervened": [1.0, 0.05],
         "nu_error": [0.02, 0.02],
@@ -76,13 +78,39 @@ def test_benjamini_hochberg_is_the_textbook_procedure() -> None:
     assert benjamini_hochberg(p, tested) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.5, 1])
 
 
+def test_the_effect_is_the_share_of_the_shift_where_a_latent_fires() -> None:
+    assert candidacy(columns(), RULE).effect == pytest.approx([1, 0.5])
+    assert candidacy(columns(density=[0, 0.02], shift_share=[np.nan, np.nan]), RULE).effect == pytest.approx(
+        [0, 0]
+    )
+    without = columns()
+    del without["shift_share"]
+    assert candidacy(without, RULE).effect == pytest.approx([0, 0])
+
+
+def of_effects(*effects: float, meets: bool = True) -> Candidacy:
+    """Latents that meet the rule, or do not, and have these effects."""
+    n = len(effects)
+    return Candidacy(
+        np.full(n, 0.5 if meets else 1.5), np.array(effects), np.zeros(n), np.ones(n, dtype=bool)
+    )
+
+
 def test_the_rate_of_artifacts_is_a_ratio_of_counts() -> None:
-    margin = np.array([0.1, 0.2, 0.3, 0.9, np.inf])
-    null = np.array([0.25, 0.95, 5.0, np.inf])
-    assert artifact_rate(margin, [null]) == pytest.approx([0, 0, 0.25, 0.25, 1])
-    assert artifact_rate(margin, [null, np.full(4, np.inf)]) == pytest.approx([0, 0, 0.125, 0.125, 1])
-    assert artifact_rate(margin, [margin]) == pytest.approx([1, 1, 1, 1, 1])
-    assert artifact_rate(margin, []) == pytest.approx([0, 0, 0, 0, 1])
+    found = of_effects(4.0, 3.0, 2.0, 0.5)
+    null = of_effects(1.0, 0.2)  # they count as 1.5 and 0.3
+    assert artifact_rate(found, [null]) == pytest.approx([0, 0, 0, 0.25])
+    assert artifact_rate(found, [null, of_effects()]) == pytest.approx([0, 0, 0, 0.125])
+    assert artifact_rate(found, [of_effects(2.5, 0.1)]) == pytest.approx([0, 0.25, 0.25, 0.25])
+    assert artifact_rate(found, [of_effects(2.5, meets=False)]) == pytest.approx([0, 0, 0, 0])
+    assert artifact_rate(found, [found]) == pytest.approx([1, 1, 1, 1])
+    assert artifact_rate(found, []) == pytest.approx([0, 0, 0, 0])
+    assert artifact_rate(of_effects(9.0, meets=False), []) == pytest.approx([1])
+
+
+def test_a_pair_without_effect_is_not_claimed() -> None:
+    """Where every latent that meets the rule explains nothing, a null with such latents speaks against all."""
+    assert artifact_rate(of_effects(0.0, 0.0), [of_effects(0.0)]) == pytest.approx([0.5, 0.5])
 
 
 def test_q_values_keep_the_rate_of_false_discoveries() -> None:
@@ -91,7 +119,7 @@ def test_q_values_keep_the_rate_of_false_discoveries() -> None:
     shares = []
     for _ in range(200):
         z = np.concatenate([generator.normal(0, 1, 500), generator.normal(4, 1, 50)])
-        observed = Candidacy(np.zeros(550), ndtr(-z), np.ones(550, dtype=bool))
+        observed = Candidacy(np.zeros(550), np.ones(550), ndtr(-z), np.ones(550, dtype=bool))
         found = q_values(observed, []) <= 0.05
         shares.append(found[:500].sum() / max(1, found.sum()))
     assert 0.02 < np.mean(shares) <= 0.05

@@ -203,7 +203,7 @@ def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
     assert "0 new, 0 lost, 0 rotated and 0 rescaled among 150 latents" in text
     assert "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost" in text
     assert "(5 to 9 with other text) are new" in text
-    assert "gives 3.0 new and 1.0 lost by the rule alone" in text
+    assert "has 3.0 new and 1.0 lost ones of as much effect" in text
     assert (
         "| nu_error | upper bound of ν error | 0.2 | new and lost latents stay between 24 and 26 from 0.1 to 0.3; 0 at 0 and 65 at 0.4 |"
         in text
