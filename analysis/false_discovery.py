@@ -25,7 +25,7 @@ from crosscoder.config import LabelRule
 
 Columns = dict[str, np.ndarray]
 
-SAFETY = 1.5
+SAFETY = 1.2
 """How much more effect than its own a null latent speaks against."""
 
 

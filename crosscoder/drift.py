@@ -5,8 +5,8 @@ One model's activations x are kept. The other's, y, are replaced:
     y' = mean_y + (x - mean_x) A + e'        e = y - mean_y - (x - mean_x) A
 
 A is the least-squares map, so all that is linear in the real change stays: features turned and rescaled. e' is e mixed over tokens
-(`changes.mixed_over_tokens`): of the same mean and covariance, but nearly normal and unrelated to x, so that no sparse feature is left
-in it. So y' has the mean and the covariance of y, and the change has its size; but nothing was learned and nothing forgotten. A
+(`changes.mixed_over_tokens`), relative to the length of each token: of the same size and about the same covariance, but nearly normal and
+unrelated to x, so that no sparse feature is left in it. So y' has the mean and the covariance of y, and the change has its size; but nothing was learned and nothing forgotten. A
 dictionary with latents to spare fits noise like e' with latents of one model alone. One that is trained on this pair as on the
 real one shows how many, and how much such a latent explains.
 
@@ -70,8 +70,22 @@ class Drift:
         linear, offset = (tensor.to(values.device, torch.float32) for tensor in (self.linear, self._offset))
         account = torch.addmm(offset, parts[self.kept].float(), linear)
         error = parts[1 - self.kept].float() - account
-        parts[1 - self.kept] = account.add_(mixed_over_tokens(error)).to(values.dtype)
+        # Relative to the length of the token: else the noise of a long one would be that of the tokens it is mixed with.
+        length = self._lengths(parts)
+        noise = length * mixed_over_tokens(error / length)
+        noise *= (error.square().sum() / noise.square().sum().clamp_min(1e-30)).sqrt()
+        noise += error.mean(dim=0) - noise.mean(dim=0)
+        parts[1 - self.kept] = account.add_(noise).to(values.dtype)
         return torch.cat(parts, dim=1)
+
+    def _lengths(self, parts: list[Tensor]) -> Float[Tensor, "token 1"]:
+        """How far each token is from the mean, in both models together."""
+        means = self.means if self.kept == 0 else tuple(reversed(self.means))
+        square = sum(
+            (part.float() - mean.to(part.device, torch.float32)).square().sum(dim=1, keepdim=True)
+            for part, mean in zip(parts, means, strict=True)
+        )
+        return torch.as_tensor(square).sqrt().clamp_min(1e-12)
 
     def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:
         """Of the models of the null pair."""

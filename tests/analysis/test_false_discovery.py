@@ -98,7 +98,7 @@ def of_effects(*effects: float, meets: bool = True) -> Candidacy:
 
 def test_the_rate_of_artifacts_is_a_ratio_of_counts() -> None:
     found = of_effects(4.0, 3.0, 2.0, 0.5)
-    null = of_effects(1.0, 0.2)  # they count as 1.5 and 0.3
+    null = of_effects(1.0, 0.2)  # they count as 1.2 and 0.24
     assert artifact_rate(found, [null]) == pytest.approx([0, 0, 0, 0.25])
     assert artifact_rate(found, [null, of_effects()]) == pytest.approx([0, 0, 0, 0.125])
     assert artifact_rate(found, [of_effects(2.5, 0.1)]) == pytest.approx([0, 0.25, 0.25, 0.25])
