@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch
 
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(module, "_memory_of_machine", lambda: 10**6)
+    monkeypatch.setattr(module, "memory_of_machine", lambda: 10**6)
     text = doctor(config_of(folder))
     assert text.count("TOO LITTLE") == 2
     (folder / "file").write_text("")
