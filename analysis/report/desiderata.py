@@ -128,7 +128,7 @@ def _robustness(results: AnalysisResults) -> Requirement:
     seeds = (results.summary.get("controls") or {}).get("seeds", 0)
     share = None
     if seeds >= 2 and len(claimed) and has(features, "seed_stability"):
-        share = float(np.mean(claimed["seed_stability"].to_numpy(dtype=float) == 1))
+        share = float(np.mean(np.asarray(claimed["seed_stability"], dtype=float) == 1))
     return _judged(
         "validity.robustness",
         share,
