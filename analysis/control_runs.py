@@ -10,7 +10,8 @@ from crosscoder.errors import ConfigError, FormatError
 from crosscoder.folder import RunFolder
 
 from .features import Columns, Features
-from .labels import BoundedArray, EvidenceArray, TowardArray
+from .label_counts import evidence_of
+from .labels import BoundedArray, EvidenceArray
 from .results import load_results
 
 # What may differ without making it another recipe: where it runs, and what it tells of itself.
@@ -57,22 +58,12 @@ def _evidence(columns: Columns) -> EvidenceArray:
     to_new = columns["norm_intervened"] >= columns["norm_reference"]
     unknown = np.full(len(to_new), np.nan)
 
-    def toward(mask: np.ndarray) -> TowardArray:
-        error, reconstruction = (
-            BoundedArray(
-                *(np.where(mask, columns[f"{name}{bound}"], np.nan) for bound in ("", "_low", "_high"))
+    bounds: dict[str, BoundedArray] = {}
+    for side, leaning in (("new", to_new), ("lost", ~to_new)):
+        for name in ("nu_error", "nu_reconstruction"):
+            numbers = (
+                np.where(leaning, columns[f"{name}{bound}"], np.nan) for bound in ("", "_low", "_high")
             )
-            for name in ("nu_error", "nu_reconstruction")
-        )
-        return TowardArray(error, reconstruction, unknown)
-
-    return EvidenceArray(
-        columns["n_tokens"],
-        columns["n_documents"],
-        columns["norm_reference"],
-        columns["norm_intervened"],
-        columns["decoder_cosine"],
-        toward(to_new),
-        toward(~to_new),
-        unknown,
-    )
+            bounds[f"{name}_{side}"] = BoundedArray(*numbers)
+        bounds[f"own_{side}"] = BoundedArray(unknown, unknown, unknown)
+    return evidence_of({**columns, "q_value": unknown}, bounds)

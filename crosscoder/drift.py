@@ -4,11 +4,11 @@ One model's activations x are kept. The other's, y, are replaced:
 
     y' = mean_y + (x - mean_x) A + e'        e = y - mean_y - (x - mean_x) A
 
-A is the least-squares map, so all that is linear in the real change stays: features turned and rescaled. e' is e mixed over tokens
-(`changes.mixed_over_tokens`), relative to the length of each token: of the same size and about the same covariance, but nearly normal and
-unrelated to x, so that no sparse feature is left in it. So y' has the mean and the covariance of y, and the change has its size; but nothing was learned and nothing forgotten. A
-dictionary with latents to spare fits noise like e' with latents of one model alone. One that is trained on this pair as on the
-real one shows how many, and how much such a latent explains.
+A is the least-squares map, so all that is linear in the real change stays: features turned and rescaled. e' is e mixed over
+tokens (`changes.mixed_over_tokens`), relative to the length of each token: of the same mean and size and about the same
+covariance, but nearly normal and unrelated to x, so that no sparse feature is left in it. So the change has its size, but
+nothing was learned and nothing forgotten. A dictionary with latents to spare fits noise like e' with latents of one model
+alone. One that is trained on this pair as on the real one shows how many, and how much such a latent explains.
 
 The model with more variance is kept: it holds the more features, and the choice does not depend on which of the two is
 called the reference.
@@ -46,7 +46,9 @@ class Drift:
         self.kept = kept
         """Index of the model whose activations stay."""
         self.means, self.linear = means, linear
-        self._offset = means[1] - means[0] @ linear
+        # As batches need them: in their precision, and the means in the order of the models.
+        self._linear, self._offset = linear.float(), (means[1] - means[0] @ linear).float()
+        self._centers = tuple(mean.float() for mean in (means if kept == 0 else reversed(means)))
         self.d_models = tuple(linear.shape) if kept == 0 else tuple(reversed(linear.shape))
 
     @classmethod
@@ -67,7 +69,7 @@ class Drift:
     def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Tokens of the null pair, in the precision of `values`."""
         parts = list(split_models(values, self.d_models))
-        linear, offset = (tensor.to(values.device, torch.float32) for tensor in (self.linear, self._offset))
+        linear, offset = self._linear.to(values.device), self._offset.to(values.device)
         account = torch.addmm(offset, parts[self.kept].float(), linear)
         error = parts[1 - self.kept].float() - account
         # Relative to the length of the token: else the noise of a long one would be that of the tokens it is mixed with.
@@ -80,10 +82,9 @@ class Drift:
 
     def _lengths(self, parts: list[Tensor]) -> Float[Tensor, "token 1"]:
         """How far each token is from the mean, in both models together."""
-        means = self.means if self.kept == 0 else tuple(reversed(self.means))
         square = sum(
-            (part.float() - mean.to(part.device, torch.float32)).square().sum(dim=1, keepdim=True)
-            for part, mean in zip(parts, means, strict=True)
+            (part.float() - center.to(part.device)).square().sum(dim=1, keepdim=True)
+            for part, center in zip(parts, self._centers, strict=True)
         )
         return torch.as_tensor(square).sqrt().clamp_min(1e-12)
 
