@@ -105,6 +105,19 @@ class Observer:
         """What the dictionary adds to intervened - reference when no latent fires, in raw units."""
         raise NotImplementedError
 
+    def carried_directions(self) -> Float[Tensor, "latent d_model"]:
+        """What a latent adds to intervened - reference at a weight of 1, with `Observation.weights`, in raw units."""
+        return self.shift_directions()
+
+    def rebuilt_sides(
+        self, observation: Observation, reference: Float[Tensor, "token d_model"]
+    ) -> tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_model"]]:
+        """Both models' activations as the dictionary rebuilds them; a diff-SAE adds what it rebuilds to the `reference`."""
+        if self.reads == "difference":
+            return reference, reference + observation.rebuilt
+        one, other, *_ = split_models(observation.rebuilt, self.d_models)
+        return one, other
+
     def shift_of(self, rows: Float[Tensor, "token _"]) -> Float[Tensor, "token d_model"]:
         """intervened - reference of rows like `Observation.actual`."""
         if self.reads == "difference":
@@ -205,6 +218,10 @@ class PooledObserver(Observer):
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
         """Zero: both models use one direction."""
         return torch.zeros_like(self.raw[0])
+
+    def carried_directions(self) -> Float[Tensor, "latent d_model"]:
+        """The direction that both models use; its weight is the difference of their codes."""
+        return self.raw[0]
 
     def shift_bias(self) -> Float[Tensor, " d_model"]:
         """Zero: both models use one bias."""

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
 from crosscoder.activations import ActivationReader
+from crosscoder.behavior import Behavior
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.device import resolve_device
 from crosscoder.documents import Documents
@@ -27,6 +27,7 @@ from crosscoder.storage import load_crosscoder
 from crosscoder.tracking import WandbRun, wandb_run
 
 from . import logit_lens
+from .behaviors.evidence import merge_evidence
 from .controls import read_controls
 from .examples import choose, examples_table
 from .false_discovery import candidacy
@@ -36,6 +37,7 @@ from .observers import Observer, observer_for
 from .plain_difference import describe_difference
 from .sentences import Facts, explain
 from .summary import make_histograms, make_summary
+from .tables import write_parquet
 from .token_context import DocumentContext, RowContext, TokenContext
 
 logger = logging.getLogger(__name__)
@@ -81,14 +83,22 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         summary["difference_components"] = (
             {} if seen.difference is None else seen.difference.explained_by_components()
         )
-        _write_parquet(folder.logits, logits)
-        _write_parquet(folder.features, table)
+        write_parquet(folder.logits, logits)
+        write_parquet(folder.features, table)
+        merge_evidence(folder)
         write_atomic(folder.analysis / "histograms.json", json.dumps(make_histograms(seen.statistics)) + "\n")
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
         _log_to_wandb(wandb, table, summary)
     counts = {label: entry["count"] for label, entry in summary["counts"].items() if entry["count"]}
     logger.info("analyze: %s", ", ".join(f"{count} {label}" for label, count in counts.items()))
+
+
+def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
+    """Write RUN/behaviors/NAME for one behavior; its folder."""
+    from .behaviors.attribute import attribute_behavior
+
+    return attribute_behavior(folder, config, behavior).path
 
 
 def report(folder: RunFolder) -> None:
@@ -150,7 +160,7 @@ def _write_examples(
             settings.context_tokens,
             bar.update,
         )
-    _write_parquet(folder.examples, table)
+    write_parquet(folder.examples, table)
 
 
 def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfig) -> pa.Table:
@@ -238,12 +248,6 @@ def _log_to_wandb(wandb: WandbRun, table: pa.Table, summary: dict[str, object]) 
     wandb.summary(
         {f"analysis/{name}": summary[name] for name in ("counts", "fve", "l0", "dead_share", "shift")}
     )
-
-
-def _write_parquet(path: Path, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_atomic(path, sink.getvalue().to_pybytes())
 
 
 def _device(config: RunConfig) -> torch.device:

@@ -7,13 +7,14 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from .behavior import Behavior
 from .config import RunConfig
 from .errors import ConfigError, CrosscoderError
 from .folder import WITHOUT_EFFECT, RunFolder, write_atomic
@@ -98,7 +99,7 @@ def demo(
 
 @_verb
 def run(target: Target, overrides: Overrides = None) -> None:
-    """Harvest, train, analyze, report, browse, one after the other."""
+    """Harvest, train, analyze, attribute, report, browse, one after the other."""
     _run(_settings(target, overrides))
 
 
@@ -153,6 +154,28 @@ def analyze(target: Target, overrides: Overrides = None) -> None:
     folder = RunFolder.create(config.output, config)
     module("analysis.stages").analyze(folder, config)
     _told("features", folder.features)
+
+
+@_verb
+def attribute(
+    target: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="BEHAVIOR KEY=VALUE",
+            help="a YAML file of a behavior (those that the run names, if left out), and settings over it",
+        ),
+    ] = None,
+) -> None:
+    """How a behavior shifted, and which latents carry the shift."""
+    config = _settings(target, [])
+    folder = RunFolder.open(config.output)
+    named, overrides = _first_word(words, "")
+    paths = [Path(named)] if named else list(config.behaviors)
+    if not paths:
+        raise ConfigError(f"{target}: names no behavior; give the YAML file of one")
+    for path in paths:
+        _attribute(folder, config, path, overrides)
 
 
 @_verb
@@ -311,9 +334,16 @@ def _run(config: RunConfig) -> None:
         analysis = module("analysis.stages")
         analysis.analyze(folder, config)
         _told("features", folder.features)
+        for behavior in config.behaviors:
+            _attribute(folder, config, behavior, ())
     analysis.report(folder)
     _told("report", folder.report)
     _told("page", analysis.browse(folder))
+
+
+def _attribute(folder: RunFolder, config: RunConfig, path: Path, overrides: Sequence[str]) -> None:
+    behavior = load_config(path, overrides, Behavior)
+    _told("behavior", module("analysis.stages").attribute(folder, config, behavior))
 
 
 def _numbers(name: str, words: str | None, example: str) -> list[int]:

@@ -469,6 +469,10 @@ class RunConfig(Settings):
     training: TrainingConfig = Field(default=TrainingConfig(), description="how it is trained")
     controls: ControlsConfig = Field(default=ControlsConfig(), description="what claims are measured against")
     analysis: AnalysisConfig = Field(default=AnalysisConfig(), description="how it is read")
+    behaviors: tuple[Path, ...] = Field(
+        default=(),
+        description="YAML files of behaviors whose shift is measured and attributed after the analysis",
+    )
     wandb: WandbConfig = Field(default=WandbConfig(), description="Weights & Biases")
     seed: int = Field(default=0, ge=0, description="every random choice follows from it")
     threads: Count | None = Field(default=None, description="CPU threads; none leaves torch's own choice")

@@ -190,11 +190,16 @@ def _mask(
 ) -> Bool[np.ndarray, " total"]:
     masked = np.zeros(len(token_ids), dtype=bool)
     if policy.mask_special:
-        added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
-        masked |= np.isin(token_ids, [*tokenizer.all_special_ids, *added])
+        masked |= np.isin(token_ids, special_ids(tokenizer))
     position = np.arange(len(token_ids)) - np.repeat(offsets[:-1], np.diff(offsets))
     masked |= position < policy.mask_first
     return masked | _repeated(token_ids, offsets) if policy.mask_repeated else masked
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of BOS, EOS, padding and everything else that a tokenizer calls special."""
+    added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
+    return sorted({*tokenizer.all_special_ids, *added})
 
 
 def _repeated(

@@ -29,7 +29,7 @@ SCHEMA_VERSION = 1
 WITHOUT_EFFECT = ("output", "wandb", "threads", "training.log_every")
 """Settings that change no result: where it lies, what is logged, how many cores compute it."""
 
-READING = ("analysis", "controls", "survey")
+READING = ("analysis", "behaviors", "controls", "survey")
 """Settings of how a dictionary is read and checked: they change nothing that harvest and training make of it."""
 
 DICTIONARY = ("crosscoder", "training")
@@ -139,6 +139,11 @@ class RunFolder:
     def summary(self) -> Path:
         """Counts per label, and the quality of the dictionary."""
         return self.analysis / "summary.json"
+
+    @property
+    def behaviors(self) -> Path:
+        """Folder of one folder a behavior that was attributed."""
+        return self.path / "behaviors"
 
     @property
     def report(self) -> Path:

@@ -1,6 +1,7 @@
 """Reading and replacing what one module of a language model puts out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,10 +22,12 @@ def read_output(
     token_ids: Int[Tensor, "document token"],
     attention_mask: Bool[Tensor, "document past_and_token"],
     past: Cache | None = None,
+    **options: Any,
 ) -> Float[Tensor, "document token d_model"] | None:
     """Output of `module` inside a forward pass of `model` that ends right after it; None where it is never reached.
 
-    The pass continues the tokens whose keys and values `past` holds, and adds its own; the mask covers both.
+    The pass continues the tokens whose keys and values `past` holds, and adds its own; the mask covers both. Options as for
+    `forward`.
     """
     found: list[Tensor] = []
 
@@ -33,7 +36,8 @@ def read_output(
         raise _Stopped
 
     handle = module.register_forward_hook(stop)
-    options = {} if past is None else {"past_key_values": past, "use_cache": True}
+    if past is not None:
+        options |= {"past_key_values": past, "use_cache": True}
     try:
         forward(model, token_ids, attention_mask, **options)
     except _Stopped:
@@ -48,9 +52,10 @@ def splice_output(
     module: nn.Module,
     splice: Splice,
     token_ids: Int[Tensor, "document token"],
-    attention_mask: Bool[Tensor, "document token"],
-) -> Float[Tensor, "document token vocabulary"]:
-    """Logits of `model` with the output of `module` replaced by `splice(output)`."""
+    attention_mask: Bool[Tensor, "document past_and_token"],
+    **options: Any,
+) -> Float[Tensor, "document last_token vocabulary"]:
+    """Logits of `model` with the output of `module` replaced by `splice(output)`; options as for `forward`."""
 
     def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         before = hidden(output)
@@ -59,7 +64,7 @@ def splice_output(
 
     handle = module.register_forward_hook(replace)
     try:
-        return forward(model, token_ids, attention_mask).logits
+        return forward(model, token_ids, attention_mask, **options).logits
     finally:
         handle.remove()
 
@@ -68,16 +73,39 @@ def forward(
     model: nn.Module,
     token_ids: Int[Tensor, "document token"],
     attention_mask: Bool[Tensor, "document past_and_token"],
+    *,
+    gradients: bool = False,
+    n_last: int | None = None,
     **options: Any,
 ) -> Any:
-    """One forward pass without gradients, and without a cache unless `options` ask for one.
+    """One forward pass, without gradients and without a cache unless they are asked for.
 
     Not inference mode: its tensors could not be trained on.
+
+    Args:
+        n_last: Logits of so many tokens at the end are wanted, and no others are computed. The unembedding of a small model costs
+            more than its layers.
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients), _read_by_the_head(model, n_last):
         return model(
             input_ids=token_ids, attention_mask=attention_mask.long(), **{"use_cache": False} | options
         )
+
+
+@contextmanager
+def _read_by_the_head(model: Any, n_last: int | None) -> Iterator[None]:
+    """Inside, the unembedding reads the last tokens alone, laid out one after the other: a slice of a batch, as `logits_to_keep` of
+    transformers gives it, is multiplied many times slower on a CPU."""
+    if n_last is None:
+        yield
+        return
+    handle = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, inputs: (inputs[0][:, -n_last:].contiguous(), *inputs[1:])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def hidden(output: Any) -> Tensor:

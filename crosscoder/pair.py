@@ -31,6 +31,7 @@ from .loading import (
     load_tokenizer,
     vocabulary,
 )
+from .resumption import Resumption
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class ModelPair:
         self.context = context
         self._identity: dict[str, Any] | None = None
         self._final_norms: dict[int, nn.Module] = {}
+        self._resumptions: dict[int, Resumption] = {}
         # Hooks and a switched adapter are states of the models, so only one thread may use them at a time.
         self._lock = threading.RLock()
         self._modules = tuple(
@@ -139,19 +141,73 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         splice: Splice | None,
         model: int,
-    ) -> Float[Tensor, "document token vocabulary"]:
-        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
+        *,
+        gradients: bool = False,
+        n_last: int | None = None,
+    ) -> Float[Tensor, "document last_token vocabulary"]:
+        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`.
+
+        Args:
+            gradients: Whether they flow back to what the splice gives.
+            n_last: Of so many tokens at the end; none: of all.
+        """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         context = self.context if model == 1 else None
         if context is not None:
             ids, mask = context.before(ids, mask)
             splice = None if splice is None else context.spliced(splice)
+            n_last = token_ids.shape[1] if n_last is None else n_last
         with self.switched(model) as network:
             if splice is None:
-                logits = forward(network, ids, mask).logits
-            else:
-                logits = splice_output(network, self._modules[model], splice, ids, mask)
-        return logits if context is None else context.after(logits)
+                return forward(network, ids, mask, gradients=gradients, n_last=n_last).logits
+            module = self._modules[model]
+            return splice_output(network, module, splice, ids, mask, gradients=gradients, n_last=n_last)
+
+    def resume(
+        self,
+        token_ids: Int[Tensor, "document token"],
+        attention_mask: Bool[Tensor, "document token"],
+        activations: Float[Tensor, "document token d_model"],
+        model: int,
+        *,
+        gradients: bool = False,
+        n_last: int | None = None,
+    ) -> Float[Tensor, "document last_token vocabulary"]:
+        """Logits of one model whose hookpoint puts out `activations`: of its own, or of the other model where widths agree.
+
+        Args:
+            gradients: Whether they flow from the logits back to `activations`.
+            n_last: Of so many tokens at the end; none: of all.
+        """
+        if model == 1 and self.context is not None:
+            # What was computed on the context is read above the hookpoint, too.
+            return self.logits(
+                token_ids, attention_mask, lambda _: activations, model, gradients=gradients, n_last=n_last
+            )
+        ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        with self.switched(model) as network:
+            if model not in self._resumptions:
+                self._resumptions[model] = Resumption(
+                    network, self._modules[model], self.hookpoints[model], self.device
+                )
+            return self._resumptions[model](ids, mask, activations, gradients=gradients, n_last=n_last)
+
+    def at(self, hookpoint: str, intervened_hookpoint: str | None = None) -> "ModelPair":
+        """The same two models, read elsewhere. Their hooks are shared, so only one of the pairs may be in use at a time.
+
+        Raises:
+            PairError: There is no such module.
+        """
+        config = self.config.model_copy(
+            update={"hookpoint": hookpoint, "intervened_hookpoint": intervened_hookpoint}
+        )
+        return ModelPair(
+            config, self.models, self._adapter, self.tokenizer, self.chat_template, self.device, self.context
+        )
+
+    def module(self, model: int) -> nn.Module:
+        """The module of one model that is read: its hookpoint."""
+        return self._modules[model]
 
     def direction_logits(
         self, directions: Float[Tensor, "latent d_model"], model: int

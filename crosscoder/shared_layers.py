@@ -5,7 +5,7 @@ Whether layers are the same is decided by their weights, and tried out on a shor
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -63,21 +63,28 @@ class SharedLayers:
         is not so, the trial pass tells.
         """
         output, self._output = self._output, None
-        # Other libraries, too, put a forward of their own on a module.
-        before = [vars(layer).get("forward") for layer in self._skipped]
-        for layer in self._skipped:
-            layer.forward = lambda *_arguments, **_options: output
-        try:
+        with putting_out(self._skipped, output):
             yield
-        finally:
-            for layer, own in zip(self._skipped, before, strict=True):
-                del layer.forward
-                if own is not None:
-                    layer.forward = own
 
     def fill(self, past: Cache, reference: Cache) -> None:
         """Give the intervened model's cache the keys and values of the layers that it did not run."""
         past.layers[: self.n_layers] = [copy.copy(layer) for layer in reference.layers[: self.n_layers]]
+
+
+@contextmanager
+def putting_out(layers: Sequence[nn.Module], output: Any) -> Iterator[None]:
+    """Inside, these modules compute nothing and put out `output`."""
+    # Other libraries, too, put a forward of their own on a module.
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = lambda *_arguments, **_options: output
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            del layer.forward
+            if own is not None:
+                layer.forward = own
 
 
 def find_shared_layers(
@@ -89,7 +96,7 @@ def find_shared_layers(
         models: The same object twice for an adapter; its layers are those of the reference where PEFT put no module.
         hookpoints: Path of the module where each of them is read.
     """
-    found = [_find_stack(model, path) for model, path in zip(models, hookpoints, strict=True)]
+    found = [find_stack(model, path) for model, path in zip(models, hookpoints, strict=True)]
     if found[0] is None or found[1] is None:
         logger.debug("no layers are shared: a hookpoint is not in a list of decoder layers")
         return None
@@ -113,7 +120,7 @@ def find_shared_layers(
     return SharedLayers(stacks, n_layers) if n_layers else None
 
 
-def _find_stack(model: Any, hookpoint: str) -> Stack | None:
+def find_stack(model: Any, hookpoint: str) -> Stack | None:
     """The list of decoder layers on the way to a hookpoint."""
     names = hookpoint.split(".")
     for depth, name in enumerate(names[1:], 1):

@@ -34,8 +34,17 @@ def read_texts(source: TextSource) -> list[Text]:
         ConfigError: The file is missing, is a folder, or has another suffix than .jsonl or .txt.
         DataError: A line is not JSON, has neither text nor messages, or is empty; or the whole file is.
     """
-    path = source.path.expanduser()
-    setting = f"text.sources, {source.name!r}"
+    texts = read_file(source.path, f"text.sources, {source.name!r}", source.limit)
+    if not texts:
+        raise DataError(
+            f"{source.path}: holds no text; give a file with at least two documents, or remove the source"
+        )
+    return texts
+
+
+def read_file(path: Path, setting: str, limit: int | None = None) -> list[Text]:
+    """The documents of one file, at most `limit` of them; `setting` names it in messages. Raises as `read_texts`."""
+    path = path.expanduser()
     if not path.exists():
         raise ConfigError(f"{setting}: file {path} does not exist; give the path of a .jsonl or .txt file")
     if not path.is_file():
@@ -51,12 +60,8 @@ def read_texts(source: TextSource) -> list[Text]:
     texts: list[Text] = []
     for text in _lines(content, path) if path.suffix == ".jsonl" else _paragraphs(content, path):
         texts.append(text)
-        if len(texts) == source.limit:
+        if len(texts) == limit:
             break
-    if not texts:
-        raise DataError(
-            f"{path}: holds no text; give a file with at least two documents, or remove the source"
-        )
     return texts
 
 

@@ -1,0 +1,46 @@
+"""A metric of generated answers, measured like one of logits."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from crosscoder.behavior import Sampling
+from crosscoder.config import TokenPolicy
+from crosscoder.pair import ModelPair
+
+from ..observers import Observer
+from .generation import Generator
+from .prompts import Prompt
+from .runs import Run
+from .scorers import Scorer
+
+
+class AnswerMeasurement:
+    """Generates answers to all prompts and scores them: the mean over the answers to each prompt."""
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        observer: Observer | None,
+        scorer: Scorer,
+        unit: str,
+        prompts: Sequence[Prompt],
+        policy: TokenPolicy,
+        sampling: Sampling,
+        seed: int,
+    ) -> None:
+        self.unit, self.n_prompts = unit, len(prompts)
+        self._prompts, self._scorer = prompts, scorer
+        self._generator = Generator(pair, observer, prompts, policy, sampling, seed)
+        self.seen: dict[Run, list[list[str]]] = {}
+        """Answers of the models as they are."""
+
+    def values(self, run: Run) -> Float64[np.ndarray, " prompt"]:
+        """See `Measurement.values`."""
+        answers = self._generator.answers(run)
+        if run.is_unchanged:
+            self.seen[run] = answers
+        questions = [prompt.text for prompt, own in zip(self._prompts, answers, strict=True) for _ in own]
+        scores = self._scorer(questions, [answer for own in answers for answer in own])
+        return np.asarray(scores, dtype=np.float64).reshape(self.n_prompts, -1).mean(axis=1)

@@ -1,0 +1,277 @@
+"""The verb `attribute`: a behavior's shift, where it comes from, and whether that holds on prompts that nothing was found with.
+
+Writes RUN/behaviors/NAME: behavior.yaml, shift.json, prompts.parquet, and, where a shift is established, attribution.json,
+attribution.parquet (one row a latent), tokens.parquet (one row a firing of a named latent) and causal.json.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Int64
+
+from crosscoder.behavior import Behavior
+from crosscoder.config import FileActivations, RunConfig
+from crosscoder.device import resolve_device
+from crosscoder.documents import Documents
+from crosscoder.errors import ConfigError, DataError, did_you_mean
+from crosscoder.folder import RunFolder, write_atomic
+from crosscoder.pair import load_pair
+from crosscoder.settings import dump_config
+from crosscoder.shards import DOCUMENTS
+from crosscoder.storage import load_crosscoder
+from crosscoder.texts import read_file
+
+from ..observers import observer_for
+from ..tables import write_parquet
+from .answers import AnswerMeasurement
+from .decomposition import measure_corners
+from .evidence import merge_evidence
+from .explanation import (
+    Checked,
+    Found,
+    causal_findings,
+    check,
+    decomposition,
+    in_answers,
+    named_part,
+    rank,
+    take_apart,
+)
+from .layers import patch_layers
+from .measurement import LogitMeasurement
+from .metrics import CrossEntropy
+from .prompts import Prompt, encode
+from .reading import Reading
+from .results import SCHEMA_VERSION, BehaviorFolder
+from .runs import INTERVENED, REFERENCE, Run, unchanged
+from .shift import Shift, measure_shift
+from .statistics import Resamples, Values
+from .steering import Cost, dose_response
+from .subject import Subject
+
+logger = logging.getLogger(__name__)
+
+_ELSEWHERE_TOKENS = 64
+"""Of each unrelated text are read."""
+
+
+def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior) -> BehaviorFolder:
+    """Measure, explain and check one behavior of a finished run.
+
+    Raises:
+        ConfigError: The run has no models (activations came from files), or a setting of the behavior cannot be used.
+        DataError, FormatError, PairError: Prompts, dictionary or models cannot be used.
+    """
+    if config.pair is None or isinstance(config.activations, FileActivations):
+        raise ConfigError(
+            f"{folder.path}: its activations came from files, but a behavior needs the models themselves; make a run with a pair"
+        )
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    place = BehaviorFolder(folder.behaviors / behavior.name)
+    with folder.stage(f"attribute {behavior.name}") as stage:
+        crosscoder = load_crosscoder(folder.crosscoder, _device(config))
+        pair = load_pair(config.pair)
+        observer = observer_for(crosscoder, pair.d_models, config.crosscoder.reads)
+        subject = Subject(behavior, pair, observer, config.tokens, place.replies)
+        place.clear()
+        write_atomic(place.behavior, dump_config(behavior))
+        shift = _measure(subject, place)
+        stage["prompts"] = len(subject.prompts)
+        stage["established"] = shift.established
+        if shift.established and subject.exchangeable:
+            _explain(subject, place, folder, config)
+    merge_evidence(folder)
+    logger.info("attribute: %s, %s", behavior.name, shift.verdict)
+    return place
+
+
+def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
+    """The shift itself: shift.json and prompts.parquet."""
+    behavior, claimed = subject.behavior, subject.claimed
+    reference, intervened = (claimed.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
+    shift = measure_shift(reference, intervened, subject.repeated(), behavior.shift, behavior.seed)
+    measured = subject.claim.measured
+    stand_in = None
+    if measured is not None and measured is not claimed:
+        one, other = (measured.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
+        stand_in = measure_shift(
+            one, other, None, behavior.shift.model_copy(update={"at_least": 0.0}), behavior.seed
+        )
+    why = None
+    if not shift.established:
+        why = "no shift is established, so there is nothing to explain"
+    elif not subject.exchangeable:
+        why = "the two models differ in width, so activations of one cannot stand in the other; only the shift is measured"
+    _write_json(
+        place.shift,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "name": behavior.name,
+            "description": behavior.description,
+            "metric": behavior.metric.model_dump(mode="json"),
+            "unit": claimed.unit,
+            "n_prompts": len(subject.prompts),
+            "n_held_out": int(subject.held_out.sum()),
+            "shift": shift.as_dict(),
+            "stand_in": None
+            if stand_in is None or measured is None
+            else {"unit": measured.unit, **stand_in.as_dict()},
+            "explained": why is None,
+            "why_not": why,
+        },
+    )
+    _write_prompts(subject, place, reference, intervened)
+    return shift
+
+
+def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, intervened: Values) -> None:
+    """The prompts of the claim with both models' values, and their first answers where there are any."""
+    claimed = subject.claimed
+    columns: dict[str, Any] = {
+        "prompt": [prompt.text for prompt in subject.claim.prompts],
+        "reference": reference,
+        "intervened": intervened,
+    }
+    if isinstance(claimed, AnswerMeasurement):
+        for name, model in (("reference_answer", REFERENCE), ("intervened_answer", INTERVENED)):
+            columns[name] = [own[0] for own in claimed.seen[unchanged(model)]]
+    write_parquet(place.prompts, pa.table(columns))
+
+
+def _explain(subject: Subject, place: BehaviorFolder, folder: RunFolder, config: RunConfig) -> None:
+    """Everything after the shift."""
+    behavior = subject.behavior
+    confidence, seed = behavior.shift.confidence, behavior.seed
+    found, claim = take_apart(subject, subject.find), take_apart(subject, subject.claim)
+    ranking = [int(latent) for latent in rank(subject, found)]
+    measured = subject.claim.measured
+    layers = None
+    if subject.metric is not None and behavior.attribution.layers:
+        layers = patch_layers(
+            subject.pair, subject.metric, subject.find.prompts, config.tokens, confidence, seed
+        )
+    _write_json(
+        place.attribution,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "unit": (measured or subject.claimed).unit,
+            "find": decomposition(found, confidence, seed),
+            "held_out": decomposition(claim, confidence, seed),
+            "layers": layers,
+        },
+    )
+    checked = check(subject, ranking, found, claim)
+    causal = causal_findings(subject, ranking, claim, checked)
+    part = named_part(checked, subject.observer.n_latents)
+    if subject.claim.measured is not None and subject.claimed is not subject.claim.measured:
+        corners = measure_corners(subject.claimed)
+        causal["answers"] = in_answers(subject, corners, checked, ranking, subject.claim.reading)
+    else:
+        causal["answers"] = None
+    cost = Cost(_elsewhere(subject, folder, config), confidence, seed)
+    causal["removal_cost"] = cost.of(Run(INTERVENED, INTERVENED, part, -1))
+    causal["steering"] = dose_response(
+        measured or subject.claimed,
+        claim.corners,
+        subject.find.reading,
+        part,
+        cost,
+        behavior.checks.doses,
+        confidence,
+        seed,
+    )
+    _write_json(place.causal, {"schema_version": SCHEMA_VERSION, **causal})
+    write_parquet(place.latents, _latent_table(subject, ranking, found, claim, checked))
+    if claim.attribution is not None:
+        write_parquet(place.tokens, _token_table(subject, claim, checked))
+
+
+def _elsewhere(subject: Subject, folder: RunFolder, config: RunConfig) -> LogitMeasurement:
+    """Cross-entropy on unrelated texts: those of the behavior's settings, or held-out documents of the run."""
+    behavior, pair = subject.behavior, subject.pair
+    if isinstance(behavior.elsewhere, Path):
+        prompts = encode(read_file(behavior.elsewhere, "elsewhere"), pair)
+    else:
+        documents = Documents.load(folder.activations / DOCUMENTS)
+        prompts = [
+            Prompt("", documents.tokens_of(index).astype(np.int64))
+            for index in _unrelated(documents, behavior.elsewhere)
+        ]
+    every = max(1, -(-len(prompts) // behavior.elsewhere_limit))
+    cut = [Prompt(prompt.text, prompt.token_ids[:_ELSEWHERE_TOKENS]) for prompt in prompts[::every]]
+    if not cut:
+        raise DataError(f"elsewhere: {behavior.elsewhere} holds no text; give some, or leave the setting out")
+    metric = CrossEntropy()
+    return LogitMeasurement(Reading(pair, subject.observer, metric.rows(cut), config.tokens), metric)
+
+
+def _unrelated(documents: Documents, sources: tuple[str, ...] | None) -> Int64[np.ndarray, " document"]:
+    """Held-out documents of some sources, or of all. Raises ConfigError for a source that the run does not have."""
+    names = documents.source_names
+    for source in sources or ():
+        if source not in names:
+            raise ConfigError(
+                f"elsewhere: the run has no text source {source!r}{did_you_mean(source, names)}; it has {', '.join(names)}"
+            )
+    found = documents.side(held_out=True)
+    wanted = [names.index(source) for source in sources or names]
+    return found[np.isin(documents.source[found], wanted)]
+
+
+def _latent_table(
+    subject: Subject, ranking: list[int], found: Found, claim: Found, checked: Checked
+) -> pa.Table:
+    """One row a latent. Attributions are in the unit of the metric, shares of the shift; null without a gradient."""
+    behavior, n_latents = subject.behavior, subject.observer.n_latents
+    sizes = subject.claim.reading.sizes()
+    place = dict(zip(ranking, range(len(ranking)), strict=True))
+    columns: dict[str, Any] = {
+        "latent": np.arange(n_latents),
+        "rank": [place.get(latent) for latent in range(n_latents)],
+        "norm": sizes.norm.numpy(),
+        "firings": sizes.firings.numpy(),
+    }
+    for name, one in (("find", found), ("held_out", claim)):
+        if one.attribution is not None:
+            columns[f"attribution_{name}"] = one.attribution.mean
+            columns[f"share_{name}"] = one.attribution.mean / one.corners.total.mean()
+    if claim.attribution is not None:
+        resamples = Resamples(len(claim.corners.reference), behavior.shift.confidence, behavior.seed)
+        shares = [
+            resamples.ratio(claim.attribution.latents[:, latent], claim.corners.total)
+            for latent in range(n_latents)
+        ]
+        columns["share_held_out_low"] = [share.low for share in shares]
+        columns["share_held_out_high"] = [share.high for share in shares]
+    named = set(checked.named)
+    columns["evidence"] = [
+        checked.evidence(latent) if latent in named else "observed" for latent in range(n_latents)
+    ]
+    return pa.table(columns)
+
+
+def _token_table(subject: Subject, claim: Found, checked: Checked) -> pa.Table:
+    """Attributions of the named latents on each token of the prompts of the claim."""
+    assert claim.attribution is not None
+    places = claim.attribution.places
+    columns = {name: np.concatenate(getattr(places, name)) for name in vars(places)}
+    named = np.isin(columns["latent"], checked.named)
+    table = {name: values[named] for name, values in columns.items()}
+    decode = subject.pair.tokenizer.decode
+    return pa.table(table | {"token": [decode([token]) for token in table["token_id"].tolist()]})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _device(config: RunConfig) -> torch.device:
+    """The device of training; sparse products exist on CPU and CUDA only."""
+    device = resolve_device("training.device", config.training.device)
+    return device if device.type == "cuda" else torch.device("cpu")

@@ -1,0 +1,175 @@
+"""Whether latents cause the shift that is attributed to them: taken out of the intervened model, and put into the reference.
+
+    necessity    [M_B(h_B) - M_B(h_B - part)] / ΔB     without it the shift is not there
+    sufficiency  [M_B(h_A + part) - M_B(h_A)] / ΔB     with it the shift is there, in the intervened model's layers above
+    steering     [M_A(h_A + part) - M_A(h_A)] / ΔB     the same in the reference alone
+
+on prompts that nothing was found with. Each is compared with random latents, matched in how often they fire and brought to the same
+norm: any edit of that size does something. A check is passed where the interval excludes 0 and no more than 1 - confidence of the
+random draws reach it, the claim itself counted among them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .change import Part
+from .decomposition import Corners
+from .measurement import Measurement
+from .reading import Reading
+from .runs import INTERVENED, REFERENCE, Run
+from .statistics import Estimate, Resamples
+
+Kind = Literal["necessity", "sufficiency", "steering"]
+KINDS: tuple[Kind, ...] = ("necessity", "sufficiency", "steering")
+CHECKS: tuple[Kind, ...] = ("necessity", "sufficiency")
+
+PARTS = {
+    "bias": Part(bias=True),
+    "error": Part(error=True),
+    "left_out": Part(left_out=True),
+}
+
+_NEAREST = 20
+"""Latents that fire about as often, of which a random one is drawn."""
+
+
+class Checker:
+    """Shares of a shift that go with parts of the change."""
+
+    def __init__(self, measurement: Measurement, corners: Corners, confidence: float, seed: int) -> None:
+        self._measurement, self._corners = measurement, corners
+        self._resamples = Resamples(measurement.n_prompts, confidence, seed)
+
+    def share(self, kind: Kind, part: Part) -> Estimate:
+        """How much of the shift goes with a part, and its interval over prompts."""
+        return self._resamples.ratio(self._effect(kind, part), self._corners.total)
+
+    def rebuilding(self) -> dict[str, Estimate]:
+        """What the dictionary's reconstruction alone does to each model's behavior, as a share of the shift."""
+        effects = {
+            "reference": self._measurement.values(Run(REFERENCE, REFERENCE, rebuilt=True))
+            - self._corners.reference,
+            "intervened": self._measurement.values(Run(INTERVENED, INTERVENED, rebuilt=True))
+            - self._corners.intervened,
+        }
+        return {side: self._resamples.ratio(effect, self._corners.total) for side, effect in effects.items()}
+
+    def _effect(self, kind: Kind, part: Part) -> Float64[np.ndarray, " prompt"]:
+        corners, values = self._corners, self._measurement.values
+        match kind:
+            case "necessity":
+                return corners.intervened - values(Run(INTERVENED, INTERVENED, part, -1))
+            case "sufficiency":
+                return values(Run(INTERVENED, REFERENCE, part)) - corners.intervened_from_reference
+            case "steering":
+                return values(Run(REFERENCE, REFERENCE, part)) - corners.reference
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A share of the shift beside those of random parts of the same size."""
+
+    estimate: Estimate
+    random: tuple[float, ...]
+
+    @property
+    def p_value(self) -> float | None:
+        """Share of the random ones, and of it itself, that are at least as large; None without any."""
+        if not self.random:
+            return None
+        return (1 + sum(value >= self.estimate.value for value in self.random)) / (1 + len(self.random))
+
+    def passed(self, confidence: float) -> bool:
+        """Whether the interval excludes 0 and chance does not reach it."""
+        p_value = self.p_value
+        return p_value is not None and self.estimate.low > 0 and p_value <= 1 - confidence + 1e-9
+
+    def as_dict(self, confidence: float) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **self.estimate.as_dict(),
+            "p_value": self.p_value,
+            "random": list(self.random),
+            "random_mean": float(np.mean(self.random)) if self.random else None,
+            "random_largest": max(self.random, default=None),
+            "passed": self.passed(confidence),
+        }
+
+
+def chosen(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
+    """A mask of some latents."""
+    mask = torch.zeros(n_latents, dtype=torch.bool)
+    mask[list(latents)] = True
+    return mask
+
+
+class RandomParts:
+    """Random latents that fire about as often as named ones, brought to a given norm."""
+
+    def __init__(self, reading: Reading, named: Sequence[int], seed: int) -> None:
+        self._reading, self._named = reading, list(named)
+        self._sizes = reading.sizes()
+        self._generator = np.random.default_rng([seed, 2])
+        alive = self._sizes.norm > 0
+        alive[self._named] = False
+        self._others: Int64[np.ndarray, " latent"] = alive.nonzero()[:, 0].numpy()
+
+    def like(self, latents: Sequence[int], norm: float) -> Part | None:
+        """As many latents, each drawn among those that fire about as often; None where there are too few to draw from."""
+        firings = self._sizes.firings.numpy()
+        left = self._others
+        if len(left) < len(latents):
+            return None
+        drawn = []
+        for latent in latents:
+            nearest = np.argsort(np.abs(firings[left] - firings[latent]), kind="stable")[:_NEAREST]
+            taken = int(left[self._generator.choice(nearest)])
+            drawn.append(taken)
+            left = left[left != taken]
+        part = Part(chosen(drawn, len(firings)))
+        own = self._reading.norm(part)
+        return part.scaled(norm / own) if own > 0 else None
+
+
+Null = Mapping[Kind, tuple[float, ...]]
+"""What random parts do, for each check."""
+
+
+def random_shares(checker: Checker, draws: Sequence[Part], label: str) -> Null:
+    """Shares of the shift that go with random parts."""
+    return {
+        kind: tuple(checker.share(kind, draw).value for draw in tqdm(draws, desc=label, leave=False))
+        for kind in CHECKS
+    }
+
+
+def compare(checker: Checker, part: Part, null: Null) -> dict[Kind, Compared]:
+    """Necessity and sufficiency of a part, beside random ones."""
+    return {kind: Compared(checker.share(kind, part), null[kind]) for kind in CHECKS}
+
+
+def curve(
+    checker: Checker, ranking: Sequence[int], counts: Sequence[int], n_latents: int
+) -> list[dict[str, Any]]:
+    """Shares that go with the first n latents of a ranking."""
+    steps = sorted({min(count, len(ranking)) for count in counts} - {0})
+    return [
+        {"n": n}
+        | {kind: checker.share(kind, Part(chosen(ranking[:n], n_latents))).as_dict() for kind in KINDS}
+        for n in tqdm(steps, desc="curve", leave=False)
+    ]
+
+
+def remainder(checker: Checker, n_latents: int) -> dict[str, Any]:
+    """Shares that go with all latents, and with what is no latent."""
+    parts = {"latents": Part(torch.ones(n_latents, dtype=torch.bool)), **PARTS}
+    return {
+        name: {kind: checker.share(kind, part).as_dict() for kind in CHECKS} for name, part in parts.items()
+    }

@@ -1,0 +1,212 @@
+"""Answers of a model whose activations are changed at every token, also those that it generates.
+
+What is put in or out depends on both models' activations on the same tokens. So both read along: at every token the other model
+runs up to its hookpoint, and then the model whose answer it is runs on from what stands there. Both keep their own keys and values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import DynamicCache
+
+from crosscoder.behavior import Sampling
+from crosscoder.config import TokenPolicy
+from crosscoder.documents import special_ids
+from crosscoder.errors import DataError
+from crosscoder.hooks import forward, read_output, splice_output
+from crosscoder.pair import ModelPair
+
+from ..observers import Observer
+from .change import Change
+from .prompts import Prompt
+from .runs import Run, starting_point
+
+_ROWS = 40
+
+
+@dataclass
+class _Side:
+    """One model and what it has read so far."""
+
+    cache: Any
+    token_ids: Int[Tensor, "row token"]
+    """What it reads next. First: padding on the left, a context where the model has one, the prompt."""
+
+    mask: Bool[Tensor, "row past_and_token"]
+
+    @property
+    def positions(self) -> Int[Tensor, "row token"]:
+        """Where the next tokens stand, counted from each row's first real token."""
+        return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -self.token_ids.shape[1] :]
+
+    def grow(self, n_rows: int) -> None:
+        """Make room for one more token."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(n_rows, 1)], dim=1)
+
+
+class Generator:
+    """Generates answers to some prompts."""
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        observer: Observer | None,
+        prompts: Sequence[Prompt],
+        policy: TokenPolicy,
+        sampling: Sampling,
+        seed: int,
+    ) -> None:
+        """Raises DataError where a prompt and its answer are longer than the models can read."""
+        self._pair, self._observer, self._prompts, self._sampling, self._seed = (
+            pair,
+            observer,
+            prompts,
+            sampling,
+            seed,
+        )
+        ids = special_ids(pair.tokenizer) if policy.mask_special else []
+        self._special, self._mask_first = (
+            torch.tensor(ids, dtype=torch.long, device=pair.device),
+            policy.mask_first,
+        )
+        longest = max(len(prompt.token_ids) for prompt in prompts) + sampling.max_new_tokens
+        if pair.max_positions is not None and longest > pair.max_positions:
+            raise DataError(
+                f"prompts: the longest and its answer have {longest} tokens, but the models read {pair.max_positions}; "
+                "give shorter prompts, or lower metric.sampling.max_new_tokens"
+            )
+
+    @torch.no_grad()
+    def answers(self, run: Run) -> list[list[str]]:
+        """For each prompt as many answers as samples are asked for."""
+        order = sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index].token_ids))
+        samples = self._sampling.samples
+        found: list[list[str]] = [[] for _ in order]
+        jobs = [index for index in order for _ in range(samples)]
+        for start in tqdm(range(0, len(jobs), _ROWS), desc="answers", unit="batch", leave=False):
+            chosen = jobs[start : start + _ROWS]
+            generator = torch.Generator().manual_seed(self._seed + start)
+            rows = self._generate([self._prompts[index] for index in chosen], run, generator)
+            for index, row in zip(chosen, rows, strict=True):
+                text = str(self._pair.tokenizer.decode(row, skip_special_tokens=True))
+                found[index].append(text.strip())
+        return found
+
+    def _generate(self, prompts: Sequence[Prompt], run: Run, generator: torch.Generator) -> list[list[int]]:
+        """Token ids of one answer to each prompt."""
+        sides = [self._side(prompts, model) for model in range(len(self._pair.models))]
+        ends = torch.tensor(self._ends(), device=self._pair.device)
+        written: list[list[int]] = [[] for _ in prompts]
+        open_rows = torch.ones(len(prompts), dtype=torch.bool, device=self._pair.device)
+        token_ids, real = self._padded(prompts)
+        for step in range(self._sampling.max_new_tokens):
+            kept = real & ~torch.isin(token_ids, self._special)
+            if step == 0:
+                first = real & (real.long().cumsum(dim=1) <= self._mask_first)
+                kept &= ~first
+            logits = self._step(sides, token_ids, kept, run)
+            chosen = self._choose(logits, generator)
+            open_rows &= ~torch.isin(chosen, ends)
+            for row in open_rows.nonzero()[:, 0].tolist():
+                written[row].append(int(chosen[row]))
+            if not open_rows.any():
+                break
+            token_ids, real = chosen[:, None], open_rows[:, None]
+            for side in sides:
+                side.token_ids = token_ids
+                side.grow(len(prompts))
+        return written
+
+    def _step(
+        self,
+        sides: list[_Side],
+        token_ids: Int[Tensor, "row token"],
+        kept: Bool[Tensor, "row token"],
+        run: Run,
+    ) -> Float[Tensor, "row vocabulary"]:
+        """Logits after the last token."""
+        pair, n_tokens = self._pair, token_ids.shape[1]
+        own = sides[run.model]
+        others = [
+            model
+            for model in range(len(sides))
+            if model != run.model and (run.needs_change or model == run.start)
+        ]
+        activations: dict[int, Tensor] = {}
+        for model in others:
+            side = sides[model]
+            with pair.switched(model) as network:
+                read = read_output(
+                    network,
+                    pair.module(model),
+                    side.token_ids,
+                    side.mask,
+                    side.cache,
+                    position_ids=side.positions,
+                )
+            assert read is not None  # a hookpoint that is never run was refused when the pair was loaded
+            activations[model] = read[:, -n_tokens:]
+
+        def splice(values: Float[Tensor, "row token d_model"]) -> Float[Tensor, "row token d_model"]:
+            activations[run.model] = values[:, -n_tokens:]
+            both = [activations.get(model, values[:, -n_tokens:]) for model in range(len(sides))]
+
+            def change() -> Change:
+                assert self._observer is not None
+                return Change(self._observer, both, kept)
+
+            return torch.cat(
+                [values[:, :-n_tokens], starting_point(run, both, kept, change).to(values)], dim=1
+            )
+
+        with pair.switched(run.model) as network:
+            options = {
+                "past_key_values": own.cache,
+                "use_cache": True,
+                "position_ids": own.positions,
+                "n_last": 1,
+            }
+            if run.is_unchanged:
+                return forward(network, own.token_ids, own.mask, **options).logits[:, -1]
+            return splice_output(network, pair.module(run.model), splice, own.token_ids, own.mask, **options)[
+                :, -1
+            ]
+
+    def _choose(
+        self, logits: Float[Tensor, "row vocabulary"], generator: torch.Generator
+    ) -> Int[Tensor, " row"]:
+        if self._sampling.temperature == 0:
+            return logits.argmax(dim=1)
+        probabilities = (logits.float() / self._sampling.temperature).softmax(dim=1).cpu()
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+
+    def _side(self, prompts: Sequence[Prompt], model: int) -> _Side:
+        network: Any = self._pair.models[model]
+        token_ids, mask = self._padded(prompts, model)
+        return _Side(DynamicCache(config=network.config), token_ids, mask)
+
+    def _padded(
+        self, prompts: Sequence[Prompt], model: int = 0
+    ) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
+        """Prompts with padding on their left, and the context of a model that reads one."""
+        context = self._pair.context if model == 1 else None
+        before = np.zeros(0, dtype=np.int64) if context is None else context.token_ids.numpy()
+        rows = [np.concatenate([before, prompt.token_ids]) for prompt in prompts]
+        longest = max(map(len, rows))
+        token_ids = np.stack([np.pad(row, (longest - len(row), 0)) for row in rows])
+        mask = np.stack([np.arange(longest) >= longest - len(row) for row in rows])
+        return torch.from_numpy(token_ids).to(self._pair.device), torch.from_numpy(mask).to(self._pair.device)
+
+    def _ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        network: Any = self._pair.models[1]
+        ends: list[Any] = [self._pair.tokenizer.eos_token_id]
+        own = network.generation_config.eos_token_id
+        ends += own if isinstance(own, list) else [own]
+        return sorted({end for end in ends if isinstance(end, int)})

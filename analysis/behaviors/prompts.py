@@ -1,0 +1,179 @@
+"""The prompts of a behavior as token ids: which serve to find latents, which to check claims, and in which batches they are run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from crosscoder.behavior import Behavior
+from crosscoder.chat import encode_chat
+from crosscoder.config import Message, TokenPolicy
+from crosscoder.documents import special_ids
+from crosscoder.errors import DataError
+from crosscoder.pair import ModelPair
+from crosscoder.texts import Text, read_file
+
+# Padded tokens of one pass. The logits of all of them are there at once, for a gradient twice.
+BATCH_TOKENS = 1024
+
+_LENGTH_MULTIPLE = 16
+_SPLIT_STREAM = 11
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is given."""
+
+    text: str
+    """For people to read: the question of a chat, or the text."""
+
+    token_ids: Int64[np.ndarray, " token"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens of one pass: those of a prompt, and of a continuation where its probability is asked for."""
+
+    prompt: int
+    """Index into the prompts."""
+
+    token_ids: Int64[np.ndarray, " token"]
+
+    n_prompt: int
+    """How many of them are the prompt's."""
+
+    against: bool = False
+    """Whether its continuation counts against the behavior."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are run together, padded on the right; all rows of a prompt are in one batch."""
+
+    prompts: Int64[np.ndarray, " prompt"]
+    """Indices of its prompts, ascending."""
+
+    place: Int[Tensor, " row"]
+    """Which of `prompts` a row belongs to."""
+
+    token_ids: Int[Tensor, "row token"]
+    attention: Bool[Tensor, "row token"]
+
+    kept: Bool[Tensor, "row token"]
+    """Tokens that the dictionary reads: those that the token policy leaves in."""
+
+    n_prompt: Int[Tensor, " row"]
+    length: Int[Tensor, " row"]
+    against: Bool[Tensor, " row"]
+
+
+def read_prompts(behavior: Behavior, pair: ModelPair) -> list[Prompt]:
+    """All prompts, each once, at most `limit`, spread over them.
+
+    Raises:
+        ConfigError, DataError, FormatError: The file cannot be read, a chat does not fit the template, or fewer than four
+            different prompts are left.
+    """
+    if isinstance(behavior.prompts, Path):
+        texts, origin = read_file(behavior.prompts, "prompts"), str(behavior.prompts)
+    else:
+        texts, origin = [_given(entry, place) for place, entry in enumerate(behavior.prompts)], "prompts"
+    prompts = encode(texts, pair)
+    once = list({prompt.token_ids.tobytes(): prompt for prompt in prompts}.values())
+    if behavior.limit is not None:
+        once = once[:: max(1, -(-len(once) // behavior.limit))]
+    if len(once) < 4:
+        raise DataError(f"{origin}: {len(once)} different prompts are too few to split; give at least 4")
+    return once
+
+
+def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
+    """Texts and chats as both models read them. Raises DataError for one that is too long for them, or has no token."""
+    prompts = []
+    for text in texts:
+        if text.messages is None:
+            ids = np.asarray(pair.tokenizer(text.content or "", verbose=False)["input_ids"], dtype=np.int64)
+        elif pair.chat_template is None:
+            raise DataError(
+                f"{text.origin}: a chat, but neither model's tokenizer has a chat template; give plain text"
+            )
+        else:
+            ids, _ = encode_chat(pair.tokenizer, pair.chat_template, text.messages, text.origin)
+        longest = pair.max_positions
+        if not len(ids) or (longest is not None and len(ids) > longest):
+            raise DataError(
+                f"{text.origin}: {len(ids)} tokens, but the models read from 1 to {longest or 'any number of'}; "
+                "change the prompt"
+            )
+        prompts.append(Prompt(text.prompt, ids.astype(np.int64)))
+    return prompts
+
+
+def split(n_prompts: int, held_out: float, seed: int) -> Bool[np.ndarray, " prompt"]:
+    """Which prompts claims are checked on; at least two on each side."""
+    count = min(max(round(held_out * n_prompts), 2), n_prompts - 2)
+    order = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(n_prompts)
+    side = np.zeros(n_prompts, dtype=bool)
+    side[order[:count]] = True
+    return side
+
+
+def batches(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    policy: TokenPolicy,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[Batch]:
+    """Rows of like length together, at most `batch_tokens` of them with their padding, unless one prompt has more."""
+    of_prompt: dict[int, list[Row]] = {}
+    for row in rows:
+        of_prompt.setdefault(row.prompt, []).append(row)
+    longest = {prompt: max(len(row.token_ids) for row in own) for prompt, own in of_prompt.items()}
+    packed: list[list[int]] = [[]]
+    for prompt in sorted(of_prompt, key=lambda prompt: longest[prompt]):
+        n_rows = sum(len(of_prompt[other]) for other in packed[-1]) + len(of_prompt[prompt])
+        if packed[-1] and n_rows * _padded(longest[prompt]) > batch_tokens:
+            packed.append([])
+        packed[-1].append(prompt)
+    special = torch.tensor(special_ids(tokenizer) if policy.mask_special else [], dtype=torch.long)
+    return [_batch(sorted(group), of_prompt, special, policy.mask_first) for group in packed if group]
+
+
+def _batch(
+    prompts: list[int], of_prompt: dict[int, list[Row]], special: Int[Tensor, " id"], mask_first: int
+) -> Batch:
+    rows = [(place, row) for place, prompt in enumerate(prompts) for row in of_prompt[prompt]]
+    length = torch.tensor([len(row.token_ids) for _, row in rows])
+    token_ids = torch.zeros(len(rows), _padded(int(length.max())), dtype=torch.long)
+    for index, (_, row) in enumerate(rows):
+        token_ids[index, : len(row.token_ids)] = torch.from_numpy(row.token_ids)
+    attention = torch.arange(token_ids.shape[1]) < length[:, None]
+    kept = attention & ~torch.isin(token_ids, special)
+    kept[:, :mask_first] = False
+    return Batch(
+        np.array(prompts, dtype=np.int64),
+        torch.tensor([place for place, _ in rows]),
+        token_ids,
+        attention,
+        kept,
+        torch.tensor([row.n_prompt for _, row in rows]),
+        length,
+        torch.tensor([row.against for _, row in rows]),
+    )
+
+
+def _padded(length: int) -> int:
+    """Matrix products on a CPU prefer multiples of 16."""
+    return -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+
+
+def _given(entry: str | tuple[Message, ...], place: int) -> Text:
+    origin = f"prompts, entry {place}"
+    if isinstance(entry, str):
+        return Text(entry, None, origin)
+    return Text(None, tuple(message.model_dump() for message in entry), origin)

@@ -1,0 +1,80 @@
+"""Both models' activations on the prompts of a behavior, and the change between them as the dictionary takes it apart."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from crosscoder.config import TokenPolicy
+from crosscoder.pair import ModelPair
+
+from ..observers import Observer
+from .change import Change, Part
+from .prompts import BATCH_TOKENS, Row, batches
+
+
+class Sizes(NamedTuple):
+    """How much each latent changes on some prompts."""
+
+    norm: Float[Tensor, " latent"]
+    """Norm of w_j d_j over all tokens."""
+
+    firings: Int64[Tensor, " latent"]
+    """Tokens that it fires on."""
+
+
+class Reading:
+    """Rows read by both models. What they compute is held in memory."""
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        observer: Observer | None,
+        rows: Sequence[Row],
+        policy: TokenPolicy,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        """Without an `observer` there is no dictionary to take the change apart."""
+        self.pair, self.n_prompts = pair, 1 + max(row.prompt for row in rows)
+        self.batches = batches(rows, pair.tokenizer, policy, batch_tokens)
+        self._observer = observer
+        self._changes: dict[int, Change] = {}
+        self._activations = [pair.activations(batch.token_ids, batch.attention) for batch in self.batches]
+
+    def change(self, index: int) -> Change:
+        """The change on one batch."""
+        assert self._observer is not None
+        if index not in self._changes:
+            kept = self.batches[index].kept
+            self._changes[index] = Change(self._observer, self._activations[index], kept)
+        return self._changes[index]
+
+    def activations(self, index: int) -> tuple[Float[Tensor, "row token _"], ...]:
+        """Both models' activations on one batch, in raw units."""
+        return self._activations[index]
+
+    def norm(self, part: Part) -> float:
+        """Frobenius norm of a part of the change, over all prompts."""
+        squares = [float(self.change(index).part(part).square().sum()) for index in range(len(self.batches))]
+        return sum(squares) ** 0.5
+
+    def sizes(self) -> Sizes:
+        """Of every latent."""
+        squares, firings = [], []
+        for index in range(len(self.batches)):
+            change = self.change(index)
+            latent, n_latents = change.weights.latent, len(change.directions)
+            square = (change.weights.value * change.directions.norm(dim=1)[latent]).square()
+            squares.append(square.new_zeros(n_latents).index_add(0, latent, square))
+            firings.append(torch.bincount(latent, minlength=n_latents))
+        return Sizes(torch.stack(squares).sum(dim=0).sqrt().cpu(), torch.stack(firings).sum(dim=0).cpu())
+
+    def steering_direction(self, part: Part) -> Float[Tensor, " d_model"]:
+        """Mean over rows of a part of the change at the last token of the prompt, where the answer begins."""
+        found = []
+        for index, batch in enumerate(self.batches):
+            whole = self.change(index).part(part)
+            found.append(whole[torch.arange(len(whole)), batch.n_prompt.to(whole.device) - 1])
+        return torch.cat(found).mean(dim=0)
