@@ -272,6 +272,9 @@ def _reasoned_with(results: AnalysisResults, latent: int) -> dict[str, Number]:
     norms = {side: numbers.get(f"norm_{side}") or 0.0 for side in ("reference", "intervened")}
     larger = max(norms.values())
     numbers |= {f"norm_share_{side}": norm / larger if larger else 0.0 for side, norm in norms.items()}
+    for name in ("nu_error", "nu_reconstruction"):
+        low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
+        numbers[f"{name}_largest"] = None if low is None or high is None else max(abs(low), abs(high))
     numbers["rotated_ratio"] = ROTATED_RATIO
     numbers |= {f"rule.{name}": plain(value) for name, value in (results.summary.get("rule") or {}).items()}
     return {name: value for name, value in numbers.items() if value is not None}

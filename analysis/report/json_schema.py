@@ -17,6 +17,9 @@ def report_schema() -> dict[str, Any]:
         "$id": f"urn:crosscoder:report:{SCHEMA_VERSION}",
         "title": "crosscoder report",
         "version": SCHEMA_VERSION,
+        "$comment": "x-text says who wrote a text. quoted: models, data sets, settings, the machine; address: a link, relative to the "
+        "folder of the report; retold: an earlier stage, with its numbers beside it. Texts without it are the report's own words and "
+        "hold no number: numbers are fields, or the `numbers` of a Sentence.",
     }
     # As it is written: a field with a default is always there.
     body = Report.model_json_schema(mode="serialization")

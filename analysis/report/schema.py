@@ -223,8 +223,8 @@ class Reason(_Part):
     """Its `reason` in features.parquet."""
 
     numbers: dict[str, Finite]
-    """That latent's evidence, named as the columns of features.parquet, and the rule's limits as `rule.NAME`: the numbers of
-    `example`, unrounded."""
+    """That latent's evidence, named as the columns of features.parquet, what the rule makes of it (norms as shares of the larger one,
+    the larger end of an interval), and the rule's limits as `rule.NAME`: the numbers of `example`, unrounded."""
 
 
 class LimitCurve(_Part):

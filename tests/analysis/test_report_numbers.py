@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from analysis.report import write_report
+from analysis.labels import Bounded, Evidence, Toward, decide
+from analysis.report import content, write_report
 from analysis.report.wording import Quote, Sentence, listed, named, say, shown
+from crosscoder.config import LabelRule
 from crosscoder.folder import RunFolder
 
 from .number_walk import complaints, shown_in
@@ -67,6 +70,59 @@ def test_every_number_of_other_reports_is_a_field(tmp_path: Path, made: Any) -> 
     if made is not None:
         made(folder)
     assert complaints(*written(folder)) == []
+
+
+def drawn(random: np.random.Generator) -> Evidence:
+    """Evidence of any kind, thin and contradictory ones too."""
+
+    def bounded() -> Bounded:
+        value = float(random.choice([0.1, 0.3, 0.9])) * random.normal()
+        width = float(random.choice([0.01, 0.6, np.nan], p=[0.7, 0.2, 0.1]))
+        return Bounded(value, value - width, value + width)
+
+    norms = random.choice([0.01, 0.3, 0.6, 1.0], 2) * random.uniform(0.9, 1.1, 2)
+    n_documents = int(random.choice([3, 40]))
+    toward = [Toward(bounded(), bounded(), float(random.choice([0.2, 0.9]))) for _ in range(2)]
+    return Evidence(
+        n_tokens=9 * n_documents,
+        n_documents=n_documents,
+        norm_reference=float(norms[0]),
+        norm_intervened=float(norms[1]),
+        cosine=float(random.uniform(-0.2, 1)),
+        new=toward[0],
+        lost=toward[1],
+        q_value=float(random.choice([0.001, 0.3])),
+    )
+
+
+def test_every_reason_of_the_rule_is_told_with_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rule, random = make_run_folder(tmp_path / "run"), LabelRule(), np.random.default_rng(0)
+    table: Any = pd.read_parquet(folder.features)
+    for latent in range(len(table)):
+        evidence = drawn(random)
+        side = evidence.new if evidence.norm_intervened >= evidence.norm_reference else evidence.lost
+        row: dict[str, Any] = {
+            name: getattr(evidence, name)
+            for name in ("norm_reference", "norm_intervened", "n_documents", "q_value")
+        }
+        row["decoder_cosine"] = evidence.cosine
+        for name in ("nu_error", "nu_reconstruction"):
+            row |= {
+                f"{name}_new": getattr(evidence.new, name).value,
+                f"{name}_lost": getattr(evidence.lost, name).value,
+            }
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), getattr(side, name), strict=True))
+        row["label"], row["reason"] = decide(evidence, rule)
+        table.loc[latent, list(row)] = list(row.values())
+    table.to_parquet(folder.features)
+    summary = json.loads(folder.summary.read_text()) | {"rule": rule.model_dump()}
+    folder.summary.write_text(json.dumps(summary))
+    monkeypatch.setattr(content, "_REASONS_SHOWN", 1000)
+    report, *texts = written(folder)
+    assert len(report["undetermined"]) >= 10
+    assert complaints(report, *texts) == []
 
 
 def smuggle(report: Any, place: Literal["sentence", "nested sentence", "words", "retold"]) -> None:
