@@ -112,26 +112,30 @@ def say(template: str, /, **parts: Part) -> Sentence:
 
     Raises `ValueError` where two parts bring a number of one name.
     """
-    numbers: dict[str, Number | None] = {}
-    quotes: dict[str, str] = {}
+    fields = [(literal, place, form) for literal, place, form, _ in Formatter().parse(template)]
+    used = {place: parts[place] for _, place, _ in fields if place is not None}
+    quotes = {place: visible(part.text) for place, part in used.items() if isinstance(part, Quote)}
+    numbers = {
+        place: plain(part) for place, part in used.items() if not isinstance(part, Quote | Sentence | str)
+    }
     pieces = []
-    for literal, place, form, _ in Formatter().parse(template):
+    for literal, place, form in fields:
         pieces.append(_escaped(literal))
         if place is None:
             continue
-        match parts[place]:
+        match used[place]:
             case Sentence() as inner:
                 _take(numbers, inner.numbers)
                 _take(quotes, inner.quotes)
                 pieces.append(inner.template)
-            case Quote(text, style):
-                quotes[place] = visible(text)
+            case Quote(_, style):
                 pieces.append(f"{{{place}:{style}}}")
             case str() as words:
                 pieces.append(_escaped(words))
-            case number:
-                numbers[place] = plain(number)
+            case _:
                 pieces.append(f"{{{place}:{form}}}")
+    if both := numbers.keys() & quotes.keys():
+        raise ValueError(f"{', '.join(sorted(both))} names a number and a quotation of one sentence")
     return _sentence("".join(pieces), numbers, quotes)
 
 

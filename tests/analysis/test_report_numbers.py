@@ -234,8 +234,12 @@ def test_parts_keep_their_numbers_apart() -> None:
     row = listed([("a{b", part), ("a|b", part), ("c", part)], "; ")
     assert row.text == "2 new; 2 new; 2 new"
     assert row.numbers == {"a_b.n": 2, "a_b_1.n": 2, "c.n": 2}
-    with pytest.raises(ValueError, match="two parts of a sentence bring n"):
-        say("{one} and {other}", one=part, other=say("{n:,} lost", n=3))
+    for template in ("{one} and {other}", "{n} and {other}", "{other} and {n}"):
+        with pytest.raises(ValueError, match="two parts of a sentence bring n"):
+            say(template, one=part, n=1, other=say("{n:,} lost", n=3))
+    with pytest.raises(ValueError, match="n names a number and a quotation"):
+        say("{n} and {one}", one=part, n=named("n"))
+    assert say("{n}, of {n:percent}", n=1, unused=part).numbers == {"n": 1}
 
 
 def test_words_are_taken_as_they_are() -> None:
