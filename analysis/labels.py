@@ -44,9 +44,9 @@ LABELS: tuple[Label, ...] = (
 
 # At or below this share of the stronger norm the weaker one is all but nothing: norms alone would say new or lost.
 _NEARLY_NOTHING = 0.2
-# Rotated asks both models to write at least this share of the other's norm; methods of the field put it at a
-# relative norm between a third and two thirds or a quarter and three quarters.
-_ROTATED_RATIO = 0.5
+ROTATED_RATIO = 0.5
+"""Rotated asks both models to write at least this share of the other's norm; methods of the field put it at a relative norm between a
+third and two thirds or a quarter and three quarters."""
 # Below this β a model's own concept explains less than half of what its decoder row writes: the row is leaked norm.
 _OWN_CONCEPT = 0.5
 # Beyond this relative rate (or below one minus it) one model fires alone, more or less: where the bins of the field lie.
@@ -171,7 +171,7 @@ def _contradicted(
         f"latent scaling finds it absent in the {without} (nu_error {_two(scaling.nu_error.value)}, nu_reconstruction "
         f"{_two(scaling.nu_reconstruction.value)}), yet {_two(share)} of its larger norm lies there"
     )
-    if evidence.cosine < rule.rotated_cosine and side.ratio >= _ROTATED_RATIO:
+    if evidence.cosine < rule.rotated_cosine and side.ratio >= ROTATED_RATIO:
         reason += (
             f", along another direction (cosine {_two(evidence.cosine)}): a turn by nearly 90° cannot be told from two "
             "features in one latent"
@@ -234,10 +234,10 @@ def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
     if math.isnan(evidence.cosine):
         return Verdict("undetermined", "the two decoder directions cannot be compared")
     if evidence.cosine < rule.rotated_cosine:
-        if side.ratio < _ROTATED_RATIO:
+        if side.ratio < ROTATED_RATIO:
             return Verdict(
                 "undetermined",
-                f"{both}: turned (cosine < {rule.rotated_cosine:.2f}), but too unequal for rotated (< {_ROTATED_RATIO:.2f})",
+                f"{both}: turned (cosine < {rule.rotated_cosine:.2f}), but too unequal for rotated (< {ROTATED_RATIO:.2f})",
             )
         # Not estimable counts as too little: NaN compares as false.
         if not (side.scaling.own >= _OWN_CONCEPT and side.opposite.own >= _OWN_CONCEPT):
@@ -245,9 +245,7 @@ def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
                 "undetermined",
                 f"{both}, but one model holds little of what its direction writes (leaked norm)",
             )
-        return Verdict(
-            "rotated", f"{both} (cosine < {rule.rotated_cosine:.2f}, norm >= {_ROTATED_RATIO:.2f})"
-        )
+        return Verdict("rotated", f"{both} (cosine < {rule.rotated_cosine:.2f}, norm >= {ROTATED_RATIO:.2f})")
     if evidence.cosine < rule.shared_cosine:
         return Verdict(
             "undetermined",
@@ -390,7 +388,7 @@ def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
         (exclusive, np.where(to_new, LABELS.index("new"), LABELS.index("lost"))),
         (ratio <= min(_NEARLY_NOTHING, rule.weak_norm), undetermined),
         (absent["new"] | absent["lost"], undetermined),
-        (turned & (ratio >= _ROTATED_RATIO) & held, LABELS.index("rotated")),
+        (turned & (ratio >= ROTATED_RATIO) & held, LABELS.index("rotated")),
         (~alike, undetermined),
         (ratio >= rule.shared_ratio, LABELS.index("shared")),
         ((error.low > rule.nu_error) & near, LABELS.index("rescaled")),

@@ -125,14 +125,17 @@ def overview_pack(results: AnalysisResults, detailed: np.ndarray, gist: Gist, to
 def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
     """How sure the counts are, in the words and drawings of the report: the page must not say it differently."""
     return {
-        "findings": [finding._asdict() for finding in control_findings(results)],
+        "findings": [
+            {"name": finding.name, "text": finding.text and finding.text.text, "meaning": finding.meaning}
+            for finding in control_findings(results)
+        ],
         "limits": [
             {
                 "limit": curve.limit,
                 "meaning": curve.meaning,
                 "configured": curve.configured,
-                "text": curve.text,
-                "in_nulls": curve.path_false is not None,
+                "text": curve.text.text,
+                "in_nulls": curve.expected_false is not None,
                 "drawing": drawing(curve),
             }
             for curve in limit_curves(results.summary.get("limits") or [])

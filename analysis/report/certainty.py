@@ -7,25 +7,37 @@ import pandas as pd
 
 from ..results import AnalysisResults
 from .findings import CLAIMED, agreement, claims, disbelief, has, shuffled_found, stability
-from .phrases import counted, fixed
+from .phrases import NOT_MEASURED
 from .schema import Statement
+from .wording import Sentence, listed, named, say
 
-Entry = tuple[str, str | None, str]
+Entry = tuple[str, Sentence | None, str]
 """Name, what was found (None: not measured), and what it is about."""
 
 
 def certainty(results: AnalysisResults) -> tuple[Statement, ...]:
     """One statement for everything that a claim could be checked with."""
     levels = Counter(results.features["evidence"].tolist())
-    level = "; ".join(f"{name}: {counted(number, 'latent')}" for name, number in levels.items())
+    level = listed(
+        (
+            (name, say("{name}: {latents:counted latent}", name=name, latents=number))
+            for name, number in levels.items()
+        ),
+        "; ",
+    )
     first = Statement(
         name="evidence",
-        text=f"{level}. Observed means: seen in activations; it is not a claim about what causes what the model says.",
+        text=say(
+            "{level}. Observed means: seen in activations; it is not a claim about what causes what the model says.",
+            level=level,
+        ),
     )
     made = [
-        Statement(name=name, text=f"{text} ({meaning})", verdict="measured")
-        if text
-        else Statement(name=name, text=f"not measured ({meaning})", verdict="not measured")
+        Statement(
+            name=name,
+            text=say("{found} ({meaning})", found=text or NOT_MEASURED, meaning=meaning),
+            verdict="measured" if text else NOT_MEASURED,
+        )
         for name, text, meaning in (*_of_nulls(results), *_of_others(results, levels["causal"]))
     ]
     return first, *made
@@ -37,18 +49,22 @@ def _of_nulls(results: AnalysisResults) -> tuple[Entry, ...]:
     expected = {
         label: (count or {}).get("expected_false") for label, count in (summary.get("counts") or {}).items()
     }
-    rate = ", ".join(f"{label} {fixed(value, 1)}" for label, value in expected.items() if value is not None)
+    rate = [
+        (label, say("{label} {expected_false:.1f}", label=label, expected_false=value))
+        for label, value in expected.items()
+        if value is not None
+    ]
     controls = summary.get("controls") or {}
     nulls = controls.get("nulls") or []
     return (
         (
             "logit lens",
-            "tables of top and bottom tokens" if results.has_logits else None,
+            say("tables of top and bottom tokens") if results.has_logits else None,
             "which tokens a direction points at, through the model's final norm and unembedding",
         ),
         (
             "false-discovery rate",
-            f"expected false labels: {rate}" if rate else None,
+            say("expected false labels: {rate}", rate=listed(rate)) if rate else None,
             "how many of the labels would be false",
         ),
         (
@@ -58,8 +74,7 @@ def _of_nulls(results: AnalysisResults) -> tuple[Entry, ...]:
         ),
         (
             "null pair",
-            "; ".join(f"{null.get('name', 'null')}: {claims(null, ('new', 'lost'))}" for null in nulls)
-            or None,
+            listed(((_name_of(null), _null(null)) for null in nulls), "; ") if nulls else None,
             "what the same recipe finds on a pair that differs as much and in no feature: by the rule, before q-values",
         ),
         (
@@ -91,23 +106,32 @@ def _of_others(results: AnalysisResults, causal: int) -> tuple[Entry, ...]:
         ),
         (
             "causal checks",
-            f"{counted(causal, 'latent')} passed" if causal else None,
+            say("{causal:counted latent} passed", causal=causal) if causal else None,
             "whether adding or removing a latent changes what the model does",
         ),
     )
 
 
-def _q_values(features: pd.DataFrame, with_nulls: bool) -> str:
-    claimed = features[features["label"].isin(["new", "lost"])]["q_value"]
-    largest = f"; at most {claimed.max():.2g} among the new and lost" if len(claimed) else ""
-    return (
-        "in the column q_value" + ("" if with_nulls else ", of chance alone: no null was trained") + largest
+def _name_of(null: dict[str, Any]) -> str:
+    return str(null.get("name", "null"))
+
+
+def _null(null: dict[str, Any]) -> Sentence:
+    return say("{name}: {claims}", name=named(_name_of(null)), claims=claims(null, ("new", "lost")))
+
+
+def _q_values(features: pd.DataFrame, with_nulls: bool) -> Sentence:
+    claimed = features.loc[features["label"].isin(["new", "lost"]), "q_value"].dropna().tolist()
+    return say(
+        "in the column q_value{nulls}{largest}",
+        nulls="" if with_nulls else ", of chance alone: no null was trained",
+        largest=say("; at most {largest_q_value:.2g} among the new and lost", largest_q_value=max(claimed))
+        if claimed
+        else "",
     )
 
 
-def _agreement(features: pd.DataFrame, controls: dict[str, Any]) -> str:
-    return (
-        agreement(features, controls)
-        if controls.get("difference_heard")
-        else f"not counted: {disbelief(controls)}"
-    )
+def _agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
+    if controls.get("difference_heard"):
+        return agreement(features, controls)
+    return say("not counted: {disbelief}", disbelief=disbelief(controls))

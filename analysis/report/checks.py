@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..results import AnalysisResults
-from .phrases import Number, fixed, percent, present, whole
-from .schema import NOT_MEASURED, Check
+from .phrases import NOT_MEASURED, Number, present
+from .schema import Check
+from .wording import named, say
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def comparability(results: AnalysisResults, thresholds: Thresholds | None = None
         *_fve(summary.get("fve") or {}, limits),
         _difference(summary.get("relative_difference")),
         _at_least(
-            "direction of the two models' activations", summary.get("cosine"), limits.cosine, fixed,
+            "direction of the two models' activations", summary.get("cosine"), limits.cosine, ".2f",
             "mean cosine; where it is low the two models share too little to be told apart latent by latent",
         ),
         *_recovered(summary.get("ce") or {}, limits),
@@ -48,8 +49,8 @@ def _tokenizer(manifest: dict[str, Any]) -> Check:
     return Check(
         name="one tokenizer",
         value=digest,
-        shown=f"digest {digest}" if digest else NOT_MEASURED,
-        threshold="equal",
+        shown=say("digest {digest}", digest=named(digest)) if digest else say(NOT_MEASURED),
+        threshold=say("equal"),
         verdict="pass" if digest else NOT_MEASURED,
         meaning="both models split text alike; a pair whose tokenizers differ is refused"
         if digest
@@ -63,8 +64,8 @@ def _same_tokens(results: AnalysisResults) -> Check:
     return Check(
         name="the same tokens",
         value=count,
-        shown=f"{whole(count)} held-out tokens",
-        threshold="all",
+        shown=say("{value:whole} held-out tokens", value=count),
+        threshold=say("all"),
         verdict="pass" if paired else NOT_MEASURED,
         meaning="the same token ids went into both models"
         if paired
@@ -75,7 +76,7 @@ def _same_tokens(results: AnalysisResults) -> Check:
 def _fve(fve: dict[str, Number | None], limits: Thresholds) -> list[Check]:
     checks = [
         _at_least(
-            f"variance explained ({side})", fve.get(side), limits.fve, percent,
+            f"variance explained ({side})", fve.get(side), limits.fve, "percent",
             f"share of the {side} model's activation variance that the dictionary rebuilds (FVE)",
         )
         for side in ("reference", "intervened")
@@ -92,7 +93,7 @@ def _fve(fve: dict[str, Number | None], limits: Thresholds) -> list[Check]:
     )
     checks.append(
         _at_least(
-            "variance explained (difference)", fve.get("difference"), limits.fve_difference, percent,
+            "variance explained (difference)", fve.get("difference"), limits.fve_difference, "percent",
             "share of intervened − reference that the dictionary rebuilds; the labels speak of that share only",
         )
     )  # fmt: skip
@@ -104,8 +105,8 @@ def _difference(value: Number | None) -> Check:
     return Check(
         name="there is a difference",
         value=value,
-        shown=percent(value),
-        threshold="above 0",
+        shown=say("{value:percent}", value=value),
+        threshold=say("above {limit}", limit=0),
         verdict=verdict,
         meaning="squared activation difference, as a share of the reference's variance"
         if value != 0
@@ -116,8 +117,8 @@ def _difference(value: Number | None) -> Check:
 def _recovered(ce: dict[str, dict[str, Number]], limits: Thresholds) -> list[Check]:
     return [
         _at_least(
-            f"loss recovered ({side})", (ce.get(side) or {}).get("recovered"), limits.recovered, percent,
-            "cross-entropy with the reconstruction in place of the activations; 100 % is as good as the activations",
+            f"loss recovered ({side})", (ce.get(side) or {}).get("recovered"), limits.recovered, "percent",
+            "cross-entropy with the reconstruction in place of the activations; the whole is as good as the activations",
         )
         for side in ("reference", "intervened")
     ]  # fmt: skip
@@ -128,20 +129,22 @@ def _l0(value: Number | None, target: Number | None, limits: Thresholds) -> Chec
     return Check(
         name="latents on a token (L0)",
         value=value,
-        shown=fixed(value, 1),
-        threshold=f"within {limits.l0_deviation * 100:g} % of {target:g}" if target else "no target",
+        shown=say("{value:.1f}", value=value),
+        threshold=say("within {limit:percent} of {target:g}", limit=limits.l0_deviation, target=target)
+        if target
+        else say("no target"),
         verdict=NOT_MEASURED if off is None else "pass" if off <= limits.l0_deviation else "fail",
         meaning="at inference, on held-out tokens",
     )
 
 
-def _at_least(name: str, value: Number | None, limit: Number, show: Any, meaning: str) -> Check:
+def _at_least(name: str, value: Number | None, limit: Number, form: str, meaning: str) -> Check:
     verdict = NOT_MEASURED if value is None else "pass" if value >= limit else "fail"
     return Check(
         name=name,
         value=value,
-        shown=show(value),
-        threshold=f"at least {show(limit)}",
+        shown=say(f"{{value:{form}}}", value=value),
+        threshold=say(f"at least {{limit:{form}}}", limit=limit),
         verdict=verdict,
         meaning=meaning,
     )
@@ -152,8 +155,8 @@ def _at_most(name: str, value: Number | None, limit: Number, meaning: str) -> Ch
     return Check(
         name=name,
         value=value,
-        shown=percent(value),
-        threshold=f"at most {percent(limit)}",
+        shown=say("{value:percent}", value=value),
+        threshold=say("at most {limit:percent}", limit=limit),
         verdict=verdict,
         meaning=meaning,
     )

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from ..results import UNKNOWN_TOKEN, AnalysisResults
-from .phrases import Number, counted, fixed, interval, percent, token, visible
-from .schema import NOT_MEASURED, Claim, ClaimGroup, Fact, Span
+from .phrases import Number, token, visible
+from .schema import Claim, ClaimGroup, Fact
+from .wording import Part, Quote, Sentence, listed, named, plain, say, tokens
 
 PAGE = "../browser/index.html"
 LABEL_MEANINGS = {
@@ -82,13 +83,21 @@ def claim_groups(results: AnalysisResults) -> tuple[ClaimGroup, ...]:
 def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -> ClaimGroup:
     statement = None
     if kind.name in ("new", "lost") and not total:
-        statement = f"No latent is {kind.name}: by the rule below, none is {LABEL_MEANINGS[kind.name]}."
+        statement = say(
+            "No latent is {label}: by the rule below, none is {meaning}.",
+            label=kind.name,
+            meaning=LABEL_MEANINGS[kind.name],
+        )
     elif kind.name == "shift":
-        statement = "By how much of the squared activation difference each explains; those already told above are left out."
+        statement = say(
+            "By how much of the squared activation difference each explains; those already told above are left out."
+        )
     elif total > len(latents):
-        told = "" if kind.name in ("new", "lost") else " that are not told above"
-        statement = (
-            f"Of {total:,}, the {counted(len(latents), 'latent')} with the largest share of the shift{told}."
+        statement = say(
+            "Of {total:,}, the {told:counted latent} with the largest share of the shift{untold}.",
+            total=total,
+            told=len(latents),
+            untold="" if kind.name in ("new", "lost") else " that are not told above",
         )
     return ClaimGroup(
         name=kind.name,
@@ -111,15 +120,18 @@ class _Evidence:
 
     def claim(self, latent: int) -> Claim:
         row = {key: value for key, value in self.features.iloc[latent].items() if isinstance(key, str)}
-        numbers = {name: _number(row.get(name)) for name in _NUMBERS}
+        numbers = {name: plain(row.get(name)) for name in _NUMBERS}
         numbers |= {
-            name: _number(value)
+            name: plain(value)
             for name, value in row.items()
             if name.startswith(("density/", "density_", "beta_"))
         }
-        spans = _fires_on(self.examples.get(latent, [])) + _where(row["label"], numbers)
-        if self.logits:
-            spans += _lens(row["label"], self.logits.get(latent, []))
+        sentence = say(
+            "{fires_on} {where}{lens}",
+            fires_on=_fires_on(self.examples.get(latent, [])),
+            where=_where(row["label"], numbers),
+            lens=say(" {lens}", lens=_lens(row["label"], self.logits.get(latent, []))) if self.logits else "",
+        )
         template = numbers["template_share"]
         doubt = None
         if template is not None and template > _MOSTLY_TEMPLATE:
@@ -128,8 +140,7 @@ class _Evidence:
             latent=latent,
             label=row["label"],
             evidence=row["evidence"],
-            sentence="".join(f"“{span.text}”" if span.kind != "text" else span.text for span in spans),
-            spans=tuple(spans),
+            sentence=sentence,
             numbers=numbers,
             facts=_facts(numbers),
             doubt=doubt,
@@ -144,115 +155,111 @@ def _by_latent(table: pa.Table) -> dict[int, list[dict[str, Any]]]:
     return rows
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float | np.number) and np.isfinite(value) else None
-
-
-def _text(text: str) -> Span:
-    return Span(kind="text", text=text)
-
-
-def _listed(tokens: Iterable[str]) -> list[Span]:
-    spans: list[Span] = []
-    for word in tokens:
-        spans += [_text(", "), Span(kind="token", text=word)] if spans else [Span(kind="token", text=word)]
-    return spans
-
-
-def _fires_on(examples: list[dict[str, Any]]) -> list[Span]:
+def _fires_on(examples: list[dict[str, Any]]) -> Sentence:
     """The tokens its strongest examples peak on, and the strongest one in its surroundings."""
     top = sorted((row for row in examples if row["quantile"] is None), key=lambda row: row["rank"])
     if not top:
-        return [_text("No example of it was kept.")]
-    peaks = dict.fromkeys(token(row["tokens"][row["position"] - row["start"]]) for row in top)
+        return say("No example of it was kept.")
+    distinct = dict.fromkeys(token(row["tokens"][row["position"] - row["start"]]) for row in top)
+    peaks = tokens(list(distinct)[:_PEAKS], "peak")
     first, at = top[0], top[0]["position"] - top[0]["start"]
     if first["token_ids"][at] == UNKNOWN_TOKEN:
-        return [
-            _text("Fires most strongly on row "),
-            *_listed(list(peaks)[:_PEAKS]),
-            _text(" of the given activations. "),
-        ]
+        return say("Fires most strongly on row {peaks} of the given activations.", peaks=peaks)
     before = visible("".join(first["tokens"][max(0, at - _BEFORE) : at])).lstrip(" ")
     after = visible("".join(first["tokens"][at + 1 : at + 1 + _AFTER])).rstrip(" ")
-    peak = visible(first["tokens"][at])
-    left = "… " if at > _BEFORE else ""
-    right = " …" if at + 1 + _AFTER < len(first["tokens"]) else ""
-    return [
-        _text("Fires most strongly on "),
-        *_listed(list(peaks)[:_PEAKS]),
-        _text(f", as in {left}"),
-        *([Span(kind="token", text=before)] if before.strip() else []),
-        Span(kind="peak", text=peak),
-        *([Span(kind="token", text=after)] if after.strip() else []),
-        _text(f"{right}. "),
-    ]
+    return say(
+        "Fires most strongly on {peaks}, as in {left}{before}{peak}{after}{right}.",
+        peaks=peaks,
+        left="… " if at > _BEFORE else "",
+        before=Quote(before) if before.strip() else "",
+        peak=Quote(first["tokens"][at], "peak"),
+        after=Quote(after) if after.strip() else "",
+        right=" …" if at + 1 + _AFTER < len(first["tokens"]) else "",
+    )
 
 
-def _where(label: str, numbers: Mapping[str, Number | None]) -> list[Span]:
+def _where(label: str, numbers: Mapping[str, Number | None]) -> Sentence:
     relative, cosine = numbers["relative_norm"], numbers["decoder_cosine"]
     if relative is None:
-        rates = numbers.get("density_reference"), numbers.get("density_intervened")
-        if None in rates:
-            return [_text("It stands for a part of intervened − reference. ")]
-        text = f"It fires on {percent(rates[0])} of the reference's tokens and {percent(rates[1])} of the intervened model's. "
-        return [_text(text)]
+        rates = {name: numbers.get(name) for name in ("density_reference", "density_intervened")}
+        if None in rates.values():
+            return say("It stands for a part of intervened − reference.")
+        return say(
+            "It fires on {density_reference:percent} of the reference's tokens and {density_intervened:percent} of the intervened "
+            "model's.",
+            **rates,
+        )
     weaker, stronger = (
         ("reference", "intervened model") if relative >= 0.5 else ("intervened model", "reference")
     )
-    ratio = min(relative, 1 - relative) / max(relative, 1 - relative)
-    turned = "" if cosine is None else f", cosine {fixed(cosine)}"
+    parts: dict[str, Part] = {
+        "weaker": weaker,
+        "stronger": stronger,
+        "norm_ratio": min(relative, 1 - relative) / max(relative, 1 - relative),
+        "decoder_cosine": cosine,
+        "turned": "" if cosine is None else say(", cosine {decoder_cosine:.2f}", decoder_cosine=cosine),
+    }
     match label:
         case "new" | "lost":
             text = (
-                f"Its direction is in the {stronger} only: the norm in the {weaker} is {percent(ratio)} of that in the "
-                f"{stronger}, and latent scaling finds little of it there. "
+                "Its direction is in the {stronger} only: the norm in the {weaker} is {norm_ratio:percent} of that in the {stronger}, "
+                "and latent scaling finds little of it there."
             )
         case "rotated":
-            text = f"Both models have it, in different directions (cosine {fixed(cosine)}). "
+            text = "Both models have it, in different directions (cosine {decoder_cosine:.2f})."
         case "rescaled":
-            text = f"Both models have it in the same direction{turned}; in the {weaker} it is {percent(ratio)} as large as in the {stronger}. "
+            text = (
+                "Both models have it in the same direction{turned}; in the {weaker} it is {norm_ratio:percent} as large as in the "
+                "{stronger}."
+            )
         case _:
-            text = f"Both models have a direction for it; in the {weaker} its norm is {percent(ratio)} of that in the {stronger}{turned}. "
-    return [_text(text)]
+            text = (
+                "Both models have a direction for it; in the {weaker} its norm is {norm_ratio:percent} of that in the "
+                "{stronger}{turned}."
+            )
+    return say(text, **parts)
 
 
-def _lens(label: str, logits: list[dict[str, Any]]) -> list[Span]:
+def _lens(label: str, logits: list[dict[str, Any]]) -> Sentence:
     """What the direction points at: of the model that has it, or the difference of the two where both do."""
     side = {"new": "intervened", "lost": "reference"}.get(label, "difference")
     rows = [row for row in logits if row["model"] == side and row["side"] == "top"]
     if not rows:
-        return [_text("What its direction points at is not measured.")]
-    tokens = [token(row["token"]) for row in sorted(rows, key=lambda row: row["rank"])]
+        return say("What its direction points at is not measured.")
+    words = [token(row["token"]) for row in sorted(rows, key=lambda row: row["rank"])]
     whose = (
         "what differs between its two directions" if side == "difference" else f"its direction in the {side}"
     )
     whose += " model" if side == "intervened" else ""
-    return [
-        _text(f"Through the logit lens, {whose} points at "),
-        *_listed(dict.fromkeys(tokens[:_LENS_TOKENS])),
-        _text("."),
-    ]
+    return say(
+        "Through the logit lens, {whose} points at {tokens}.",
+        whose=whose,
+        tokens=tokens(dict.fromkeys(words[:_LENS_TOKENS]), "points_at"),
+    )
 
 
 def _facts(numbers: Mapping[str, Number | None]) -> tuple[Fact, ...]:
-    def ranged(name: str, digits: int | None) -> str:
-        value = numbers[name]
-        shown = percent(value) if digits is None else fixed(value, digits)
-        return shown + interval(numbers[f"{name}_low"], numbers[f"{name}_high"], digits)
+    def ranged(column: str, form: str) -> Sentence:
+        low, high = f"{column}_low", f"{column}_high"
+        bounds = "" if None in (numbers[low], numbers[high]) else f" ({{{low}:{form}}} to {{{high}:{form}}})"
+        return say(f"{{{column}:{form}}}{bounds}", **{name: numbers[name] for name in (column, low, high)})
 
     sources = [
-        f"{percent(value)} of {visible(name.removeprefix('density/'))}"
-        for name, value in numbers.items()
-        if name.startswith("density/")
+        (name, say("{density:percent} of {source}", density=value, source=named(name)))
+        for key, value in numbers.items()
+        if key.startswith("density/") and (name := key.removeprefix("density/"))
     ]
-    fires = f"{percent(numbers['density'])} of tokens" + (
-        f" ({', '.join(sources)})" if len(sources) > 1 else ""
+    fires = say(
+        "{density:percent} of tokens{sources}",
+        density=numbers["density"],
+        sources=say(" ({sources})", sources=listed(sources)) if len(sources) > 1 else "",
     )
+    template = say("{template_share:percent}", template_share=numbers["template_share"])
     facts = (
-        Fact(name="ν error", value=ranged("nu_error", 2)),
-        Fact(name="ν reconstruction", value=ranged("nu_reconstruction", 2)),
-        Fact(name="share of the shift", value=ranged("shift_share", None)),
-        Fact(name="fires on", value=fires),
-        Fact(name="on template tokens", value=percent(numbers["template_share"])),
+        ("nu_error", Fact(name="ν error", value=ranged("nu_error", ".2f"))),
+        ("nu_reconstruction", Fact(name="ν reconstruction", value=ranged("nu_reconstruction", ".2f"))),
+        ("shift_share", Fact(name="share of the shift", value=ranged("shift_share", "percent"))),
+        ("density", Fact(name="fires on", value=fires)),
+        ("template_share", Fact(name="on template tokens", value=template)),
     )
-    return tuple(fact for fact in facts if fact.value != NOT_MEASURED)
+    return tuple(fact for column, fact in facts if numbers[column] is not None)

@@ -3,10 +3,11 @@
 import json
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 from crosscoder.folder import RunFolder
 
+from ..labels import ROTATED_RATIO
 from ..results import LABELS, AnalysisResults
 from .before import before_dictionary
 from .certainty import certainty
@@ -14,19 +15,11 @@ from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
 from .desiderata import desiderata
 from .limits import limit_curves
-from .phrases import Number, counted, fixed, percent, present, visible, whole
-from .schema import (
-    NOT_MEASURED,
-    SCHEMA_VERSION,
-    Check,
-    Fact,
-    LabelCount,
-    Model,
-    Reason,
-    Report,
-    Stage,
-    Statement,
-)
+from .phrases import NOT_MEASURED, Number, present, visible
+from .rule import rule_statements
+from .schema import SCHEMA_VERSION, Fact, LabelCount, Model, Reason, Recorded, Report, Stage, Statement
+from .summary import summary_sentences
+from .wording import Sentence, listed, named, plain, say
 
 _READS = {
     "paired": "a crosscoder: one code for both models, a direction in each",
@@ -34,12 +27,14 @@ _READS = {
     "difference": "a diff-SAE: one dictionary of intervened − reference",
 }
 _REASONS_SHOWN = 4
+# Columns that name a latent, and measure nothing.
+_UNREASONED = ("latent", "twin", "difference_latent")
 
 
 def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     """Everything the report says."""
     summary = results.summary
-    models = tuple(_model(side, summary) for side in ("reference", "intervened"))
+    models = _model("reference", summary), _model("intervened", summary)
     checks = comparability(results)
     counts = _counts(results)
     # Both signs have to agree: a difference that is too small for FVE is still a difference.
@@ -49,7 +44,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     return Report(
         schema_version=SCHEMA_VERSION,
         title=f"{models[0].name} → {models[1].name}",
-        summary=_summary_sentences(results, counts, checks, identical),
+        summary=summary_sentences(results, counts, checks, identical),
         identical=identical,
         models=models,
         compared=_compared(results, folder),
@@ -57,7 +52,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         before=before_dictionary(folder, summary),
         counts=counts,
         groups=claim_groups(results),
-        rule=_rule(summary.get("rule") or {}),
+        rule=rule_statements(summary.get("rule") or {}),
         limits=limit_curves(summary.get("limits") or []),
         certainty=certainty(results),
         unexplained=_unexplained(summary, counts),
@@ -65,7 +60,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         undetermined=_undetermined(results),
         stages=_stages(results.manifest),
         versions=tuple(
-            Fact(name=name, value=str(version))
+            Recorded(name=name, value=str(version))
             for name, version in (results.manifest.get("versions") or {}).items()
         ),
         seed=folder.read_config().seed if folder.config.is_file() else None,
@@ -73,7 +68,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     )
 
 
-def _model(side: str, summary: dict[str, Any]) -> Model:
+def _model(side: Literal["reference", "intervened"], summary: dict[str, Any]) -> Model:
     known = (summary.get("models") or {}).get(side) or {}
     name = _basename(known.get("model") or known.get("name") or known.get("path") or side)
     if known.get("adapter"):
@@ -81,15 +76,18 @@ def _model(side: str, summary: dict[str, Any]) -> Model:
     if known.get("context"):
         name = f"{name} after a context"
     facts = [
-        Fact(name=key if key == "d_model" else key.replace("_", " "), value=visible(str(value)))
+        Recorded(
+            name=key if key == "d_model" else key.replace("_", " "),
+            value=value
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            else visible(str(value)),
+        )
         for key, value in known.items()
         if value is not None and not isinstance(value, dict | list)
     ]
     if "revision" in known and known["revision"] is None:
-        facts.append(Fact(name="revision", value="not named; the digests say which weights were read"))
-    return Model(
-        side="reference" if side == "reference" else "intervened", name=visible(name), facts=tuple(facts)
-    )
+        facts.append(Recorded(name="revision", value="not named; the digests say which weights were read"))
+    return Model(side=side, name=visible(name), facts=tuple(facts))
 
 
 def _basename(path: str) -> str:
@@ -100,51 +98,94 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
     summary = results.summary
     pair, data = results.manifest.get("pair") or {}, results.manifest.get("data") or {}
     sources = [
-        f"{visible(name)}: {whole(source.get('tokens'))} tokens of {counted(source.get('documents') or 0, 'document')}"
+        (
+            name,
+            say(
+                "{source}: {tokens:whole} tokens of {documents:counted document}",
+                source=named(name),
+                tokens=source.get("tokens"),
+                documents=source.get("documents") or 0,
+            ),
+        )
         for name, source in (summary.get("sources") or {}).items()
     ]
-    reads = summary.get("reads")
+    hookpoint, reads = summary.get("hookpoint"), str(summary.get("reads"))
+    text = say(
+        "{n_tokens:whole} held-out tokens of {n_documents:whole} documents, never trained on",
+        n_tokens=summary.get("n_tokens"),
+        n_documents=summary.get("n_documents"),
+    )
     facts = [
-        ("hookpoint", visible(str(summary.get("hookpoint") or "none: activations came from files"))),
         (
-            "text",
-            f"{whole(summary.get('n_tokens'))} held-out tokens of {whole(summary.get('n_documents'))} documents, never trained on",
+            "hookpoint",
+            say("{path}", path=named(hookpoint) if hookpoint else "none: activations came from files"),
         ),
-        ("sources", "; ".join(sources) or "not named"),
-        ("dictionary", f"{whole(summary.get('n_latents'))} latents; {_READS.get(str(reads), str(reads))}"),
+        ("text", text),
+        ("sources", listed(sources, "; ") if sources else say("not named")),
+        (
+            "dictionary",
+            say(
+                "{n_latents:whole} latents; {reads}",
+                n_latents=summary.get("n_latents"),
+                reads=_READS.get(reads) or named(reads),
+            ),
+        ),
         ("latents that fire", _choice_of_k(folder, summary)),
     ]
-    recorded = (
-        ("token policy", ", ".join(f"{key} {value}" for key, value in (data.get("policy") or {}).items())),
-        ("text digest", data.get("fingerprint")),
-        ("chat template", f"digest {pair['chat_template']}" if pair.get("chat_template") else None),
-    )
-    facts += [(name, visible(str(value))) for name, value in recorded if value]
+    policy = [(key, _setting(key, value)) for key, value in (data.get("policy") or {}).items()]
+    fingerprint, template = data.get("fingerprint"), pair.get("chat_template")
+    if policy:
+        facts.append(("token policy", listed(policy)))
+    if fingerprint:
+        facts.append(("text digest", say("{digest}", digest=named(fingerprint))))
+    if template:
+        facts.append(("chat template", say("digest {digest}", digest=named(template))))
     return tuple(Fact(name=name, value=value) for name, value in facts)
 
 
-def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> str:
+def _setting(key: str, value: object) -> Sentence:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return say("{key} {value}", key=named(key), value=plain(value) if is_number else named(value))
+
+
+def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> Sentence:
     """How many latents may fire on a token, and what a sweep says of it, where there was one."""
-    asked = f"{fixed(summary.get('l0_target'), 0)} a token"
+    target = summary.get("l0_target")
     path = folder.sweep / "sweep.json"
     if not path.is_file():
-        return f"{asked}, as configured; no sweep was made"
+        return say("{k:.0f} a token, as configured; no sweep was made", k=target)
     swept = json.loads(path.read_text(encoding="utf-8"))
     chosen, measure = swept["chosen"], swept["measure"]
-    is_it = (chosen["n_latents"], chosen["k"]) == (summary.get("n_latents"), summary.get("l0_target"))
+    is_it = (chosen["n_latents"], chosen["k"]) == (summary.get("n_latents"), target)
     several = len({point["n_latents"] for point in swept["curve"]}) > 1
-    curve = ", ".join(
-        f"k {point['k']}"
-        + (f" of {whole(point['n_latents'])}" if several else "")
-        + f": {percent(point[measure])}"
-        for point in swept["curve"]
+    of = " of {n_latents:whole}" if several else ""
+    curve = listed(
+        (
+            f"point_{place}",
+            say(
+                "k {k}" + of + ": {fve:percent}",
+                k=point["k"],
+                n_latents=point["n_latents"],
+                fve=point[measure],
+            ),
+        )
+        for place, point in enumerate(swept["curve"])
     )
     choice = (
         "as a sweep chose"
         if is_it
-        else f"though a sweep chose {chosen['k']} of {whole(chosen['n_latents'])} latents"
+        else say(
+            "though a sweep chose {chosen_k} of {chosen_n_latents:whole} latents",
+            chosen_k=chosen["k"],
+            chosen_n_latents=chosen["n_latents"],
+        )
     )
-    return f"{asked}, {choice}; variance explained of the difference there: {curve}"
+    return say(
+        "{k:.0f} a token, {choice}; variance explained of the difference there: {curve}",
+        k=target,
+        choice=choice,
+        curve=curve,
+    )
 
 
 def _counts(results: AnalysisResults) -> tuple[LabelCount, ...]:
@@ -162,111 +203,6 @@ def _counts(results: AnalysisResults) -> tuple[LabelCount, ...]:
     )
 
 
-def _summary_sentences(
-    results: AnalysisResults, counts: tuple[LabelCount, ...], checks: tuple[Check, ...], identical: bool
-) -> tuple[str, ...]:
-    if identical:
-        same = "Both sides computed identical activations: there is no difference to explain, and nothing below is one."
-        return same, _new_and_lost(results, counts)
-    fve = (results.summary.get("fve") or {}).get("difference")
-    explained = (
-        f"The dictionary explains {percent(fve)} of the difference between the models."
-        if fve is not None
-        else "How much of the difference the dictionary explains is not measured."
-    )
-    failed = [check.name for check in checks if check.verdict == "fail"]
-    verdicts = f"Not met: {'; '.join(failed)}." if failed else "No condition for a comparison failed."
-    unmeasured = [check.name for check in checks if check.verdict == NOT_MEASURED]
-    if unmeasured:
-        verdicts += f" Not measured: {'; '.join(unmeasured)}."
-    return _new_and_lost(results, counts), explained, verdicts
-
-
-def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> str:
-    total = len(results.features)
-    by_label = {count.label: count for count in counts}
-    if not results.has_norms:
-        reweighted = by_label["reweighted"].count
-        rates = f" {counted(reweighted, 'latent')} fire at another rate." if reweighted else ""
-        return (
-            "This dictionary has no decoder norm for each model, so it calls no latent new or lost. What it gives is each "
-            f"latent's share of the shift, for {counted(total, 'latent')}.{rates}"
-        )
-    new, lost = by_label["new"], by_label["lost"]
-    if not new.count and not lost.count:
-        least = (
-            ""
-            if new.high is None
-            else f" With other text it might have been up to {new.high:.0f} new and {lost.high:.0f} lost."
-        )
-        return (
-            f"Of {counted(total, 'latent')}, none is new and none is lost: by the rule below, no latent is in one model only."
-            f"{least}{_expected(new, lost)}"
-        )
-    others = [
-        f"{by_label[label].count:,} {label}"
-        for label in ("rotated", "rescaled", "reweighted")
-        if by_label[label].count
-    ]
-    rest = f"; {', '.join(others)}" if others else ""
-    return (
-        f"Of {counted(total, 'latent')}, {new.count:,}{_range(new)} are new (in the intervened model only) and "
-        f"{lost.count:,}{_range(lost)} lost (in the reference only){rest}.{_expected(new, lost)}"
-    )
-
-
-def _range(count: LabelCount) -> str:
-    return (
-        ""
-        if count.low is None or count.high is None
-        else f" ({count.low:.0f} to {count.high:.0f} with other text)"
-    )
-
-
-def _expected(new: LabelCount, lost: LabelCount) -> str:
-    """How many of them to expect from nothing."""
-    if new.expected_false is None or lost.expected_false is None:
-        return " How many to expect from nothing is not measured."
-    return (
-        f" A pair that differs as much and in no feature has {fixed(new.expected_false, 1)} new and "
-        f"{fixed(lost.expected_false, 1)} lost ones of as much effect."
-    )
-
-
-def _rule(rule: dict[str, Number]) -> tuple[Statement, ...]:
-    if not rule:
-        return (Statement(name="rule", text=NOT_MEASURED, verdict="not measured"),)
-    return (
-        Statement(
-            name="new, lost",
-            text=f"the weaker decoder norm is at most {rule['weak_norm']:g} of the stronger, and the upper bounds of ν error and "
-            f"ν reconstruction are at most {rule['nu_error']:g} and {rule['nu_reconstruction']:g} (latent scaling, Minder et al. "
-            f"2025), and the q-value is at most {rule['false_discovery_rate']:g}: chance, and what latents of the null explain where they "
-            "fire. Norms alone never decide.",
-        ),
-        Statement(name="rotated", text=f"cosine of the two directions below {rule['rotated_cosine']:g}."),
-        Statement(
-            name="rescaled, shared",
-            text=f"cosine above {rule['shared_cosine']:g}; shared where the weaker norm is at least {rule['shared_ratio']:g} of the "
-            "stronger, rescaled where it is below.",
-        ),
-        Statement(
-            name="reweighted",
-            text=f"of a shared-dictionary SAE alone: one model fires at least {rule['rate_ratio']:g} times as often, interval "
-            "included.",
-        ),
-        Statement(
-            name="undetermined",
-            text=f"seen in fewer than {rule['min_documents']:g} held-out documents, or the measures disagree.",
-        ),
-        Statement(
-            name="intervals",
-            text=f"{percent(rule['confidence'])} intervals, from resampling whole held-out documents. They say how the numbers would "
-            "vary with other text, not with another training run.",
-        ),
-    )
-
-
 def _unexplained(summary: dict[str, Any], counts: tuple[LabelCount, ...]) -> tuple[Statement, ...]:
     fve = (summary.get("fve") or {}).get("difference")
     shift = summary.get("shift") or {}
@@ -276,27 +212,31 @@ def _unexplained(summary: dict[str, Any], counts: tuple[LabelCount, ...]) -> tup
         (
             "difference that the dictionary does not rebuild",
             missing,
-            "1 − variance explained of the difference",
+            "the variance explained of the difference is the rest",
         ),
         (
             "shift explained by latents",
             shift.get("latents"),
-            "sum of all shares; with the two below it makes 100 %",
+            "sum of all shares; with the two below it makes the whole",
         ),
         ("shift in the bias", shift.get("bias"), "a constant offset between the models"),
         ("shift in the error", shift.get("error"), "neither latents nor bias"),
         (
             "dead latents",
             summary.get("dead_share"),
-            f"{number['dead']:,} of {whole(summary.get('n_latents'))} fired on no held-out token",
+            say(
+                "{dead:,} of {n_latents:whole} fired on no held-out token",
+                dead=number["dead"],
+                n_latents=summary.get("n_latents"),
+            ),
         ),
     )
     return tuple(
         Statement(
             name=name,
-            text=f"{percent(value)} ({meaning})",
-            value=value,
-            verdict="measured" if present(value) else "not measured",
+            text=say("{share:percent} ({meaning})", share=value, meaning=meaning),
+            value=plain(value),
+            verdict="measured" if present(value) else NOT_MEASURED,
         )
         for name, value, meaning in shares
     )
@@ -305,15 +245,39 @@ def _unexplained(summary: dict[str, Any], counts: tuple[LabelCount, ...]) -> tup
 def _undetermined(results: AnalysisResults) -> tuple[Reason, ...]:
     """The commonest reasons; reasons that differ only in their numbers are one."""
     rows = results.features.loc[results.features["label"] == "undetermined", "reason"].dropna()
-    kinds = Counter(re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", str(reason)) for reason in rows)
-    examples = {
-        re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", str(reason)): str(reason)
-        for reason in reversed(rows.tolist())
+    kinds = Counter(_without_numbers(reason) for reason in rows)
+    first = {
+        _without_numbers(reason): (int(str(latent)), str(reason))
+        for latent, reason in reversed(list(rows.items()))
     }
     return tuple(
-        Reason(count=count, example=visible(examples[kind]))
+        Reason(
+            count=count,
+            latent=first[kind][0],
+            example=visible(first[kind][1]),
+            numbers=_reasoned_with(results, first[kind][0]),
+        )
         for kind, count in kinds.most_common(_REASONS_SHOWN)
     )
+
+
+def _without_numbers(reason: object) -> str:
+    return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", str(reason))
+
+
+def _reasoned_with(results: AnalysisResults, latent: int) -> dict[str, Number]:
+    """The numbers that a reason can name: what is known of the latent, and the limits of the rule."""
+    row = results.features.iloc[latent]
+    numbers = {str(column): plain(value) for column, value in row.items() if column not in _UNREASONED}
+    norms = {side: numbers.get(f"norm_{side}") or 0.0 for side in ("reference", "intervened")}
+    larger = max(norms.values())
+    numbers |= {f"norm_share_{side}": norm / larger if larger else 0.0 for side, norm in norms.items()}
+    for name in ("nu_error", "nu_reconstruction"):
+        low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
+        numbers[f"{name}_largest"] = None if low is None or high is None else max(abs(low), abs(high))
+    numbers["rotated_ratio"] = ROTATED_RATIO
+    numbers |= {f"rule.{name}": plain(value) for name, value in (results.summary.get("rule") or {}).items()}
+    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def _total(tokens: int | dict[str, int] | None) -> int | None:

@@ -14,8 +14,9 @@ from crosscoder.requirements import Requirements
 
 from ..results import AnalysisResults
 from .findings import CLAIMED, has
-from .phrases import Number, fixed, percent, whole
-from .schema import NOT_MEASURED, Requirement
+from .phrases import NOT_MEASURED, Number
+from .schema import Requirement
+from .wording import Sentence, say
 
 # Conventions, stated beside every verdict.
 _FVE_GAP = 0.05
@@ -80,8 +81,12 @@ def _contract(results: AnalysisResults, folder: RunFolder) -> Requirement:
     return _judged(
         "comparability.contract",
         share,
-        percent(share) + (f"; missing: {', '.join(missing)}" if missing else ""),
-        "100 %",
+        say(
+            "{value:percent}{missing}",
+            value=share,
+            missing=f"; missing: {', '.join(missing)}" if missing else "",
+        ),
+        say("all: {limit:percent}", limit=1),
         share == 1,
         "share named of what decides the comparison: digests of weights, tokenizer and text, hookpoint, settings, versions, commands",
     )
@@ -92,7 +97,11 @@ def _common_frame(summary: dict[str, Any]) -> Requirement:
     reference, intervened = fve.get("reference"), fve.get("intervened")
     gap = None if reference is None or intervened is None else abs(reference - intervened)
     return _at_most(
-        "comparability.common_frame", gap, _FVE_GAP, percent, "gap between the two models' variance explained"
+        "comparability.common_frame",
+        gap,
+        _FVE_GAP,
+        "percent",
+        "gap between the two models' variance explained",
     )
 
 
@@ -103,7 +112,7 @@ def _change(summary: dict[str, Any]) -> Requirement:
         "comparability.change",
         found,
         0,
-        whole,
+        "whole",
         "latents called new, lost, rotated or rescaled where the reference stands beside itself",
     )
 
@@ -116,7 +125,7 @@ def _specificity(summary: dict[str, Any]) -> Requirement:
         "validity.specificity",
         total,
         _FALSE_LABELS,
-        lambda value: fixed(value, 1),
+        ".1f",
         "latents called new or lost in a pair that differs as much and in no feature, where q-values allow as much",
     )
 
@@ -132,8 +141,12 @@ def _robustness(results: AnalysisResults) -> Requirement:
     return _judged(
         "validity.robustness",
         share,
-        percent(share) + (f" of {len(claimed)}" if share is not None else ""),
-        f"at least {percent(_REFOUND)}",
+        say(
+            "{value:percent}{of}",
+            value=share,
+            of="" if share is None else say(" of {claimed}", claimed=len(claimed)),
+        ),
+        say("at least {limit:percent}", limit=_REFOUND),
         None if share is None else share >= _REFOUND,
         "share of the latents called new, lost, rotated or rescaled that every other seed finds again",
     )
@@ -147,8 +160,10 @@ def _legibility(results: AnalysisResults) -> Requirement:
         "actionability.legibility",
         needed,
         _LATENTS,
-        whole,
-        f"latents that carry {percent(_LEGIBLE_SHARE)} of what all latents carry of the shift",
+        "whole",
+        say(
+            "latents that carry {share:percent} of what all latents carry of the shift", share=_LEGIBLE_SHARE
+        ),
     )
 
 
@@ -158,22 +173,30 @@ def _coverage(summary: dict[str, Any]) -> Requirement:
         "monitoring.coverage",
         None if explained is None else 1 - explained,
         _UNEXPLAINED,
-        percent,
+        "percent",
         "share of the difference between the models that no latent explains",
     )
 
 
-def _at_most(key: str, value: Number | None, limit: Number, show: Any, measure: str) -> Requirement:
+def _at_most(
+    key: str, value: Number | None, limit: Number, form: str, measure: str | Sentence
+) -> Requirement:
     met = None if value is None else value <= limit
-    return _judged(key, value, show(value), f"at most {show(limit)}", met, measure)
+    shown, threshold = say(f"{{value:{form}}}", value=value), say(f"at most {{limit:{form}}}", limit=limit)
+    return _judged(key, value, shown, threshold, met, measure)
 
 
 def _unmeasured(key: str, measure: str) -> Requirement:
-    return _judged(key, None, NOT_MEASURED, "none yet", None, measure)
+    return _judged(key, None, say(NOT_MEASURED), say("none yet"), None, measure)
 
 
 def _judged(
-    key: str, value: Number | None, shown: str, threshold: str, met: bool | None, measure: str
+    key: str,
+    value: Number | None,
+    shown: Sentence,
+    threshold: Sentence,
+    met: bool | None,
+    measure: str | Sentence,
 ) -> Requirement:
     family, _, name = key.partition(".")
     verdict = NOT_MEASURED if met is None else "pass" if met else "fail"
@@ -181,7 +204,7 @@ def _judged(
         key=key,
         family=family,
         name=name.replace("_", " "),
-        measure=measure,
+        measure=say("{measure}", measure=measure),
         value=value,
         shown=shown,
         threshold=threshold,

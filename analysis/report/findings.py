@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ..results import SAME_DIRECTION, AnalysisResults
-from .phrases import counted, percent, visible
+from .phrases import Number, visible
+from .wording import Sentence, say
 
 CLAIMED = ("new", "lost", "rotated", "rescaled")
 """Labels that say something changed, and that a control can find where nothing did."""
@@ -17,7 +18,7 @@ class Finding(NamedTuple):
     """One thing that a claim can be checked with."""
 
     name: str
-    text: str | None
+    text: Sentence | None
     """What was found; None: not measured."""
 
     meaning: str
@@ -58,54 +59,78 @@ def has(features: pd.DataFrame, column: str) -> bool:
     return column in features and bool(features[column].notna().any())
 
 
-def claims(control: dict[str, Any], labels: tuple[str, ...]) -> str:
+def claims(control: dict[str, Any], labels: tuple[str, ...]) -> Sentence:
     """How many latents of a control bear each of these labels."""
-    numbers = [f"{control.get(label, 0):,} {label}" for label in labels]
-    return f"{', '.join(numbers[:-1])} and {numbers[-1]} among {counted(control['alive'], 'latent')}"
-
-
-def shuffled_found(control: dict[str, Any]) -> str:
-    """Which labels latents have where nothing is shared."""
-    alive = max(1, control["alive"])
-    return (
-        f"{percent(control.get('shared', 0) / alive)} of {counted(control['alive'], 'latent')} that fire are called shared, "
-        f"{percent((control.get('new', 0) + control.get('lost', 0)) / alive)} new or lost"
+    *others, last = (f"{{{label}:,}} {label}" for label in labels)
+    return say(
+        f"{', '.join(others)} and {last} among {{alive:counted latent}}",
+        alive=control["alive"],
+        **{label: control.get(label, 0) for label in labels},
     )
 
 
-def stability(features: pd.DataFrame, n_seeds: int) -> str:
+def shuffled_found(control: dict[str, Any]) -> Sentence:
+    """Which labels latents have where nothing is shared."""
+    alive = max(1, control["alive"])
+    return say(
+        "{shared:percent} of {alive:counted latent} that fire are called shared, {new_or_lost:percent} new or lost",
+        shared=control.get("shared", 0) / alive,
+        alive=control["alive"],
+        new_or_lost=(control.get("new", 0) + control.get("lost", 0)) / alive,
+    )
+
+
+def stability(features: pd.DataFrame, n_seeds: int) -> Sentence:
     """How many latents, and how many claimed ones, all other seeds found again."""
     share = features["seed_stability"].to_numpy(dtype=float)
     known = np.isfinite(share) & (features["n_tokens"].to_numpy() > 0)
     again = known & (share == 1)
     claimed = known & np.isin(features["label"].to_numpy(), CLAIMED)
-    return (
-        f"of {counted(int(known.sum()), 'latent')} that fire, {percent(float(again.sum() / max(1, known.sum())))} are found again by "
-        f"{'the other seed' if n_seeds == 1 else f'all {n_seeds} other seeds'}; of the {int(claimed.sum()):,} that are new, lost, "
-        f"rotated or rescaled, {int((claimed & again).sum()):,}"
+    return say(
+        "of {fire:counted latent} that fire, {found_again:percent} are found again by {seeds}; of the {claimed:,} that are new, lost, "
+        "rotated or rescaled, {claimed_found_again:,}",
+        fire=int(known.sum()),
+        found_again=float(again.sum() / max(1, known.sum())),
+        seeds="the other seed" if n_seeds == 1 else say("all {other_seeds} other seeds", other_seeds=n_seeds),
+        claimed=int(claimed.sum()),
+        claimed_found_again=int((claimed & again).sum()),
     )
 
 
-def agreement(features: pd.DataFrame, controls: dict[str, Any]) -> str:
+def agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
     """How many claimed latents change along a direction of a diff-SAE that is to be believed."""
-    explained, mixed = controls.get("difference_fve"), controls.get("difference_fve_mixed")
     claimed = np.isin(features["label"].to_numpy(), CLAIMED)
     others = ~claimed & (features["n_tokens"].to_numpy() > 0)
     same = features["difference_cosine"].to_numpy(dtype=float) > SAME_DIRECTION
-    return (
-        f"{int((claimed & same).sum()):,} of the {int(claimed.sum()):,} latents that are new, lost, rotated or rescaled change along "
-        f"a direction of the diff-SAE, which explains {percent(explained)} of the difference ({percent(mixed)} of one without "
-        f"structure); cosine above {SAME_DIRECTION:g}; of the other latents {percent(float((others & same).sum() / max(1, others.sum())))}"
+    return say(
+        "{claimed_along:,} of the {claimed:,} latents that are new, lost, rotated or rescaled change along a direction of the "
+        "diff-SAE, which {explained}; cosine above {same_direction:g}; of the other latents {others_along:percent}",
+        claimed_along=int((claimed & same).sum()),
+        claimed=int(claimed.sum()),
+        explained=_explained(controls),
+        same_direction=SAME_DIRECTION,
+        others_along=float((others & same).sum() / max(1, others.sum())),
     )
 
 
-def disbelief(controls: dict[str, Any]) -> str:
+def disbelief(controls: dict[str, Any]) -> Sentence:
     """Why a diff-SAE is not to be believed."""
-    explained, mixed = controls.get("difference_fve"), controls.get("difference_fve_mixed")
-    return (
-        f"the diff-SAE explains {percent(explained)} of the difference, and as much as {percent(mixed)} of one "
-        "without structure, so its directions may be invented"
+    return say(
+        "the diff-SAE explains {fve:percent} of the difference, and as much as {fve_mixed:percent} of one without structure, so its "
+        "directions may be invented",
+        **_rebuilt(controls),
     )
+
+
+def _explained(controls: dict[str, Any]) -> Sentence:
+    return say(
+        "explains {fve:percent} of the difference ({fve_mixed:percent} of one without structure)",
+        **_rebuilt(controls),
+    )
+
+
+def _rebuilt(controls: dict[str, Any]) -> dict[str, Number | None]:
+    return {"fve": controls.get("difference_fve"), "fve_mixed": controls.get("difference_fve_mixed")}
 
 
 def _nulls(nulls: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -116,23 +141,26 @@ def _nulls(nulls: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("null: drift", None, drift)
     for null in nulls:
         name = str(null.get("name", "null"))
-        found = f"{claims(null, ('new', 'lost'))}, by the rule alone, before q-values"
+        found = say("{claims}, by the rule alone, before q-values", claims=claims(null, ("new", "lost")))
         yield Finding(f"null: {visible(name)}", found, drift if name == "drift" else named)
 
 
-def _identity(control: dict[str, Any]) -> str:
+def _identity(control: dict[str, Any]) -> Sentence:
     found = sum(control.get(label, 0) for label in CLAIMED)
-    return f"{claims(control, CLAIMED)}: {'something, so doubt the labels' if found else 'nothing, as it should be'}"
+    return say(
+        "{claims}: {verdict}",
+        claims=claims(control, CLAIMED),
+        verdict="something, so doubt the labels" if found else "nothing, as it should be",
+    )
 
 
-def _difference(features: pd.DataFrame, controls: dict[str, Any]) -> str | None:
+def _difference(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence | None:
     heard = controls.get("difference_heard")
     if heard is None:
         return None
     if not heard:
-        return f"not to be believed: {disbelief(controls)}"
+        return say("not to be believed: {disbelief}", disbelief=disbelief(controls))
     if has(features, "difference_cosine"):
-        return f"to be believed: {agreement(features, controls)}"
+        return say("to be believed: {agreement}", agreement=agreement(features, controls))
     # Models of different width have no difference of directions: then it explains, and nothing is compared with it.
-    explained, mixed = (percent(controls.get(name)) for name in ("difference_fve", "difference_fve_mixed"))
-    return f"to be believed: the diff-SAE explains {explained} of the difference ({mixed} of one without structure)"
+    return say("to be believed: the diff-SAE {explained}", explained=_explained(controls))

@@ -1,9 +1,12 @@
 """How much a count depends on the limits of the rule, and where in its curve each limit lies."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from .phrases import Number
 from .schema import LimitCurve
+from .wording import listed, say
 
 _MEANINGS = {
     "weak_norm": "weaker decoder norm as a share of the stronger",
@@ -28,30 +31,32 @@ def drawing(curve: LimitCurve) -> str:
     margin = 4
     size = f'width="{WIDTH + margin}" height="{HEIGHT + 2 * margin}"'
     box = f'viewBox="{-margin // 2} {-margin} {WIDTH + margin} {HEIGHT + 2 * margin}"'
+    total = _total(curve.new, curve.lost)
+    highest = float(max([1.0, *total, *(curve.expected_false or ())]))
+    mark = round(WIDTH * (curve.configured - curve.values[0]) / (curve.values[-1] - curve.values[0]), 1)
     lines = [
         f'<line class="axis" x1="0" y1="{HEIGHT}" x2="{WIDTH}" y2="{HEIGHT}"/>',
-        f'<line class="mark" x1="{curve.mark}" y1="-2" x2="{curve.mark}" y2="{HEIGHT + 2}"/>',
+        f'<line class="mark" x1="{mark}" y1="-2" x2="{mark}" y2="{HEIGHT + 2}"/>',
     ]
-    if curve.path_false:
-        lines.append(f'<polyline class="expected" points="{curve.path_false}"/>')
-    lines.append(f'<polyline class="curve" points="{curve.path}"/>')
-    return f'<svg {box} {size} role="img" aria-label="{escape(curve.text)}">{"".join(lines)}</svg>'
+    if curve.expected_false is not None:
+        lines.append(
+            f'<polyline class="expected" points="{_points(curve.values, curve.expected_false, highest)}"/>'
+        )
+    lines.append(f'<polyline class="curve" points="{_points(curve.values, total, highest)}"/>')
+    return f'<svg {box} {size} role="img" aria-label="{escape(curve.text.text)}">{"".join(lines)}</svg>'
 
 
 def _curve(entry: dict[str, Any]) -> LimitCurve:
-    values, total = entry["values"], [a + b for a, b in zip(entry["new"], entry["lost"], strict=True)]
+    values, total = entry["values"], _total(entry["new"], entry["lost"])
     false = entry["expected_false"]
     at = min(range(len(values)), key=lambda index: abs(values[index] - entry["configured"]))
     low, high = same_around(total, at)
     least, most = min(total[low : high + 1]), max(total[low : high + 1])
-    stays = f"{most}" if least == most else f"between {least} and {most}"
     beyond = [
-        f"{total[edge]} at {values[edge]:.2g}" for edge in (0, len(values) - 1) if not low <= edge <= high
+        (end, say("{count} at {value:.2g}", count=total[edge], value=values[edge]))
+        for end, edge in (("start", 0), ("end", len(values) - 1))
+        if not low <= edge <= high
     ]
-    text = f"new and lost latents stay {stays} from {values[low]:.2g} to {values[high]:.2g}"
-    if beyond:
-        text += f"; {' and '.join(beyond)}"
-    highest = float(max([1.0, *total, *(false or ())]))
     return LimitCurve(
         limit=entry["limit"],
         meaning=_MEANINGS[entry["limit"]],
@@ -60,11 +65,20 @@ def _curve(entry: dict[str, Any]) -> LimitCurve:
         new=tuple(entry["new"]),
         lost=tuple(entry["lost"]),
         expected_false=None if false is None else tuple(false),
-        text=text,
-        path=_points(values, total, highest),
-        path_false=None if false is None else _points(values, false, highest),
-        mark=round(WIDTH * (entry["configured"] - values[0]) / (values[-1] - values[0]), 1),
+        text=say(
+            "new and lost latents stay {count} from {low:.2g} to {high:.2g}{beyond}",
+            count=say("{most}", most=most)
+            if least == most
+            else say("between {least} and {most}", least=least, most=most),
+            low=values[low],
+            high=values[high],
+            beyond=say("; {ends}", ends=listed(beyond, " and ")) if beyond else "",
+        ),
     )
+
+
+def _total(new: Sequence[int], lost: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(new, lost, strict=True)]
 
 
 def same_around(counts: list[int], at: int) -> tuple[int, int]:
@@ -78,7 +92,7 @@ def same_around(counts: list[int], at: int) -> tuple[int, int]:
     return low, high
 
 
-def _points(values: list[float], counts: list[float] | list[int], highest: float) -> str:
+def _points(values: Sequence[float], counts: Sequence[Number], highest: float) -> str:
     """The curve for an SVG polyline."""
     span = values[-1] - values[0]
     return " ".join(

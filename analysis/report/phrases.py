@@ -3,9 +3,12 @@
 import math
 import re
 import unicodedata
+from typing import Final
 
 # JSON does not tell 1 from 1.0.
 Number = int | float
+
+NOT_MEASURED: Final = "not measured"
 
 _NAMED = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 # Controls, formats (which reorder or hide their neighbors), surrogates, private use, line and paragraph separators.
@@ -32,13 +35,13 @@ def present(value: object) -> bool:
 
 def fixed(value: Number | None, digits: int = 2) -> str:
     """A number with a fixed number of digits."""
-    return f"{value:.{digits}f}".replace("-", "−") if value is not None else "not measured"
+    return f"{value:.{digits}f}".replace("-", "−") if value is not None else NOT_MEASURED
 
 
 def percent(value: Number | None) -> str:
     """A share in percent, with two or three significant digits."""
     if value is None:
-        return "not measured"
+        return NOT_MEASURED
     share = value * 100
     size = abs(share)
     digits = (
@@ -55,7 +58,7 @@ def percent(value: Number | None) -> str:
 
 def whole(value: Number | None) -> str:
     """A count."""
-    return f"{value:,.0f}" if value is not None else "not measured"
+    return f"{value:,.0f}" if value is not None else NOT_MEASURED
 
 
 def seconds(value: Number | None) -> str:
@@ -67,14 +70,6 @@ def seconds(value: Number | None) -> str:
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def interval(low: Number | None, high: Number | None, digits: int | None = None) -> str:
-    """` (0.02 to 0.07)`, in percent where `digits` is None; nothing where a bound was not measured."""
-    if low is None or high is None:
-        return ""
-    ends = [percent(end) if digits is None else fixed(end, digits) for end in (low, high)]
-    return f" ({ends[0]} to {ends[1]})"
 
 
 def counted(number: int, noun: str) -> str:

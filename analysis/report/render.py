@@ -2,10 +2,13 @@
 
 import base64
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pydantic import ValidationError
 
 from crosscoder.errors import FormatError
@@ -14,19 +17,24 @@ from crosscoder.folder import RunFolder, write_atomic
 from ..results import load_results
 from .content import build_report
 from .limits import drawing
-from .phrases import markdown, markdown_code, percent, seconds, visible, whole
+from .phrases import NOT_MEASURED, Number, markdown, markdown_code, seconds, visible
 from .schema import Report
+from .wording import Piece, Sentence, shown
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
+# Made by `python -m analysis.report.json_schema`; a test says when it has to be made anew.
+_SCHEMA = Path(__file__).with_name("report.schema.json")
+
 
 def write_report(folder: RunFolder) -> None:
-    """Write report.json, report.md and report.html from RUN/analysis and the manifest.
+    """Write report.json, its schema, report.md and report.html from RUN/analysis and the manifest.
 
     Raises `FormatError` where the analysis is missing or damaged.
     """
     report = build_report(load_results(folder), folder)
     write_atomic(folder.report / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_atomic(folder.report / _SCHEMA.name, _SCHEMA.read_text(encoding="utf-8"))
     write_atomic(folder.report / "report.md", render_markdown(report))
     write_atomic(folder.report / "report.html", render_html(report))
 
@@ -49,21 +57,32 @@ def read_report(folder: RunFolder) -> Report:
 
 def render_markdown(report: Report) -> str:
     """The report as Markdown; text from models and data sets is escaped or in code spans."""
-    environment = _environment(autoescape=False)
-    environment.filters |= {"md": markdown, "code": markdown_code}
+    environment = _environment(autoescape=False, number=lambda _, text: text)
+    environment.filters |= {
+        "prose": prose_markdown,
+        "md": markdown,
+        "code": markdown_code,
+        "cell": lambda text: text.replace("|", "\\|"),
+        "recorded": lambda value: markdown_code(str(value)),
+    }
     return environment.get_template("report.md.j2").render(report=report)
 
 
 def render_html(report: Report) -> str:
-    """The report as one HTML file that asks for nothing: no script, and only its own style."""
+    """The report as one HTML file that asks for nothing: no script, and only its own style.
+
+    Every number in it is a `data` element that holds the number unrounded; text of others is in `bdi` and `code`.
+    """
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    template = _environment(autoescape=True).get_template("report.html.j2")
-    return template.render(report=report, style=style, policy=policy)
+    environment = _environment(autoescape=True, number=_number_html)
+    environment.filters |= {"prose": prose_html, "recorded": _recorded_html}
+    return environment.get_template("report.html.j2").render(report=report, style=style, policy=policy)
 
 
-def _environment(autoescape: bool) -> Environment:
+def _environment(autoescape: bool, number: Callable[[Number, str], str]) -> Environment:
+    """With filters for what both texts show; `number` makes markup of a number and of what is shown for it."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=autoescape,
@@ -72,8 +91,59 @@ def _environment(autoescape: bool) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+    def formatted(value: Number | None, form: str = "", missing: str = NOT_MEASURED) -> str:
+        return missing if value is None else number(value, shown(value, form))
+
     filters: dict[str, Any] = {
-        "visible": visible, "percent": percent, "whole": whole, "seconds": seconds, "drawing": drawing
-    }  # fmt: skip
+        "visible": visible,
+        "number": formatted,
+        "percent": lambda value: formatted(value, "percent"),
+        "whole": lambda value: formatted(value, "whole"),
+        "seconds": lambda value: "not recorded" if value is None else number(value, seconds(value)),
+        "drawing": drawing,
+    }
     environment.filters |= filters
     return environment
+
+
+def prose_markdown(sentence: Sentence) -> str:
+    """A sentence as Markdown; what others wrote is in code spans."""
+    return "".join(
+        f"**{markdown_code(piece.text)}**"
+        if piece.kind == "peak"
+        else markdown_code(piece.text)
+        if piece.kind in ("token", "plain")
+        else markdown(piece.text)
+        for piece in sentence.pieces()
+    )
+
+
+def prose_html(sentence: Sentence) -> Markup:
+    """A sentence as HTML; numbers are `data` elements, and what others wrote is in `bdi`."""
+    return Markup("").join(_piece_html(piece) for piece in sentence.pieces())
+
+
+def _piece_html(piece: Piece) -> Markup:
+    match piece.kind:
+        case "words":
+            return escape(piece.text)
+        case "number":
+            assert piece.number is not None
+            return _number_html(piece.number, piece.text)
+        case "token":
+            return Markup('<bdi class="token">{}</bdi>').format(piece.text)
+        case "peak":
+            return Markup('<bdi class="token peak">{}</bdi>').format(piece.text)
+        case "plain":
+            return Markup("<bdi>{}</bdi>").format(piece.text)
+
+
+def _number_html(number: Number, text: str) -> Markup:
+    return Markup('<data value="{}">{}</data>').format(json.dumps(number), text)
+
+
+def _recorded_html(value: Number | str) -> Markup:
+    if isinstance(value, str):
+        return Markup("<code>{}</code>").format(value)
+    return _number_html(value, str(value))

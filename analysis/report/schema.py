@@ -1,51 +1,97 @@
-"""What a report says, as data. report.json is this; the text and the page are made from nothing else."""
+"""What a report says, as data. report.json is this; the text and the page are made from nothing else.
 
-from typing import Literal
+Numbers stand in number fields or in the `numbers` of a `Sentence`, never in words alone. A field of plain `str` holds the report's own
+words and no number; text that others wrote is `Quoted`, and a page `Address` leads to the page.
+"""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Literal
 
-SCHEMA_VERSION = 1
+from pydantic import BaseModel, ConfigDict, Field
+
+from .wording import Sentence
+
+SCHEMA_VERSION: Literal[2] = 2
 
 Verdict = Literal["pass", "fail", "not measured"]
 Evidence = Literal["observed", "associated", "causal"]
-NOT_MEASURED: Verdict = "not measured"
+
+Quoted = Annotated[str, Field(json_schema_extra={"x-text": "quoted"})]
+"""Text from models, data sets, settings and the machine: names, paths, digests, commands, versions, pieces of documents."""
+
+Address = Annotated[str, Field(json_schema_extra={"x-text": "address"})]
+"""A link, relative to the folder of the report."""
+
+Retold = Annotated[str, Field(json_schema_extra={"x-text": "retold"})]
+"""A sentence that an earlier stage wrote; the numbers it was made from are in `numbers` beside it."""
+
+Count = Annotated[int, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Span(_Part):
-    """A piece of a sentence. A token is text from a model or a data set: quoted, never read as markup."""
-
-    kind: Literal["text", "token", "peak"]
-    text: str
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        # What is written is complete: null, not absence, stands for what was not measured.
+        json_schema_serialization_defaults_required=True,
+    )
 
 
 class Fact(_Part):
     """One thing that is so, with its name."""
 
     name: str
-    value: str
+    """What it is about."""
+
+    value: Sentence
+    """What is so."""
+
+
+class Recorded(_Part):
+    """One thing as the manifest records it."""
+
+    name: Quoted
+    """Its name there."""
+
+    value: int | float | Quoted
+    """What is recorded: a number, or a name, digest, path or version."""
 
 
 class Model(_Part):
     """One of the two models."""
 
     side: Literal["reference", "intervened"]
-    name: str
-    facts: tuple[Fact, ...]
+    """The model before, or the model after."""
+
+    name: Quoted
+    """A short name: the last part of its path or id, and of its adapter's."""
+
+    facts: tuple[Recorded, ...]
+    """What the manifest records of it, digests of its weights included."""
 
 
 class Check(_Part):
     """One condition for comparing the two models."""
 
     name: str
-    value: float | str | None
-    shown: str
-    threshold: str
+    """What is asked."""
+
+    value: Finite | Quoted | None
+    """What was measured: a share of 0 to 1, a cosine of −1 to 1, a number of latents or tokens, or a digest; null: not measured."""
+
+    shown: Sentence
+    """The value as it is read."""
+
+    threshold: Sentence
+    """What the value has to be. Its number is `limit`, in the unit of the value."""
+
     verdict: Verdict
+    """Whether it is."""
+
     meaning: str
+    """What was measured, in words."""
 
 
 class Requirement(_Part):
@@ -55,138 +101,283 @@ class Requirement(_Part):
     """`family.name`, as `--require` names it."""
 
     family: str
+    """The family of Comparative XAI: comparability, validity, actionability or monitoring."""
+
     name: str
-    measure: str
-    value: float | None
-    shown: str
-    threshold: str
+    """The name within the family, as words."""
+
+    measure: Sentence
+    """What is measured."""
+
+    value: Finite | None
+    """What was measured: a share of 0 to 1, or a number of latents; null: not measured."""
+
+    shown: Sentence
+    """The value as it is read, and what belongs to it."""
+
+    threshold: Sentence
+    """What the value has to be. Its number is `limit`, in the unit of the value."""
+
     verdict: Verdict
+    """Whether it is."""
 
 
 class LabelCount(_Part):
     """How many latents bear a label."""
 
     label: str
+    """The label."""
+
     meaning: str
-    count: int
-    low: float | None
-    high: float | None
-    expected_false: float | None
+    """What it says of a latent."""
+
+    count: Count
+    """Latents that bear it."""
+
+    low: NotNegative | None
+    """Lower bound of that count with other text, from resampling held-out documents; null: not measured."""
+
+    high: NotNegative | None
+    """Upper bound of that count with other text."""
+
+    expected_false: NotNegative | None
+    """How many of them are to be expected from nothing, by the null pairs; null: not measured."""
 
 
 class Claim(_Part):
     """What is said of one latent, and from what."""
 
-    latent: int
+    latent: Count
+    """Its number, counted from 0, as in features.parquet."""
+
     label: str
+    """Its label."""
+
     evidence: Evidence
-    sentence: str
-    spans: tuple[Span, ...]
-    numbers: dict[str, float | None]
+    """How strong the evidence is; `observed`: seen in activations."""
+
+    sentence: Sentence
+    """Where it fires, in which model its direction is, and what that points at."""
+
+    numbers: dict[str, Finite | None]
+    """The evidence, named as the columns of features.parquet: shares and rates 0 to 1, cosines −1 to 1; null: not measured."""
+
     facts: tuple[Fact, ...]
+    """The most important of them, with intervals, as they are read."""
+
     doubt: str | None
-    link: str
+    """Why the claim may mislead; null: nothing known."""
+
+    link: Address
+    """The latent on the page."""
 
 
 class ClaimGroup(_Part):
     """Claims of one kind; `total` counts also those that are not written out."""
 
     name: str
+    """A label, or `shift` for the largest shares of the shift."""
+
     title: str
-    total: int
+    """The same as a heading."""
+
+    total: Count
+    """Latents of this kind."""
+
     claims: tuple[Claim, ...]
-    statement: str | None
-    link: str
+    """Those that are written out, the largest share of the shift first."""
+
+    statement: Sentence | None
+    """How many are written out, and by what they were chosen; null: all are."""
+
+    link: Address
+    """All of them, on the page."""
 
 
 class Statement(_Part):
     """A named sentence; `verdict` says whether the thing was measured at all."""
 
     name: str
-    text: str
-    value: float | None = None
+    """What it is about."""
+
+    text: Sentence
+    """What is said."""
+
+    value: Finite | None = None
+    """The one number it is about, where there is one."""
+
     verdict: Literal["measured", "not measured"] = "measured"
+    """Whether it was measured."""
 
 
 class Reason(_Part):
     """A reason why latents are undetermined, in the words of one of them."""
 
-    count: int
-    example: str
+    count: Count
+    """Latents with this reason."""
+
+    latent: Count
+    """The one whose words they are."""
+
+    example: Retold
+    """Its `reason` in features.parquet."""
+
+    numbers: dict[str, Finite]
+    """That latent's evidence, named as the columns of features.parquet, what the rule makes of it (norms as shares of the larger one,
+    the larger end of an interval), and the rule's limits as `rule.NAME`: the numbers of `example`, unrounded."""
 
 
 class LimitCurve(_Part):
-    """New and lost latents while one limit of the rule moves alone, and the same drawn."""
+    """New and lost latents while one limit of the rule moves alone."""
 
     limit: str
+    """The limit, as `analysis.rule` names it."""
+
     meaning: str
-    configured: float
-    values: tuple[float, ...]
-    new: tuple[int, ...]
-    lost: tuple[int, ...]
-    expected_false: tuple[float, ...] | None
-    text: str
-    path: str
-    path_false: str | None
-    mark: float
+    """What it bounds."""
+
+    configured: Finite
+    """What it was in this run."""
+
+    values: tuple[Finite, ...]
+    """What it is along the curve."""
+
+    new: tuple[Count, ...]
+    """New latents at each."""
+
+    lost: tuple[Count, ...]
+    """Lost latents at each."""
+
+    expected_false: tuple[NotNegative, ...] | None
+    """How many new and lost the nulls have at each; null: no null was trained."""
+
+    text: Sentence
+    """From where to where the count stays what it is."""
 
 
 class LayerShift(_Part):
     """How alike the models are after one layer."""
 
-    name: str
-    cka: float | None
-    change: float | None
+    name: Sentence
+    """The layer, counted from 0; of each model where they differ."""
+
+    cka: Finite | None
+    """Linear CKA, unbiased; 1: the same geometry; null: not measured."""
+
+    change: NotNegative | None
+    """E‖intervened − reference‖² over the variance of the reference; null where the widths differ."""
+
     hookpoint: bool
+    """Whether the dictionary reads this layer."""
 
 
 class Prediction(_Part):
-    """A place where the models' predictions differ most; texts are from models and data sets."""
+    """A place where the models' predictions differ most."""
 
-    context: str
-    kl: float
-    reference: str
-    intervened: str
+    context: Quoted
+    """The text before it."""
+
+    kl: Finite
+    """KL of the intervened model's next-token prediction from the reference's, in nats."""
+
+    reference: Sentence
+    """The reference's likeliest next tokens with their probabilities."""
+
+    intervened: Sentence
+    """The intervened model's likeliest next tokens with their probabilities."""
 
 
 class BeforeDictionary(_Part):
     """What the models differ in before any dictionary; empty parts were not measured."""
 
     statements: tuple[Statement, ...]
+    """Predictions, and the plain difference of the activations."""
+
     predictions: tuple[Prediction, ...]
+    """Where the predictions differ most, the largest KL first."""
+
     layers: tuple[LayerShift, ...]
+    """Where the models part, layer by layer."""
 
 
 class Stage(_Part):
     """One stage of the run, as the manifest has it."""
 
-    name: str
-    wall_seconds: float | None
-    tokens: int | None
-    command: str | None
+    name: Quoted
+    """Its name."""
+
+    wall_seconds: NotNegative | None
+    """Wall time in seconds; null: not recorded."""
+
+    tokens: Count | None
+    """Tokens it read; null: not recorded."""
+
+    command: Quoted | None
+    """The command it ran under; null: not recorded."""
+
     finished: bool | None
+    """Whether it came to its end; null: not recorded."""
 
 
 class Report(_Part):
-    """Everything the report says."""
+    """What changed between two language models, feature by feature, and how sure that is: everything the report says."""
 
-    schema_version: int
-    title: str
-    summary: tuple[str, ...]
+    schema_version: Literal[2]
+    """Version of this format."""
+
+    title: Quoted
+    """The two models' names."""
+
+    summary: tuple[Sentence, ...]
+    """What was found, in a few sentences."""
+
     identical: bool
-    models: tuple[Model, ...]
+    """Whether both sides computed identical activations, so that there is nothing to explain."""
+
+    models: tuple[Model, Model]
+    """The reference, then the intervened model."""
+
     compared: tuple[Fact, ...]
+    """On what, and by which dictionary."""
+
     checks: tuple[Check, ...]
+    """Whether the two can be compared."""
+
     before: BeforeDictionary
+    """What they differ in before any dictionary."""
+
     counts: tuple[LabelCount, ...]
+    """How many latents bear each label."""
+
     groups: tuple[ClaimGroup, ...]
+    """What changed, latent by latent."""
+
     rule: tuple[Statement, ...]
+    """The rule behind every label."""
+
     limits: tuple[LimitCurve, ...]
+    """How much the count of new and lost depends on each limit of the rule."""
+
     certainty: tuple[Statement, ...]
+    """What stands behind the labels."""
+
     unexplained: tuple[Statement, ...]
+    """What is not explained; values are shares of 0 to 1."""
+
     desiderata: tuple[Requirement, ...]
+    """What an explanation of a change has to fulfill; `crosscoder report RUN --require FILE` asks of these."""
+
     undetermined: tuple[Reason, ...]
+    """Why latents are undetermined, commonest first."""
+
     stages: tuple[Stage, ...]
-    versions: tuple[Fact, ...]
+    """How it was made."""
+
+    versions: tuple[Recorded, ...]
+    """Versions of the libraries that made it."""
+
     seed: int | None
-    page: str
+    """Seed of the run; null: not recorded."""
+
+    page: Address
+    """The page of all latents."""

@@ -14,6 +14,7 @@ from crosscoder.folder import RunFolder
 
 from .page_views import read_table, unpacked
 from .run_folder import HOSTILE, make_run_folder
+from .told_runs import limits
 
 _CONTROLS = {
     "nulls": [
@@ -27,19 +28,13 @@ _CONTROLS = {
     "difference_fve_mixed": 0.1,
     "difference_heard": True,
 }
-_LIMITS = [
-    {
-        "limit": "nu_error", "configured": 0.2, "values": [0.0, 0.1, 0.2, 0.3, 0.4], "new": [0, 19, 20, 21, 60],
-        "lost": [0, 5, 5, 5, 5], "expected_false": [0, 1, 3, 9, 30],
-    }
-]  # fmt: skip
 
 
 def controlled(path: Path, **controls: Any) -> RunFolder:
     """A run that trained every control; every fifth latent has no q-value and no interval."""
     folder = make_run_folder(path, n_latents=80)
     summary = json.loads(folder.summary.read_text())
-    summary |= {"controls": _CONTROLS | controls, "limits": _LIMITS}
+    summary |= {"controls": _CONTROLS | controls, "limits": limits()}
     summary["counts"]["new"] |= {"expected_false": 1.5, "low": 5.0, "high": 9.0}
     summary["counts"]["rotated"] |= {"low": 4.0, "high": 1234.0}
     folder.summary.write_text(json.dumps(summary))

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis.report import read_report, unmet, write_report
+from analysis.report.render import prose_html, prose_markdown
 from analysis.report.schema import Requirement
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.folder import RunFolder
@@ -58,7 +59,7 @@ def test_every_requirement_of_the_four_families_is_in_it(run: RunFolder) -> None
 @pytest.mark.parametrize("key", ["validity.faithfulness", "actionability.lever", "monitoring.trajectory"])
 def test_what_nothing_measures_yet_says_so(run: RunFolder, key: str) -> None:
     requirement = table(run)[key]
-    assert (requirement.value, requirement.shown, requirement.verdict) == (
+    assert (requirement.value, requirement.shown.text, requirement.verdict) == (
         None,
         "not measured",
         "not measured",
@@ -122,16 +123,16 @@ def test_the_contract_names_what_is_missing(run: RunFolder) -> None:
     manifest.setdefault("pair", {})["tokenizer"] = None
     run.manifest.write_text(json.dumps(manifest))
     requirement = table(run)["comparability.contract"]
-    assert requirement.verdict == "fail" and "tokenizer" in requirement.shown
+    assert requirement.verdict == "fail" and "tokenizer" in requirement.shown.text
 
 
 def test_text_and_page_show_every_row(run: RunFolder) -> None:
     requirements = table(run).values()
-    for name in ("report.md", "report.html"):
+    for name, prose in (("report.md", prose_markdown), ("report.html", prose_html)):
         text = (run.report / name).read_text()
         for requirement in requirements:
             assert f"{requirement.family}: {requirement.name}" in text
-            assert requirement.measure.replace("'", "&#39;") in text or requirement.measure in text
+            assert prose(requirement.measure) in text
 
 
 def test_a_report_that_cannot_be_read_is_one_line(run: RunFolder) -> None:

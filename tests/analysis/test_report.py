@@ -14,12 +14,13 @@ import pytest
 
 from analysis.report import write_report
 from analysis.report.limits import same_around
-from analysis.report.phrases import interval, markdown, markdown_code, percent, seconds, token, visible
+from analysis.report.phrases import markdown, markdown_code, percent, seconds, token, visible
 from analysis.report.schema import Report
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
 from .run_folder import HOSTILE, HOSTILE_LATENT, make_run_folder
+from .told_runs import controlled, controls, plain_difference, survey, swept
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,6 @@ def test_numbers_read_well() -> None:
     assert [percent(value) for value in (0.123, 0.0123, 0.00042, 0.0, 1.0, -0.02, None)] == [
         "12.3 %", "1.23 %", "0.042 %", "0 %", "100.0 %", "−2.00 %", "not measured",
     ]  # fmt: skip
-    assert interval(0.1, 0.2, 2) == " (0.10 to 0.20)"
-    assert interval(None, 0.2) == ""
     assert [seconds(value) for value in (3.21, 121.5, 7300.0)] == ["3.2 s", "2 min 2 s", "2 h 1 min"]
 
 
@@ -113,9 +112,6 @@ def test_claims_hold_the_numbers_of_the_table(run: RunFolder) -> None:
         for name, value in claim.numbers.items():
             assert value == (None if pd.isna(row[name]) else pytest.approx(float(row[name]))), name
         assert claim.link == f"../browser/index.html#latent={claim.latent}"
-        assert claim.sentence == "".join(
-            span.text if span.kind == "text" else f"“{span.text}”" for span in claim.spans
-        )
 
 
 def test_groups_are_ordered_and_tell_a_latent_once(run: RunFolder) -> None:
@@ -147,17 +143,16 @@ def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> Non
     claim = next(claim for claim in new.claims if claim.latent != HOSTILE_LATENT)
     examples = [row for row in pq.read_table(run.examples).to_pylist() if row["latent"] == claim.latent]
     (top,) = [row for row in examples if row["quantile"] is None and row["rank"] == 0]
-    (peak,) = [span.text for span in claim.spans if span.kind == "peak"]
-    assert peak == top["tokens"][top["position"] - top["start"]]
+    assert claim.sentence.quotes["peak"] == top["tokens"][top["position"] - top["start"]]
     lens = read_table(run.logits).query("latent == @claim.latent and model == 'intervened' and side == 'top'")
     for word in lens.sort_values("rank")["token"].head(5):
-        assert f"“{word.strip()}”" in claim.sentence
-    assert "in the intervened model only" in claim.sentence
+        assert f"“{word.strip()}”" in claim.sentence.text
+    assert "in the intervened model only" in claim.sentence.text
 
 
 def test_words_stay_below_the_evidence(run: RunFolder) -> None:
     for claim in claims(read(run)):
-        words = "".join(span.text for span in claim.spans if span.kind == "text")
+        words = "".join(piece.text for piece in claim.sentence.pieces() if piece.kind == "words")
         assert not re.search(
             r"\b(causes?|drives?|makes|responsible|pushes|because|proves?|controls?)\b", words
         )
@@ -171,35 +166,11 @@ def test_words_stay_below_the_evidence(run: RunFolder) -> None:
 
 def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
-    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    null = {"name": "drift", "new": 3, "lost": 1, "alive": 150, "fve": {}}
-    summary["controls"] = {
-        "names": [],
-        "nulls": [null],
-        "identity": {"name": "identity", "shared": 150, "alive": 150, "fve": {}},
-        "shuffled": {"name": "shuffled", "shared": 3, "new": 70, "lost": 60, "alive": 150, "fve": {}},
-        "seeds": 2,
-        "difference_fve": 0.25,
-        "difference_fve_mixed": 0.1,
-        "difference_heard": True,
-    }
-    summary["counts"]["new"] |= {"expected_false": 3.0, "low": 5.0, "high": 9.0}
-    summary["counts"]["lost"] |= {"expected_false": 1.0, "low": 2.0, "high": 4.0}
-    summary["limits"] = [
-        {
-            "limit": "nu_error", "configured": 0.2, "values": [0.0, 0.1, 0.2, 0.3, 0.4], "new": [0, 19, 20, 21, 60],
-            "lost": [0, 5, 5, 5, 5], "expected_false": [0, 1, 3, 9, 30],
-        }
-    ]  # fmt: skip
-    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
-    table = read_table(folder.features)
+    table = controlled(folder)
     claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
-    table["q_value"], table["seed_stability"] = 0.5, np.where(table["latent"] % 2 == 0, 1.0, 0.5)
-    table["difference_cosine"] = np.where(claimed & (table["latent"] % 3 == 0), 0.9, 0.1)
-    pq.write_table(pa.Table.from_pandas(table), folder.features)
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
-    assert "drift: 3 new and 1 lost among 150 latents" in text
+    assert "`drift`: 3 new and 1 lost among 150 latents" in text
     assert "0 new, 0 lost, 0 rotated and 0 rescaled among 150 latents" in text
     assert "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost" in text
     assert "(5 to 9 with other text) are new" in text
@@ -222,9 +193,7 @@ def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
         in text
     )
     assert "which explains 25.0 % of the difference (10.0 % of one without structure)" in text
-    summary["controls"] |= {"difference_heard": False}
-    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
-    write_report(folder)
+    changed(folder, controls=controls() | {"difference_heard": False})
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert "not counted: the diff-SAE explains 25.0 % of the difference, and as much as 10.0 % of one" in text
 
@@ -285,7 +254,7 @@ def test_every_claim_and_every_section_is_in_both_texts(run: RunFolder) -> None:
         assert title in page.text
     for stage in ("harvest", "train", "analyze"):
         assert re.search(rf"\| {stage} \| .*crosscoder run", text)
-    assert "torch 2.13.0" in text
+    assert "torch `2.13.0`" in text
 
 
 def test_remainders_are_told(run: RunFolder) -> None:
@@ -360,11 +329,11 @@ def test_nothing_new_is_said_plainly(tmp_path: Path) -> None:
     features.to_parquet(folder.features)
     write_report(folder)
     report = read(folder)
-    assert "none is new and none is lost" in report.summary[0]
+    assert "none is new and none is lost" in report.summary[0].text
     for group in report.groups[:2]:
         assert group.claims == ()
         assert group.statement is not None
-        assert group.statement.startswith(f"No latent is {group.name}")
+        assert group.statement.text.startswith(f"No latent is {group.name}")
 
 
 def test_identical_models_are_called_identical(tmp_path: Path) -> None:
@@ -372,7 +341,7 @@ def test_identical_models_are_called_identical(tmp_path: Path) -> None:
     write_report(folder)
     report = read(folder)
     assert report.identical
-    assert report.summary[0].startswith("Both sides computed identical activations")
+    assert report.summary[0].text.startswith("Both sides computed identical activations")
     assert [group.name for group in report.groups] == ["new", "lost"]
     assert claims(report) == []
     for name in ("report.md", "report.html"):
@@ -390,8 +359,8 @@ def test_rows_without_text_are_called_rows(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(folder.logits).slice(0, 0), folder.logits)
     write_report(folder)
     for claim in claims(read(folder)):
-        assert claim.sentence.startswith("Fires most strongly on row ")
-        assert "logit lens" not in claim.sentence
+        assert claim.sentence.text.startswith("Fires most strongly on row ")
+        assert "logit lens" not in claim.sentence.text
     assert "Logit lens: not measured" in (folder.report / "report.md").read_text(encoding="utf-8")
 
 
@@ -492,17 +461,17 @@ def test_what_is_plain_without_a_dictionary_stands_before_the_labels(tmp_path: P
     write_report(folder)
     assert "- Predictions, layers: not measured" in (folder.report / "report.md").read_text("utf-8")
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-    summary["plain_difference"] = [
-        {"name": "mean", "share": 0.25, "top": [" food", HOSTILE[0]], "bottom": []},
-        {"name": "component 1", "share": 0.5, "top": [], "bottom": []},
-    ]
+    summary["plain_difference"] = plain_difference()
     summary["difference_components"] = {"1": 0.5, "4": 0.75}
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert text.index("Before any dictionary") < text.index("## What changed")
-    assert "- Mean: 25.0 % of the squared difference lies along it; points at “" in text
-    assert "- Component 1: 50.0 % of the squared difference lies along it." in text
+    assert "- Mean: 25.0 % of the squared difference lies along it; points at `  food `, `" in text
+    assert (
+        "- Mean of the first positions: 12.5 % of the squared difference lies along it (8 positions)." in text
+    )
+    assert "- First component: 50.0 % of the squared difference lies along it." in text
     assert "for these very tokens: 1: 50.0 %, 4: 75.0 %. The dictionary explains" in text
     page = (folder.report / "report.html").read_text(encoding="utf-8")
     assert "<h2>Before any dictionary</h2>" in page
@@ -511,37 +480,7 @@ def test_what_is_plain_without_a_dictionary_stands_before_the_labels(tmp_path: P
 
 def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
-    mined = {"token_id": 1, "token": HOSTILE[0], "positions": 20, "share": 0.2, "mean_log_ratio": 1.0}
-    survey = {
-        "n_documents": 3,
-        "predictions": {
-            "n_tokens": 100,
-            "kl": {
-                "mean": 0.5, "median": 0.1, "p90": 1.0, "p99": 2.0, "max": 3.0, "largest_hundredth": 0.3,
-                "template_mean": 0.25, "other_mean": 0.75,
-                "by_position": [
-                    {"first": 0, "last": 0, "n_tokens": 3, "mean": 0.1},
-                    {"first": 4, "last": 7, "n_tokens": 9, "mean": 0.9},
-                ],
-            },
-            "largest": [
-                {
-                    "kl": 3.0, "document": 0, "position": 4, "context": f"a | b{HOSTILE[0]}",
-                    "reference": [[" The", 0.5]], "intervened": [[" Food", 0.9]],
-                }
-            ],
-            "raised": [mined],
-            "lowered": [],
-        },
-        "layers": [
-            {
-                "reference": index, "intervened": index, "cka": 1 - index / 100, "change": index / 100,
-                "hookpoint": index == 7,
-            }
-            for index in range(31)
-        ],
-    }  # fmt: skip
-    folder.survey.write_text(json.dumps(survey), encoding="utf-8")
+    folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert "differ by 0.5000 nats a token" in text
@@ -550,7 +489,7 @@ def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
     assert "the probability of no likely token halves anywhere" in text
     assert "| layer 6, the hookpoint | 0.9300 | 7.00 % |" in text
     assert "| layer 29 (after the final norm) | 0.7000 |" in text
-    assert "“ Food” 90.0 %" in text
+    assert "`  Food ` 90.0 %" in text
     page = (folder.report / "report.html").read_text(encoding="utf-8")
     assert "<small>the hookpoint</small>" in page
     assert HOSTILE[0] not in page
@@ -559,20 +498,12 @@ def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chosen", [32, 24])
 def test_a_sweep_is_told_with_its_curve(tmp_path: Path, chosen: int) -> None:
     folder = make_run_folder(tmp_path / "run")
-    n_latents = json.loads(folder.summary.read_text())["n_latents"]
     report = changed(folder, l0_target=32)
-    facts = {fact.name: fact.value for fact in report.compared}
+    facts = {fact.name: fact.value.text for fact in report.compared}
     assert facts["latents that fire"] == "32 a token, as configured; no sweep was made"
-    folder.sweep.mkdir()
-    curve = [{"n_latents": n_latents, "k": k, "diff/explained_variance": k / 100} for k in (24, 32)]
-    record = {
-        "measure": "diff/explained_variance",
-        "curve": curve,
-        "chosen": {"n_latents": n_latents, "k": chosen},
-    }
-    (folder.sweep / "sweep.json").write_text(json.dumps(record))
+    swept(folder, chosen)
     write_report(folder)
-    (told,) = [fact.value for fact in read(folder).compared if fact.name == "latents that fire"]
+    (told,) = [fact.value.text for fact in read(folder).compared if fact.name == "latents that fire"]
     assert ("as a sweep chose" in told) == (chosen == 32)
     assert ("a sweep chose 24" in told) == (chosen == 24)
     assert told.endswith("k 24: 24.0 %, k 32: 32.0 %")

@@ -1,0 +1,106 @@
+"""What was found, in a few sentences: how many latents changed, how much is explained, and which conditions failed."""
+
+from ..results import AnalysisResults
+from .phrases import NOT_MEASURED
+from .schema import Check, LabelCount
+from .wording import Part, Sentence, listed, say
+
+
+def summary_sentences(
+    results: AnalysisResults, counts: tuple[LabelCount, ...], checks: tuple[Check, ...], identical: bool
+) -> tuple[Sentence, ...]:
+    """The first thing that a reader sees."""
+    if identical:
+        same = "Both sides computed identical activations: there is no difference to explain, and nothing below is one."
+        return say(same), _new_and_lost(results, counts)
+    fve = (results.summary.get("fve") or {}).get("difference")
+    explained = (
+        say(
+            "The dictionary explains {fve_difference:percent} of the difference between the models.",
+            fve_difference=fve,
+        )
+        if fve is not None
+        else say("How much of the difference the dictionary explains is not measured.")
+    )
+    return _new_and_lost(results, counts), explained, _verdicts(checks)
+
+
+def _verdicts(checks: tuple[Check, ...]) -> Sentence:
+    failed, unmeasured = (
+        "; ".join(check.name for check in checks if check.verdict == verdict)
+        for verdict in ("fail", NOT_MEASURED)
+    )
+    return say(
+        "{failed}{unmeasured}",
+        failed=f"Not met: {failed}." if failed else "No condition for a comparison failed.",
+        unmeasured=f" Not measured: {unmeasured}." if unmeasured else "",
+    )
+
+
+def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> Sentence:
+    total = len(results.features)
+    by_label = {count.label: count for count in counts}
+    if not results.has_norms:
+        reweighted = by_label["reweighted"].count
+        return say(
+            "This dictionary has no decoder norm for each model, so it calls no latent new or lost. What it gives is each latent's share "
+            "of the shift, for {n_latents:counted latent}.{rates}",
+            n_latents=total,
+            rates=say(" {reweighted:counted latent} fire at another rate.", reweighted=reweighted)
+            if reweighted
+            else "",
+        )
+    new, lost = by_label["new"], by_label["lost"]
+    if not new.count and not lost.count:
+        return say(
+            "Of {n_latents:counted latent}, none is new and none is lost: by the rule below, no latent is in one model only."
+            "{at_most}{expected}",
+            n_latents=total,
+            at_most=_at_most(new, lost),
+            expected=_expected(new, lost),
+        )
+    others = [
+        (label, say("{latents:,} {label}", latents=by_label[label].count, label=label))
+        for label in ("rotated", "rescaled", "reweighted")
+        if by_label[label].count
+    ]
+    return say(
+        "Of {n_latents:counted latent}, {new:,}{new_range} are new (in the intervened model only) and {lost:,}{lost_range} lost (in the "
+        "reference only){others}.{expected}",
+        n_latents=total,
+        new=new.count,
+        new_range=_range(new),
+        lost=lost.count,
+        lost_range=_range(lost),
+        others=say("; {others}", others=listed(others)) if others else "",
+        expected=_expected(new, lost),
+    )
+
+
+def _at_most(new: LabelCount, lost: LabelCount) -> Part:
+    if new.high is None:
+        return ""
+    return say(
+        " With other text it might have been up to {new_high:.0f} new and {lost_high:.0f} lost.",
+        new_high=new.high,
+        lost_high=lost.high,
+    )
+
+
+def _range(count: LabelCount) -> Part:
+    if count.low is None or count.high is None:
+        return ""
+    return say(" ({low:.0f} to {high:.0f} with other text)", low=count.low, high=count.high).under(
+        count.label
+    )
+
+
+def _expected(new: LabelCount, lost: LabelCount) -> Sentence:
+    """How many of them to expect from nothing."""
+    if new.expected_false is None or lost.expected_false is None:
+        return say(" How many to expect from nothing is not measured.")
+    return say(
+        " A pair that differs as much and in no feature has {expected_new:.1f} new and {expected_lost:.1f} lost ones of as much effect.",
+        expected_new=new.expected_false,
+        expected_lost=lost.expected_false,
+    )

@@ -1,0 +1,124 @@
+"""What a run may have beside its analysis, for the tests of the report: a survey, a sweep, controls, limits, a plain difference."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from crosscoder.folder import RunFolder
+
+from .run_folder import HOSTILE
+
+
+def survey() -> dict[str, Any]:
+    """A survey.json whose likeliest token is hostile."""
+    mined = {"token_id": 1, "token": HOSTILE[0], "positions": 20, "share": 0.2, "mean_log_ratio": 1.0}
+    return {
+        "n_documents": 3,
+        "predictions": {
+            "n_tokens": 100,
+            "kl": {
+                "mean": 0.5, "median": 0.1, "p90": 1.0, "p99": 2.0, "max": 3.0, "largest_hundredth": 0.3,
+                "template_mean": 0.25, "other_mean": 0.75,
+                "by_position": [
+                    {"first": 0, "last": 0, "n_tokens": 3, "mean": 0.1},
+                    {"first": 4, "last": 7, "n_tokens": 9, "mean": 0.9},
+                ],
+            },
+            "largest": [
+                {
+                    "kl": 3.0, "document": 0, "position": 4, "context": f"a | b{HOSTILE[0]}",
+                    "reference": [[" The", 0.5]], "intervened": [[" Food", 0.9]],
+                }
+            ],
+            "raised": [mined],
+            "lowered": [],
+        },
+        "layers": [
+            {
+                "reference": index, "intervened": index, "cka": 1 - index / 100, "change": index / 100,
+                "hookpoint": index == 7,
+            }
+            for index in range(31)
+        ],
+    }  # fmt: skip
+
+
+def controls() -> dict[str, Any]:
+    """What summary.json says of every control."""
+    return {
+        "names": [],
+        "nulls": [{"name": "drift", "new": 3, "lost": 1, "alive": 150, "fve": {}}],
+        "identity": {"name": "identity", "shared": 150, "alive": 150, "fve": {}},
+        "shuffled": {"name": "shuffled", "shared": 3, "new": 70, "lost": 60, "alive": 150, "fve": {}},
+        "seeds": 2,
+        "difference_fve": 0.25,
+        "difference_fve_mixed": 0.1,
+        "difference_heard": True,
+    }
+
+
+def limits() -> list[dict[str, Any]]:
+    """One curve of summary.json."""
+    return [
+        {
+            "limit": "nu_error", "configured": 0.2, "values": [0.0, 0.1, 0.2, 0.3, 0.4], "new": [0, 19, 20, 21, 60],
+            "lost": [0, 5, 5, 5, 5], "expected_false": [0, 1, 3, 9, 30],
+        }
+    ]  # fmt: skip
+
+
+def plain_difference() -> list[dict[str, Any]]:
+    """Directions of the difference of activations; tokens at one end of one of them."""
+    return [
+        {"name": "mean", "share": 0.25, "top": [" food", HOSTILE[0]], "bottom": []},
+        {"name": "mean of the first 8 positions", "share": 0.125, "top": [], "bottom": []},
+        {"name": "component 1", "share": 0.5, "top": [], "bottom": []},
+    ]
+
+
+def swept(folder: RunFolder, chosen: int) -> None:
+    """A sweep over two k, of which one was chosen."""
+    n_latents = json.loads(folder.summary.read_text())["n_latents"]
+    folder.sweep.mkdir()
+    record = {
+        "measure": "diff/explained_variance",
+        "curve": [{"n_latents": n_latents, "k": k, "diff/explained_variance": k / 100} for k in (24, 32)],
+        "chosen": {"n_latents": n_latents, "k": chosen},
+    }
+    (folder.sweep / "sweep.json").write_text(json.dumps(record))
+
+
+def controlled(folder: RunFolder) -> Any:
+    """Every control, and what each latent has from them; the table of the latents."""
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    summary |= {"controls": controls(), "limits": limits()}
+    summary["counts"]["new"] |= {"expected_false": 3.0, "low": 5.0, "high": 9.0}
+    summary["counts"]["lost"] |= {"expected_false": 1.0, "low": 2.0, "high": 4.0}
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    table: Any = pd.read_parquet(folder.features)
+    claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
+    table["q_value"], table["seed_stability"] = 0.5, np.where(table["latent"] % 2 == 0, 1.0, 0.5)
+    table["difference_cosine"] = np.where(claimed & (table["latent"] % 3 == 0), 0.9, 0.1)
+    table.to_parquet(folder.features)
+    return table
+
+
+def with_everything(folder: RunFolder) -> None:
+    """All of it, and a source and a token policy with numbers in them."""
+    controlled(folder)
+    swept(folder, 24)
+    folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    summary["plain_difference"] = plain_difference()
+    summary["difference_components"] = {"1": 0.5, "4": 0.75}
+    summary["sources"] |= {"a{b": {"documents": 1, "tokens": 7}, "a|b": {"documents": 2, "tokens": 9}}
+    summary["controls"]["nulls"].append({"name": HOSTILE[1], "new": 0, "lost": 2, "alive": 140})
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    manifest = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    manifest["data"] = {
+        "fingerprint": "6b46",
+        "policy": {"mask_first": 1, "outlier_multiple": 10.0, "mask_special": True},
+    }
+    folder.manifest.write_text(json.dumps(manifest), encoding="utf-8")
