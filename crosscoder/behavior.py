@@ -98,9 +98,9 @@ class UserFunction(Settings):
     """A number for each generated answer, from a Python function of the user."""
 
     kind: Literal["callable"] = "callable"
+    file: Path = Field(description="Python file; it is run")
     function: str = Field(
-        description="FILE.py:NAME; called with a list of prompts and a list of answers, returns a number for each",
-        pattern=r"^.+\.py:[A-Za-z_]\w*$",
+        description="name of a function in it; called with a list of prompts and a list of answers, returns a number for each"
     )
     sampling: Sampling = Field(default=Sampling(), description="how answers are generated")
 

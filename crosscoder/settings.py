@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from .behavior import LocalJudge
 from .complaints import Complaint, complaints, show
 from .config import AdapterSource, ModelSource, RunConfig
 from .dialect import describe_syntax_error, read_yaml, write_yaml
@@ -25,7 +26,7 @@ from .schema import Place, blocks, choose, kind_of, name_default_kinds, scalars,
 
 T = TypeVar("T", bound=BaseModel)
 
-_FOLDER_OR_HUB_ID = {(ModelSource, "model"), (AdapterSource, "adapter")}
+_FOLDER_OR_HUB_ID = {(ModelSource, "model"), (AdapterSource, "adapter"), (LocalJudge, "model")}
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), model: type[T] = RunConfig) -> T:
@@ -170,13 +171,24 @@ def _index(target: list[Any], place: Place) -> int:
 def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, given: set[Place]) -> None:
     for place, block, values in blocks(model, data):
         for name, field in block.model_fields.items():
-            value = values.get(name)
-            if not isinstance(value, str) or not value or _covered((*place, name), given):
+            value, types = values.get(name), scalars(field.annotation)
+            if _covered((*place, name), given):
                 continue
-            beside = folder / value
-            is_input = Path in scalars(field.annotation) and name != "output"
-            if (is_input and beside.exists()) or ((block, name) in _FOLDER_OR_HUB_ID and beside.is_dir()):
-                values[name] = os.path.abspath(beside)
+            if isinstance(value, list) and Path in types and str not in types:
+                values[name] = [
+                    _beside(folder, entry) if isinstance(entry, str) else entry for entry in value
+                ]
+            elif isinstance(value, str) and (
+                (Path in types and name != "output")
+                or ((block, name) in _FOLDER_OR_HUB_ID and (folder / value).is_dir())
+            ):
+                values[name] = _beside(folder, value)
+
+
+def _beside(folder: Path, value: str) -> str:
+    """What lies beside the file of the settings, if something of that name does; else as it is written."""
+    beside = folder / value
+    return os.path.abspath(beside) if value and beside.exists() else value
 
 
 def _covered(place: Place, given: set[Place]) -> bool:

@@ -74,6 +74,9 @@ class BehaviorResults:
     attribution: dict[str, Any] | None
     causal: dict[str, Any] | None
 
+    shares: dict[int, float]
+    """Share of the shift that is attributed to each latent on held-out prompts; empty without a gradient."""
+
 
 def load_behaviors(folder: RunFolder) -> tuple[BehaviorResults, ...]:
     """All behaviors of a run, by name.
@@ -110,7 +113,15 @@ def _load(place: BehaviorFolder) -> BehaviorResults:
         shift,
         _read(place.attribution) if place.attribution.is_file() else None,
         _read(place.causal) if place.causal.is_file() else None,
+        _shares(place.latents),
     )
+
+
+def _shares(path: Path) -> dict[int, float]:
+    if not path.is_file() or "share_held_out" not in pq.read_schema(path).names:
+        return {}
+    table = pq.read_table(path, columns=["latent", "share_held_out"]).to_pydict()
+    return dict(zip(table["latent"], table["share_held_out"], strict=True))
 
 
 def _read(path: Path) -> dict[str, Any]:

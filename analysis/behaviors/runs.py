@@ -18,7 +18,7 @@ class Run:
     model: int
     start: int
     part: Part | None = None
-    sign: float = 1.0
+    sign: int = 1
     """Of the part: 1 puts it in, -1 takes it out."""
 
     constant: Float[Tensor, " d_model"] | None = None

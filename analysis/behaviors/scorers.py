@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosscoder.behavior import EndpointJudge, Judged, LocalJudge, Pattern, UserFunction
-from crosscoder.errors import ConfigError, DataError, ResourceError
+from crosscoder.errors import ConfigError, DataError, ResourceError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
             expression = re.compile(settings.pattern, re.IGNORECASE if settings.ignore_case else 0)
             return lambda _, answers: [float(bool(expression.search(answer))) for answer in answers]
         case UserFunction():
-            return _UserScorer(settings.function)
+            return _UserScorer(settings.file.expanduser(), settings.function)
         case Judged():
             return _Judge(settings, cache)
         case _:
@@ -53,18 +53,17 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
 class _UserScorer:
     """A function in a file of the user."""
 
-    def __init__(self, named: str) -> None:
-        path, _, name = named.rpartition(":")
-        file = Path(path).expanduser()
-        if not file.is_file():
-            raise ConfigError(f"metric.function: file {path!r} does not exist; give FILE.py:NAME")
+    def __init__(self, file: Path, name: str) -> None:
+        if not file.is_file() or file.suffix != ".py":
+            raise ConfigError(f"metric.file: {str(file)!r} is no Python file; give the path of one")
         spec = importlib.util.spec_from_file_location(file.stem, file)
-        assert spec is not None and spec.loader is not None  # the name ends in .py
+        assert spec is not None and spec.loader is not None  # its name ends in .py
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        self._function, self._named = getattr(module, name, None), named
+        self._function, self._named = getattr(module, name, None), name
         if not callable(self._function):
-            raise ConfigError(f"metric.function: {path!r} has no function {name!r}; give FILE.py:NAME")
+            known = [key for key, value in vars(module).items() if callable(value)]
+            raise ConfigError(f"metric.function: {file} has no function {name!r}{did_you_mean(name, known)}")
 
     def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         assert callable(self._function)

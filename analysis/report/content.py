@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from crosscoder.folder import RunFolder
 
+from ..behaviors.results import load_behaviors
 from ..labels import ROTATED_RATIO
 from ..results import LABELS, AnalysisResults
 from .before import before_dictionary
+from .behaviors import behavior_shifts
 from .certainty import certainty
 from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
@@ -37,6 +39,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     models = _model("reference", summary), _model("intervened", summary)
     checks = comparability(results)
     counts = _counts(results)
+    behaviors = behavior_shifts(load_behaviors(folder))
     # Both signs have to agree: a difference that is too small for FVE is still a difference.
     identical = (
         summary.get("relative_difference") == 0 and (summary.get("fve") or {}).get("difference") is None
@@ -44,7 +47,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     return Report(
         schema_version=SCHEMA_VERSION,
         title=f"{models[0].name} → {models[1].name}",
-        summary=summary_sentences(results, counts, checks, identical),
+        summary=summary_sentences(results, counts, checks, behaviors, identical),
         identical=identical,
         models=models,
         compared=_compared(results, folder),
@@ -52,6 +55,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         before=before_dictionary(folder, summary),
         counts=counts,
         groups=claim_groups(results),
+        behaviors=behaviors,
         rule=rule_statements(summary.get("rule") or {}),
         limits=limit_curves(summary.get("limits") or []),
         certainty=certainty(results),

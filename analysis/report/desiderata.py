@@ -4,7 +4,7 @@ Comparative XAI (arXiv 2602.02304) asks for comparability, validity, actionabili
 requirements under those four families, their measures and their thresholds are this project's own reading of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ import numpy as np
 from crosscoder.folder import RunFolder
 from crosscoder.requirements import Requirements
 
+from ..behaviors.results import BehaviorResults, load_behaviors
 from ..results import AnalysisResults
 from .findings import CLAIMED, has
 from .phrases import NOT_MEASURED, Number
 from .schema import Requirement
-from .wording import Sentence, say
+from .wording import Sentence, named, say
 
 # Conventions, stated beside every verdict.
 _FVE_GAP = 0.05
@@ -24,26 +25,25 @@ _FALSE_LABELS = 0.5
 _REFOUND = 0.5
 _UNEXPLAINED = 0.5
 _LATENTS = 100
+_FAITHFUL = 0.5
+_UNDONE = 0.5
+_COST = 0.1
 
 _LEGIBLE_SHARE = 0.8
 """Of what latents carry of the shift: how many of them have to be read for it."""
 
 
 def desiderata(results: AnalysisResults, folder: RunFolder) -> tuple[Requirement, ...]:
-    """All requirements, family by family; what cannot be measured yet says so."""
+    """All requirements, family by family; what was not measured says so."""
+    behaviors = load_behaviors(folder)
     return (
         _contract(results, folder),
         _common_frame(results.summary),
         _change(results.summary),
-        _unmeasured(
-            "validity.faithfulness",
-            "share of the behavioral shift that goes with the named latents, taken out and put in",
-        ),
+        _faithfulness(behaviors),
         _specificity(results.summary),
         _robustness(results),
-        _unmeasured(
-            "actionability.lever", "behavioral shift undone by steering, and what it costs elsewhere"
-        ),
+        _lever(behaviors),
         _legibility(results),
         _unmeasured("monitoring.trajectory", "latents followed over three or more checkpoints"),
         _coverage(results.summary),
@@ -115,6 +115,63 @@ def _change(summary: dict[str, Any]) -> Requirement:
         "whole",
         "latents called new, lost, rotated or rescaled where the reference stands beside itself",
     )
+
+
+def _faithfulness(behaviors: Sequence[BehaviorResults]) -> Requirement:
+    """Of the behavior that is explained worst: nothing is faithful on average."""
+    checks = {
+        behavior.name: max(
+            behavior.causal["together"].values(), key=lambda check: (check["passed"], check["value"] or 0.0)
+        )
+        for behavior in behaviors
+        if behavior.causal is not None
+    }
+    name = min(checks, key=lambda name: (checks[name]["passed"], checks[name]["low"] or 0.0), default=None)
+    check = None if name is None else checks[name]
+    low = None if check is None else check["low"]
+    return _judged(
+        "validity.faithfulness",
+        low,
+        say(
+            "{value:percent}{of}",
+            value=low,
+            of="" if name is None else say(" of {behavior}", behavior=named(name)),
+        ),
+        say("at least {limit:percent}, and no random latents reach it", limit=_FAITHFUL),
+        None if check is None or low is None else bool(check["passed"]) and low >= _FAITHFUL,
+        "share of the behavioral shift that goes with the named latents, taken out or put in, on held-out prompts (lower end of the "
+        "interval; the behavior explained worst)",
+    )
+
+
+def _lever(behaviors: Sequence[BehaviorResults]) -> Requirement:
+    """Of the behavior that can be undone least."""
+    undone = [_most_undone(behavior.causal) for behavior in behaviors if behavior.causal is not None]
+    share = min(undone, default=None)
+    return _judged(
+        "actionability.lever",
+        share,
+        say("{value:percent}", value=share),
+        say("at least {limit:percent}", limit=_UNDONE),
+        None if share is None else share >= _UNDONE,
+        say(
+            "share of the behavioral shift that can be undone in the intervened model, by taking the named latents out (the reference reads "
+            "along) or by a constant direction of theirs, at a cost of at most {cost:.2f} nats (KL) on unrelated text",
+            cost=_COST,
+        ),
+    )
+
+
+def _most_undone(causal: dict[str, Any]) -> float:
+    """In generated answers where there are any."""
+    removal = (causal["answers"] or causal)["together"]["necessity"]["value"]
+    levers = [(removal, causal["removal_cost"]["kl"]["value"])]
+    levers += [
+        (dose["share"]["value"], dose["kl"]["value"])
+        for dose in causal["steering"]
+        if dose["model"] == "intervened" and dose["direction"] == "named latents"
+    ]
+    return max((share or 0.0 for share, kl in levers if kl is not None and kl <= _COST), default=0.0)
 
 
 def _specificity(summary: dict[str, Any]) -> Requirement:

@@ -4,42 +4,16 @@ Numbers stand in number fields or in the `numbers` of a `Sentence`, never in wor
 words and no number; text that others wrote is `Quoted`, and a page `Address` leads to the page.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from .behavior_schema import BehaviorShift
+from .fields import Address, Count, Evidence, Finite, NotNegative, Quoted, ReportPart, Retold, Verdict
 from .wording import Sentence
 
-SCHEMA_VERSION: Literal[2] = 2
-
-Verdict = Literal["pass", "fail", "not measured"]
-Evidence = Literal["observed", "associated", "causal"]
-
-Quoted = Annotated[str, Field(json_schema_extra={"x-text": "quoted"})]
-"""Text from models, data sets, settings and the machine: names, paths, digests, commands, versions, pieces of documents."""
-
-Address = Annotated[str, Field(json_schema_extra={"x-text": "address"})]
-"""A link, relative to the folder of the report."""
-
-Retold = Annotated[str, Field(json_schema_extra={"x-text": "retold"})]
-"""A sentence that an earlier stage wrote; the numbers it was made from are in `numbers` beside it."""
-
-Count = Annotated[int, Field(ge=0)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+SCHEMA_VERSION: Literal[3] = 3
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        # What is written is complete: null, not absence, stands for what was not measured.
-        json_schema_serialization_defaults_required=True,
-    )
-
-
-class Fact(_Part):
+class Fact(ReportPart):
     """One thing that is so, with its name."""
 
     name: str
@@ -49,7 +23,7 @@ class Fact(_Part):
     """What is so."""
 
 
-class Recorded(_Part):
+class Recorded(ReportPart):
     """One thing as the manifest records it."""
 
     name: Quoted
@@ -59,7 +33,7 @@ class Recorded(_Part):
     """What is recorded: a number, or a name, digest, path or version."""
 
 
-class Model(_Part):
+class Model(ReportPart):
     """One of the two models."""
 
     side: Literal["reference", "intervened"]
@@ -72,7 +46,7 @@ class Model(_Part):
     """What the manifest records of it, digests of its weights included."""
 
 
-class Check(_Part):
+class Check(ReportPart):
     """One condition for comparing the two models."""
 
     name: str
@@ -94,7 +68,7 @@ class Check(_Part):
     """What was measured, in words."""
 
 
-class Requirement(_Part):
+class Requirement(ReportPart):
     """One requirement of the desiderata table."""
 
     key: str
@@ -122,7 +96,7 @@ class Requirement(_Part):
     """Whether it is."""
 
 
-class LabelCount(_Part):
+class LabelCount(ReportPart):
     """How many latents bear a label."""
 
     label: str
@@ -144,7 +118,7 @@ class LabelCount(_Part):
     """How many of them are to be expected from nothing, by the null pairs; null: not measured."""
 
 
-class Claim(_Part):
+class Claim(ReportPart):
     """What is said of one latent, and from what."""
 
     latent: Count
@@ -172,7 +146,7 @@ class Claim(_Part):
     """The latent on the page."""
 
 
-class ClaimGroup(_Part):
+class ClaimGroup(ReportPart):
     """Claims of one kind; `total` counts also those that are not written out."""
 
     name: str
@@ -194,7 +168,7 @@ class ClaimGroup(_Part):
     """All of them, on the page."""
 
 
-class Statement(_Part):
+class Statement(ReportPart):
     """A named sentence; `verdict` says whether the thing was measured at all."""
 
     name: str
@@ -210,7 +184,7 @@ class Statement(_Part):
     """Whether it was measured."""
 
 
-class Reason(_Part):
+class Reason(ReportPart):
     """A reason why latents are undetermined, in the words of one of them."""
 
     count: Count
@@ -227,7 +201,7 @@ class Reason(_Part):
     the larger end of an interval), and the rule's limits as `rule.NAME`: the numbers of `example`, unrounded."""
 
 
-class LimitCurve(_Part):
+class LimitCurve(ReportPart):
     """New and lost latents while one limit of the rule moves alone."""
 
     limit: str
@@ -255,7 +229,7 @@ class LimitCurve(_Part):
     """From where to where the count stays what it is."""
 
 
-class LayerShift(_Part):
+class LayerShift(ReportPart):
     """How alike the models are after one layer."""
 
     name: Sentence
@@ -271,7 +245,7 @@ class LayerShift(_Part):
     """Whether the dictionary reads this layer."""
 
 
-class Prediction(_Part):
+class Prediction(ReportPart):
     """A place where the models' predictions differ most."""
 
     context: Quoted
@@ -287,7 +261,7 @@ class Prediction(_Part):
     """The intervened model's likeliest next tokens with their probabilities."""
 
 
-class BeforeDictionary(_Part):
+class BeforeDictionary(ReportPart):
     """What the models differ in before any dictionary; empty parts were not measured."""
 
     statements: tuple[Statement, ...]
@@ -300,7 +274,7 @@ class BeforeDictionary(_Part):
     """Where the models part, layer by layer."""
 
 
-class Stage(_Part):
+class Stage(ReportPart):
     """One stage of the run, as the manifest has it."""
 
     name: Quoted
@@ -319,10 +293,10 @@ class Stage(_Part):
     """Whether it came to its end; null: not recorded."""
 
 
-class Report(_Part):
+class Report(ReportPart):
     """What changed between two language models, feature by feature, and how sure that is: everything the report says."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     """Version of this format."""
 
     title: Quoted
@@ -351,6 +325,9 @@ class Report(_Part):
 
     groups: tuple[ClaimGroup, ...]
     """What changed, latent by latent."""
+
+    behaviors: tuple[BehaviorShift, ...]
+    """How behaviors shifted, and which latents carry that; none where none was attributed."""
 
     rule: tuple[Statement, ...]
     """The rule behind every label."""

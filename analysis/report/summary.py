@@ -1,13 +1,18 @@
 """What was found, in a few sentences: how many latents changed, how much is explained, and which conditions failed."""
 
 from ..results import AnalysisResults
+from .behavior_schema import BehaviorShift
 from .phrases import NOT_MEASURED
 from .schema import Check, LabelCount
-from .wording import Part, Sentence, listed, say
+from .wording import Part, Sentence, listed, named, say
 
 
 def summary_sentences(
-    results: AnalysisResults, counts: tuple[LabelCount, ...], checks: tuple[Check, ...], identical: bool
+    results: AnalysisResults,
+    counts: tuple[LabelCount, ...],
+    checks: tuple[Check, ...],
+    behaviors: tuple[BehaviorShift, ...],
+    identical: bool,
 ) -> tuple[Sentence, ...]:
     """The first thing that a reader sees."""
     if identical:
@@ -22,7 +27,33 @@ def summary_sentences(
         if fve is not None
         else say("How much of the difference the dictionary explains is not measured.")
     )
-    return _new_and_lost(results, counts), explained, _verdicts(checks)
+    shifted = tuple(_shifted(behavior) for behavior in behaviors)
+    return *shifted, _new_and_lost(results, counts), explained, _verdicts(checks)
+
+
+def _shifted(behavior: BehaviorShift) -> Sentence:
+    """Whether a behavior shifted, and what its named latents do to that."""
+    explanation = behavior.explanation
+    if not behavior.established or explanation is None:
+        return say(
+            "{behavior}: {verdict}.",
+            behavior=named(behavior.name),
+            verdict="it shifted, and the shift is not told apart"
+            if behavior.established
+            else "no shift established",
+        )
+    if explanation.level != "causal":
+        return say(
+            "{behavior}: it shifted, and no latents are shown to cause it.", behavior=named(behavior.name)
+        )
+    return say(
+        "{behavior}: it shifted, and {latents:counted latent} together cause some of it: taken out they undo {necessity:percent}, put into "
+        "the reference's activations they bring {sufficiency:percent}.",
+        behavior=named(behavior.name),
+        latents=len(explanation.latents),
+        necessity=explanation.necessity.share.value,
+        sufficiency=explanation.sufficiency.share.value,
+    )
 
 
 def _verdicts(checks: tuple[Check, ...]) -> Sentence:

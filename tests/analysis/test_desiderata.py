@@ -156,7 +156,7 @@ def test_what_is_not_fulfilled_is_a_line(run: RunFolder) -> None:
     }
     lines = unmet(Requirements.model_validate(asked), measured)
     assert lines == [
-        "validity.faithfulness: not measured, required: pass (none yet)",
+        "validity.faithfulness: not measured, required: pass (at least 50.0 %, and no random latents reach it)",
         "monitoring.coverage: 30.0 %, required: at most 0.2",
     ]
     asked["monitoring"] = {"coverage": {"at_most": 0.4, "at_least": 0.1}}

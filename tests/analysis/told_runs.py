@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.behaviors.results import BehaviorFolder
 from crosscoder.folder import RunFolder
 
 from .run_folder import HOSTILE
@@ -105,10 +106,90 @@ def controlled(folder: RunFolder) -> Any:
     return table
 
 
+def estimate(value: float) -> dict[str, float]:
+    """A number and its interval."""
+    return {"value": value, "low": value - 0.0625, "high": value + 0.03125}
+
+
+def checked(value: float) -> dict[str, Any]:
+    """A causal check beside two random draws."""
+    random = {"random": [0.015625, -0.125], "random_mean": -0.0546875, "random_largest": 0.015625}
+    return {**estimate(value), **random, "p_value": 0.046875, "passed": True}
+
+
+def shifted(folder: RunFolder, name: str, *, established: bool = True) -> None:
+    """A behavior that was attributed, or whose shift is none."""
+    place = BehaviorFolder(folder.behaviors / name)
+    place.path.mkdir(parents=True)
+    size = {
+        "reference": estimate(0.25), "intervened": estimate(0.875), "size": estimate(0.625), "p_value": 0.0123,
+        "floor": 0.375, "self_shift": None, "verdict": "established" if established else "below the noise floor",
+        "established": established,
+    }  # fmt: skip
+    shift = {
+        "schema_version": 1, "name": name, "description": HOSTILE[1], "metric": {}, "unit": "share of answers", "n_prompts": 48,
+        "n_held_out": 24, "shift": size, "stand_in": {"unit": "nats", **size, "size": estimate(17.5)}, "explained": established,
+        "why_not": None if established else "no shift is established, so there is nothing to explain",
+    }  # fmt: skip
+    place.shift.write_text(json.dumps(shift))
+    if established:
+        place.attribution.write_text(json.dumps(taken_apart()))
+        place.causal.write_text(json.dumps(caused()))
+        table = pd.DataFrame(
+            {"latent": [3, 4], "share_held_out": [0.21875, 0.0781], "evidence": ["causal", "observed"]}
+        )
+        table.to_parquet(place.latents)
+
+
+def taken_apart() -> dict[str, Any]:
+    """An attribution.json."""
+    parts = {
+        name: {"value": estimate(1 / n), "share": estimate(1 / (n + 2))}
+        for n, name in enumerate(("latents", "bias", "error", "left_out", "above", "represented"), start=3)
+    }
+    whole = {"above": parts.pop("above"), "represented": parts.pop("represented")}
+    layers = [
+        {
+            "layer": index,
+            "hookpoint": index == 3,
+            "represented": estimate(index / 4),
+            "above": estimate(1 - index / 4),
+        }
+        for index in range(5)
+    ]
+    held_out = {"parts": parts, **whole, "residual": 0.007, "residual_share": 0.0044, "steps": 4}
+    return {"schema_version": 1, "unit": "nats", "find": held_out, "held_out": held_out, "layers": layers}
+
+
+def caused() -> dict[str, Any]:
+    """A causal.json."""
+    together = {"necessity": checked(0.71), "sufficiency": checked(0.83)}
+    kinds = ("necessity", "sufficiency", "steering")
+    cost = {"kl": estimate(0.0713), "perplexity": 26.75, "perplexity_changed": 26.99}
+    return {
+        "schema_version": 1, "named": [3, 4], "level": "causal", "confidence": 0.95, "n_prompts": 24, "together": together,
+        "latents": [
+            {"latent": latent, "evidence": level, "association_p": 0.001, **together}
+            for latent, level in ((3, "causal"), (4, "observed"))
+        ],
+        "curve": [{"n": n} | {kind: estimate(n / 100) for kind in kinds} for n in (1, 55)],
+        "remainder": {},
+        "rebuilding": {"reference": estimate(0.011), "intervened": estimate(0.012)},
+        "answers": {"n_prompts": 24, "together": together, "curve": [{"n": 55} | {kind: estimate(0.91) for kind in kinds}]},
+        "removal_cost": cost,
+        "steering": [
+            {"model": model, "direction": direction, "dose": 1.5, "share": estimate(0.4), **cost}
+            for model in ("reference", "intervened") for direction in ("named latents", "random")
+        ],
+    }  # fmt: skip
+
+
 def with_everything(folder: RunFolder) -> None:
     """All of it, and a source and a token policy with numbers in them."""
     controlled(folder)
     swept(folder, 24)
+    shifted(folder, "refusal")
+    shifted(folder, "small_talk", established=False)
     folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     summary["plain_difference"] = plain_difference()

@@ -32,6 +32,7 @@ VERBS = [
     "train",
     "sweep",
     "analyze",
+    "attribute",
     "report",
     "browse",
     "doctor",

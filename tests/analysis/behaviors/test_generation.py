@@ -1,0 +1,120 @@
+"""Answers of models in lock-step: as transformers generates them where nothing is changed, and the other model's where everything is."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.behaviors.change import Part
+from analysis.behaviors.generation import Generator
+from analysis.behaviors.prompts import Prompt
+from analysis.behaviors.runs import Run, unchanged
+from analysis.observers import observer_for
+from crosscoder.behavior import Sampling
+from crosscoder.config import CrosscoderConfig, PairConfig, ReLU, TokenPolicy
+from crosscoder.dictionary import Crosscoder
+from crosscoder.errors import DataError
+from crosscoder.pair import ModelPair, load_pair
+from tests.tiny_pairs import save_adapter, save_gpt2, save_llama
+
+EVERYTHING = Part(torch.ones(32, dtype=torch.bool), bias=True, error=True, left_out=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_llama(folder / "llama", seed=0)
+    save_adapter(folder / "llama", folder / "adapter")
+    save_gpt2(folder / "gpt2", seed=0)
+    save_gpt2(folder / "tuned", seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["adapter", "context", "gpt2"])
+def pair(request: pytest.FixtureRequest, folder: Path) -> ModelPair:
+    name = request.param
+    reference = folder / ("gpt2" if name == "gpt2" else "llama")
+    intervened = {
+        "adapter": {"adapter": str(folder / "adapter")},
+        "context": {"context": "amber birch cedar"},
+        "gpt2": {"model": str(folder / "tuned"), "dtype": "float32"},
+    }[name]
+    settings = {
+        "reference": {"model": str(reference), "dtype": "float32"},
+        "intervened": intervened,
+        "hookpoint": "transformer.h.1" if name == "gpt2" else "model.layers.1",
+        "device": "cpu",
+    }
+    return load_pair(PairConfig.model_validate(settings))
+
+
+def prompts() -> list[Prompt]:
+    generator = np.random.default_rng(0)
+    return [Prompt(str(i), generator.integers(7, 250, size=3 + 4 * i)) for i in range(4)]
+
+
+def dictionary() -> Crosscoder:
+    return Crosscoder(
+        CrosscoderConfig(
+            d_models=(16, 16),
+            model_names=("reference", "intervened"),
+            n_latents=32,
+            sparsity=ReLU(target_l0=4),
+        )
+    )
+
+
+def generator(pair: ModelPair, **sampling: Any) -> Generator:
+    observer = observer_for(dictionary(), pair.d_models, "paired")
+    settings = Sampling.model_validate({"max_new_tokens": 8} | sampling)
+    return Generator(pair, observer, prompts(), TokenPolicy(), settings, seed=0)
+
+
+@pytest.mark.parametrize("model", [0, 1])
+def test_unchanged_answers_are_those_of_transformers(pair: ModelPair, model: int) -> None:
+    found = generator(pair).answers(unchanged(model))
+    context = pair.context.token_ids if pair.context is not None and model == 1 else torch.zeros(0).long()
+    for prompt, (answer,) in zip(prompts(), found, strict=True):
+        ids = torch.cat([context, torch.from_numpy(prompt.token_ids)])[None]
+        with pair.switched(model) as network, torch.no_grad():
+            whole = network.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=8,
+                do_sample=False,
+                pad_token_id=1,
+            )
+        wanted = pair.tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
+        assert answer == str(wanted).strip()
+
+
+@pytest.mark.parametrize("model", [0, 1])
+def test_with_the_whole_change_put_in_it_is_as_if_started_from_the_other_model(
+    pair: ModelPair, model: int
+) -> None:
+    found = generator(pair)
+    assert found.answers(Run(model, 0, EVERYTHING)) == found.answers(Run(model, 1))
+    assert found.answers(Run(model, 1, EVERYTHING, -1)) == found.answers(Run(model, 0))
+    assert found.answers(Run(model, 1, EVERYTHING.scaled(0.0))) == found.answers(Run(model, 1))
+
+
+def test_a_change_changes_the_answer(pair: ModelPair) -> None:
+    """The positive control: a large constant ends elsewhere."""
+    found = generator(pair)
+    constant = 50 * torch.randn(16, generator=torch.Generator().manual_seed(0))
+    assert found.answers(Run(1, 1, constant=constant)) != found.answers(unchanged(1))
+
+
+def test_samples_follow_from_the_seed(pair: ModelPair) -> None:
+    one = generator(pair, temperature=1.0, samples=3)
+    found = one.answers(unchanged(1))
+    assert [len(answers) for answers in found] == [3] * 4
+    assert found == one.answers(unchanged(1))
+    assert len({answer for answers in found for answer in answers}) > 4
+
+
+def test_an_answer_that_does_not_fit_is_refused(pair: ModelPair) -> None:
+    with pytest.raises(DataError, match=r"lower metric\.sampling\.max_new_tokens"):
+        generator(pair, max_new_tokens=500)
