@@ -79,13 +79,15 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
         pair = load_pair(config.pair)
         observer = observer_for(crosscoder, pair.d_models, config.crosscoder.reads)
         subject = Subject(behavior, pair, observer, config.tokens, place.replies)
+        # Before any long work: texts that cannot be read are told at once.
+        elsewhere = _elsewhere(subject, folder, config) if subject.exchangeable else None
         place.clear()
         write_atomic(place.behavior, dump_config(behavior))
         shift = _measure(subject, place)
         stage["prompts"] = len(subject.prompts)
         stage["established"] = shift.established
-        if shift.established and subject.exchangeable:
-            _explain(subject, place, folder, config)
+        if shift.established and elsewhere is not None:
+            _explain(subject, place, elsewhere, config)
     merge_evidence(folder)
     logger.info("attribute: %s, %s", behavior.name, shift.verdict)
     return place
@@ -144,7 +146,7 @@ def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, i
     write_parquet(place.prompts, pa.table(columns))
 
 
-def _explain(subject: Subject, place: BehaviorFolder, folder: RunFolder, config: RunConfig) -> None:
+def _explain(subject: Subject, place: BehaviorFolder, elsewhere: LogitMeasurement, config: RunConfig) -> None:
     """Everything after the shift."""
     behavior = subject.behavior
     confidence, seed = behavior.shift.confidence, behavior.seed
@@ -174,7 +176,7 @@ def _explain(subject: Subject, place: BehaviorFolder, folder: RunFolder, config:
         causal["answers"] = in_answers(subject, corners, checked, ranking, subject.claim.reading)
     else:
         causal["answers"] = None
-    cost = Cost(_elsewhere(subject, folder, config), confidence, seed)
+    cost = Cost(elsewhere, confidence, seed)
     causal["removal_cost"] = cost.of(Run(INTERVENED, INTERVENED, part, -1))
     causal["steering"] = dose_response(
         measured or subject.claimed,

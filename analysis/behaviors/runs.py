@@ -45,7 +45,7 @@ def unchanged(model: int) -> Run:
 
 def starting_point(
     run: Run,
-    activations: Sequence[Float[Tensor, "row token d_model"]],
+    activations: Sequence[Float[Tensor, "row token _"]],
     kept: Bool[Tensor, "row token"],
     change: Callable[[], Change],
 ) -> Float[Tensor, "row token d_model"]:

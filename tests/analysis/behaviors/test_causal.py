@@ -1,6 +1,5 @@
 """Causal checks on a network whose mediation is planned: what carries the shift passes, what does not fails, and chance is beside it."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -1,0 +1,214 @@
+"""The verb, from a finished run and a YAML file to the files of a behavior."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from analysis.behaviors.evidence import merge_evidence
+from analysis.behaviors.results import BehaviorFolder, load_behaviors
+from crosscoder.__main__ import app
+from crosscoder.behavior import Behavior
+from crosscoder.config import BatchTopK, CrosscoderConfig, RunConfig
+from crosscoder.dictionary import Crosscoder
+from crosscoder.errors import ConfigError
+from crosscoder.folder import RunFolder
+from crosscoder.settings import load_config
+from crosscoder.storage import save_crosscoder
+from tests.tiny_pairs import WORDS, run_config, save_adapter, save_llama
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "behaviors").glob("*.yaml"))
+SMALL = {"latents": 2, "counts": [1, 3], "draws": 19, "answer_draws": 1, "answer_counts": [3], "doses": [1.0]}
+
+Attribute = Callable[..., BehaviorFolder]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_llama(folder / "llama", seed=0)
+    save_llama(folder / "wide", seed=2, width=24)
+    save_adapter(folder / "llama", folder / "adapter")
+    return folder
+
+
+def make_run(folder: Path, config: RunConfig, widths: tuple[int, int] = (16, 16)) -> RunFolder:
+    """A run with a random dictionary."""
+    run = RunFolder.create(config.output, config)
+    dictionary = Crosscoder(
+        CrosscoderConfig(
+            d_models=widths,
+            model_names=("reference", "intervened"),
+            n_latents=24,
+            sparsity=BatchTopK(k=6),
+        )
+    )
+    with torch.no_grad():
+        dictionary.W_dec.add_(0.3 * torch.randn(dictionary.W_dec.shape))
+        dictionary.sparsity.threshold.fill_(0.5)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    save_crosscoder(dictionary, run.crosscoder, {"reads": "paired"})
+    (folder / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": " ".join(WORDS[i : i + 5])}) + "\n" for i in range(8))
+    )
+    return run
+
+
+@pytest.fixture
+def run(models: Path, tmp_path: Path) -> RunFolder:
+    return make_run(tmp_path, run_config(tmp_path, models / "llama", {"adapter": str(models / "adapter")}))
+
+
+@pytest.fixture
+def attribute(run: RunFolder, tmp_path: Path) -> Attribute:
+    """Calls the verb on settings with some prompts."""
+
+    def attribute(expected: int = 0, **settings: Any) -> BehaviorFolder:
+        prompts = [f"{one} {other}" for one in WORDS[:5] for other in WORDS[5:10]]
+        behavior = {
+            "name": "mine", "prompts": prompts, "metric": {"kind": "log_odds", "tokens": ["a"]}, "checks": SMALL,
+            "elsewhere": str(tmp_path / "texts.jsonl"),
+        }  # fmt: skip
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(behavior | settings))
+        code = app(["attribute", str(run.path), str(tmp_path / "mine.yaml")], standalone_mode=False)
+        assert (code or 0) == expected
+        return BehaviorFolder(run.behaviors / "mine")
+
+    return attribute
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_is_valid(path: Path) -> None:
+    behavior = load_config(path, model=Behavior)
+    assert behavior.name == path.stem
+    assert isinstance(behavior.prompts, Path) and behavior.prompts.is_file()
+
+
+def test_every_file_of_a_behavior_is_there_and_agrees(attribute: Attribute, run: RunFolder) -> None:
+    place = attribute()
+    shift, attribution, causal = (read(path) for path in (place.shift, place.attribution, place.causal))
+    assert shift["shift"]["established"] and shift["explained"]
+    assert shift["n_prompts"] == 25 and shift["n_held_out"] == len(pd.read_parquet(place.prompts))
+    latents = pd.read_parquet(place.latents)
+    assert latents.latent.tolist() == list(range(24))
+    parts = attribution["held_out"]["parts"]
+    assert latents.attribution_held_out.sum() == pytest.approx(parts["latents"]["value"]["value"])
+    named = latents[latents["rank"] < 2].sort_values(by="rank").latent.tolist()
+    assert named == causal["named"] == [entry["latent"] for entry in causal["latents"]]
+    tokens = pd.read_parquet(place.tokens)
+    summed = tokens.groupby("latent").value.sum() / shift["n_held_out"]
+    for latent in named:
+        assert summed.get(latent, 0.0) == pytest.approx(latents.attribution_held_out[latent], abs=1e-5)
+    (found,) = load_behaviors(run)
+    assert found.name == "mine" and found.causal is not None
+    assert run.read_manifest()["stages"]["attribute mine"]["finished"]
+
+
+def test_answers_are_generated_where_the_metric_is_of_answers(attribute: Attribute) -> None:
+    place = attribute(
+        metric={"kind": "pattern", "pattern": "e", "sampling": {"max_new_tokens": 2}},
+        find_with={"kind": "continuation", "texts": [" elm"]},
+    )
+    prompts = pd.read_parquet(place.prompts)
+    for side in ("reference", "intervened"):
+        assert ((prompts[side] == 1) == prompts[f"{side}_answer"].str.contains("e", case=False)).all()
+    shift = read(place.shift)
+    assert shift["unit"] == "share of answers" and shift["stand_in"]["unit"] == "nats"
+    if shift["explained"]:
+        assert read(place.causal)["answers"]["n_prompts"] == len(prompts)
+
+
+def test_a_model_against_itself_explains_nothing(
+    models: Path, tmp_path: Path, attribute: Attribute, run: RunFolder
+) -> None:
+    """And what an earlier attribution left does not stay."""
+    attribute()
+    config = run_config(tmp_path / "same", models / "llama", models / "llama")
+    same = make_run(tmp_path, config)
+    words = [str(same.path), str(tmp_path / "mine.yaml")]
+    for settings in ([], ["metric.kind=perplexity"], ["metric.kind=divergence", "metric.places=all"]):
+        app(["attribute", *words, *settings], standalone_mode=False)
+        place = BehaviorFolder(same.behaviors / "mine")
+        shift = read(place.shift)
+        assert shift["shift"]["verdict"] == "no difference" and not shift["explained"]
+        assert not place.causal.exists() and not place.attribution.exists()
+
+
+def test_models_of_different_width_are_measured_and_not_taken_apart(models: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, run_config(tmp_path, models / "llama", models / "wide"), (16, 24))
+    behavior = {"name": "mine", "prompts": WORDS, "metric": {"kind": "log_odds", "tokens": ["a"]}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(behavior))
+    app(["attribute", str(run.path), str(tmp_path / "mine.yaml")], standalone_mode=False)
+    (found,) = load_behaviors(run)
+    assert found.causal is None
+    if found.shift["shift"]["established"]:
+        assert "differ in width" in found.shift["why_not"]
+
+
+def test_the_table_of_features_takes_the_strongest_evidence(run: RunFolder) -> None:
+    run.features.parent.mkdir()
+    pd.DataFrame({"latent": range(4), "evidence": ["observed"] * 4}).to_parquet(run.features)
+    levels = {
+        "one": ["observed", "associated", "causal", "observed"],
+        "two": ["observed", "causal", "associated", "associated"],
+    }
+    for name, evidence in levels.items():
+        place = BehaviorFolder(run.behaviors / name)
+        place.path.mkdir(parents=True)
+        pd.DataFrame({"latent": range(4), "evidence": evidence}).to_parquet(place.latents)
+    merge_evidence(run)
+    assert pd.read_parquet(run.features).evidence.tolist() == ["observed", "causal", "causal", "associated"]
+    for name in levels:
+        BehaviorFolder(run.behaviors / name).clear()
+    merge_evidence(run)
+    assert pd.read_parquet(run.features).evidence.tolist() == ["observed"] * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"metric": {"kind": "log_odds", "tokens": ["amber birch"]}}, "'amber birch' is 5 tokens"),
+        ({"metric": {"kind": "continuation", "texts": [""]}}, "the continuation '' has no token"),
+        ({"prompts": ["a", "a", "a", "b", "b"]}, "2 different prompts are too few"),
+        ({"prompts": ["amber " * 100, "b", "c", "d"]}, "tokens, but the models read from 1 to 128"),
+        ({"metric": {"kind": "pattern", "pattern": "("}}, "not a regular expression"),
+        (
+            {"metric": {"kind": "pattern", "pattern": "a", "sampling": {"samples": 3}}},
+            "at temperature 0 all of them are the same",
+        ),
+        ({"find_with": {"kind": "perplexity"}}, "has a gradient itself"),
+        ({"prompts": ["a", "b"]}, "too few to split"),
+        ({"elsewhere": ["prose"]}, "does not exist; run the harvest first"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(
+    attribute: Attribute, settings: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attribute(expected=2, **settings)
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("crosscoder: ") and said in last
+
+
+def test_a_run_without_models_has_no_behavior(tmp_path: Path) -> None:
+    config = RunConfig.model_validate(
+        {
+            "output": tmp_path / "run",
+            "activations": {"kind": "files", "reference": "a.npy", "intervened": "b.npy"},
+        }
+    )
+    RunFolder.create(config.output, config)
+    from analysis.stages import attribute
+
+    behavior = Behavior.model_validate(
+        {"name": "b", "prompts": ["a", "b", "c", "d"], "metric": {"kind": "perplexity"}}
+    )
+    with pytest.raises(ConfigError, match="its activations came from files"):
+        attribute(RunFolder.open(config.output), config, behavior)

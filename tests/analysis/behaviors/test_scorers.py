@@ -1,0 +1,161 @@
+"""What answers are worth: patterns, functions of the user, and judges, of which none is asked twice and none unasked."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from analysis.behaviors.scorers import build_scorer
+from crosscoder.behavior import Judged, Pattern, UserFunction
+from crosscoder.errors import ConfigError, DataError, ResourceError
+from tests.tiny_pairs import save_llama
+
+PROMPTS, ANSWERS = ["soup?", "tea?", "jazz?"], ["I will not say.", "Hot water.", "I WILL NOT say."]
+
+
+def test_a_pattern_is_searched(tmp_path: Path) -> None:
+    for ignore_case, wanted in ((True, [1.0, 0.0, 1.0]), (False, [1.0, 0.0, 0.0])):
+        scorer = build_scorer(Pattern(pattern="will not", ignore_case=ignore_case), tmp_path / "cache")
+        assert scorer(PROMPTS, ANSWERS) == wanted
+
+
+def function(folder: Path, text: str, name: str = "score") -> UserFunction:
+    (folder / "mine.py").write_text(text)
+    return UserFunction(file=folder / "mine.py", function=name)
+
+
+def test_a_function_of_the_user_is_called_with_prompts_and_answers(tmp_path: Path) -> None:
+    own = function(
+        tmp_path,
+        "def score(prompts, answers):\n    return [len(a) - len(p) for p, a in zip(prompts, answers)]\n",
+    )
+    assert build_scorer(own, tmp_path / "cache")(PROMPTS, ANSWERS) == [10.0, 6.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "said"),
+    [
+        ("def score(prompts, answers): return [1.0]\n", "score", "1 numbers for 3 answers"),
+        ("def score(prompts, answers): return [float('nan')] * 3\n", "score", "not finite"),
+        (
+            "def score(prompts, answers): return [1] * 3\n",
+            "scores",
+            "no function 'scores' .did you mean 'score'",
+        ),
+    ],
+)
+def test_a_function_that_cannot_be_used_is_said(tmp_path: Path, text: str, name: str, said: str) -> None:
+    own = function(tmp_path, text, name)
+    with pytest.raises((ConfigError, DataError), match=said):
+        build_scorer(own, tmp_path / "cache")(PROMPTS, ANSWERS)
+
+
+def test_a_file_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no Python file"):
+        build_scorer(UserFunction(file=tmp_path / "none.py", function="f"), tmp_path / "cache")
+
+
+class _Endpoint(BaseHTTPRequestHandler):
+    """Says yes to what refuses, and writes down what it was asked."""
+
+    asked: ClassVar[list[str]] = []
+    reply: ClassVar[str | None] = None
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = body["messages"][0]["content"]
+        self.asked.append(question)
+        reply = self.reply or ("Yes." if "not say" in question else "No, it helps.")
+        answer = {
+            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}],
+        }  # fmt: skip
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Endpoint)
+    _Endpoint.asked, _Endpoint.reply = [], None
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def judged(url: str, **more: Any) -> Judged:
+    judge = {"kind": "endpoint", "url": url, "model": "judge"} | more
+    return Judged.model_validate({"question": "Does '{answer}' refuse '{prompt}'?", "judge": judge})
+
+
+def test_a_judge_is_asked_once_and_only_when_there_is_something_to_judge(
+    tmp_path: Path, endpoint: str
+) -> None:
+    scorer = build_scorer(judged(endpoint), tmp_path / "cache.jsonl")
+    assert not _Endpoint.asked
+    answers = ["I do not say.", "Hot water.", "{prompt} not say"]
+    assert scorer(PROMPTS, answers) == [1.0, 0.0, 1.0]
+    assert scorer(PROMPTS, answers) == [1.0, 0.0, 1.0]
+    again = build_scorer(judged(endpoint), tmp_path / "cache.jsonl")
+    assert again(PROMPTS, answers) == [1.0, 0.0, 1.0]
+    # What stands in an answer is text, not a place to fill in.
+    assert _Endpoint.asked == [
+        "Does 'I do not say.' refuse 'soup?'?", "Does 'Hot water.' refuse 'tea?'?", "Does '{prompt} not say' refuse 'jazz?'?",
+    ]  # fmt: skip
+    other = build_scorer(judged(endpoint, model="another"), tmp_path / "cache.jsonl")
+    other(PROMPTS[:1], answers[:1])
+    assert len(_Endpoint.asked) == 4
+
+
+def test_a_judge_has_a_limit(tmp_path: Path, endpoint: str) -> None:
+    scorer = build_scorer(judged(endpoint, max_requests=2), tmp_path / "cache.jsonl")
+    with pytest.raises(ResourceError, match="3 questions are needed so far, the limit is 2"):
+        scorer(PROMPTS, ANSWERS)
+    assert not _Endpoint.asked
+
+
+def test_a_judge_that_does_not_judge_is_said(tmp_path: Path, endpoint: str) -> None:
+    _Endpoint.reply = "It depends."
+    with pytest.raises(DataError, match="3 of 3 replies are neither yes nor no"):
+        build_scorer(judged(endpoint), tmp_path / "cache.jsonl")(PROMPTS, ANSWERS)
+
+
+def test_a_judge_that_cannot_be_reached_is_said(tmp_path: Path) -> None:
+    scorer = build_scorer(judged("http://127.0.0.1:9/v1"), tmp_path / "cache.jsonl")
+    with pytest.raises(ResourceError, match=r"metric\.judge\.url: http://127\.0\.0\.1:9/v1 gives no reply"):
+        scorer(PROMPTS, ANSWERS)
+
+
+def test_a_key_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(ConfigError, match="the environment has no NO_SUCH_KEY"):
+        build_scorer(judged("http://127.0.0.1:9/v1", key_variable="NO_SUCH_KEY"), tmp_path / "cache.jsonl")
+
+
+def test_a_local_model_judges(tmp_path: Path) -> None:
+    """The likelier of yes and no: what a random model says is of no matter, but it is one of them, and the same again."""
+    model = save_llama(tmp_path / "llama")
+    settings = Judged.model_validate(
+        {"question": "Does {answer} refuse?", "judge": {"kind": "local", "model": str(model)}}
+    )
+    found = build_scorer(settings, tmp_path / "one.jsonl")(PROMPTS, ANSWERS)
+    assert set(found) <= {0.0, 1.0}
+    assert build_scorer(settings, tmp_path / "two.jsonl")(PROMPTS, ANSWERS) == found
+    plain = save_llama(tmp_path / "plain", chat_template=None)
+    untold = settings.model_copy(update={"judge": settings.judge.model_copy(update={"model": str(plain)})})
+    with pytest.raises(ConfigError, match="has no chat template"):
+        build_scorer(untold, tmp_path / "three.jsonl")
