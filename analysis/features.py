@@ -179,7 +179,7 @@ def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, St
                 estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, side=side)
                 estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
             assert isinstance(observer, PairedObserver)
-            return estimates, overlaps(*observer.directions)
+            return estimates, overlaps(*observer.directions[:2])
         case "pooled":
             estimates["relative_rate"] = _relative_rate
             return estimates, {}

@@ -170,13 +170,25 @@ def _index(target: list[Any], place: Place) -> int:
 def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, given: set[Place]) -> None:
     for place, block, values in blocks(model, data):
         for name, field in block.model_fields.items():
-            value = values.get(name)
-            if not isinstance(value, str) or not value or _covered((*place, name), given):
-                continue
-            beside = folder / value
             is_input = Path in scalars(field.annotation) and name != "output"
-            if (is_input and beside.exists()) or ((block, name) in _FOLDER_OR_HUB_ID and beside.is_dir()):
-                values[name] = os.path.abspath(beside)
+            value, here = values.get(name), (*place, name)
+            if _covered(here, given) or not (is_input or (block, name) in _FOLDER_OR_HUB_ID):
+                continue
+            if isinstance(value, list):
+                values[name] = [
+                    entry if (*here, str(index)) in given else _resolved(entry, folder, is_input)
+                    for index, entry in enumerate(value)
+                ]
+            elif name in values:
+                values[name] = _resolved(value, folder, is_input)
+
+
+def _resolved(value: object, folder: Path, is_input: bool) -> object:
+    """What a path in a file means, if it is one: a file or folder beside that file, or what is written."""
+    if not isinstance(value, str) or not value:
+        return value
+    beside = folder / value
+    return os.path.abspath(beside) if beside.is_dir() or (is_input and beside.exists()) else value
 
 
 def _covered(place: Place, given: set[Place]) -> bool:

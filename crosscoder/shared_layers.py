@@ -80,9 +80,7 @@ class SharedLayers:
         past.layers[: self.n_layers] = [copy.copy(layer) for layer in reference.layers[: self.n_layers]]
 
 
-def find_shared_layers(
-    models: tuple[nn.Module, nn.Module], hookpoints: tuple[str, str]
-) -> SharedLayers | None:
+def find_shared_layers(models: tuple[nn.Module, ...], hookpoints: tuple[str, ...]) -> SharedLayers | None:
     """The decoder layers below both hookpoints that two models have in common; None where there are none.
 
     Args:
