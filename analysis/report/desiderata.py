@@ -23,6 +23,7 @@ _FALSE_LABELS = 0.5
 _REFOUND = 0.5
 _UNEXPLAINED = 0.5
 _LATENTS = 100
+_FOLLOWED = 0.9
 
 _LEGIBLE_SHARE = 0.8
 """Of what latents carry of the shift: how many of them have to be read for it."""
@@ -44,7 +45,7 @@ def desiderata(results: AnalysisResults, folder: RunFolder) -> tuple[Requirement
             "actionability.lever", "behavioral shift undone by steering, and what it costs elsewhere"
         ),
         _legibility(results),
-        _unmeasured("monitoring.trajectory", "latents followed over three or more checkpoints"),
+        _trajectory(results),
         _coverage(results.summary),
     )
 
@@ -149,6 +150,23 @@ def _legibility(results: AnalysisResults) -> Requirement:
         _LATENTS,
         whole,
         f"latents that carry {percent(_LEGIBLE_SHARE)} of what all latents carry of the shift",
+    )
+
+
+def _trajectory(results: AnalysisResults) -> Requirement:
+    """Without snapshots, or where nothing is claimed, there is nothing to follow."""
+    monitoring = results.summary.get("monitoring") or {}
+    checkpoints, onset = monitoring.get("checkpoints") or [], monitoring.get("onset") or {}
+    share = onset["named"] / onset["changed"] if len(checkpoints) >= 3 and onset.get("changed") else None
+    return _judged(
+        "monitoring.trajectory",
+        share,
+        percent(share)
+        + (f" of {onset['changed']}, over {len(checkpoints)} checkpoints" if share is not None else ""),
+        f"at least {percent(_FOLLOWED)}",
+        None if share is None else share >= _FOLLOWED,
+        "share of the latents called new, lost, rotated or rescaled that are followed over three or more checkpoints to the one at "
+        "which their change began",
     )
 
 
