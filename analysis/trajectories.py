@@ -94,7 +94,7 @@ def relative_norm_of(
     return torch.stack([relative_norm(norms[0], norm) for norm in norms])
 
 
-def onsets(trajectories: Trajectories, labels: Sequence[Label]) -> Float64[np.ndarray, " latent"]:
+def onsets(trajectories: Trajectories, labels: Sequence[str]) -> Float64[np.ndarray, " latent"]:
     """The checkpoint at which the change of each latent that is new, lost, rotated or rescaled at the end began; NaN where it
     has none, or none that is certain: see `RULE`."""
     shift = trajectories.shift

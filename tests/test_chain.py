@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 N_TOKENS = 60_000
 
 
-def tell(chain: PlantedChain, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any], list[int]]:
+def tell(chain: PlantedChain, folder: Path) -> tuple[Any, Any, dict[str, Any], list[int]]:
     """Features, trajectories, the section on monitoring, and the planted feature of each latent."""
     folder.mkdir(parents=True)
     names = model_names(chain.last + 1)

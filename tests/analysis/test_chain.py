@@ -104,7 +104,7 @@ def test_planted_beginnings_are_found(last: int) -> None:
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), last)
     found = trajectories_of(chain.dictionary(), chain.sample(6000))
     kinds = chain.pair.truth.kinds
-    beginnings = onsets(found, kinds)  # pyright: ignore[reportArgumentType]
+    beginnings = onsets(found, kinds)
     for kind, begins, found_at in zip(kinds, chain.begins.tolist(), beginnings.tolist(), strict=True):
         assert found_at == begins if kind in CHANGED else np.isnan(found_at), kind
 
@@ -113,7 +113,7 @@ def test_where_nothing_changes_nothing_begins() -> None:
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), 3).null()
     found = trajectories_of(chain.dictionary(), chain.sample(4000))
     assert np.nanmax(np.abs(found.shift_share)) < 0.01
-    assert np.isnan(onsets(found, chain.pair.truth.kinds)).all()  # pyright: ignore[reportArgumentType]
+    assert np.isnan(onsets(found, chain.pair.truth.kinds)).all()
     # Called changed all the same, a latent that explains nothing has no beginning.
     assert np.isnan(onsets(found, ["new"] * len(chain.begins))).all()
 
