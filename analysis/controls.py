@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscoder.activations import ActivationReader
-from crosscoder.changes import Change, ChangedReader, Coarser, Shuffled
+from crosscoder.changes import Change, ChangedReader, Coarser, Ends, Shuffled
 from crosscoder.config import RunConfig
 from crosscoder.controls import Control, controls_of
 from crosscoder.drift import Drift
@@ -140,6 +140,8 @@ def read_controls(
         ConfigError: A run named in `controls.runs` is of another recipe.
     """
     asked = controls_of(config, folder.path)
+    if len(reader.d_models) > 2:
+        reader = ChangedReader(reader, Ends(reader.d_models))
     read: dict[str, Reference] = {}
     seeds = []
     decoder: Float[Tensor, "_ d_model"] | None = None

@@ -45,7 +45,7 @@ Columns = dict[str, np.ndarray]
 _SIDES = {"new": "intervened", "lost": "reference"}
 _SCALING = ("nu_error", "nu_reconstruction")
 _TYPES = {"latent": pa.int32(), "n_tokens": pa.int64(), "n_documents": pa.int64(), "twin": pa.int32()}
-_TYPES |= {"difference_latent": pa.int32()}
+_TYPES |= {"difference_latent": pa.int32(), "onset": pa.int32()}
 _ORDER = (
     *("relative_norm", "norm_reference", "norm_intervened", "norm_reference_raw", "norm_intervened_raw"),
     *("relative_norm_raw", "decoder_cosine"),
@@ -54,7 +54,7 @@ _ORDER = (
     *("relative_rate", "relative_rate_low", "relative_rate_high"),
     *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
     *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
-    *("q_value", "seed_stability", "difference_latent", "difference_cosine", "twin", "twin_cosine"),
+    *("q_value", "seed_stability", "difference_latent", "difference_cosine", "onset", "twin", "twin_cosine"),
 )
 
 
@@ -179,7 +179,7 @@ def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, St
                 estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, side=side)
                 estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
             assert isinstance(observer, PairedObserver)
-            return estimates, overlaps(*observer.directions)
+            return estimates, overlaps(*observer.directions[:2])
         case "pooled":
             estimates["relative_rate"] = _relative_rate
             return estimates, {}

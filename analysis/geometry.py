@@ -17,7 +17,7 @@ NEGLIGIBLE_NORM = 1e-3
 
 @dataclass(frozen=True)
 class Geometry:
-    """Decoder geometry of a crosscoder on two models. The space a label is decided in is training space."""
+    """Decoder geometry of a crosscoder between its first two models. The space a label is decided in is training space."""
 
     reference: Float[Tensor, "latent _"]
     """Decoder rows in training space."""
@@ -29,10 +29,10 @@ class Geometry:
 
     @classmethod
     def of(cls, crosscoder: Crosscoder) -> "Geometry":
-        """Of a dictionary with two models on its axis; `score_scale` leads back to training space after folding."""
+        """Of a dictionary with two or more models on its axis; `score_scale` leads back to training space after folding."""
         scale = crosscoder.score_scale.cpu()
         rows = split_models(crosscoder.W_dec.detach().cpu().double(), crosscoder.config.d_models)
-        reference, intervened = (part * factor for part, factor in zip(rows, scale, strict=True))
+        reference, intervened = [part * factor for part, factor in zip(rows, scale, strict=True)][:2]
         raw = [part.detach().cpu().double().norm(dim=1) for part in crosscoder.raw_decoder()]
         return cls(reference, intervened, reference.norm(dim=1), intervened.norm(dim=1), raw[0], raw[1])
 

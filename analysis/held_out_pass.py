@@ -6,8 +6,9 @@ from typing import NamedTuple
 from crosscoder.activations import ActivationBatch, ActivationReader
 from crosscoder.config import AnalysisConfig
 
+from .chain import ChainAccumulator, ChainStatistics
 from .examples import RowFinder
-from .observers import Observer
+from .observers import Observer, PairedObserver
 from .peaks import PeakAccumulator, Peaks
 from .plain_difference import DifferenceAccumulator, DifferenceMoments
 from .statistics import Statistics, StatisticsAccumulator
@@ -36,6 +37,8 @@ class Pass(NamedTuple):
     finder: RowFinder
     difference: DifferenceMoments | None
     """Of intervened - reference; None where the models share no space."""
+    chain: ChainStatistics | None = None
+    """Of all checkpoints; None without snapshots."""
 
 
 class PassAccumulator:
@@ -51,6 +54,11 @@ class PassAccumulator:
         )
         self.finder = RowFinder()
         self.difference = DifferenceAccumulator(observer.d_models) if observer.comparable else None
+        self.chain = (
+            ChainAccumulator(observer, settings.bootstrap_blocks, seed)
+            if isinstance(observer, PairedObserver) and len(observer.d_models) > 2
+            else None
+        )
 
     def update(self, batch: ActivationBatch) -> None:
         """Add some tokens, in the order of the reader."""
@@ -60,8 +68,13 @@ class PassAccumulator:
         self.finder.update(batch)
         if self.difference is not None:
             self.difference.update(batch)
+        if self.chain is not None:
+            self.chain.update(batch, observation)
 
     def result(self) -> Pass:
         """Everything of the batches added so far."""
         difference = None if self.difference is None else self.difference.result()
-        return Pass(self.statistics.result(), self.peaks.top, self.peaks.sample, self.finder, difference)
+        chain = None if self.chain is None else self.chain.result()
+        return Pass(
+            self.statistics.result(), self.peaks.top, self.peaks.sample, self.finder, difference, chain
+        )

@@ -55,7 +55,7 @@ def lens_directions(
     if observer.reads == "pooled":
         empty = observer.raw[0].norm(dim=1) == 0
         return {"reference": (observer.raw[0], 0, empty), "intervened": (observer.raw[0], 1, empty)}
-    reference, intervened = observer.raw
+    reference, intervened = observer.raw[:2]
     norms = reference.norm(dim=1), intervened.norm(dim=1)
     limit = NEGLIGIBLE_NORM * torch.maximum(*norms)
     tables = {

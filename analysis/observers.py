@@ -122,8 +122,7 @@ class Observer:
         """intervened - reference of rows like `Observation.actual`."""
         if self.reads == "difference":
             return rows
-        reference, intervened = split_models(rows, self.d_models)
-        return intervened - reference
+        return _difference(rows, self.d_models)
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
         raise NotImplementedError
@@ -165,10 +164,10 @@ class PairedObserver(Observer):
         error = split_models(self.crosscoder.normalize(values).sub_(rebuilt), self.d_models)
         written = split_models(rebuilt - self.crosscoder.b_dec, self.d_models)
         for name, parts in (("error", error), ("reconstruction", written)):
-            for model, part, scale in zip(MODEL_NAMES, parts, self._to_training, strict=True):
+            for model, part, scale in zip(MODEL_NAMES, parts[:2], self._to_training[:2], strict=True):
                 # A product laid out row after row is read without a copy, in all its products.
                 targets = part * scale
-                for side, rows in zip(MODEL_NAMES, self.directions, strict=True):
+                for side, rows in zip(MODEL_NAMES, self.directions[:2], strict=True):
                     yield Product(f"{name}/{side}/{model}", rows, targets)
         yield Product("shift", self.shift_directions(), _difference(values, self.d_models))
 
@@ -185,8 +184,7 @@ class PairedObserver(Observer):
 
     def shift_bias(self) -> Float[Tensor, " d_model"]:
         """b^intervened - b^reference."""
-        reference, intervened = self.raw_bias().split(list(self.d_models))
-        return intervened - reference
+        return _difference(self.raw_bias()[None], self.d_models)[0]
 
 
 class PooledObserver(Observer):
@@ -276,7 +274,7 @@ def _difference(
     values: Float[Tensor, "token width"], d_models: tuple[int, ...]
 ) -> Float[Tensor, "token d_model"]:
     """Like `reading.present`, in the precision of `values`."""
-    reference, intervened = split_models(values, d_models)
+    reference, intervened = split_models(values, d_models)[:2]
     return intervened - reference
 
 

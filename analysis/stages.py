@@ -33,7 +33,8 @@ from .examples import choose, examples_table
 from .false_discovery import candidacy
 from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
-from .observers import Observer, observer_for
+from .monitoring import Monitoring
+from .observers import Observer, PairedObserver, observer_for
 from .plain_difference import describe_difference
 from .sentences import Facts, explain
 from .summary import make_histograms, make_summary
@@ -75,6 +76,10 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         nulls = [candidacy(null.features.columns, config.analysis.rule) for null in controls.nulls]
         features = make_features(observer, seen.statistics, config.analysis, config.seed, nulls)
         features.columns.update(controls.columns(observer))
+        monitoring = None
+        if seen.chain is not None and isinstance(observer, PairedObserver):
+            monitoring = Monitoring(observer, seen.chain, features.labels, config)
+            features.columns["onset"] = monitoring.onset
         logits = _logits(material, observer, seen, config)
         _write_examples(folder, material, observer, seen, config)
         table = features.table(_explanations(material, observer, seen, features, logits))
@@ -83,6 +88,9 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         summary["difference_components"] = (
             {} if seen.difference is None else seen.difference.explained_by_components()
         )
+        summary["monitoring"] = None if monitoring is None else monitoring.summary()
+        if monitoring is not None:
+            write_parquet(folder.trajectories, monitoring.trajectories.table())
         write_parquet(folder.logits, logits)
         write_parquet(folder.features, table)
         merge_evidence(folder)

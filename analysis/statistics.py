@@ -8,7 +8,6 @@ Memory: 8 bytes for each block, latent and quantity (64 blocks, 4096 latents, 12
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -18,8 +17,8 @@ from crosscoder.firings import Firings
 from crosscoder.metrics import ReconstructionMeter, row_chunks
 from crosscoder.reading import MODEL_NAMES
 
+from .block_sums import BlockSums
 from .document_runs import document_runs
-from .hashing import block_of
 from .histograms import ActivationHistograms
 from .observers import Observation, Observer
 from .token_context import TokenContext
@@ -69,13 +68,10 @@ class StatisticsAccumulator:
     def __init__(self, observer: Observer, context: TokenContext, n_blocks: int, seed: int) -> None:
         self.observer = observer
         self.context = context
-        self.n_blocks = n_blocks
-        self.seed = seed
         self.n_tokens = 0
         self.n_documents = 0
         n_latents, n_sources = observer.n_latents, len(context.source_names)
-        self.sums: dict[str, Tensor] = {}
-        self.totals: dict[str, Tensor] = {}
+        self.block_sums = BlockSums(n_blocks, n_latents, seed)
         self.documents = torch.zeros(n_latents, dtype=torch.int64)
         self.template = torch.zeros(n_latents, dtype=torch.int64) if context.has_template else None
         self.by_source = torch.zeros(n_sources, n_latents, dtype=torch.int64)
@@ -92,12 +88,10 @@ class StatisticsAccumulator:
     def update(self, batch: ActivationBatch, observation: Observation) -> None:
         """Add some tokens; `observation` is what the observer makes of `batch`."""
         firings = observation.codes.firings.cpu()
-        block = torch.from_numpy(
-            block_of(batch.document.cpu().numpy().astype(np.int64), self.n_blocks, self.seed)
-        )
+        block = self.block_sums.blocks(batch.document)
         self.n_tokens += len(batch.values)
         self._add_firings(firings, observation.codes.per_model, block)
-        self._add_products(observation, block)
+        self.block_sums.add_products(observation.weights, observation.products, block)
         self._add_totals(observation, block)
         self._add_counts(batch, firings)
         self._add_documents(batch, firings)
@@ -119,8 +113,8 @@ class StatisticsAccumulator:
         return Statistics(
             n_tokens=self.n_tokens,
             n_documents=self.n_documents,
-            sums={name: value.view(self.n_blocks, -1) for name, value in self.sums.items()},
-            totals=dict(self.totals),
+            sums=self.block_sums.sums(),
+            totals=self.block_sums.totals(),
             documents=self.documents,
             template=self.template,
             source_names=self.context.source_names,
@@ -139,25 +133,12 @@ class StatisticsAccumulator:
         self, firings: Firings, per_model: tuple[Firings, Firings] | None, block: Int64[Tensor, " token"]
     ) -> None:
         place = block[firings.token] * self.observer.n_latents + firings.latent
-        self._sum("fired", place, torch.ones_like(firings.value))
-        self._sum("activation", place, firings.value)
-        self._sum("square", place, firings.value.double().square())
+        self.block_sums.add("fired", place, torch.ones_like(firings.value))
+        self.block_sums.add("activation", place, firings.value)
+        self.block_sums.add("square", place, firings.value.double().square())
         if per_model is not None:
             for name, code in zip(MODEL_NAMES, per_model, strict=True):
-                self._sum(f"fired/{name}", place, (code.value > 0).double())
-
-    def _add_products(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
-        # By latent, so that a latent's direction is read once for all its tokens.
-        weights = observation.weights.transposed()
-        value = weights.value.double()
-        place = block[weights.latent.cpu()] * self.observer.n_latents + weights.token.cpu()
-        for product in observation.products:
-            self._sum(product.name, place, value * weights.products(product.targets, product.directions))
-
-    def _sum(self, name: str, place: Int64[Tensor, " firing"], value: Float[Tensor, " firing"]) -> None:
-        if name not in self.sums:
-            self.sums[name] = torch.zeros(self.n_blocks * self.observer.n_latents, dtype=torch.float64)
-        self.sums[name].index_add_(0, place, value.double().cpu())
+                self.block_sums.add(f"fired/{name}", place, (code.value > 0).double())
 
     def _add_totals(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
         quantities = {"tokens": torch.ones(len(block), dtype=torch.float64)}
@@ -171,9 +152,7 @@ class StatisticsAccumulator:
             names = ("shift/square", "shift/bias", "shift/error")
             quantities |= dict(zip(names, torch.cat(parts, dim=1), strict=True))
         for name, value in quantities.items():
-            if name not in self.totals:
-                self.totals[name] = torch.zeros(self.n_blocks, dtype=torch.float64)
-            self.totals[name].index_add_(0, block, value.cpu())
+            self.block_sums.add_totals(name, value, block)
 
     def _add_counts(self, batch: ActivationBatch, firings: Firings) -> None:
         source = self.context.source_of(batch.document.cpu())

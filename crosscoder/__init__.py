@@ -1,9 +1,10 @@
 """crosscoder: what changed between two language models, feature by feature, and how sure that is.
 
 Axis words used in every shape annotation of the project:
-`token` one position of a document · `model` the reference, then the intervened model · `d_model` the width of one
-model at its hookpoint · `width` the sum of all d_model (activations of all models side by side) · `latent` a learned
-unit of the dictionary · `document` one text · `vocabulary` the tokens of a language model.
+`token` one position of a document · `model` the reference, then the intervened model, then the snapshots between them where
+there are any (a `checkpoint` is one of all these in the order of time) · `d_model` the width of one model at its hookpoint ·
+`width` the sum of all d_model (activations of all models side by side) · `latent` a learned unit of the dictionary · `document`
+one text · `vocabulary` the tokens of a language model.
 """
 
 from importlib import import_module

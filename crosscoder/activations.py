@@ -47,8 +47,13 @@ class ActivationReader(Protocol):
 
 
 def have_difference(d_models: Sequence[int]) -> bool:
-    """Whether these are two models of equal width, so that intervened - reference exists."""
-    return len(d_models) == 2 and d_models[0] == d_models[1]
+    """Whether the first two models, reference and intervened, are of equal width, so that intervened - reference exists."""
+    return len(d_models) >= 2 and d_models[0] == d_models[1]
+
+
+def share_space(d_models: Sequence[int]) -> bool:
+    """Whether there are several models, all of equal width, so that any two have a difference."""
+    return len(d_models) >= 2 and len(set(d_models)) == 1
 
 
 def join_models(activations: Tensor | Sequence[Tensor]) -> Float[Tensor, "token width"]:

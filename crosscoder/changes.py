@@ -4,8 +4,9 @@ of a batch, so that they need no activations of their own.
     Coarser    the reference, and the same in coarser numbers: nothing changed but the last digits
     Shuffled   the intervened model's activations of other tokens: nothing is shared
     Mixed      a difference of the same covariance without sparse structure: nothing for a diff-SAE to find
+    Ends       reference and intervened model alone, without the snapshots between them: what the others start from
 
-`drift.Drift` is one more. But for Coarser they exchange tokens within a batch, so they want batches of unrelated tokens: shuffled
+`drift.Drift` is one more. But for Coarser and Ends they exchange tokens within a batch, so they want batches of unrelated tokens: shuffled
 ones, or of several documents.
 """
 
@@ -37,6 +38,21 @@ class Change(Protocol):
     def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:
         """Of the models of the other pair."""
         ...
+
+
+class Ends:
+    """The two ends of a pair with snapshots."""
+
+    def __init__(self, d_models: Sequence[int]) -> None:
+        self._width = sum(d_models[:2])
+
+    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token changed"]:
+        """See `Change.apply`."""
+        return values[:, : self._width]
+
+    def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:
+        """See `Change.widths`."""
+        return tuple(d_models[:2])
 
 
 class Coarser:

@@ -65,11 +65,17 @@ class ContextSource(Settings):
 
 
 class PairConfig(Settings):
-    """The two models, and where both are read."""
+    """The two models, what lies between them, and where all are read."""
 
     reference: ModelSource = Field(description="the model before the intervention")
     intervened: ModelSource | AdapterSource | ContextSource = Field(
         description="the model after it: a checkpoint, an adapter, or a context before the same tokens"
+    )
+    snapshots: tuple[ModelSource | AdapterSource, ...] = Field(
+        default=(),
+        description="checkpoints between the two, in their order in time, for one dictionary over the whole course of the "
+        "intervention; read at `hookpoint`. They may differ in width, but then the cosine to the reference, the share of the "
+        "change and the alarm are undefined for them",
     )
     hookpoint: str = Field(description="module path whose output is read, e.g. model.layers.15")
     intervened_hookpoint: str | None = Field(
@@ -78,6 +84,15 @@ class PairConfig(Settings):
     device: Device = Field(
         default="auto", description="where the models run; auto takes a GPU when there is one"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.snapshots and isinstance(self.intervened, ContextSource):
+            raise ValueError(
+                f"{len(self.snapshots)} snapshots between a model and itself after a context, where there is nothing in between; "
+                "remove snapshots"
+            )
+        return self
 
 
 # --- text and tokens --------------------------------------------------------------------------------------------------
@@ -153,6 +168,10 @@ class FileActivations(Settings):
     kind: Literal["files"] = "files"
     reference: Path = Field(description="array [token, d_model] of the reference")
     intervened: Path = Field(description="array [token, d_model] of the intervened model, same tokens")
+    snapshots: tuple[Path, ...] = Field(
+        default=(),
+        description="arrays [token, d_model] of checkpoints between the two, in their order in time, same tokens",
+    )
     documents: Path | None = Field(
         default=None,
         description="integer array [token]: which document a token is from; without it, blocks of 256 rows",
@@ -321,7 +340,7 @@ class TrainingConfig(Settings):
     difference_weight: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
         description="weight of the error of intervened - reference beside those of the models (Kassem et al. 2026); none: 3 for a "
-        "crosscoder on two models of equal width, otherwise 0",
+        "crosscoder on models of equal width, otherwise 0",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
@@ -333,6 +352,12 @@ class TrainingConfig(Settings):
         "fire; auto: the faster one, by a rule that `crosscoder bench` measured",
     )
     device: Device = Field(default="auto", description="where the dictionary is trained")
+    start_from: Path | None = Field(
+        default=None,
+        description="folder of a dictionary to begin from, e.g. RUN/crosscoder, for stage-wise fine-tuning over checkpoints; of the "
+        "same shape, or of fewer models, whose new neighbors then begin as the reference. Set k_anneal to 0 to begin at its "
+        "loss. Controls begin afresh",
+    )
     log_every: Count = Field(default=20, description="steps between two lines of metrics")
     evaluate_every: Count = Field(default=200, description="steps between two looks at held-out tokens")
     checkpoint_every: Count = Field(default=200, description="steps between two resumable checkpoints")
@@ -389,6 +414,10 @@ class AnalysisConfig(Settings):
     logit_tokens: Count = Field(default=12, description="tokens at each end of a logit table")
     bootstrap_samples: Count = Field(default=1000, description="resamples of documents behind every interval")
     bootstrap_blocks: Count = Field(default=64, description="groups of documents that are resampled together")
+    alarm_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.05,
+        description="chance that the alarm rings at a checkpoint that differs from the one before by nothing (needs snapshots)",
+    )
 
 
 class SurveyConfig(Settings):
@@ -399,7 +428,8 @@ class SurveyConfig(Settings):
 
 class ControlsConfig(Settings):
     """Other dictionaries that a run's claims are measured against. All but `runs` are trained beside the run's own; each costs a
-    training, `identity` and `shuffled` a tenth of one."""
+    training, `identity` and `shuffled` a tenth of one. Of a run with snapshots, seeds read all models, as another run would; the
+    other controls read its two ends alone, so that they bear on what is new or lost at the end, not on when."""
 
     drift: bool = Field(
         default=True,
@@ -489,6 +519,7 @@ class RunConfig(Settings):
             raise ValueError(
                 f"training.step is 'sparse', but {kind} does not decide how many latents fire; use 'auto' or 'dense'"
             )
+        self._check_snapshots()
         if from_files and (self.pair or self.text):
             raise ValueError("activations come from files, so pair and text have no effect; remove them")
         if not from_files and self.pair is None:
@@ -496,3 +527,25 @@ class RunConfig(Settings):
         if not from_files and self.text is None:
             raise ValueError("text is missing; name at least one source")
         return self
+
+    def _check_snapshots(self) -> None:
+        if not (n := self.n_snapshots):
+            return
+        dictionary = self.crosscoder
+        if dictionary.reads != "paired":
+            raise ValueError(
+                f"crosscoder.reads is {dictionary.reads!r}, which reads two models, but there are {n} snapshots between them; "
+                "use 'paired', or remove the snapshots"
+            )
+        if (n + 2) * dictionary.exclusive + dictionary.tied > 1:
+            raise ValueError(
+                f"crosscoder.exclusive {dictionary.exclusive:g} for each of {n + 2} models and tied {dictionary.tied:g} are more "
+                "than all latents"
+            )
+
+    @property
+    def n_snapshots(self) -> int:
+        """Checkpoints between the reference and the intervened model."""
+        if isinstance(self.activations, FileActivations):
+            return len(self.activations.snapshots)
+        return len(self.pair.snapshots) if self.pair else 0

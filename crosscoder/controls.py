@@ -9,6 +9,8 @@
     difference_mixed  a diff-SAE on a difference of the same covariance without sparse structure: what a diff-SAE explains of
                       nothing
 
+Of a run with snapshots, seeds read all models and the others its two ends; all begin afresh, whatever the run begins from.
+
 `identity` and `shuffled` check that the pipeline can say "nothing" and "everything", not a rate, and are trained briefly.
 """
 
@@ -16,7 +18,7 @@ import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .config import BatchTopK, ControlsConfig, RunConfig, TopK, WandbConfig
+from .config import BatchTopK, ControlsConfig, FileActivations, RunConfig, TopK, WandbConfig
 
 Kind = Literal["drift", "identity", "shuffled", "seed", "difference", "difference_mixed"]
 
@@ -36,6 +38,13 @@ class Control(NamedTuple):
     kind: Kind
     config: RunConfig
     """The run's own settings but for what makes the control."""
+
+
+def _with_ends_alone(config: RunConfig) -> RunConfig:
+    """The same settings without snapshots."""
+    part = "activations" if isinstance(config.activations, FileActivations) else "pair"
+    block = getattr(config, part)
+    return config.model_copy(update={part: block.model_copy(update={"snapshots": ()})})
 
 
 def controls_of(config: RunConfig, run: Path) -> list[Control]:
@@ -70,7 +79,10 @@ def controls_of(config: RunConfig, run: Path) -> list[Control]:
 
 
 def _control(name: str, kind: Kind, config: RunConfig, run: Path, **changes: object) -> Control:
-    return Control(name, kind, beside(config, run / "controls" / name, **changes))
+    config = config.model_copy(update=changes)
+    config = config if kind == "seed" else _with_ends_alone(config)
+    fresh = config.training.model_copy(update={"start_from": None})
+    return Control(name, kind, beside(config, run / "controls" / name, training=fresh))
 
 
 def beside(config: RunConfig, output: Path, **changes: object) -> RunConfig:

@@ -25,7 +25,7 @@ class FileSides(NamedTuple):
 
 
 def open_files(config: FileActivations, seed: int, *, check: bool = True) -> FileSides:
-    """Open the arrays of both models and split them by whole documents, seeded.
+    """Open the arrays of all models and split them by whole documents, seeded.
 
     `check` reads the files once to see that every value is finite.
 
@@ -34,18 +34,18 @@ def open_files(config: FileActivations, seed: int, *, check: bool = True) -> Fil
         FormatError: A file is damaged.
         DataError: The files do not match, hold values that are not finite, or are too small to hold anything out.
     """
-    arrays = [
-        MappedArray("activations.reference", config.reference),
-        MappedArray("activations.intervened", config.intervened),
-    ]
+    files = {"activations.reference": config.reference, "activations.intervened": config.intervened}
+    files |= {f"activations.snapshots.{index}": path for index, path in enumerate(config.snapshots)}
+    arrays = [MappedArray(setting, path) for setting, path in files.items()]
     for array in arrays if check else ():
         array.check_activations()
     n_rows = arrays[0].shape[0]
-    if arrays[1].shape[0] != n_rows:
-        raise DataError(
-            f"activations.intervened: {config.intervened} has {arrays[1].shape[0]} rows, but {config.reference} has "
-            f"{n_rows}; row i of both must be the same token"
-        )
+    for (setting, path), array in zip(files.items(), arrays, strict=True):
+        if array.shape[0] != n_rows:
+            raise DataError(
+                f"{setting}: {path} has {array.shape[0]} rows, but {config.reference} has "
+                f"{n_rows}; row i of both must be the same token"
+            )
     if config.documents is None:
         document = np.arange(n_rows, dtype=np.int64) // BLOCK_ROWS
     else:

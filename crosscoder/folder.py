@@ -131,6 +131,11 @@ class RunFolder:
         return self.analysis / "examples.parquet"
 
     @property
+    def trajectories(self) -> Path:
+        """What becomes of each latent over the checkpoints of a chain; only with snapshots."""
+        return self.analysis / "trajectories.parquet"
+
+    @property
     def logits(self) -> Path:
         """Which tokens each latent points at, per model."""
         return self.analysis / "logits.parquet"

@@ -49,13 +49,22 @@ def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Mo
     return model.eval().requires_grad_(False).to(device)
 
 
-def load_adapter(base: nn.Module, adapter: str, device: torch.device) -> PeftModel:
+def load_adapter(
+    base: nn.Module | PeftModel,
+    adapter: str,
+    device: torch.device,
+    setting: str = "pair.intervened.adapter",
+    name: str = "default",
+) -> PeftModel:
     """The base model with an adapter that can be switched off and on; shares the base's weights.
+
+    Args:
+        base: A model, or one that has adapters already: then this is one more, and another one stays switched on.
+        name: What the adapter is called among those of the base.
 
     Raises:
         PairError: The adapter is missing, does not fit the base, or cannot be switched off without a trace.
     """
-    setting = "pair.intervened.adapter"
     adapter = _locate(setting, adapter)
     try:
         config = PeftConfig.from_pretrained(adapter)
@@ -78,7 +87,11 @@ def load_adapter(base: nn.Module, adapter: str, device: torch.device) -> PeftMod
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             # Weights that are missing are refused below.
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
-            model = PeftModel.from_pretrained(base, adapter, config=config, is_trainable=False)
+            if isinstance(base, PeftModel):
+                model = base
+                model.load_adapter(adapter, name)
+            else:
+                model = PeftModel.from_pretrained(base, adapter, name, config=config, is_trainable=False)
         weights = load_peft_weights(adapter, device="cpu")
     except (OSError, ValueError, RuntimeError) as error:
         raise PairError(f"{setting}: {adapter!r} does not fit the reference: {_first_line(error)}") from error
@@ -86,7 +99,8 @@ def load_adapter(base: nn.Module, adapter: str, device: torch.device) -> PeftMod
         raise FormatError(
             f"{setting}: the weight file of {adapter!r} is damaged ({error}); fetch it again"
         ) from error
-    strangers = set(weights) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    strangers = set(weights) ^ set(own)
     if strangers:
         raise PairError(
             f"{setting}: {len(strangers)} weights of {adapter!r} and of the reference do not match, e.g. "
@@ -109,12 +123,14 @@ def load_tokenizer(setting: str, name: str, revision: str | None) -> PreTrainedT
         ) from error
 
 
-def adapter_tokenizer(adapter: str) -> PreTrainedTokenizerBase | None:
+def adapter_tokenizer(
+    adapter: str, setting: str = "pair.intervened.adapter"
+) -> PreTrainedTokenizerBase | None:
     """The tokenizer saved beside an adapter in a local folder, if there is one."""
     if any(
         (Path(adapter).expanduser() / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
     ):
-        return load_tokenizer("pair.intervened.adapter", adapter, None)
+        return load_tokenizer(setting, adapter, None)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The two language models that are compared, and what both compute on the same tokens."""
+"""The language models that are compared, and what they compute on the same tokens."""
 
 import copy
 import logging
@@ -31,7 +31,9 @@ from .loading import (
     load_tokenizer,
     vocabulary,
 )
+from .reading import model_names
 from .resumption import Resumption
+from .snapshots import load_snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -48,36 +50,45 @@ class FullPass(NamedTuple):
 
 
 class ModelPair:
-    """Reference and intervened model, in eval mode; nothing here records gradients. Made by `load_pair`."""
-
-    model_names: tuple[str, str] = ("reference", "intervened")
+    """Reference and intervened model, and the snapshots between them, in eval mode; nothing here records gradients. Made by
+    `load_pair`."""
 
     def __init__(
         self,
         config: PairConfig,
-        models: tuple[nn.Module, nn.Module],
+        models: tuple[nn.Module, ...],
         adapter: PeftModel | None,
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None,
         device: torch.device,
         context: Context | None = None,
+        adapter_names: tuple[str | None, ...] = (None, "default"),
     ) -> None:
-        """Both entries of `models` are the same object for an adapter, a context, or a model compared with itself.
+        """Entries of `models` are the same object for an adapter, a context, or a model compared with itself.
 
         Args:
             context: What the intervened model reads before every document.
+            adapter_names: Of each model, the adapter that is on in it, where there are any.
         """
         self.config = config
         self.models = models
+        self.model_names = model_names(len(models))
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.device = device
-        self.hookpoints = (config.hookpoint, config.intervened_hookpoint or config.hookpoint)
+        between = len(models) - 2
+        self.hookpoints = (
+            config.hookpoint,
+            config.intervened_hookpoint or config.hookpoint,
+            *[config.hookpoint] * between,
+        )
         settings = (
             "pair.hookpoint",
             "pair.intervened_hookpoint" if config.intervened_hookpoint else "pair.hookpoint",
+            *["pair.hookpoint"] * between,
         )
         self._adapter = adapter
+        self._adapter_names = adapter_names if adapter is not None else (None,) * len(models)
         self.context = context
         self._identity: dict[str, Any] | None = None
         self._final_norms: dict[int, nn.Module] = {}
@@ -87,25 +98,20 @@ class ModelPair:
         self._modules = tuple(
             find_module(setting, model, path, name)
             for setting, model, path, name in zip(
-                settings, models, self.hookpoints, self._sources(), strict=True
+                settings, models, self.hookpoints, [source.model for source in self._sources()], strict=True
             )
         )
-        self.d_models: tuple[int, ...] = tuple(self._probe(index) for index in range(2))
-        self._both = JointPass(self._read, models, self.hookpoints, device, context, identical=self.identical)
+        self.d_models: tuple[int, ...] = tuple(self._probe(index) for index in range(len(models)))
+        self._both = JointPass(self._read, models, self.hookpoints, device, context, self._same_as())
 
     @property
     def identical(self) -> bool:
         """Whether both sides are the same computation, as in an identity control."""
-        return (
-            self.models[0] is self.models[1]
-            and self._adapter is None
-            and self.context is None
-            and self._modules[0] is self._modules[1]
-        )
+        return self._same_as()[1] == 0
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens of a document that both models can read at once, where their configurations say so."""
+        """Tokens of a document that all models can read at once, where their configurations say so."""
         limits = [getattr(model.config, "max_position_embeddings", None) for model in self.models]
         longest = min((limit for limit in limits if isinstance(limit, int)), default=None)
         return longest if longest is None or self.context is None else max(0, longest - len(self.context))
@@ -202,7 +208,14 @@ class ModelPair:
             update={"hookpoint": hookpoint, "intervened_hookpoint": intervened_hookpoint}
         )
         return ModelPair(
-            config, self.models, self._adapter, self.tokenizer, self.chat_template, self.device, self.context
+            config,
+            self.models,
+            self._adapter,
+            self.tokenizer,
+            self.chat_template,
+            self.device,
+            self.context,
+            self._adapter_names,
         )
 
     def module(self, model: int) -> nn.Module:
@@ -255,7 +268,7 @@ class ModelPair:
                     handle.remove()
             if not seen or not read or not torch.equal(seen[-1][1], read[0]):
                 raise PairError(
-                    f"pair.{self.model_names[model]}: {self._sources()[model]!r} has no norm right before its unembedding, "
+                    f"pair.{self.model_names[model]}: {self._sources()[model].model!r} has no norm right before its unembedding, "
                     "so directions cannot be read as tokens; give a model with a final norm"
                 )
             self._final_norms[model] = seen[-1][0]
@@ -291,13 +304,30 @@ class ModelPair:
 
     @contextmanager
     def switched(self, model: int) -> Iterator[Any]:
-        """The plain transformers model of one side, with the adapter off for the reference and on for the other."""
+        """The plain transformers model of one side, with its adapter on, or with every adapter off in the reference."""
         with self._lock:
-            if self._adapter is not None and model == 0:
+            network, name = self.models[model], self._adapter_names[model]
+            if self._adapter is None or network is not self._adapter.get_base_model():
+                yield network
+            elif name is None:
                 with self._adapter.disable_adapter():
-                    yield self.models[0]
+                    yield network
+                self._adapter.requires_grad_(False)  # peft makes what it switches on trainable
             else:
-                yield self.models[model]
+                if self._adapter.active_adapter != name:
+                    self._adapter.set_adapter(name)
+                    self._adapter.requires_grad_(False)
+                yield network
+
+    def _same_as(self) -> tuple[int, ...]:
+        """For each model the first one that is the same computation."""
+        first: dict[tuple[int, str | None, int, bool], int] = {}
+        return tuple(
+            first.setdefault((id(network), name, id(module), self.context is not None and index == 1), index)
+            for index, (network, name, module) in enumerate(
+                zip(self.models, self._adapter_names, self._modules, strict=True)
+            )
+        )
 
     def _digest(self) -> dict[str, Any]:
         digests: dict[int, str] = {}
@@ -305,11 +335,7 @@ class ModelPair:
         for index, model in enumerate(self.models):
             if id(model) not in digests:
                 digests[id(model)] = digest_tensors(_base_tensors(model, self._adapter))
-            source = (
-                self.config.intervened
-                if index and isinstance(self.config.intervened, ModelSource)
-                else self.config.reference
-            )
+            source = self._sources()[index]
             sides.append(
                 {
                     "model": source.model,
@@ -325,23 +351,12 @@ class ModelPair:
         if self.context is not None:
             ids = self.context.token_ids.tolist()
             sides[1] |= {"context": self.tokenizer.decode(ids), "context_digest": digest_json(ids)}
-        if self._adapter is not None and isinstance(self.config.intervened, AdapterSource):
-            sides[1]["adapter"] = self.config.intervened.adapter
-            settings = self._adapter.peft_config["default"].to_dict()
-            scale = {
-                key: settings.get(key)
-                for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
-            }
-            weights = {
-                name: tensor.float()
-                for name, tensor in get_peft_model_state_dict(
-                    self._adapter, save_embedding_layers=False
-                ).items()
-            }
-            sides[1]["adapter_weights"] = digest_json([digest_tensors(weights), scale])
+        for side, name, source in zip(sides, self._adapter_names, self._described(), strict=True):
+            if self._adapter is not None and name is not None and isinstance(source, AdapterSource):
+                side["adapter"] = source.adapter
+                side["adapter_weights"] = _digest_adapter(self._adapter, name)
         return {
-            "reference": sides[0],
-            "intervened": sides[1],
+            **dict(zip(self.model_names, sides, strict=True)),
             "tokenizer": digest_json(vocabulary(self.tokenizer)),
             "chat_template": digest_json(self.chat_template),
         }
@@ -358,7 +373,7 @@ class ModelPair:
         if output is None or output.ndim != 3 or output.shape[:2] != token_ids.shape:
             found = "it is never run" if output is None else f"its output has the shape {tuple(output.shape)}"
             raise PairError(
-                f"pair.hookpoint: {self.hookpoints[index]!r} of {self._sources()[index]!r} gives no activations "
+                f"pair.hookpoint: {self.hookpoints[index]!r} of {self._sources()[index].model!r} gives no activations "
                 f"[document, token, d_model]: {found}; give the path of a layer, e.g. model.layers.15"
             )
         return output
@@ -368,16 +383,20 @@ class ModelPair:
         ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
         return self._read(index, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
 
-    def _sources(self) -> tuple[str, str]:
-        intervened = self.config.intervened
-        name = intervened.model if isinstance(intervened, ModelSource) else self.config.reference.model
-        return self.config.reference.model, name
+    def _described(self) -> tuple[ModelSource | AdapterSource | ContextSource, ...]:
+        """What the settings say of each model."""
+        return self.config.reference, self.config.intervened, *self.config.snapshots
+
+    def _sources(self) -> list[ModelSource]:
+        """The checkpoint of each model; with an adapter or after a context it is the reference's."""
+        described = self._described()
+        return [source if isinstance(source, ModelSource) else self.config.reference for source in described]
 
 
 def load_pair(config: PairConfig) -> ModelPair:
-    """Load both models and check that they can be compared.
+    """Load all models and check that they can be compared.
 
-    With an adapter there is one set of base weights, read with the adapter off and on. The same model on both sides, or before
+    With adapters there is one set of base weights, read with each of them off and on. The same model on both sides, or before
     and after a context, is loaded once. The chat template is the intervened model's, or the reference's where it has none.
 
     Raises:
@@ -413,13 +432,33 @@ def load_pair(config: PairConfig) -> ModelPair:
         if isinstance(config.intervened, ContextSource)
         else None
     )
-    return ModelPair(config, (reference, intervened), adapter, tokenizer, chat_template, device, context)
+    networks = load_snapshots(config, (reference, intervened), adapter, tokenizer, device)
+    return ModelPair(
+        config,
+        networks.models,
+        networks.adapter,
+        tokenizer,
+        chat_template,
+        device,
+        context,
+        networks.adapter_names,
+    )
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The chat template; of several named ones, the one called default."""
     template = tokenizer.chat_template
     return template.get("default") if isinstance(template, dict) else template
+
+
+def _digest_adapter(adapter: PeftModel, name: str) -> str:
+    """A fingerprint of what one adapter adds: its weights, and the settings that scale them."""
+    settings = adapter.peft_config[name].to_dict()
+    scale = {
+        key: settings.get(key) for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
+    }
+    own = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
+    return digest_json([digest_tensors({name: tensor.float() for name, tensor in own.items()}), scale])
 
 
 def _base_tensors(model: nn.Module, adapter: PeftModel | None) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """How a dictionary reads the activations of a pair: both models at once, each alone, or their difference.
 
-paired      one row a token, both models side by side: a crosscoder
+paired      one row a token, both models and all snapshots between them side by side: a crosscoder
 pooled      two rows a token, the reference's then the intervened model's, through one dictionary with one model on its
             axis: a shared-dictionary SAE
 difference  one row a token, intervened - reference: a diff-SAE
@@ -18,6 +18,7 @@ from .errors import ConfigError
 
 Reads = Literal["paired", "pooled", "difference"]
 MODEL_NAMES = ("reference", "intervened")
+"""The two ends of what is compared; the first two models of every axis."""
 
 
 def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> CrosscoderConfig:
@@ -30,9 +31,9 @@ def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> Cr
             f"crosscoder.tied: needs models of equal width, found widths {d_models}; set it to 0"
         )
     if config.reads == "paired":
-        axis, names = d_models, MODEL_NAMES[: len(d_models)] if len(d_models) <= 2 else numbered(d_models)
+        axis, names = d_models, model_names(len(d_models))
     else:
-        if not have_difference(d_models):
+        if len(d_models) != 2 or not have_difference(d_models):
             raise ConfigError(
                 f"crosscoder.reads: {config.reads!r} needs two models of equal width, found widths {d_models}; use 'paired'"
             )
@@ -47,9 +48,14 @@ def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> Cr
     )
 
 
-def numbered(d_models: tuple[int, ...]) -> tuple[str, ...]:
-    """Names for an axis of more than two models."""
-    return tuple(f"model_{index}" for index in range(len(d_models)))
+def model_names(n_models: int) -> tuple[str, ...]:
+    """Names on an axis of models: reference, intervened, and then the snapshots between them, snapshot_1 the earliest."""
+    return (*MODEL_NAMES, *(f"snapshot_{number}" for number in range(1, n_models - 1)))[:n_models]
+
+
+def time_order(n_models: int) -> tuple[int, ...]:
+    """Places on the axis in the order of time: the reference, the snapshots, the intervened model."""
+    return (0, *range(2, n_models), 1)[:n_models]
 
 
 def present(
@@ -62,7 +68,7 @@ def present(
         case "pooled":
             return torch.cat(split_models(values, d_models))
         case "difference":
-            reference, intervened = split_models(values, d_models)
+            reference, intervened = split_models(values, d_models)[:2]
             return intervened.float() - reference.float()
         case _:
             assert_never(reads)

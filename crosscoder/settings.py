@@ -171,24 +171,28 @@ def _index(target: list[Any], place: Place) -> int:
 def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, given: set[Place]) -> None:
     for place, block, values in blocks(model, data):
         for name, field in block.model_fields.items():
-            value, types = values.get(name), scalars(field.annotation)
-            if _covered((*place, name), given):
+            is_input = Path in scalars(field.annotation) and name != "output"
+            value, here = values.get(name), (*place, name)
+            if _covered(here, given) or not (is_input or (block, name) in _FOLDER_OR_HUB_ID):
                 continue
-            if isinstance(value, list) and Path in types and str not in types:
+            if isinstance(value, list):
+                # A list that may hold words as well is none of paths.
+                if str in scalars(field.annotation):
+                    continue
                 values[name] = [
-                    _beside(folder, entry) if isinstance(entry, str) else entry for entry in value
+                    entry if (*here, str(index)) in given else _resolved(entry, folder, is_input)
+                    for index, entry in enumerate(value)
                 ]
-            elif isinstance(value, str) and (
-                (Path in types and name != "output")
-                or ((block, name) in _FOLDER_OR_HUB_ID and (folder / value).is_dir())
-            ):
-                values[name] = _beside(folder, value)
+            elif name in values:
+                values[name] = _resolved(value, folder, is_input)
 
 
-def _beside(folder: Path, value: str) -> str:
-    """What lies beside the file of the settings, if something of that name does; else as it is written."""
+def _resolved(value: object, folder: Path, is_input: bool) -> object:
+    """What a path in a file means, if it is one: a file or folder beside that file, or what is written."""
+    if not isinstance(value, str) or not value:
+        return value
     beside = folder / value
-    return os.path.abspath(beside) if value and beside.exists() else value
+    return os.path.abspath(beside) if beside.is_dir() or (is_input and beside.exists()) else value
 
 
 def _covered(place: Place, given: set[Place]) -> bool:

@@ -87,9 +87,7 @@ def putting_out(layers: Sequence[nn.Module], output: Any) -> Iterator[None]:
                 layer.forward = own
 
 
-def find_shared_layers(
-    models: tuple[nn.Module, nn.Module], hookpoints: tuple[str, str]
-) -> SharedLayers | None:
+def find_shared_layers(models: tuple[nn.Module, ...], hookpoints: tuple[str, ...]) -> SharedLayers | None:
     """The decoder layers below both hookpoints that two models have in common; None where there are none.
 
     Args:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from crosscoder.config import BatchTopK, CrosscoderConfig, JumpReLU, ReLU, SparsityConfig, TopK
 from crosscoder.dictionary import Crosscoder
-from crosscoder.reading import numbered
+from crosscoder.reading import model_names
 from crosscoder.sparsity import JumpReLUSparsity
 
 KINDS: dict[str, SparsityConfig] = {
@@ -37,7 +37,7 @@ def small_crosscoder(kind: str, shape: str, n_latents: int = 24, seed: int = 0) 
     """A calibrated dictionary with random weights: norms differ between latents and between models."""
     d_models = SHAPES[shape]
     config = CrosscoderConfig(
-        d_models=d_models, model_names=numbered(d_models), n_latents=n_latents, sparsity=KINDS[kind]
+        d_models=d_models, model_names=model_names(len(d_models)), n_latents=n_latents, sparsity=KINDS[kind]
     )
     crosscoder = Crosscoder(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)

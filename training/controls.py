@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from crosscoder.activations import ActivationReader, have_difference
-from crosscoder.changes import Change, ChangedReader, Coarser, Mixed, Shuffled
+from crosscoder.changes import Change, ChangedReader, Coarser, Ends, Mixed, Shuffled
 from crosscoder.config import RunConfig, StreamedActivations
 from crosscoder.controls import Control, controls_of
 from crosscoder.device import resolve_device
@@ -117,7 +117,9 @@ def _train(control: Control, source: TokenSource) -> Trained:
 
 
 def _seen_by(control: Control, source: TokenSource) -> TokenSource:
-    """What a control reads of the tokens of its run."""
+    """What a control reads of the tokens of its run: seeds all models, the others the two ends."""
+    if control.kind != "seed" and len(source.d_models) > 2:
+        source = ChangedSource(source, Ends(source.d_models))
     d_models, own = source.d_models, RunFolder(control.config.output)
     match control.kind:
         case "seed":

@@ -71,7 +71,7 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
     pair = load_pair(config.pair)
     documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed)
     check_documents(documents, pair)
-    checks = [check_hook(pair, documents, model) for model in range(2)]
+    checks = [check_hook(pair, documents, model) for model in range(len(pair.models))]
     values, speed = _measure(pair, documents, settings)
     return {
         "models": [*_describe_pair(pair), *checks],
@@ -79,7 +79,7 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
         "layers": _describe_layers(pair, documents),
         "texts": _describe_texts(documents),
         "needs": [
-            f"speed    {speed:,.0f} tokens/s through both models, on {pair.device.type}",
+            f"speed    {speed:,.0f} tokens/s through all models, on {pair.device.type}",
             *_estimate_harvest(config, settings, pair, documents, speed),
             *_estimate_training(
                 config,
@@ -99,6 +99,10 @@ def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, li
         "files": [
             f"reference   {settings.reference}  [{source.n_train_tokens + held_out.n_tokens:,}, {source.d_models[0]}]",
             f"intervened  {settings.intervened}  [{source.n_train_tokens + held_out.n_tokens:,}, {source.d_models[1]}]",
+            *(
+                f"snapshot    {path}  [{source.n_train_tokens + held_out.n_tokens:,}, {d_model}]"
+                for path, d_model in zip(settings.snapshots, source.d_models[2:], strict=True)
+            ),
             "every value is finite",
             f"rows        {source.n_train_tokens:,} to train on, {held_out.n_tokens:,} held out",
         ],
@@ -171,13 +175,16 @@ def _describe_pair(pair: ModelPair) -> list[str]:
 
 
 def _describe_activations(values: Float[Tensor, "token width"], d_models: Sequence[int]) -> list[str]:
-    reference, intervened = (part.float() for part in split_models(values, d_models))
-    norms = [float(part.norm(dim=1).median()) for part in (reference, intervened)]
+    parts = [part.float() for part in split_models(values, d_models)]
+    reference, intervened = parts[:2]
+    norms = [float(part.norm(dim=1).median()) for part in parts]
     cka = unbiased_cka(reference, intervened)
     lines = [
         f"norm        median {norms[0]:.4g} in the reference, {norms[1]:.4g} in the intervened model, over {len(values):,} tokens",
         f"linear CKA  {'–' if cka is None else f'{cka:.4f}'}",
     ]
+    if between := norms[2:]:
+        lines.insert(1, f"snapshots   median {', '.join(f'{norm:.4g}' for norm in between)}")
     if reference.shape == intervened.shape:
         cosine = torch.nn.functional.cosine_similarity(reference, intervened, dim=1)
         change = (intervened - reference).norm(dim=1) / reference.norm(dim=1)

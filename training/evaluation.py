@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crosscoder.activations import split_models
+from crosscoder.activations import have_difference, split_models
 from crosscoder.dictionary import Crosscoder
 from crosscoder.metrics import ReconstructionMeter, decoder_cosine, relative_norm
 from crosscoder.reading import MODEL_NAMES, Reads, present
@@ -99,17 +99,18 @@ def reconstruction(
 
 @torch.no_grad()
 def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]:
-    """Histograms `(counts, edges)` of relative norm and decoder cosine, and of the decoder norms of each model."""
+    """Histograms `(counts, edges)` of the decoder norms of each model, and of relative norm and decoder cosine between reference
+    and intervened model."""
     norms = crosscoder.decoder_norms().cpu()
     histograms: dict[str, Any] = {
         f"weights/decoder_norm/{name}": np.histogram(norms[:, index].numpy(), bins=bins)
         for index, name in enumerate(crosscoder.config.model_names)
     }
-    if norms.shape[1] == 2:
+    if norms.shape[1] >= 2:
         relative = relative_norm(norms[:, 0], norms[:, 1]).nan_to_num(0.5).numpy()
         histograms["diff/relative_norm"] = np.histogram(relative, bins=bins, range=(0.0, 1.0))
-        if len(set(crosscoder.config.d_models)) == 1:
-            reference, intervened = split_models(crosscoder.W_dec.cpu(), crosscoder.config.d_models)
+        if have_difference(crosscoder.config.d_models):
+            reference, intervened = split_models(crosscoder.W_dec.cpu(), crosscoder.config.d_models)[:2]
             cosine = decoder_cosine(reference, intervened).nan_to_num(0.0).numpy()
             histograms["diff/decoder_cosine"] = np.histogram(cosine, bins=bins, range=(-1.0, 1.0))
     return histograms

@@ -1,4 +1,4 @@
-"""Harvest: run both models over the documents and keep their activations on disk."""
+"""Harvest: run all models over the documents and keep their activations on disk."""
 
 import logging
 import shutil

@@ -4,7 +4,8 @@ With normalized activations x' and error e = x' - x̂', means over the tokens of
 
     mse        Σ_m ‖e^m‖² / d^m              predicting the mean costs 1 for each model, so this is Σ_m (1 - FVE_m)
     nested     Σ_p Σ_m ‖e_p^m‖² / d^m        e_p: what the first latents alone leave over (Bussmann et al. 2025, Matryoshka)
-    difference w · ‖e^int - e^ref‖² / d      the error of the difference (Kassem et al. 2026, delta loss)
+    difference w · ‖e^int - e^ref‖² / d      the error of the difference (Kassem et al. 2026, delta loss); of M models
+               w · 2/M · Σ_(m<n) ‖e^m - e^n‖² / d, which counts whatever they do not have in common alike
     auxk       α · Σ_m ‖e^m - ê^m‖² / d^m    ê: the error as rebuilt by dead latents alone (Gao et al. 2024, section 2)
     sparsity   λ · Σ_j f_j Σ_m ‖d_j^m‖ / d̄   ReLU: "L1 of norms" (Lindsey et al. 2024)
                λ · Σ_j tanh(c f_j Σ_m ‖d_j^m‖) / d̄   JumpReLU (Anthropic, January 2025 update)
@@ -13,13 +14,14 @@ With normalized activations x' and error e = x' - x̂', means over the tokens of
 d̄ is the mean width: it keeps λ of the same order as the mse term for models of any size.
 """
 
+from itertools import combinations
 from typing import assert_never
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crosscoder.activations import have_difference, split_models
+from crosscoder.activations import share_space, split_models
 from crosscoder.config import AuxiliaryConfig, BatchTopK, JumpReLU, ReLU, RunConfig, TopK
 from crosscoder.errors import ConfigError
 from crosscoder.sparsity import JumpReLUSparsity
@@ -79,10 +81,10 @@ def difference_weight_of(config: RunConfig, d_models: tuple[int, ...]) -> float:
     Raises:
         ConfigError: A weight is configured, but the models differ in width.
     """
-    asked, exists = config.training.difference_weight, have_difference(d_models)
+    asked, exists = config.training.difference_weight, share_space(d_models)
     if asked and not exists:
         raise ConfigError(
-            f"training.difference_weight: needs two models of equal width, found widths {d_models}; set it to 0"
+            f"training.difference_weight: needs two or more models of equal width, found widths {d_models}; set it to 0"
         )
     if asked is not None:
         return asked
@@ -96,9 +98,13 @@ def squared_error(error: Float[Tensor, "token width"], d_models: tuple[int, ...]
 
 
 def difference_error(error: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> Float[Tensor, ""]:
-    """‖e^int - e^ref‖² / d, mean over tokens, of two models of equal width."""
-    reference, intervened = split_models(error, d_models)
-    return (intervened - reference).square().sum(dim=1).mean() / reference.shape[1]
+    """2/M · Σ_(m<n) ‖e^n - e^m‖² / d, mean over tokens, of M models of equal width: ‖e^int - e^ref‖² / d for a pair.
+
+    It is 2 Σ_m ‖e^m - ē‖² / d, so that an error that all models share costs nothing, and any other counts as much as in a pair.
+    """
+    pairs = combinations(split_models(error, d_models), 2)
+    errors = [(later - earlier).square().sum(dim=1).mean() / d_models[0] for earlier, later in pairs]
+    return torch.stack(errors).sum() * (2 / len(d_models))
 
 
 def auxiliary_error(forward: ForwardPass, dead: Bool[Tensor, " latent"], k: int) -> Float[Tensor, ""]:

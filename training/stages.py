@@ -136,7 +136,9 @@ def evaluate(
 def provenance(folder: RunFolder, config: RunConfig) -> dict[str, object]:
     """What made a dictionary, kept beside its weights so that it can be used anywhere."""
     manifest = folder.read_manifest()
+    started = {name: manifest[name] for name in ("started_from",) if name in manifest}
     return {
+        **started,
         "reads": config.crosscoder.reads,
         "pair": manifest.get("pair"),
         "data": manifest.get("data"),

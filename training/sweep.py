@@ -180,6 +180,7 @@ def _config_at(n_latents: int, k: int, folder: RunFolder, config: RunConfig, *, 
             "n_tokens": max(1, math.ceil(FURTHER_SHARE * config.training.n_tokens)),
             # It begins where a larger k ended.
             "k_anneal": 0.0,
+            "start_from": None,
         }
     return beside(
         config,

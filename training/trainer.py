@@ -19,6 +19,7 @@ from crosscoder.errors import DivergedError
 from crosscoder.folder import RunFolder
 from crosscoder.precision import compute_dtype
 from crosscoder.reading import Reads, crosscoder_config, present
+from crosscoder.storage import read_record
 from crosscoder.tracking import MetricsLog, WandbRun
 
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
@@ -27,6 +28,7 @@ from .forward import Forward
 from .losses import LossTerms, difference_weight_of, loss_terms
 from .schedules import annealed_k, learning_rate, n_steps, steered_penalty
 from .sources import SourceState, TokenSource
+from .starting import starting_point
 from .waiting import WaitingTime
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,8 @@ class Trainer:
         wandb: WandbRun,
         start: Crosscoder | None = None,
     ) -> None:
-        """`start`: a dictionary of the same shape that training begins from, normalization included; else a fresh one."""
+        """`start`: a dictionary of the same shape that training begins from, normalization included; else that of
+        `training.start_from`, or a fresh one."""
         self.config, self.source, self.folder, self.wandb = config, source, folder, wandb
         self.training = config.training
         self.reads: Reads = config.crosscoder.reads
@@ -88,17 +91,16 @@ class Trainer:
     def fit(self) -> Crosscoder:
         """Train to the end, or from where an earlier run stopped, and return the calibrated dictionary.
 
-        Raises `DivergedError` where the loss is no longer finite; the checkpoints before that stay.
+        Raises `DivergedError` where the loss is no longer finite; the checkpoints before that stay. Raises what `starting_point`
+        raises.
         """
         found = checkpoints(self.folder.checkpoints)
         if found:
             load_checkpoint(found[-1], self.state)
             self.forward = self._forward()
             logger.info("train: going on from step %d (%s)", self.state.step, found[-1])
-        elif self._start is not None:
-            self.state.crosscoder.load_state_dict(self._start.state_dict())
         else:
-            self.state.crosscoder.set_normalization(self._sample())
+            self._begin()
         self.metrics.truncate(self.state.step)
         steps, done = n_steps(self.training), self.state.n_tokens
         batches = self.source.batches(
@@ -120,6 +122,18 @@ class Trainer:
         crosscoder = self.state.crosscoder
         self.held_out.calibrate(crosscoder)
         return crosscoder.eval()
+
+    def _begin(self) -> None:
+        """Put the weights that the first step finds into the dictionary, normalization included."""
+        crosscoder, place = self.state.crosscoder, self.training.start_from
+        if self._start is not None:
+            crosscoder.load_state_dict(self._start.state_dict())
+        elif place is not None:
+            crosscoder.load_state_dict(starting_point(place, crosscoder.config).state_dict())
+            record = {"folder": str(place), "digest": read_record(place.expanduser())["digest"]}
+            self.folder.update_manifest("started_from", record)
+        else:
+            crosscoder.set_normalization(self._sample())
 
     def step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, Float[Tensor, ""]]:
         """One update; returns the terms of its loss and its L0. Nothing is read back from the device unless a kind needs it."""

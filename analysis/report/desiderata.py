@@ -28,6 +28,7 @@ _LATENTS = 100
 _FAITHFUL = 0.5
 _UNDONE = 0.5
 _COST = 0.1
+_FOLLOWED = 0.9
 
 _LEGIBLE_SHARE = 0.8
 """Of what latents carry of the shift: how many of them have to be read for it."""
@@ -45,7 +46,7 @@ def desiderata(results: AnalysisResults, folder: RunFolder) -> tuple[Requirement
         _robustness(results),
         _lever(behaviors),
         _legibility(results),
-        _unmeasured("monitoring.trajectory", "latents followed over three or more checkpoints"),
+        _trajectory(results),
         _coverage(results.summary),
     )
 
@@ -221,6 +222,32 @@ def _legibility(results: AnalysisResults) -> Requirement:
         say(
             "latents that carry {share:percent} of what all latents carry of the shift", share=_LEGIBLE_SHARE
         ),
+    )
+
+
+def _trajectory(results: AnalysisResults) -> Requirement:
+    """Without snapshots, or where nothing is claimed, there is nothing to follow."""
+    monitoring = results.summary.get("monitoring") or {}
+    checkpoints, onset = monitoring.get("checkpoints") or [], monitoring.get("onset") or {}
+    share = onset["named"] / onset["changed"] if len(checkpoints) >= 3 and onset.get("changed") else None
+    return _judged(
+        "monitoring.trajectory",
+        share,
+        say(
+            "{value:percent}{of}",
+            value=share,
+            of=""
+            if share is None
+            else say(
+                " of {changed:whole}, over {checkpoints:whole} checkpoints",
+                changed=onset["changed"],
+                checkpoints=len(checkpoints),
+            ),
+        ),
+        say("at least {limit:percent}", limit=_FOLLOWED),
+        None if share is None else share >= _FOLLOWED,
+        "share of the latents called new, lost, rotated or rescaled that are followed over three or more checkpoints to the one at "
+        "which their change began",
     )
 
 

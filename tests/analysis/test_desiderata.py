@@ -88,6 +88,26 @@ def test_values_and_verdicts(
     assert requirement.value == (None if value is None else pytest.approx(value))
 
 
+@pytest.mark.parametrize(
+    ("checkpoints", "changed", "named", "value", "verdict"),
+    [
+        (4, 10, 10, 1.0, "pass"),
+        (3, 10, 8, 0.8, "fail"),
+        (4, 0, 0, None, "not measured"),
+        (2, 10, 10, None, "not measured"),
+    ],
+)
+def test_latents_are_followed_over_checkpoints(
+    run: RunFolder, checkpoints: int, changed: int, named: int, value: float | None, verdict: str
+) -> None:
+    onset = {"changed": changed, "named": named}
+    requirement = table(run, monitoring={"checkpoints": [{}] * checkpoints, "onset": onset})[
+        "monitoring.trajectory"
+    ]
+    assert (requirement.value, requirement.verdict) == (value, verdict)
+    assert (f"of 10, over {checkpoints} checkpoints" in requirement.shown) == (value is not None)
+
+
 @pytest.mark.parametrize(("new", "verdict"), [(0.2, "pass"), (3.0, "fail"), (None, "not measured")])
 def test_specificity_counts_what_the_nulls_give(run: RunFolder, new: float | None, verdict: str) -> None:
     counts = json.loads(run.summary.read_text())["counts"]

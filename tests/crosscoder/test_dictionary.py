@@ -9,7 +9,7 @@ from crosscoder.dictionary import Crosscoder, fresh_directions
 from crosscoder.errors import DataError, FormatError
 from crosscoder.metrics import relative_norm
 from crosscoder.planted import SMALL, PlantedPair
-from crosscoder.reading import numbered
+from crosscoder.reading import model_names
 from crosscoder.sparsity import BatchTopKSparsity, JumpReLUSparsity, threshold_for
 from crosscoder.storage import load_crosscoder, save_crosscoder
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
@@ -64,7 +64,7 @@ def test_decode_returns_the_form_that_the_widths_allow(shape: str) -> None:
 @pytest.mark.parametrize("bad", [torch.zeros(4, 13), torch.zeros(4, 3, 6)])
 def test_activations_of_another_width_are_refused_by_name(bad: Tensor) -> None:
     with pytest.raises(
-        DataError, match=r"activations: shape .* does not fit .*'model_0', 'model_1'.* 6 \+ 6"
+        DataError, match=r"activations: shape .* does not fit .*'reference', 'intervened'.* 6 \+ 6"
     ):
         small_crosscoder("relu", "two").encode(bad)
 
@@ -239,7 +239,7 @@ def test_scaling_or_shifting_one_model_is_undone() -> None:
 def test_a_model_whose_activations_do_not_vary_is_refused_by_name(value: float) -> None:
     sample = raw_activations((6, 6), 1000)
     sample[:, 6:] = value
-    with pytest.raises(DataError, match="activations of 'model_1': all 1000 sampled tokens are equal"):
+    with pytest.raises(DataError, match="activations of 'intervened': all 1000 sampled tokens are equal"):
         small_crosscoder("relu", "two").set_normalization(sample)
 
 
@@ -308,7 +308,7 @@ def test_fold_comparison_notices_scores_in_raw_units(kind: str) -> None:
 
 def uncalibrated(k: int = 4) -> Crosscoder:
     config = CrosscoderConfig(
-        d_models=(48, 48), model_names=numbered((1, 1)), n_latents=96, sparsity=BatchTopK(k=k)
+        d_models=(48, 48), model_names=model_names(2), n_latents=96, sparsity=BatchTopK(k=k)
     )
     crosscoder = Crosscoder(config)
     crosscoder.set_normalization(PlantedPair().sample(2000, seed=1))
@@ -366,7 +366,7 @@ def test_calibration_without_tokens_is_refused() -> None:
 def test_fresh_dictionary_has_the_asked_norm_and_a_transposed_encoder(shape: str) -> None:
     d_models = SHAPES[shape]
     config = CrosscoderConfig(
-        d_models=d_models, model_names=numbered(d_models), n_latents=24, sparsity=KINDS["relu"]
+        d_models=d_models, model_names=model_names(len(d_models)), n_latents=24, sparsity=KINDS["relu"]
     )
     crosscoder = Crosscoder(config, decoder_norm=0.4, seed=1)
     torch.testing.assert_close(crosscoder.decoder_norms(), torch.full((24, len(d_models)), 0.4))
@@ -380,7 +380,7 @@ def test_models_of_equal_width_start_aligned() -> None:
     def blocks(shape: str) -> tuple[Tensor, ...]:
         d_models = SHAPES[shape]
         config = CrosscoderConfig(
-            d_models=d_models, model_names=numbered(d_models), n_latents=24, sparsity=KINDS["relu"]
+            d_models=d_models, model_names=model_names(len(d_models)), n_latents=24, sparsity=KINDS["relu"]
         )
         return split_models(fresh_directions(config, 0), d_models)
 
@@ -408,7 +408,7 @@ def test_exact_dictionary_rebuilds_a_planted_pair_up_to_its_noise() -> None:
 def constrained(d_models: tuple[int, ...], n_exclusive: int, n_tied: int) -> Crosscoder:
     config = CrosscoderConfig(
         d_models=d_models,
-        model_names=numbered(d_models),
+        model_names=model_names(len(d_models)),
         n_latents=24,
         sparsity=BatchTopK(k=6),
         n_exclusive=n_exclusive,

@@ -56,6 +56,21 @@ def test_one_document_cannot_be_split(tmp_path: Path) -> None:
         open_files(files(tmp_path, n_rows=100), seed=0)
 
 
+def test_snapshots_stand_behind_the_two_ends(tmp_path: Path) -> None:
+    config = files(tmp_path)
+    for name in ("first", "second"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(1).normal(size=(700, 4)).astype(np.float32))
+    chain = config.model_copy(update={"snapshots": (tmp_path / "first.npy", tmp_path / "second.npy")})
+    ends, whole = open_files(config, seed=0), open_files(chain, seed=0)
+    assert whole.train.d_models == (3, 3, 4, 4)
+    for one, other in zip(ends.train.batches(64), whole.train.batches(64), strict=True):
+        assert one.document.tolist() == other.document.tolist()
+        assert one.values.tolist() == other.values[:, :6].tolist()
+    np.save(tmp_path / "second.npy", np.zeros((699, 4), dtype=np.float32))
+    with pytest.raises(DataError, match=r"activations\.snapshots\.1: .*second\.npy has 699 rows"):
+        open_files(chain, seed=0)
+
+
 def test_files_of_unequal_length(tmp_path: Path) -> None:
     config = files(tmp_path)
     np.save(config.intervened, np.zeros((699, 3), dtype=np.float32))

@@ -128,12 +128,25 @@ def test_the_difference_of_identical_models_has_no_fve() -> None:
     )
 
 
-@pytest.mark.parametrize("d_models", [(10,), (4, 6), (3, 3, 4), (2, 2, 2, 4)])
+@pytest.mark.parametrize("d_models", [(10,), (4, 6), (4, 3, 3), (2, 4, 2, 2)])
 def test_only_two_models_of_equal_width_have_a_difference(d_models: tuple[int, ...]) -> None:
     meter = meter_of(*made_up(d_model=10), d_models)
     assert meter.difference is None
     assert len(meter.per_model) == len(d_models)
     assert all(variance.result() is not None for variance in meter.per_model)
+
+
+@pytest.mark.parametrize("d_models", [(3, 3, 4), (2, 2, 2, 4)])
+def test_the_difference_is_that_of_the_two_ends(d_models: tuple[int, ...]) -> None:
+    """Snapshots stand behind reference and intervened model, and change nothing about the two."""
+    actual, rebuilt = made_up(d_model=10)
+    ends = 2 * d_models[0]
+    of_all, of_ends = (
+        meter_of(actual, rebuilt, d_models),
+        meter_of(actual[:, :ends], rebuilt[:, :ends], d_models[:2]),
+    )
+    assert of_all.difference is not None and of_ends.difference is not None
+    assert of_all.difference.result() == of_ends.difference.result()
 
 
 def test_l0_and_dead_share_count_firings() -> None:

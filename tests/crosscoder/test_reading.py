@@ -19,7 +19,7 @@ def dictionary(reads: str) -> DictionaryConfig:
         ((3,), ("reference",)),
         ((3, 3), ("reference", "intervened")),
         ((2, 4), ("reference", "intervened")),
-        ((2, 2, 2), ("model_0", "model_1", "model_2")),
+        ((2, 2, 2), ("reference", "intervened", "snapshot_1")),
     ],
 )
 def test_paired_takes_every_model_on_its_axis(d_models: tuple[int, ...], names: tuple[str, ...]) -> None:

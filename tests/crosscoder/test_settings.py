@@ -234,6 +234,30 @@ def test_only_the_variant_that_was_meant_is_spoken_of(tmp_path: Path, intervened
     assert "Source" not in message
 
 
+def test_between_a_model_and_itself_after_a_context_there_is_nothing(tmp_path: Path) -> None:
+    text = PAIR.replace("{model: b}", "{context: before}, snapshots: [{model: c}]")
+    assert complaint(tmp_path, text).startswith(
+        "pair: 1 snapshots between a model and itself after a context, where there is nothing in between; remove snapshots"
+    )
+
+
+CHAIN = FILES.replace("b.npy", "b.npy, snapshots: [c.npy]")
+
+
+@pytest.mark.parametrize("reads", ["pooled", "difference"])
+def test_snapshots_are_read_side_by_side_or_not_at_all(tmp_path: Path, reads: str) -> None:
+    assert complaint(tmp_path, f"{CHAIN}crosscoder: {{reads: {reads}}}") == (
+        f"crosscoder.reads is '{reads}', which reads two models, but there are 1 snapshots between them; use 'paired', or "
+        "remove the snapshots (in tiny.yaml)"
+    )
+
+
+def test_exclusive_latents_are_counted_for_every_model(tmp_path: Path) -> None:
+    text = "crosscoder: {exclusive: 0.4}"
+    assert load(tmp_path, FILES + text).crosscoder.exclusive == 0.4
+    assert "0.4 for each of 3 models and tied 0 are more than all" in complaint(tmp_path, CHAIN + text)
+
+
 def test_several_faults_are_counted_and_a_misspelling_comes_first(tmp_path: Path) -> None:
     message = complaint(tmp_path, "output: a\nactivations: {kind: files, referenc: a.npy, intervened: b.npy}")
     assert message.startswith("activations.referenc: no such setting (did you mean 'reference'?)")
@@ -348,6 +372,27 @@ text: {sources: [{path: t.jsonl, name: here}, {path: other.jsonl, name: there}]}
     assert config.pair.intervened == AdapterSource(adapter="org/adapter")
     assert [source.path for source in config.text.sources] == [folder / "t.jsonl", Path("other.jsonl")]
     assert config.output == Path("runs")
+
+
+def test_paths_in_a_list_are_meant_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs" / "early").mkdir(parents=True)
+    (tmp_path / "configs" / "c.npy").touch()
+    monkeypatch.chdir(tmp_path)
+    files = "{kind: files, reference: a.npy, intervened: b.npy, snapshots: [c.npy, d.npy, c.npy]}"
+    (tmp_path / "configs" / "x.yaml").write_text(f"output: runs\nactivations: {files}")
+    config = load_config(Path("configs/x.yaml"), ["activations.snapshots.2=c.npy"])
+    assert isinstance(config.activations, FileActivations)
+    assert config.activations.snapshots == (tmp_path / "configs" / "c.npy", Path("d.npy"), Path("c.npy"))
+    assert config.n_snapshots == 3
+    pair = "{reference: {model: a}, snapshots: [{model: early}, {adapter: early}], intervened: {model: b}, hookpoint: h}"
+    (tmp_path / "configs" / "y.yaml").write_text(
+        f"output: runs\npair: {pair}\ntext: {{sources: [{{path: t.jsonl, name: t}}]}}"
+    )
+    config = load_config(Path("configs/y.yaml"))
+    assert config.pair is not None
+    early = str(tmp_path / "configs" / "early")
+    assert config.pair.snapshots == (ModelSource(model=early), AdapterSource(adapter=early))
+    assert config.n_snapshots == 2
 
 
 def test_a_file_named_like_a_hub_id_is_no_model(tmp_path: Path) -> None:

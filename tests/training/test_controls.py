@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from crosscoder.config import ControlsConfig, RunConfig, StreamedActivations
+from crosscoder.config import ControlsConfig, FileActivations, RunConfig, StreamedActivations
 from crosscoder.controls import controls_of
 from crosscoder.drift import Drift
 from crosscoder.errors import ConfigError
 from crosscoder.folder import RunFolder
-from crosscoder.planted import PlantedPair
+from crosscoder.planted import PlantedChain, PlantedPair
 from crosscoder.storage import load_crosscoder
 from tests.training.in_memory import planted_source, run_config, source_of
 from training.controls import ChangedSource, n_side_by_side, train_controls
@@ -53,6 +53,31 @@ def test_every_control_is_a_run_that_loads_alone(tmp_path: Path) -> None:
         assert config.seed == {"seed_1": 1, "seed_2": 2}.get(name, 0)
         assert (config.crosscoder.reads == "difference") == name.startswith("difference")
         assert not controls_of(config, own.path)
+
+
+def test_controls_of_a_chain_read_its_ends_and_seeds_read_all(tmp_path: Path) -> None:
+    """Whatever lies between changes nothing about the controls of the two ends."""
+    chain = PlantedChain.spread(PlantedPair(), 3)
+    values, held_out = chain.sample(1000, seed=1), chain.sample(600, seed=2)
+    controls = ALL.model_copy(update={"seeds": 1})
+    for name, width, n_models in (("chain", 192, 4), ("ends", 96, 2)):
+        config = config_with(tmp_path / name, controls)
+        assert isinstance(config.activations, FileActivations)
+        if n_models > 2:
+            between = config.activations.model_copy(update={"snapshots": (Path("c.npy"), Path("d.npy"))})
+            start_from = config.training.model_copy(update={"start_from": tmp_path / "gone"})
+            config = config.model_copy(update={"activations": between, "training": start_from})
+        source = source_of(values[:, :width], held_out[:, :width], (48,) * n_models)
+        train_controls(RunFolder.create(tmp_path / name, config), config, source)
+    for name in ("drift", "identity", "shuffled", "difference", "difference_mixed"):
+        one, other = (
+            load_crosscoder(tmp_path / run / "controls" / name / "crosscoder") for run in ("chain", "ends")
+        )
+        assert torch.equal(one.W_dec, other.W_dec), name
+    seed = tmp_path / "chain" / "controls" / "seed_1"
+    assert load_crosscoder(seed / "crosscoder").config.d_models == (48,) * 4
+    assert RunFolder(seed).read_config().n_snapshots == 2
+    assert RunFolder(tmp_path / "chain" / "controls" / "drift").read_config().n_snapshots == 0
 
 
 def test_finished_controls_are_left_as_they_are(tmp_path: Path) -> None:

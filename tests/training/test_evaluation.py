@@ -166,7 +166,7 @@ def test_histograms_hold_every_latent_once() -> None:
     crosscoder = small_crosscoder("relu", "two")
     histograms = decoder_histograms(crosscoder)
     assert histograms.keys() == {
-        "weights/decoder_norm/model_0", "weights/decoder_norm/model_1", "diff/relative_norm", "diff/decoder_cosine",
+        "weights/decoder_norm/reference", "weights/decoder_norm/intervened", "diff/relative_norm", "diff/decoder_cosine",
     }  # fmt: skip
     for counts, edges in histograms.values():
         assert int(counts.sum()) == 24
@@ -180,7 +180,11 @@ def test_histograms_hold_every_latent_once() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "compared"),
-    [("one", set()), ("two_unequal", {"diff/relative_norm"}), ("three", set())],
+    [
+        ("one", set()),
+        ("two_unequal", {"diff/relative_norm"}),
+        ("three", {"diff/relative_norm", "diff/decoder_cosine"}),
+    ],
 )
 def test_only_what_can_be_compared_has_a_histogram(shape: str, compared: set[str]) -> None:
     names = decoder_histograms(small_crosscoder("relu", shape))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from crosscoder.config import AuxiliaryConfig, BatchTopK, CrosscoderConfig, JumpReLU, ReLU, TopK
 from crosscoder.dictionary import Crosscoder
-from crosscoder.reading import numbered
+from crosscoder.reading import model_names
 from tests.dictionaries import SHAPES, raw_activations, small_crosscoder
 from training.forward import SPARSE_BELOW, DensePass, Forward, SparsePass, choose_path, dense_forward
 from training.losses import loss_terms
@@ -104,9 +104,7 @@ def test_tokens_on_which_nothing_fires(kind: str) -> None:
 def test_in_bfloat16_the_sparse_gradients_are_as_near_to_the_exact_ones_as_the_dense(kind: str) -> None:
     """Not near to each other: an entry at the edge may fire on one path alone."""
     sparsity = BatchTopK(k=8) if kind == "batch_topk" else TopK(k=8)
-    config = CrosscoderConfig(
-        d_models=(64, 64), model_names=numbered((64, 64)), n_latents=256, sparsity=sparsity
-    )
+    config = CrosscoderConfig(d_models=(64, 64), model_names=model_names(2), n_latents=256, sparsity=sparsity)
     crosscoder = Crosscoder(config)
     normalized = torch.randn(512, 128, generator=torch.Generator().manual_seed(0))
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from crosscoder.activations import split_models
-from crosscoder.config import RunConfig
+from crosscoder.config import AdapterSource, RunConfig
 from crosscoder.documents import Documents, tokenize
 from crosscoder.errors import ConfigError, DataError, FormatError, ResourceError
 from crosscoder.folder import RunFolder
 from crosscoder.pair import ModelPair, load_pair
 from crosscoder.shards import SIDES, Manifest, ShardReader
-from tests.tiny_pairs import run_config, save_gpt2, save_llama
+from tests.tiny_pairs import run_config, save_adapter, save_gpt2, save_llama
 from training import extraction
 from training import harvest as harvest_module
 from training.extraction import group_batches, pack, pad, plan_batches
@@ -258,6 +258,41 @@ def test_an_interrupted_harvest_ends_in_the_same_bytes(
             harvest(folder, setting.config, setting.pair, setting.documents)
     harvest(folder, setting.config, setting.pair, setting.documents)
     assert contents(tmp_path) == setting.whole
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["cache", "stream"])
+def test_a_harvest_of_snapshots_goes_on_and_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Its ends are those of the pair without snapshots, row by row."""
+    base = save_llama(tmp_path / "base")
+    adapters = [save_adapter(base, tmp_path / f"adapter{seed}", seed) for seed in (1, 2)]
+    activations = {"kind": kind, "dtype": "float32", "shard_tokens": 60, "batch_tokens": 96}
+    config = run_config(tmp_path, base, {"adapter": str(adapters[1])}, activations=activations)
+    assert config.pair is not None
+    chained = config.pair.model_copy(update={"snapshots": (AdapterSource(adapter=str(adapters[0])),)})
+    chain = config.model_copy(update={"pair": chained})
+    alone, pair = load_pair(config.pair), load_pair(chained)
+    documents = read(config, pair)
+    harvest(RunFolder(tmp_path / "ends"), config, alone, documents)
+    harvest(RunFolder(tmp_path / "whole"), chain, pair, documents)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            harvest(RunFolder(tmp_path / "broken"), chain, pair, documents)
+    harvest(RunFolder(tmp_path / "broken"), chain, pair, documents)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
+    manifest = Manifest.load(tmp_path / "whole" / "activations")
+    assert manifest.d_models == (16, 16, 16)
+    assert manifest.identity["pair"]["snapshot_1"]["adapter_weights"]
+    assert RunFolder(tmp_path / "whole").read_manifest()["pair"]["snapshot_1"]["adapter"] == str(adapters[0])
+    ends, whole = (ShardReader(tmp_path / run / "activations", "held_out") for run in ("ends", "whole"))
+    rows = torch.arange(ends.n_tokens)
+    assert torch.equal(whole.gather(rows).values[:, :32], ends.gather(rows).values)
+    assert not torch.equal(whole.gather(rows).values[:, 32:], ends.gather(rows).values[:, 16:])
+    with pytest.raises(FormatError, match=r"pair\.snapshot_1\..* was None"):
+        harvest(RunFolder(tmp_path / "ends"), chain, pair, documents)
 
 
 KILLED = """

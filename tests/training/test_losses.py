@@ -361,6 +361,18 @@ def test_errors_that_both_models_share_cost_the_difference_nothing() -> None:
     assert float(difference_error(torch.cat([error, -error], dim=1), (6, 6))) > 0
 
 
+@pytest.mark.parametrize("n_models", [2, 3, 5])
+def test_the_difference_counts_whatever_models_do_not_share_alike(n_models: int) -> None:
+    """2 Σ_m ‖e^m - ē‖² / d: of two models that is the error of their difference, and no order of the models matters."""
+    error = torch.randn(20, n_models * 6, dtype=torch.float64)
+    parts = torch.stack(error.split(6, dim=1))
+    apart = parts - parts.mean(dim=0)
+    expected = 2 * apart.square().sum(dim=(0, 2)).mean() / 6
+    assert float(difference_error(error, (6,) * n_models)) == pytest.approx(float(expected))
+    turned = torch.cat(list(parts.flip(0)), dim=1)
+    assert float(difference_error(turned, (6,) * n_models)) == pytest.approx(float(expected))
+
+
 @pytest.mark.parametrize(
     ("reads", "d_models", "asked", "expected"),
     [
@@ -368,7 +380,8 @@ def test_errors_that_both_models_share_cost_the_difference_nothing() -> None:
         ("paired", (6, 6), 0.5, 0.5),
         ("paired", (6, 6), 0.0, 0.0),
         ("paired", (6, 8), None, 0.0),
-        ("paired", (6, 6, 6), None, 0.0),
+        ("paired", (6, 6, 6), None, 3.0),
+        ("paired", (6, 6, 8), None, 0.0),
         ("paired", (6, 8), 0.0, 0.0),
         ("pooled", (6, 6), None, 0.0),
         ("difference", (6, 6), None, 0.0),

@@ -11,11 +11,12 @@ from torch import Tensor
 from crosscoder import precision
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import DivergedError
-from crosscoder.planted import SMALL, PlantedPair
+from crosscoder.planted import SMALL, PlantedChain, PlantedPair
 from crosscoder.precision import compute_dtype
 from crosscoder.storage import load_crosscoder, save_crosscoder
 from tests.training.in_memory import DisturbedSource, make_trainer, planted_source, run_config, source_of
 from training.checkpoints import checkpoints, load_checkpoint
+from training.sources import TokenSource
 from training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -110,6 +111,22 @@ def test_a_run_that_broke_off_and_goes_on_is_bit_equal_to_one_that_did_not(
     ]
     torch.rand(7)
     assert_same_outcome(whole, fit(config, planted_source(300)))
+
+
+def chain_source(n_tokens: int = 300) -> TokenSource:
+    """A reference, an intervened model and three snapshots between them."""
+    chain = PlantedChain.spread(PlantedPair(), 4)
+    return source_of(chain.sample(n_tokens, seed=1), chain.sample(1500, seed=2), chain.d_models)
+
+
+@pytest.mark.parametrize("at", [3, 6])
+def test_a_run_over_snapshots_that_broke_off_is_bit_equal(tmp_path: Path, at: int) -> None:
+    whole = fit(run_config(tmp_path / "whole"), chain_source())
+    assert whole.difference_weight == 3
+    config = run_config(tmp_path / "broken")
+    with pytest.raises(Failure):
+        fit(config, DisturbedSource(chain_source(), at, fail))
+    assert_same_outcome(whole, fit(config, chain_source()))
 
 
 def test_a_run_that_broke_off_again_and_again_is_bit_equal(tmp_path: Path) -> None:

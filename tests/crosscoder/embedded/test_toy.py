@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from crosscoder.embedded.toy import (
     story,
     write_texts,
 )
+from crosscoder.embedded.toy_chain import SHARES, write_snapshots
 
 SIDES = ("reference", "intervened")
 
@@ -51,6 +53,23 @@ def test_the_planted_facts_moved(probabilities: dict[tuple[str, str, str], float
             assert before[key] > 0.5
             assert after[key] == pytest.approx(before[key], abs=0.15)
     assert {planted.change for planted in PLANTED} == {"new", "lost", "changed", "unchanged"}
+
+
+def test_the_shipped_snapshots_lie_between_and_change_comes_by_and_by(tmp_path: Path):
+    for side in SIDES:
+        shutil.copytree(FOLDER / side, tmp_path / side)
+    write_snapshots(tmp_path)
+    for name in SHARES:
+        assert is_complete(FOLDER / name)
+        assert sum(path.stat().st_size for path in (FOLDER / name).iterdir()) < 400_000
+        made, shipped = (load_file(place / name / "model.safetensors") for place in (tmp_path, FOLDER))
+        assert all(made[key].equal(shipped[key]) for key in shipped)
+    rome = [
+        probability(load(FOLDER / name), "Tom lived in", "Rome")
+        for name in ("reference", "snapshot_1", "snapshot_2", "intervened")
+    ]
+    assert rome == sorted(rome)
+    assert rome[1] < 0.1 < rome[2] < 0.9 < rome[3]
 
 
 def test_cats_turned_angry(probabilities: dict[tuple[str, str, str], float]):
