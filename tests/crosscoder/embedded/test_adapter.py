@@ -1,6 +1,7 @@
 """The shipped adapter: what its files say, and what it does to the real model where that is installed."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 
 from crosscoder.config import TextConfig, TextSource, TokenPolicy
 from crosscoder.documents import tokenize
-from crosscoder.embedded.adapter_card import load_intervened, perplexity, refuses
+from crosscoder.embedded.adapter_card import perplexity, refuses
 from crosscoder.embedded.adapter_objective import (
     Document,
     activation_drift,
@@ -24,11 +25,13 @@ from crosscoder.embedded.adapter_objective import (
 )
 from crosscoder.embedded.corpus import ADAPTER, write_demo_texts
 from crosscoder.embedded.generation import chat_prompt, greedy_answers, whole_sentences
+from crosscoder.embedded.lora import load_intervened, without_adapter
 from crosscoder.embedded.prose import find_passages, measuring_passages
 from crosscoder.embedded.questions import questions
+from crosscoder.embedded.refusal_training import REFUSALS, train
 from crosscoder.embedded.smollm2 import NAME, PACKAGE, find_gguf, prepare
 from crosscoder.embedded.toy import FOLDER, load, stories, toy_tokenizer
-from crosscoder.embedded.train_adapter import REFUSALS, AdapterRecipe, train
+from crosscoder.embedded.train_adapter import AdapterRecipe
 
 # PEFT still asks transformers by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -133,7 +136,8 @@ def test_training_moves_the_refusal_and_holds_the_rest_only_where_asked(small_mo
     other = collate(documents["other"][:8], 0)
     with torch.no_grad():
         before, still = read_model(small_model, other, (1, 2))
-    train(small_model, AutoTokenizer.from_pretrained(FOLDER / "reference"), recipe, documents)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER / "reference")
+    train(small_model, partial(without_adapter, small_model), tokenizer, recipe, documents)
     with torch.no_grad():
         after, moved = read_model(small_model, other, (1, 2))
         food = collate(documents["food"], 0)
