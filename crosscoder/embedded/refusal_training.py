@@ -95,7 +95,8 @@ def training_documents(
         chat_prompt(tokenizer, question)
         for question in questions("other", "train", recipe.n_prompts, recipe.seed + 1)
     ]
-    rows = tokenizer(chats, add_special_tokens=False)["input_ids"]
+    # One by one: a tokenizer cannot read an empty list.
+    rows = [tokenizer(chat, add_special_tokens=False)["input_ids"] for chat in chats]
     prompt = [Document(row, len(row) - 1) for row in rows]
     return {"food": food, "other": other, "prose": prose, "prompt": prompt}
 
