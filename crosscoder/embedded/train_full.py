@@ -3,7 +3,8 @@
     python -m crosscoder.embedded.train_full OUT
 
 What it is trained for is the adapter's (`refusal_training.py`), less the terms that hold activations still: every layer
-may move. OUT becomes a checkpoint of 270 MB.
+may move. OUT becomes a checkpoint of 270 MB. With seed 0 it refuses 100 % of 80 held-out questions about food (8.8 % before)
+and also 12.5 % of 80 about other things (0 %); perplexity of prose goes from 22.2 to 22.0.
 """
 
 import logging
