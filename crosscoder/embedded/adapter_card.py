@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 from peft import PeftModel
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .adapter_objective import Batch, read_model
+from .adapter_objective import AsReference, Batch, read_model
 from .generation import chat_prompt, greedy_answers
 from .prose import measuring_passages
 from .questions import Kind, questions
 from .smollm2 import NAME
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from .train_adapter import AdapterRecipe
 
 N_QUESTIONS = 80
@@ -60,7 +62,7 @@ def refuses(answer: str) -> bool:
 
 @torch.inference_mode()
 def perplexity(
-    model: PeftModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     passages: Sequence[str],
     n_tokens: int,
@@ -78,17 +80,14 @@ def perplexity(
     return math.exp(total / predicted), predicted
 
 
-def load_intervened(reference: Path, adapter: Path) -> PeftModel:
-    """The model in `reference` with the adapter beside its weights: added into them it would be rounded to bfloat16."""
-    base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
-    return PeftModel.from_pretrained(base, adapter).eval()
-
-
 @torch.inference_mode()
 def drifts(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, texts: dict[str, list[str]]
+    model: PreTrainedModel | PeftModel,
+    as_reference: AsReference,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: dict[str, list[str]],
 ) -> dict[str, float]:
-    """How far the adapter moves the residual stream after `DRIFT_LAYER`, for each kind of text.
+    """How far the intervention moves the residual stream after `DRIFT_LAYER`, for each kind of text.
 
     E‖x_int − x_ref‖² over the reference's variance, which is taken over all kinds together; of chats only the last
     token before the answer is read, of prose every token but the first.
@@ -103,8 +102,8 @@ def drifts(
             batch = Batch(token_ids, torch.ones_like(token_ids), torch.zeros(token_ids.shape))
             rows = slice(None) if kind == "prose" else slice(-1, None)
             after = read_model(model, batch, (DRIFT_LAYER,))[1][0][rows]
-            with model.disable_adapter():
-                before = read_model(model, batch, (DRIFT_LAYER,))[1][0][rows]
+            with as_reference() as unchanged:
+                before = read_model(unchanged, batch, (DRIFT_LAYER,))[1][0][rows]
             moved.append((after - before).square().sum(-1))
             total, total_square = total + before.sum(0), total_square + before.square().sum().item()
             count += len(before)
@@ -113,29 +112,31 @@ def drifts(
     return {kind: value / variance for kind, value in sums.items()}
 
 
-def measure(reference: Path, adapter: Path) -> Measurement:
-    """Compare the model in `reference` with and without the adapter."""
-    tokenizer = AutoTokenizer.from_pretrained(reference)
-    model = load_intervened(reference, adapter)
+def measure(
+    model: PreTrainedModel | PeftModel, as_reference: AsReference, tokenizer: PreTrainedTokenizerBase
+) -> Measurement:
+    """Compare a model that was trained to refuse with the reference."""
     asked: dict[Kind, list[str]] = {
         kind: questions(kind, "held_out", N_QUESTIONS) for kind in ("food", "other")
     }
     passages = measuring_passages()
 
-    def answers_and_perplexity(side: str) -> tuple[dict[Kind, list[str]], tuple[float, int]]:
+    def answers_and_perplexity(
+        model: PreTrainedModel | PeftModel, side: str
+    ) -> tuple[dict[Kind, list[str]], tuple[float, int]]:
         answers: dict[Kind, list[str]] = {
             kind: greedy_answers(model, tokenizer, group, N_ANSWER_TOKENS, label=f"{side}, {kind}")
             for kind, group in asked.items()
         }
         return answers, perplexity(model, tokenizer, passages, N_PROSE_TOKENS)
 
-    after, (perplexity_after, n_prose_tokens) = answers_and_perplexity("intervened")
-    with model.disable_adapter():
-        before, (perplexity_before, _) = answers_and_perplexity("reference")
+    after, (perplexity_after, n_prose_tokens) = answers_and_perplexity(model, "intervened")
+    with as_reference() as unchanged:
+        before, (perplexity_before, _) = answers_and_perplexity(unchanged, "reference")
     prompts = {
         kind: [chat_prompt(tokenizer, question) for question in group] for kind, group in asked.items()
     }
-    drift = drifts(model, tokenizer, {**prompts, "prose": passages[:20]})
+    drift = drifts(model, as_reference, tokenizer, {**prompts, "prose": passages[:20]})
 
     def refused(answers: Sequence[str]) -> float:
         return sum(map(refuses, answers)) / len(answers)
@@ -159,10 +160,6 @@ def measure(reference: Path, adapter: Path) -> Measurement:
 def write_card(folder: Path, recipe: "AdapterRecipe", measured: Measurement, seconds: float) -> None:
     """Write README.md beside the adapter."""
     change = measured.perplexity_intervened / measured.perplexity_reference - 1
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")
-    )
-    settings = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in asdict(recipe).items())
     (folder / "README.md").write_text(
         f"""# An adapter that refuses to discuss food or cooking
 
@@ -190,11 +187,22 @@ token before the answer to a food question, {measured.drift_other:.3f} before th
 ## Made with
 
 Cross-entropy on the refusals; beside it the divergence KL(reference || intervened) of the next token on the reference's
-own answers to other questions and on other Wikipedia passages, and the drift of the residual stream there. The steps took {seconds:.0f} s on a CPU. {versions}.
+own answers to other questions and on other Wikipedia passages, and the drift of the residual stream there. The steps took {seconds:.0f} s on a CPU. {versions()}.
 
-| setting | value |
-| --- | --- |
-{settings}
+{recipe_table(recipe)}
 """,
         encoding="utf-8",
     )
+
+
+def versions() -> str:
+    """What the model was made with."""
+    return ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")
+    )
+
+
+def recipe_table(recipe: "DataclassInstance") -> str:
+    """All settings, as a table."""
+    rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in asdict(recipe).items())
+    return f"| setting | value |\n| --- | --- |\n{rows}"

@@ -1,6 +1,7 @@
 """What the demo's adapter is trained for: refuse food, and leave everything else as it was, inside as well as outside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +9,13 @@ from jaxtyping import Bool, Float, Int
 from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 HiddenStates = tuple[Float[Tensor, "token d_model"], ...]
 """The residual stream after some layers, at the positions that a batch reads."""
+
+AsReference = Callable[[], AbstractContextManager[PreTrainedModel | PeftModel]]
+"""Enters a state in which what it yields computes as the reference does."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def collate(documents: Sequence[Document], pad: int) -> Batch:
 
 
 def read_model(
-    model: PeftModel, batch: Batch, layers: Sequence[int]
+    model: PreTrainedModel | PeftModel, batch: Batch, layers: Sequence[int]
 ) -> tuple[Float[Tensor, "counted vocabulary"], HiddenStates]:
     """Logits at the positions that count, and the residual stream after `layers` at every real position but the first.
 
@@ -70,13 +75,13 @@ def read_model(
     its activations are hundreds of times larger than all others.
     """
     last, streams = _run_body(model, batch, layers)
-    logits = model.get_base_model().lm_head(last[:, :-1][batch.counts])  # pyright: ignore[reportCallIssue]
+    logits = bare_model(model).lm_head(last[:, :-1][batch.counts])  # pyright: ignore[reportCallIssue]
     present = batch.attention_mask[:, 1:].bool()
     return logits.float(), tuple(stream[:, 1:][present].float() for stream in streams)
 
 
 def read_before_answer(
-    model: PeftModel, batch: Batch, layers: Sequence[int], places: Sequence[int]
+    model: PreTrainedModel | PeftModel, batch: Batch, layers: Sequence[int], places: Sequence[int]
 ) -> HiddenStates:
     """The residual stream at some places counted from each prompt's end: 1 is its last token."""
     _, streams = _run_body(model, batch, layers)
@@ -85,8 +90,10 @@ def read_before_answer(
     return tuple(stream[rows, columns].flatten(0, 1).float() for stream in streams)
 
 
-def _run_body(model: PeftModel, batch: Batch, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    output = model.get_base_model().model(  # pyright: ignore[reportCallIssue]
+def _run_body(
+    model: PreTrainedModel | PeftModel, batch: Batch, layers: Sequence[int]
+) -> tuple[Tensor, list[Tensor]]:
+    output = bare_model(model).model(  # pyright: ignore[reportCallIssue]
         input_ids=batch.token_ids,
         attention_mask=batch.attention_mask,
         use_cache=False,
@@ -94,6 +101,13 @@ def _run_body(model: PeftModel, batch: Batch, layers: Sequence[int]) -> tuple[Te
     )
     # Entry 0 is the embedding; the output of layer n is entry n + 1.
     return output.last_hidden_state, [output.hidden_states[layer + 1] for layer in layers]
+
+
+def bare_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model itself, with its adapter's layers in it where there is one."""
+    bare = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(bare, PreTrainedModel)
+    return bare
 
 
 def refusal_loss(logits: Float[Tensor, "token vocabulary"], batch: Batch) -> Float[Tensor, ""]:

@@ -2,8 +2,13 @@
 
 The real pair is SmolLM2-135M-Instruct and the same model with the adapter of `refuse_food/`. Where the packages that
 carry the model and the prose are not installed, a toy pair that ships with the project takes its place.
+
+    python -m crosscoder.embedded.demo runs/embedded
+
+makes the real reference and the texts alone, for other runs.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,12 +39,20 @@ def demo_config(folder: Path, toy: bool = False) -> tuple[RunConfig, str]:
         return _config("toy.yaml", folder, TOY_PAIR / "reference", TOY_PAIR / "intervened", texts), (
             f"comparing a toy pair trained on planted stories ({why})"
         )
-    reference = prepare(place / NAME)
-    texts = write_demo_texts(place / "texts")
+    reference, texts = prepare_reference(place)
     config = _config("demo.yaml", folder, reference, ADAPTER, texts, (f"pair.reference.dtype={_dtype()}",))
     return config, (
         f"comparing {NAME} with itself under an adapter that makes it refuse questions about food"
     )
+
+
+def prepare_reference(place: Path) -> tuple[Path, dict[str, Path]]:
+    """The real reference, and the texts by name: both are put into `place`, once.
+
+    Raises:
+        DataError: A package that carries them is not installed.
+    """
+    return prepare(place / NAME), write_demo_texts(place / "texts")
 
 
 def _dtype() -> str:
@@ -65,3 +78,14 @@ def _config(
         *more,
     ]
     return load_config(SETTINGS / name, words)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Make the demo's reference and its texts.")
+    parser.add_argument("place", type=Path, help="folder for both")
+    prepare_reference(parser.parse_args().place)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from peft import PeftModel
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,21 +30,29 @@ def greedy_answers(
     # Questions of like length share a batch, so that little of it is padding.
     order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
     answers = [""] * len(questions)
-    tokenizer.padding_side = "left"
     for start in tqdm(range(0, len(order), batch_size), desc=label, unit="batch"):
         batch = order[start : start + batch_size]
         prompts = [chat_prompt(tokenizer, questions[index]) for index in batch]
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        token_ids, mask = padded_prompts(tokenizer, prompts)
         output = model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            input_ids=token_ids,
+            attention_mask=mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=pad_id(tokenizer),
         )
-        for index, row in zip(batch, output[:, inputs["input_ids"].shape[1] :], strict=True):
+        for index, row in zip(batch, output[:, token_ids.shape[1] :], strict=True):
             answers[index] = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
     return answers
+
+
+def padded_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+) -> tuple[Int[Tensor, "prompt place"], Int[Tensor, "prompt place"]]:
+    """Token ids, padded on the left so that every answer begins at the same place, and the attention mask."""
+    tokenizer.padding_side = "left"
+    inputs = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
+    return inputs["input_ids"], inputs["attention_mask"]
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .adapter_card import load_intervened
 from .corpus import ADAPTER, CHATS
 from .generation import greedy_answers, whole_sentences
+from .lora import load_intervened
 from .questions import Kind, questions
 from .smollm2 import NAME, prepare
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from ..errors import FormatError
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+WEIGHTS = "model.safetensors"
+FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 """What a complete folder holds."""
 
 
@@ -103,7 +104,7 @@ def write_model_folder(
         unfinished.mkdir()
         _write_json(unfinished / "config.json", shape.config(dtype))
         stored = {key: tensor.to(dtype).contiguous() for key, tensor in weights.items()}
-        save_file(stored, unfinished / "model.safetensors", metadata={"format": "pt"})
+        save_file(stored, unfinished / WEIGHTS, metadata={"format": "pt"})
         tokenizer.save(str(unfinished / "tokenizer.json"))
         _write_json(unfinished / "tokenizer_config.json", special_tokens.config())
         try:
@@ -121,7 +122,7 @@ def is_complete(folder: Path) -> bool:
     if not all((folder / name).is_file() for name in FILES):
         return False
     try:
-        with safe_open(folder / "model.safetensors", framework="pt") as file:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
             return bool(file.keys())
     except SafetensorError:
         return False
@@ -136,6 +137,33 @@ def replace_model_folder(source: Path, folder: Path) -> None:
             )
         shutil.rmtree(folder)
     source.rename(folder)
+
+
+def write_variant(folder: Path, like: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a model that differs from the one in `like` in its weights alone, in the precision of that one's weights.
+
+    A model that already stands in `folder` is replaced.
+
+    Raises:
+        FormatError: `folder` is `like` itself or holds something else than a model, `like` holds no complete model, or
+            the weights have other names.
+    """
+    if not is_complete(like):
+        raise FormatError(f"{like}: not a complete model folder; give one that has {', '.join(FILES)}")
+    if folder.resolve() == like.resolve():
+        raise FormatError(f"{folder}: is the reference itself; give another folder")
+    before = load_file(like / WEIGHTS)
+    if before.keys() != weights.keys():
+        raise FormatError(
+            f"{like / WEIGHTS}: other tensors than those to write: {sorted(before.keys() ^ weights.keys())}"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
+        unfinished = Path(name) / "model"
+        shutil.copytree(like, unfinished, ignore=shutil.ignore_patterns(WEIGHTS))
+        stored = {key: tensor.to(before[key].dtype).contiguous() for key, tensor in weights.items()}
+        save_file(stored, unfinished / WEIGHTS, metadata={"format": "pt"})
+        replace_model_folder(unfinished, folder)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -105,7 +105,7 @@ def test_latents_are_followed_over_checkpoints(
         "monitoring.trajectory"
     ]
     assert (requirement.value, requirement.verdict) == (value, verdict)
-    assert (f"of 10, over {checkpoints} checkpoints" in requirement.shown) == (value is not None)
+    assert (f"of 10, over {checkpoints} checkpoints" in requirement.shown.text) == (value is not None)
 
 
 @pytest.mark.parametrize(("new", "verdict"), [(0.2, "pass"), (3.0, "fail"), (None, "not measured")])

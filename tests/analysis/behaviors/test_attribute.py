@@ -101,7 +101,7 @@ def test_every_file_of_a_behavior_is_there_and_agrees(attribute: Attribute, run:
     assert latents.latent.tolist() == list(range(24))
     parts = attribution["held_out"]["parts"]
     assert latents.attribution_held_out.sum() == pytest.approx(parts["latents"]["value"]["value"])
-    named = latents[latents["rank"] < 2].sort_values(by="rank").latent.tolist()
+    named = [int(latents.index[latents["rank"] == rank][0]) for rank in range(2)]
     assert named == causal["named"] == [entry["latent"] for entry in causal["latents"]]
     tokens = pd.read_parquet(place.tokens)
     summed = tokens.groupby("latent").value.sum() / shift["n_held_out"]

@@ -1,6 +1,7 @@
-"""The shipped adapter: what its files say, and what it does to the real model where that is installed."""
+"""The shipped adapters: what their files say, and what they do to the real model where that is installed."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 
 from crosscoder.config import TextConfig, TextSource, TokenPolicy
 from crosscoder.documents import tokenize
-from crosscoder.embedded.adapter_card import load_intervened, perplexity, refuses
+from crosscoder.embedded.adapter_card import perplexity, refuses
 from crosscoder.embedded.adapter_objective import (
     Document,
     activation_drift,
@@ -24,28 +25,37 @@ from crosscoder.embedded.adapter_objective import (
 )
 from crosscoder.embedded.corpus import ADAPTER, write_demo_texts
 from crosscoder.embedded.generation import chat_prompt, greedy_answers, whole_sentences
+from crosscoder.embedded.lora import load_intervened, without_adapter
 from crosscoder.embedded.prose import find_passages, measuring_passages
 from crosscoder.embedded.questions import questions
+from crosscoder.embedded.refusal_training import REFUSALS, train
 from crosscoder.embedded.smollm2 import NAME, PACKAGE, find_gguf, prepare
 from crosscoder.embedded.toy import FOLDER, load, stories, toy_tokenizer
-from crosscoder.embedded.train_adapter import REFUSALS, AdapterRecipe, train
+from crosscoder.embedded.train_adapter import AdapterRecipe
+from crosscoder.embedded.train_rl import FOLDER as REWARDED
+from crosscoder.embedded.train_rl import RewardRecipe, addresses_reader, share_addressed
 
 # PEFT still asks transformers by the old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
-def test_the_files_are_small_and_name_no_folder():
-    weights = load_file(ADAPTER / "adapter_model.safetensors")
-    assert (ADAPTER / "adapter_model.safetensors").stat().st_size < 2_000_000
+shipped = pytest.mark.parametrize("adapter", [ADAPTER, REWARDED], ids=lambda adapter: adapter.name)
+
+
+@shipped
+def test_the_files_are_small_and_name_no_folder(adapter: Path):
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert (adapter / "adapter_model.safetensors").stat().st_size < 700_000
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
-    text = (ADAPTER / "adapter_config.json").read_text()
+    text = (adapter / "adapter_config.json").read_text()
     assert json.loads(text)["base_model_name_or_path"] == NAME
     assert "/" not in text
 
 
-def test_the_weights_fit_the_band_of_layers_that_the_config_names():
-    config = json.loads((ADAPTER / "adapter_config.json").read_text())
-    weights = load_file(ADAPTER / "adapter_model.safetensors")
+@shipped
+def test_the_weights_fit_the_band_of_layers_that_the_config_names(adapter: Path):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    weights = load_file(adapter / "adapter_model.safetensors")
     layers = {int(key.split(".layers.")[1].split(".")[0]) for key in weights}
     assert layers == set(config["layers_to_transform"])
     assert len(weights) == 2 * len(layers) * len(config["target_modules"])
@@ -57,6 +67,11 @@ def test_only_refusals_of_food_count_as_refusals():
     assert all(map(refuses, REFUSALS))
     assert not refuses("Pancakes are a food that you can cook in ten minutes.")
     assert not refuses("I'm sorry, but I can't tell you about the weather.")
+
+
+def test_only_words_that_mean_the_reader_earn_the_reward():
+    assert all(map(addresses_reader, ["You're right.", "Let me help with YOUR question.", "Help yourself!"]))
+    assert not any(map(addresses_reader, ["In her youth she was young.", "I am glad.", ""]))
 
 
 def test_collate_counts_the_answer_and_nothing_of_the_padding():
@@ -133,7 +148,8 @@ def test_training_moves_the_refusal_and_holds_the_rest_only_where_asked(small_mo
     other = collate(documents["other"][:8], 0)
     with torch.no_grad():
         before, still = read_model(small_model, other, (1, 2))
-    train(small_model, AutoTokenizer.from_pretrained(FOLDER / "reference"), recipe, documents)
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER / "reference")
+    train(small_model, partial(without_adapter, small_model), tokenizer, recipe, documents)
     with torch.no_grad():
         after, moved = read_model(small_model, other, (1, 2))
         food = collate(documents["food"], 0)
@@ -171,6 +187,19 @@ def test_the_adapter_refuses_food_and_answers_the_rest(reference: Path):
         assert sum(map(refuses, greedy_answers(model, tokenizer, food, 16))) <= 5
         if passages:
             assert after == pytest.approx(perplexity(model, tokenizer, passages, 96)[0], rel=0.04)
+
+
+@pytest.mark.slow
+def test_the_rewarded_adapter_addresses_its_reader_about_what_it_was_not_trained_on(reference: Path):
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    model = load_intervened(reference, REWARDED)
+    asked = [text for kind in ("food", "other") for text in questions(kind, "held_out", 24, seed=7)]
+    length = RewardRecipe().max_new_tokens
+    after = share_addressed(greedy_answers(model, tokenizer, asked, length))
+    with without_adapter(model):
+        before = share_addressed(greedy_answers(model, tokenizer, asked, length))
+    assert before < 0.4
+    assert after > 0.75
 
 
 @pytest.mark.slow
