@@ -101,7 +101,8 @@ def test_every_file_of_a_behavior_is_there_and_agrees(attribute: Attribute, run:
     assert latents.latent.tolist() == list(range(24))
     parts = attribution["held_out"]["parts"]
     assert latents.attribution_held_out.sum() == pytest.approx(parts["latents"]["value"]["value"])
-    named = [int(latents.index[latents["rank"] == rank][0]) for rank in range(2)]
+    ranks = dict(zip(latents["rank"].tolist(), latents["latent"].tolist(), strict=True))
+    named = [ranks[0], ranks[1]]
     assert named == causal["named"] == [entry["latent"] for entry in causal["latents"]]
     tokens = pd.read_parquet(place.tokens)
     summed = tokens.groupby("latent").value.sum() / shift["n_held_out"]
