@@ -211,6 +211,10 @@ class Behavior(Settings):
 
     name: str = Field(description="short name, of letters, digits, - and _", pattern=r"^[A-Za-z0-9_-]+$")
     description: str = Field(default="", description="a sentence on what it is")
+    unrelated: bool = Field(
+        default=False,
+        description="whether the intervention should have left it alone: a shift is then reported as a side effect",
+    )
     prompts: Path | tuple[str | tuple[Message, ...], ...] = Field(
         description="a file (.jsonl or .txt, as for text), or a list of texts or chats"
     )

@@ -118,6 +118,7 @@ def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
             "description": behavior.description,
             "metric": behavior.metric.model_dump(mode="json"),
             "unit": claimed.unit,
+            "unrelated": behavior.unrelated,
             "n_prompts": len(subject.prompts),
             "n_held_out": int(subject.held_out.sum()),
             "shift": shift.as_dict(),

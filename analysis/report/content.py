@@ -17,6 +17,7 @@ from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
 from .desiderata import desiderata
 from .limits import limit_curves
+from .outlook import outlook
 from .phrases import NOT_MEASURED, Number, present, visible
 from .rule import rule_statements
 from .schema import SCHEMA_VERSION, Fact, LabelCount, Model, Reason, Recorded, Report, Stage, Statement
@@ -39,7 +40,8 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     models = _model("reference", summary), _model("intervened", summary)
     checks = comparability(results)
     counts = _counts(results)
-    behaviors = behavior_shifts(load_behaviors(folder))
+    measured = load_behaviors(folder)
+    behaviors = behavior_shifts(measured)
     # Both signs have to agree: a difference that is too small for FVE is still a difference.
     identical = (
         summary.get("relative_difference") == 0 and (summary.get("fve") or {}).get("difference") is None
@@ -61,6 +63,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         certainty=certainty(results),
         unexplained=_unexplained(summary, counts),
         desiderata=desiderata(results, folder),
+        outlook=outlook(results, measured),
         undetermined=_undetermined(results),
         stages=_stages(results.manifest),
         versions=tuple(
@@ -120,6 +123,7 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
         n_documents=summary.get("n_documents"),
     )
     facts = [
+        ("intervention", _intervention(pair)),
         (
             "hookpoint",
             say("{path}", path=named(hookpoint) if hookpoint else "none: activations came from files"),
@@ -145,6 +149,23 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
     if template:
         facts.append(("chat template", say("digest {digest}", digest=named(template))))
     return tuple(Fact(name=name, value=value) for name, value in facts)
+
+
+def _intervention(pair: dict[str, Any]) -> Sentence:
+    """What was done to the reference, so far as the manifest knows."""
+    reference, intervened = pair.get("reference") or {}, pair.get("intervened") or {}
+    if not pair:
+        return say("not known: activations came from files")
+    if intervened.get("adapter"):
+        return say(
+            "an adapter, {adapter}, on the reference's weights",
+            adapter=named(_basename(intervened["adapter"])),
+        )
+    if intervened.get("context"):
+        return say("a context before the same tokens; the weights are the reference's")
+    if reference.get("weights") == intervened.get("weights"):
+        return say("none: both sides have the same weights")
+    return say("other weights: another checkpoint")
 
 
 def _setting(key: str, value: object) -> Sentence:

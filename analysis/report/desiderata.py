@@ -27,7 +27,9 @@ _UNEXPLAINED = 0.5
 _LATENTS = 100
 _FAITHFUL = 0.5
 _UNDONE = 0.5
-_COST = 0.1
+
+COST = 0.1
+"""Nats of KL on unrelated text that a lever may cost."""
 _FOLLOWED = 0.9
 
 _LEGIBLE_SHARE = 0.8
@@ -36,7 +38,7 @@ _LEGIBLE_SHARE = 0.8
 
 def desiderata(results: AnalysisResults, folder: RunFolder) -> tuple[Requirement, ...]:
     """All requirements, family by family; what was not measured says so."""
-    behaviors = load_behaviors(folder)
+    behaviors = [behavior for behavior in load_behaviors(folder) if not behavior.shift["unrelated"]]
     return (
         _contract(results, folder),
         _common_frame(results.summary),
@@ -158,7 +160,7 @@ def _lever(behaviors: Sequence[BehaviorResults]) -> Requirement:
         say(
             "share of the behavioral shift that can be undone in the intervened model, by taking the named latents out (the reference reads "
             "along) or by a constant direction of theirs, at a cost of at most {cost:.2f} nats (KL) on unrelated text",
-            cost=_COST,
+            cost=COST,
         ),
     )
 
@@ -172,7 +174,7 @@ def _most_undone(causal: dict[str, Any]) -> float:
         for dose in causal["steering"]
         if dose["model"] == "intervened" and dose["direction"] == "named latents"
     ]
-    return max((share or 0.0 for share, kl in levers if kl is not None and kl <= _COST), default=0.0)
+    return max((share or 0.0 for share, kl in levers if kl is not None and kl <= COST), default=0.0)
 
 
 def _specificity(summary: dict[str, Any]) -> Requirement:

@@ -274,6 +274,22 @@ class BeforeDictionary(ReportPart):
     """Where the models part, layer by layer."""
 
 
+class Outlook(ReportPart):
+    """What follows from it."""
+
+    side_effects: tuple[Statement, ...]
+    """Behaviors that were not meant to shift; values are shifts in the unit of each."""
+
+    levers: tuple[Statement, ...]
+    """How a shift can be undone, and at which cost; values are shares of the shift."""
+
+    monitoring: tuple[Statement, ...]
+    """When to look again, and at what."""
+
+    reach: tuple[Statement, ...]
+    """How far what the report says reaches."""
+
+
 class Stage(ReportPart):
     """One stage of the run, as the manifest has it."""
 
@@ -343,6 +359,9 @@ class Report(ReportPart):
 
     desiderata: tuple[Requirement, ...]
     """What an explanation of a change has to fulfill; `crosscoder report RUN --require FILE` asks of these."""
+
+    outlook: Outlook
+    """Side effects, levers, monitoring, and how far the report reaches."""
 
     undetermined: tuple[Reason, ...]
     """Why latents are undetermined, commonest first."""

@@ -127,7 +127,8 @@ def shifted(folder: RunFolder, name: str, *, established: bool = True) -> None:
         "established": established,
     }  # fmt: skip
     shift = {
-        "schema_version": 1, "name": name, "description": HOSTILE[1], "metric": {}, "unit": "share of answers", "n_prompts": 48,
+        "schema_version": 1, "name": name, "description": HOSTILE[1], "metric": {}, "unit": "share of answers", "unrelated": not established,
+        "n_prompts": 48,
         "n_held_out": 24, "shift": size, "stand_in": {"unit": "nats", **size, "size": estimate(17.5)}, "explained": established,
         "why_not": None if established else "no shift is established, so there is nothing to explain",
     }  # fmt: skip
@@ -193,6 +194,10 @@ def with_everything(folder: RunFolder) -> None:
     folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     summary["plain_difference"] = plain_difference()
+    summary["monitoring"] = {
+        "checkpoints": [{}, {}, {}], "onset": {"changed": 3, "named": 2},
+        "alarm": {"rate": 0.05, "checkpoints": [{"name": HOSTILE[0], "rings": True, "n_latents": 7}, {"name": "b", "rings": False}]},
+    }  # fmt: skip
     summary["difference_components"] = {"1": 0.5, "4": 0.75}
     summary["sources"] |= {"a{b": {"documents": 1, "tokens": 7}, "a|b": {"documents": 2, "tokens": 9}}
     summary["controls"]["nulls"].append({"name": HOSTILE[1], "new": 0, "lost": 2, "alive": 140})

@@ -1,0 +1,97 @@
+"""Where nothing of interest changed nothing is claimed: the same model twice, and a pair that differs as much and in no feature."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from transformers import AutoTokenizer
+
+from analysis.behaviors.decomposition import measure_corners
+from analysis.behaviors.explanation import check, rank, take_apart
+from analysis.behaviors.shift import measure_shift
+from analysis.behaviors.subject import Subject
+from analysis.observers import observer_for
+from crosscoder.behavior import Behavior
+from crosscoder.config import CrosscoderConfig, ReLU, TokenPolicy
+from crosscoder.dictionary import Crosscoder
+from crosscoder.pair import ModelPair
+from tests.planted_network import VOCABULARY, WIDTH, planted_pair
+from tests.tiny_pairs import WORDS, save_llama
+
+PAIRS = 60
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return AutoTokenizer.from_pretrained(save_llama(tmp_path_factory.mktemp("model") / "llama"))
+
+
+def drifting_pair(tokenizer: Any, seed: int, size: float) -> ModelPair:
+    """Every token's embedding moves by noise of its own; nothing above changes."""
+    pair = planted_pair(tokenizer, 0.0, 0.0, 0.0, 0.0, curvature=0.5)
+    generator = torch.Generator().manual_seed(seed)
+    reference, intervened = (network.get_input_embeddings() for network in pair.models)  # pyright: ignore[reportCallIssue]
+    base = torch.randn(VOCABULARY, WIDTH, generator=generator)
+    reference.weight.copy_(base)
+    intervened.weight.copy_(base + size * torch.randn(VOCABULARY, WIDTH, generator=generator))
+    return pair
+
+
+def subject(pair: ModelPair, tmp_path: Path, seed: int) -> Subject:
+    """A behavior on texts of many tokens' ends, and a random dictionary that fires on everything."""
+    dictionary = Crosscoder(
+        CrosscoderConfig(
+            d_models=(WIDTH, WIDTH),
+            model_names=("reference", "intervened"),
+            n_latents=48,
+            sparsity=ReLU(target_l0=8),
+        ),
+        seed=seed,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        dictionary.W_dec.add_(0.5 * torch.randn(dictionary.W_dec.shape, generator=generator))
+    behavior = Behavior.model_validate(
+        {
+            "name": "drift", "prompts": ["a", "b", "c", "d"], "metric": {"kind": "log_odds", "tokens": ["a"]}, "seed": seed,
+            "checks": {"latents": 3},
+        }
+    )  # fmt: skip
+    made = Subject(
+        behavior, pair, observer_for(dictionary, pair.d_models, "paired"), TokenPolicy(), tmp_path / "replies"
+    )
+    numbers = np.random.default_rng(seed)
+    made.prompts = [
+        type(made.prompts[0])(str(i), numbers.integers(7, VOCABULARY, size=6)) for i in range(2 * len(WORDS))
+    ]
+    made.held_out = np.arange(len(made.prompts)) % 2 == 0
+    return made
+
+
+def test_a_drift_in_no_feature_is_no_causal_claim(tokenizer: Any, tmp_path: Path) -> None:
+    """Shifts are established about as often as chance says, and no more claims are made than shifts."""
+    established = causal = 0
+    for seed in range(PAIRS):
+        made = subject(drifting_pair(tokenizer, seed, size=0.3), tmp_path, seed)
+        corners = measure_corners(made.claimed)
+        shift = measure_shift(corners.reference, corners.intervened, None, made.behavior.shift, seed)
+        if not shift.established:
+            continue
+        established += 1
+        found, claim = take_apart(made, made.find), take_apart(made, made.claim)
+        ranking = [int(latent) for latent in rank(made, found)]
+        causal += check(made, ranking, found, claim).level == "causal"
+    assert established <= binom.ppf(0.999, PAIRS, 0.05)
+    assert causal <= binom.ppf(0.999, PAIRS, 0.05)
+
+
+def test_a_shift_along_one_direction_is_claimed(tokenizer: Any, tmp_path: Path) -> None:
+    """The positive control: the same drift, and a push that every token gets, along a direction that is read."""
+    pair = drifting_pair(tokenizer, 0, size=0.3)
+    pair.models[1].get_input_embeddings().weight[:, 0] += 2.0  # pyright: ignore[reportCallIssue]
+    made = subject(pair, tmp_path, 0)
+    corners = measure_corners(made.claimed)
+    assert measure_shift(corners.reference, corners.intervened, None, made.behavior.shift, 0).established
