@@ -19,7 +19,7 @@ from crosscoder.config import CrosscoderConfig, PairConfig, ReLU
 from crosscoder.dictionary import Crosscoder
 from crosscoder.pair import ModelPair
 
-WIDTH, VOCABULARY = 12, 40
+WIDTH, VOCABULARY = 12, 320
 YES, NO = 5, 6
 U, FIRST, SECOND, ERROR = range(4)
 """Dimensions: the one that is read, those of the two latents, and that of the error."""

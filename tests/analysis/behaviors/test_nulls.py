@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from analysis.behaviors.decomposition import measure_corners
 from analysis.behaviors.explanation import check, rank, take_apart
+from analysis.behaviors.metrics import NextTokenLogOdds
 from analysis.behaviors.shift import measure_shift
 from analysis.behaviors.subject import Subject
 from analysis.observers import observer_for
@@ -18,7 +19,7 @@ from crosscoder.behavior import Behavior
 from crosscoder.config import CrosscoderConfig, ReLU, TokenPolicy
 from crosscoder.dictionary import Crosscoder
 from crosscoder.pair import ModelPair
-from tests.planted_network import VOCABULARY, WIDTH, planted_pair
+from tests.planted_network import NO, VOCABULARY, WIDTH, YES, planted_pair
 from tests.tiny_pairs import WORDS, save_llama
 
 PAIRS = 60
@@ -67,6 +68,7 @@ def subject(pair: ModelPair, tmp_path: Path, seed: int) -> Subject:
     made.prompts = [
         type(made.prompts[0])(str(i), numbers.integers(7, VOCABULARY, size=6)) for i in range(2 * len(WORDS))
     ]
+    made.metric = NextTokenLogOdds(torch.tensor([YES]), torch.tensor([NO]))
     made.held_out = np.arange(len(made.prompts)) % 2 == 0
     return made
 
