@@ -7,7 +7,7 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Literal
@@ -174,8 +174,7 @@ def attribute(
     paths = [Path(named)] if named else list(config.behaviors)
     if not paths:
         raise ConfigError(f"{target}: names no behavior; give the YAML file of one")
-    for path in paths:
-        _attribute(folder, config, path, overrides)
+    _attribute(folder, config, _behaviors(paths, overrides))
 
 
 @_verb
@@ -325,6 +324,8 @@ def planted(
 
 
 def _run(config: RunConfig) -> None:
+    # A mistake in them is told before any long work.
+    behaviors = _behaviors(config.behaviors)
     folder = RunFolder.create(config.output, config)
     # One wandb run for all stages; training harvests first by itself.
     with module("crosscoder.tracking").wandb_run(folder, config):
@@ -334,16 +335,19 @@ def _run(config: RunConfig) -> None:
         analysis = module("analysis.stages")
         analysis.analyze(folder, config)
         _told("features", folder.features)
-        for behavior in config.behaviors:
-            _attribute(folder, config, behavior, ())
+        _attribute(folder, config, behaviors)
     analysis.report(folder)
     _told("report", folder.report)
     _told("page", analysis.browse(folder))
 
 
-def _attribute(folder: RunFolder, config: RunConfig, path: Path, overrides: Sequence[str]) -> None:
-    behavior = load_config(path, overrides, Behavior)
-    _told("behavior", module("analysis.stages").attribute(folder, config, behavior))
+def _behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Behavior]:
+    return [load_config(path, overrides, Behavior) for path in paths]
+
+
+def _attribute(folder: RunFolder, config: RunConfig, behaviors: Iterable[Behavior]) -> None:
+    for behavior in behaviors:
+        _told("behavior", module("analysis.stages").attribute(folder, config, behavior))
 
 
 def _numbers(name: str, words: str | None, example: str) -> list[int]:

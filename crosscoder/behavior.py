@@ -176,7 +176,7 @@ class AttributionSettings(Settings):
         default=None,
         description="a fixed number of steps instead; 1 is the cheap mode of one gradient a model",
     )
-    max_steps: Count = Field(default=108, description="most steps that are taken for the residual")
+    max_steps: Count = Field(default=36, description="most steps that are taken for the residual")
     layers: bool = Field(default=True, description="also measure which layer carries how much of the shift")
 
 

@@ -25,6 +25,7 @@ from crosscoder.settings import dump_config
 from crosscoder.shards import DOCUMENTS
 from crosscoder.storage import load_crosscoder
 from crosscoder.texts import read_file
+from crosscoder.tracking import wandb_run
 
 from ..observers import observer_for
 from ..tables import write_parquet
@@ -74,7 +75,7 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     place = BehaviorFolder(folder.behaviors / behavior.name)
-    with folder.stage(f"attribute {behavior.name}") as stage:
+    with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
         crosscoder = load_crosscoder(folder.crosscoder, _device(config))
         pair = load_pair(config.pair)
         observer = observer_for(crosscoder, pair.d_models, config.crosscoder.reads)
@@ -86,8 +87,10 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
         shift = _measure(subject, place)
         stage["prompts"] = len(subject.prompts)
         stage["established"] = shift.established
+        told: dict[str, object] = {"shift": shift.size.value, "established": shift.established}
         if shift.established and elsewhere is not None:
-            _explain(subject, place, elsewhere, config)
+            told |= _explain(subject, place, elsewhere, config)
+        wandb.summary({f"behaviors/{behavior.name}/{key}": value for key, value in told.items()})
     merge_evidence(folder)
     logger.info("attribute: %s, %s", behavior.name, shift.verdict)
     return place
@@ -147,8 +150,10 @@ def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, i
     write_parquet(place.prompts, pa.table(columns))
 
 
-def _explain(subject: Subject, place: BehaviorFolder, elsewhere: LogitMeasurement, config: RunConfig) -> None:
-    """Everything after the shift."""
+def _explain(
+    subject: Subject, place: BehaviorFolder, elsewhere: LogitMeasurement, config: RunConfig
+) -> dict[str, object]:
+    """Everything after the shift; what a summary of the run has to say of it."""
     behavior = subject.behavior
     confidence, seed = behavior.shift.confidence, behavior.seed
     found, claim = take_apart(subject, subject.find), take_apart(subject, subject.claim)
@@ -193,6 +198,8 @@ def _explain(subject: Subject, place: BehaviorFolder, elsewhere: LogitMeasuremen
     write_parquet(place.latents, _latent_table(subject, ranking, found, claim, checked))
     if claim.attribution is not None:
         write_parquet(place.tokens, _token_table(subject, claim, checked))
+    together = {str(kind): one.estimate.value for kind, one in checked.together.items()}
+    return {"level": checked.level, **together}
 
 
 def _elsewhere(subject: Subject, folder: RunFolder, config: RunConfig) -> LogitMeasurement:

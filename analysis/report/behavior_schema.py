@@ -142,6 +142,12 @@ class Explanation(ReportPart):
     sufficiency: CausalCheck
     """All of them put into the reference's activations."""
 
+    answers_necessity: CausalCheck | None
+    """The same in generated answers; null: the metric is not of answers."""
+
+    answers_sufficiency: CausalCheck | None
+    """The same in generated answers; null: the metric is not of answers."""
+
     curve: tuple[CurvePoint, ...]
     """How the shift grows with the number of latents."""
 

@@ -73,7 +73,7 @@ def _explanation(results: BehaviorResults) -> Explanation | None:
     attribution, causal = results.attribution, results.causal
     if attribution is None or causal is None:
         return None
-    shares = results.shares
+    shares, answers = results.shares, causal["answers"]
     return Explanation(
         origins=tuple(_origins(attribution["held_out"])),
         level=causal["level"],
@@ -90,6 +90,8 @@ def _explanation(results: BehaviorResults) -> Explanation | None:
         ),
         necessity=_check(causal["together"]["necessity"]),
         sufficiency=_check(causal["together"]["sufficiency"]),
+        answers_necessity=_check(answers["together"]["necessity"]) if answers else None,
+        answers_sufficiency=_check(answers["together"]["sufficiency"]) if answers else None,
         curve=tuple(
             CurvePoint(
                 latents=point["n"],

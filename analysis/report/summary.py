@@ -46,13 +46,16 @@ def _shifted(behavior: BehaviorShift) -> Sentence:
         return say(
             "{behavior}: it shifted, and no latents are shown to cause it.", behavior=named(behavior.name)
         )
+    necessity = explanation.answers_necessity or explanation.necessity
+    sufficiency = explanation.answers_sufficiency or explanation.sufficiency
     return say(
-        "{behavior}: it shifted, and {latents:counted latent} together cause some of it: taken out they undo {necessity:percent}, put into "
-        "the reference's activations they bring {sufficiency:percent}.",
+        "{behavior}: it shifted, and {latents:counted latent} together cause some of it: taken out they undo {necessity:percent}{where}, "
+        "put into the reference's activations they bring {sufficiency:percent}.",
         behavior=named(behavior.name),
         latents=len(explanation.latents),
-        necessity=explanation.necessity.share.value,
-        sufficiency=explanation.sufficiency.share.value,
+        necessity=necessity.share.value,
+        where=" in generated answers" if explanation.answers_necessity else "",
+        sufficiency=sufficiency.share.value,
     )
 
 
