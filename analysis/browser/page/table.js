@@ -43,11 +43,25 @@ function toolbar() {
   return element("div", { class: "toolbar" }, [
     element("label", { class: "field wide" }, [element("span", { text: "search" }), query]),
     rangeField(),
+    evidenceField(),
     element("label", { class: "field" }, [element("span", { text: "sort by" }), sort]),
     columnMenu(),
     table.chips,
     table.count,
   ]);
+}
+
+// Only where anything is more than observed: there is nothing to choose from otherwise.
+function evidenceField() {
+  const { evidence } = data.categories;
+  if (!evidence) return null;
+  const buttons = evidence.names.map((level) =>
+    element("button", { type: "button", class: "level", "data-kept": "evidence", "data-value": level, "aria-pressed": "false", title: LEVELS_EXPLAINED[level], onclick: () => toggleKept("evidence", level) }, [
+      level,
+      element("small", { text: whole(data.header.evidence[level] ?? 0) }),
+    ]),
+  );
+  return element("div", { class: "field", role: "group", "aria-label": "evidence" }, [element("span", { text: "evidence" }), element("div", { class: "levels" }, buttons)]);
 }
 
 function rangeField() {
@@ -132,7 +146,7 @@ function renderToolbar() {
   const query = document.getElementById("query");
   if (document.activeElement !== query) query.value = state.query;
   const sort = document.getElementById("sort");
-  const names = ["label", ...numericColumns()];
+  const names = [...Object.keys(data.categories), ...numericColumns()];
   sort.replaceChildren(
     ...names.flatMap((name) => [
       element("option", { value: `-${name}`, text: `${columnOf(name).title} ↓` }),
@@ -141,7 +155,7 @@ function renderToolbar() {
   );
   sort.value = state.sort;
   for (const box of document.querySelectorAll(".columns input")) box.checked = state.columns.includes(box.value);
-  for (const button of document.querySelectorAll(".label-toggle")) button.setAttribute("aria-pressed", String(state.labels.has(button.dataset.label)));
+  for (const button of document.querySelectorAll("[data-kept]")) button.setAttribute("aria-pressed", String(isKept(button.dataset.kept, button.dataset.value)));
   showRange(document.getElementById("range-column").value);
   table.chips.replaceChildren(...chips());
   const searching = state.query && search.indexed < data.n ? `; searching, ${percent(search.indexed / data.n)} done` : "";
@@ -151,7 +165,9 @@ function renderToolbar() {
 
 function chips() {
   const chip = (content, name, remove) => element("button", { type: "button", class: "chip", title: `remove filter: ${name}`, onclick: remove }, [content, element("span", { class: "cross", text: "×", "aria-hidden": "true" })]);
-  const made = [...state.labels].map((label) => chip(labelName(label), label, () => toggleLabel(label)));
+  const made = [...state.kept].flatMap(([name, kept]) =>
+    [...kept].map((value) => chip(name === "label" ? labelName(value) : `${name}: ${value}`, value, () => toggleKept(name, value))),
+  );
   for (const [name, [low, high]] of state.ranges) {
     const from = low === -Infinity ? "" : `${significant(low)} ≤ `;
     const to = high === Infinity ? "" : ` ≤ ${significant(high)}`;
@@ -196,6 +212,7 @@ function tableRow(latent, index, height) {
 
 function tableCell(name, latent) {
   if (name === "label") return element("span", { role: "cell", class: "cell" }, labelName(labelOf(latent)));
+  if (data.categories[name]) return element("span", { role: "cell", class: "cell", text: categoryOf(name, latent) });
   if (isGist(name)) return element("span", { role: "cell", class: "cell gist" }, tokenList(name, latent));
   const text = columnOf(name).format(valueOf(name, latent));
   if (name === "latent") {
