@@ -1,11 +1,10 @@
 """What the page holds of behaviors: the report's own words and numbers, every latent's share, and where named latents carry it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float64
 
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
@@ -34,13 +33,15 @@ def behavior_section(folder: RunFolder, results: AnalysisResults) -> Section:
         return Section()
     n_latents = len(results.features)
     told, arrays, per_latent, carried = [], {}, {}, {}
-    for index, (found, shift) in enumerate(zip(behaviors, behavior_shifts(behaviors), strict=True)):
-        place = BehaviorFolder(folder.behaviors / found.name)
+    told_of = zip(_places(folder), behaviors, behavior_shifts(behaviors), strict=True)
+    for index, (place, found, shift) in enumerate(told_of):
         shares = _shares(place.latents, n_latents) if shift.explanation else {}
         told.append(_told(found, shift, shares))
         if shares:
-            arrays[f"column:attributed/{found.name}"] = shares.pop("share_held_out")
-            per_latent |= {f"behavior_{index}_{name}": values for name, values in shares.items()}
+            arrays[f"column:attributed/{found.name}"] = shares.pop("share_held_out").astype(np.float32)
+            per_latent |= {
+                f"behavior_{index}_{name}": values.astype(np.float32) for name, values in shares.items()
+            }
         for latent, prompts in _carried(place, found).items():
             carried.setdefault(latent, {})[str(index)] = prompts
     return Section({"behaviors": told}, arrays, per_latent, {"carried": carried})
@@ -75,13 +76,17 @@ def desiderata_section(folder: RunFolder, results: AnalysisResults) -> Section:
 
 def pieces(sentence: Sentence) -> list[str | list[str]]:
     """A sentence of the report in order: its own words and numbers as strings, text of others as lists of one."""
-    return [
-        piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()
-    ]
+    return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
+
+
+def _places(folder: RunFolder) -> list[BehaviorFolder]:
+    """Where the behaviors lie, in the order of `load_behaviors`. Their names come from files and are no paths."""
+    places = [BehaviorFolder(path) for path in sorted(folder.behaviors.iterdir()) if path.is_dir()]
+    return [place for place in places if place.shift.is_file()]
 
 
 def _told(
-    results: BehaviorResults, shift: BehaviorShift, shares: dict[str, Float32[np.ndarray, " latent"]]
+    results: BehaviorResults, shift: BehaviorShift, shares: dict[str, Float64[np.ndarray, " latent"]]
 ) -> dict[str, Any]:
     told = shift.model_dump(mode="json", exclude={"sentences", "explanation"})
     return told | {
@@ -92,7 +97,7 @@ def _told(
 
 
 def _explained(
-    results: BehaviorResults, explanation: Explanation, shares: dict[str, Float32[np.ndarray, " latent"]]
+    results: BehaviorResults, explanation: Explanation, shares: dict[str, Float64[np.ndarray, " latent"]]
 ) -> dict[str, Any]:
     """What the report says, with every layer, and beside each check what became of each random draw."""
     attribution, causal = results.attribution, results.causal
@@ -118,11 +123,11 @@ def _explained(
     }
 
 
-def _at(values: Float32[np.ndarray, " latent"] | None, latent: int) -> float | None:
+def _at(values: Float64[np.ndarray, " latent"] | None, latent: int) -> float | None:
     return None if values is None else float(values[latent])
 
 
-def _shares(path: Path, n_latents: int) -> dict[str, Float32[np.ndarray, " latent"]]:
+def _shares(path: Path, n_latents: int) -> dict[str, Float64[np.ndarray, " latent"]]:
     """Columns of attribution.parquet, NaN where a latent has no such number; empty without any."""
     if not path.is_file():
         return {}
@@ -134,12 +139,12 @@ def _shares(path: Path, n_latents: int) -> dict[str, Float32[np.ndarray, " laten
         )
     shares = {}
     for name, values in columns.items():
-        shares[name] = np.full(n_latents, np.nan, dtype=np.float32)
+        shares[name] = np.full(n_latents, np.nan)
         shares[name][latents] = values
     return shares if "share_held_out" in shares else {}
 
 
-def _carried(place: BehaviorFolder, results: BehaviorResults) -> dict[int, Sequence[dict[str, Any]]]:
+def _carried(place: BehaviorFolder, results: BehaviorResults) -> dict[int, list[dict[str, Any]]]:
     attribution, causal = results.attribution, results.causal
     if attribution is None or causal is None or not place.tokens.is_file():
         return {}

@@ -34,6 +34,7 @@ _SCRIPTS = (
     "behaviors.js",
     "trajectories.js",
     "overview.js",
+    "filters.js",
     "table.js",
     "examples.js",
     "carried.js",

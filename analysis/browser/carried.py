@@ -81,7 +81,8 @@ def _strongest_row(
     peak = max(values, key=lambda position: direction * values[position])
     # Its own firings first, the largest before the others; then what is read along, the nearest before the others.
     order = sorted(
-        tokens, key=lambda position: (-abs(values.get(position, 0.0)), position not in values, abs(position - peak))
+        tokens,
+        key=lambda position: (-abs(values.get(position, 0.0)), position not in values, abs(position - peak)),
     )
     kept = sorted(order[:TOKENS])
     return {

@@ -1,7 +1,10 @@
 // What a latent has to do with each behavior: its share, what the checks of it alone found, and where on the prompts it carries it.
 
 function latentBehaviors(latent, chunk, inside) {
-  return (data.header.behaviors ?? []).flatMap((behavior, index) => (behavior.explanation ? [latentBehavior(behavior, index, latent, chunk, inside)] : []));
+  const panels = (data.header.behaviors ?? []).flatMap((behavior, index) => (behavior.explanation ? [latentBehavior(behavior, index, latent, chunk, inside)] : []));
+  // What the marks mean, once, below the first of them.
+  panels.find((found) => found.querySelector(".among"))?.append(element("p", { class: "caption", text: AMONG }));
+  return panels;
 }
 
 function latentBehavior(behavior, index, latent, chunk, inside) {
@@ -11,17 +14,17 @@ function latentBehavior(behavior, index, latent, chunk, inside) {
     const value = chunk.arrays[`behavior_${index}_${name}`]?.[inside];
     return value === undefined || Number.isNaN(value) ? null : value;
   };
-  const share = valueOf(ATTRIBUTED + behavior.name, latent);
-  const bounds = share === null ? null : interval(of("share_held_out_low"), of("share_held_out_high"), percent);
+  const share = named?.attribution ?? { value: valueOf(ATTRIBUTED + behavior.name, latent), low: of("share_held_out_low"), high: of("share_held_out_high") };
+  const bounds = share.value === null ? null : interval(share.low, share.high, percent);
   const rank = of("rank");
   const rows = [
-    ["attributed, held-out", percent(share), bounds],
+    ["attributed, held-out", percent(share.value), bounds],
     ["where it was found", percent(of("share_find")), "on the other half of the prompts"],
     ["rank", rank === null ? "none" : whole(rank + 1), rank === null ? "it does not push the way of the shift" : "the strongest is 1"],
   ];
   if (named) rows.push(["evidence", named.evidence, LEVELS_EXPLAINED[named.evidence]]);
   const checks = named
-    ? element("div", { class: "checks" }, [checkOf("Taken out of the intervened model, alone", named.necessity, "undone"), checkOf("Put into the reference's activations, alone", named.sufficiency, "brought"), element("p", { class: "caption", text: AMONG })])
+    ? element("div", { class: "checks" }, [checkOf("Taken out of the intervened model, alone", named.necessity, "undone"), checkOf("Put into the reference's activations, alone", named.sufficiency, "brought")])
     : element("p", { class: "caption", text: `Not among the ${whole(latents.length)} latents that were taken out and put in one by one.` });
   return panel(`Behavior ${visibleText(behavior.name)}`, [pairsList(rows), checks], "latent-behavior");
 }
@@ -37,18 +40,18 @@ function checkOf(title, check, verb) {
 
 const AMONG = "● this latent with its interval, ❘ a random one of the norm of the largest of those checked; dotted: zero. Passed: the interval lies above zero, and chance does not reach it.";
 
-// The prompts on which it carries the most; for named latents only.
+// The prompts on which it carries the most; for named latents only. Of several behaviors the first is open.
 function carriedSections(latent, chunk) {
-  const found = chunk.header.carried?.[latent] ?? {};
-  return Object.entries(found).flatMap(([index, prompts]) => (prompts.length ? [carriedSection(data.header.behaviors[index], prompts)] : []));
+  const found = Object.entries(chunk.header.carried?.[latent] ?? {}).filter(([, prompts]) => prompts.length);
+  return found.map(([index, prompts], place) => carriedSection(data.header.behaviors[index], prompts, place === 0));
 }
 
-function carriedSection(behavior, prompts) {
+function carriedSection(behavior, prompts, open) {
   const { unit } = behavior.explanation;
   const largest = Math.max(1e-12, ...prompts.flatMap(({ tokens }) => tokens.map(([, , value]) => Math.abs(value ?? 0))));
   const explained = `Held-out prompts on which it carries the most of the shift. Below each token where it fires: how much of the shift is attributed to it there, in ${unit}; gray tokens are there to be read along; … stands for tokens on which no named latent fires.`;
-  return element("section", { class: "carried", "aria-label": `On the prompts of ${visibleText(behavior.name)}` }, [
-    element("h2", {}, ["On the prompts of ", element("bdi", { text: visibleText(behavior.name) })]),
+  return element("details", { class: "carried", open }, [
+    element("summary", {}, ["On the prompts of ", element("bdi", { text: visibleText(behavior.name) })]),
     element("p", { class: "caption", text: explained }),
     ...prompts.map((prompt) => carriedPrompt(behavior, prompt, largest)),
   ]);
@@ -57,14 +60,15 @@ function carriedSection(behavior, prompts) {
 function carriedPrompt(behavior, prompt, largest) {
   const format = metricFormat(behavior);
   const [reference, intervened] = prompt.values.map((value) => format(value) + metricUnit(behavior));
-  const quoted = (name, text, value) => element("p", {}, [element("small", { text: `${name} (${value}) ` }), text === undefined ? null : element("bdi", { text: visibleText(text) })]);
+  const answered = prompt.reference_answer !== undefined;
+  const quoted = (name, text, value) => element("p", {}, [element("small", { text: `${name} (${value}) ` }), element("bdi", { text: visibleText(text) })]);
+  const answers = answered ? [quoted("reference", prompt.reference_answer, reference), quoted("intervened", prompt.intervened_answer, intervened)] : [];
   const rows = prompt.rows > 1 ? `; the strongest of ${whole(prompt.rows)} continuations, of them all ` : ": ";
   const left = prompt.left_out ? element("small", { text: `${whole(prompt.left_out)} tokens more are in tokens.parquet.` }) : null;
   return element("article", { class: "carried-prompt" }, [
     element("p", { class: "prompt" }, element("bdi", { text: visibleText(prompt.prompt) })),
-    quoted("reference", prompt.reference_answer, reference),
-    quoted("intervened", prompt.intervened_answer, intervened),
-    element("p", { class: "muted", text: `attributed on this prompt${rows}${significant(prompt.sum)} ${behavior.explanation.unit}` }),
+    ...answers,
+    element("p", { class: "muted", text: `${answered ? "" : `reference ${reference}, intervened ${intervened}; `}attributed on this prompt${rows}${significant(prompt.sum)} ${behavior.explanation.unit}` }),
     element("p", { class: "carried-tokens", dir: "ltr" }, prompt.tokens.flatMap(([position, token, value], at) => [position > (at ? prompt.tokens[at - 1][0] + 1 : 0) ? element("span", { class: "ellipsis", text: "…" }) : null, carriedToken(position, token, value, largest)])),
     left,
   ]);

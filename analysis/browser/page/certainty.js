@@ -99,19 +99,17 @@ function desiderataSection() {
   const rows = desiderata.map(({ name, measure, shown, threshold, verdict }) =>
     element("tr", {}, [
       element("th", { scope: "row" }, [name, element("small", {}, told(measure))]),
-      element("td", {}, told(shown)),
-      element("td", {}, told(threshold)),
-      element("td", { class: `verdict ${verdict === "pass" || verdict === "fail" ? "" : "missing"}`, text: verdict }),
+      element("td", { "data-head": "value" }, element("div", {}, told(shown))),
+      element("td", { "data-head": "threshold" }, element("div", {}, told(threshold))),
+      element("td", { "data-head": "verdict", class: `verdict ${verdict === "pass" || verdict === "fail" ? "" : "missing"}` }, element("div", { text: verdict })),
     ]),
   );
   return element("section", { class: "desiderata", "aria-labelledby": "desiderata" }, [
     element("h2", { id: "desiderata", text: "Requirements" }),
     element("p", { class: "caption", text: REQUIREMENTS }),
-    element("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "desiderata" }, [
-      element("table", {}, [
-        element("thead", {}, element("tr", {}, ["requirement", "value", "threshold", "verdict"].map((text) => element("th", { scope: "col", text })))),
-        element("tbody", {}, rows),
-      ]),
+    element("table", { class: "stacked" }, [
+      element("thead", {}, element("tr", {}, ["requirement", "value", "threshold", "verdict"].map((text) => element("th", { scope: "col", text })))),
+      element("tbody", {}, rows),
     ]),
   ]);
 }

@@ -4,11 +4,11 @@ const LINES = { width: 380, height: 154, left: 46, right: 66, top: 20, bottom: 2
 const SPACE = 13;
 
 // A share on an axis, where two digits do.
-const rounded = (share) => `${significant(100 * share, 2)} %`;
+const axisShare = (share) => `${significant(100 * share, 2)} %`;
 
 // `series`: { name, values, lows, highs } each; `x`: places of the points from 0 to 1; `ticks`: [place, text] below them;
 // `marks`: [place, text] of upright lines; `limits`: levels that are drawn across. A value of null leaves a gap.
-function lineChart({ label, x, ticks, series, format = percent, axisFormat = rounded, low = null, high = null, marks = [], limits = [] }) {
+function lineChart({ label, x, ticks, series, format = percent, axisFormat = axisShare, low = null, high = null, marks = [], limits = [] }) {
   const { width, height, left, right, top, bottom } = LINES;
   const all = series.flatMap(({ values, lows = [], highs = [] }) => [...values, ...lows, ...highs]).filter((value) => value !== null);
   const [least, most] = [Math.min(low ?? Infinity, ...all), Math.max(high ?? -Infinity, ...all)];
@@ -72,7 +72,7 @@ function columnChart({ label, values, names, marked, markName, tell }) {
   const anchor = center(marked) > width - 60 ? "end" : center(marked) < left + 40 ? "start" : "middle";
   const shown = [...new Set([0, values.length - 1])];
   return svg("svg", { class: "lines columns-chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, [
-    ...[0, 1].flatMap((level) => [svg("line", { class: "grid", x1: left, x2: width, y1: up(level), y2: up(level) }), svg("text", { x: left - 5, y: up(level) + 4, "text-anchor": "end", text: rounded(level) })]),
+    ...[0, 1].flatMap((level) => [svg("line", { class: "grid", x1: left, x2: width, y1: up(level), y2: up(level) }), svg("text", { x: left - 5, y: up(level) + 4, "text-anchor": "end", text: axisShare(level) })]),
     ...bars,
     ...shown.filter((at) => Math.abs(at - marked) * step > 12 || at === marked).map((at) => svg("text", { x: center(at), y: height - bottom + 13, "text-anchor": "middle", text: names[at] })),
     ...(marked < 0 ? [] : [svg("text", { x: center(marked), y: height - bottom + 26, "text-anchor": anchor, text: `▲ ${names[marked]}, ${markName}` })]),

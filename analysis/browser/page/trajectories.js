@@ -16,30 +16,27 @@ function monitoringSection() {
   const change = shareScale(monitoring.checkpoints.map(({ relative_change: value }) => ({ value })));
   const unexplained = shareScale(monitoring.checkpoints.map(({ unexplained: value }) => ({ value })), 1);
   const rows = monitoring.checkpoints.map((one) => checkpointRow(one, change, unexplained, rung.find(({ checkpoint }) => checkpoint === one.checkpoint), onset.by_checkpoint[one.checkpoint]));
-  const heads = ["checkpoint", "gone from the reference", "since the one before", "unexplained", "changes that begin here", "alarm"];
   const caption = `Gone: squared distance of the activations from the reference's, as a share of its variance. Unexplained: share of that change that the dictionary does not rebuild. Begin: of ${whole(onset.changed)} latents that are new, lost, rotated or rescaled at the end, those whose onset it is (${whole(onset.named)} have one that is certain). The alarm compares each checkpoint with the one before; where nothing changes it rings at ${percent(monitoring.alarm.rate)} of them.`;
   return element("section", { class: "monitoring", "aria-labelledby": "monitoring" }, [
     element("h2", { id: "monitoring", text: "Over the checkpoints" }),
     element("p", { class: "caption", text: caption }),
-    element("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "monitoring" }, [
-      element("table", { class: "bars checkpoints" }, [
-        element("thead", {}, element("tr", {}, heads.map((text) => element("th", { scope: "col", text })))),
-        element("tbody", {}, rows),
-      ]),
+    element("table", { class: "bars checkpoints stacked" }, [
+      element("thead", {}, element("tr", {}, ["checkpoint", ...CHECKPOINT_HEADS].map((text) => element("th", { scope: "col", text })))),
+      element("tbody", {}, rows),
     ]),
     element("p", { class: "caption", text: `Onset: ${onset.rule}.` }),
   ]);
 }
 
-function checkpointRow({ checkpoint, name, model, relative_change: gone, relative_step: step, unexplained }, change, whole_, alarm, begins) {
-  const bar = (value, scale) => element("td", { class: value === null ? "missing" : "" }, value === null ? (checkpoint ? NONE : "–") : [shareBar({ value }, scale), percent(value)]);
+const CHECKPOINT_HEADS = ["gone from the reference", "since the one before", "unexplained", "changes that begin here", "alarm"];
+
+function checkpointRow({ checkpoint, name, model, relative_change: gone, relative_step: step, unexplained }, change, rest, alarm, begins) {
+  const bar = (value, scale) => (value === null ? NONE : [shareBar({ value }, scale), percent(value)]);
+  const cells = [bar(gone, change), percent(step), bar(unexplained, rest), whole(begins), alarmCell(alarm)];
+  const start = element("td", { class: "muted", colspan: cells.length, text: "where all changes are measured from" });
   return element("tr", {}, [
     element("th", { scope: "row" }, [element("bdi", { text: visibleText(name) }), model && basename(model) !== name ? element("small", {}, element("bdi", { text: visibleText(basename(model)) })) : null]),
-    bar(gone, change),
-    element("td", { text: checkpoint ? percent(step) : "–" }),
-    bar(unexplained, whole_),
-    element("td", { text: checkpoint ? whole(begins) : "–" }),
-    element("td", {}, checkpoint ? alarmCell(alarm) : "–"),
+    ...(checkpoint ? cells.map((cell, at) => element("td", { "data-head": CHECKPOINT_HEADS[at] }, element("div", {}, cell))) : [start]),
   ]);
 }
 
@@ -63,7 +60,8 @@ function latentTrajectory(latent, chunk, inside) {
   const x = times.map((_, time) => time / Math.max(1, times.length - 1));
   const onset = valueOf("onset", latent);
   const marks = onset === null ? [] : [[x[onset], "onset"]];
-  const ticks = [[0, "reference"], ...x.slice(1, -1).map((place, time) => [place, whole(time + 1)]), [1, "intervened"]];
+  const short = times.length <= 4 && times.every(({ name }) => name.length <= 11);
+  const ticks = times.map(({ name }, time) => [x[time], short || time === 0 || time === times.length - 1 ? visibleText(name) : whole(time)]);
   const [share, low, high, norm, shift] = ["shift_share", "shift_share_low", "shift_share_high", "norm", "shift"].map(course);
   const end = shift[shift.length - 1];
   const grown = shift.map((value) => (value === null || !end ? null : value / end));
