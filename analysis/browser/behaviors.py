@@ -91,6 +91,7 @@ def _told(
     told = shift.model_dump(mode="json", exclude={"sentences", "explanation"})
     return told | {
         "percent": form_of(shift.unit) == "percent",
+        "stands_in": results.shift["stand_in"] is not None,
         "said": [pieces(sentence) for sentence in shift.sentences],
         "explanation": shift.explanation and _explained(results, shift.explanation, shares),
     }

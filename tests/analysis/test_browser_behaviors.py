@@ -217,6 +217,8 @@ def test_overview_shows_each_behavior(run: RunFolder, visit: Any) -> None:
     assert "no shift established (62.5 %" in heads[1]
     refusal, small_talk = view.page.query_selector_all(".behavior")
     assert refusal.get_attribute("open") is not None
+    # Bars and lines are of the metric that stands in, and say so.
+    assert "of the shift in nats, by the metric that stands in" in (refusal.text_content() or "")
     assert small_talk.query_selector("table, svg") is None
     write_report(run)
     report = json.loads((run.report / "report.json").read_text())

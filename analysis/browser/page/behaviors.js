@@ -36,9 +36,15 @@ function behaviorPanel(behavior, open) {
         element("div", { class: "behavior-said" }, behavior.said.map((pieces) => element("p", {}, told(pieces)))),
         ...(explanation ? namedLatents(behavior, explanation) : []),
       ]),
-      explanation ? element("div", { class: "behavior-parts" }, [origins(explanation), curve(explanation), layers(explanation)]) : null,
+      explanation ? element("div", { class: "behavior-parts" }, [standIn(behavior), origins(explanation), curve(explanation), layers(explanation)]) : null,
     ]),
   ]);
+}
+
+// Where a metric has no gradient, shares are those of one that stands in for it: not what becomes of generated answers.
+function standIn({ stands_in: does, explanation }) {
+  if (!does) return null;
+  return element("p", { class: "caption", text: `Shares, bars and lines are of the shift in ${explanation.unit}, by the metric that stands in; what becomes of generated answers is another measure, told in words in the overview.` });
 }
 
 function origins({ origins: parts }) {

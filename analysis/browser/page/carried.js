@@ -26,7 +26,7 @@ function latentBehavior(behavior, index, latent, chunk, inside) {
   const checks = named
     ? element("div", { class: "checks" }, [checkOf("Taken out of the intervened model, alone", named.necessity, "undone"), checkOf("Put into the reference's activations, alone", named.sufficiency, "brought")])
     : element("p", { class: "caption", text: `Not among the ${whole(latents.length)} latents that were taken out and put in one by one.` });
-  return panel(`Behavior ${visibleText(behavior.name)}`, [pairsList(rows), checks], "latent-behavior");
+  return panel(`Behavior ${visibleText(behavior.name)}`, [standIn(behavior), pairsList(rows), checks], "latent-behavior");
 }
 
 function checkOf(title, check, verb) {

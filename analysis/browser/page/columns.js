@@ -99,7 +99,7 @@ const LABELS_EXPLAINED = {
 const ATTRIBUTED = "attributed/";
 
 const LEVELS_EXPLAINED = {
-  observed: "seen in activations; nothing is known of what it does",
+  observed: "seen in activations; that it has to do with a behavior is not shown",
   associated: "goes with the shift of a behavior on held-out prompts",
   causal: "a part of the shift goes with it when it alone is taken out or put in, and random latents do not reach that",
 };
@@ -109,7 +109,7 @@ function columnOf(name) {
   if (COLUMNS[name]) return COLUMNS[name];
   if (name.startsWith(ATTRIBUTED)) {
     const behavior = visibleText(name.slice(ATTRIBUTED.length));
-    return { title: behavior, width: "104px", format: percent, about: `Share of the shift of ${behavior} that is attributed to the latent, on held-out prompts.` };
+    return { title: `${behavior} share`, width: "124px", format: percent, about: `Share of the shift of ${behavior} that is attributed to the latent, on held-out prompts.` };
   }
   const [, of, bound] = /^(.+)_(low|high)$/.exec(name) ?? [];
   if (COLUMNS[of]) {
