@@ -13,7 +13,10 @@ import numpy as np
 from crosscoder.folder import RunFolder, write_atomic
 
 from ..results import LABELS, AnalysisResults, load_results
+from .behaviors import behavior_section, desiderata_section, evidence_section
 from .payload import Gist, TokenTable, latent_packs, overview_pack
+from .section import Section
+from .trajectories import trajectory_section
 
 # Up to this many latents, all of them get examples; above it, those that changed and those that carry the shift.
 DETAILED_LATENTS = 8192
@@ -25,10 +28,16 @@ _SCRIPTS = (
     "columns.js",
     "state.js",
     "charts.js",
+    "bars.js",
+    "lines.js",
     "certainty.js",
+    "behaviors.js",
+    "trajectories.js",
     "overview.js",
+    "filters.js",
     "table.js",
     "examples.js",
+    "carried.js",
     "latent.js",
     "page.js",
 )
@@ -37,17 +46,26 @@ _SCRIPTS = (
 def write_page(folder: RunFolder) -> Path:
     """Write browser/index.html from RUN/analysis and return its path.
 
-    Raises `FormatError` where the analysis is missing or damaged.
+    Raises `FormatError` where the analysis, or a behavior, is missing or damaged.
     """
     results = load_results(folder)
+    sections = page_sections(folder, results)
     detailed = detailed_latents(results)
     tokens = TokenTable()
     gist = Gist(len(results.features))
-    packs = list(latent_packs(results, detailed, tokens, gist))
-    overview = overview_pack(results, detailed, gist, tokens)
+    packs = list(latent_packs(results, detailed, tokens, gist, sections))
+    overview = overview_pack(results, detailed, gist, tokens, sections)
     path = folder.browser / "index.html"
     write_atomic(path, page(overview, packs))
     return path
+
+
+def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
+    """What the run has beside its analysis. The requirements come with what they judge that only these sections show."""
+    found = [behavior_section(folder, results), trajectory_section(folder, results)]
+    if not all(section.empty for section in found):
+        found.append(desiderata_section(folder, results))
+    return [*found, evidence_section(results)]
 
 
 def detailed_latents(results: AnalysisResults) -> np.ndarray:

@@ -8,14 +8,14 @@ The header's `arrays` gives [type, byte offset behind the header, length] for ea
 multiple of 8. In the file a pack is gzip and then base64, so that a script element that holds it can hold no markup.
 
 There is one pack for the overview (every column of every latent, the token table) and one for every 64 latents
-(their examples, logit tables and histograms), which the page decodes when one of them is opened.
+(their examples, logit tables and histograms), which the page decodes when one of them is opened. Sections add to both.
 """
 
 import base64
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import pyarrow as pa
 from ..report.findings import control_findings
 from ..report.limits import drawing, limit_curves
 from ..results import LABELS, TEXT_COLUMNS, AnalysisResults
+from .section import Section, chunk_arrays, chunk_header, joined_arrays, joined_header
 
 CHUNK_LATENTS = 64
 GIST_TOKENS = 4
@@ -92,7 +93,13 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     )
 
 
-def overview_pack(results: AnalysisResults, detailed: np.ndarray, gist: Gist, tokens: TokenTable) -> str:
+def overview_pack(
+    results: AnalysisResults,
+    detailed: np.ndarray,
+    gist: Gist,
+    tokens: TokenTable,
+    sections: Sequence[Section] = (),
+) -> str:
     """Every numeric column as float32 (integers as int32, -1 where there is none), labels as codes, texts as JSON."""
     features = results.features
     arrays: dict[str, np.ndarray] = {}
@@ -118,8 +125,9 @@ def overview_pack(results: AnalysisResults, detailed: np.ndarray, gist: Gist, to
         "explanations": features["explanation"].fillna("").tolist(),
         "tokens": tokens.header(),
         **_certainty(results),
+        **joined_header(sections),
     }
-    return pack(_finite(header), arrays)
+    return pack(_finite(header), arrays | joined_arrays(sections))
 
 
 def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
@@ -144,7 +152,11 @@ def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
 
 
 def latent_packs(
-    results: AnalysisResults, detailed: np.ndarray, tokens: TokenTable, gist: Gist
+    results: AnalysisResults,
+    detailed: np.ndarray,
+    tokens: TokenTable,
+    gist: Gist,
+    sections: Sequence[Section] = (),
 ) -> Iterator[str]:
     """The packs of 64 latents each, in order; fills the token table and the gist."""
     latents = np.flatnonzero(detailed).tolist()
@@ -160,11 +172,13 @@ def latent_packs(
         low, high = np.searchsorted(logit_latents, [first, first + CHUNK_LATENTS])
         arrays = example_arrays.between(first, first + CHUNK_LATENTS)
         arrays |= {name: array[low:high] for name, array in logit_arrays.items()}
+        arrays |= chunk_arrays(sections, first, first + CHUNK_LATENTS)
         header = {
             "reasons": rows["reason"].fillna("").tolist(),
             "evidence": rows["evidence"].tolist(),
             "sources": example_arrays.sources,
             "histograms": {str(latent): results.histograms.get(str(latent)) for latent in rows["latent"]},
+            **chunk_header(sections, first, first + CHUNK_LATENTS),
         }
         yield pack(_finite(header), arrays)
 

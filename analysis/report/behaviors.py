@@ -179,7 +179,7 @@ def _sentences(results: BehaviorResults) -> Iterator[Sentence]:
         yield say(
             "Latents were found, and shares measured, with a metric that has a gradient and stands in for it: a shift of "
             "{stand_in} {unit}.",
-            stand_in=_ranged("stand_in", shift["stand_in"]["size"], _form(shift["stand_in"]["unit"])),
+            stand_in=_ranged("stand_in", shift["stand_in"]["size"], form_of(shift["stand_in"]["unit"])),
             unit=shift["stand_in"]["unit"],
         )
     yield from _layers(results.attribution["layers"] or ())
@@ -195,7 +195,7 @@ def _sentences(results: BehaviorResults) -> Iterator[Sentence]:
 
 
 def _shifted(results: BehaviorResults) -> Sentence:
-    shift, form = results.shift["shift"], _form(results.shift["unit"])
+    shift, form = results.shift["shift"], form_of(results.shift["unit"])
     return say(
         "On {n_held_out:whole} held-out prompts: {reference} in the reference and {intervened} in the intervened model ({unit}), a "
         "difference of {shift}. Chance reaches {floor} (models exchanged prompt by prompt; p {p_value}).",
@@ -321,6 +321,6 @@ def _ranged(name: str, estimate: dict[str, Any], form: str = "percent") -> Sente
     return say(f"{{{name}:{form}}}{bounds}", **numbers)
 
 
-def _form(unit: str) -> str:
-    """How a number of this unit is shown."""
+def form_of(unit: str) -> str:
+    """How a number of this unit is shown: the format of a place in a sentence."""
     return "percent" if unit == "share of answers" else ".2f"

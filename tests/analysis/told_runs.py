@@ -158,7 +158,14 @@ def taken_apart() -> dict[str, Any]:
         }
         for index in range(5)
     ]
-    held_out = {"parts": parts, **whole, "residual": 0.007, "residual_share": 0.0044, "steps": 4}
+    held_out = {
+        "total": estimate(17.5),
+        "parts": parts,
+        **whole,
+        "residual": 0.007,
+        "residual_share": 0.0044,
+        "steps": 4,
+    }
     return {"schema_version": 1, "unit": "nats", "find": held_out, "held_out": held_out, "layers": layers}
 
 

@@ -21,7 +21,8 @@ function confidence() {
 function certaintyText() {
   const { evidence } = data.header;
   const levels = Object.entries(evidence).map(([level, count]) => `${level} ${whole(count)}`).join(", ");
-  const causal = evidence.causal ? "" : " Causal checks: not measured.";
+  const checked = data.header.behaviors?.some(({ explanation }) => explanation);
+  const causal = checked ? " Associated and causal speak of a behavior below." : " Causal checks: not measured.";
   const counted = data.hasNorms
     ? " The interval says how a count would vary with other documents of the same kind, not with another training; from nothing: how many new or lost latents the nulls have, on average."
     : "";
@@ -86,4 +87,29 @@ function latentCertainty(latent) {
       ["cosine to the diff-SAE", columnOf("difference_cosine").format(of("difference_cosine")), note("difference_cosine", `${believed}${direction}`)],
     ]),
   ], "how-sure");
+}
+
+const REQUIREMENTS =
+  "Comparative XAI (arXiv 2602.02304) asks of an explanation of a change that it be comparable, valid, actionable and monitored. These requirements under its four families, their measures and thresholds are this project's own reading of them.";
+
+// What an explanation of a change has to fulfill, as the report judges it.
+function desiderataSection() {
+  const { desiderata } = data.header;
+  if (!desiderata) return null;
+  const rows = desiderata.map(({ name, measure, shown, threshold, verdict }) =>
+    element("tr", {}, [
+      element("th", { scope: "row" }, [name, element("small", {}, told(measure))]),
+      element("td", { "data-head": "value" }, element("div", {}, told(shown))),
+      element("td", { "data-head": "threshold" }, element("div", {}, told(threshold))),
+      element("td", { "data-head": "verdict", class: `verdict ${verdict === "pass" || verdict === "fail" ? "" : "missing"}` }, element("div", { text: verdict })),
+    ]),
+  );
+  return element("section", { class: "desiderata", "aria-labelledby": "desiderata" }, [
+    element("h2", { id: "desiderata", text: "Requirements" }),
+    element("p", { class: "caption", text: REQUIREMENTS }),
+    element("table", { class: "stacked" }, [
+      element("thead", {}, element("tr", {}, ["requirement", "value", "threshold", "verdict"].map((text) => element("th", { scope: "col", text })))),
+      element("tbody", {}, rows),
+    ]),
+  ]);
 }

@@ -3,6 +3,7 @@
 const COLUMNS = {
   latent: { title: "latent", width: "50px", format: whole, about: "Number of the latent in the dictionary." },
   label: { title: "label", width: "116px", about: "What the rule makes of the latent; its page says why." },
+  evidence: { title: "evidence", width: "84px", about: "What is known of it: observed in activations, associated with the shift of a behavior on held-out prompts, or a cause of it there." },
   relative_norm: {
     title: "relative norm",
     width: "118px",
@@ -47,11 +48,12 @@ const COLUMNS = {
   seed_stability: { title: "seeds", width: "58px", format: fixed, about: "Share of the other seeds' dictionaries in which the latent is found again (cosine of its decoder rows above 0.7)." },
   difference_cosine: { title: "diff-SAE", width: "62px", format: fixed, about: "Largest cosine of the latent's change of direction with a direction of the diff-SAE." },
   difference_latent: { title: "diff-SAE latent", width: "104px", format: whole, about: "The latent of the diff-SAE whose direction that is." },
+  onset: { title: "onset", width: "96px", format: (value) => checkpointName(value), about: "Checkpoint at which its change began." },
   twin: { title: "twin", width: "64px", format: whole, about: "Nearest latent on the other side." },
   twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
 };
 
-const STANDARD = ["latent", "label", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
+const STANDARD = ["latent", "label", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
 const GISTS = {
   peaks: { title: "peaks on", width: "minmax(112px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
   points: {
@@ -76,7 +78,7 @@ function standardColumns() {
   const byModel = ["density_reference", "density_intervened"].filter(measured);
   return STANDARD.flatMap((name) => {
     if (name === "density") return [name, ...byModel];
-    return name === "label" || isGist(name) || measured(name) ? [name] : [];
+    return data.categories[name] || isGist(name) || measured(name) ? [name] : [];
   });
 }
 
@@ -93,9 +95,22 @@ const LABELS_EXPLAINED = {
   dead: "fired on no held-out token",
 };
 
+// What a column's name starts with that holds the share of a behavior's shift that is attributed to each latent.
+const ATTRIBUTED = "attributed/";
+
+const LEVELS_EXPLAINED = {
+  observed: "seen in activations; that it has to do with a behavior is not shown",
+  associated: "goes with the shift of a behavior on held-out prompts",
+  causal: "a part of the shift goes with it when it alone is taken out or put in, and random latents do not reach that",
+};
+
 function columnOf(name) {
   if (isGist(name)) return GISTS[name];
   if (COLUMNS[name]) return COLUMNS[name];
+  if (name.startsWith(ATTRIBUTED)) {
+    const behavior = visibleText(name.slice(ATTRIBUTED.length));
+    return { title: `${behavior} share`, width: "124px", format: percent, about: `Share of the shift of ${behavior} that is attributed to the latent, on held-out prompts.` };
+  }
   const [, of, bound] = /^(.+)_(low|high)$/.exec(name) ?? [];
   if (COLUMNS[of]) {
     const about = `${bound === "low" ? "Lower" : "Upper"} bound of its interval, which resamples whole documents. ${COLUMNS[of].about}`;
@@ -108,7 +123,7 @@ function columnOf(name) {
 
 // Every numeric column that holds at least one number, the documented ones first. Bounds of intervals come last.
 function numericColumns() {
-  const known = Object.keys(COLUMNS).filter((name) => name !== "label" && data.columns[name]);
+  const known = Object.keys(COLUMNS).filter((name) => !data.categories[name] && data.columns[name]);
   const bound = (name) => /_(low|high)$/.test(name);
   const others = Object.keys(data.columns).filter((name) => !COLUMNS[name]);
   const ordered = known.concat(others.filter((name) => !bound(name)), others.filter(bound));

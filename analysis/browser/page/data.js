@@ -3,7 +3,7 @@
 const CACHED_CHUNKS = 12;
 const ARRAYS = { Float64Array, Float32Array, Int32Array, Uint32Array, Uint8Array };
 
-const data = { header: null, columns: {}, labels: null, detailed: null, peaks: null, points: null, n: 0, standard: [], hasNorms: false };
+const data = { header: null, columns: Object.create(null), labels: null, categories: Object.create(null), detailed: null, peaks: null, points: null, n: 0, standard: [], hasNorms: false };
 const chunks = new Map();
 
 function fromBase64(text) {
@@ -29,6 +29,8 @@ async function loadOverview() {
   data.header = header;
   data.n = header.n_latents;
   data.labels = arrays.labels;
+  data.categories.label = { names: header.labels, codes: arrays.labels };
+  if (arrays.evidence) data.categories.evidence = { names: header.levels, codes: arrays.evidence };
   data.detailed = arrays.detailed;
   data.peaks = arrays.peaks;
   data.points = arrays.points;
@@ -46,6 +48,7 @@ function loadChunk(index) {
 }
 
 const labelOf = (latent) => data.header.labels[data.labels[latent]];
+const categoryOf = (name, latent) => data.categories[name].names[data.categories[name].codes[latent]];
 const tokenText = (index) => data.header.tokens.texts[index];
 const tokenId = (index) => data.header.tokens.ids[index];
 

@@ -34,7 +34,17 @@ const NONE = "not measured";
 const minus = (text) => text.replace("-", "−");
 
 const whole = (value) => (value === null || value === undefined ? NONE : minus(grouped.format(Math.round(value))));
-const fixed = (value, digits = 2) => (value === null || value === undefined ? NONE : minus(value.toFixed(digits)));
+const fixed = (value, digits = 2) => (value === null || value === undefined ? NONE : minus(toEven(value, digits)));
+
+const EXACT = 50;
+
+// As toFixed, but what lies exactly between two goes to the even one, as in the report: 56.25 to 56.2, not 56.3.
+function toEven(value, digits) {
+  const exact = value.toFixed(digits + EXACT);
+  if (!/^50*$/.test(exact.slice(-EXACT))) return value.toFixed(digits);
+  const below = exact.slice(0, -EXACT).replace(/\.$/, "");
+  return Number(below.at(-1)) % 2 ? value.toFixed(digits) : below;
+}
 
 function significant(value, digits = 3) {
   if (value === null || value === undefined) return NONE;
@@ -51,7 +61,7 @@ function percent(value) {
   const share = value * 100;
   const size = Math.abs(share);
   const digits = size === 0 ? 0 : size >= 9.95 ? 1 : size >= 0.0995 ? 2 : Math.min(6, 1 - Math.floor(Math.log10(size)));
-  return `${minus(share.toFixed(digits))} %`;
+  return `${minus(toEven(share, digits))} %`;
 }
 
 function interval(low, high, format) {

@@ -27,7 +27,8 @@ function side(name) {
 
 function renderOverview() {
   const section = document.getElementById("overview");
-  section.replaceChildren(lead(), health(), changes(), certaintySection(), latentTable(), reading());
+  const sections = [lead(), health(), changes(), behaviorsSection(), monitoringSection(), certaintySection(), desiderataSection(), latentTable(), reading()];
+  section.replaceChildren(...sections.filter(Boolean));
 }
 
 const READS = {
@@ -118,7 +119,7 @@ function stripRow(label, latents) {
   const pick = (name) => latents.map((latent) => valueOf(name, latent)).filter((value) => value !== null);
   const button = element(
     "button",
-    { type: "button", class: "label-toggle", "data-label": label, "aria-pressed": "false", onclick: () => toggleLabel(label) },
+    { type: "button", class: "label-toggle", "data-label": label, "data-kept": "label", "data-value": label, "aria-pressed": "false", onclick: () => toggleKept("label", label) },
     [labelName(label), element("small", { text: LABELS_EXPLAINED[label] })],
   );
   const empty = latents.length === 0 || label === "dead" || !data.hasNorms;

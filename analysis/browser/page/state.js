@@ -1,7 +1,7 @@
 // What is shown, kept in the address after the #, so that a view can be linked to and survives a reload.
 
 const DEFAULT_SORT = "-shift_share";
-const state = { latent: null, sort: DEFAULT_SORT, labels: new Set(), query: "", ranges: new Map(), columns: [] };
+const state = { latent: null, sort: DEFAULT_SORT, kept: new Map(), query: "", ranges: new Map(), columns: [] };
 
 function readState(hash) {
   const words = new URLSearchParams(hash.replace(/^#/, ""));
@@ -9,10 +9,14 @@ function readState(hash) {
   state.latent = latent !== null && /^\d+$/.test(latent) ? Number(latent) : null;
   const sort = words.get("sort") ?? DEFAULT_SORT;
   const column = sort.replace(/^-/, "");
-  state.sort = column === "label" || data.columns[column] ? sort : DEFAULT_SORT;
-  state.labels = new Set((words.get("label") ?? "").split(",").filter((label) => data.header.labels.includes(label)));
+  state.sort = data.categories[column] || data.columns[column] ? sort : DEFAULT_SORT;
+  state.kept = new Map();
+  for (const [name, { names }] of Object.entries(data.categories)) {
+    const kept = (words.get(name) ?? "").split(",").filter((value) => names.includes(value));
+    if (kept.length) state.kept.set(name, new Set(kept));
+  }
   state.query = words.get("q") ?? "";
-  const columns = (words.get("columns") ?? "").split(",").filter((name) => name === "label" || isGist(name) || data.columns[name]);
+  const columns = (words.get("columns") ?? "").split(",").filter((name) => data.categories[name] || isGist(name) || data.columns[name]);
   state.columns = columns.length ? columns : data.standard;
   state.ranges = new Map();
   for (const [name, text] of words) {
@@ -31,7 +35,7 @@ function writeState(change = {}) {
   const words = new URLSearchParams();
   if (next.latent !== null) words.set("latent", next.latent);
   if (next.sort !== DEFAULT_SORT) words.set("sort", next.sort);
-  if (next.labels.size) words.set("label", data.header.labels.filter((label) => next.labels.has(label)).join(","));
+  for (const [name, kept] of next.kept) words.set(name, data.categories[name].names.filter((value) => kept.has(value)).join(","));
   if (next.query) words.set("q", next.query);
   if (next.columns.join() !== data.standard.join()) words.set("columns", next.columns.join(","));
   for (const [name, [low, high]] of next.ranges) {
@@ -48,10 +52,26 @@ function go(change, replace = false) {
   else location.hash = hash;
 }
 
-function toggleLabel(label) {
-  const labels = new Set(state.labels);
-  if (!labels.delete(label)) labels.add(label);
-  go({ labels });
+const isKept = (name, value) => Boolean(state.kept.get(name)?.has(value));
+
+// Keeps latents of one more label (or level of evidence), or no longer.
+function toggleKept(name, value) {
+  const values = new Set(state.kept.get(name));
+  if (!values.delete(value)) values.add(value);
+  const kept = new Map(state.kept);
+  if (values.size) kept.set(name, values);
+  else kept.delete(name);
+  go({ kept });
+}
+
+// To a latent, from a part of the page that is made once and does not follow the filters.
+function latentLink(latent, text = `latent ${latent}`) {
+  const follow = (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go({ latent });
+  };
+  return element("a", { href: `#latent=${latent}`, onclick: follow, text });
 }
 
 const search = { texts: [], indexed: 0, running: false };
@@ -85,19 +105,19 @@ async function indexTexts(refresh) {
 
 // Latents that pass every filter, in the order asked for.
 function selectLatents() {
-  const wanted = new Set([...state.labels].map((label) => data.header.labels.indexOf(label)));
+  const wanted = [...state.kept].map(([name, kept]) => [data.categories[name].codes, new Set([...kept].map((value) => data.categories[name].names.indexOf(value)))]);
   const query = state.query.trim().toLowerCase();
   const ranges = [...state.ranges].map(([name, [low, high]]) => [data.columns[name], low, high]);
   const chosen = [];
   for (let latent = 0; latent < data.n; latent++) {
-    if (wanted.size && !wanted.has(data.labels[latent])) continue;
+    if (!wanted.every(([codes, kept]) => kept.has(codes[latent]))) continue;
     if (!ranges.every(([column, low, high]) => column[latent] >= low && column[latent] <= high)) continue;
     if (query && !(String(latent) === query || (search.texts[latent] ?? "").includes(query))) continue;
     chosen.push(latent);
   }
   const descending = state.sort.startsWith("-");
   const name = state.sort.replace(/^-/, "");
-  const column = name === "label" ? data.labels : data.columns[name];
+  const column = data.categories[name]?.codes ?? data.columns[name];
   const absent = (value) => Number.isNaN(value) || (column instanceof Int32Array && value === -1);
   chosen.sort((a, b) => {
     const [left, right] = [column[a], column[b]];

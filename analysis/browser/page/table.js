@@ -30,66 +30,6 @@ function partialNote() {
   return element("p", { class: "caption", text });
 }
 
-function toolbar() {
-  const query = element("input", { type: "search", id: "query", placeholder: "explanation, example text, logit tokens, number", autocomplete: "off", spellcheck: "false" });
-  let pause = 0;
-  query.addEventListener("input", () => {
-    clearTimeout(pause);
-    pause = setTimeout(() => go({ query: query.value }, true), 120);
-  });
-  const sort = element("select", { id: "sort", onchange: () => go({ sort: sort.value }) });
-  table.chips = element("div", { class: "chips" });
-  table.count = element("p", { class: "count-line", role: "status" });
-  return element("div", { class: "toolbar" }, [
-    element("label", { class: "field wide" }, [element("span", { text: "search" }), query]),
-    rangeField(),
-    element("label", { class: "field" }, [element("span", { text: "sort by" }), sort]),
-    columnMenu(),
-    table.chips,
-    table.count,
-  ]);
-}
-
-function rangeField() {
-  const column = element("select", { id: "range-column", "aria-label": "column to filter" });
-  column.append(...numericColumns().map((name) => element("option", { value: name, text: columnOf(name).title })));
-  column.value = data.hasNorms ? "relative_norm" : "density";
-  const low = element("input", { id: "range-low", type: "number", step: "any", placeholder: "at least", "aria-label": "at least" });
-  const high = element("input", { id: "range-high", type: "number", step: "any", placeholder: "at most", "aria-label": "at most" });
-  const apply = () => {
-    const ranges = new Map(state.ranges);
-    if (low.value === "" && high.value === "") ranges.delete(column.value);
-    else ranges.set(column.value, [bound(low.value, -Infinity), bound(high.value, Infinity)]);
-    go({ ranges });
-  };
-  low.addEventListener("change", apply);
-  high.addEventListener("change", apply);
-  column.addEventListener("change", () => showRange(column.value));
-  return element("div", { class: "field range", role: "group", "aria-label": "range" }, [column, low, high]);
-}
-
-function showRange(name) {
-  const [low, high] = state.ranges.get(name) ?? [-Infinity, Infinity];
-  document.getElementById("range-low").value = low === -Infinity ? "" : low;
-  document.getElementById("range-high").value = high === Infinity ? "" : high;
-}
-
-function columnMenu() {
-  const boxes = numericColumns().map((name) => {
-    const box = element("input", { type: "checkbox", value: name });
-    box.addEventListener("change", () => {
-      const kept = state.columns.filter((other) => other !== name && !isGist(other));
-      go({ columns: [...kept, ...(box.checked ? [name] : []), ...Object.keys(GISTS)] }, true);
-    });
-    return element("label", { title: columnOf(name).about }, [box, columnOf(name).title]);
-  });
-  // A column that would tell how sure a label is and holds nothing is named as missing, not left out.
-  const missing = CERTAINTY_COLUMNS.filter((name) => !measured(name)).map((name) =>
-    element("label", { class: "missing", title: columnOf(name).about }, [element("input", { type: "checkbox", disabled: true }), `${columnOf(name).title}: ${NONE}`]),
-  );
-  return element("details", { class: "columns" }, [element("summary", { text: "columns" }), element("div", {}, [...boxes, ...missing])]);
-}
-
 // Brings everything into line with the state; rows are chosen anew only when a filter, the order or the index changed.
 function renderTable(anew = false) {
   const key = `${writeState({ latent: null })} ${state.query ? search.indexed : ""}`;
@@ -128,46 +68,6 @@ function renderHeader() {
   );
 }
 
-function renderToolbar() {
-  const query = document.getElementById("query");
-  if (document.activeElement !== query) query.value = state.query;
-  const sort = document.getElementById("sort");
-  const names = ["label", ...numericColumns()];
-  sort.replaceChildren(
-    ...names.flatMap((name) => [
-      element("option", { value: `-${name}`, text: `${columnOf(name).title} ↓` }),
-      element("option", { value: name, text: `${columnOf(name).title} ↑` }),
-    ]),
-  );
-  sort.value = state.sort;
-  for (const box of document.querySelectorAll(".columns input")) box.checked = state.columns.includes(box.value);
-  for (const button of document.querySelectorAll(".label-toggle")) button.setAttribute("aria-pressed", String(state.labels.has(button.dataset.label)));
-  showRange(document.getElementById("range-column").value);
-  table.chips.replaceChildren(...chips());
-  const searching = state.query && search.indexed < data.n ? `; searching, ${percent(search.indexed / data.n)} done` : "";
-  table.count.textContent = `${whole(table.rows.length)} of ${whole(data.n)} latents${searching}`;
-  table.layout.setAttribute("aria-rowcount", String(table.rows.length + 1));
-}
-
-function chips() {
-  const chip = (content, name, remove) => element("button", { type: "button", class: "chip", title: `remove filter: ${name}`, onclick: remove }, [content, element("span", { class: "cross", text: "×", "aria-hidden": "true" })]);
-  const made = [...state.labels].map((label) => chip(labelName(label), label, () => toggleLabel(label)));
-  for (const [name, [low, high]] of state.ranges) {
-    const from = low === -Infinity ? "" : `${significant(low)} ≤ `;
-    const to = high === Infinity ? "" : ` ≤ ${significant(high)}`;
-    const ranges = new Map(state.ranges);
-    ranges.delete(name);
-    made.push(chip(`${from}${columnOf(name).title}${to}`, columnOf(name).title, () => go({ ranges })));
-  }
-  if (state.query) made.push(chip(`“${state.query}”`, "search", () => clearSearch()));
-  return made;
-}
-
-function clearSearch() {
-  document.getElementById("query").value = "";
-  go({ query: "" });
-}
-
 function renderRows(anew = false) {
   const height = rowHeight();
   // First of all, because the height in view follows from it where there are few rows.
@@ -196,6 +96,7 @@ function tableRow(latent, index, height) {
 
 function tableCell(name, latent) {
   if (name === "label") return element("span", { role: "cell", class: "cell" }, labelName(labelOf(latent)));
+  if (data.categories[name]) return element("span", { role: "cell", class: "cell", text: categoryOf(name, latent) });
   if (isGist(name)) return element("span", { role: "cell", class: "cell gist" }, tokenList(name, latent));
   const text = columnOf(name).format(valueOf(name, latent));
   if (name === "latent") {

@@ -1,0 +1,153 @@
+"""What the page holds of behaviors: the report's own words and numbers, every latent's share, and where named latents carry it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from crosscoder.errors import FormatError
+from crosscoder.folder import RunFolder
+
+from ..behaviors.results import LEVELS, BehaviorFolder, BehaviorResults, load_behaviors
+from ..report.behavior_schema import BehaviorShift, Explanation
+from ..report.behaviors import behavior_shifts, form_of
+from ..report.desiderata import desiderata
+from ..report.wording import Sentence
+from ..results import AnalysisResults
+from .carried import carried_on_prompts
+from .columns import read_columns
+from .section import Section
+
+_SHARES = ("share_find", "share_held_out", "share_held_out_low", "share_held_out_high", "rank")
+_CHECKS = ("necessity", "sufficiency")
+
+
+def behavior_section(folder: RunFolder, results: AnalysisResults) -> Section:
+    """All behaviors of a run; nothing for a run without any.
+
+    Raises `FormatError` where a file of a behavior is damaged.
+    """
+    behaviors = load_behaviors(folder)
+    if not behaviors:
+        return Section()
+    n_latents = len(results.features)
+    told, arrays, per_latent, carried = [], {}, {}, {}
+    told_of = zip(_places(folder), behaviors, behavior_shifts(behaviors), strict=True)
+    for index, (place, found, shift) in enumerate(told_of):
+        shares = _shares(place.latents, n_latents) if shift.explanation else {}
+        told.append(_told(found, shift, shares))
+        if shares:
+            arrays[f"column:attributed/{found.name}"] = shares.pop("share_held_out").astype(np.float32)
+            per_latent |= {
+                f"behavior_{index}_{name}": values.astype(np.float32) for name, values in shares.items()
+            }
+        for latent, prompts in _carried(place, found).items():
+            carried.setdefault(latent, {})[str(index)] = prompts
+    return Section({"behaviors": told}, arrays, per_latent, {"carried": carried})
+
+
+def evidence_section(results: AnalysisResults) -> Section:
+    """What may be said of each latent, to filter by; nothing where everything was merely observed."""
+    found = results.features["evidence"].tolist()
+    if set(found) <= {"observed"}:
+        return Section()
+    codes = np.asarray([LEVELS.index(level) for level in found], dtype=np.uint8)
+    return Section({"levels": LEVELS}, {"evidence": codes})
+
+
+def desiderata_section(folder: RunFolder, results: AnalysisResults) -> Section:
+    """The report's table of requirements."""
+    return Section(
+        {
+            "desiderata": [
+                {
+                    "name": f"{requirement.family}: {requirement.name}",
+                    "verdict": requirement.verdict,
+                    **{
+                        part: pieces(getattr(requirement, part)) for part in ("measure", "shown", "threshold")
+                    },
+                }
+                for requirement in desiderata(results, folder)
+            ]
+        }
+    )
+
+
+def pieces(sentence: Sentence) -> list[str | list[str]]:
+    """A sentence of the report in order: its own words and numbers as strings, text of others as lists of one."""
+    return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
+
+
+def _places(folder: RunFolder) -> list[BehaviorFolder]:
+    """Where the behaviors lie, in the order of `load_behaviors`. Their names come from files and are no paths."""
+    places = [BehaviorFolder(path) for path in sorted(folder.behaviors.iterdir()) if path.is_dir()]
+    return [place for place in places if place.shift.is_file()]
+
+
+def _told(
+    results: BehaviorResults, shift: BehaviorShift, shares: dict[str, Float64[np.ndarray, " latent"]]
+) -> dict[str, Any]:
+    told = shift.model_dump(mode="json", exclude={"sentences", "explanation"})
+    return told | {
+        "percent": form_of(shift.unit) == "percent",
+        "stands_in": results.shift["stand_in"] is not None,
+        "said": [pieces(sentence) for sentence in shift.sentences],
+        "explanation": shift.explanation and _explained(results, shift.explanation, shares),
+    }
+
+
+def _explained(
+    results: BehaviorResults, explanation: Explanation, shares: dict[str, Float64[np.ndarray, " latent"]]
+) -> dict[str, Any]:
+    """What the report says, with every layer, and beside each check what became of each random draw."""
+    attribution, causal = results.attribution, results.causal
+    assert attribution is not None and causal is not None
+    told = explanation.model_dump(
+        mode="json", include={"origins", "level", "latents", "curve", "necessity", "sufficiency"}
+    )
+    for latent, entry in zip(told["latents"], causal["latents"], strict=True):
+        del latent["link"]
+        latent["attribution"] = {
+            "value": latent["attribution"],
+            **{end: _at(shares.get(f"share_held_out_{end}"), latent["latent"]) for end in ("low", "high")},
+        }
+        for kind in _CHECKS:
+            latent[kind]["random"] = entry[kind]["random"]
+    return told | {
+        "unit": attribution["unit"],
+        "n_prompts": causal["n_prompts"],
+        "layers": [
+            {"layer": row["layer"], "hookpoint": row["hookpoint"], "represented": row["represented"]}
+            for row in attribution["layers"] or ()
+        ],
+    }
+
+
+def _at(values: Float64[np.ndarray, " latent"] | None, latent: int) -> float | None:
+    return None if values is None else float(values[latent])
+
+
+def _shares(path: Path, n_latents: int) -> dict[str, Float64[np.ndarray, " latent"]]:
+    """Columns of attribution.parquet, NaN where a latent has no such number; empty without any."""
+    if not path.is_file():
+        return {}
+    columns = read_columns(path, ("latent",), "attribute", _SHARES)
+    latents = columns.pop("latent")
+    if len(latents) and latents.max() >= n_latents:
+        raise FormatError(
+            f"{path}: holds latent {latents.max()}, but the dictionary has {n_latents}; run crosscoder attribute again"
+        )
+    shares = {}
+    for name, values in columns.items():
+        shares[name] = np.full(n_latents, np.nan)
+        shares[name][latents] = values
+    return shares if "share_held_out" in shares else {}
+
+
+def _carried(place: BehaviorFolder, results: BehaviorResults) -> dict[int, list[dict[str, Any]]]:
+    attribution, causal = results.attribution, results.causal
+    if attribution is None or causal is None or not place.tokens.is_file():
+        return {}
+    direction = float(np.sign(attribution["held_out"]["total"]["value"]))
+    return carried_on_prompts(place, causal["named"], direction)

@@ -1,0 +1,31 @@
+"""Columns of a Parquet file as arrays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crosscoder.errors import FormatError
+
+
+def read_columns(
+    path: Path, names: Sequence[str], verb: str, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """These columns, and those of the optional ones that are there; null as NaN in numbers.
+
+    Raises `FormatError` where the file is damaged or lacks a column; `verb` says what makes it anew.
+    """
+    try:
+        held = pq.read_schema(path).names
+        missing = [name for name in names if name not in held]
+        if missing:
+            raise FormatError(f"{path}: no column {', '.join(missing)}; run crosscoder {verb} again")
+        table = pq.read_table(path, columns=[*names, *(name for name in optional if name in held)])
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise FormatError(
+            f"{path}: not a readable Parquet file ({reason}); run crosscoder {verb} again"
+        ) from error
+    return {name: table[name].combine_chunks().to_numpy(zero_copy_only=False) for name in table.column_names}

@@ -1,0 +1,56 @@
+// Shares as bars on one scale, each beside its number: read as a table, seen as a picture, and no color needed for either.
+
+// Ends of a scale that holds all of these estimates, zero, and `whole` where the bars are parts of one.
+function shareScale(estimates, whole = 0) {
+  const ends = estimates.flatMap(({ value, low = null, high = null }) => [value, low, high]).filter((end) => end !== null);
+  return { low: Math.min(0, ...ends), high: Math.max(whole, ...ends, 1e-12) };
+}
+
+function shareBar({ value, low = null, high = null }, scale) {
+  if (value === null) return null;
+  const at = (share) => (share - scale.low) / (scale.high - scale.low);
+  const piece = (name, from, to) => element("span", { class: name, "--from": from, "--size": to - from });
+  const known = low !== null && high !== null;
+  return element("span", { class: "track", "aria-hidden": "true" }, [
+    piece("track-fill", at(Math.min(0, value)), at(Math.max(0, value))),
+    known ? piece("track-range", at(low), at(high)) : null,
+    piece("track-zero", at(0), at(0)),
+  ]);
+}
+
+// A number with its interval below it, as the report writes both.
+function estimate({ value, low = null, high = null }, format = percent) {
+  const known = value !== null && low !== null && high !== null;
+  return [format(value), known ? element("small", { class: "range-of", text: interval(low, high, format) }) : null];
+}
+
+const estimateText = ({ value, low = null, high = null }, format = percent) =>
+  value !== null && low !== null && high !== null ? `${format(value)} (${interval(low, high, format)})` : format(value);
+
+// Rows of [what, estimate], `what` being whatever stands before the bar.
+function barTable(caption, heads, rows, scale) {
+  const body = rows.map(([what, found]) =>
+    element("tr", {}, [
+      element("th", { scope: "row" }, what),
+      element("td", { class: "bar-cell" }, shareBar(found, scale)),
+      element("td", { class: `numeric ${found.value === null ? "missing" : ""}` }, estimate(found)),
+    ]),
+  );
+  return element("table", { class: "bars" }, [
+    element("caption", { text: caption }),
+    element("thead", {}, element("tr", {}, [element("th", { scope: "col", text: heads[0] }), element("td"), element("th", { scope: "col", class: "numeric", text: heads[1] })])),
+    element("tbody", {}, body),
+  ]);
+}
+
+// What a drawing shows, as a table to open beside it.
+function numbersTable(name, heads, rows) {
+  const cell = (value, at) => element(at ? "td" : "th", at ? { class: "numeric" } : { scope: "row" }, value);
+  return element("details", { class: "numbers" }, [
+    element("summary", { text: `${name}: the numbers` }),
+    element("table", {}, [
+      element("thead", {}, element("tr", {}, heads.map((text, at) => element("th", { scope: "col", class: at ? "numeric" : "", text })))),
+      element("tbody", {}, rows.map((row) => element("tr", {}, row.map(cell)))),
+    ]),
+  ]);
+}

@@ -1,0 +1,117 @@
+// What stands above the table: search, filters, order and columns, and what of them is in force.
+
+function toolbar() {
+  const query = element("input", { type: "search", id: "query", placeholder: "explanation, example text, logit tokens, number", autocomplete: "off", spellcheck: "false" });
+  let pause = 0;
+  query.addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(() => go({ query: query.value }, true), 120);
+  });
+  const sort = element("select", { id: "sort", onchange: () => go({ sort: sort.value }) });
+  table.chips = element("div", { class: "chips" });
+  table.count = element("p", { class: "count-line", role: "status" });
+  return element("div", { class: "toolbar" }, [
+    element("label", { class: "field wide" }, [element("span", { text: "search" }), query]),
+    rangeField(),
+    evidenceField(),
+    element("label", { class: "field" }, [element("span", { text: "sort by" }), sort]),
+    columnMenu(),
+    table.chips,
+    table.count,
+  ]);
+}
+
+// Only where anything is more than observed: there is nothing to choose from otherwise.
+function evidenceField() {
+  const { evidence } = data.categories;
+  if (!evidence) return null;
+  const buttons = evidence.names.map((level) =>
+    element("button", { type: "button", class: "level", "data-kept": "evidence", "data-value": level, "aria-pressed": "false", title: LEVELS_EXPLAINED[level], onclick: () => toggleKept("evidence", level) }, [
+      level,
+      element("small", { text: whole(data.header.evidence[level] ?? 0) }),
+    ]),
+  );
+  return element("div", { class: "field", role: "group", "aria-label": "evidence" }, [element("span", { text: "evidence" }), element("div", { class: "levels" }, buttons)]);
+}
+
+function rangeField() {
+  const column = element("select", { id: "range-column", "aria-label": "column to filter" });
+  column.append(...numericColumns().map((name) => element("option", { value: name, text: columnOf(name).title })));
+  column.value = data.hasNorms ? "relative_norm" : "density";
+  const low = element("input", { id: "range-low", type: "number", step: "any", placeholder: "at least", "aria-label": "at least" });
+  const high = element("input", { id: "range-high", type: "number", step: "any", placeholder: "at most", "aria-label": "at most" });
+  const apply = () => {
+    const ranges = new Map(state.ranges);
+    if (low.value === "" && high.value === "") ranges.delete(column.value);
+    else ranges.set(column.value, [bound(low.value, -Infinity), bound(high.value, Infinity)]);
+    go({ ranges });
+  };
+  low.addEventListener("change", apply);
+  high.addEventListener("change", apply);
+  column.addEventListener("change", () => showRange(column.value));
+  return element("div", { class: "field range", role: "group", "aria-label": "range" }, [column, low, high]);
+}
+
+function showRange(name) {
+  const [low, high] = state.ranges.get(name) ?? [-Infinity, Infinity];
+  document.getElementById("range-low").value = low === -Infinity ? "" : low;
+  document.getElementById("range-high").value = high === Infinity ? "" : high;
+}
+
+function columnMenu() {
+  const boxes = numericColumns().map((name) => {
+    const box = element("input", { type: "checkbox", value: name });
+    box.addEventListener("change", () => {
+      const kept = state.columns.filter((other) => other !== name && !isGist(other));
+      go({ columns: [...kept, ...(box.checked ? [name] : []), ...Object.keys(GISTS)] }, true);
+    });
+    return element("label", { title: columnOf(name).about }, [box, columnOf(name).title]);
+  });
+  // A column that would tell how sure a label is and holds nothing is named as missing, not left out.
+  const missing = CERTAINTY_COLUMNS.filter((name) => !measured(name)).map((name) =>
+    element("label", { class: "missing", title: columnOf(name).about }, [element("input", { type: "checkbox", disabled: true }), `${columnOf(name).title}: ${NONE}`]),
+  );
+  return element("details", { class: "columns" }, [element("summary", { text: "columns" }), element("div", {}, [...boxes, ...missing])]);
+}
+
+function renderToolbar() {
+  const query = document.getElementById("query");
+  if (document.activeElement !== query) query.value = state.query;
+  const sort = document.getElementById("sort");
+  const names = [...Object.keys(data.categories), ...numericColumns()];
+  sort.replaceChildren(
+    ...names.flatMap((name) => [
+      element("option", { value: `-${name}`, text: `${columnOf(name).title} ↓` }),
+      element("option", { value: name, text: `${columnOf(name).title} ↑` }),
+    ]),
+  );
+  sort.value = state.sort;
+  for (const box of document.querySelectorAll(".columns input")) box.checked = state.columns.includes(box.value);
+  for (const button of document.querySelectorAll("[data-kept]")) button.setAttribute("aria-pressed", String(isKept(button.dataset.kept, button.dataset.value)));
+  showRange(document.getElementById("range-column").value);
+  table.chips.replaceChildren(...chips());
+  const searching = state.query && search.indexed < data.n ? `; searching, ${percent(search.indexed / data.n)} done` : "";
+  table.count.textContent = `${whole(table.rows.length)} of ${whole(data.n)} latents${searching}`;
+  table.layout.setAttribute("aria-rowcount", String(table.rows.length + 1));
+}
+
+function chips() {
+  const chip = (content, name, remove) => element("button", { type: "button", class: "chip", title: `remove filter: ${name}`, onclick: remove }, [content, element("span", { class: "cross", text: "×", "aria-hidden": "true" })]);
+  const made = [...state.kept].flatMap(([name, kept]) =>
+    [...kept].map((value) => chip(name === "label" ? labelName(value) : `${name}: ${value}`, value, () => toggleKept(name, value))),
+  );
+  for (const [name, [low, high]] of state.ranges) {
+    const from = low === -Infinity ? "" : `${significant(low)} ≤ `;
+    const to = high === Infinity ? "" : ` ≤ ${significant(high)}`;
+    const ranges = new Map(state.ranges);
+    ranges.delete(name);
+    made.push(chip(`${from}${columnOf(name).title}${to}`, columnOf(name).title, () => go({ ranges })));
+  }
+  if (state.query) made.push(chip(`“${state.query}”`, "search", () => clearSearch()));
+  return made;
+}
+
+function clearSearch() {
+  document.getElementById("query").value = "";
+  go({ query: "" });
+}

@@ -1,0 +1,125 @@
+"""Runs with behaviors and with snapshots, for the tests of the page: what attribute and analyze leave, with text that is hostile."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.behaviors.results import BehaviorFolder
+from crosscoder.folder import RunFolder
+
+from .page_views import read_table
+from .run_folder import HOSTILE
+from .told_runs import shifted
+
+NAMED = (3, 4)
+N_PROMPTS = 9
+CHECKPOINTS = ("reference", "step_10", HOSTILE[1], "intervened")
+
+
+def explained(folder: RunFolder, name: str = "refusal", *, hostile: bool = False) -> BehaviorFolder:
+    """A behavior with every file: latent 3 is a cause of it, latent 4 is merely observed and passes one of its two checks."""
+    shifted(folder, name)
+    place = BehaviorFolder(folder.behaviors / name)
+    n_latents = len(read_table(folder.features))
+    random = np.random.default_rng(7)
+    held_out = random.normal(0, 0.01, n_latents)
+    held_out[list(NAMED)] = 0.21875, 0.0781
+    rank = np.full(n_latents, np.nan)
+    rank[[3, 4, 6]] = 0, 1, 2
+    table = pd.DataFrame(
+        {
+            "latent": np.arange(n_latents), "rank": rank, "share_find": held_out * 1.25, "share_held_out": held_out,
+            "share_held_out_low": held_out - 0.0123, "share_held_out_high": held_out + 0.0234, "evidence": "observed",
+        }
+    )  # fmt: skip
+    table.loc[3, "evidence"] = "causal"
+    table.to_parquet(place.latents)
+    causal = json.loads(place.causal.read_text())
+    causal["latents"][1]["necessity"] |= {"passed": False, "value": 0.0052, "low": -0.01, "high": 0.02}
+    place.causal.write_text(json.dumps(causal))
+    _prompts(random, hostile).to_parquet(place.prompts)
+    _tokens(random, hostile).to_parquet(place.tokens)
+    features = read_table(folder.features)
+    features.loc[3, "evidence"] = "causal"
+    features.to_parquet(folder.features)
+    if hostile:
+        shift = json.loads(place.shift.read_text())
+        shift |= {"name": HOSTILE[0], "description": f"{HOSTILE[1]} {HOSTILE[3]}"}
+        place.shift.write_text(json.dumps(shift))
+    return place
+
+
+def _prompts(random: np.random.Generator, hostile: bool) -> Any:
+    said = [HOSTILE[index % len(HOSTILE)] if hostile else f"Prompt {index}?" for index in range(N_PROMPTS)]
+    return pd.DataFrame(
+        {
+            "prompt": said,
+            "reference": random.uniform(0, 0.3, N_PROMPTS),
+            "intervened": random.uniform(0.6, 1, N_PROMPTS),
+            "reference_answer": said[::-1],
+            "intervened_answer": said,
+        }
+    )
+
+
+def _tokens(random: np.random.Generator, hostile: bool) -> Any:
+    """Firings of the named latents in two rows a prompt, at positions with gaps; on prompt 6 latent 3 carries by far the most."""
+    rows = []
+    for prompt in range(N_PROMPTS):
+        for row in (0, 1):
+            for position in range(2, 30, 3):
+                token = HOSTILE[position % len(HOSTILE)] if hostile else f" t{position}"
+                for latent in NAMED:
+                    planted = (prompt, position, latent) == (6, 8, 3)
+                    if planted or random.uniform() < 0.6:
+                        value = random.normal(0.2, 0.3) + 9 * planted
+                        rows.append((prompt, row, position, position + 100, latent, 1.5, value, token))
+    names = ["prompt", "row", "position", "token_id", "latent", "weight", "value", "token"]
+    table = pd.DataFrame(rows, columns=pd.Index(names))
+    return table.astype({"value": np.float32, "weight": np.float32})
+
+
+def followed(folder: RunFolder) -> None:
+    """Snapshots: latents change over four checkpoints, the alarm rings at the second, and nothing is compared at the third."""
+    features = read_table(folder.features)
+    n_latents, random = len(features), np.random.default_rng(3)
+    rows = []
+    for latent in range(n_latents):
+        for time, name in enumerate(CHECKPOINTS):
+            share = random.uniform(0, 0.1) if time else np.nan
+            ends = {"shift_share_low": share - 0.01, "shift_share_high": share + 0.02, "shift": share * time}
+            row = {"latent": latent, "checkpoint": time, "name": name, "norm": random.uniform(0.5, 1.5)}
+            rows.append({**row, "relative_norm": 0.5, "cosine": 1.0, "shift_share": share, **ends})
+    # In any order: the page goes by latent and checkpoint.
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_parquet(folder.analysis / "trajectories.parquet")
+    features["onset"] = np.where(features["latent"] % 2 == 0, 2.0, np.nan)
+    features.to_parquet(folder.features)
+    summary = json.loads(folder.summary.read_text())
+    summary["monitoring"] = {
+        "checkpoints": [
+            {
+                "checkpoint": time, "name": name, "model": f"runs/x/{name}", "fve": 0.9,
+                "relative_change": time * 0.0123 if time else None, "relative_step": 0.0456 if time else None,
+                "fve_difference": 0.75 if time else None, "unexplained": 0.2517 if time else None,
+                "shift": {"latents": 0.5, "bias": 0.1, "error": 0.4},
+            }
+            for time, name in enumerate(CHECKPOINTS)
+        ],
+        "onset": {"rule": "half of it", "changed": 11, "named": 9, "by_checkpoint": [0, 4, 3, 2], "by_label": {}},
+        "alarm": {
+            "rate": 0.05,
+            "checkpoints": [
+                _alarm(1, rings=True, latents=[{"latent": 7, "share": 0.0345}]), _alarm(3, rings=False, latents=[]),
+            ],
+        },
+    }  # fmt: skip
+    folder.summary.write_text(json.dumps(summary))
+
+
+def _alarm(time: int, *, rings: bool, latents: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "checkpoint": time, "name": CHECKPOINTS[time], "statistic": 5.85, "threshold": 2.93, "p_value": 0.0123, "rings": rings,
+        "n_latents": len(latents), "latents": latents, "offset": rings,
+    }  # fmt: skip
