@@ -1,5 +1,6 @@
 """Every file in configs/ runs as it is (shortened here), the models made that its first lines say how to make."""
 
+import json
 import re
 import shlex
 import sys
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from analysis.behaviors.results import load_behaviors
 from crosscoder.__main__ import app
+from crosscoder.behavior import Behavior
 from crosscoder.config import RunConfig
 from crosscoder.embedded import train_full
 from crosscoder.embedded.prose import find_passages
 from crosscoder.embedded.smollm2 import PACKAGE, find_gguf
 from crosscoder.folder import RunFolder
-from crosscoder.settings import load_config
+from crosscoder.settings import dump_config, load_config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -66,6 +69,21 @@ def make_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import_module(module).main()
 
 
+def shortened(path: Path, folder: Path) -> list[str]:
+    """The behaviors of a config on a few prompts, with few checks."""
+    found = []
+    for own in load_config(path).behaviors:
+        behavior = load_config(own, model=Behavior)
+        few = {
+            "limit": 8, "attribution": {"steps": 1, "layers": False}, "elsewhere_limit": 2,
+            "checks": {"latents": 2, "counts": [2], "draws": 19, "answer_draws": 1, "answer_counts": [2], "doses": [1.0]},
+        }  # fmt: skip
+        place = folder / own.name
+        place.write_text(dump_config(Behavior.model_validate(behavior.model_dump() | few)))
+        found.append(str(place))
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs(
@@ -76,7 +94,9 @@ def test_every_config_runs(
     words = [f"output={tmp_path / 'run'}", "training.n_tokens=30000", "threads=1"]
     if makers(path):
         words += [f"text.sources.{place}.limit=40" for place in range(3)]
+    words.append(f"behaviors={json.dumps(shortened(path, tmp_path))}")
     app(["run", str(path), *words], standalone_mode=False)
     folder = RunFolder.open(tmp_path / "run")
     assert (folder.report / "report.md").stat().st_size > 0
     assert (folder.browser / "index.html").stat().st_size > 0
+    assert len(load_behaviors(folder)) == len(load_config(path).behaviors)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.behaviors.results import load_behaviors
+from analysis.report import read_report
 from crosscoder import load_crosscoder
 from crosscoder.__main__ import app
 from crosscoder.embedded.demo import demo_config
@@ -47,6 +49,26 @@ def test_what_is_measured_is_in_the_summary(run: RunFolder) -> None:
     assert features.label.value_counts().to_dict() == {
         label: entry["count"] for label, entry in summary["counts"].items() if entry["count"]
     }
+
+
+def test_the_planted_visitor_is_explained(run: RunFolder) -> None:
+    """A word that only the intervened model has seen: the shift is there, few latents carry it, and it is in generated text."""
+    (found,) = load_behaviors(run)
+    assert found.name == "visitor" and found.causal is not None and found.attribution is not None
+    assert found.shift["shift"]["size"]["low"] > 3
+    held_out = found.attribution["held_out"]
+    assert abs(held_out["residual_share"]) < 0.01
+    parts = sum(part["share"]["value"] for part in held_out["parts"].values())
+    assert parts + held_out["above"]["share"]["value"] + held_out["residual_share"] == pytest.approx(
+        1, abs=1e-6
+    )
+    assert found.causal["level"] == "causal"
+    assert found.causal["together"]["sufficiency"]["low"] > 0.05
+    features = pd.read_parquet(run.features)
+    causal = {entry["latent"] for entry in found.causal["latents"] if entry["evidence"] == "causal"}
+    assert causal and set(features.latent[features.evidence == "causal"]) == causal
+    report = read_report(run)
+    assert {one.key: one for one in report.desiderata}["validity.faithfulness"].value is not None
 
 
 def test_wandb_holds_the_whole_run(run: RunFolder) -> None:
