@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .context import Context
+from .resumption import TOLERANCES
 from .shared_layers import SharedLayers, find_shared_layers
 
 logger = logging.getLogger(__name__)
@@ -35,9 +36,6 @@ class Read(Protocol):
 
 # Tokens with which the documents of a trial pass begin.
 _TRIAL_PREFIX = 4
-
-# How much of its norm a token may change, in the median, where a prefix is continued. Rounding is some times smaller.
-_PREFIX_TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 class JointPass:
@@ -189,7 +187,7 @@ class JointPass:
             return False
         for one, other in zip(whole, continued, strict=True):
             difference = (one - other)[mask].float().norm(dim=1) / one[mask].float().norm(dim=1)
-            if not difference.median() <= _PREFIX_TOLERANCES[one.dtype]:
+            if not difference.median() <= TOLERANCES[one.dtype]:
                 logger.debug("prefixes are not reused: continued ones differ by %.1e", difference.median())
                 return False
         return True

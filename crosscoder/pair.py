@@ -185,16 +185,15 @@ class ModelPair:
             gradients: Whether they flow from the logits back to `activations`.
             n_last: Of so many tokens at the end; none: of all.
         """
-        if model == 1 and self.context is not None:
-            # What was computed on the context is read above the hookpoint, too.
-            return self.logits(
-                token_ids, attention_mask, lambda _: activations, model, gradients=gradients, n_last=n_last
-            )
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         with self.switched(model) as network:
             if model not in self._resumptions:
                 self._resumptions[model] = Resumption(
-                    network, self._modules[model], self.hookpoints[model], self.device
+                    network,
+                    self._modules[model],
+                    self.hookpoints[model],
+                    self.device,
+                    self.context if model == 1 else None,
                 )
             return self._resumptions[model](ids, mask, activations, gradients=gradients, n_last=n_last)
 
