@@ -145,7 +145,9 @@ def test_the_survey_compares_layers_and_says_no_divergence(sizes: Sizes) -> None
     assert found["predictions"] is None
     assert [row["change"] for row in found["layers"]] == [None] * 4, "widths differ"
     assert all(row["cka"] is not None for row in found["layers"])
-    assert [row["intervened"] for row in found["layers"]] == [0, 2, 3, 5], "equal relative depth"
+    assert [row["intervened"] for row in found["layers"]] == [0, 2, 4, 5], (
+        "equal relative depth, but for the hookpoints"
+    )
 
 
 def test_doctor_says_where_the_tokens_meet(sizes: Sizes) -> None:

@@ -57,10 +57,11 @@ class _Layers:
         reference, intervened = (
             [torch.cat(parts) for parts in zip(*batches, strict=True)] for batches in self._states
         )
-        hook = pair.layer(0)
+        hook, other = pair.layer(0), pair.layer(1)
+        hookpoints = None if hook is None or other is None else (hook + 1, other + 1)
         return [
             {**row, "hookpoint": hook is not None and row["reference"] == hook + 1}
-            for row in compare_layers(reference, intervened)
+            for row in compare_layers(reference, intervened, hookpoints)
         ]
 
 
