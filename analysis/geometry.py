@@ -29,10 +29,15 @@ class Geometry:
 
     @classmethod
     def of(cls, crosscoder: Crosscoder) -> "Geometry":
-        """Of a dictionary with two or more models on its axis; `score_scale` leads back to training space after folding."""
-        scale = crosscoder.score_scale.cpu()
+        """Of a dictionary with two or more models on its axis; `score_scale` leads back to training space after folding.
+
+        There E‖x'‖² is the width of a model. Where widths differ, rows are told in units in which it is the same for both models, the
+        mean of the widths, so that a latent that is as much of the one as of the other has equal norms.
+        """
+        widths = torch.tensor(crosscoder.config.d_models[:2], dtype=torch.float64)
+        scale = crosscoder.score_scale.cpu()[:2] * (widths.mean() / widths).sqrt()
         rows = split_models(crosscoder.W_dec.detach().cpu().double(), crosscoder.config.d_models)
-        reference, intervened = [part * factor for part, factor in zip(rows, scale, strict=True)][:2]
+        reference, intervened = [part * factor for part, factor in zip(rows[:2], scale, strict=True)]
         raw = [part.detach().cpu().double().norm(dim=1) for part in crosscoder.raw_decoder()]
         return cls(reference, intervened, reference.norm(dim=1), intervened.norm(dim=1), raw[0], raw[1])
 

@@ -121,7 +121,8 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
         return few
     if not evidence.comparable:
         return Verdict(
-            "undetermined", "the models differ in width, so directions and latent scaling cannot be compared"
+            "undetermined",
+            "the models differ in width, so directions and latent scaling cannot be compared, and norms alone never decide",
         )
     if evidence.norm_reference + evidence.norm_intervened == 0:
         return Verdict("undetermined", "writes into neither model: both decoder norms are 0")

@@ -73,15 +73,20 @@ def logits_table(
     reader: DirectionReader,
     alive: Bool[Tensor, " latent"],
     count: int,
-    vocabulary: Sequence[str],
+    vocabularies: tuple[Sequence[str], Sequence[str]],
     progress: Callable[[int], object] = lambda _: None,
 ) -> pa.Table:
-    """The `count` tokens at each end, for each alive latent and table; directions that point nowhere have no rows."""
+    """The `count` tokens at each end, for each alive latent and table; directions that point nowhere have no rows.
+
+    Args:
+        vocabularies: Display text of the token ids of reference and intervened model.
+    """
     parts = []
-    text = pa.array(list(vocabulary), pa.string())
+    texts = [pa.array(list(vocabulary), pa.string()) for vocabulary in vocabularies]
     for model, (directions, index, empty) in lens_directions(observer).items():
         latents = (alive & ~empty.cpu()).nonzero().flatten()
         progress(int(alive.sum()) - len(latents))
+        text = texts[index]
         for chunk in latents.split(_CHUNK):
             logits = reader.direction_logits(directions[chunk.to(directions.device)], index)
             if logits.shape[1] > len(text):

@@ -87,6 +87,17 @@ class AnalysisResults:
         return bool(self.features["relative_norm"].notna().any())
 
     @property
+    def has_common_space(self) -> bool:
+        """Whether labels can be given by norms, directions and latent scaling: not where the models differ in width, so that a
+        direction of one has no place in the other."""
+        return bool(self.features[["decoder_cosine", "nu_error"]].notna().to_numpy().any())
+
+    @property
+    def labels_undefined(self) -> bool:
+        """Whether no latent of a crosscoder can be labeled, because its models share no space."""
+        return self.has_norms and not self.has_common_space
+
+    @property
     def has_logits(self) -> bool:
         """Whether directions were read as tokens: activations from files come without the models for it."""
         return pq.read_metadata(self.logits_path).num_rows > 0

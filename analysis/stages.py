@@ -140,7 +140,8 @@ def open_material(folder: RunFolder, config: RunConfig) -> Material:
     reader = ShardReader(folder.activations, "held_out")
     documents = Documents.load(folder.activations / DOCUMENTS)
     pair = load_pair(config.pair)
-    return Material(reader, DocumentContext(documents, pair.tokenizer), pair)
+    own = None if pair.readers is None else pair.tokenizer_of(1)
+    return Material(reader, DocumentContext(documents, pair.tokenizer, own), pair)
 
 
 def read_through(material: Material, observer: Observer, config: RunConfig) -> Pass:
@@ -184,7 +185,7 @@ def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfi
             material.pair,
             alive,
             config.analysis.logit_tokens,
-            material.context.vocabulary,
+            (material.context.vocabulary, material.context.intervened_vocabulary),
             bar.update,
         )
 
@@ -192,7 +193,9 @@ def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfi
 def _plain_difference(material: Material, seen: Pass) -> list[dict[str, object]]:
     if seen.difference is None:
         return []
-    vocabulary = material.context.vocabulary if isinstance(material.context, DocumentContext) else ()
+    vocabulary = (
+        material.context.intervened_vocabulary if isinstance(material.context, DocumentContext) else ()
+    )
     return describe_difference(seen.difference, material.pair, vocabulary)
 
 

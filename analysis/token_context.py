@@ -55,10 +55,18 @@ class DocumentContext:
 
     has_template = True
 
-    def __init__(self, documents: Documents, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        documents: Documents,
+        tokenizer: PreTrainedTokenizerBase,
+        intervened: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """`intervened`: the intervened model's tokenizer, where it is another one; shown are the tokens of the reference."""
         self.documents = documents
         self.source_names = documents.source_names
         self.vocabulary = display_vocabulary(tokenizer, int(documents.token_ids.max(initial=0)) + 1)
+        self.intervened_vocabulary = self.vocabulary if intervened is None else display_vocabulary(intervened)
+        """Of what directions are read as through the intervened model."""
         self._special = np.zeros(len(self.vocabulary), dtype=bool)
         special = [
             *tokenizer.all_special_ids,

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int32
 from transformers import PreTrainedTokenizerBase
 
 from .errors import FormatError
@@ -16,10 +16,33 @@ _PLACEHOLDER = "\ue000{}\ue001"
 _PLACEHOLDER_PATTERN = re.compile("\ue000(\\d+)\ue001")
 
 
+class RenderedChat(NamedTuple):
+    """A chat as a model reads it."""
+
+    token_ids: Int32[np.ndarray, " token"]
+
+    template: Bool[np.ndarray, " token"]
+    """Tokens outside the contents of the messages."""
+
+    text: str
+    """What the template renders."""
+
+    spans: list[tuple[int, int]]
+    """Character ranges of the contents in `text`, in order."""
+
+
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, chat_template: str, messages: Sequence[dict[str, str]], origin: str
 ) -> tuple[Int[np.ndarray, " token"], Bool[np.ndarray, " token"]]:
-    """Token ids of a chat, and which of them lie outside the contents of its messages.
+    """Token ids of a chat, and which of them lie outside the contents of its messages. Raises as `render_chat`."""
+    chat = render_chat(tokenizer, chat_template, messages, origin)
+    return chat.token_ids, chat.template
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, chat_template: str, messages: Sequence[dict[str, str]], origin: str
+) -> RenderedChat:
+    """A chat through its template, as text and as tokens.
 
     The ids are `apply_chat_template(tokenize=True)`: tokenizing the rendered text again could add a second BOS. A chat
     that ends with the user's message is followed by the opening of the answer, as when the model is asked.
@@ -65,7 +88,8 @@ def encode_chat(
             f"{origin}: the chat template of {tokenizer.name_or_path!r}, which begins {chat_template[:40]!r}, gives other "
             "token ids when its rendered text is tokenized; template tokens cannot be told apart"
         )
-    return ids, _outside(np.asarray(again["offset_mapping"], dtype=np.int64).reshape(-1, 2), spans)
+    offsets = np.asarray(again["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    return RenderedChat(ids, _outside(offsets, spans), rendered, spans)
 
 
 def content_spans(rendered: str, marked: str, contents: Sequence[str]) -> list[tuple[int, int]] | None:

@@ -81,12 +81,27 @@ class PairConfig(Settings):
     intervened_hookpoint: str | None = Field(
         default=None, description="module path in the intervened model, where it differs"
     )
+    align: Literal["none", "characters"] = Field(
+        default="none",
+        description="what to do where the tokenizers differ. none: refuse the pair; characters: each model reads the text in its own "
+        "tokens, and they are compared at the tokens that end at the same character",
+    )
     device: Device = Field(
         default="auto", description="where the models run; auto takes a GPU when there is one"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.align != "none" and not isinstance(self.intervened, ModelSource):
+            kind = "an adapter" if isinstance(self.intervened, AdapterSource) else "a context"
+            raise ValueError(
+                f"align is {self.align!r}, but a model with {kind} has the reference's tokenizer; remove align"
+            )
+        if self.align != "none" and self.snapshots:
+            raise ValueError(
+                f"align is {self.align!r}, which aligns two models, but there are {len(self.snapshots)} snapshots between them; "
+                "remove snapshots, or give checkpoints with one tokenizer and remove align"
+            )
         if self.snapshots and isinstance(self.intervened, ContextSource):
             raise ValueError(
                 f"{len(self.snapshots)} snapshots between a model and itself after a context, where there is nothing in between; "

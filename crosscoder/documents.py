@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from transformers import PreTrainedTokenizerBase
 
+from .alignment import Aligner, Alignment, TextReader
 from .chat import encode_chat
 from .config import TextConfig, TokenPolicy
 from .errors import ConfigError, DataError, FormatError
@@ -22,6 +23,9 @@ from .texts import Text, read_texts
 
 # Streams of random numbers that follow from one seed; see also training.sources.
 _SPLIT_STREAM = 1
+
+# What the arrays of an alignment are called in a file, before their own name.
+_ALIGNED = "alignment."
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,10 @@ class Documents:
     source_names: tuple[str, ...]
     """Names of the sources."""
 
+    alignment: Alignment | None = None
+    """The intervened model's own tokens, where its tokenizer is another one; everything else here counts the reference's tokens, and
+    those without a counterpart are masked."""
+
     @property
     def n_documents(self) -> int:
         """Number of documents."""
@@ -65,10 +73,29 @@ class Documents:
         before = np.concatenate([[0], np.cumsum(~self.masked, dtype=np.int64)])
         return np.diff(before[self.offsets])
 
-    def tokens_of(self, document: SupportsIndex) -> Int32[np.ndarray, " token"]:
-        """Token ids of one document."""
+    @property
+    def read_lengths(self) -> Int64[np.ndarray, " document"]:
+        """Tokens of each document in the model that reads more of them."""
+        return self.lengths if self.alignment is None else np.maximum(self.lengths, self.alignment.lengths)
+
+    def tokens_of(self, document: SupportsIndex, model: int = 0) -> Int32[np.ndarray, " token"]:
+        """Token ids of one document, as the reference (0) or the intervened model (1) reads it."""
         index = int(document)
+        if model == 1 and self.alignment is not None:
+            return self.alignment.tokens_of(index)
         return self.token_ids[self.offsets[index] : self.offsets[index + 1]]
+
+    def kept_of(self, document: SupportsIndex, model: int = 0) -> Bool[np.ndarray, " token"]:
+        """Tokens of one document, as `tokens_of` gives them, that stand for the places that are not masked: as many in both models, in
+        the same order."""
+        index = int(document)
+        own = slice(self.offsets[index], self.offsets[index + 1])
+        kept = ~self.masked[own]
+        if model == 0 or self.alignment is None:
+            return kept
+        counterparts = np.zeros(self.alignment.lengths[index], dtype=bool)
+        counterparts[self.alignment.places[own][kept]] = True
+        return counterparts
 
     def side(self, held_out: bool) -> Int64[np.ndarray, " document"]:
         """Indices of the held-out documents, or of the others; documents that are masked throughout are left out."""
@@ -96,12 +123,13 @@ class Documents:
         try:
             with safe_open(path, framework="numpy") as file:
                 names = json.loads((file.metadata() or {})["source_names"])
-                arrays = {
-                    field.name: file.get_tensor(field.name)
-                    for field in fields(cls)
-                    if field.name != "source_names"
-                }
-                return cls(**arrays, source_names=tuple(names))
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            own = {
+                name: arrays.pop(_ALIGNED + name)
+                for name in (field.name for field in fields(Alignment))
+                if _ALIGNED + name in arrays
+            }
+            return cls(**arrays, source_names=tuple(names), alignment=Alignment(**own) if own else None)
         except FileNotFoundError as error:
             raise FormatError(f"{path}: does not exist; run the harvest first") from error
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -110,9 +138,13 @@ class Documents:
             ) from error
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {
-            field.name: getattr(self, field.name) for field in fields(self) if field.name != "source_names"
+        plain = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("source_names", "alignment")
         }
+        own = {} if self.alignment is None else vars(self.alignment)
+        return plain | {_ALIGNED + name: array for name, array in own.items()}
 
 
 def tokenize(
@@ -121,6 +153,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     chat_template: str | None,
     seed: int,
+    readers: tuple[TextReader, TextReader] | None = None,
 ) -> Documents:
     """Read all sources and turn them into token ids, cut to `config.max_length`.
 
@@ -128,10 +161,15 @@ def tokenize(
     first user message, or equal token ids after the cut) fall on the same side of the held-out split, in whichever
     source they are.
 
+    Args:
+        readers: Both models' tokenizers where they differ; the reference's is `tokenizer`. A token is then masked where its
+            counterpart would be, too.
+
     Raises:
         ConfigError: A file is missing, or two sources have one name.
         DataError: A text is empty or cannot be read, or a source is too small to hold anything out.
         FormatError: The chat template does not fit the messages.
+        PairError: Two tokenizers cannot be aligned.
     """
     names = [source.name for source in config.sources]
     if len(set(names)) < len(names):
@@ -139,21 +177,34 @@ def tokenize(
         raise ConfigError(f"text.sources: the name {twice!r} is used twice; give every source its own name")
     texts = [read_texts(source) for source in config.sources]
     everything = [text for part in texts for text in part]
-    ids, template = _encode(everything, tokenizer, chat_template, config.max_length)
+    alignment = None
+    if readers is None:
+        ids, template = _encode(everything, tokenizer, chat_template, config.max_length)
+    else:
+        read, alignment = Aligner(readers).align(everything, config.max_length)
+        ids, template = [one.token_ids for one in read], [one.template for one in read]
     source = np.repeat(np.arange(len(texts), dtype=np.int16), [len(part) for part in texts])
     offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])]).astype(np.int64)
     token_ids = np.concatenate(ids)
-    groups = _groups(
-        [{("prompt", text.prompt), ("ids", row.tobytes())} for text, row in zip(everything, ids, strict=True)]
-    )
+    keys = [
+        {("prompt", text.prompt), ("ids", row.tobytes())} for text, row in zip(everything, ids, strict=True)
+    ]
+    masked = _mask(token_ids, offsets, policy, tokenizer)
+    if readers is not None and alignment is not None:
+        for document, own in enumerate(keys):
+            own.add(("own ids", alignment.tokens_of(document).tobytes()))
+        theirs = _mask(alignment.token_ids, alignment.offsets, policy, readers[1].tokenizer)
+        masked |= (alignment.places < 0) | alignment.carried(theirs, offsets)
+    groups = _groups(keys)
     return Documents(
         token_ids=token_ids,
         offsets=offsets,
         source=source,
         held_out=_split(source, groups, config.held_out, seed, config),
         template=np.concatenate(template),
-        masked=_mask(token_ids, offsets, policy, tokenizer),
+        masked=masked,
         source_names=tuple(names),
+        alignment=alignment,
     )
 
 

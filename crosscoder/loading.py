@@ -142,24 +142,35 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {"tokens": tokenizer.get_vocab(), "merges": merges, "added": added}
 
 
+def same_tokenizer(reference: PreTrainedTokenizerBase, intervened: PreTrainedTokenizerBase) -> bool:
+    """Whether both give the same ids to the same text."""
+    return vocabulary(reference) == vocabulary(intervened)
+
+
 def compare_tokenizers(
-    reference: PreTrainedTokenizerBase, intervened: PreTrainedTokenizerBase, names: tuple[str, str]
+    reference: PreTrainedTokenizerBase,
+    intervened: PreTrainedTokenizerBase,
+    names: tuple[str, str],
+    remedy: str = "give two models with one tokenizer",
 ) -> None:
     """Both models must give the same ids to the same text.
+
+    Args:
+        remedy: What the message says would be right.
 
     Raises:
         PairError: They do not; the message names both and a difference.
     """
-    one, other = vocabulary(reference), vocabulary(intervened)
-    if one == other:
+    if same_tokenizer(reference, intervened):
         return
+    one, other = vocabulary(reference), vocabulary(intervened)
     example = "the merges differ"
     for part in ("tokens", "added"):
         if different := sorted(one[part].items() ^ other[part].items()):
             example = f"{len(different)} entries of the {part} differ, e.g. {different[0][0]!r}"
     raise PairError(
         f"pair: the tokenizers of {names[0]!r} ({len(one['tokens'])} tokens) and {names[1]!r} ({len(other['tokens'])} tokens) "
-        f"are not the same: {example}; give two models with one tokenizer"
+        f"are not the same: {example}; {remedy}"
     )
 
 

@@ -14,6 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
+from .alignment import TextReader
 from .config import AdapterSource, ContextSource, ModelSource, PairConfig
 from .context import Context
 from .device import resolve_device
@@ -22,7 +23,6 @@ from .hooks import Splice, forward, hidden, read_output, splice_output
 from .joint_pass import JointPass
 from .loading import (
     adapter_tokenizer,
-    compare_tokenizers,
     digest_json,
     digest_tensors,
     find_module,
@@ -34,6 +34,7 @@ from .loading import (
 from .reading import model_names
 from .resumption import Resumption
 from .snapshots import load_snapshots
+from .text_readers import own_readers, shared_template
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,14 @@ class ModelPair:
         device: torch.device,
         context: Context | None = None,
         adapter_names: tuple[str | None, ...] = (None, "default"),
+        readers: tuple[TextReader, TextReader] | None = None,
     ) -> None:
         """Entries of `models` are the same object for an adapter, a context, or a model compared with itself.
 
         Args:
             context: What the intervened model reads before every document.
             adapter_names: Of each model, the adapter that is on in it, where there are any.
+            readers: Both models' tokenizers and chat templates, where the tokenizers differ.
         """
         self.config = config
         self.models = models
@@ -90,6 +93,7 @@ class ModelPair:
         self._adapter = adapter
         self._adapter_names = adapter_names if adapter is not None else (None,) * len(models)
         self.context = context
+        self.readers = readers
         self._identity: dict[str, Any] | None = None
         self._final_norms: dict[int, nn.Module] = {}
         self._resumptions: dict[int, Resumption] = {}
@@ -140,6 +144,20 @@ class ModelPair:
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         with self._lock:
             return self._both(ids, mask, n_prefix)
+
+    def activations_of(
+        self,
+        model: int,
+        token_ids: Int[Tensor, "document token"],
+        attention_mask: Bool[Tensor, "document token"],
+    ) -> Float[Tensor, "document token d_model"]:
+        """What one model puts out at its hookpoint on token ids of its own, where the tokenizers differ."""
+        ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        return self._read(model, ids, mask)
+
+    def tokenizer_of(self, model: int) -> PreTrainedTokenizerBase:
+        """The tokenizer of one model."""
+        return self.tokenizer if self.readers is None or model > 1 else self.readers[model].tokenizer
 
     def logits(
         self,
@@ -215,6 +233,7 @@ class ModelPair:
             self.device,
             self.context,
             self._adapter_names,
+            self.readers,
         )
 
     def module(self, model: int) -> nn.Module:
@@ -354,10 +373,18 @@ class ModelPair:
             if self._adapter is not None and name is not None and isinstance(source, AdapterSource):
                 side["adapter"] = source.adapter
                 side["adapter_weights"] = _digest_adapter(self._adapter, name)
+        own = {}
+        if self.readers is not None:
+            tokenizer, template, _ = self.readers[1]
+            own = {
+                "intervened_tokenizer": digest_json(vocabulary(tokenizer)),
+                "intervened_chat_template": digest_json(template),
+            }
         return {
             **dict(zip(self.model_names, sides, strict=True)),
             "tokenizer": digest_json(vocabulary(self.tokenizer)),
             "chat_template": digest_json(self.chat_template),
+            **own,
         }
 
     def _read(
@@ -418,14 +445,9 @@ def load_pair(config: PairConfig) -> ModelPair:
         name = config.intervened.model
         intervened = load_model("pair.intervened.model", config.intervened, device)
         other = load_tokenizer("pair.intervened.model", name, config.intervened.revision)
-    if other is not tokenizer:
-        compare_tokenizers(tokenizer, other, (config.reference.model, name))
-    templates = _template(tokenizer), _template(other)
-    if None not in templates and templates[0] != templates[1]:
-        logger.warning(
-            "the two models have different chat templates; both read chats in the intervened model's"
-        )
-    chat_template = templates[1] or templates[0]
+    names = config.reference.model, name
+    readers = own_readers(config, (tokenizer, other), names)
+    chat_template = shared_template(tokenizer, other) if readers is None else readers[0].chat_template
     context = (
         Context.encode(config.intervened, tokenizer, chat_template)
         if isinstance(config.intervened, ContextSource)
@@ -441,13 +463,8 @@ def load_pair(config: PairConfig) -> ModelPair:
         device,
         context,
         networks.adapter_names,
+        readers,
     )
-
-
-def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The chat template; of several named ones, the one called default."""
-    template = tokenizer.chat_template
-    return template.get("default") if isinstance(template, dict) else template
 
 
 def _digest_adapter(adapter: PeftModel, name: str) -> str:

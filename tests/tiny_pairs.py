@@ -69,14 +69,29 @@ def save_tokenizer(
     fast.save_pretrained(folder)
 
 
-def save_llama(folder: Path, seed: int = 0, width: int = 16, **tokenizer: Any) -> Path:
-    """A Llama of three layers, whose layers put out tensors."""
+WORD_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }} : {{ message['content'] }} ; {% endfor %}"
+)
+
+
+def save_word_tokenizer(folder: Path) -> None:
+    """One token a word, other words unknown; no BOS, and another chat template than `save_tokenizer`'s."""
+    vocabulary = {word: index for index, word in enumerate(["<unk>", ":", ";", "user", "assistant", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+    fast.chat_template = WORD_CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+
+
+def save_llama(folder: Path, seed: int = 0, width: int = 16, n_layers: int = 3, **tokenizer: Any) -> Path:
+    """A Llama whose layers put out tensors."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=320,
         hidden_size=width,
         intermediate_size=2 * width,
-        num_hidden_layers=3,
+        num_hidden_layers=n_layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=128,
@@ -119,9 +134,12 @@ def save_adapter(base: Path, folder: Path, seed: int = 1, **settings: Any) -> Pa
     return folder
 
 
-def _save(model: Any, folder: Path, **tokenizer: Any) -> Path:
+def _save(model: Any, folder: Path, words: bool = False, **tokenizer: Any) -> Path:
     model.save_pretrained(folder)
-    save_tokenizer(folder, **tokenizer)
+    if words:
+        save_word_tokenizer(folder)
+    else:
+        save_tokenizer(folder, **tokenizer)
     return folder
 
 

@@ -69,12 +69,14 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
     settings = config.activations
     assert isinstance(settings, CachedActivations | StreamedActivations)
     pair = load_pair(config.pair)
-    documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed)
+    documents = tokenize(
+        config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers
+    )
     check_documents(documents, pair)
     checks = [check_hook(pair, documents, model) for model in range(len(pair.models))]
     values, speed = _measure(pair, documents, settings)
     return {
-        "models": [*_describe_pair(pair), *checks],
+        "models": [*_describe_pair(pair), *_describe_tokenizers(pair, documents), *checks],
         "activations": _describe_activations(values, pair.d_models),
         "layers": _describe_layers(pair, documents),
         "texts": _describe_texts(documents),
@@ -123,12 +125,16 @@ def check_hook(pair: ModelPair, documents: Documents, model: int) -> str:
     if layer is None:
         return f"hook        {name}: {hookpoint} is no decoder layer, so there is nothing to compare it with"
     chosen = np.concatenate(plan_batches(documents, False, 1, 0))[:_CHECKED_DOCUMENTS]
-    token_ids, mask = pad(documents, chosen, pair.max_positions)
+    token_ids, mask = pad(documents, chosen, pair.max_positions, model)
     token_ids, mask = token_ids[:, :_CHECKED_TOKENS], mask[:, :_CHECKED_TOKENS]
     states = pair.full_pass(token_ids, mask, model).hidden_states
     if states is None:
         return f"hook        {name}: the model reports no hidden states, so {hookpoint} cannot be compared"
-    read = pair.activations(token_ids, mask)[model]
+    read = (
+        pair.activations(token_ids, mask)[model]
+        if pair.readers is None
+        else pair.activations_of(model, token_ids, mask)
+    )
     last = len(states) == layer + 2
     with torch.no_grad():
         read = pair.final_norm(model)(read) if last else read
@@ -167,10 +173,27 @@ def _describe_pair(pair: ModelPair) -> list[str]:
         if side.get("context") and pair.context is not None:
             shown += f" after a context of {len(pair.context)} tokens"
         lines.append(f"{name:<11} {shown}, {side['dtype']}, {side['d_model']} wide at {side['hookpoint']}")
-    template = "with a chat template" if pair.chat_template else "without a chat template"
-    lines.append(f"tokenizer   the same on both sides, {len(pair.tokenizer):,} tokens, {template}")
     if pair.identical:
         lines.append("both sides are the same model: an identity control")
+    return lines
+
+
+def _describe_tokenizers(pair: ModelPair, documents: Documents) -> list[str]:
+    """One tokenizer, or where the tokens of two meet."""
+    aligned = documents.alignment
+    if pair.readers is None or aligned is None:
+        template = "with a chat template" if pair.chat_template else "without a chat template"
+        return [f"tokenizer   the same on both sides, {len(pair.tokenizer):,} tokens, {template}"]
+    sizes = [len(reader.tokenizer) for reader in pair.readers]
+    lines = [
+        f"tokenizers  {sizes[0]:,} tokens in the reference, {sizes[1]:,} in the intervened model: aligned by characters",
+        f"aligned     {aligned.n_places:,} places, {aligned.rates[0]:.1%} of the reference's tokens and {aligned.rates[1]:.1%} of the "
+        "intervened model's; the others are read, but not compared",
+    ]
+    if documents.template.any():
+        lines.append(
+            "chats       each model reads them in its own template; only what messages say is compared"
+        )
     return lines
 
 

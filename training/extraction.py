@@ -46,6 +46,15 @@ class Extracted(NamedTuple):
     n_outliers: int
 
 
+class _Rows(NamedTuple):
+    """Each model's activations at the tokens of a batch that are not masked."""
+
+    parts: list[Tensor]
+    document: Int[Tensor, " token"]
+    """Place in the batch."""
+    position: Int[Tensor, " token"]
+
+
 def plan_batches(
     documents: Documents, held_out: bool, batch_tokens: int, seed: int, pass_index: int = 0
 ) -> list[Batch]:
@@ -77,7 +86,7 @@ def pack_documents(chosen: Batch, documents: Documents, batch_tokens: int) -> li
     return [
         batch
         for group in groups
-        for batch in pack(np.array(group, dtype=np.int64), documents.lengths, batch_tokens)
+        for batch in pack(np.array(group, dtype=np.int64), documents.read_lengths, batch_tokens)
     ]
 
 
@@ -114,7 +123,7 @@ def check_documents(documents: Documents, pair: ModelPair) -> None:
         ConfigError: A document is too long.
         DataError: No token is left to train on, or none is left held out.
     """
-    longest = int(documents.lengths.max())
+    longest = int(documents.read_lengths.max())
     if pair.max_positions is not None and longest > pair.max_positions:
         raise ConfigError(
             f"text.max_length: a document has {longest} tokens, but the models read {pair.max_positions} at most; "
@@ -164,17 +173,8 @@ def extract(
     Raises:
         DataError: Activations are NaN or infinite.
     """
-    rows = [documents.tokens_of(index) for index in batch]
-    token_ids, mask = _stack(rows, max(map(len, rows)))
-    document, position = mask.nonzero(as_tuple=True)
-    wanted = torch.from_numpy(
-        np.concatenate([~documents.masked[documents.offsets[i] : documents.offsets[i + 1]] for i in batch])
-    )
-    document, position = document[wanted], position[wanted]
-    n_prefix = _common_prefix(rows)
-    spared = n_prefix * (len(rows) - 1) / token_ids.numel()
-    outputs = pair.activations(token_ids, mask, n_prefix if spared >= _PREFIX_SHARE else 0)
-    parts = [output[document.to(output.device), position.to(output.device)].cpu() for output in outputs]
+    read = _read_in_one if documents.alignment is None else _read_apart
+    parts, document, position = read(pair, documents, batch)
     if dtype is not None:
         parts = [part.to(dtype) for part in parts]
     document = torch.from_numpy(batch)[document]
@@ -191,11 +191,71 @@ def extract(
     return Extracted(values, document, position, n_outliers)
 
 
+def _read_in_one(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
+    """Both models on the same tokens; what they share is run once."""
+    rows = [documents.tokens_of(index) for index in batch]
+    token_ids, mask = _stack(rows, max(map(len, rows)))
+    document, position = kept_tokens(documents, batch, mask).nonzero(as_tuple=True)
+    n_prefix = _common_prefix(rows)
+    spared = n_prefix * (len(rows) - 1) / token_ids.numel()
+    outputs = pair.activations(token_ids, mask, n_prefix if spared >= _PREFIX_SHARE else 0)
+    parts = [output[document.to(output.device), position.to(output.device)].cpu() for output in outputs]
+    return _Rows(parts, document, position)
+
+
+def _read_apart(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
+    """Each model on tokens of its own, at the places where they meet."""
+    passes = passes_of(pair, documents, batch)
+    outputs = activations_of_passes(pair, passes)
+    parts = [output[own.kept.to(output.device)].cpu() for output, own in zip(outputs, passes, strict=True)]
+    document, position = passes[0].kept.nonzero(as_tuple=True)
+    return _Rows(parts, document, position)
+
+
+class Pass(NamedTuple):
+    """What one model is given of a batch."""
+
+    token_ids: Int[Tensor, "document token"]
+    attention: Bool[Tensor, "document token"]
+    kept: Bool[Tensor, "document token"]
+    """Tokens that are not masked: as many for every model, in the same order."""
+
+
+def passes_of(pair: ModelPair, documents: Documents, batch: Batch) -> tuple[Pass, ...]:
+    """A padded batch as each model reads it: the same one for all, unless their tokenizers differ."""
+    passes: list[Pass] = []
+    for model in range(len(pair.models)):
+        if model and documents.alignment is None:
+            passes.append(passes[0])
+        else:
+            token_ids, mask = pad(documents, batch, pair.max_positions, model)
+            passes.append(Pass(token_ids, mask, kept_tokens(documents, batch, mask, model)))
+    return tuple(passes)
+
+
+def activations_of_passes(
+    pair: ModelPair, passes: Sequence[Pass]
+) -> tuple[Float[Tensor, "document token _"], ...]:
+    """Each model's activations, in one go where all read the same tokens."""
+    if pair.readers is None:
+        return pair.activations(passes[0].token_ids, passes[0].attention)
+    return tuple(pair.activations_of(model, own.token_ids, own.attention) for model, own in enumerate(passes))
+
+
+def kept_tokens(
+    documents: Documents, batch: Batch, mask: Bool[Tensor, "document token"], model: int = 0
+) -> Bool[Tensor, "document token"]:
+    """Which tokens of a padded batch are not masked: as many for both models, in the same order."""
+    kept = mask.clone()
+    kept[mask] = torch.from_numpy(np.concatenate([documents.kept_of(index, model) for index in batch]))
+    return kept
+
+
 def pad(
-    documents: Documents, batch: Batch, max_positions: int | None = None
+    documents: Documents, batch: Batch, max_positions: int | None = None, model: int = 0
 ) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
     """Token ids of a batch, padded on the right to a multiple of 16 where the models read so many, and the mask."""
-    rows = [documents.tokens_of(int(index)) for index in batch]
+    rows = [documents.tokens_of(int(index), model) for index in batch]
     longest = max(map(len, rows))
     padded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
     return _stack(rows, max(longest, min(padded, max_positions or padded)))

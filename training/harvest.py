@@ -167,11 +167,13 @@ def _describe(config: RunConfig, documents: Documents) -> dict[str, Any]:
             "tokens_held_out": int(documents.unmasked[own & documents.held_out].sum()),
         }
     policy = config.tokens.model_dump(mode="json")
+    aligned = {} if documents.alignment is None else {"alignment": documents.alignment.describe()}
     return {
         "fingerprint": documents.digest(),
         "sources": sources,
         "policy": policy,
         "max_length": config.text.max_length,
+        **aligned,
     }
 
 

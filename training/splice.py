@@ -8,9 +8,8 @@ badly that any reconstruction looks good. Masked tokens keep their own activatio
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -20,7 +19,7 @@ from crosscoder.documents import Documents
 from crosscoder.pair import ModelPair
 from crosscoder.reading import MODEL_NAMES, Reads, present
 
-from .extraction import pad
+from .extraction import Pass, activations_of_passes, passes_of
 
 DOCUMENTS = 64
 """Held-out documents that cross-entropy is measured on, at most."""
@@ -59,11 +58,11 @@ def cross_entropy(
     means = split_models(mean[None], pair.d_models)
     for start in tqdm(range(0, len(chosen), _BATCH), desc="splice", unit="batch"):
         batch = chosen[start : start + _BATCH]
-        token_ids, attention = pad(documents, batch, pair.max_positions)
-        kept = _kept(documents, batch, attention)
-        rebuilt = _rebuild(pair, crosscoder, token_ids, attention, kept, reads)
+        passes = passes_of(pair, documents, batch)
+        rebuilt = _rebuild(pair, crosscoder, passes, reads)
         for name, sum_ in sums.items():
             index = MODEL_NAMES.index(name)
+            token_ids, attention, kept = passes[index]
             replacements = {
                 "clean": None,
                 "spliced": rebuilt[index],
@@ -81,27 +80,18 @@ def cross_entropy(
     return {name: sum_.result() for name, sum_ in sums.items()}
 
 
-def _kept(
-    documents: Documents, chosen: Int64[np.ndarray, " row"], attention: Bool[Tensor, "document token"]
-) -> Bool[Tensor, "document token"]:
-    """Which tokens of a padded batch the dictionary may replace: those that are there and not masked."""
-    kept = attention.clone()
-    masked = [documents.masked[documents.offsets[i] : documents.offsets[i + 1]] for i in chosen]
-    kept[attention] = torch.from_numpy(~np.concatenate(masked))
-    return kept
-
-
 def _rebuild(
     pair: ModelPair,
     crosscoder: Crosscoder,
-    token_ids: Int[Tensor, "document token"],
-    attention: Bool[Tensor, "document token"],
-    kept: Bool[Tensor, "document token"],
+    passes: tuple[Pass, ...],
     reads: Reads,
 ) -> tuple[Float[Tensor, "kept _"], ...]:
     """Each model's activations at the kept tokens, as the dictionary rebuilds them."""
     device = crosscoder.W_enc.device
-    parts = [part[kept.to(part.device)].float().to(device) for part in pair.activations(token_ids, attention)]
+    parts = [
+        part[own.kept.to(part.device)].float().to(device)
+        for part, own in zip(activations_of_passes(pair, passes), passes, strict=True)
+    ]
     values = join_models(parts)
     rows = present(values, pair.d_models, reads)
     rebuilt = crosscoder.denormalize(crosscoder.rebuild(crosscoder.firings(rows)))

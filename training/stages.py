@@ -88,7 +88,9 @@ def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents
     """Load the pair and make sure that its activations are on disk as the config says."""
     assert config.pair is not None and config.text is not None
     pair = load_pair(config.pair)
-    documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed)
+    documents = tokenize(
+        config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers
+    )
     harvest_activations(folder, config, pair, documents)
     return pair, documents
 
@@ -103,7 +105,7 @@ def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
         return
     with folder.stage("survey") as stage:
         found = {"asked": wanted, **survey(pair, documents, wanted)}
-        stage["tokens"] = found["predictions"]["n_tokens"]
+        stage["tokens"] = found["n_tokens"]
         write_atomic(folder.survey, json.dumps(found, indent=1, allow_nan=False))
 
 

@@ -18,7 +18,7 @@ from crosscoder.behavior import Behavior
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.device import resolve_device
 from crosscoder.documents import Documents
-from crosscoder.errors import ConfigError, DataError, did_you_mean
+from crosscoder.errors import ConfigError, DataError, PairError, did_you_mean
 from crosscoder.folder import RunFolder, write_atomic
 from crosscoder.pair import load_pair
 from crosscoder.settings import dump_config
@@ -78,6 +78,11 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
     with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
         crosscoder = load_crosscoder(folder.crosscoder, _device(config))
         pair = load_pair(config.pair)
+        if pair.readers is not None:
+            raise PairError(
+                "pair.align: the two models read prompts in tokens of their own, so behaviors cannot be attributed; use a pair with "
+                "one tokenizer"
+            )
         observer = observer_for(crosscoder, pair.d_models, config.crosscoder.reads)
         subject = Subject(behavior, pair, observer, config.tokens, place.replies)
         # Before any long work: texts that cannot be read are told at once.

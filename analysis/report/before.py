@@ -20,6 +20,7 @@ _COMPONENTS = {
     f"component {place}": f"{word} component"
     for place, word in enumerate(("first", "second", "third", "fourth", "fifth"), start=1)
 }
+_NOT_COMPARABLE = "the two models predict tokens of different vocabularies, so that their predictions have no divergence: undefined."
 _FIRST_POSITIONS = re.compile(r"mean of the first (\d+) positions")
 
 
@@ -30,8 +31,11 @@ def before_dictionary(folder: RunFolder, summary: dict[str, Any]) -> BeforeDicti
     layers: tuple[LayerShift, ...] = ()
     if folder.survey.is_file():
         survey = json.loads(folder.survey.read_text(encoding="utf-8"))
-        statements += _predictions(survey)
-        predictions = tuple(_place(entry) for entry in survey["predictions"]["largest"][:_PLACES])
+        if survey["predictions"] is None:
+            statements.append(Statement(name="predictions", text=say(_NOT_COMPARABLE), verdict=NOT_MEASURED))
+        else:
+            statements += _predictions(survey)
+            predictions = tuple(_place(entry) for entry in survey["predictions"]["largest"][:_PLACES])
         layers = _layers(survey["layers"] or [])
     else:
         statements.append(Statement(name="predictions, layers", text=say(NOT_MEASURED), verdict=NOT_MEASURED))

@@ -55,7 +55,10 @@ def _of_nulls(results: AnalysisResults) -> tuple[Entry, ...]:
         if value is not None
     ]
     controls = summary.get("controls") or {}
-    nulls = controls.get("nulls") or []
+    nulls, shuffled = controls.get("nulls") or [], controls.get("shuffled")
+    if results.labels_undefined:
+        # Their models differ in width too, so that nothing could be called new, lost or shared. The identity's do not.
+        nulls, shuffled = [], None
     return (
         (
             "logit lens",
@@ -84,7 +87,7 @@ def _of_nulls(results: AnalysisResults) -> tuple[Entry, ...]:
         ),
         (
             "shuffled pairs",
-            shuffled_found(controls["shuffled"]) if controls.get("shuffled") else None,
+            shuffled_found(shuffled) if shuffled else None,
             "the positive control: a brief training where no token stands beside its own, so that nothing is shared",
         ),
     )

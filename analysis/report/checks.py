@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from crosscoder.alignment import LOWEST_RATE
+
 from ..results import AnalysisResults
 from .phrases import NOT_MEASURED, Number, present
 from .schema import Check
@@ -45,6 +47,9 @@ def comparability(results: AnalysisResults, thresholds: Thresholds | None = None
 
 
 def _tokenizer(manifest: dict[str, Any]) -> Check:
+    aligned = (manifest.get("data") or {}).get("alignment")
+    if aligned:
+        return _alignment(aligned)
     digest = (manifest.get("pair") or {}).get("tokenizer")
     return Check(
         name="one tokenizer",
@@ -52,24 +57,44 @@ def _tokenizer(manifest: dict[str, Any]) -> Check:
         shown=say("digest {digest}", digest=named(digest)) if digest else say(NOT_MEASURED),
         threshold=say("equal"),
         verdict="pass" if digest else NOT_MEASURED,
-        meaning="both models split text alike; a pair whose tokenizers differ is refused"
+        meaning="both models split text alike; a pair whose tokenizers differ is refused, unless it is to be aligned"
         if digest
         else "activations came without their tokenizer",
     )
 
 
+def _alignment(aligned: dict[str, Any]) -> Check:
+    """Of two tokenizers: a pair with a lower rate was refused before the harvest."""
+    rates = {side: aligned[side]["rate"] for side in ("reference", "intervened")}
+    return Check(
+        name="tokens aligned",
+        value=min(rates.values()),
+        shown=say("{reference:percent} and {intervened:percent}", **rates),
+        threshold=say("at least {limit:percent}", limit=LOWEST_RATE),
+        verdict="pass",
+        meaning="the tokenizers differ; share of each model's tokens (reference, intervened) that end where a token of the other ends, "
+        "so that both have read the same characters: only these are compared",
+    )
+
+
 def _same_tokens(results: AnalysisResults) -> Check:
     paired = bool(results.manifest.get("pair"))
+    aligned = (results.manifest.get("data") or {}).get("alignment")
     count = results.summary.get("n_tokens")
+    meaning = (
+        "the same token ids went into both models"
+        if paired
+        else "row by row, the files are taken as the same tokens"
+    )
     return Check(
-        name="the same tokens",
+        name="the same text" if aligned else "the same tokens",
         value=count,
         shown=say("{value:whole} held-out tokens", value=count),
         threshold=say("all"),
         verdict="pass" if paired else NOT_MEASURED,
-        meaning="the same token ids went into both models"
-        if paired
-        else "row by row, the files are taken as the same tokens",
+        meaning="the same text went into both models, each in its own tokens; shown are the reference's"
+        if aligned
+        else meaning,
     )
 
 

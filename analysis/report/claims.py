@@ -76,7 +76,8 @@ def claim_groups(results: AnalysisResults) -> tuple[ClaimGroup, ...]:
     return tuple(
         _group(kind, *chosen[kind.name], evidence)
         for kind in _KINDS
-        if chosen[kind.name][1] or (kind.name in ("new", "lost") and results.has_norms)
+        if chosen[kind.name][1]
+        or (kind.name in ("new", "lost") and results.has_norms and not results.labels_undefined)
     )
 
 

@@ -140,6 +140,8 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
         ),
         ("latents that fire", _choice_of_k(folder, summary)),
     ]
+    if aligned := data.get("alignment"):
+        facts.append(("tokens", _aligned(aligned)))
     policy = [(key, _setting(key, value)) for key, value in (data.get("policy") or {}).items()]
     fingerprint, template = data.get("fingerprint"), pair.get("chat_template")
     if policy:
@@ -166,6 +168,20 @@ def _intervention(pair: dict[str, Any]) -> Sentence:
     if reference.get("weights") == intervened.get("weights"):
         return say("none: both sides have the same weights")
     return say("other weights: another checkpoint")
+
+
+def _aligned(aligned: dict[str, Any]) -> Sentence:
+    """Of two tokenizers: where they meet."""
+    return say(
+        "the tokenizers differ, so each model reads the text in its own tokens, and they are compared at {places:whole} places, where a "
+        "token of both ends at the same character: {reference:percent} of the reference's {reference_tokens:whole} tokens and "
+        "{intervened:percent} of the intervened model's {intervened_tokens:whole}; what is shown are the reference's tokens",
+        places=aligned["places"],
+        reference=aligned["reference"]["rate"],
+        reference_tokens=aligned["reference"]["tokens"],
+        intervened=aligned["intervened"]["rate"],
+        intervened_tokens=aligned["intervened"]["tokens"],
+    )
 
 
 def _setting(key: str, value: object) -> Sentence:

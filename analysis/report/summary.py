@@ -25,7 +25,11 @@ def summary_sentences(
             fve_difference=fve,
         )
         if fve is not None
-        else say("How much of the difference the dictionary explains is not measured.")
+        else say(
+            "Between models of different width there is no difference that the dictionary could explain."
+            if results.labels_undefined
+            else "How much of the difference the dictionary explains is not measured."
+        )
     )
     shifted = tuple(_shifted(behavior) for behavior in behaviors)
     return *shifted, _new_and_lost(results, counts), explained, _verdicts(checks)
@@ -83,6 +87,13 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> S
             rates=say(" {reweighted:counted latent} fire at another rate.", reweighted=reweighted)
             if reweighted
             else "",
+        )
+    if results.labels_undefined:
+        return say(
+            "The models differ in width, so a direction of one has no place in the other: which of the {n_latents:counted latent} is "
+            "new, lost or shared is undefined here, and none is called so. What is given is where each fires, and how strongly it "
+            "writes into either model.",
+            n_latents=total,
         )
     new, lost = by_label["new"], by_label["lost"]
     if not new.count and not lost.count:

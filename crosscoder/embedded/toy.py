@@ -163,9 +163,16 @@ def toy_shape() -> LlamaShape:
     )
 
 
-def train(model: LlamaForCausalLM, texts: list[str], steps: int, learning_rate: float, seed: int) -> None:
-    """Next-token training, `_BATCH` stories a step."""
-    tokenizer = toy_tokenizer()
+def train(
+    model: LlamaForCausalLM,
+    texts: list[str],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    tokenizer: Tokenizer | None = None,
+) -> None:
+    """Next-token training, `_BATCH` stories a step; words are tokens where no tokenizer is given."""
+    tokenizer = tokenizer or toy_tokenizer()
     tokenizer.enable_padding(pad_id=0, pad_token="<s>")
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     chance = random.Random(seed)
@@ -200,26 +207,34 @@ def load(folder: Path) -> LlamaForCausalLM:
 def make_pair(folder: Path, seed: int = 0) -> None:
     """Train both models and write them, with the card, into `folder`."""
     torch.manual_seed(seed)
+    model = fresh(toy_shape())
+    for name, steps in (("reference", REFERENCE_STEPS), ("intervened", INTERVENED_STEPS)):
+        train(model, stories(name == "intervened", 8000), steps, _LEARNING_RATES[name], seed)
+        write(folder / name, model, toy_shape(), toy_tokenizer())
+    write_card(folder)
+
+
+def fresh(shape: LlamaShape) -> LlamaForCausalLM:
+    """An untrained model."""
     settings = {
         key: value
-        for key, value in toy_shape().config(torch.float32).items()
+        for key, value in shape.config(torch.float32).items()
         if key not in ("dtype", "torch_dtype")
     }
-    model = LlamaForCausalLM(LlamaConfig(**settings))  # pyright: ignore[reportArgumentType]
+    return LlamaForCausalLM(LlamaConfig(**settings))  # pyright: ignore[reportArgumentType]
+
+
+def write(folder: Path, model: LlamaForCausalLM, shape: LlamaShape, tokenizer: Tokenizer) -> None:
+    """Write one model in bfloat16, in place of an older version of it."""
     specials = SpecialTokens(
         bos_token="<s>", eos_token="<s>", pad_token="<s>", unk_token="<unk>", model_max_length=256
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, steps in (("reference", REFERENCE_STEPS), ("intervened", INTERVENED_STEPS)):
-        train(model, stories(name == "intervened", 8000), steps, _LEARNING_RATES[name], seed)
-        # The head is the embedding, which is stored once.
-        weights = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            write_model_folder(
-                Path(scratch) / name, toy_shape(), weights, torch.bfloat16, toy_tokenizer(), specials
-            )
-            replace_model_folder(Path(scratch) / name, folder / name)
-    write_card(folder)
+    # The head is the embedding, which is stored once.
+    weights = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        write_model_folder(Path(scratch) / folder.name, shape, weights, torch.bfloat16, tokenizer, specials)
+        replace_model_folder(Path(scratch) / folder.name, folder)
 
 
 def write_card(folder: Path) -> None:

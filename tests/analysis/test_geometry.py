@@ -4,6 +4,7 @@ import torch
 from analysis.geometry import Geometry
 from crosscoder.config import CrosscoderConfig, ReLU
 from crosscoder.dictionary import Crosscoder
+from crosscoder.planted.regimes import REGIMES
 
 
 def geometry(
@@ -85,3 +86,14 @@ def test_models_of_different_width_have_no_cosine_and_no_twins() -> None:
     found = geometry([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], d_models=(2, 1))
     assert bool(found.cosine().isnan().all())
     assert found.twins(torch.tensor([True, True]))[0].tolist() == [-1, -1]
+
+
+def test_what_is_as_much_of_either_model_has_equal_norms_whatever_their_widths() -> None:
+    """Planted features are as strong in both models; training space alone gives the wider one the longer rows."""
+    pair = REGIMES["widths"].make(0)
+    relative = Geometry.of(pair.dictionary()).relative_norm
+    shared = (pair.truth.reference.norm(dim=1) > 0) & (pair.truth.intervened.norm(dim=1) > 0)
+    assert pair.d_models == (48, 64)
+    assert shared.sum() > 50 and not shared.all()
+    assert (relative[shared] - 0.5).abs().max() < 0.02
+    assert set(relative[~shared].tolist()) == {0.0, 1.0}

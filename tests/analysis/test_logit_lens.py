@@ -38,7 +38,7 @@ def entries(table, **wanted) -> list[tuple[str, float]]:
 
 def test_tables_of_both_models_and_of_the_difference() -> None:
     rows = [[1.0, 2.0, 0.0, -1.0, 1.0, 2.0, 5.0, -1.0]]
-    table = logits_table(observer(rows), Reader(), torch.tensor([True]), 2, VOCABULARY)
+    table = logits_table(observer(rows), Reader(), torch.tensor([True]), 2, (VOCABULARY, VOCABULARY))
     assert table.schema.equals(schema())
     assert entries(table, model="reference", side="top") == [("one", 2.0), ("zero", 1.0)]
     assert entries(table, model="reference", side="bottom") == [("three", -1.0), ("two", 0.0)]
@@ -49,24 +49,34 @@ def test_tables_of_both_models_and_of_the_difference() -> None:
 def test_directions_that_point_nowhere_have_no_rows() -> None:
     """A row a thousand times shorter than the other model's, and the difference of two equal rows."""
     rows = [[1e-4, 0, 0, 0, 1.0, 0, 0, 0], [1.0, 1, 0, 0, 1.0, 1, 0, 0], [1.0, 0, 0, 0, 0, 0, 0, 0]]
-    table = logits_table(observer(rows), Reader(), torch.tensor([True, True, False]), 1, VOCABULARY)
+    table = logits_table(
+        observer(rows), Reader(), torch.tensor([True, True, False]), 1, (VOCABULARY, VOCABULARY)
+    )
     found = {(row["latent"], row["model"]) for row in table.to_pylist()}
     assert found == {(0, "intervened"), (0, "difference"), (1, "reference"), (1, "intervened")}
 
 
 def test_one_direction_of_a_pooled_or_difference_dictionary() -> None:
     rows = [[0.0, 3.0, 0.0, 0.0]]
-    pooled = logits_table(observer(rows, ("pooled",)), Reader(), torch.tensor([True]), 1, VOCABULARY)
+    pooled = logits_table(
+        observer(rows, ("pooled",)), Reader(), torch.tensor([True]), 1, (VOCABULARY, VOCABULARY)
+    )
     assert entries(pooled, model="reference", side="top") == [("one", 3.0)]
     assert entries(pooled, model="intervened", side="top") == [("one", 6.0)]
-    difference = logits_table(observer(rows, ("difference",)), Reader(), torch.tensor([True]), 1, VOCABULARY)
+    difference = logits_table(
+        observer(rows, ("difference",)), Reader(), torch.tensor([True]), 1, (VOCABULARY, VOCABULARY)
+    )
     assert {row["model"] for row in difference.to_pylist()} == {"difference"}
     assert entries(difference, model="difference", side="top") == [("one", 6.0)]
 
 
 def test_an_unembedding_longer_than_the_vocabulary() -> None:
     table = logits_table(
-        observer([[0.0, 0, 0, 9.0, 0, 0, 0, 1.0]]), Reader(), torch.tensor([True]), 1, VOCABULARY[:3]
+        observer([[0.0, 0, 0, 9.0, 0, 0, 0, 1.0]]),
+        Reader(),
+        torch.tensor([True]),
+        1,
+        (VOCABULARY[:3], VOCABULARY),
     )
     assert entries(table, model="reference", side="top") == [("<id 3>", 9.0)]
 

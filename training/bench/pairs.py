@@ -97,5 +97,7 @@ def _prepare(name: str, settings: RunConfig) -> PreparedPair:
     assert settings.pair is not None and settings.text is not None
     assert isinstance(settings.activations, CachedActivations)
     pair = load_pair(settings.pair)
-    documents = tokenize(settings.text, settings.tokens, pair.tokenizer, pair.chat_template, settings.seed)
+    documents = tokenize(
+        settings.text, settings.tokens, pair.tokenizer, pair.chat_template, settings.seed, pair.readers
+    )
     return PreparedPair(name, pair, documents, settings.activations.batch_tokens)

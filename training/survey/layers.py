@@ -15,20 +15,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def aligned_layers(n_reference: int, n_intervened: int) -> list[tuple[int, int]]:
-    """Pairs of states at equal relative depth, one for each state of the reference; both count their embeddings as 0."""
-    if n_reference == n_intervened:
-        return [(index, index) for index in range(n_reference)]
+def aligned_layers(
+    n_reference: int, n_intervened: int, hookpoints: tuple[int, int] | None = None
+) -> list[tuple[int, int]]:
+    """Pairs of states at equal relative depth, one for each state of the reference; both count their embeddings as 0.
+
+    Args:
+        hookpoints: States that are compared with each other whatever their depth.
+    """
     scale = (n_intervened - 1) / max(1, n_reference - 1)
-    return [(index, round(index * scale)) for index in range(n_reference)]
+    pairs = {
+        index: index if n_reference == n_intervened else round(index * scale) for index in range(n_reference)
+    }
+    return list((pairs | dict([hookpoints] if hookpoints else [])).items())
 
 
 def compare_layers(
-    reference: Sequence[Float[Tensor, "token _"]], intervened: Sequence[Float[Tensor, "token _"]]
+    reference: Sequence[Float[Tensor, "token _"]],
+    intervened: Sequence[Float[Tensor, "token _"]],
+    hookpoints: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """CKA and change of every pair of states; the same tokens, in the same order, in all of them."""
     compared = []
-    for one, other in aligned_layers(len(reference), len(intervened)):
+    for one, other in aligned_layers(len(reference), len(intervened), hookpoints):
         left, right = reference[one].double(), intervened[other].double()
         compared.append(
             {

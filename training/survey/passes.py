@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from crosscoder.documents import Documents
 from crosscoder.pair import ModelPair
 
-from ..extraction import pack, pad
+from ..extraction import Pass, pack, passes_of
 from .layers import compare_layers
 from .predictions import Place, PredictionShift
 
@@ -27,10 +27,12 @@ _CONTEXT = 16
 
 class _Batch(NamedTuple):
     documents: Int64[np.ndarray, " document"]
-    token_ids: Tensor
-    attention: Tensor
-    kept: Bool[Tensor, "document token"]
-    """Tokens that the token policy leaves in."""
+    passes: tuple[Pass, ...]
+    """One for each model; kept are the tokens that the token policy leaves in."""
+
+    @property
+    def n_kept(self) -> int:
+        return int(self.passes[0].kept.sum())
 
 
 class _Layers:
@@ -55,10 +57,11 @@ class _Layers:
         reference, intervened = (
             [torch.cat(parts) for parts in zip(*batches, strict=True)] for batches in self._states
         )
-        hook = pair.layer(0)
+        hook, other = pair.layer(0), pair.layer(1)
+        hookpoints = None if hook is None or other is None else (hook + 1, other + 1)
         return [
             {**row, "hookpoint": hook is not None and row["reference"] == hook + 1}
-            for row in compare_layers(reference, intervened)
+            for row in compare_layers(reference, intervened, hookpoints)
         ]
 
 
@@ -66,36 +69,45 @@ class _Layers:
 def survey(pair: ModelPair, documents: Documents, n_documents: int) -> dict[str, Any]:
     """Predictions and layers of both models on held-out documents spread over all of them, at most `n_documents`.
 
-    Layers are left out for models that do not report their hidden states, and where both sides are the same model nothing
-    needs to be left out: every difference is zero.
+    Predictions are left out where the tokenizers differ: distributions over other tokens have no divergence. Layers are left out
+    for models that do not report their hidden states, and where both sides are the same model nothing needs to be left out:
+    every difference is zero.
     """
     chosen = _spread(documents.side(held_out=True), n_documents)
-    shift = PredictionShift(_vocabulary_size(pair))
+    shift = PredictionShift(_vocabulary_size(pair)) if documents.alignment is None else None
     layers = _Layers(int(documents.unmasked[chosen].sum()))
     with_layers = True
     for batch in _batches(pair, documents, chosen):
-        rows = layers.choose(int(batch.kept.sum()))
+        rows = layers.choose(batch.n_kept)
         logits: list[Tensor] = []
         for model in range(2):
-            passed = pair.full_pass(batch.token_ids, batch.attention, model)
-            kept = batch.kept.to(pair.device)
+            own = batch.passes[model]
+            passed = pair.full_pass(own.token_ids, own.attention, model)
+            kept = own.kept.to(pair.device)
             logits.append(passed.logits[kept])
             with_layers = with_layers and passed.hidden_states is not None
             if with_layers:
                 states = passed.hidden_states or ()
                 layers.add(model, [state[kept][rows.to(pair.device)].float().cpu() for state in states])
-        places, template = _places(documents, batch)
-        shift.update(logits[0], logits[1], places, template)
+        if shift is not None:
+            places, template = _places(documents, batch)
+            shift.update(logits[0], logits[1], places, template)
+    return {
+        "n_documents": len(chosen),
+        "n_tokens": int(documents.unmasked[chosen].sum()),
+        "predictions": None if shift is None else _predictions(shift, pair, documents),
+        "layers": layers.result(pair) if with_layers else None,
+    }
+
+
+def _predictions(shift: PredictionShift, pair: ModelPair, documents: Documents) -> dict[str, Any]:
+    """What the models predict, with the text before the largest differences."""
     decode = pair.tokenizer.decode
     predictions = shift.result(decode)
     for entry in predictions["largest"]:
         ids = documents.tokens_of(entry["document"])[: entry["position"] + 1]
         entry["context"] = decode(ids[-_CONTEXT:].tolist())
-    return {
-        "n_documents": len(chosen),
-        "predictions": predictions,
-        "layers": layers.result(pair) if with_layers else None,
-    }
+    return predictions
 
 
 @torch.no_grad()
@@ -104,12 +116,13 @@ def survey_layers(pair: ModelPair, documents: Documents, n_documents: int) -> li
     chosen = _spread(documents.side(held_out=False), n_documents)
     layers = _Layers(int(documents.unmasked[chosen].sum()))
     for batch in _batches(pair, documents, chosen):
-        rows = layers.choose(int(batch.kept.sum())).to(pair.device)
+        rows = layers.choose(batch.n_kept).to(pair.device)
         for model in range(2):
-            states = pair.full_pass(batch.token_ids, batch.attention, model).hidden_states
+            own = batch.passes[model]
+            states = pair.full_pass(own.token_ids, own.attention, model).hidden_states
             if states is None:
                 return None
-            kept = batch.kept.to(pair.device)
+            kept = own.kept.to(pair.device)
             layers.add(model, [state[kept][rows].float().cpu() for state in states])
     return layers.result(pair)
 
@@ -138,17 +151,15 @@ def _spread(documents: Int64[np.ndarray, " document"], n: int) -> Int64[np.ndarr
 def _batches(
     pair: ModelPair, documents: Documents, chosen: Int64[np.ndarray, " document"]
 ) -> Iterator[_Batch]:
-    for batch in tqdm(pack(chosen, documents.lengths, _BATCH_TOKENS), desc="survey", unit="batch"):
-        token_ids, attention = pad(documents, batch, pair.max_positions)
-        kept = attention.clone()
-        kept[attention] = torch.from_numpy(~_along(documents, documents.masked, batch))
-        if kept.any():
-            yield _Batch(batch, token_ids, attention, kept)
+    for batch in tqdm(pack(chosen, documents.read_lengths, _BATCH_TOKENS), desc="survey", unit="batch"):
+        passes = passes_of(pair, documents, batch)
+        if passes[0].kept.any():
+            yield _Batch(batch, passes)
 
 
 def _places(documents: Documents, batch: _Batch) -> tuple[list[Place], Bool[Tensor, " token"]]:
     """Where the kept tokens of a batch stand, and which belong to the chat template."""
-    row, position = batch.kept.nonzero(as_tuple=True)
+    row, position = batch.passes[0].kept.nonzero(as_tuple=True)
     places = [
         Place(int(batch.documents[one]), at) for one, at in zip(row.tolist(), position.tolist(), strict=True)
     ]

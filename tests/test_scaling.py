@@ -1,0 +1,76 @@
+"""A pair of two sizes, end to end: other width, depth and tokenizer. What is undefined is said, and nothing fails."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crosscoder.__main__ import app
+from crosscoder.documents import Documents
+from crosscoder.embedded.toy_sizes import tokenizers
+from crosscoder.folder import RunFolder
+from crosscoder.shards import DOCUMENTS
+
+CONFIG = Path(__file__).parent.parent / "configs" / "scaling.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("scaling") / "run"
+    words = [f"output={folder}", "training.n_tokens=60000", "threads=1"]
+    app(["run", str(CONFIG), *words], standalone_mode=False)
+    return RunFolder.open(folder)
+
+
+@pytest.mark.slow
+def test_words_and_byte_pairs_meet_after_every_word(run: RunFolder) -> None:
+    aligned = Documents.load(run.activations / DOCUMENTS).alignment
+    assert aligned is not None
+    assert aligned.rates[0] == 1.0 > aligned.rates[1] > 0.5
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    assert manifest["data"]["alignment"] == aligned.describe()
+
+
+@pytest.mark.slow
+def test_what_is_undefined_is_null_and_has_its_reason(run: RunFolder) -> None:
+    features = pd.read_parquet(run.features)
+    alive = features[features.n_documents >= 5]
+    assert set(alive.label) == {"undetermined"}
+    assert alive.reason.str.contains("the models differ in width").all()
+    undefined = ["decoder_cosine", "nu_error", "nu_reconstruction", "shift_share", "q_value"]
+    assert features[undefined].isna().to_numpy().all()
+    assert (
+        features[["relative_norm", "density", "norm_reference", "norm_intervened"]].notna().to_numpy().all()
+    )
+    summary = json.loads(run.summary.read_text())
+    assert summary["fve"]["difference"] is summary["cosine"] is summary["relative_difference"] is None
+    assert all(summary["fve"][side] > 0.5 for side in ("reference", "intervened"))
+    assert all(side["recovered"] > 0.5 for side in summary["ce"].values())
+    survey = json.loads(run.survey.read_text())
+    assert survey["predictions"] is None
+    assert all(row["change"] is None and row["cka"] is not None for row in survey["layers"])
+
+
+@pytest.mark.slow
+def test_the_report_says_what_it_cannot_say(run: RunFolder) -> None:
+    text = " ".join((run.report / "report.md").read_text().split())
+    assert "The models differ in width, so a direction of one has no place in the other" in text
+    assert "none is new and none is lost" not in text and "No latent is new" not in text
+    assert "predictions have no divergence: undefined" in text
+    assert "a token of both ends at the same character" in text
+    assert "Null pair: not measured" in text and "Shuffled pairs: not measured" in text
+    assert (run.browser / "index.html").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_each_model_directions_are_read_through_its_own_lens(run: RunFolder) -> None:
+    logits = pd.read_parquet(run.path / "analysis" / "logits.parquet")
+    assert set(logits.model) == {"reference", "intervened"}
+    assert np.isfinite(logits.value).all()
+    tokens = {side: set(logits[logits.model == side].token) for side in ("reference", "intervened")}
+    for side, made in zip(("reference", "intervened"), tokenizers().values(), strict=True):
+        assert tokens[side] <= {
+            made.decode([token], skip_special_tokens=False) for token in range(made.get_vocab_size())
+        }
