@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.behaviors.results import load_behaviors
 from crosscoder.__main__ import app
 from crosscoder.documents import Documents
 from crosscoder.embedded.toy_sizes import tokenizers
@@ -19,8 +20,11 @@ CONFIG = Path(__file__).parent.parent / "configs" / "scaling.yaml"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("scaling") / "run"
-    words = [f"output={folder}", "training.n_tokens=60000", "threads=1"]
+    words = [f"output={folder}", "threads=1"]
     app(["run", str(CONFIG), *words], standalone_mode=False)
+    lookup = CONFIG.parent / "behaviors" / "lookup.yaml"
+    app(["attribute", str(folder), str(lookup)], standalone_mode=False)
+    app(["report", str(folder)], standalone_mode=False)
     return RunFolder.open(folder)
 
 
@@ -74,3 +78,23 @@ def test_each_model_directions_are_read_through_its_own_lens(run: RunFolder) -> 
         assert tokens[side] <= {
             made.decode([token], skip_special_tokens=False) for token in range(made.get_vocab_size())
         }
+
+
+@pytest.mark.slow
+def test_looking_up_is_found_where_the_larger_model_does_it(run: RunFolder) -> None:
+    """The positive control: it is planted that the larger model looks words up, and nothing of it stands in the small one."""
+    (found,) = load_behaviors(run)
+    assert found.shift["explained"] and found.attribution is not None and found.causal is not None
+    parts = found.attribution["held_out"]
+    pieces = [parts["parts"][name]["share"]["value"] for name in ("latents", "error", "left_out")]
+    assert sum(pieces) + parts["baseline"]["share"]["value"] + parts["residual_share"] == pytest.approx(1)
+    assert found.causal["level"] == "causal"
+    necessity = found.causal["together"]["necessity"]
+    assert necessity["low"] > 0.5 > 3 * necessity["random_largest"]
+    assert found.causal["removal_cost"]["kl"]["value"] < 0.1
+    latents = pd.read_parquet(run.behaviors / "lookup" / "attribution.parquet")
+    named = latents[latents["rank"] < 10]
+    assert (named.attribution_intervened.abs().sum()) > 5 * named.attribution_reference.abs().sum()
+    text = " ".join((run.report / "report.md").read_text().split())
+    assert "Whether they would bring it about in the reference is undefined." in text
+    assert "| undefined |" in text

@@ -6,6 +6,7 @@ attribution.parquet (one row a latent), tokens.parquet (one row a firing of a na
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,16 @@ from crosscoder.behavior import Behavior
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.device import resolve_device
 from crosscoder.documents import Documents
-from crosscoder.errors import ConfigError, DataError, PairError, did_you_mean
+from crosscoder.errors import ConfigError, DataError, did_you_mean
 from crosscoder.folder import RunFolder, write_atomic
 from crosscoder.pair import load_pair
 from crosscoder.settings import dump_config
-from crosscoder.shards import DOCUMENTS
+from crosscoder.shards import DOCUMENTS, ShardReader
 from crosscoder.storage import load_crosscoder
 from crosscoder.texts import read_file
 from crosscoder.tracking import wandb_run
 
-from ..observers import observer_for
+from ..observers import Observer, observer_for
 from ..tables import write_parquet
 from .answers import AnswerMeasurement
 from .decomposition import measure_corners
@@ -46,14 +47,17 @@ from .explanation import (
 from .layers import patch_layers
 from .measurement import LogitMeasurement
 from .metrics import CrossEntropy
-from .prompts import Prompt, encode
+from .own_attribution import attribute_apart
+from .own_explanation import check_apart, own_decomposition, own_findings, own_table, rank_apart
+from .own_reading import Baseline, OwnReading, baseline_of
+from .prompts import OwnTokens, Prompt, encode
 from .reading import Reading
 from .results import SCHEMA_VERSION, BehaviorFolder
 from .runs import INTERVENED, REFERENCE, Run, unchanged
 from .shift import Shift, measure_shift
 from .statistics import Resamples, Values
 from .steering import Cost, dose_response
-from .subject import Subject
+from .subject import Subject, exchangeable
 
 logger = logging.getLogger(__name__)
 
@@ -78,23 +82,21 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
     with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
         crosscoder = load_crosscoder(folder.crosscoder, _device(config))
         pair = load_pair(config.pair)
-        if pair.readers is not None:
-            raise PairError(
-                "pair.align: the two models read prompts in tokens of their own, so behaviors cannot be attributed; use a pair with "
-                "one tokenizer"
-            )
         observer = observer_for(crosscoder, pair.d_models, config.crosscoder.reads)
-        subject = Subject(behavior, pair, observer, config.tokens, place.replies)
+        baseline = None if exchangeable(pair, observer) else _baseline(folder, config, observer)
+        subject = Subject(behavior, pair, observer, config.tokens, place.replies, baseline)
         # Before any long work: texts that cannot be read are told at once.
-        elsewhere = _elsewhere(subject, folder, config) if subject.exchangeable else None
+        elsewhere = _elsewhere(subject, folder)
         place.clear()
         write_atomic(place.behavior, dump_config(behavior))
         shift = _measure(subject, place)
         stage["prompts"] = len(subject.prompts)
         stage["established"] = shift.established
         told: dict[str, object] = {"shift": shift.size.value, "established": shift.established}
-        if shift.established and elsewhere is not None:
+        if shift.established and baseline is None:
             told |= _explain(subject, place, elsewhere, config)
+        elif shift.established and baseline is not None and subject.own_claim is not None:
+            told |= _explain_apart(subject, place, elsewhere, config, baseline)
         wandb.summary({f"behaviors/{behavior.name}/{key}": value for key, value in told.items()})
     merge_evidence(folder)
     logger.info("attribute: %s, %s", behavior.name, shift.verdict)
@@ -106,7 +108,7 @@ def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
     behavior, claimed = subject.behavior, subject.claimed
     reference, intervened = (claimed.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
     shift = measure_shift(reference, intervened, subject.repeated(), behavior.shift, behavior.seed)
-    measured = subject.claim.measured
+    measured = subject.measured
     stand_in = None
     if measured is not None and measured is not claimed:
         one, other = (measured.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
@@ -116,8 +118,8 @@ def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
     why = None
     if not shift.established:
         why = "no shift is established, so there is nothing to explain"
-    elif not subject.exchangeable:
-        why = "the two models differ in width, so activations of one cannot stand in the other; only the shift is measured"
+    elif not subject.exchangeable and measured is None:
+        why = "the two models share no space, so latents are found by gradients within each, and the metric has none; give find_with"
     _write_json(
         place.shift,
         {
@@ -145,7 +147,7 @@ def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, i
     """The prompts of the claim with both models' values, and their first answers where there are any."""
     claimed = subject.claimed
     columns: dict[str, Any] = {
-        "prompt": [prompt.text for prompt in subject.claim.prompts],
+        "prompt": [prompt.text for prompt in subject.prompts_of(held_out=True)],
         "reference": reference,
         "intervened": intervened,
     }
@@ -156,10 +158,14 @@ def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, i
 
 
 def _explain(
-    subject: Subject, place: BehaviorFolder, elsewhere: LogitMeasurement, config: RunConfig
+    subject: Subject, place: BehaviorFolder, elsewhere_prompts: Sequence[Prompt], config: RunConfig
 ) -> dict[str, object]:
     """Everything after the shift; what a summary of the run has to say of it."""
     behavior = subject.behavior
+    metric = CrossEntropy()
+    elsewhere = LogitMeasurement(
+        Reading(subject.pair, subject.observer, metric.rows(elsewhere_prompts), config.tokens), metric
+    )
     confidence, seed = behavior.shift.confidence, behavior.seed
     found, claim = take_apart(subject, subject.find), take_apart(subject, subject.claim)
     ranking = [int(latent) for latent in rank(subject, found)]
@@ -203,27 +209,79 @@ def _explain(
     write_parquet(place.latents, _latent_table(subject, ranking, found, claim, checked))
     if claim.attribution is not None:
         write_parquet(place.tokens, _token_table(subject, claim, checked))
+    return _told(checked)
+
+
+def _explain_apart(
+    subject: Subject,
+    place: BehaviorFolder,
+    elsewhere_prompts: Sequence[Prompt],
+    config: RunConfig,
+    baseline: Baseline,
+) -> dict[str, object]:
+    """Everything after the shift, for two models that share no space; what a summary of the run has to say of it."""
+    behavior, pair, observer = subject.behavior, subject.pair, subject.observer
+    confidence, seed = behavior.shift.confidence, behavior.seed
+    find, reading = subject.own_find, subject.own_claim
+    assert find is not None and reading is not None
+    found, claim = (attribute_apart(one, behavior.attribution) for one in (find, reading))
+    ranking = rank_apart(found)
+    _write_json(
+        place.attribution,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "unit": reading.unit,
+            "find": own_decomposition(found, confidence, seed),
+            "held_out": own_decomposition(claim, confidence, seed),
+            "layers": None,
+        },
+    )
+    checked = check_apart(reading, ranking, found, claim, behavior)
+    metrics = CrossEntropy(), CrossEntropy()
+    elsewhere = OwnReading(pair, observer, metrics, elsewhere_prompts, config.tokens, baseline)
+    causal = own_findings(reading, elsewhere, ranking, claim, checked, behavior)
+    _write_json(place.causal, {"schema_version": SCHEMA_VERSION, **causal})
+    write_parquet(place.latents, own_table(reading, ranking, found, claim, checked, behavior))
+    return _told(checked)
+
+
+def _told(checked: Checked) -> dict[str, object]:
     together = {str(kind): one.estimate.value for kind, one in checked.together.items()}
     return {"level": checked.level, **together}
 
 
-def _elsewhere(subject: Subject, folder: RunFolder, config: RunConfig) -> LogitMeasurement:
-    """Cross-entropy on unrelated texts: those of the behavior's settings, or held-out documents of the run."""
+def _baseline(folder: RunFolder, config: RunConfig, observer: Observer) -> Baseline:
+    """Means over the run's held-out tokens. Raises ConfigError for a dictionary with one direction for both models."""
+    if config.crosscoder.reads != "paired":
+        raise ConfigError(
+            f"crosscoder.reads is {config.crosscoder.reads!r}, but behaviors of two models that share no space are attributed along "
+            "directions of each; use paired"
+        )
+    return baseline_of(ShardReader(folder.activations, "held_out"), observer)
+
+
+def _elsewhere(subject: Subject, folder: RunFolder) -> list[Prompt]:
+    """Unrelated texts: those of the behavior's settings, or held-out documents of the run; some of them, cut."""
     behavior, pair = subject.behavior, subject.pair
     if isinstance(behavior.elsewhere, Path):
         prompts = encode(read_file(behavior.elsewhere, "elsewhere"), pair)
     else:
         documents = Documents.load(folder.activations / DOCUMENTS)
-        prompts = [
-            Prompt("", documents.tokens_of(index).astype(np.int64))
-            for index in _unrelated(documents, behavior.elsewhere)
-        ]
+        prompts = [_prompt_of(documents, int(index)) for index in _unrelated(documents, behavior.elsewhere)]
     every = max(1, -(-len(prompts) // behavior.elsewhere_limit))
-    cut = [Prompt(prompt.text, prompt.token_ids[:_ELSEWHERE_TOKENS]) for prompt in prompts[::every]]
+    cut = [prompt.cut(_ELSEWHERE_TOKENS) for prompt in prompts[::every]]
     if not cut:
         raise DataError(f"elsewhere: {behavior.elsewhere} holds no text; give some, or leave the setting out")
-    metric = CrossEntropy()
-    return LogitMeasurement(Reading(pair, subject.observer, metric.rows(cut), config.tokens), metric)
+    return cut
+
+
+def _prompt_of(documents: Documents, index: int) -> Prompt:
+    """A document in the tokens that the models read."""
+    aligned, own = documents.alignment, None
+    if aligned is not None:
+        places = aligned.places[documents.offsets[index] : documents.offsets[index + 1]]
+        own = OwnTokens(documents.tokens_of(index, 1).astype(np.int64), places)
+    return Prompt("", documents.tokens_of(index).astype(np.int64), own)
 
 
 def _unrelated(documents: Documents, sources: tuple[str, ...] | None) -> Int64[np.ndarray, " document"]:

@@ -11,7 +11,7 @@ random draws reach it, the claim itself counted among them.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .change import Part
 from .decomposition import Corners
 from .measurement import Measurement
-from .reading import Reading
+from .reading import Sizes
 from .runs import INTERVENED, REFERENCE, Run
 from .statistics import Estimate, Resamples
 
@@ -110,10 +110,23 @@ def chosen(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
     return mask
 
 
+@runtime_checkable
+class Sized(Protocol):
+    """Prompts on which it is known how large parts are: a `Reading`, or an `OwnReading`."""
+
+    def sizes(self) -> Sizes:
+        """Of every latent."""
+        ...
+
+    def norm(self, part: Part) -> float:
+        """Frobenius norm of a part, over all prompts."""
+        ...
+
+
 class RandomParts:
     """Random latents that fire about as often as named ones, brought to a given norm."""
 
-    def __init__(self, reading: Reading, named: Sequence[int], seed: int) -> None:
+    def __init__(self, reading: Sized, named: Sequence[int], seed: int) -> None:
         self._reading, self._named = reading, list(named)
         self._sizes = reading.sizes()
         self._generator = np.random.default_rng([seed, 2])

@@ -51,7 +51,7 @@ def take_apart(subject: Subject, side: Side) -> Found:
     """Corners and, with a gradient, attributions."""
     measured = side.measured
     if measured is None:
-        return Found(measure_corners(subject.answers(side)), None)
+        return Found(measure_corners(subject.answers(side.prompts)), None)
     corners = measure_corners(measured)
     settings = subject.behavior.attribution
     return Found(corners, attribute(measured, corners, settings, subject.observer.n_latents))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from crosscoder.alignment import Aligner, meeting_places
 from crosscoder.behavior import Behavior
 from crosscoder.chat import encode_chat
 from crosscoder.config import Message, TokenPolicy
@@ -26,6 +27,16 @@ _SPLIT_STREAM = 11
 
 
 @dataclass(frozen=True)
+class OwnTokens:
+    """A prompt in the tokens of the intervened model, where its tokenizer is another one."""
+
+    token_ids: Int64[np.ndarray, " own_token"]
+
+    places: Int32[np.ndarray, " token"]
+    """For each token of the reference, its counterpart here; -1 where there is none."""
+
+
+@dataclass(frozen=True)
 class Prompt:
     """What a model is given."""
 
@@ -33,6 +44,23 @@ class Prompt:
     """For people to read: the question of a chat, or the text."""
 
     token_ids: Int64[np.ndarray, " token"]
+
+    intervened: OwnTokens | None = None
+    """None: both models read the same tokens."""
+
+    def read_by(self, model: int) -> "Prompt":
+        """As one of the models reads it."""
+        if model == 0 or self.intervened is None:
+            return self
+        return Prompt(self.text, self.intervened.token_ids)
+
+    def cut(self, length: int) -> "Prompt":
+        """Its first tokens, in either model."""
+        own = self.intervened
+        if own is not None:
+            places = np.where(own.places[:length] < length, own.places[:length], -1).astype(np.int32)
+            own = OwnTokens(own.token_ids[:length], places)
+        return Prompt(self.text, self.token_ids[:length], own)
 
 
 @dataclass(frozen=True)
@@ -94,6 +122,8 @@ def read_prompts(behavior: Behavior, pair: ModelPair) -> list[Prompt]:
 
 def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
     """Texts and chats as both models read them. Raises DataError for one that is too long for them, or has no token."""
+    if pair.readers is not None:
+        return _encode_aligned(texts, pair, Aligner(pair.readers))
     prompts = []
     for text in texts:
         if text.messages is None:
@@ -104,14 +134,31 @@ def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
             )
         else:
             ids, _ = encode_chat(pair.tokenizer, pair.chat_template, text.messages, text.origin)
-        longest = pair.max_positions
-        if not len(ids) or (longest is not None and len(ids) > longest):
-            raise DataError(
-                f"{text.origin}: {len(ids)} tokens, but the models read from 1 to {longest or 'any number of'}; "
-                "change the prompt"
-            )
+        _check_length(len(ids), text, pair)
         prompts.append(Prompt(text.prompt, ids.astype(np.int64)))
     return prompts
+
+
+def _encode_aligned(texts: Sequence[Text], pair: ModelPair, aligner: Aligner) -> list[Prompt]:
+    """Texts and chats in the tokens of both models. A prompt of which they read nothing in common has nothing to attribute."""
+    prompts = []
+    for text in texts:
+        reference, intervened = aligner.read(text)
+        _check_length(max(len(side.token_ids) for side in (reference, intervened)), text, pair)
+        own = OwnTokens(
+            intervened.token_ids.astype(np.int64), meeting_places(reference.ends, intervened.ends)
+        )
+        prompts.append(Prompt(text.prompt, reference.token_ids.astype(np.int64), own))
+    return prompts
+
+
+def _check_length(n_tokens: int, text: Text, pair: ModelPair) -> None:
+    longest = pair.max_positions
+    if not n_tokens or (longest is not None and n_tokens > longest):
+        raise DataError(
+            f"{text.origin}: {n_tokens} tokens, but the models read from 1 to {longest or 'any number of'}; "
+            "change the prompt"
+        )
 
 
 def split(n_prompts: int, held_out: float, seed: int) -> Bool[np.ndarray, " prompt"]:

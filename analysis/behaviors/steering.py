@@ -18,7 +18,7 @@ from .decomposition import Corners
 from .measurement import LogitMeasurement, Measurement
 from .reading import Reading
 from .runs import INTERVENED, REFERENCE, Run, unchanged
-from .statistics import Resamples
+from .statistics import Resamples, Values
 
 
 class Cost:
@@ -31,15 +31,19 @@ class Cost:
 
     def of(self, run: Run) -> dict[str, Any]:
         """KL of the next token in nats, and cross-entropy in nats a token before and after."""
-        plain = self._plain[run.model]
         changed, divergences = self._elsewhere.beside_unchanged(run)
-        return {
-            "kl": self._resamples.mean(divergences).as_dict(),
-            "cross_entropy": float(plain.mean()),
-            "cross_entropy_changed": float(changed.mean()),
-            "perplexity": float(np.exp(plain.mean())),
-            "perplexity_changed": float(np.exp(changed.mean())),
-        }
+        return told_cost(self._resamples, self._plain[run.model], changed, divergences)
+
+
+def told_cost(resamples: Resamples, plain: Values, changed: Values, divergences: Values) -> dict[str, Any]:
+    """KL of the next token in nats, and cross-entropy in nats a token before and after."""
+    return {
+        "kl": resamples.mean(divergences).as_dict(),
+        "cross_entropy": float(plain.mean()),
+        "cross_entropy_changed": float(changed.mean()),
+        "perplexity": float(np.exp(plain.mean())),
+        "perplexity_changed": float(np.exp(changed.mean())),
+    }
 
 
 def dose_response(

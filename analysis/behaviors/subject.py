@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from crosscoder.behavior import Behavior, Pattern
+from crosscoder.behavior import Behavior, Divergence, Pattern, Perplexity
 from crosscoder.config import TokenPolicy
+from crosscoder.errors import ConfigError
 from crosscoder.pair import ModelPair
 
 from ..observers import Observer
 from .answers import AnswerMeasurement
 from .measurement import LogitMeasurement, Measurement
 from .metrics import LogitMetric, build_metric
+from .own_reading import Baseline, OwnReading
 from .prompts import Prompt, Row, read_prompts, split
 from .reading import Reading
 from .runs import REFERENCE, unchanged
@@ -38,18 +40,29 @@ class Subject:
     """A behavior of a pair."""
 
     def __init__(
-        self, behavior: Behavior, pair: ModelPair, observer: Observer, policy: TokenPolicy, replies: Path
+        self,
+        behavior: Behavior,
+        pair: ModelPair,
+        observer: Observer,
+        policy: TokenPolicy,
+        replies: Path,
+        baseline: Baseline | None = None,
     ) -> None:
         """
         Args:
             replies: File that the replies of a judge are kept in.
+            baseline: Where attributions begin, in each model; for models that are not `exchangeable`.
 
         Raises:
             ConfigError, DataError, FormatError: Prompts or metric cannot be used.
         """
         self.behavior, self.pair, self.observer, self._policy = behavior, pair, observer, policy
+        self._baseline = baseline
         settings = behavior.gradient_metric
+        if pair.readers is not None:
+            _check_two_tokenizers(behavior)
         self.metric: LogitMetric | None = None if settings is None else build_metric(settings, pair.tokenizer)
+        self._own_metric = None if settings is None else build_metric(settings, pair.tokenizer_of(1))
         # Before any long work: a scorer that cannot be had is told at once.
         self._scorer: Scorer | None = (
             None if settings is behavior.metric else build_scorer(behavior.metric, replies)  # pyright: ignore[reportArgumentType]
@@ -62,31 +75,45 @@ class Subject:
     @cached_property
     def find(self) -> Side:
         """Prompts that latents are found with."""
-        return self._side(~self.held_out)
+        return self._side(held_out=False)
 
     @cached_property
     def claim(self) -> Side:
         """Prompts that claims are checked on."""
-        return self._side(self.held_out)
+        return self._side(held_out=True)
+
+    @cached_property
+    def own_find(self) -> OwnReading | None:
+        """`find` of models that are not exchangeable; None where the metric has no gradient."""
+        return self._own(self.prompts_of(held_out=False))
+
+    @cached_property
+    def own_claim(self) -> OwnReading | None:
+        """`claim` of models that are not exchangeable; None where the metric has no gradient."""
+        return self._own(self.prompts_of(held_out=True))
+
+    @property
+    def measured(self) -> Measurement | None:
+        """The metric that latents are found with, on the prompts that claims are checked on."""
+        return self.claim.measured if self.exchangeable else self.own_claim
 
     @cached_property
     def claimed(self) -> Measurement:
         """The behavior's own metric, on the prompts that claims are checked on."""
-        return (
-            self.claim.measured if self._scorer is None and self.claim.measured else self.answers(self.claim)
-        )
+        measured = self.measured if self._scorer is None else None
+        return measured or self.answers(self.prompts_of(held_out=True))
 
     @cached_property
     def finder(self) -> Measurement:
         """What latents are found with, on the prompts to find them with."""
-        return self.find.measured or self.answers(self.find)
+        return self.find.measured or self.answers(self.find.prompts)
 
     @property
     def exchangeable(self) -> bool:
         """Whether one model can run on from the other's activations, and directions of the two have a difference."""
-        return self.observer.comparable
+        return exchangeable(self.pair, self.observer)
 
-    def answers(self, side: Side, seed: int = 0) -> AnswerMeasurement:
+    def answers(self, prompts: Sequence[Prompt], seed: int = 0) -> AnswerMeasurement:
         """The metric of answers, with other random numbers for another seed."""
         assert self._scorer is not None
         settings = self.behavior.metric
@@ -96,7 +123,7 @@ class Subject:
             self.observer,
             self._scorer,
             "share of answers" if isinstance(settings, Pattern) or settings.kind == "judge" else "score",
-            side.prompts,
+            prompts,
             self._policy,
             settings.sampling,  # pyright: ignore[reportAttributeAccessIssue]
             self.behavior.seed + seed,
@@ -107,14 +134,47 @@ class Subject:
         sampling = getattr(self.behavior.metric, "sampling", None)
         if sampling is None or sampling.temperature == 0:
             return None
-        return self.answers(self.claim, seed=1).values(unchanged(REFERENCE))
+        return self.answers(self.prompts_of(held_out=True), seed=1).values(unchanged(REFERENCE))
 
-    def _side(self, chosen: Bool[np.ndarray, " prompt"]) -> Side:
-        prompts = tuple(prompt for prompt, own in zip(self.prompts, chosen, strict=True) if own)
+    def prompts_of(self, held_out: bool) -> tuple[Prompt, ...]:
+        """Prompts to find latents with, or those that claims are checked on."""
+        return tuple(
+            prompt for prompt, own in zip(self.prompts, self.held_out, strict=True) if own == held_out
+        )
+
+    def _own(self, prompts: Sequence[Prompt]) -> OwnReading | None:
+        if self.metric is None or self._own_metric is None:
+            return None
+        assert self._baseline is not None
+        metrics = self.metric, self._own_metric
+        return OwnReading(self.pair, self.observer, metrics, prompts, self._policy, self._baseline)
+
+    def _side(self, held_out: bool) -> Side:
+        prompts = self.prompts_of(held_out)
         rows = _plain_rows(prompts) if self.metric is None else self.metric.rows(prompts)
-        reading = Reading(self.pair, self.observer if self.exchangeable else None, rows, self._policy)
+        reading = Reading(self.pair, self.observer, rows, self._policy)
         return Side(prompts, reading, None if self.metric is None else LogitMeasurement(reading, self.metric))
 
 
 def _plain_rows(prompts: Sequence[Prompt]) -> list[Row]:
     return [Row(i, prompt.token_ids, len(prompt.token_ids)) for i, prompt in enumerate(prompts)]
+
+
+def exchangeable(pair: ModelPair, observer: Observer) -> bool:
+    """Whether both models have one width and one tokenizer."""
+    return observer.comparable and pair.readers is None
+
+
+def _check_two_tokenizers(behavior: Behavior) -> None:
+    """Raises ConfigError for a metric that is undefined where the two models read other tokens."""
+    settings = behavior.gradient_metric
+    if settings is not behavior.metric:
+        raise ConfigError(
+            f"metric.kind: {behavior.metric.kind} is of generated answers, which are not compared between two tokenizers; use "
+            "log_odds or continuation"
+        )
+    if isinstance(settings, Perplexity | Divergence):
+        raise ConfigError(
+            f"metric.kind: {settings.kind} is told per token or per vocabulary, which differ between two tokenizers; use log_odds or "
+            "continuation"
+        )

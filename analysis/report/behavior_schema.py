@@ -66,8 +66,8 @@ class CarryingLatent(ReportPart):
     necessity: CausalCheck
     """Taken out of the intervened model alone."""
 
-    sufficiency: CausalCheck
-    """Put into the reference's activations alone."""
+    sufficiency: CausalCheck | None
+    """Put into the reference's activations alone; null: undefined, the models share no space."""
 
     link: Address
     """The latent on the page."""
@@ -82,8 +82,8 @@ class CurvePoint(ReportPart):
     necessity: Estimate
     """Share of the shift that goes when they are taken out of the intervened model."""
 
-    sufficiency: Estimate
-    """Share of the shift that comes when they are put into the reference's activations."""
+    sufficiency: Estimate | None
+    """Share of the shift that comes when they are put into the reference's activations; null: undefined, the models share no space."""
 
 
 class LayerShare(ReportPart):
@@ -128,7 +128,8 @@ class Explanation(ReportPart):
     """Where an established shift comes from, and which latents carry it."""
 
     origins: tuple[Origin, ...]
-    """The shift taken apart, on held-out prompts. What stands at the hookpoint is the sum of latents, bias, error and tokens left out."""
+    """The shift taken apart, on held-out prompts. What stands at the hookpoint is the sum of latents, bias, error and tokens left out;
+    between models that share no space each is a difference of what it does within the two, and there is no bias."""
 
     level: Evidence
     """What may be said of the named latents together."""
@@ -137,10 +138,11 @@ class Explanation(ReportPart):
     """The named latents, the strongest first."""
 
     necessity: CausalCheck
-    """All of them taken out of the intervened model."""
+    """All of them taken out of the intervened model. Where the models share no space, brought to their mean there, as a share of the
+    intervened model's own behavior above its mean activation."""
 
-    sufficiency: CausalCheck
-    """All of them put into the reference's activations."""
+    sufficiency: CausalCheck | None
+    """All of them put into the reference's activations; null: undefined, the models share no space."""
 
     answers_necessity: CausalCheck | None
     """The same in generated answers; null: the metric is not of answers."""

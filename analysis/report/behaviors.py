@@ -34,6 +34,17 @@ _ORIGINS = (
     ("above the hookpoint", "done by what comes after it, or does not pass through it"),
 )
 
+_ORIGINS_APART = (
+    (
+        "latents",
+        "by all latents together: what they do in the intervened model minus what they do in the reference",
+    ),
+    ("error", "what the dictionary does not rebuild, in the one model minus in the other"),
+    ("tokens left out", "on tokens that have no counterpart in the other model"),
+    ("baseline", "there already with every token at its mean activation"),
+    ("integration", "what the attributions miss: the error of the integration"),
+)
+
 _LEVELS = {
     "causal": "These latents cause it, as far as these checks go: the interval lies above zero, and random latents do not reach it.",
     "associated": "The latents are associated with the shift; that they cause it is not shown.",
@@ -83,20 +94,20 @@ def _explanation(results: BehaviorResults) -> Explanation | None:
                 evidence=entry["evidence"],
                 attribution=shares.get(entry["latent"]),
                 necessity=_check(entry["necessity"]),
-                sufficiency=_check(entry["sufficiency"]),
+                sufficiency=_check_if_defined(entry["sufficiency"]),
                 link=f"{PAGE}#latent={entry['latent']}",
             )
             for entry in causal["latents"]
         ),
         necessity=_check(causal["together"]["necessity"]),
-        sufficiency=_check(causal["together"]["sufficiency"]),
+        sufficiency=_check_if_defined(causal["together"]["sufficiency"]),
         answers_necessity=_check(answers["together"]["necessity"]) if answers else None,
         answers_sufficiency=_check(answers["together"]["sufficiency"]) if answers else None,
         curve=tuple(
             CurvePoint(
                 latents=point["n"],
                 necessity=Estimate(**point["necessity"]),
-                sufficiency=Estimate(**point["sufficiency"]),
+                sufficiency=None if point["sufficiency"] is None else Estimate(**point["sufficiency"]),
             )
             for point in causal["curve"]
         ),
@@ -134,6 +145,9 @@ def _telling(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _origins(parts: dict[str, Any]) -> Iterator[Origin]:
     """The shift taken apart; only at and above the hookpoint where there are no attributions."""
     found = parts["parts"]
+    if parts["represented"] is None:
+        yield from _origins_apart(parts)
+        return
     named = {"above the hookpoint": parts["above"]["share"]}
     if found is None:
         named = {"at the hookpoint": parts["represented"]["share"]} | named
@@ -151,6 +165,24 @@ def _origins(parts: dict[str, Any]) -> Iterator[Origin]:
     for name, meaning in meanings.items():
         if name in named:
             yield Origin(name=name, share=Estimate(**named[name]), meaning=meaning)
+
+
+def _origins_apart(parts: dict[str, Any]) -> Iterator[Origin]:
+    """The shift between two models that share no space."""
+    found = parts["parts"]
+    named = {
+        "latents": found["latents"]["share"],
+        "error": found["error"]["share"],
+        "tokens left out": found["left_out"]["share"],
+        "baseline": parts["baseline"]["share"],
+        "integration": {"value": parts["residual_share"], "low": None, "high": None},
+    }
+    for name, meaning in _ORIGINS_APART:
+        yield Origin(name=name, share=Estimate(**named[name]), meaning=meaning)
+
+
+def _check_if_defined(entry: dict[str, Any] | None) -> CausalCheck | None:
+    return None if entry is None else _check(entry)
 
 
 def _check(entry: dict[str, Any]) -> CausalCheck:
@@ -182,6 +214,9 @@ def _sentences(results: BehaviorResults) -> Iterator[Sentence]:
             stand_in=_ranged("stand_in", shift["stand_in"]["size"], form_of(shift["stand_in"]["unit"])),
             unit=shift["stand_in"]["unit"],
         )
+    if results.attribution["held_out"]["represented"] is None:
+        yield from _told_apart(results, results.attribution["held_out"], causal)
+        return
     yield from _layers(results.attribution["layers"] or ())
     yield _carried(results)
     yield _checked(causal)
@@ -190,6 +225,40 @@ def _sentences(results: BehaviorResults) -> Iterator[Sentence]:
     yield _cost(causal)
     yield say(
         "Encoding and decoding alone, with nothing taken out, moves the intervened model by {rebuilding} of the shift.",
+        rebuilding=_ranged("rebuilding", causal["rebuilding"]["intervened"]),
+    )
+
+
+def _told_apart(
+    results: BehaviorResults, parts: dict[str, Any], causal: dict[str, Any]
+) -> Iterator[Sentence]:
+    """Of two models that share no space."""
+    named = [results.shares[latent] for latent in causal["named"]]
+    yield say(
+        "The models share no space, so each one's behavior is attributed within itself, from its mean activation on held-out text. "
+        "What latents do in the intervened model minus what they do in the reference makes {latents} of the shift, the "
+        "{n_named:counted latent} named below {named:percent}; the dictionary's error {error}, tokens without a counterpart {left_out}, "
+        "and {baseline} is there at the means already. The attributions miss {residual:percent}.",
+        latents=_ranged("latents", parts["parts"]["latents"]["share"]),
+        n_named=len(named),
+        named=sum(named),
+        error=_ranged("error", parts["parts"]["error"]["share"]),
+        left_out=_ranged("left_out", parts["parts"]["left_out"]["share"]),
+        baseline=_ranged("baseline", parts["baseline"]["share"]),
+        residual=abs(parts["residual_share"]),
+    )
+    necessity = causal["together"]["necessity"]
+    yield say(
+        "Brought to their mean in the intervened model, {n_named:counted latent} together undo {necessity} of what it does above its "
+        "mean activation{random_necessity}. Whether they would bring it about in the reference is undefined. {level}",
+        n_named=len(named),
+        necessity=_ranged("necessity", necessity),
+        random_necessity=_beside("necessity", necessity),
+        level=_LEVELS[causal["level"]],
+    )
+    yield _cost(causal)
+    yield say(
+        "Encoding and decoding alone, with nothing taken out, moves the intervened model by {rebuilding} of what it does above its mean.",
         rebuilding=_ranged("rebuilding", causal["rebuilding"]["intervened"]),
     )
 

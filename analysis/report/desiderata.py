@@ -127,7 +127,7 @@ def _faithfulness(behaviors: Sequence[BehaviorResults]) -> Requirement:
             behavior.causal["together"].values(), key=lambda check: (check["passed"], check["value"] or 0.0)
         )
         for behavior in behaviors
-        if behavior.causal is not None
+        if behavior.causal is not None and not _told_apart(behavior.causal)
     }
     name = min(checks, key=lambda name: (checks[name]["passed"], checks[name]["low"] or 0.0), default=None)
     check = None if name is None else checks[name]
@@ -149,7 +149,11 @@ def _faithfulness(behaviors: Sequence[BehaviorResults]) -> Requirement:
 
 def _lever(behaviors: Sequence[BehaviorResults]) -> Requirement:
     """Of the behavior that can be undone least."""
-    undone = [_most_undone(behavior.causal) for behavior in behaviors if behavior.causal is not None]
+    undone = [
+        _most_undone(behavior.causal)
+        for behavior in behaviors
+        if behavior.causal is not None and not _told_apart(behavior.causal)
+    ]
     share = min(undone, default=None)
     return _judged(
         "actionability.lever",
@@ -163,6 +167,11 @@ def _lever(behaviors: Sequence[BehaviorResults]) -> Requirement:
             cost=COST,
         ),
     )
+
+
+def _told_apart(causal: dict[str, Any]) -> bool:
+    """Whether shares are of one model's behavior rather than of the shift: of models that share no space."""
+    return causal.get("of") == "intervened"
 
 
 def _most_undone(causal: dict[str, Any]) -> float:

@@ -50,6 +50,14 @@ def _shifted(behavior: BehaviorShift) -> Sentence:
         return say(
             "{behavior}: it shifted, and no latents are shown to cause it.", behavior=named(behavior.name)
         )
+    if explanation.sufficiency is None:
+        return say(
+            "{behavior}: it shifted, and {latents:counted latent} together cause some of what the intervened model does: brought to their "
+            "mean there they undo {necessity:percent} of it.",
+            behavior=named(behavior.name),
+            latents=len(explanation.latents),
+            necessity=explanation.necessity.share.value,
+        )
     necessity = explanation.answers_necessity or explanation.necessity
     sufficiency = explanation.answers_sufficiency or explanation.sufficiency
     return say(

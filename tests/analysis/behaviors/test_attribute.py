@@ -16,11 +16,14 @@ from crosscoder.__main__ import app
 from crosscoder.behavior import Behavior
 from crosscoder.config import BatchTopK, CrosscoderConfig, RunConfig
 from crosscoder.dictionary import Crosscoder
+from crosscoder.documents import tokenize
 from crosscoder.errors import ConfigError
 from crosscoder.folder import RunFolder
+from crosscoder.pair import load_pair
 from crosscoder.settings import load_config
 from crosscoder.storage import save_crosscoder
 from tests.tiny_pairs import WORDS, run_config, save_adapter, save_llama
+from training.harvest import harvest
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "behaviors").glob("*.yaml"))
 SMALL = {"latents": 2, "counts": [1, 3], "draws": 19, "answer_draws": 1, "answer_counts": [3], "doses": [1.0]}
@@ -143,15 +146,57 @@ def test_a_model_against_itself_explains_nothing(
         assert not place.causal.exists() and not place.attribution.exists()
 
 
-def test_models_of_different_width_are_measured_and_not_taken_apart(models: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path, run_config(tmp_path, models / "llama", models / "wide"), (16, 24))
-    behavior = {"name": "mine", "prompts": WORDS, "metric": {"kind": "log_odds", "tokens": ["a"]}}
+def test_models_of_different_width_are_taken_apart_each_in_itself(models: Path, tmp_path: Path) -> None:
+    config = run_config(tmp_path, models / "llama", models / "wide")
+    run = make_run(tmp_path, config, (16, 24))
+    harvested(run, config)
+    behavior = {
+        "name": "mine", "prompts": WORDS, "metric": {"kind": "log_odds", "tokens": ["a"]}, "checks": SMALL,
+        "elsewhere": str(tmp_path / "texts.jsonl"), "attribution": {"residual": 0.05}, "shift": {"confidence": 0.5},
+    }  # fmt: skip
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(behavior))
+    app(["attribute", str(run.path), str(tmp_path / "mine.yaml")], standalone_mode=False)
+    (found,) = load_behaviors(run)
+    assert found.shift["explained"] and found.attribution is not None and found.causal is not None
+    parts = found.attribution["held_out"]
+    assert parts["represented"] is parts["above"] is parts["interaction"] is parts["parts"]["bias"] is None
+    pieces = [parts["parts"][name]["share"]["value"] for name in ("latents", "error", "left_out")]
+    assert sum(pieces) + parts["baseline"]["share"]["value"] + parts["residual_share"] == pytest.approx(1)
+    assert parts["parts"]["left_out"]["share"]["value"] == 0, (
+        "with one tokenizer every token has a counterpart"
+    )
+    assert sum(found.shares.values()) == pytest.approx(pieces[0], abs=1e-5)
+    assert found.causal["together"]["sufficiency"] is None
+    assert found.causal["together"]["necessity"]["value"] is not None
+    latents = pd.read_parquet(BehaviorFolder(run.behaviors / "mine").latents)
+    within = latents.attribution_intervened - latents.attribution_reference
+    assert within.tolist() == pytest.approx(latents.attribution_held_out.tolist())
+
+
+def test_answers_of_models_of_different_width_are_measured_alone(models: Path, tmp_path: Path) -> None:
+    """Without a gradient there is nothing to find latents with."""
+    config = run_config(tmp_path, models / "llama", models / "wide")
+    run = make_run(tmp_path, config, (16, 24))
+    harvested(run, config)
+    metric = {"kind": "pattern", "pattern": ".", "sampling": {"max_new_tokens": 3}}
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump(
+            {"name": "mine", "prompts": WORDS, "metric": metric, "elsewhere": str(tmp_path / "texts.jsonl")}
+        )
+    )
     app(["attribute", str(run.path), str(tmp_path / "mine.yaml")], standalone_mode=False)
     (found,) = load_behaviors(run)
     assert found.causal is None
     if found.shift["shift"]["established"]:
-        assert "differ in width" in found.shift["why_not"]
+        assert "share no space" in found.shift["why_not"] and "find_with" in found.shift["why_not"]
+
+
+def harvested(run: RunFolder, config: RunConfig) -> None:
+    """Put the activations of a run on disk."""
+    assert config.pair is not None and config.text is not None
+    pair = load_pair(config.pair)
+    documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, 0, pair.readers)
+    harvest(run, config, pair, documents)
 
 
 def test_the_table_of_features_takes_the_strongest_evidence(run: RunFolder) -> None:
