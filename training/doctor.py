@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder.activations import split_models
+from crosscoder.activations import have_difference, split_models
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
 from crosscoder.controls import controls_of
 from crosscoder.device import resolve_device
@@ -175,6 +175,10 @@ def _describe_pair(pair: ModelPair) -> list[str]:
         lines.append(f"{name:<11} {shown}, {side['dtype']}, {side['d_model']} wide at {side['hookpoint']}")
     if pair.identical:
         lines.append("both sides are the same model: an identity control")
+    if not have_difference(pair.d_models):
+        lines.append(
+            "widths      differ: there is no difference to explain, and no latent can be called new, lost, rotated or shared"
+        )
     return lines
 
 

@@ -20,7 +20,7 @@ from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
 from .run_folder import HOSTILE, HOSTILE_LATENT, make_run_folder
-from .told_runs import controlled, controls, plain_difference, survey, swept
+from .told_runs import controlled, controls, of_two_sizes, plain_difference, survey, swept
 
 
 @pytest.fixture(scope="module")
@@ -507,3 +507,22 @@ def test_a_sweep_is_told_with_its_curve(tmp_path: Path, chosen: int) -> None:
     assert ("as a sweep chose" in told) == (chosen == 32)
     assert ("a sweep chose 24" in told) == (chosen == 24)
     assert told.endswith("k 24: 24.0 %, k 32: 32.0 %")
+
+
+def test_of_two_sizes_no_label_is_claimed_and_none_is_denied(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=80)
+    of_two_sizes(folder)
+    write_report(folder)
+    text = " ".join((folder.report / "report.md").read_text(encoding="utf-8").split())
+    assert "a direction of one has no place in the other" in text
+    assert "none is new and none is lost" not in text and "No latent is new" not in text
+    assert "at 937 places" in text and "93.8 % of the reference's 1,000 tokens" in text
+    assert "predictions have no divergence: undefined" in text
+    assert "Whether they would bring it about in the reference is undefined." in text
+    assert "| undefined |" in text and "As a lever" not in text
+    report = read(folder)
+    assert verdict(report, "tokens aligned") == verdict(report, "the same text") == "pass"
+    (behavior,) = report.behaviors
+    assert behavior.explanation is not None and behavior.explanation.sufficiency is None
+    measured = {requirement.key: requirement.verdict for requirement in report.desiderata}
+    assert measured["validity.faithfulness"] == measured["actionability.lever"] == "not measured"

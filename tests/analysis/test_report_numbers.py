@@ -20,7 +20,7 @@ from crosscoder.folder import RunFolder
 
 from .number_walk import complaints, shown_in
 from .run_folder import make_run_folder
-from .told_runs import with_everything
+from .told_runs import of_two_sizes, with_everything
 
 
 def pooled(folder: RunFolder) -> None:
@@ -64,7 +64,7 @@ def test_every_number_of_a_full_report_is_a_field(everything: tuple[Any, str, st
     assert everything[2].count("<data ") > 300
 
 
-@pytest.mark.parametrize("made", [pooled, nothing_to_tell, None])
+@pytest.mark.parametrize("made", [pooled, nothing_to_tell, of_two_sizes, None])
 def test_every_number_of_other_reports_is_a_field(tmp_path: Path, made: Any) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80, identical=made is None)
     if made is not None:

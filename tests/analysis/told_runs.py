@@ -215,3 +215,43 @@ def with_everything(folder: RunFolder) -> None:
         "policy": {"mask_first": 1, "outlier_multiple": 10.0, "mask_special": True},
     }
     folder.manifest.write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def of_two_sizes(folder: RunFolder) -> None:
+    """Two models of other width and tokenizer: labels undefined, and a behavior attributed within each."""
+    controlled(folder)
+    table: Any = pd.read_parquet(folder.features)
+    undefined = ["decoder_cosine", "nu_error", "nu_error_low", "nu_error_high", "shift_share", "q_value"]
+    table[[column for column in undefined if column in table]] = np.nan
+    table["label"] = "undetermined"
+    table["reason"] = "the models differ in width, so directions and latent scaling cannot be compared"
+    table.to_parquet(folder.features)
+    folder.survey.write_text(json.dumps(survey() | {"predictions": None}), encoding="utf-8")
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    summary["fve"]["difference"] = summary["cosine"] = summary["relative_difference"] = None
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    manifest = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    sides = {"reference": {"tokens": 1000, "rate": 0.9375}, "intervened": {"tokens": 1500, "rate": 0.625}}
+    manifest["data"] = {"fingerprint": "6b46", "alignment": {"by": "characters", "places": 937, **sides}}
+    folder.manifest.write_text(json.dumps(manifest), encoding="utf-8")
+    shifted(folder, "lookup")
+    place = BehaviorFolder(folder.behaviors / "lookup")
+    attribution, causal = taken_apart(), caused()
+    held_out = attribution["held_out"]
+    held_out |= {
+        "represented": None,
+        "above": None,
+        "interaction": None,
+        "baseline": {"share": estimate(0.3125)},
+    }
+    held_out["parts"]["bias"] = attribution["layers"] = None
+    causal |= {
+        "of": "intervened",
+        "answers": None,
+        "steering": [],
+        "rebuilding": {"intervened": estimate(0.3)},
+    }
+    for entry in (causal["together"], *causal["latents"], *causal["curve"]):
+        entry["sufficiency"] = None
+    place.attribution.write_text(json.dumps(attribution))
+    place.causal.write_text(json.dumps(causal))

@@ -153,6 +153,7 @@ def test_the_survey_compares_layers_and_says_no_divergence(sizes: Sizes) -> None
 def test_doctor_says_where_the_tokens_meet(sizes: Sizes) -> None:
     text = doctor(sizes.config)
     assert "aligned by characters" in text
+    assert "widths      differ: there is no difference to explain" in text
     assert "of the intervened model's; the others are read, but not compared" in " ".join(text.split())
     assert "each model reads them in its own template" in text
     assert "hook        intervened: equals hidden_states[4]" in text
