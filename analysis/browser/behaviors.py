@@ -113,7 +113,9 @@ def _explained(
             **{end: _at(shares.get(f"share_held_out_{end}"), latent["latent"]) for end in ("low", "high")},
         }
         for kind in _CHECKS:
-            latent[kind]["random"] = entry[kind]["random"]
+            # Undefined between two models that share no space.
+            if latent[kind] is not None:
+                latent[kind]["random"] = entry[kind]["random"]
     return told | {
         "unit": attribution["unit"],
         "n_prompts": causal["n_prompts"],

@@ -79,7 +79,8 @@ function curve({ curve: points, latents }) {
   if (!points.length) return null;
   const most = points[points.length - 1].latents;
   const place = (count) => (most > 1 ? Math.log(count) / Math.log(most) : 0.5);
-  const kinds = [["taken out: undone", "necessity"], ["put in: brought", "sufficiency"]];
+  // Sufficiency is undefined between two models that share no space.
+  const kinds = [["taken out: undone", "necessity"], ["put in: brought", "sufficiency"]].filter(([, kind]) => points[0][kind] !== null);
   const series = kinds.map(([name, kind]) => ({
     name: name.split(":")[0],
     values: points.map((point) => point[kind].value),
@@ -91,7 +92,7 @@ function curve({ curve: points, latents }) {
   const marks = most > latents.length && latents.length ? [[place(latents.length), `the ${whole(latents.length)} named`]] : [];
   return element("div", {}, [
     element("figure", {}, [
-      element("figcaption", {}, [element("strong", { text: "Taken together, the strongest first" }), element("small", { text: "share of the shift that goes with so many latents: ● taken out of the intervened model, □ put into the reference's activations" })]),
+      element("figcaption", {}, [element("strong", { text: "Taken together, the strongest first" }), element("small", { text: "share of the shift that goes with so many latents: ● taken out of the intervened model" + (kinds.length > 1 ? ", □ put into the reference's activations" : "") })]),
       lineChart({ label, x: points.map((point) => place(point.latents)), ticks, series, low: 0, high: 1, marks }),
     ]),
     numbersTable("Taken together", ["latents", ...kinds.map(([name]) => name)], points.map((point) => [whole(point.latents), ...kinds.map(([, kind]) => estimate(point[kind]))])),

@@ -24,7 +24,7 @@ function latentBehavior(behavior, index, latent, chunk, inside) {
   ];
   if (named) rows.push(["evidence", named.evidence, LEVELS_EXPLAINED[named.evidence]]);
   const checks = named
-    ? element("div", { class: "checks" }, [checkOf("Taken out of the intervened model, alone", named.necessity, "undone"), checkOf("Put into the reference's activations, alone", named.sufficiency, "brought")])
+    ? element("div", { class: "checks" }, [["Taken out of the intervened model, alone", named.necessity, "undone"], ["Put into the reference's activations, alone", named.sufficiency, "brought"]].filter(([, check]) => check !== null).map((check) => checkOf(...check)))
     : element("p", { class: "caption", text: `Not among the ${whole(latents.length)} latents that were taken out and put in one by one.` });
   return panel(`Behavior ${visibleText(behavior.name)}`, [standIn(behavior), pairsList(rows), checks], "latent-behavior");
 }
