@@ -15,7 +15,7 @@ from tqdm import tqdm
 from crosscoder.activations import ActivationReader
 from crosscoder.behavior import Behavior
 from crosscoder.config import FileActivations, RunConfig
-from crosscoder.device import resolve_device
+from crosscoder.device import sparse_device
 from crosscoder.documents import Documents
 from crosscoder.errors import DataError
 from crosscoder.file_activations import open_files
@@ -65,7 +65,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with wandb_run(folder, config) as wandb, folder.stage("analyze") as stage:
-        device = _device(config)
+        device = sparse_device("training.device", config.training.device)
         crosscoder = load_crosscoder(folder.crosscoder, device)
         material = open_material(folder, config)
         if not material.reader.n_tokens:
@@ -259,9 +259,3 @@ def _log_to_wandb(wandb: WandbRun, table: pa.Table, summary: dict[str, object]) 
     wandb.summary(
         {f"analysis/{name}": summary[name] for name in ("counts", "fve", "l0", "dead_share", "shift")}
     )
-
-
-def _device(config: RunConfig) -> torch.device:
-    """The device of training; sparse products exist on CPU and CUDA only."""
-    device = resolve_device("training.device", config.training.device)
-    return device if device.type == "cuda" else torch.device("cpu")

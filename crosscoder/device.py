@@ -5,6 +5,12 @@ import torch
 from .errors import ConfigError
 
 
+def sparse_device(setting: str, device: str) -> torch.device:
+    """The device to use where sparse products are needed, which exist on CPU and CUDA only. Raises as `resolve_device`."""
+    found = resolve_device(setting, device)
+    return found if found.type == "cuda" else torch.device("cpu")
+
+
 def resolve_device(setting: str, device: str) -> torch.device:
     """The device to use; `auto` is a GPU when there is one.
 

@@ -38,9 +38,12 @@ class AnswerMeasurement:
 
     def values(self, run: Run) -> Float64[np.ndarray, " prompt"]:
         """See `Measurement.values`."""
-        answers = self._generator.answers(run)
-        if run.is_unchanged:
-            self.seen[run] = answers
+        # The models as they are: asked for by the shift, and again by its corners.
+        answers = self.seen.get(run) if run.is_unchanged else None
+        if answers is None:
+            answers = self._generator.answers(run)
+            if run.is_unchanged:
+                self.seen[run] = answers
         questions = [prompt.text for prompt, own in zip(self._prompts, answers, strict=True) for _ in own]
         scores = self._scorer(questions, [answer for own in answers for answer in own])
         return np.asarray(scores, dtype=np.float64).reshape(self.n_prompts, -1).mean(axis=1)

@@ -17,7 +17,7 @@ from jaxtyping import Int64
 
 from crosscoder.behavior import Behavior
 from crosscoder.config import FileActivations, RunConfig
-from crosscoder.device import resolve_device
+from crosscoder.device import sparse_device
 from crosscoder.documents import Documents
 from crosscoder.errors import ConfigError, DataError, did_you_mean
 from crosscoder.folder import RunFolder, write_atomic
@@ -31,6 +31,8 @@ from crosscoder.tracking import wandb_run
 from ..observers import Observer, observer_for
 from ..tables import write_parquet
 from .answers import AnswerMeasurement
+from .causal import chosen
+from .change import Part
 from .decomposition import measure_corners
 from .evidence import merge_evidence
 from .explanation import (
@@ -40,22 +42,22 @@ from .explanation import (
     check,
     decomposition,
     in_answers,
-    named_part,
     rank,
     take_apart,
 )
+from .latent_table import Attributed, latent_table
 from .layers import patch_layers
 from .measurement import LogitMeasurement
 from .metrics import CrossEntropy
 from .own_attribution import attribute_apart
-from .own_explanation import check_apart, own_decomposition, own_findings, own_table, rank_apart
+from .own_explanation import check_apart, own_decomposition, own_findings, rank_apart
 from .own_reading import Baseline, OwnReading, baseline_of
 from .prompts import OwnTokens, Prompt, encode
 from .reading import Reading
 from .results import SCHEMA_VERSION, BehaviorFolder
 from .runs import INTERVENED, REFERENCE, Run, unchanged
 from .shift import Shift, measure_shift
-from .statistics import Resamples, Values
+from .statistics import Values
 from .steering import Cost, dose_response
 from .subject import Subject, exchangeable
 
@@ -80,7 +82,9 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
         torch.set_num_threads(config.threads)
     place = BehaviorFolder(folder.behaviors / behavior.name)
     with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
-        crosscoder = load_crosscoder(folder.crosscoder, _device(config))
+        crosscoder = load_crosscoder(
+            folder.crosscoder, sparse_device("training.device", config.training.device)
+        )
         pair = load_pair(config.pair)
         observer = observer_for(crosscoder, pair.d_models, config.crosscoder.reads)
         baseline = None if exchangeable(pair, observer) else _baseline(folder, config, observer)
@@ -187,7 +191,7 @@ def _explain(
     )
     checked = check(subject, ranking, found, claim)
     causal = causal_findings(subject, ranking, claim, checked)
-    part = named_part(checked, subject.observer.n_latents)
+    part = Part(chosen(checked.named, subject.observer.n_latents))
     if subject.claim.measured is not None and subject.claimed is not subject.claim.measured:
         corners = measure_corners(subject.claimed)
         causal["answers"] = in_answers(subject, corners, checked, ranking, subject.claim.reading)
@@ -206,7 +210,14 @@ def _explain(
         seed,
     )
     _write_json(place.causal, {"schema_version": SCHEMA_VERSION, **causal})
-    write_parquet(place.latents, _latent_table(subject, ranking, found, claim, checked))
+    sides = {
+        name: Attributed(one.attribution.latents, one.corners.total)
+        for name, one in (("find", found), ("held_out", claim))
+        if one.attribution is not None
+    }
+    write_parquet(
+        place.latents, latent_table(subject.claim.reading.sizes(), ranking, sides, checked, behavior.seed)
+    )
     if claim.attribution is not None:
         write_parquet(place.tokens, _token_table(subject, claim, checked))
     return _told(checked)
@@ -241,7 +252,14 @@ def _explain_apart(
     elsewhere = OwnReading(pair, observer, metrics, elsewhere_prompts, config.tokens, baseline)
     causal = own_findings(reading, elsewhere, ranking, claim, checked, behavior)
     _write_json(place.causal, {"schema_version": SCHEMA_VERSION, **causal})
-    write_parquet(place.latents, own_table(reading, ranking, found, claim, checked, behavior))
+    sides = {name: Attributed(one.latents, one.total) for name, one in (("find", found), ("held_out", claim))}
+    within = {
+        "attribution_reference": claim.reference.latents.mean(axis=0),
+        "attribution_intervened": claim.intervened.latents.mean(axis=0),
+    }
+    write_parquet(
+        place.latents, latent_table(reading.sizes(), ranking, sides, checked, behavior.seed, within)
+    )
     return _told(checked)
 
 
@@ -297,38 +315,6 @@ def _unrelated(documents: Documents, sources: tuple[str, ...] | None) -> Int64[n
     return found[np.isin(documents.source[found], wanted)]
 
 
-def _latent_table(
-    subject: Subject, ranking: list[int], found: Found, claim: Found, checked: Checked
-) -> pa.Table:
-    """One row a latent. Attributions are in the unit of the metric, shares of the shift; null without a gradient."""
-    behavior, n_latents = subject.behavior, subject.observer.n_latents
-    sizes = subject.claim.reading.sizes()
-    place = dict(zip(ranking, range(len(ranking)), strict=True))
-    columns: dict[str, Any] = {
-        "latent": np.arange(n_latents),
-        "rank": [place.get(latent) for latent in range(n_latents)],
-        "norm": sizes.norm.numpy(),
-        "firings": sizes.firings.numpy(),
-    }
-    for name, one in (("find", found), ("held_out", claim)):
-        if one.attribution is not None:
-            columns[f"attribution_{name}"] = one.attribution.mean
-            columns[f"share_{name}"] = one.attribution.mean / one.corners.total.mean()
-    if claim.attribution is not None:
-        resamples = Resamples(len(claim.corners.reference), behavior.shift.confidence, behavior.seed)
-        shares = [
-            resamples.ratio(claim.attribution.latents[:, latent], claim.corners.total)
-            for latent in range(n_latents)
-        ]
-        columns["share_held_out_low"] = [share.low for share in shares]
-        columns["share_held_out_high"] = [share.high for share in shares]
-    named = set(checked.named)
-    columns["evidence"] = [
-        checked.evidence(latent) if latent in named else "observed" for latent in range(n_latents)
-    ]
-    return pa.table(columns)
-
-
 def _token_table(subject: Subject, claim: Found, checked: Checked) -> pa.Table:
     """Attributions of the named latents on each token of the prompts of the claim."""
     assert claim.attribution is not None
@@ -342,9 +328,3 @@ def _token_table(subject: Subject, claim: Found, checked: Checked) -> pa.Table:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def _device(config: RunConfig) -> torch.device:
-    """The device of training; sparse products exist on CPU and CUDA only."""
-    device = resolve_device("training.device", config.training.device)
-    return device if device.type == "cuda" else torch.device("cpu")

@@ -9,7 +9,7 @@ norm: any edit of that size does something. A check is passed where the interval
 random draws reach it, the claim itself counted among them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -24,7 +24,7 @@ from .decomposition import Corners
 from .measurement import Measurement
 from .reading import Sizes
 from .runs import INTERVENED, REFERENCE, Run
-from .statistics import Estimate, Resamples
+from .statistics import Estimate, Resamples, Values, sign_flip_test
 
 Kind = Literal["necessity", "sufficiency", "steering"]
 KINDS: tuple[Kind, ...] = ("necessity", "sufficiency", "steering")
@@ -134,6 +134,12 @@ class RandomParts:
         alive[self._named] = False
         self._others: Int64[np.ndarray, " latent"] = alive.nonzero()[:, 0].numpy()
 
+    def draws(self, patterns: Iterable[Sequence[int]], norm: float) -> list[Part]:
+        """A random part like each pattern. None at all where there are too few latents to draw from: then there is no control, and
+        nothing is claimed."""
+        drawn = [self.like(latents, norm) for latents in patterns]
+        return [part for part in drawn if part is not None] if None not in drawn else []
+
     def like(self, latents: Sequence[int], norm: float) -> Part | None:
         """As many latents, each drawn among those that fire about as often; None where there are too few to draw from."""
         firings = self._sizes.firings.numpy()
@@ -168,16 +174,26 @@ def compare(checker: Checker, part: Part, null: Null) -> dict[Kind, Compared]:
     return {kind: Compared(checker.share(kind, part), null[kind]) for kind in CHECKS}
 
 
+def along(
+    ranking: Sequence[int], counts: Iterable[int], n_latents: int, leave_out: int = 0
+) -> Iterator[tuple[int, Part]]:
+    """The first n latents of a ranking together, for each of some counts up to its length, but for one that is told elsewhere."""
+    for n in tqdm(
+        sorted({min(count, len(ranking)) for count in counts} - {0, leave_out}), desc="curve", leave=False
+    ):
+        yield n, Part(chosen(ranking[:n], n_latents))
+
+
 def curve(
-    checker: Checker, ranking: Sequence[int], counts: Sequence[int], n_latents: int
+    checker: Checker, parts: Iterable[tuple[int, Part]], kinds: Sequence[Kind] = KINDS
 ) -> list[dict[str, Any]]:
-    """Shares that go with the first n latents of a ranking."""
-    steps = sorted({min(count, len(ranking)) for count in counts} - {0})
-    return [
-        {"n": n}
-        | {kind: checker.share(kind, Part(chosen(ranking[:n], n_latents))).as_dict() for kind in KINDS}
-        for n in tqdm(steps, desc="curve", leave=False)
-    ]
+    """Shares that go with parts `along` a ranking."""
+    return [{"n": n} | {kind: checker.share(kind, part).as_dict() for kind in kinds} for n, part in parts]
+
+
+def association(pushing: Values, confidence: float, seed: int) -> float:
+    """How likely chance gives so large an attribution the way of the shift, prompt by prompt; 1 for one that goes the other way."""
+    return sign_flip_test(pushing, confidence, seed).p_value if pushing.mean() > 0 else 1.0
 
 
 def remainder(checker: Checker, n_latents: int) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int64
 from tqdm.auto import tqdm
 
@@ -14,8 +13,9 @@ from .causal import (
     Checker,
     Compared,
     Kind,
-    Null,
     RandomParts,
+    along,
+    association,
     chosen,
     compare,
     curve,
@@ -25,7 +25,7 @@ from .causal import (
 from .change import Part
 from .decomposition import Attribution, Corners, attribute, measure_corners
 from .reading import Reading
-from .statistics import Resamples, sign_flip_test
+from .statistics import Resamples
 from .subject import Side, Subject
 
 Evidence = Literal["observed", "associated", "causal"]
@@ -164,27 +164,26 @@ def check(subject: Subject, ranking: Sequence[int], found: Found, claim: Found) 
     checker = Checker(measured, claim.corners, confidence, behavior.seed)
     part = Part(chosen(named, n_latents))
     random = RandomParts(reading, named, behavior.seed)
-    draws = [random.like(named, reading.norm(part)) for _ in range(settings.draws)]
-    together = compare(checker, part, random_shares(checker, _there(draws), "random sets"))
+    draws = random.draws([named] * settings.draws, reading.norm(part))
+    together = compare(checker, part, random_shares(checker, draws, "random sets"))
     alone = {latent: Part(chosen([latent], n_latents)) for latent in named}
     largest = max((reading.norm(own) for own in alone.values()), default=0.0)
-    pattern = [named[index % len(named)] for index in range(settings.draws)] if named else []
-    singles: Null = random_shares(
-        checker, _there([random.like([latent], largest) for latent in pattern]), "random latents"
+    singles = random_shares(
+        checker, random.draws(one_by_one(named, settings.draws), largest), "random latents"
     )
     single = {
         latent: compare(checker, own, singles)
         for latent, own in tqdm(alone.items(), desc="one by one", leave=False)
     }
-    association = {
+    associated = {
         latent: _association(latent, found, claim, single, confidence, behavior.seed) for latent in named
     }
-    return Checked(named, together, single, association, confidence)
+    return Checked(named, together, single, associated, confidence)
 
 
-def _there(draws: Sequence[Part | None]) -> list[Part]:
-    """Without enough latents to draw from there is no control, and nothing is claimed."""
-    return [draw for draw in draws if draw is not None] if None not in draws else []
+def one_by_one(named: Sequence[int], n_draws: int) -> list[list[int]]:
+    """What random single latents are like: each of the named ones, in turn."""
+    return [[named[index % len(named)]] for index in range(n_draws)] if named else []
 
 
 def _association(
@@ -199,8 +198,7 @@ def _association(
     if claim.attribution is None:
         # Without attributions the check itself says whether anything goes with it.
         return 0.0 if any(check.estimate.low > 0 for check in single[latent].values()) else 1.0
-    values = found.direction * claim.attribution.latents[:, latent]
-    return sign_flip_test(values, confidence, seed).p_value if values.mean() > 0 else 1.0
+    return association(found.direction * claim.attribution.latents[:, latent], confidence, seed)
 
 
 def causal_findings(
@@ -227,7 +225,7 @@ def causal_findings(
             }
             for latent in checked.named
         ],
-        "curve": curve(checker, ranking, counts, n_latents),
+        "curve": curve(checker, along(ranking, counts, n_latents)),
         "remainder": remainder(checker, n_latents),
         "rebuilding": {side: one.as_dict() for side, one in checker.rebuilding().items()},
     }
@@ -242,24 +240,11 @@ def in_answers(
     checker = Checker(subject.claimed, corners, confidence, behavior.seed)
     random = RandomParts(reading, checked.named, behavior.seed)
     part = Part(chosen(checked.named, n_latents))
-    draws = [random.like(checked.named, reading.norm(part)) for _ in range(behavior.checks.answer_draws)]
-    together = compare(checker, part, random_shares(checker, _there(draws), "random sets"))
-    more = sorted(
-        {min(count, len(ranking)) for count in behavior.checks.answer_counts} - {0, len(checked.named)}
-    )
+    draws = random.draws([checked.named] * behavior.checks.answer_draws, reading.norm(part))
+    together = compare(checker, part, random_shares(checker, draws, "random sets"))
+    more = along(ranking, behavior.checks.answer_counts, n_latents, leave_out=len(checked.named))
     return {
         "n_prompts": subject.claimed.n_prompts,
         "together": {kind: one.as_dict(confidence) for kind, one in together.items()},
-        "curve": [
-            {"n": n}
-            | {kind: checker.share(kind, Part(chosen(ranking[:n], n_latents))).as_dict() for kind in CHECKS}
-            for n in more
-        ],
+        "curve": curve(checker, more, CHECKS),
     }
-
-
-def named_part(checked: Checked, n_latents: int) -> Part:
-    """The named latents as a part of the change."""
-    return Part(
-        chosen(checked.named, n_latents) if checked.named else torch.zeros(n_latents, dtype=torch.bool)
-    )

@@ -12,19 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
 from crosscoder.behavior import Behavior
 
-from .causal import PARTS, Compared, RandomParts, chosen
+from .causal import PARTS, Compared, RandomParts, along, association, chosen
 from .change import Part
-from .explanation import Checked
+from .explanation import Checked, one_by_one
 from .own_attribution import Difference
 from .own_reading import OwnReading
 from .runs import INTERVENED
-from .statistics import Estimate, Resamples, Values, sign_flip_test
+from .statistics import Estimate, Resamples, Values
 from .steering import told_cost
 
 _PARTS = {name: part for name, part in PARTS.items() if name != "bias"}
@@ -87,13 +86,13 @@ class OwnChecker:
         )
         return self._resamples.ratio(self._own.value - changed, self._own.effect)
 
-    def compared(self, part: Part, draws: Sequence[Part | None]) -> Compared:
-        """A part beside random ones; beside none of them where there are too few latents to draw from."""
-        there = [] if None in draws else [draw for draw in draws if draw is not None]
-        return Compared(
-            self.share(part),
-            tuple(self.share(draw).value for draw in tqdm(there, desc="random sets", leave=False)),
-        )
+    def random(self, draws: Sequence[Part]) -> tuple[float, ...]:
+        """Shares that go with random parts."""
+        return tuple(self.share(draw).value for draw in tqdm(draws, desc="random sets", leave=False))
+
+    def compared(self, part: Part, draws: Sequence[Part]) -> Compared:
+        """A part beside random ones."""
+        return Compared(self.share(part), self.random(draws))
 
 
 def check_apart(
@@ -104,25 +103,21 @@ def check_apart(
     named = tuple(ranking[: behavior.checks.latents])
     checker, random = OwnChecker(reading, claim, behavior), RandomParts(reading, named, behavior.seed)
     part = Part(chosen(named, n_latents))
-    draws = range(behavior.checks.draws)
-    together = checker.compared(part, [random.like(named, reading.norm(part)) for _ in draws])
+    n_draws = behavior.checks.draws
+    together = checker.compared(part, random.draws([named] * n_draws, reading.norm(part)))
     alone = {latent: Part(chosen([latent], n_latents)) for latent in named}
     largest = max((reading.norm(own) for own in alone.values()), default=0.0)
-    singles = [random.like([named[index % len(named)]], largest) for index in draws] if named else []
-    null = checker.compared(part, singles).random
+    null = checker.random(random.draws(one_by_one(named, n_draws), largest))
     single = {latent: Compared(checker.share(own), null) for latent, own in alone.items()}
-    values = found.direction * claim.latents
-    association = {
-        latent: sign_flip_test(values[:, latent], confidence, behavior.seed).p_value
-        if values[:, latent].mean() > 0
-        else 1.0
+    associated = {
+        latent: association(found.direction * claim.latents[:, latent], confidence, behavior.seed)
         for latent in named
     }
     return Checked(
         named,
         {"necessity": together},
         {latent: {"necessity": one} for latent, one in single.items()},
-        association,
+        associated,
         confidence,
     )
 
@@ -138,9 +133,7 @@ def own_findings(
     """As causal.json has them; null for what is undefined."""
     n_latents, confidence = reading.observer.n_latents, checked.confidence
     checker = OwnChecker(reading, claim, behavior)
-    counts = sorted(
-        {min(count, len(ranking)) for count in (*behavior.checks.counts, behavior.checks.latents)} - {0}
-    )
+    counts = (*behavior.checks.counts, behavior.checks.latents)
     everything = Part(torch.ones(n_latents, dtype=torch.bool))
     return {
         "of": "intervened",
@@ -162,11 +155,11 @@ def own_findings(
         "curve": [
             {
                 "n": n,
-                "necessity": checker.share(Part(chosen(ranking[:n], n_latents))).as_dict(),
+                "necessity": checker.share(part).as_dict(),
                 "sufficiency": None,
                 "steering": None,
             }
-            for n in tqdm(counts, desc="curve", leave=False)
+            for n, part in along(ranking, counts, n_latents)
         ],
         "remainder": {
             name: {"necessity": checker.share(part).as_dict(), "sufficiency": None}
@@ -177,39 +170,6 @@ def own_findings(
         "removal_cost": _cost(elsewhere, Part(chosen(checked.named, n_latents)), behavior),
         "steering": [],
     }
-
-
-def own_table(
-    reading: OwnReading,
-    ranking: Sequence[int],
-    found: Difference,
-    claim: Difference,
-    checked: Checked,
-    behavior: Behavior,
-) -> pa.Table:
-    """One row a latent, as in `attribute`; attributions within each model beside their difference."""
-    n_latents, sizes = reading.observer.n_latents, reading.sizes()
-    place = dict(zip(ranking, range(len(ranking)), strict=True))
-    columns: dict[str, Any] = {
-        "latent": np.arange(n_latents),
-        "rank": [place.get(latent) for latent in range(n_latents)],
-        "norm": sizes.norm.numpy(),
-        "firings": sizes.firings.numpy(),
-        "attribution_reference": claim.reference.latents.mean(axis=0),
-        "attribution_intervened": claim.intervened.latents.mean(axis=0),
-    }
-    for name, one in (("find", found), ("held_out", claim)):
-        columns[f"attribution_{name}"] = one.latents.mean(axis=0)
-        columns[f"share_{name}"] = one.latents.mean(axis=0) / one.total.mean()
-    resamples = Resamples(reading.n_prompts, checked.confidence, behavior.seed)
-    shares = [resamples.ratio(claim.latents[:, latent], claim.total) for latent in range(n_latents)]
-    columns["share_held_out_low"] = [share.low for share in shares]
-    columns["share_held_out_high"] = [share.high for share in shares]
-    columns["evidence"] = [
-        checked.evidence(latent) if latent in checked.association else "observed"
-        for latent in range(n_latents)
-    ]
-    return pa.table(columns)
 
 
 def _cost(elsewhere: OwnReading, part: Part, behavior: Behavior) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import random
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -275,16 +276,21 @@ stories. {versions}.
     )
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description="Train the toy pair.")
-    parser.add_argument("out", type=Path, help="folder for `reference` and `intervened`")
+def command_line(description: str, out: str, make: Callable[[Path], None]) -> None:
+    """Read the arguments, make what is asked for, and show its card."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("out", type=Path, help=out)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(arguments.threads)
-    make_pair(arguments.out)
+    make(arguments.out)
     log.info("%s: %s", arguments.out, (arguments.out / "README.md").read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """The command."""
+    command_line("Train the toy pair.", "folder for `reference` and `intervened`", make_pair)
 
 
 if __name__ == "__main__":

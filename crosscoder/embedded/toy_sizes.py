@@ -7,9 +7,7 @@ small one cannot is looked up in the story itself, further back than the words n
 both know.
 """
 
-import argparse
 import importlib.metadata
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaForCausalLM
 
 from .model_folder import LlamaShape
-from .toy import fresh, load, stories, toy_shape, toy_tokenizer, train, write
-
-log = logging.getLogger(__name__)
+from .toy import command_line, fresh, load, stories, toy_shape, toy_tokenizer, train, write
 
 FOLDER = Path(__file__).parent / "toy_sizes_pair"
 """Where the trained pair is shipped: `small` and `large`."""
@@ -150,14 +146,7 @@ Probabilities, measured on these files. Seed 0; {STEPS["small"]} and {STEPS["lar
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Train two sizes of a toy family.")
-    parser.add_argument("out", type=Path, help="folder for `small` and `large`")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    torch.set_num_threads(arguments.threads)
-    make_pair(arguments.out)
-    log.info("%s: %s", arguments.out, (arguments.out / "README.md").read_text(encoding="utf-8"))
+    command_line("Train two sizes of a toy family.", "folder for `small` and `large`", make_pair)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from analysis.behaviors.causal import (
     Checker,
     Compared,
     RandomParts,
+    along,
     chosen,
     compare,
     curve,
@@ -61,7 +62,7 @@ def test_the_remainder_says_where_the_rest_is(checker: Checker) -> None:
 
 
 def test_the_curve_adds_up_along_the_ranking(checker: Checker) -> None:
-    points = curve(checker, [0, 1], (1, 2, 500), 4)
+    points = curve(checker, along([0, 1], (1, 2, 500), 4))
     assert [point["n"] for point in points] == [1, 2]
     assert [point["necessity"]["value"] for point in points] == pytest.approx([0.3, 0.5], abs=1e-4)
 

@@ -1,0 +1,59 @@
+"""attribution.parquet: one row a latent."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float64
+
+from .explanation import Checked
+from .reading import Sizes
+from .statistics import Resamples, Values
+
+
+class Attributed(NamedTuple):
+    """A shift on some prompts, and what latents do of it."""
+
+    latents: Float64[np.ndarray, "prompt latent"]
+    total: Values
+
+
+def latent_table(
+    sizes: Sizes,
+    ranking: Sequence[int],
+    sides: Mapping[str, Attributed],
+    checked: Checked,
+    seed: int,
+    more: Mapping[str, Float64[np.ndarray, " latent"]] | None = None,
+) -> pa.Table:
+    """Attributions are in the unit of the metric, shares of the shift.
+
+    Args:
+        sides: By `find` and `held_out`; empty without a gradient.
+        more: Further columns.
+    """
+    n_latents = len(sizes.norm)
+    place = dict(zip(ranking, range(len(ranking)), strict=True))
+    columns: dict[str, Any] = {
+        "latent": np.arange(n_latents),
+        "rank": [place.get(latent) for latent in range(n_latents)],
+        "norm": sizes.norm.numpy(),
+        "firings": sizes.firings.numpy(),
+        **(more or {}),
+    }
+    for name, side in sides.items():
+        mean = side.latents.mean(axis=0)
+        columns[f"attribution_{name}"] = mean
+        columns[f"share_{name}"] = mean / side.total.mean()
+    if "held_out" in sides:
+        latents, total = sides["held_out"]
+        resamples = Resamples(len(total), checked.confidence, seed)
+        shares = [resamples.ratio(latents[:, latent], total) for latent in range(n_latents)]
+        columns["share_held_out_low"] = [share.low for share in shares]
+        columns["share_held_out_high"] = [share.high for share in shares]
+    columns["evidence"] = [
+        checked.evidence(latent) if latent in checked.association else "observed"
+        for latent in range(n_latents)
+    ]
+    return pa.table(columns)
