@@ -27,6 +27,10 @@ stages.train(load_config(Path(sys.argv[1])))
 print(peak() - before)
 """
 
+# An allocation beyond 128 KB goes back to the system as soon as it is freed, so that the peak is what the training holds. Without
+# these two glibc keeps a part of what is freed, more or less by chance: the peaks of one and the same training varied by 12 %.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
+
 N_TOKENS = 6144
 
 
@@ -97,18 +101,19 @@ def estimate(config: RunConfig, d_model: int) -> int:
         "topk",
     ],
 )
-def test_the_estimate_is_within_a_fifth_of_the_peak(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_the_estimate_covers_what_a_training_holds_and_little_more(tmp_path: Path, settings: dict[str, Any]) -> None:
     config = config_of(tmp_path, **settings)
     (tmp_path / "run.yaml").write_text(dump_config(config))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "run.yaml")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert estimate(config, 512) == pytest.approx(int(done.stdout.splitlines()[-1]), rel=0.2)
+    held = int(done.stdout.splitlines()[-1])
+    assert 0.95 * held < estimate(config, 512) < 1.3 * held
 
 
 def test_parameters_are_counted() -> None:
