@@ -28,6 +28,7 @@ from crosscoder.tracking import WandbRun, wandb_run
 
 from . import logit_lens
 from .behaviors.evidence import merge_evidence
+from .columns import LOGITS
 from .controls import read_controls
 from .examples import choose, examples_table
 from .false_discovery import candidacy
@@ -175,7 +176,7 @@ def _write_examples(
 def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfig) -> pa.Table:
     """Logit tables of all latents that fired; empty where there are no models to read directions with."""
     if material.pair is None:
-        return logit_lens.schema().empty_table()
+        return LOGITS.schema().empty_table()
     assert isinstance(material.context, DocumentContext)
     alive = seen.statistics.documents > 0
     total = len(logit_lens.lens_directions(observer)) * int(alive.sum())

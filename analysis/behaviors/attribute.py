@@ -28,6 +28,7 @@ from crosscoder.storage import load_crosscoder
 from crosscoder.texts import read_file
 from crosscoder.tracking import wandb_run
 
+from ..columns import PROMPTS, TOKENS
 from ..observers import Observer, observer_for
 from ..tables import write_parquet
 from .answers import AnswerMeasurement
@@ -158,7 +159,7 @@ def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, i
     if isinstance(claimed, AnswerMeasurement):
         for name, model in (("reference_answer", REFERENCE), ("intervened_answer", INTERVENED)):
             columns[name] = [own[0] for own in claimed.seen[unchanged(model)]]
-    write_parquet(place.prompts, pa.table(columns))
+    write_parquet(place.prompts, PROMPTS.build(columns))
 
 
 def _explain(
@@ -323,7 +324,7 @@ def _token_table(subject: Subject, claim: Found, checked: Checked) -> pa.Table:
     named = np.isin(columns["latent"], checked.named)
     table = {name: values[named] for name, values in columns.items()}
     decode = subject.pair.tokenizer.decode
-    return pa.table(table | {"token": [decode([token]) for token in table["token_id"].tolist()]})
+    return TOKENS.build(table | {"token": [decode([token]) for token in table["token_id"].tolist()]})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
