@@ -86,7 +86,8 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 _DEAD = "of a dead latent"
 _NO_NORMS = "the dictionary is of pooled tokens or of the difference"
 _NO_SPACE = f"the models differ in width, or {_NO_NORMS}"
-_PAIRED = "not estimable: the latent or the error of the dictionary is too small"
+_NO_ERROR = "not estimable (what it is divided by is too small), the models differ in width, or the dictionary is of pooled tokens"
+_NO_RECONSTRUCTION = f"{_NO_ERROR} or of the difference"
 _ONE_DIRECTION = f"a direction is missing, {_DEAD}, or {_NO_SPACE}"
 _SHARE = "0 to 1"
 
@@ -103,15 +104,14 @@ _f64, _f32, _text = pa.float64(), pa.float32(), pa.string()
 _NU = (
     Column("nu_error", _f64, "ν of the error toward the side the latent leans to (the stronger decoder row): how much of the latent "
            "hides in what the dictionary leaves over of the other model.", "0: nothing; 1: as much as on its own side; may leave that range",
-           f"{_PAIRED}, or {_NO_SPACE}"),
-    *_interval("nu_error", "nu_error", "as nu_error", f"{_PAIRED}, or {_NO_SPACE}", _f64),
+           _NO_ERROR),
+    *_interval("nu_error", "nu_error", "as nu_error", "as nu_error", _f64),
     Column("nu_reconstruction", _f64, "ν of the reconstruction toward the same side: how much of the latent the other latents write into "
-           "the other model.", "0: nothing; 1: as much as on its own side; may leave that range",
-           f"{_PAIRED}, or {_NO_SPACE}"),
-    *_interval("nu_reconstruction", "nu_reconstruction", "as nu_reconstruction", f"{_PAIRED}, or {_NO_SPACE}", _f64),
+           "the other model.", "0: nothing; 1: as much as on its own side; may leave that range", _NO_RECONSTRUCTION),
+    *_interval("nu_reconstruction", "nu_reconstruction", "as nu_reconstruction", "as nu_reconstruction", _f64),
     *(
         Column(f"nu_{part}_{side}", _f64, f"ν of the {part}, asking whether the latent is absent from the {absent}.",
-               f"as nu_{part}", f"{_PAIRED}, or {_NO_SPACE}")
+               f"as nu_{part}", f"as nu_{part}")
         for side, absent in (("new", "reference"), ("lost", "intervened model"))
         for part in ("error", "reconstruction")
     ),
