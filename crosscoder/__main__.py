@@ -349,9 +349,9 @@ def _run(config: RunConfig) -> None:
         analysis.analyze(folder, config)
         _told("features", folder.features)
         _attribute(folder, config, behaviors)
-    analysis.report(folder)
-    _told("report", folder.report)
-    _told("page", analysis.browse(folder))
+        analysis.report(folder)
+        _told("report", folder.report)
+        _told("page", analysis.browse(folder))
 
 
 def _behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Behavior]:

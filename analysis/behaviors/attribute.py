@@ -30,6 +30,7 @@ from crosscoder.tracking import wandb_run
 
 from ..columns import PROMPTS, TOKENS
 from ..observers import Observer, observer_for
+from ..panels import log_behaviors
 from ..tables import write_parquet
 from .answers import AnswerMeasurement
 from .causal import chosen
@@ -103,6 +104,7 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
         elif shift.established and baseline is not None and subject.own_claim is not None:
             told |= _explain_apart(subject, place, elsewhere, config, baseline)
         wandb.summary({f"behaviors/{behavior.name}/{key}": value for key, value in told.items()})
+        log_behaviors(wandb, folder)
     merge_evidence(folder)
     logger.info("attribute: %s, %s", behavior.name, shift.verdict)
     return place

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from jaxtyping import Float32
-from numpy import ndarray
 
 from ..columns import FEATURES
 from ..results import TEXT_COLUMNS, AnalysisResults
@@ -43,11 +43,11 @@ class Example:
     token_ids: tuple[int, ...]
     special: tuple[bool, ...]
     template: tuple[bool, ...]
-    values: Float32[ndarray, " token"]
+    values: Float32[np.ndarray, " token"]
     """Of the latent on each token."""
-    reference: Float32[ndarray, " token"]
+    reference: Float32[np.ndarray, " token"]
     """Norm of what it writes into the reference there, in units of its activations."""
-    intervened: Float32[ndarray, " token"]
+    intervened: Float32[np.ndarray, " token"]
     """The same of the intervened model."""
 
     @property
@@ -164,10 +164,9 @@ def _meaning(name: str) -> str:
 
 
 def _example(row: dict[str, Any]) -> Example:
-    lists = {name: tuple(row[name]) for name in ("tokens", "token_ids", "special", "template")}
-    arrays = {
-        name: pd.array(row[name], dtype="float32").to_numpy()
-        for name in ("values", "reference", "intervened")
-    }
     names = ("latent", "rank", "quantile", "document", "source", "position", "peak", "start")
-    return Example(**{name: row[name] for name in names}, **lists, **arrays)
+    fields: dict[str, Any] = {name: row[name] for name in names}
+    fields |= {name: tuple(row[name]) for name in ("tokens", "token_ids", "special", "template")}
+    for name in ("values", "reference", "intervened"):
+        fields[name] = np.array(row[name], dtype=np.float32)
+    return Example(**fields)

@@ -60,7 +60,8 @@ def run(folder: RunFolder) -> Run:
 
 
 def test_features_are_the_file_with_documented_types(run: Run, folder: RunFolder) -> None:
-    table, stored = run.features, read_table(folder.features)
+    table: Any = run.features
+    stored = read_table(folder.features)
     assert table.index.name == "latent" and table.index.tolist() == stored["latent"].tolist()
     assert set(table.columns) == set(stored.columns) - {"latent"}
     for name in ("relative_norm", "nu_error_low", "q_value"):
@@ -271,6 +272,24 @@ def test_the_door_loads_it_when_it_is_opened() -> None:
     )
     assert done.stdout.strip() == "analysis.notebook.run"
     assert crosscoder.Run is Run
+
+
+def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    folder = as_run(make_run_folder(tmp_path / "runs" / "demo"))
+    controlled(folder)
+    explained(folder)
+    write_report(folder)
+    save_crosscoder(small_crosscoder("topk", "two"), folder.crosscoder)
+    folder.metrics.write_text('{"step": 1, "tokens": 10, "metrics/l0": 3.5}\n')
+    guide = (Path(__file__).parents[2] / "docs" / "notebook.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) >= 5
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/notebook.md", "exec"), names)
+    assert (tmp_path / "limits.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_browser_shows_it_without_running_anything(run: Run, chromium: Any, tmp_path: Path) -> None:
