@@ -217,7 +217,7 @@ def _draw_curve(figure: Figure, data: Any, *, ylabel: str) -> None:
             # To either side of the named latents, so that the two kinds do not hide one another.
             side = 0.88 if kind == "necessity" else 1.14
             axes.plot(
-                side * random["latents"], random["value"], linestyle="none", marker="_", markersize=6, color=color, alpha=0.8,
+                side * random["latents"], random["value"], linestyle="none", marker="_" if kind == "necessity" else "x", markersize=5, color=color, alpha=0.8,
                 label=f"random latents, {_KINDS[kind].split()[0]} {_KINDS[kind].split()[1]}",
             )  # fmt: skip
         axes.axhline(0, color=MUTED, linewidth=0.6)

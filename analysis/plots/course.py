@@ -15,7 +15,7 @@ from ..browser.columns import read_columns
 from ..results import AnalysisResults
 from ..training_record import read_metrics
 from ..trajectories import CHANGED
-from .axes import curve_with_band, scaled_numbers
+from .axes import curve_with_band, plain_numbers, scaled_numbers
 from .plot import Plot
 from .style import COLUMN, DIFFERENCE, INK, INTERVENED, MUTED, PAGE, REFERENCE, short
 
@@ -29,6 +29,15 @@ _PANELS = (
     ("metrics/l0", "latents that fire on a token"),
     ("sparsity/dead_share", "share of dead latents"),
 )
+
+_LOOKS: dict[str, Any] = {
+    "reference": (REFERENCE, "--"),
+    "intervened": (INTERVENED, "-."),
+    "difference": (DIFFERENCE, "-"),
+}
+
+_WIDE = 20
+"""Times the smallest value that the largest may be before an axis is logarithmic."""
 
 _SMALLEST_SPAN = 0.1
 """Of an axis that begins at 0, so that nothing is not drawn as if it were much."""
@@ -89,13 +98,13 @@ def trajectory_plots(folder: RunFolder, results: AnalysisResults) -> Iterator[Pl
 
 def _draw_training(figure: Figure, data: Any) -> None:
     panels: Any = figure.subplots(2, 2, sharex=True).flatten()
-    looks = {"reference": (REFERENCE, "--"), "intervened": (INTERVENED, "-.")}
-    for name in data.columns:
-        if name.startswith(_EXPLAINED) or name == _DIFFERENCE:
-            model = name.removeprefix(_EXPLAINED) if name != _DIFFERENCE else "difference"
-            color, style = looks.get(model, (DIFFERENCE if model == "difference" else MUTED, "-"))
-            found = data[["tokens", name]].dropna()
-            panels[0].plot(found["tokens"], found[name], style, color=color, label=model)
+    explained = [name for name in data.columns if name.startswith(_EXPLAINED) or name == _DIFFERENCE]
+    for place, name in enumerate(explained):
+        model = "difference" if name == _DIFFERENCE else name.removeprefix(_EXPLAINED)
+        # Snapshots: dotted, the later the wider apart.
+        color, style = _LOOKS.get(model, (MUTED, (0, (1, 1 + place))))
+        found = data[["tokens", name]].dropna()
+        panels[0].plot(found["tokens"], found[name], linestyle=style, color=color, label=model)
     panels[0].set_title("variance explained, held-out tokens")
     panels[0].legend(loc="best")
     for axes, (name, title) in zip(panels[1:], _PANELS, strict=True):
@@ -103,7 +112,12 @@ def _draw_training(figure: Figure, data: Any) -> None:
         if name in data:
             found = data[["tokens", name]].dropna()
             axes.plot(found["tokens"], found[name], color=INK)
-            axes.set_ylim(0, max(1.08 * float(found[name].max()), _SMALLEST_SPAN))
+            lowest, highest = float(found[name].min()), float(found[name].max())
+            if lowest > 0 and highest > _WIDE * lowest:
+                axes.set_yscale("log")
+                plain_numbers(axes.yaxis)
+            else:
+                axes.set_ylim(0, max(1.08 * highest, _SMALLEST_SPAN))
     for axes in panels:
         axes.grid()
     for axes in panels[2:]:
