@@ -55,7 +55,8 @@ _STYLE = Markup(
 .cc .cc-pair bdi { white-space: pre-wrap; padding: 0 1px; border-bottom: 0 solid currentColor; }
 .cc .cc-peak { outline: 1.5px solid currentColor; outline-offset: 1px; }
 .cc .cc-special { opacity: .6; font-style: italic; }
-.cc .cc-token { border: 1px solid rgba(128, 128, 128, .4); border-radius: 2px; padding: 0 3px; white-space: pre-wrap; }
+.cc .cc-token { border: 1px solid rgba(128, 128, 128, .4); border-radius: 2px; padding: 0 3px; display: inline-block;
+  white-space: pre-wrap; }
 </style>"""
 )
 
@@ -140,7 +141,7 @@ def run_html(run: Run) -> str:
     )
     return _output(
         head, place, *sentences, columns,
-        _table(("behavior", "shift", "above its noise floor"), behaviors) if behaviors else Markup(""),
+        _table(("behavior", "shift", "verdict"), behaviors, numeric=(1,)) if behaviors else Markup(""),
     )  # fmt: skip
 
 
