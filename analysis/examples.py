@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int64
 
 from crosscoder.activations import ActivationBatch, ActivationReader
 
+from .columns import EXAMPLES
 from .observers import Observer
 from .peaks import Peaks
 from .token_context import TokenContext
@@ -101,7 +102,7 @@ def examples_table(
     context_tokens: int,
     progress: Callable[[int], object] = lambda _: None,
 ) -> pa.Table:
-    """One row an example (columns: `schema`); `context_tokens` tokens on each side of the peak.
+    """One row an example (columns: `EXAMPLES`); `context_tokens` tokens on each side of the peak.
 
     A token that is masked shows 0, as does one on which the latent does not fire. `progress` is told of rows read.
     """
@@ -113,30 +114,7 @@ def examples_table(
         group = chosen.part(begin, end)
         tables.append(_group_table(reader, observer, context, find, group, context_tokens, progress))
     kind = pa.int64() if wide else pa.int32()
-    return pa.concat_tables(tables).cast(schema(kind))
-
-
-def schema(document: pa.DataType | None = None) -> pa.Schema:
-    """Columns of examples.parquet; `document` where a user's numbers for documents need more than 32 bits."""
-    return pa.schema(
-        [
-            ("latent", pa.int32()),
-            ("rank", pa.int16()),
-            ("quantile", pa.float32()),
-            ("document", document or pa.int32()),
-            ("source", pa.string()),
-            ("start", pa.int32()),
-            ("position", pa.int32()),
-            ("token_ids", pa.list_(pa.int32())),
-            ("tokens", pa.list_(pa.string())),
-            ("special", pa.list_(pa.bool_())),
-            ("template", pa.list_(pa.bool_())),
-            ("values", pa.list_(pa.float32())),
-            ("reference", pa.list_(pa.float32())),
-            ("intervened", pa.list_(pa.float32())),
-            ("peak", pa.float32()),
-        ]
-    )
+    return pa.concat_tables(tables).cast(EXAMPLES.schema(document=kind))
 
 
 def _group_table(
@@ -179,7 +157,7 @@ def _group_table(
         "intervened": lists(intervened),
         "peak": pa.array(peaks.peak.astype(np.float32)),
     }
-    return pa.table(columns, schema=schema(pa.int64()))
+    return pa.table(columns, schema=EXAMPLES.schema(document=pa.int64()))
 
 
 def _encode(

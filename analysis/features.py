@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from torch import Tensor
 from crosscoder.config import AnalysisConfig
 from crosscoder.reading import MODEL_NAMES
 
+from .columns import FEATURES
 from .false_discovery import Candidacy, candidacy, q_values
 from .geometry import Geometry
 from .intervals import BlockMoments, Statistic, bootstrap_intervals, resample_weights
@@ -44,8 +45,6 @@ Columns = dict[str, np.ndarray]
 
 _SIDES = {"new": "intervened", "lost": "reference"}
 _SCALING = ("nu_error", "nu_reconstruction")
-_TYPES = {"latent": pa.int32(), "n_tokens": pa.int64(), "n_documents": pa.int64(), "twin": pa.int32()}
-_TYPES |= {"difference_latent": pa.int32(), "onset": pa.int32()}
 _ORDER = (
     *("relative_norm", "norm_reference", "norm_intervened", "norm_reference_raw", "norm_intervened_raw"),
     *("relative_norm_raw", "decoder_cosine"),
@@ -74,19 +73,16 @@ class Features:
     def table(self, explanations: list[str]) -> pa.Table:
         """As Arrow, NaN as null."""
         n_latents = len(self.labels)
-        table: dict[str, pa.Array] = {
-            "latent": pa.array(np.arange(n_latents), pa.int32()),
-            "label": pa.array(self.labels, pa.string()),
-            "evidence": pa.array(["observed"] * n_latents, pa.string()),
-            "reason": pa.array(self.reasons, pa.string()),
+        table: dict[str, Any] = {
+            "latent": np.arange(n_latents),
+            "label": self.labels,
+            "evidence": ["observed"] * n_latents,
+            "reason": self.reasons,
         }
         extra = [name for name in self.columns if name not in (*_ORDER, *table)]
-        for name in (*_ORDER, *extra):
-            values = self.columns.get(name, np.full(n_latents, np.nan))
-            kind = _TYPES.get(name, pa.float64())
-            table[name] = pa.array(values, kind, mask=np.isnan(values.astype(np.float64)))
-        table["explanation"] = pa.array(explanations, pa.string())
-        return pa.table(table)
+        nothing = np.full(n_latents, np.nan)
+        table |= {name: self.columns.get(name, nothing) for name in (*_ORDER, *extra)}
+        return FEATURES.build(table | {"explanation": explanations})
 
 
 def make_features(

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .columns import LOGITS
 from .geometry import NEGLIGIBLE_NORM
 from .observers import Observer
 
@@ -29,21 +30,6 @@ class DirectionReader(Protocol):
     ) -> Float[Tensor, "latent vocabulary"]:
         """Directions through the final norm and the unembedding of a model."""
         ...
-
-
-def schema() -> pa.Schema:
-    """Columns of logits.parquet."""
-    return pa.schema(
-        [
-            ("latent", pa.int32()),
-            ("model", pa.string()),
-            ("side", pa.string()),
-            ("rank", pa.int16()),
-            ("token_id", pa.int32()),
-            ("token", pa.string()),
-            ("value", pa.float32()),
-        ]
-    )
 
 
 def lens_directions(
@@ -98,7 +84,7 @@ def logits_table(
                 ends = logits.topk(min(count, logits.shape[1]), dim=1, largest=largest)
                 parts.append(_rows(chunk, model, side, ends.indices.cpu(), ends.values.float().cpu(), text))
             progress(len(chunk))
-    return pa.concat_tables([schema().empty_table(), *parts]).sort_by(
+    return pa.concat_tables([LOGITS.schema().empty_table(), *parts]).sort_by(
         [(name, "ascending") for name in ("latent", "model", "side", "rank")]
     )
 
@@ -106,13 +92,14 @@ def logits_table(
 def _rows(latents: Tensor, model: str, side: str, ids: Tensor, values: Tensor, text: pa.Array) -> pa.Table:
     n_latents, count = ids.shape
     flat = ids.flatten().numpy()
-    columns = {
-        "latent": pa.array(np.repeat(latents.numpy(), count), pa.int32()),
-        "model": pa.array([model] * len(flat), pa.string()),
-        "side": pa.array([side] * len(flat), pa.string()),
-        "rank": pa.array(np.tile(np.arange(count), n_latents), pa.int16()),
-        "token_id": pa.array(flat, pa.int32()),
-        "token": text.take(pa.array(flat)),
-        "value": pa.array(values.flatten().numpy(), pa.float32()),
-    }
-    return pa.table(columns, schema=schema())
+    return LOGITS.build(
+        {
+            "latent": np.repeat(latents.numpy(), count),
+            "model": [model] * len(flat),
+            "side": [side] * len(flat),
+            "rank": np.tile(np.arange(count), n_latents),
+            "token_id": flat,
+            "token": text.take(pa.array(flat)),
+            "value": values.flatten().numpy(),
+        }
+    )

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
+from .columns import EXAMPLES, LOGITS
+
 SCHEMA_VERSION = 1
 
 # In the order in which they are told: what changed first, what did not last.
@@ -49,24 +51,8 @@ FEATURE_COLUMNS = (
     "explanation",
 )
 TEXT_COLUMNS = ("label", "evidence", "reason", "explanation")
-EXAMPLE_COLUMNS = (
-    "latent",
-    "rank",
-    "quantile",
-    "document",
-    "source",
-    "start",
-    "position",
-    "token_ids",
-    "tokens",
-    "special",
-    "template",
-    "values",
-    "reference",
-    "intervened",
-    "peak",
-)
-LOGIT_COLUMNS = ("latent", "model", "side", "rank", "token_id", "token", "value")
+EXAMPLE_COLUMNS = tuple(EXAMPLES.schema().names)
+LOGIT_COLUMNS = tuple(LOGITS.schema().names)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ from crosscoder.pair import ModelPair, load_pair
 from crosscoder.requirements import Requirements
 from crosscoder.shards import DOCUMENTS, ShardReader
 from crosscoder.storage import load_crosscoder
-from crosscoder.tracking import WandbRun, wandb_run
+from crosscoder.tracking import wandb_run
 
 from . import logit_lens
 from .behaviors.evidence import merge_evidence
+from .columns import LOGITS
 from .controls import read_controls
 from .examples import choose, examples_table
 from .false_discovery import candidacy
@@ -35,6 +36,7 @@ from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
 from .monitoring import Monitoring
 from .observers import Observer, PairedObserver, observer_for
+from .panels import log_analysis, log_page, log_report
 from .plain_difference import describe_difference
 from .sentences import Facts, explain
 from .summary import make_histograms, make_summary
@@ -42,8 +44,6 @@ from .tables import write_parquet
 from .token_context import DocumentContext, RowContext, TokenContext
 
 logger = logging.getLogger(__name__)
-
-_TABLED = 25
 
 
 class Material(NamedTuple):
@@ -97,7 +97,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         write_atomic(folder.analysis / "histograms.json", json.dumps(make_histograms(seen.statistics)) + "\n")
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
-        _log_to_wandb(wandb, table, summary)
+        log_analysis(wandb, folder)
     counts = {label: entry["count"] for label, entry in summary["counts"].items() if entry["count"]}
     logger.info("analyze: %s", ", ".join(f"{count} {label}" for label, count in counts.items()))
 
@@ -114,6 +114,8 @@ def report(folder: RunFolder) -> None:
     from .report import write_report
 
     write_report(folder)
+    with wandb_run(folder, folder.read_config()) as wandb:
+        log_report(wandb, folder)
 
 
 def unmet(folder: RunFolder, requirements: Requirements) -> list[str]:
@@ -128,7 +130,10 @@ def browse(folder: RunFolder) -> Path:
     """Write RUN/browser; the page to open."""
     from .browser.build import write_page
 
-    return write_page(folder)
+    page = write_page(folder)
+    with wandb_run(folder, folder.read_config()) as wandb:
+        log_page(wandb, folder)
+    return page
 
 
 def open_material(folder: RunFolder, config: RunConfig) -> Material:
@@ -175,7 +180,7 @@ def _write_examples(
 def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfig) -> pa.Table:
     """Logit tables of all latents that fired; empty where there are no models to read directions with."""
     if material.pair is None:
-        return logit_lens.schema().empty_table()
+        return LOGITS.schema().empty_table()
     assert isinstance(material.context, DocumentContext)
     alive = seen.statistics.documents > 0
     total = len(logit_lens.lens_directions(observer)) * int(alive.sum())
@@ -238,24 +243,3 @@ def _explanations(
         )
         for latent in range(observer.n_latents)
     ]
-
-
-def _log_to_wandb(wandb: WandbRun, table: pa.Table, summary: dict[str, object]) -> None:
-    """The strongest new and lost latents, and the summary, where a wandb run is open."""
-    names = [
-        "latent",
-        "label",
-        "relative_norm",
-        "nu_error",
-        "nu_reconstruction",
-        "shift_share",
-        "density",
-        "explanation",
-    ]
-    for label in ("new", "lost"):
-        rows = table.filter(pc.field("label") == label).select(names).to_pylist()
-        rows.sort(key=lambda row: -abs(row["shift_share"] or 0))
-        wandb.table(f"features/{label}", names, [list(row.values()) for row in rows[:_TABLED]])
-    wandb.summary(
-        {f"analysis/{name}": summary[name] for name in ("counts", "fve", "l0", "dead_share", "shift")}
-    )

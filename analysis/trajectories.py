@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from crosscoder.config import AnalysisConfig
 from crosscoder.metrics import decoder_cosine, relative_norm
 
 from .chain import ChainStatistics
+from .columns import TRAJECTORIES
 from .intervals import BlockMoments, Statistic, bootstrap_intervals, resample_weights
 from .labels import Label
 from .latent_scaling import Moments
@@ -52,17 +54,16 @@ class Trajectories:
     def table(self) -> pa.Table:
         """trajectories.parquet: one row for each latent and checkpoint, by latent; NaN as null."""
         n_checkpoints, n_latents = self.norm.shape
-        columns: dict[str, pa.Array] = {
-            "latent": pa.array(np.repeat(np.arange(n_latents), n_checkpoints), pa.int32()),
-            "checkpoint": pa.array(np.tile(np.arange(n_checkpoints), n_latents), pa.int16()),
-            "name": pa.array(list(self.names) * n_latents, pa.string()),
+        columns: dict[str, Any] = {
+            "latent": np.repeat(np.arange(n_latents), n_checkpoints),
+            "checkpoint": np.tile(np.arange(n_checkpoints), n_latents),
+            "name": list(self.names) * n_latents,
         }
         for name in (
             "norm", "relative_norm", "cosine", "shift", "shift_share", "shift_share_low", "shift_share_high",
         ):  # fmt: skip
-            values = getattr(self, name).T.flatten()
-            columns[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
-        return pa.table(columns)
+            columns[name] = getattr(self, name).T.flatten()
+        return TRAJECTORIES.build(columns)
 
 
 def make_trajectories(

@@ -8,7 +8,7 @@ one text · `vocabulary` the tokens of a language model.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .activations import ActivationBatch
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .dictionary import Crosscoder
     from .errors import CrosscoderError
     from .storage import load_crosscoder, save_crosscoder
+
+    Run: Any
 
 # Loaded on first use, so that `crosscoder --help` answers without importing torch.
 _HOMES = {
@@ -28,11 +30,15 @@ _HOMES = {
     "save_crosscoder": "storage",
 }
 
+# Of a package that stands on this one, and is loaded by name.
+_ABOVE = {"Run": "analysis.notebook.run"}
+
 __all__ = [
     "ActivationBatch",
     "Crosscoder",
     "CrosscoderConfig",
     "CrosscoderError",
+    "Run",
     "RunConfig",
     "load_crosscoder",
     "save_crosscoder",
@@ -40,6 +46,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name in _ABOVE:
+        return getattr(import_module(".together", __name__).module(_ABOVE[name]), name)
     if name not in _HOMES:
         raise AttributeError(f"module 'crosscoder' has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

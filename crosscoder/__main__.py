@@ -214,6 +214,19 @@ def browse(
 
 
 @_verb
+def plot(
+    target: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
+    to: Annotated[Path | None, typer.Option("--to", help="folder of the figures; else RUN/plots")] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="png, svg and pdf, separated by commas")
+    ] = "png,svg",
+) -> None:
+    """The figures for a paper, each with its numbers as CSV."""
+    folder = _finished_run(target, None)
+    _told("figures", module("analysis.plots.stage").write_plots(folder, to, formats.split(",")))
+
+
+@_verb
 def doctor(target: Target, overrides: Overrides = None) -> None:
     """Check models, hookpoint, memory and disk beforehand."""
     print(module("training.stages").doctor(_settings(target, overrides)))
@@ -336,9 +349,9 @@ def _run(config: RunConfig) -> None:
         analysis.analyze(folder, config)
         _told("features", folder.features)
         _attribute(folder, config, behaviors)
-    analysis.report(folder)
-    _told("report", folder.report)
-    _told("page", analysis.browse(folder))
+        analysis.report(folder)
+        _told("report", folder.report)
+        _told("page", analysis.browse(folder))
 
 
 def _behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Behavior]:

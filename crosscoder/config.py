@@ -493,6 +493,7 @@ class WandbConfig(Settings):
     group: str | None = Field(default=None, description="wandb group")
     tags: tuple[str, ...] = Field(default=(), description="wandb tags")
     log_weights: bool = Field(default=True, description="keep the trained weights as an artifact")
+    log_report: bool = Field(default=True, description="keep the report and the page as artifacts")
 
 
 class RunConfig(Settings):

@@ -161,6 +161,11 @@ class RunFolder:
         return self.path / "browser"
 
     @property
+    def plots(self) -> Path:
+        """Folder of the figures, and of the numbers behind each."""
+        return self.path / "plots"
+
+    @property
     def drift(self) -> Path:
         """The null pair that the control `drift` is trained on; in the control's own folder."""
         return self.path / "drift.safetensors"

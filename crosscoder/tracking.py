@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from .config import RunConfig, WandbConfig
 from .folder import RunFolder, write_atomic
 
@@ -62,15 +64,24 @@ class WandbRun:
             )
         )
 
+    def histograms(self, values: Mapping[str, tuple[Any, Any]]) -> None:
+        """Numpy histograms `(counts, edges)` of what is known once, at the end."""
+        self._try(lambda run: run.log({name: _for_wandb(value) for name, value in values.items()}))
+
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """A small table."""
+        """A small table; a cell that is `Markup` is shown as HTML."""
 
         def log(run: Any) -> None:
             import wandb
 
-            run.log({name: wandb.Table(columns=columns, data=rows)})  # pyright: ignore[reportArgumentType]
+            cells = [[_cell_for_wandb(cell) for cell in row] for row in rows]
+            run.log({name: wandb.Table(columns=columns, data=cells)})  # pyright: ignore[reportArgumentType]
 
         self._try(log)
+
+    def html(self, name: str, page: str) -> None:
+        """A page of its own as a panel."""
+        self._try(lambda run: run.log({name: _cell_for_wandb(Markup(page))}))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Final numbers of the run."""
@@ -113,6 +124,15 @@ def _for_wandb(value: Any) -> Any:
 
         counts, edges = value
         return wandb.Histogram(np_histogram=(counts, edges))
+    return value
+
+
+def _cell_for_wandb(value: Any) -> Any:
+    if isinstance(value, Markup):
+        import wandb
+
+        # As it is: what wandb puts into a page would come from its server.
+        return wandb.Html(str(value), inject=False)
     return value
 
 

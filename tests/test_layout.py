@@ -65,11 +65,12 @@ def test_the_contract_can_fail() -> None:
 
 def test_public_names_are_sorted_complete_and_load() -> None:
     assert crosscoder.__all__ == sorted(crosscoder.__all__)
-    assert set(crosscoder.__all__) == set(crosscoder._HOMES)
+    assert set(crosscoder.__all__) == {*crosscoder._HOMES, *crosscoder._ABOVE}
     for name in crosscoder.__all__:
         value = getattr(crosscoder, name)
         assert inspect.isclass(value) or callable(value)
-        assert value.__module__.startswith("crosscoder.")
+        assert value.__module__ == crosscoder._ABOVE.get(name, value.__module__)
+        assert value.__module__.startswith("crosscoder.") or name in crosscoder._ABOVE
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = crosscoder.nothing  # pyright: ignore[reportAttributeAccessIssue]
 

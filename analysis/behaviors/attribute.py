@@ -28,7 +28,9 @@ from crosscoder.storage import load_crosscoder
 from crosscoder.texts import read_file
 from crosscoder.tracking import wandb_run
 
+from ..columns import PROMPTS, TOKENS
 from ..observers import Observer, observer_for
+from ..panels import log_behaviors
 from ..tables import write_parquet
 from .answers import AnswerMeasurement
 from .causal import chosen
@@ -102,6 +104,7 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
         elif shift.established and baseline is not None and subject.own_claim is not None:
             told |= _explain_apart(subject, place, elsewhere, config, baseline)
         wandb.summary({f"behaviors/{behavior.name}/{key}": value for key, value in told.items()})
+        log_behaviors(wandb, folder)
     merge_evidence(folder)
     logger.info("attribute: %s, %s", behavior.name, shift.verdict)
     return place
@@ -158,7 +161,7 @@ def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, i
     if isinstance(claimed, AnswerMeasurement):
         for name, model in (("reference_answer", REFERENCE), ("intervened_answer", INTERVENED)):
             columns[name] = [own[0] for own in claimed.seen[unchanged(model)]]
-    write_parquet(place.prompts, pa.table(columns))
+    write_parquet(place.prompts, PROMPTS.build(columns))
 
 
 def _explain(
@@ -323,7 +326,7 @@ def _token_table(subject: Subject, claim: Found, checked: Checked) -> pa.Table:
     named = np.isin(columns["latent"], checked.named)
     table = {name: values[named] for name, values in columns.items()}
     decode = subject.pair.tokenizer.decode
-    return pa.table(table | {"token": [decode([token]) for token in table["token_id"].tolist()]})
+    return TOKENS.build(table | {"token": [decode([token]) for token in table["token_id"].tolist()]})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
+from ..columns import ATTRIBUTION
 from .explanation import Checked
 from .reading import Sizes
 from .statistics import Resamples, Values
@@ -56,4 +57,4 @@ def latent_table(
         checked.evidence(latent) if latent in checked.association else "observed"
         for latent in range(n_latents)
     ]
-    return pa.table(columns)
+    return ATTRIBUTION.build(columns)

@@ -83,10 +83,15 @@ def load_behaviors(folder: RunFolder) -> tuple[BehaviorResults, ...]:
 
     Raises `FormatError` where a file is damaged or of another version.
     """
+    return tuple(_load(place) for place in behavior_places(folder))
+
+
+def behavior_places(folder: RunFolder) -> tuple[BehaviorFolder, ...]:
+    """Where the behaviors lie, in the order of `load_behaviors`. Their names come from files and are no paths."""
     if not folder.behaviors.is_dir():
         return ()
     places = [BehaviorFolder(path) for path in sorted(folder.behaviors.iterdir()) if path.is_dir()]
-    return tuple(_load(place) for place in places if place.shift.is_file())
+    return tuple(place for place in places if place.shift.is_file())
 
 
 def evidence_by_latent(folder: RunFolder) -> dict[int, str]:

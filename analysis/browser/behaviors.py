@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
-from ..behaviors.results import LEVELS, BehaviorFolder, BehaviorResults, load_behaviors
+from ..behaviors.results import LEVELS, BehaviorFolder, BehaviorResults, behavior_places, load_behaviors
 from ..report.behavior_schema import BehaviorShift, Explanation
 from ..report.behaviors import behavior_shifts, form_of
 from ..report.desiderata import desiderata
@@ -33,7 +33,7 @@ def behavior_section(folder: RunFolder, results: AnalysisResults) -> Section:
         return Section()
     n_latents = len(results.features)
     told, arrays, per_latent, carried = [], {}, {}, {}
-    told_of = zip(_places(folder), behaviors, behavior_shifts(behaviors), strict=True)
+    told_of = zip(behavior_places(folder), behaviors, behavior_shifts(behaviors), strict=True)
     for index, (place, found, shift) in enumerate(told_of):
         shares = _shares(place.latents, n_latents) if shift.explanation else {}
         told.append(_told(found, shift, shares))
@@ -77,12 +77,6 @@ def desiderata_section(folder: RunFolder, results: AnalysisResults) -> Section:
 def pieces(sentence: Sentence) -> list[str | list[str]]:
     """A sentence of the report in order: its own words and numbers as strings, text of others as lists of one."""
     return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
-
-
-def _places(folder: RunFolder) -> list[BehaviorFolder]:
-    """Where the behaviors lie, in the order of `load_behaviors`. Their names come from files and are no paths."""
-    places = [BehaviorFolder(path) for path in sorted(folder.behaviors.iterdir()) if path.is_dir()]
-    return [place for place in places if place.shift.is_file()]
 
 
 def _told(

@@ -75,6 +75,11 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     )
 
 
+def short_names(summary: dict[str, Any]) -> tuple[str, str]:
+    """Names of the reference and of the intervened model, as the report's title has them."""
+    return _model("reference", summary).name, _model("intervened", summary).name
+
+
 def _model(side: Literal["reference", "intervened"], summary: dict[str, Any]) -> Model:
     known = (summary.get("models") or {}).get(side) or {}
     name = _basename(known.get("model") or known.get("name") or known.get("path") or side)

@@ -1,5 +1,7 @@
 """Chains of checkpoints: every sum against the written formula, and planted beginnings found again."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +9,16 @@ import torch
 from torch import Tensor
 
 from analysis.chain import ChainAccumulator, ChainStatistics
+from analysis.columns import TRAJECTORIES
 from analysis.features import make_features
 from analysis.observers import PairedObserver
+from analysis.tables import write_parquet
 from analysis.trajectories import CHANGED, Trajectories, make_trajectories, onsets
 from crosscoder.config import AnalysisConfig
 from crosscoder.dictionary import Crosscoder
 from crosscoder.planted import SMALL, PlantedChain, PlantedPair
 from crosscoder.reading import model_names, time_order
+from tests.analysis.described import described
 from tests.analysis.readers import BLOCKS, MemoryReader, collect
 from tests.dictionaries import raw_activations, small_crosscoder
 
@@ -81,7 +86,7 @@ def test_sums_are_the_written_formulas(kind: str, batch: int) -> None:
 
 
 @pytest.mark.parametrize("last", [2, 4])
-def test_a_trajectory_ends_in_the_feature_table(last: int) -> None:
+def test_a_trajectory_ends_in_the_feature_table(last: int, tmp_path: Path) -> None:
     """With one snapshot and with three: the last checkpoint has the numbers, intervals too, that the pair has without any."""
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), last)
     crosscoder, values = chain.dictionary(), chain.sample(3000)
@@ -93,6 +98,8 @@ def test_a_trajectory_ends_in_the_feature_table(last: int) -> None:
     np.testing.assert_allclose(found.cosine[-1], features.columns["decoder_cosine"], rtol=1e-9)
     assert (found.relative_norm[0][found.norm[0] > 0] == 0.5).all()
     assert np.isnan(found.shift_share[0]).all()
+    write_parquet(tmp_path / "trajectories.parquet", found.table())
+    described(tmp_path / "trajectories.parquet", TRAJECTORIES)
     table: pd.DataFrame = found.table().to_pandas()
     assert len(table) == len(chain.begins) * (last + 1)
     row = table[(table["latent"] == 3) & (table["checkpoint"] == last)].iloc[0]

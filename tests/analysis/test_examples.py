@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.examples import RowFinder, choose, examples_table, schema
+from analysis.columns import EXAMPLES
+from analysis.examples import RowFinder, choose, examples_table
 from analysis.observers import observer_for
 from analysis.peaks import PeakAccumulator, Peaks
 from crosscoder.activations import ActivationBatch
@@ -40,7 +41,7 @@ def shown() -> Any:
     chosen = choose(peaks.top, peaks.sample, 3)
     context = RowContext(reader.all_documents)
     table = examples_table(reader, observer, context, finder, chosen, SIDE)
-    assert table.schema.equals(schema())
+    assert table.schema.equals(EXAMPLES.schema())
     return reader, observer, chosen, table.to_pylist()
 
 

@@ -3,7 +3,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from analysis.logit_lens import lens_directions, logits_table, schema
+from analysis.columns import LOGITS
+from analysis.logit_lens import lens_directions, logits_table
 from analysis.observers import observer_for
 from crosscoder.config import CrosscoderConfig, ReLU
 from crosscoder.dictionary import Crosscoder
@@ -39,7 +40,7 @@ def entries(table, **wanted) -> list[tuple[str, float]]:
 def test_tables_of_both_models_and_of_the_difference() -> None:
     rows = [[1.0, 2.0, 0.0, -1.0, 1.0, 2.0, 5.0, -1.0]]
     table = logits_table(observer(rows), Reader(), torch.tensor([True]), 2, (VOCABULARY, VOCABULARY))
-    assert table.schema.equals(schema())
+    assert table.schema.equals(LOGITS.schema())
     assert entries(table, model="reference", side="top") == [("one", 2.0), ("zero", 1.0)]
     assert entries(table, model="reference", side="bottom") == [("three", -1.0), ("two", 0.0)]
     assert entries(table, model="intervened", side="top") == [("two", 10.0), ("one", 4.0)]

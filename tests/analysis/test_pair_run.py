@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from analysis import stages
+from analysis.columns import EXAMPLES, FEATURES, LOGITS
 from analysis.observers import observer_for
 from analysis.results import AnalysisResults, load_results
 from analysis.token_text import display_vocabulary
@@ -18,6 +19,7 @@ from crosscoder.pair import load_pair
 from crosscoder.reading import Reads, crosscoder_config
 from crosscoder.shards import ShardReader
 from crosscoder.storage import load_crosscoder, save_crosscoder
+from tests.analysis.described import described
 from tests.tiny_pairs import run_config, save_adapter, save_llama
 from training.stages import harvest
 
@@ -64,6 +66,20 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, RunFo
     base = save_llama(folder / "base")
     config, run = make(folder, "paired", {"adapter": str(save_adapter(base, folder / "adapter"))}, base)
     return config, run, load_results(run)
+
+
+def assert_described(run: RunFolder, by_model: str | None = None) -> None:
+    """That tables are as documented; `by_model` begins the columns that only this way of reading has."""
+    found = described(run.features, FEATURES)
+    own = {f"{by_model}_{model}" for model in ("reference", "intervened")} if by_model else set()
+    assert found & {column.name for column in FEATURES.columns if column.made_by} == own
+    assert "density/SOURCE" in found
+    described(run.examples, EXAMPLES)
+    described(run.logits, LOGITS)
+
+
+def test_tables_are_as_documented(analyzed: tuple[RunConfig, RunFolder, AnalysisResults]) -> None:
+    assert_described(analyzed[1])
 
 
 def test_densities_by_source_and_template_share(
@@ -166,6 +182,7 @@ def test_other_ways_of_reading(reads: Reads, tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
     _, run = make(tmp_path, reads, {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base)
     results = load_results(run)
+    assert_described(run, {"pooled": "density", "difference": "beta"}[reads])
     tables = {"pooled": {"reference", "intervened"}, "difference": {"difference"}}
     assert set(results.logits().to_pandas()["model"]) == tables[reads]
     for row in results.examples().to_pylist():

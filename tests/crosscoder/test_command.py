@@ -35,6 +35,7 @@ VERBS = [
     "attribute",
     "report",
     "browse",
+    "plot",
     "doctor",
     "export",
     "bench",

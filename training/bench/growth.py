@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from crosscoder.errors import ResourceError
+from crosscoder.plotting import require_matplotlib
 from crosscoder.timing import Comparison, Figures
 
 from ..forward import SPARSE_BELOW
@@ -171,7 +171,7 @@ def plot_growth(growths: Sequence[Growth], path: Path) -> None:
     Raises:
         ResourceError: matplotlib is not installed.
     """
-    require_matplotlib()
+    require_plot()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -208,15 +208,6 @@ def plot_growth(growths: Sequence[Growth], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def require_matplotlib() -> None:
-    """See before any long work that a plot can be drawn.
-
-    Raises:
-        ResourceError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ResourceError(
-            "matplotlib: not installed, and the plot of growth needs it; pip install 'crosscoder[plots]', or leave --plot out"
-        ) from None
+def require_plot() -> None:
+    """See before any long work that the plot can be drawn. Raises ResourceError where matplotlib is not installed."""
+    require_matplotlib("the plot of growth", otherwise="leave --plot out")

@@ -8,7 +8,7 @@ import torch
 from crosscoder.device import resolve_device
 from crosscoder.timing import Figures
 
-from .growth import break_even_figures, measure_growth, plot_growth, require_matplotlib, slope_figures
+from .growth import break_even_figures, measure_growth, plot_growth, require_plot, slope_figures
 from .profile import profile_step
 from .settings import BenchConfig, Benchmark
 from .shards import shards_benchmark
@@ -20,7 +20,7 @@ def prepare(config: BenchConfig, plot: Path | None) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if plot is not None:
-        require_matplotlib()
+        require_plot()
     return resolve_device("device", config.device)
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from analysis.behaviors.evidence import merge_evidence
 from analysis.behaviors.results import BehaviorFolder, load_behaviors
+from analysis.columns import ATTRIBUTION, PROMPTS, TOKENS
 from crosscoder.__main__ import app
 from crosscoder.behavior import Behavior
 from crosscoder.config import BatchTopK, CrosscoderConfig, RunConfig
@@ -22,6 +23,7 @@ from crosscoder.folder import RunFolder
 from crosscoder.pair import load_pair
 from crosscoder.settings import load_config
 from crosscoder.storage import save_crosscoder
+from tests.analysis.described import described
 from tests.tiny_pairs import WORDS, run_config, save_adapter, save_llama
 from training.harvest import harvest
 
@@ -79,9 +81,17 @@ def attribute(run: RunFolder, tmp_path: Path) -> Attribute:
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(behavior | settings))
         code = app(["attribute", str(run.path), str(tmp_path / "mine.yaml")], standalone_mode=False)
         assert (code or 0) == expected
-        return BehaviorFolder(run.behaviors / "mine")
+        place = BehaviorFolder(run.behaviors / "mine")
+        assert_described(place)
+        return place
 
     return attribute
+
+
+def assert_described(place: BehaviorFolder) -> None:
+    for path, table in ((place.latents, ATTRIBUTION), (place.prompts, PROMPTS), (place.tokens, TOKENS)):
+        if path.exists():
+            described(path, table)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -168,6 +178,7 @@ def test_models_of_different_width_are_taken_apart_each_in_itself(models: Path, 
     assert sum(found.shares.values()) == pytest.approx(pieces[0], abs=1e-5)
     assert found.causal["together"]["sufficiency"] is None
     assert found.causal["together"]["necessity"]["value"] is not None
+    assert_described(BehaviorFolder(run.behaviors / "mine"))
     latents = pd.read_parquet(BehaviorFolder(run.behaviors / "mine").latents)
     within = latents.attribution_intervened - latents.attribution_reference
     assert within.tolist() == pytest.approx(latents.attribution_held_out.tolist())

@@ -1,0 +1,172 @@
+"""One latent of a run: its label with the evidence, its numbers with intervals, where it fires, and which tokens it points at."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+
+from ..columns import FEATURES
+from ..results import TEXT_COLUMNS, AnalysisResults
+
+
+class Number(NamedTuple):
+    """A number of a latent; None: not measured."""
+
+    value: float | int | None
+    low: float | None = None
+    """Lower bound of its interval, where it has one."""
+    high: float | None = None
+    """Upper bound."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A place where a latent fires, with its neighborhood."""
+
+    latent: int
+    rank: int
+    """From 0, strongest first."""
+    quantile: float | None
+    """Where the peak lies among those of the latent, 1 = the largest; None: one of the strongest."""
+    document: int
+    source: str
+    position: int
+    """Of the peak in the document."""
+    peak: float
+    """Largest value of the latent in the document."""
+    start: int
+    """Position of the first token that is shown."""
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    special: tuple[bool, ...]
+    template: tuple[bool, ...]
+    values: Float32[np.ndarray, " token"]
+    """Of the latent on each token."""
+    reference: Float32[np.ndarray, " token"]
+    """Norm of what it writes into the reference there, in units of its activations."""
+    intervened: Float32[np.ndarray, " token"]
+    """The same of the intervened model."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a token, by position in the document."""
+        positions = pd.RangeIndex(self.start, self.start + len(self.tokens), name="position")
+        columns = ("tokens", "token_ids", "values", "reference", "intervened", "special", "template")
+        return pd.DataFrame({name: list(getattr(self, name)) for name in columns}, index=positions)
+
+    def __repr__(self) -> str:
+        return f"Example(latent={self.latent}, document={self.document}, position={self.position}, peak={self.peak:.3g})"
+
+    def _repr_html_(self) -> str:
+        from .markup import examples_html
+
+        return examples_html([self], most_context=None)
+
+
+class Latent:
+    """What a run knows of one latent."""
+
+    def __init__(self, latent: int, results: AnalysisResults) -> None:
+        self.latent = latent
+        """Its number in the dictionary."""
+        self._results = results
+        table: Any = results.features
+        self._row: dict[str, Any] = table.iloc[latent].to_dict()
+
+    @property
+    def label(self) -> str:
+        """What the rule makes of it."""
+        return str(self._row["label"])
+
+    @property
+    def evidence(self) -> str:
+        """observed, associated or causal: the strongest that any behavior gives for it."""
+        return str(self._row["evidence"])
+
+    @property
+    def reason(self) -> str:
+        """Why it has its label, with the numbers that decided."""
+        return str(self._row["reason"] or "")
+
+    @property
+    def explanation(self) -> str:
+        """Where it fires, what it writes and how sure the label is, in sentences made of evidence."""
+        return str(self._row["explanation"] or "")
+
+    @cached_property
+    def numbers(self) -> dict[str, Number]:
+        """Its numbers by the names of features.parquet, each with its interval where it has one."""
+        plain = {
+            name: _plain(value) for name, value in self._row.items() if name not in ("latent", *TEXT_COLUMNS)
+        }
+        bounds = {f"{name}{end}" for name in plain for end in ("_low", "_high")}
+        return {
+            name: Number(value, plain.get(f"{name}_low"), plain.get(f"{name}_high"))
+            for name, value in plain.items()
+            if name not in bounds
+        }
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """`numbers` with what each means, a row a number."""
+        rows = {
+            name: {**number._asdict(), "meaning": _meaning(name)} for name, number in self.numbers.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    @cached_property
+    def examples(self) -> tuple[Example, ...]:
+        """The strongest first, then those spread over the quantiles of its values."""
+        rows = self._results.examples([self.latent]).to_pylist()
+        examples = [_example(row) for row in rows]
+        return tuple(
+            sorted(examples, key=lambda one: (one.quantile is not None, -(one.quantile or 0), one.rank))
+        )
+
+    @cached_property
+    def logits(self) -> dict[str, pd.DataFrame]:
+        """For `reference`, `intervened` and `difference`, as far as they exist: the tokens that its direction points at, at both ends."""
+        table: Any = self._results.logits([self.latent]).to_pandas().astype({"token": "str"})
+        columns = ["side", "rank", "token", "token_id", "value"]
+        # Top before bottom.
+        table = table.sort_values(["side", "rank"], ascending=[False, True])
+        return {
+            model: table.loc[table["model"] == model, columns].reset_index(drop=True)
+            for model in ("reference", "intervened", "difference")
+            if (table["model"] == model).any()
+        }
+
+    def __repr__(self) -> str:
+        share = self.numbers["shift_share"].value
+        of_shift = "" if share is None else f", {share:.1%} of the shift"
+        return f"Latent({self.latent}: {self.label}, {self.evidence}{of_shift})"
+
+    def _repr_html_(self) -> str:
+        from .markup import latent_html
+
+        return latent_html(self)
+
+
+def _plain(value: Any) -> Any:
+    """A number of Python, None where it is null."""
+    return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
+
+
+def _meaning(name: str) -> str:
+    try:
+        return FEATURES.column(name).meaning
+    except ValueError:
+        # A table of a later release may have more.
+        return ""
+
+
+def _example(row: dict[str, Any]) -> Example:
+    names = ("latent", "rank", "quantile", "document", "source", "position", "peak", "start")
+    fields: dict[str, Any] = {name: row[name] for name in names}
+    fields |= {name: tuple(row[name]) for name in ("tokens", "token_ids", "special", "template")}
+    for name in ("values", "reference", "intervened"):
+        fields[name] = np.array(row[name], dtype=np.float32)
+    return Example(**fields)

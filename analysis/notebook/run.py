@@ -1,0 +1,139 @@
+"""A finished run, read for a notebook. Nothing is loaded before it is asked for, and nothing is written."""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from crosscoder.config import RunConfig
+from crosscoder.dictionary import Crosscoder
+from crosscoder.errors import ConfigError, did_you_mean
+from crosscoder.folder import RunFolder
+from crosscoder.storage import load_crosscoder
+
+from ..behaviors.results import LEVELS, behavior_places, load_behaviors
+from ..columns import FEATURES
+from ..plots.stage import plots_of
+from ..report.content import short_names
+from ..report.render import read_report
+from ..report.schema import Report
+from ..results import LABELS, AnalysisResults, load_results
+from ..training_record import read_metrics
+from .behavior import AttributedBehavior
+from .frames import with_types
+from .latent import Latent
+
+
+class Run:
+    """A run folder: `Run.load("runs/demo")`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        """Where each file lies."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Run":
+        """The run at `path`. Raises ConfigError where there is none."""
+        return cls(RunFolder.open(Path(path)))
+
+    @property
+    def config(self) -> RunConfig:
+        """The settings it was made with."""
+        return self.folder.read_config()
+
+    @cached_property
+    def _results(self) -> AnalysisResults:
+        return load_results(self.folder)
+
+    @cached_property
+    def features(self) -> pd.DataFrame:
+        """features.parquet, one row a latent, indexed by its number.
+
+        `label` and `evidence` are categories, in their order; integers that can be null are pandas' `Int32`; everything else is a
+        float, NaN where it is null, or text. `docs/reference/columns.md` says what each column means.
+        Raises `FormatError` where the run is not analyzed.
+        """
+        table: Any = with_types(self._results.features, FEATURES).set_index("latent")
+        table["label"] = pd.Categorical(table["label"], LABELS)
+        table["evidence"] = pd.Categorical(table["evidence"], LEVELS, ordered=True)
+        return table
+
+    def latent(self, latent: int) -> Latent:
+        """One latent. Raises ConfigError for a number that the dictionary does not have."""
+        n_latents = len(self._results.features)
+        if not 0 <= latent < n_latents:
+            raise ConfigError(
+                f"latent: {latent} is out of range; the dictionary has latents 0 to {n_latents - 1}"
+            )
+        return Latent(int(latent), self._results)
+
+    def examples(self, latents: Iterable[int] | None = None) -> pd.DataFrame:
+        """examples.parquet of some latents, or of all: a row an example, with lists over its tokens."""
+        return self._results.examples(latents).to_pandas()
+
+    def logits(self, latents: Iterable[int] | None = None) -> pd.DataFrame:
+        """logits.parquet of some latents, or of all: a row a token at an end of a logit table."""
+        return self._results.logits(latents).to_pandas()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json: counts per label with intervals, quality of the dictionary, controls."""
+        return self._results.summary
+
+    @cached_property
+    def behaviors(self) -> dict[str, AttributedBehavior]:
+        """Every behavior that was attributed, by name; empty where none was."""
+        found = zip(behavior_places(self.folder), load_behaviors(self.folder), strict=True)
+        return {results.name: AttributedBehavior(place, results) for place, results in found}
+
+    @property
+    def report(self) -> Report | None:
+        """The report as data; None where none is written. Raises `FormatError` where it is of another release."""
+        return read_report(self.folder) if (self.folder.report / "report.json").is_file() else None
+
+    @cached_property
+    def dictionary(self) -> Crosscoder:
+        """The trained dictionary, on the CPU."""
+        return load_crosscoder(self.folder.crosscoder)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """metrics.jsonl, a row a line. Raises `FormatError` where it is missing."""
+        return read_metrics(self.folder)
+
+    @property
+    def plots(self) -> tuple[str, ...]:
+        """Names of the figures that the run has numbers for. Raises ResourceError where matplotlib is not installed."""
+        return tuple(plot.name for plot in plots_of(self.folder))
+
+    def plot(self, name: str) -> Any:
+        """A figure by its name, as matplotlib's `Figure`.
+
+        Raises ConfigError for a name that the run has no figure of, ResourceError where matplotlib is not installed.
+        """
+        known = {plot.name: plot for plot in plots_of(self.folder)}
+        if name not in known:
+            raise ConfigError(
+                f"plot: the run has no figure {name!r}{did_you_mean(name, known)}; it has {', '.join(known) or 'none'}"
+            )
+        return known[name].figure()
+
+    @property
+    def analyzed(self) -> bool:
+        """Whether there is an analysis to read."""
+        return self.folder.summary.is_file()
+
+    def __repr__(self) -> str:
+        place = str(self.folder.path)
+        if not self.analyzed:
+            return f"Run({place!r}: not analyzed)"
+        counts = {label: entry["count"] for label, entry in self.summary["counts"].items() if entry["count"]}
+        told = ", ".join(f"{counts[label]:,} {label}" for label in LABELS if label in counts)
+        return f"Run({place!r}: {' → '.join(short_names(self.summary))}; {told})"
+
+    def _repr_html_(self) -> str:
+        from .markup import run_html
+
+        return run_html(self)
