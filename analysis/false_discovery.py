@@ -38,7 +38,7 @@ class Candidacy(NamedTuple):
 
     effect: Float[np.ndarray, " latent"]
     """Share of the shift that the latent explains on the tokens where it fires, in units of the mean squared shift of a token; 0
-    where it cannot be estimated."""
+    where it cannot be estimated. Where the models share no space: of what the map between them leaves of the model it leans to."""
 
     p_value: Float[np.ndarray, " latent"]
     """Probability of such values of ν if one of them were at its limit; 1 where it cannot be estimated."""
@@ -78,7 +78,8 @@ def candidacy(columns: Columns, rule: LabelRule) -> Candidacy:
 def effect_of(columns: Columns) -> Float[np.ndarray, " latent"]:
     """`Candidacy.effect` from the columns of a feature table."""
     density = columns["density"]
-    share = columns.get("shift_share", np.zeros(len(density)))
+    # Where the models share no space, their difference is no shift: what counts is what no map carries over.
+    share = columns.get("unmapped_share", columns.get("shift_share", np.zeros(len(density))))
     effect = np.divide(share, density, out=np.zeros(len(density)), where=density > 0)
     return np.nan_to_num(effect, nan=0.0)
 

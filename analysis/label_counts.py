@@ -62,6 +62,7 @@ def evidence_of(columns: Columns, bounds: Bounds) -> EvidenceArray:
         toward("new"),
         toward("lost"),
         columns["q_value"],
+        np.asarray("unmapped_share" in columns),
     )
 
 
@@ -116,6 +117,7 @@ def _resampled(
         toward("new", evidence.new),
         toward("lost", evidence.lost),
         evidence.q_value[latents],
+        evidence.mapped,
     )
 
 
