@@ -85,8 +85,11 @@ def _array(values: Any, kind: pa.DataType) -> pa.Array:
 
 _DEAD = "of a dead latent"
 _NO_NORMS = "the dictionary is of pooled tokens or of the difference"
-_NO_SPACE = f"the models differ in width, or {_NO_NORMS}"
-_NO_ERROR = "not estimable (what it is divided by is too small), the models differ in width, or the dictionary is of pooled tokens"
+_NO_FRAME = "the models share no space and no linear map leads between them"
+_NO_SPACE = f"{_NO_FRAME}, or {_NO_NORMS}"
+_NO_ERROR = (
+    f"not estimable (what it is divided by is too small), {_NO_FRAME}, or the dictionary is of pooled tokens"
+)
 _NO_RECONSTRUCTION = f"{_NO_ERROR} or of the difference"
 _ONE_DIRECTION = f"a direction is missing, {_DEAD}, or {_NO_SPACE}"
 _SHARE = "0 to 1"
@@ -151,6 +154,10 @@ FEATURES = Table(
                "that. Negative: it points the wrong way.", "a share; the shares of latents, bias and error add up to 1",
                "the models compute the same, or differ in width"),
         *_interval("shift_share", "shift_share", "as shift_share", "as shift_share", _f64),
+        Column("unmapped_share", _f64, "Of models that share no space: share of what the linear map from the other model does not carry "
+               "into the model that the latent leans to, that it explains.", "a share; negative: it points the wrong way",
+               "the models share a space, or no map leads between them"),
+        *_interval("unmapped_share", "unmapped_share", "as unmapped_share", "as unmapped_share", _f64),
         Column("q_value", _f64, "Expected share of false labels among the new or lost that are at least this strong.", _SHARE, _NO_SPACE),
         Column("seed_stability", _f64, "Share of the other seeds' dictionaries that have it again: cosine of the decoder rows, all models "
                "side by side, above 0.7.", _SHARE, "no other seed was trained"),

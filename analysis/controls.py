@@ -25,7 +25,7 @@ from .control_runs import read_control_run
 from .features import Columns, Features, make_features
 from .held_out_pass import batches_for
 from .labels import LABELS, Label
-from .observers import Observer, observer_for
+from .observers import Observer, frame_of, observer_for
 from .statistics import StatisticsAccumulator
 from .token_context import TokenContext
 
@@ -197,7 +197,8 @@ def _read(
     own: RunFolder, reader: ActivationReader, context: TokenContext, control: Control, device: torch.device
 ) -> Reference:
     logger.info("analyze: reading the control %s", control.name)
-    observer = observer_for(load_crosscoder(own.crosscoder, device), reader.d_models, "paired")
+    dictionary = load_crosscoder(own.crosscoder, device)
+    observer = observer_for(dictionary, reader.d_models, "paired", frame_of(own))
     settings = control.config.analysis
     accumulator = StatisticsAccumulator(observer, context, settings.bootstrap_blocks, control.config.seed)
     for batch in batches_for(observer, reader):

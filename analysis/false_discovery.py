@@ -13,7 +13,7 @@ artifact    Null pairs, that is, dictionaries trained by the same recipe on a pa
 A null is one draw, and so is the largest effect in it: its latents count as if they had `SAFETY` times theirs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ class Candidacy(NamedTuple):
 
     effect: Float[np.ndarray, " latent"]
     """Share of the shift that the latent explains on the tokens where it fires, in units of the mean squared shift of a token; 0
-    where it cannot be estimated."""
+    where it cannot be estimated. Where the models share no space: of what the map between them leaves of the model it leans to."""
 
     p_value: Float[np.ndarray, " latent"]
     """Probability of such values of ν if one of them were at its limit; 1 where it cannot be estimated."""
@@ -78,9 +78,16 @@ def candidacy(columns: Columns, rule: LabelRule) -> Candidacy:
 def effect_of(columns: Columns) -> Float[np.ndarray, " latent"]:
     """`Candidacy.effect` from the columns of a feature table."""
     density = columns["density"]
-    share = columns.get("shift_share", np.zeros(len(density)))
+    # Where the models share no space, their difference is no shift: what counts is what no map carries over.
+    name = "unmapped_share" if is_mapped(columns) else "shift_share"
+    share = columns.get(name, np.zeros(len(density)))
     effect = np.divide(share, density, out=np.zeros(len(density)), where=density > 0)
     return np.nan_to_num(effect, nan=0.0)
+
+
+def is_mapped(columns: Mapping[str, np.ndarray]) -> bool:
+    """Whether the latents are of models between which a map leads."""
+    return "unmapped_share" in columns and not np.isnan(columns["unmapped_share"]).all()
 
 
 def q_values(observed: Candidacy, nulls: Sequence[Candidacy]) -> Float[np.ndarray, " latent"]:

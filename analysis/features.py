@@ -53,6 +53,7 @@ _ORDER = (
     *("relative_rate", "relative_rate_low", "relative_rate_high"),
     *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
     *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
+    *("unmapped_share", "unmapped_share_low", "unmapped_share_high"),
     *("q_value", "seed_stability", "difference_latent", "difference_cosine", "onset", "twin", "twin_cosine"),
 )
 
@@ -95,7 +96,9 @@ def make_features(
     """All columns and labels, for any way of reading a pair; `nulls` are what q-values count artifacts with."""
     columns = _activity(observer, statistics)
     if observer.reads == "paired":
-        columns |= _geometry_columns(Geometry.of(observer.crosscoder), columns["n_tokens"] > 0)
+        columns |= _geometry_columns(
+            Geometry.of(observer.crosscoder, observer.frame), columns["n_tokens"] > 0
+        )
     estimates, constants = _estimates(observer, statistics)
     moments = BlockMoments(statistics.sums, statistics.totals, constants)
     weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
@@ -109,8 +112,11 @@ def make_features(
     for name in ("density", "shift_share", "relative_rate"):
         if name in bounded:
             columns |= _spread(name, bounded[name])
-    columns |= _scaling_columns(bounded, _leans_intervened(observer, columns, bounded))
-    if observer.reads == "paired" and observer.comparable:
+    leans_intervened = _leans_intervened(observer, columns, bounded)
+    columns |= _scaling_columns(bounded, leans_intervened)
+    if observer.frame is not None:
+        columns |= _unmapped_columns(bounded, leans_intervened)
+    if observer.reads == "paired" and observer.aligned:
         columns["q_value"] = q_values(candidacy(columns, config.rule), nulls)
     verdicts = [_verdict(observer, columns, bounded, latent, config) for latent in range(observer.n_latents)]
     labels: tuple[Label, ...] = tuple(verdict.label for verdict in verdicts)
@@ -168,14 +174,17 @@ def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, St
         estimates["shift_share"] = lambda moments: moments["shift"] / moments["shift/square"]
     match observer.reads:
         case "paired":
-            if not observer.comparable:
+            if not observer.aligned:
                 return estimates, {}
             for name, side in _SIDES.items():
                 estimates[f"nu_error_{name}"] = partial(nu_error, side=side)
                 estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, side=side)
                 estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
             assert isinstance(observer, PairedObserver)
-            return estimates, overlaps(*observer.directions[:2])
+            if observer.frame is not None:
+                for side in MODEL_NAMES:
+                    estimates[f"unmapped_{side}"] = partial(_unmapped_share, side=side)
+            return estimates, overlaps(observer.directions_in)
         case "pooled":
             estimates["relative_rate"] = _relative_rate
             return estimates, {}
@@ -199,6 +208,11 @@ def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, St
             return estimates, constants | {"square_norm": norms}
         case _:
             assert_never(observer.reads)
+
+
+def _unmapped_share(moments: Moments, side: str) -> Tensor:
+    """Share of what the map between the models does not carry into `side` that a latent explains."""
+    return moments[f"unmapped/{side}"] / moments[f"unmapped/{side}/square"]
 
 
 def _relative_rate(moments: Moments) -> Tensor:
@@ -233,6 +247,12 @@ def _scaling_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.nda
         if name in bounded:
             columns[name] = _spread(name, bounded[name])[name]
     return columns
+
+
+def _unmapped_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.ndarray) -> Columns:
+    """`unmapped_share` and its interval, of the model that each latent leans to."""
+    reference, intervened = (_spread("unmapped_share", bounded[f"unmapped_{side}"]) for side in MODEL_NAMES)
+    return {name: np.where(leans_intervened, intervened[name], reference[name]) for name in reference}
 
 
 def _verdict(
@@ -281,7 +301,8 @@ def _evidence(
         cosine=number("decoder_cosine"),
         new=toward("new"),
         lost=toward("lost"),
-        comparable=observer.comparable,
+        comparable=observer.aligned,
+        mapped=observer.frame is not None,
         q_value=number("q_value"),
     )
 

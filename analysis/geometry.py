@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 
 from crosscoder.activations import split_models
 from crosscoder.dictionary import Crosscoder
+from crosscoder.frame import Frame
 from crosscoder.metrics import decoder_cosine, relative_norm
 
 # A row this much weaker than the other model's points nowhere in particular.
@@ -22,13 +23,15 @@ class Geometry:
     reference: Float[Tensor, "latent _"]
     """Decoder rows in training space."""
     intervened: Float[Tensor, "latent _"]
+    carried: tuple[Float[Tensor, "latent _"], Float[Tensor, "latent _"]] | None
+    """Rows of the intervened model as they are in the reference's space, and the reverse; None where they are in none."""
     norm_reference: Float[Tensor, " latent"]
     norm_intervened: Float[Tensor, " latent"]
     norm_reference_raw: Float[Tensor, " latent"]
     norm_intervened_raw: Float[Tensor, " latent"]
 
     @classmethod
-    def of(cls, crosscoder: Crosscoder) -> "Geometry":
+    def of(cls, crosscoder: Crosscoder, frame: Frame | None = None) -> "Geometry":
         """Of a dictionary with two or more models on its axis; `score_scale` leads back to training space after folding.
 
         There E‖x'‖² is the width of a model. Where widths differ, rows are told in units in which it is the same for both models, the
@@ -38,13 +41,14 @@ class Geometry:
         scale = crosscoder.score_scale.cpu()[:2] * (widths.mean() / widths).sqrt()
         rows = split_models(crosscoder.W_dec.detach().cpu().double(), crosscoder.config.d_models)
         reference, intervened = [part * factor for part, factor in zip(rows[:2], scale, strict=True)]
-        raw = [part.detach().cpu().double().norm(dim=1) for part in crosscoder.raw_decoder()]
-        return cls(reference, intervened, reference.norm(dim=1), intervened.norm(dim=1), raw[0], raw[1])
-
-    @property
-    def comparable(self) -> bool:
-        """Whether both models share one space."""
-        return self.reference.shape == self.intervened.shape
+        raw = [part.detach().cpu().double() for part in crosscoder.raw_decoder()[:2]]
+        carried = None
+        if frame is not None:
+            carried = raw[1] @ frame.maps[0].double(), raw[0] @ frame.maps[1].double()
+        elif reference.shape == intervened.shape:
+            carried = intervened, reference
+        norms = [rows.norm(dim=1) for rows in (reference, intervened, *raw)]
+        return cls(reference, intervened, carried, *norms)
 
     @property
     def relative_norm(self) -> Float[Tensor, " latent"]:
@@ -57,10 +61,16 @@ class Geometry:
         return relative_norm(self.norm_reference_raw, self.norm_intervened_raw)
 
     def cosine(self) -> Float[Tensor, " latent"]:
-        """Between a latent's two directions; NaN where one is zero or the widths differ."""
-        if not self.comparable:
+        """Between a latent's two directions; NaN where one is zero or none is defined in the other's space.
+
+        Where a map leads across: the mean of the cosines in the two spaces.
+        """
+        if self.carried is None:
             return torch.full_like(self.norm_reference, torch.nan)
-        return decoder_cosine(self.reference, self.intervened)
+        of_intervened, of_reference = self.carried
+        return (
+            decoder_cosine(self.reference, of_intervened) + decoder_cosine(self.intervened, of_reference)
+        ) / 2
 
     def twins(
         self, alive: Bool[Tensor, " latent"], chunk: int = 1024
@@ -72,12 +82,13 @@ class Geometry:
         """
         n_latents = len(self.norm_reference)
         twin, cosine = torch.full((n_latents,), -1), torch.full((n_latents,), torch.nan, dtype=torch.float64)
-        if not self.comparable:
+        if self.carried is None:
             return twin, cosine
+        of_intervened, of_reference = self.carried
         leans = self.norm_intervened >= self.norm_reference
         sides = (
-            (leans, self.intervened, self.reference, self.norm_reference, self.norm_intervened),
-            (~leans, self.reference, self.intervened, self.norm_intervened, self.norm_reference),
+            (leans, of_intervened, self.reference, self.norm_reference, self.norm_intervened),
+            (~leans, of_reference, self.intervened, self.norm_intervened, self.norm_reference),
         )
         for own, directions, others, norms, opposite in sides:
             found = normalize(others, dim=1)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from crosscoder.config import LabelRule
 
+from .false_discovery import is_mapped
 from .intervals import BlockMoments, Statistic
 from .labels import LABELS, BoundedArray, EvidenceArray, Label, TowardArray, decide_labels
 
@@ -62,6 +63,7 @@ def evidence_of(columns: Columns, bounds: Bounds) -> EvidenceArray:
         toward("new"),
         toward("lost"),
         columns["q_value"],
+        np.asarray(is_mapped(columns)),
     )
 
 
@@ -116,6 +118,7 @@ def _resampled(
         toward("new", evidence.new),
         toward("lost", evidence.lost),
         evidence.q_value[latents],
+        evidence.mapped,
     )
 
 

@@ -91,7 +91,9 @@ class Evidence(NamedTuple):
     lost: Toward
     """Toward the reference."""
     comparable: bool = True
-    """Whether the models share one space, so that directions and latent scaling are defined."""
+    """Whether the models share one space, or a map leads across, so that directions and latent scaling are defined."""
+    mapped: bool = False
+    """Whether a fitted map leads from one model's space to the other's: that it is inexact cannot be told from a turn."""
     q_value: float = math.nan
     """Of the claim that the latent is new or lost; NaN where it was not computed."""
 
@@ -122,7 +124,8 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
     if not evidence.comparable:
         return Verdict(
             "undetermined",
-            "the models differ in width, so directions and latent scaling cannot be compared, and norms alone never decide",
+            "the models share no space and no linear map leads from one to the other, so directions and latent scaling cannot be "
+            "compared, and norms alone never decide",
         )
     if evidence.norm_reference + evidence.norm_intervened == 0:
         return Verdict("undetermined", "writes into neither model: both decoder norms are 0")
@@ -235,6 +238,11 @@ def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
     if math.isnan(evidence.cosine):
         return Verdict("undetermined", "the two decoder directions cannot be compared")
     if evidence.cosine < rule.rotated_cosine:
+        if evidence.mapped:
+            return Verdict(
+                "undetermined",
+                f"{both}: the models share no space, and that the map between them is inexact cannot be told from a turn",
+            )
         if side.ratio < ROTATED_RATIO:
             return Verdict(
                 "undetermined",
@@ -345,7 +353,7 @@ class TowardArray(NamedTuple):
 
 
 class EvidenceArray(NamedTuple):
-    """`Evidence` of models that share a space, for any number of latents at once; all arrays broadcast together."""
+    """`Evidence` of models that share a space or have a map between theirs, for any number of latents at once; all arrays broadcast together."""
 
     n_tokens: np.ndarray
     n_documents: np.ndarray
@@ -355,6 +363,7 @@ class EvidenceArray(NamedTuple):
     new: TowardArray
     lost: TowardArray
     q_value: np.ndarray
+    mapped: np.ndarray
 
 
 def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
@@ -389,7 +398,7 @@ def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
         (exclusive, np.where(to_new, LABELS.index("new"), LABELS.index("lost"))),
         (ratio <= min(_NEARLY_NOTHING, rule.weak_norm), undetermined),
         (absent["new"] | absent["lost"], undetermined),
-        (turned & (ratio >= ROTATED_RATIO) & held, LABELS.index("rotated")),
+        (turned & (ratio >= ROTATED_RATIO) & held & ~evidence.mapped, LABELS.index("rotated")),
         (~alike, undetermined),
         (ratio >= rule.shared_ratio, LABELS.index("shared")),
         ((error.low > rule.nu_error) & near, LABELS.index("rescaled")),

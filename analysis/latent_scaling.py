@@ -13,6 +13,9 @@ model S, the side it leans to. For each model M and target y,
 ν of the error near 1: the other model holds the concept in its residual (complete shrinkage). ν of the reconstruction
 near 1: other latents already write it there (latent decoupling). Both near 0: the concept is absent from the other model.
 All in training space; all latents from the same few sums, because Σ f⟨d, e^M + f d^M⟩ = Σ f⟨d, e^M⟩ + ⟨d, d^M⟩ Σ f².
+
+Where the models share no space, d is looked for in the other one where a linear map between their activations takes it
+(`crosscoder.frame`), as long in training space as it is in its own.
 """
 
 from collections.abc import Mapping
@@ -32,27 +35,31 @@ Moments = Mapping[str, Tensor]
 
 
 def overlaps(
-    reference: Float[Tensor, "latent d_model"], intervened: Float[Tensor, "latent d_model"]
+    directions: Mapping[tuple[str, str], Float[Tensor, "latent _"]],
 ) -> dict[str, Float[Tensor, " latent"]]:
-    """`overlap/S/M` = ⟨d_j^S, d_j^M⟩ of decoder rows in training space, float64."""
-    rows = dict(zip(MODEL_NAMES, (reference.double(), intervened.double()), strict=True))
-    return {
-        f"overlap/{side}/{model}": (rows[side] * rows[model]).sum(dim=1).cpu()
-        for side in MODEL_NAMES
-        for model in MODEL_NAMES
-    }
+    """`overlap/S/M` = ⟨d_j^S, d_j^M⟩ and `extent/S/M` = ‖d_j^S‖², both in the space of M, float64.
+
+    Args:
+        directions: Decoder rows of side S as they are in the training space of model M, by (S, M).
+    """
+    rows = {key: value.double() for key, value in directions.items()}
+    constants = {}
+    for (side, model), values in rows.items():
+        constants[f"overlap/{side}/{model}"] = (values * rows[model, model]).sum(dim=1).cpu()
+        constants[f"extent/{side}/{model}"] = values.square().sum(dim=1).cpu()
+    return constants
 
 
 def beta_error(moments: Moments, side: str, model: str) -> Float[Tensor, "*resample latent"]:
     """β of the error of `model` along the direction of `side`; NaN where the latent does not fire or has no direction."""
     explained = moments[f"error/{side}/{model}"] / moments["square"] + moments[f"overlap/{side}/{model}"]
-    return _finite(explained / moments[f"overlap/{side}/{side}"])
+    return _finite(explained / moments[f"extent/{side}/{model}"])
 
 
 def beta_reconstruction(moments: Moments, side: str, model: str) -> Float[Tensor, "*resample latent"]:
     """β of the reconstruction of `model` along the direction of `side`; NaN where it is not defined."""
     return _finite(
-        moments[f"reconstruction/{side}/{model}"] / (moments[f"overlap/{side}/{side}"] * moments["square"])
+        moments[f"reconstruction/{side}/{model}"] / (moments[f"extent/{side}/{model}"] * moments["square"])
     )
 
 

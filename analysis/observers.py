@@ -13,10 +13,13 @@ from typing import NamedTuple, assert_never
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from crosscoder.activations import have_difference, join_models, split_models
 from crosscoder.dictionary import Crosscoder
 from crosscoder.firings import Firings
+from crosscoder.folder import RunFolder
+from crosscoder.frame import Frame
 from crosscoder.reading import MODEL_NAMES, Reads, present
 
 
@@ -60,6 +63,8 @@ class Observer:
     """Reads tokens with a trained dictionary. Made by `observer_for`."""
 
     reads: Reads
+    frame: Frame | None = None
+    """Leads between models that share no space; None where they share one, or nothing does."""
 
     def __init__(self, crosscoder: Crosscoder, d_models: tuple[int, ...]) -> None:
         self.crosscoder = crosscoder.eval()
@@ -72,6 +77,11 @@ class Observer:
     def comparable(self) -> bool:
         """Whether there are two models with a common space, so that a difference exists."""
         return have_difference(self.d_models)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether a direction of one model can be told in the other: they share a space, or a frame leads across."""
+        return self.comparable or self.frame is not None
 
     @property
     def device(self) -> torch.device:
@@ -139,22 +149,26 @@ class PairedObserver(Observer):
 
     reads: Reads = "paired"
 
-    def __init__(self, crosscoder: Crosscoder, d_models: tuple[int, ...]) -> None:
+    def __init__(self, crosscoder: Crosscoder, d_models: tuple[int, ...], frame: Frame | None = None) -> None:
         super().__init__(crosscoder, d_models)
+        self.frame = frame
         # Leads to training space from the space of the stored rows, which after folding is raw space.
         scales = crosscoder.score_scale.tolist()
         stored = split_models(crosscoder.W_dec.detach(), d_models)
         self.directions = tuple(rows * scale for rows, scale in zip(stored, scales, strict=True))
         """Decoder rows in training space."""
         self._to_training = scales
+        self.directions_in = self._carried_over() if self.aligned else {}
+        """Decoder rows of each side as they are in the training space of each model, by (side, model); empty where they are in none."""
         self._shift_directions = self.raw[1] - self.raw[0] if self.comparable else None
+        self._unmapped_directions = self._beyond_map()
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
         return Codes(self.crosscoder.firings(values))
 
     def _observe(self, values: Float[Tensor, "token width"], codes: Codes) -> Observation:
         rebuilt = self.crosscoder.rebuild(codes.firings)
-        products = tuple(self._products(values, rebuilt)) if self.comparable else ()
+        products = tuple(self._products(values, rebuilt))
         return Observation(codes, values, self.crosscoder.denormalize(rebuilt), codes.firings, products)
 
     def _products(
@@ -163,13 +177,40 @@ class PairedObserver(Observer):
         """Latent scaling in training space, each side's direction against each model's target; and the shift."""
         error = split_models(self.crosscoder.normalize(values).sub_(rebuilt), self.d_models)
         written = split_models(rebuilt - self.crosscoder.b_dec, self.d_models)
-        for name, parts in (("error", error), ("reconstruction", written)):
+        for name, parts in (("error", error), ("reconstruction", written)) if self.aligned else ():
             for model, part, scale in zip(MODEL_NAMES, parts[:2], self._to_training[:2], strict=True):
                 # A product laid out row after row is read without a copy, in all its products.
                 targets = part * scale
-                for side, rows in zip(MODEL_NAMES, self.directions[:2], strict=True):
-                    yield Product(f"{name}/{side}/{model}", rows, targets)
-        yield Product("shift", self.shift_directions(), _difference(values, self.d_models))
+                for side in MODEL_NAMES:
+                    yield Product(f"{name}/{side}/{model}", self.directions_in[side, model], targets)
+        if self.comparable:
+            yield Product("shift", self.shift_directions(), _difference(values, self.d_models))
+        if self.frame is not None:
+            unmapped = self.frame.unmapped(values, self.d_models)
+            for side, rows, targets in zip(MODEL_NAMES, self._unmapped_directions, unmapped, strict=True):
+                yield Product(f"unmapped/{side}", rows, targets)
+
+    def _beyond_map(self) -> tuple[Float[Tensor, "latent _"], ...]:
+        """What one unit of a latent writes into each model beyond what the map makes of what it writes into the other, raw units."""
+        if self.frame is None:
+            return ()
+        return tuple(
+            self.raw[into] - self.raw[1 - into] @ self.frame.maps[into].to(self.raw[into]) for into in (0, 1)
+        )
+
+    def _carried_over(self) -> dict[tuple[str, str], Float[Tensor, "latent _"]]:
+        """A map gives the direction alone: a row is as long in the other model's training space as in its own, where widths differ
+        in relation to what tokens are long there. So β is of strengths as decoder norms are."""
+        rows = {(side, side): own for side, own in zip(MODEL_NAMES, self.directions, strict=False)}
+        for side, model in (MODEL_NAMES, MODEL_NAMES[::-1]):
+            own, into = MODEL_NAMES.index(side), MODEL_NAMES.index(model)
+            if self.frame is None:
+                rows[side, model] = rows[side, side]
+            else:
+                direction = normalize(self.raw[own] @ self.frame.maps[into].to(self.raw[own]), dim=1)
+                length = self.directions[own].norm(dim=1, keepdim=True)
+                rows[side, model] = direction * length * (self.d_models[into] / self.d_models[own]) ** 0.5
+        return rows
 
     def contributions(self, codes: Codes) -> tuple[Firings, Firings]:
         """The shared code, times the norm of each model's direction."""
@@ -257,17 +298,24 @@ class DifferenceObserver(Observer):
         return self.raw_bias()
 
 
-def observer_for(crosscoder: Crosscoder, d_models: tuple[int, ...], reads: Reads) -> Observer:
-    """The observer for a way of reading a pair with models of widths `d_models`."""
+def observer_for(
+    crosscoder: Crosscoder, d_models: tuple[int, ...], reads: Reads, frame: Frame | None = None
+) -> Observer:
+    """The observer for a way of reading a pair with models of widths `d_models`; of a crosscoder, with the frame of its run."""
     match reads:
         case "paired":
-            return PairedObserver(crosscoder, d_models)
+            return PairedObserver(crosscoder, d_models, frame)
         case "pooled":
             return PooledObserver(crosscoder, d_models)
         case "difference":
             return DifferenceObserver(crosscoder, d_models)
         case _:
             assert_never(reads)
+
+
+def frame_of(folder: RunFolder) -> Frame | None:
+    """What leads between the models of a run. Raises `FormatError` where the file is damaged."""
+    return Frame.load(folder.frame) if folder.frame.is_file() else None
 
 
 def _difference(

@@ -74,8 +74,8 @@ class AnalysisResults:
 
     @property
     def has_common_space(self) -> bool:
-        """Whether labels can be given by norms, directions and latent scaling: not where the models differ in width, so that a
-        direction of one has no place in the other."""
+        """Whether labels can be given by norms, directions and latent scaling: not where the models differ in width and no linear map
+        leads between them, so that a direction of one has no place in the other."""
         return bool(self.features[["decoder_cosine", "nu_error"]].notna().to_numpy().any())
 
     @property

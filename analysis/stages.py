@@ -35,7 +35,7 @@ from .false_discovery import candidacy
 from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
 from .monitoring import Monitoring
-from .observers import Observer, PairedObserver, observer_for
+from .observers import Observer, PairedObserver, frame_of, observer_for
 from .panels import log_analysis, log_page, log_report
 from .plain_difference import describe_difference
 from .sentences import Facts, explain
@@ -70,7 +70,9 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         material = open_material(folder, config)
         if not material.reader.n_tokens:
             raise DataError("activations: no held-out token is left to analyze; give more text")
-        observer = observer_for(crosscoder, material.reader.d_models, config.crosscoder.reads)
+        observer = observer_for(
+            crosscoder, material.reader.d_models, config.crosscoder.reads, frame_of(folder)
+        )
         seen = read_through(material, observer, config)
         controls = read_controls(folder, config, material.reader, material.context, device)
         nulls = [candidacy(null.features.columns, config.analysis.rule) for null in controls.nulls]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from crosscoder.config import BatchTopK, FileActivations, LabelRule, RunConfig, TopK
+from crosscoder.reading import MODEL_NAMES
 
 from .controls import Controls, Reference
 from .false_discovery import Columns, candidacy, effect_of, q_values
@@ -58,6 +59,7 @@ def make_summary(
         "fve": dict(statistics.fve),
         "relative_difference": statistics.relative_difference,
         "cosine": statistics.cosine,
+        "frame": _frame(observer),
         "ce": manifest.get("evaluation", {}).get("ce"),
         "counts": {
             label: {
@@ -81,6 +83,11 @@ def make_summary(
             "histograms": "histograms.json",
         },
     }
+
+
+def _frame(observer: Observer) -> dict[str, float] | None:
+    """Of the maps that lead between two models without a common space; None where they share one, or there are none."""
+    return None if observer.frame is None else dict(zip(MODEL_NAMES, observer.frame.carried, strict=True))
 
 
 def expected_false(rule: LabelRule, nulls: Sequence[Reference], least_effect: float) -> dict[Label, float]:

@@ -28,10 +28,7 @@ from .activations import split_models
 from .changes import mixed_over_tokens
 from .errors import DataError, FormatError
 from .folder import write_atomic
-
-# Ridge of the least-squares map, as a share of the mean variance of x: directions in which it hardly varies would otherwise
-# be fitted to chance.
-_RIDGE = 1e-3
+from .frame import least_squares_map
 
 
 class Drift:
@@ -61,10 +58,7 @@ class Drift:
         centered = [part - mean for part, mean in zip(parts, means, strict=True)]
         kept = int(centered[1].square().sum() > centered[0].square().sum())
         x, y = centered[kept], centered[1 - kept]
-        covariance = x.T @ x / len(x)
-        ridge = _RIDGE * covariance.diagonal().mean().clamp_min(1e-12)
-        account = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(x), x.T @ y / len(x))
-        return cls(kept, (means[kept], means[1 - kept]), account)
+        return cls(kept, (means[kept], means[1 - kept]), least_squares_map(x, y))
 
     def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Tokens of the null pair, in the precision of `values`."""

@@ -106,6 +106,11 @@ class RunFolder:
         return self.path / "crosscoder"
 
     @property
+    def frame(self) -> Path:
+        """Maps between models that share no space (`crosscoder.frame`); there only where they are needed."""
+        return self.path / "frame.safetensors"
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of resumable training states."""
         return self.path / "checkpoints"

@@ -208,7 +208,9 @@ def digest_json(value: Any) -> str:
 def _locate(setting: str, name: str) -> str:
     """The folder with ~ expanded, or the hub id; a missing folder is found out before the hub is asked for its name."""
     path = Path(name).expanduser()
-    if name.startswith(("/", "./", "../", "~")) and not path.is_dir():
+    # An id on the hub is a name, or an owner and a name.
+    is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+    if is_path and not path.is_dir():
         raise PairError(
             f"{setting}: folder {name!r} does not exist; give the folder or the hub id of a checkpoint"
         )

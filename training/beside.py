@@ -6,6 +6,7 @@ import shutil
 from crosscoder.config import RunConfig
 from crosscoder.dictionary import Crosscoder
 from crosscoder.folder import RunFolder
+from crosscoder.frame import Frame
 from crosscoder.storage import save_crosscoder
 from crosscoder.tracking import WandbRun
 
@@ -36,9 +37,19 @@ def train_beside(
     with own.stage("train") as stage:
         trainer = Trainer(config, source, own, WandbRun(None), start)
         crosscoder = trainer.fit()
+        fit_frame(own, config, source)
         own.update_manifest("evaluation", dict(trainer.held_out.measure(crosscoder)))
         save_crosscoder(crosscoder, own.crosscoder, {"reads": config.crosscoder.reads, **made_as})
         stage["tokens"] = trainer.state.n_tokens
     # A finished one is not trained on, and its checkpoints can be large.
     shutil.rmtree(own.checkpoints)
     return own
+
+
+def fit_frame(folder: RunFolder, config: RunConfig, source: TokenSource) -> None:
+    """Write the maps between two models that share no space, as far as there are any."""
+    if config.crosscoder.reads != "paired":
+        return
+    frame = Frame.fit(source.sample(config.training.calibration_tokens), source.d_models)
+    if frame is not None:
+        frame.save(folder.frame)

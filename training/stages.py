@@ -13,6 +13,7 @@ from crosscoder.pair import ModelPair, load_pair
 from crosscoder.storage import save_crosscoder
 from crosscoder.tracking import wandb_run
 
+from .beside import fit_frame
 from .controls import train_controls
 from .harvest import harvest as harvest_activations
 from .sources import TokenSource, open_source
@@ -59,6 +60,7 @@ def train(config: RunConfig) -> None:
         stage["steps"] = trainer.state.step
         stage["data_wait_share"] = round(trainer.waiting.share(), 4)
         save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
+        fit_frame(folder, config, source)
         evaluate(folder, config, trainer, source, pair, documents)
         # Its optimizer and gradients would stand in memory beside those of the controls.
         del trainer, crosscoder

@@ -57,7 +57,7 @@ def _of_nulls(results: AnalysisResults) -> tuple[Entry, ...]:
     controls = summary.get("controls") or {}
     nulls, shuffled = controls.get("nulls") or [], controls.get("shuffled")
     if results.labels_undefined:
-        # Their models differ in width too, so that nothing could be called new, lost or shared. The identity's do not.
+        # Their models share no space either, so that nothing could be called new, lost or shared. The identity's do not.
         nulls, shuffled = [], None
     return (
         (

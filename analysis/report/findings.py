@@ -31,7 +31,7 @@ def control_findings(results: AnalysisResults) -> tuple[Finding, ...]:
     identity, shuffled = controls.get("identity"), controls.get("shuffled")
     nulls = controls.get("nulls") or []
     if results.labels_undefined:
-        # Their models differ in width too, so that nothing could be called new, lost or shared. The identity's do not.
+        # Their models share no space either, so that nothing could be called new, lost or shared. The identity's do not.
         shuffled, nulls = None, []
     return (
         *_nulls(nulls),

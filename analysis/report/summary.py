@@ -98,7 +98,7 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> S
         )
     if results.labels_undefined:
         return say(
-            "The models differ in width, so a direction of one has no place in the other: which of the {n_latents:counted latent} is "
+            "The models share no space, and no linear map leads between them, so a direction of one has no place in the other: which of the {n_latents:counted latent} is "
             "new, lost or shared is undefined here, and none is called so. What is given is where each fires, and how strongly it "
             "writes into either model.",
             n_latents=total,

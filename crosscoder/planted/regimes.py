@@ -86,6 +86,16 @@ REGIMES: dict[str, Regime] = {
         lambda seed: PlantedPair(seed).null("noise"),
         is_null=True,
     ),
+    "null_rotation": Regime(
+        "the same features, noise of its own in each model, and the intervened model's space turned by a random rotation",
+        lambda seed: PlantedPair(seed, counts={"shared": 96}, mapping="rotation"),
+        is_null=True,
+    ),
+    "null_widths": Regime(
+        "the same features in models of width 48 and 64",
+        lambda seed: PlantedPair(seed, counts={"shared": 96}, intervened_d_model=64),
+        is_null=True,
+    ),
     "null_drift": Regime(
         "a change as large as in standard that carries no feature: half a random map near the identity, half noise that "
         "varies as the activations do",

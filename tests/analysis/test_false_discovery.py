@@ -9,6 +9,7 @@ from analysis.false_discovery import (
     artifact_rate,
     benjamini_hochberg,
     candidacy,
+    effect_of,
     q_values,
 )
 from crosscoder.config import LabelRule
@@ -123,3 +124,12 @@ def test_q_values_keep_the_rate_of_false_discoveries() -> None:
         found = q_values(observed, []) <= 0.05
         shares.append(found[:500].sum() / max(1, found.sum()))
     assert 0.02 < np.mean(shares) <= 0.05
+
+
+def test_the_effect_is_of_the_shift_and_between_spaces_of_what_no_map_carries() -> None:
+    """A stored table has both columns, the one that does not apply without a number."""
+    shares = {"shift_share": np.array([0.2, 0.1]), "unmapped_share": np.array([np.nan, np.nan])}
+    density = np.array([0.1, 0.5])
+    assert effect_of({"density": density, **shares}).tolist() == pytest.approx([2, 0.2])
+    mapped = shares | {"unmapped_share": np.array([0.05, np.nan])}
+    assert effect_of({"density": density, **mapped}).tolist() == pytest.approx([0.5, 0])

@@ -47,7 +47,8 @@ def together(several: list[Evidence]) -> EvidenceArray:
 
     names = ("n_tokens", "n_documents", "norm_reference", "norm_intervened", "cosine", "q_value")
     columns = {name: column(lambda one, name=name: getattr(one, name)) for name in names}
-    return EvidenceArray(**columns, new=toward("new"), lost=toward("lost"))
+    mapped = np.array([one.mapped for one in several])
+    return EvidenceArray(**columns, new=toward("new"), lost=toward("lost"), mapped=mapped)
 
 
 @settings(max_examples=300)

@@ -29,10 +29,10 @@ def evidence(
     n_documents: int = 50,
     n_tokens: int = 400,
     comparable: bool = True,
+    mapped: bool = False,
 ) -> Evidence:
-    return Evidence(
-        n_tokens, n_documents, reference, intervened, cosine, new or toward(), lost or toward(), comparable
-    )
+    sides = new or toward(), lost or toward()
+    return Evidence(n_tokens, n_documents, reference, intervened, cosine, *sides, comparable, mapped)
 
 
 def label(found: Evidence) -> str:
@@ -54,6 +54,7 @@ evidences = st.builds(
     st.one_of(st.just(NAN), st.sampled_from([0.8, 0.9]), st.floats(-1, 1)),
     sides,
     sides,
+    st.booleans(),
     st.booleans(),
 )
 
@@ -149,7 +150,8 @@ def test_norm_that_only_leaked_is_not_a_rotation() -> None:
         (evidence(1.0, 0.4, 0.3), "too unequal for rotated"),
         (evidence(1.0, 0.4, 0.95, lost=toward(0.9)), "does not agree"),
         (evidence(1.0, 0.4, 0.95, lost=Toward(Bounded(0.4, NAN, NAN), about(1), 1.0)), "no interval"),
-        (evidence(1.0, 0.9, NAN, comparable=False), "differ in width"),
+        (evidence(1.0, 0.9, NAN, comparable=False), "share no space"),
+        (evidence(1.0, 0.9, 0.5, mapped=True), "cannot be told from a turn"),
         (evidence(0.0, 0.0, NAN), "writes into neither model"),
     ],
 )

@@ -43,7 +43,7 @@ def moments_of(crosscoder: Crosscoder, values: Tensor, batch: int | None = None)
     observer = PairedObserver(crosscoder, crosscoder.config.d_models)
     reader = MemoryReader(values, crosscoder.config.d_models)
     statistics = collect(observer, reader, None if batch is None else list(reader.batches(batch)))
-    return BlockMoments(statistics.sums, statistics.totals, overlaps(*observer.directions)).whole()
+    return BlockMoments(statistics.sums, statistics.totals, overlaps(observer.directions_in)).whole()
 
 
 def test_closed_form_equals_least_squares() -> None:

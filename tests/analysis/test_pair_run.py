@@ -170,7 +170,7 @@ def test_models_of_different_width(tmp_path: Path) -> None:
     results = load_results(run)
     features: Any = results.features
     assert set(features["label"]) <= {"undetermined", "dead"}
-    assert features["reason"].str.contains("differ in width|held-out").all()
+    assert features["reason"].str.contains("no linear map|held-out").all()
     assert features["decoder_cosine"].isna().all()
     assert features["shift_share"].isna().all()
     assert results.summary["fve"]["difference"] is None

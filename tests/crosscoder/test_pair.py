@@ -277,6 +277,8 @@ def test_a_wrong_hookpoint_is_refused_with_near_matches(models: dict[str, Path])
 
 def test_missing_and_incomplete_models_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
     assert "pair.intervened.model: folder" in refusal(pair_config(models["llama"], tmp_path / "gone"))
+    # A relative path of several parts is no name on a hub.
+    assert "pair.intervened.model: folder" in refusal(pair_config(models["llama"], Path("runs/not/made")))
     (tmp_path / "empty").mkdir()
     assert "cannot be loaded" in refusal(pair_config(tmp_path / "empty"))
     partial = shutil.copytree(models["llama"], tmp_path / "partial")

@@ -32,6 +32,12 @@ const COLUMNS = {
     format: percent,
     about: "Share of the squared activation difference between the two models that the latent explains. Negative: it points the wrong way.",
   },
+  unmapped_share: {
+    title: "unmapped share",
+    width: "104px",
+    format: percent,
+    about: "Of models that share no space: share of what the linear map from the other model does not carry into the model that the latent leans to, that it explains.",
+  },
   norm_reference: { title: "norm ref.", width: "84px", format: significant, about: "Decoder norm in the reference model, training space." },
   norm_intervened: { title: "norm int.", width: "84px", format: significant, about: "Decoder norm in the intervened model, training space." },
   norm_reference_raw: { title: "raw norm ref.", width: "104px", format: significant, about: "Decoder norm in the reference model, in units of its activations." },

@@ -1,0 +1,80 @@
+"""Maps between two models' activations: found where models share no space, exact where the relation is linear, none elsewhere."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosscoder.errors import FormatError
+from crosscoder.frame import Frame
+from crosscoder.planted import PlantedPair
+from crosscoder.planted.directions import random_rotation
+
+D = 12
+
+
+def activations(n_tokens: int = 4000, d_model: int = D, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n_tokens, d_model, generator=generator) * torch.linspace(0.5, 2, d_model) + 3
+
+
+def rotation(seed: int = 1) -> Tensor:
+    return random_rotation(D, torch.Generator().manual_seed(seed))
+
+
+def fitted(reference: Tensor, intervened: Tensor) -> Frame:
+    frame = Frame.fit(torch.cat([reference, intervened], dim=1), (reference.shape[1], intervened.shape[1]))
+    assert frame is not None
+    return frame
+
+
+def test_models_of_one_origin_need_no_frame() -> None:
+    assert Frame.fit(PlantedPair().sample(4000), (48, 48)) is None
+
+
+def test_unrelated_models_have_none() -> None:
+    assert Frame.fit(torch.cat([activations(seed=0), activations(seed=1)], dim=1), (D, D)) is None
+    wide = activations(d_model=20, seed=1)
+    assert Frame.fit(torch.cat([activations(), wide], dim=1), (D, 20)) is None
+
+
+def test_a_turned_space_is_turned_back() -> None:
+    turn, reference = rotation(), activations()
+    frame = fitted(reference, reference @ turn)
+    torch.testing.assert_close(frame.maps[1], turn, atol=0.01, rtol=0)
+    torch.testing.assert_close(frame.maps[0], turn.T, atol=0.01, rtol=0)
+    assert min(frame.carried) > 0.999
+    for left in frame.unmapped(torch.cat([reference, reference @ turn], dim=1), (D, D)):
+        assert float(left.square().mean()) < 1e-3
+
+
+def test_what_is_carried_is_measured_on_other_tokens() -> None:
+    """On tokens that it was fitted on, a map of nearly as many numbers as tokens would carry nearly everything."""
+    noise = 1.5 * activations(60, seed=5)
+    reference = activations(60)
+    assert Frame.fit(torch.cat([reference, reference @ rotation() + noise - 3], dim=1), (D, D)) is None
+    many, others = torch.randn(2, 6000, D)
+    half = fitted(many, many @ rotation() + others)
+    assert half.carried == pytest.approx((0.5, 0.5), abs=0.03)
+
+
+def test_exchanging_the_models_exchanges_the_maps() -> None:
+    reference, intervened = activations(), activations() @ rotation()[:, :9]
+    one, other = fitted(reference, intervened), fitted(intervened, reference)
+    for into in (0, 1):
+        assert torch.equal(one.maps[into], other.maps[1 - into])
+        assert torch.equal(one.means[into], other.means[1 - into])
+        assert one.carried[into] == other.carried[1 - into]
+
+
+def test_saved_is_loaded_and_damage_is_told(tmp_path: Path) -> None:
+    frame, path = fitted(activations(), activations() @ rotation()), tmp_path / "frame.safetensors"
+    frame.save(path)
+    loaded = Frame.load(path)
+    assert loaded.carried == frame.carried
+    for kept, read in zip((*frame.maps, *frame.means), (*loaded.maps, *loaded.means), strict=True):
+        assert torch.equal(kept, read)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(FormatError, match="not a frame"):
+        Frame.load(path)
