@@ -101,7 +101,9 @@ def estimate(config: RunConfig, d_model: int) -> int:
         "topk",
     ],
 )
-def test_the_estimate_covers_what_a_training_holds_and_little_more(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_the_estimate_covers_what_a_training_holds_and_little_more(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     config = config_of(tmp_path, **settings)
     (tmp_path / "run.yaml").write_text(dump_config(config))
     done = subprocess.run(
