@@ -1,7 +1,7 @@
 """What `analyze` wrote, read back and checked: the one source of the report and of the page."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
 from .columns import EXAMPLES, LOGITS
+from .latent_rows import read_rows, rows_in_order
 
 SCHEMA_VERSION = 1
 
@@ -90,13 +91,21 @@ class AnalysisResults:
 
     def examples(self, latents: Iterable[int] | None = None) -> pa.Table:
         """Examples of these latents (None: of all), strongest first, then by quantile."""
-        table = _read_parquet(self.examples_path, EXAMPLE_COLUMNS, latents)
+        table = read_rows(self.examples_path, EXAMPLE_COLUMNS, _listed(latents))
         return table.sort_by([("latent", "ascending"), ("quantile", "descending"), ("rank", "ascending")])
 
     def logits(self, latents: Iterable[int] | None = None) -> pa.Table:
         """Logit tables of these latents (None: of all), by latent, model, side and rank."""
-        table = _read_parquet(self.logits_path, LOGIT_COLUMNS, latents)
+        table = read_rows(self.logits_path, LOGIT_COLUMNS, _listed(latents))
         return table.sort_by([(name, "ascending") for name in ("latent", "model", "side", "rank")])
+
+    def examples_in_order(self, size: int) -> Iterator[pa.Table]:
+        """Examples of the first `size` latents, of the next, and so on, each as they are in the file; little is held at a time."""
+        return rows_in_order(self.examples_path, EXAMPLE_COLUMNS, len(self.features), size)
+
+    def logits_in_order(self, size: int) -> Iterator[pa.Table]:
+        """Logit tables of the first `size` latents, of the next, and so on, each by latent, model, side and rank."""
+        return rows_in_order(self.logits_path, LOGIT_COLUMNS, len(self.features), size)
 
 
 def load_results(folder: RunFolder) -> AnalysisResults:
@@ -110,7 +119,7 @@ def load_results(folder: RunFolder) -> AnalysisResults:
             f"{folder.summary}: schema_version {summary.get('schema_version')!r}, this release reads {SCHEMA_VERSION}; "
             f"run crosscoder analyze again"
         )
-    features = _read_parquet(folder.features, FEATURE_COLUMNS, None).to_pandas()
+    features = read_rows(folder.features, FEATURE_COLUMNS).to_pandas()
     features = features.sort_values("latent", ignore_index=True)
     for name in features.columns.difference(TEXT_COLUMNS):
         features[name] = pd.to_numeric(features[name])
@@ -131,6 +140,10 @@ def load_results(folder: RunFolder) -> AnalysisResults:
     )
 
 
+def _listed(latents: Iterable[int] | None) -> list[int] | None:
+    return None if latents is None else [int(latent) for latent in latents]
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FormatError(f"{path}: not found; run crosscoder analyze first")
@@ -143,24 +156,3 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: holds {type(content).__name__}, not an object; run crosscoder analyze again"
         )
     return content
-
-
-def _read_parquet(path: Path, columns: tuple[str, ...], latents: Iterable[int] | None) -> pa.Table:
-    if not path.is_file():
-        raise FormatError(f"{path}: not found; run crosscoder analyze first")
-    try:
-        names = pq.read_schema(path).names
-        missing = [name for name in columns if name not in names]
-        if missing:
-            raise FormatError(f"{path}: no column {', '.join(missing)}; run crosscoder analyze again")
-        # Token texts repeat: as a dictionary they are read in a fraction of the memory.
-        return pq.read_table(
-            path,
-            filters=None if latents is None else [("latent", "in", [int(latent) for latent in latents])],
-            read_dictionary=["tokens.list.element", "tokens.list.item", "token"],
-        )
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(
-            f"{path}: not a readable Parquet file ({reason}); run crosscoder analyze again"
-        ) from error

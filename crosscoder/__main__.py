@@ -20,7 +20,7 @@ from .errors import ConfigError, CrosscoderError
 from .folder import WITHOUT_EFFECT, RunFolder, write_atomic
 from .requirements import Requirements
 from .settings import load_config, with_overrides
-from .together import bench_analysis, choose_k, module, train_and_analyze
+from .together import bench_analysis, bench_page, choose_k, module, train_and_analyze
 
 app = typer.Typer(
     name="crosscoder",
@@ -259,7 +259,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="WHAT KEY=VALUE",
-            help="step, growth, harvest, shards, analysis or all (the default), and settings, e.g. shape.k=32",
+            help="step, growth, harvest, shards, analysis, page or all (the default), and settings, e.g. shape.k=32",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="a JSON file for the figures")] = None,
@@ -288,11 +288,12 @@ def bench(
     device = stages.prepare(config, plot if "growth" in chosen else None)
     record = timing.Log(shlex.join(["crosscoder", *sys.argv[1:]]), timing.machine(device))
     for name in chosen:
-        tables = (
-            bench_analysis(config, device, toy)
-            if name == "analysis"
-            else stages.measure(name, config, toy=toy, profile=profile, plot=plot)
-        )
+        if name == "analysis":
+            tables = bench_analysis(config, device, toy)
+        elif name == "page":
+            tables = bench_page(config)
+        else:
+            tables = stages.measure(name, config, toy=toy, profile=profile, plot=plot)
         for table in tables:
             print(table.markdown(), flush=True)
             record.figures.append(table)

@@ -64,6 +64,11 @@ def bench_analysis(config: Any, device: Any, toy: bool) -> Iterator[Any]:
             yield _analysis_figures(name, crosscoder, batches, config, reader.d_models, reads)
 
 
+def bench_page(config: Any) -> Iterator[Any]:
+    """The static page of made-up runs: what it costs to build, and how fast it answers."""
+    yield from module("analysis.browser.bench").page_benchmark(config.page_latents, config.repeats)
+
+
 def _analysis_figures(
     name: str, crosscoder: Any, batches: Any, config: Any, d_models: tuple[int, ...], reads: str
 ) -> Any:

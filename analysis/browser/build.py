@@ -1,33 +1,32 @@
-"""Assemble browser/index.html: markup, style, script and data in one file under a content-security policy.
+"""Assemble browser/index.html: markup, style, script and data under a content-security policy.
 
-The policy allows exactly this script and this style (by their digest) and nothing else: no request of any kind can
-leave the page, and no markup that hides in a token can run.
+The policy allows exactly this script and this style (by their digest), where the packs are files of their own those that
+the script itself asks for (`files.py`), and nothing else: no request of any kind can leave the page, and no markup that
+hides in a token can run. Every latent has its examples, whatever the size of the dictionary.
 """
 
 import base64
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from crosscoder.folder import RunFolder, write_atomic
 
-from ..results import LABELS, AnalysisResults, load_results
+from ..results import AnalysisResults, load_results
 from .behaviors import behavior_section, desiderata_section, evidence_section
+from .files import SINGLE_FILE_BYTES, PackFiles
 from .payload import Gist, TokenTable, latent_packs, overview_pack
 from .section import Section
 from .trajectories import trajectory_section
-
-# Up to this many latents, all of them get examples; above it, those that changed and those that carry the shift.
-DETAILED_LATENTS = 8192
-_CHANGED = tuple(label for label in LABELS if label not in ("shared", "undetermined", "dead"))
 
 _SCRIPTS = (
     "data.js",
     "format.js",
     "columns.js",
     "state.js",
+    "order.js",
+    "search.js",
     "charts.js",
+    "scatter.js",
     "bars.js",
     "lines.js",
     "certainty.js",
@@ -35,6 +34,7 @@ _SCRIPTS = (
     "trajectories.js",
     "overview.js",
     "filters.js",
+    "ranges.js",
     "table.js",
     "examples.js",
     "carried.js",
@@ -43,20 +43,21 @@ _SCRIPTS = (
 )
 
 
-def write_page(folder: RunFolder) -> Path:
-    """Write browser/index.html from RUN/analysis and return its path.
+def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) -> Path:
+    """Write browser/index.html from RUN/analysis, and browser/data where the packs exceed `single_file_bytes`; the page's path.
 
     Raises `FormatError` where the analysis, or a behavior, is missing or damaged.
     """
     results = load_results(folder)
     sections = page_sections(folder, results)
-    detailed = detailed_latents(results)
     tokens = TokenTable()
     gist = Gist(len(results.features))
-    packs = list(latent_packs(results, detailed, tokens, gist, sections))
-    overview = overview_pack(results, detailed, gist, tokens, sections)
+    files = PackFiles(folder.browser, single_file_bytes)
+    files.take(latent_packs(results, tokens, gist, sections))
+    overview = overview_pack(results, gist, tokens, sections, files.record())
     path = folder.browser / "index.html"
-    write_atomic(path, page(overview, packs))
+    write_atomic(path, page(overview, files.inside, files.nonce))
+    files.remove_stale()
     return path
 
 
@@ -68,28 +69,16 @@ def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
     return [*found, evidence_section(results)]
 
 
-def detailed_latents(results: AnalysisResults) -> np.ndarray:
-    """Which latents get examples in the page: all of a small dictionary, else the changed and then by |shift_share|."""
-    features = results.features
-    detailed = np.ones(len(features), dtype=bool)
-    if len(features) <= DETAILED_LATENTS:
-        return detailed
-    changed = features["label"].isin(_CHANGED).to_numpy()
-    share = features["shift_share"].abs().fillna(-1).to_numpy(np.float64)
-    order = np.lexsort((-share, ~changed))
-    detailed[order[DETAILED_LATENTS:]] = False
-    return detailed | changed
-
-
-def page(overview: str, packs: list[str]) -> str:
-    """The whole file."""
+def page(overview: str, packs: list[str], nonce: str | None = None) -> str:
+    """The whole of index.html; `nonce` marks the scripts that it may load, none without one."""
     source = Path(__file__).parent / "page"
     markup = (source / "page.html").read_text(encoding="utf-8")
     style = (source / "page.css").read_text(encoding="utf-8")
     parts = [(source / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+    own = f"'{content_digest(script)}'" + (f" 'nonce-{nonce}'" if nonce else "")
     policy = (
-        f"default-src 'none'; script-src '{content_digest(script)}'; style-src '{content_digest(style)}'; "
+        f"default-src 'none'; script-src {own}; style-src '{content_digest(style)}'; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'"
     )
     chunks = "\n".join(

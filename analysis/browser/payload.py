@@ -1,11 +1,12 @@
-"""What the page holds: packs of typed arrays, compressed, in inert script elements.
+"""What the page holds: packs of typed arrays, compressed, in inert script elements or in files of their own.
 
 A *pack* is a JSON header and arrays behind it, little-endian:
 
     uint32 length of the header, uint32 zero, header (UTF-8, padded with spaces to a multiple of 8), arrays
 
 The header's `arrays` gives [type, byte offset behind the header, length] for each name; every array starts at a
-multiple of 8. In the file a pack is gzip and then base64, so that a script element that holds it can hold no markup.
+multiple of 8. On disk a pack is gzip and then base64, so that what holds it (a script element of the page, or a string in
+a script of its own: `files.py`) can hold no markup and no code.
 
 There is one pack for the overview (every column of every latent, the token table) and one for every 64 latents
 (their examples, logit tables and histograms), which the page decodes when one of them is opened. Sections add to both.
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from jaxtyping import Int64
 
 from ..report.findings import control_findings
 from ..report.limits import drawing, limit_curves
@@ -64,10 +66,12 @@ class TokenTable:
         text_codes = np.asarray(texts.indices, dtype=np.int64)
         keys = ids.astype(np.int64) << 32 | text_codes
         distinct, inverse = np.unique(keys, return_inverse=True)
-        words = texts.dictionary.to_pylist()
+        # The dictionary can hold a whole vocabulary; only what occurs is turned into Python's own strings.
+        words = texts.dictionary.take(pa.array(distinct & 0xFFFFFFFF)).to_pylist()
+        index = self.index
         rows = [
-            self.index.setdefault((int(key >> 32), words[int(key & 0xFFFFFFFF)]), len(self.index))
-            for key in distinct
+            index.setdefault(token, len(index))
+            for token in zip((distinct >> 32).tolist(), words, strict=True)
         ]
         return np.asarray(rows, dtype=np.uint32)[inverse]
 
@@ -88,19 +92,23 @@ def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
     text = json.dumps({**header, "arrays": layout}, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     prefix = np.asarray([len(text), 0], dtype="<u4").tobytes()
-    return base64.b64encode(gzip.compress(b"".join([prefix, text, *body]), compresslevel=6, mtime=0)).decode(
+    return base64.b64encode(gzip.compress(b"".join([prefix, text, *body]), compresslevel=5, mtime=0)).decode(
         "ascii"
     )
 
 
 def overview_pack(
     results: AnalysisResults,
-    detailed: np.ndarray,
     gist: Gist,
     tokens: TokenTable,
     sections: Sequence[Section] = (),
+    files: Mapping[str, Any] | None = None,
 ) -> str:
-    """Every numeric column as float32 (integers as int32, -1 where there is none), labels as codes, texts as JSON."""
+    """Every numeric column as float32 (integers as int32, -1 where there is none), labels as codes, texts as JSON.
+
+    Args:
+        files: How the page finds the other packs where they are files of their own.
+    """
     features = results.features
     arrays: dict[str, np.ndarray] = {}
     for name in features.columns:
@@ -112,7 +120,6 @@ def overview_pack(
         elif pd.api.types.is_numeric_dtype(column):
             arrays[f"column:{name}"] = column.to_numpy(np.float32, na_value=np.nan)
     arrays["labels"] = np.asarray([LABELS.index(label) for label in features["label"]], dtype=np.uint8)
-    arrays["detailed"] = detailed.astype(np.uint8)
     arrays["peaks"] = gist.peaks.ravel()
     arrays["points"] = gist.points.ravel()
     header = {
@@ -120,6 +127,7 @@ def overview_pack(
         "labels": LABELS,
         "n_latents": len(features),
         "chunk_latents": CHUNK_LATENTS,
+        "files": files,
         "gist_tokens": GIST_TOKENS,
         "evidence": dict(Counter(features["evidence"].tolist())),
         "explanations": features["explanation"].fillna("").tolist(),
@@ -152,131 +160,119 @@ def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
 
 
 def latent_packs(
-    results: AnalysisResults,
-    detailed: np.ndarray,
-    tokens: TokenTable,
-    gist: Gist,
-    sections: Sequence[Section] = (),
+    results: AnalysisResults, tokens: TokenTable, gist: Gist, sections: Sequence[Section] = ()
 ) -> Iterator[str]:
-    """The packs of 64 latents each, in order; fills the token table and the gist."""
-    latents = np.flatnonzero(detailed).tolist()
-    examples = results.examples(latents).combine_chunks()
-    logits = results.logits(latents).combine_chunks()
-    example_arrays = _ExampleArrays(examples, tokens)
-    example_arrays.fill_peaks(gist)
-    logit_arrays = _logit_arrays(logits, tokens)
-    logit_latents = logits["latent"].to_numpy()
-    _fill_points(gist, results.features["label"].tolist(), logit_arrays)
-    for first in range(0, len(results.features), CHUNK_LATENTS):
-        rows = results.features.iloc[first : first + CHUNK_LATENTS]
-        low, high = np.searchsorted(logit_latents, [first, first + CHUNK_LATENTS])
-        arrays = example_arrays.between(first, first + CHUNK_LATENTS)
-        arrays |= {name: array[low:high] for name, array in logit_arrays.items()}
-        arrays |= chunk_arrays(sections, first, first + CHUNK_LATENTS)
+    """The packs of 64 latents each, in order; fills the token table and the gist.
+
+    One pass over the examples and logit tables, of which those of one pack are held at a time.
+    """
+    wanted = _pointing(results.features["label"].tolist())
+    starts = range(0, len(results.features), CHUNK_LATENTS)
+    tables = zip(
+        starts, results.examples_in_order(CHUNK_LATENTS), results.logits_in_order(CHUNK_LATENTS), strict=True
+    )
+    for first, example_rows, logit_rows in tables:
+        last = first + CHUNK_LATENTS
+        rows = results.features.iloc[first:last]
+        examples, sources = _example_arrays(example_rows.combine_chunks(), tokens)
+        logits = _logit_arrays(logit_rows.combine_chunks(), tokens)
+        _fill_peaks(gist, examples)
+        _fill_points(gist, wanted, logits)
         header = {
             "reasons": rows["reason"].fillna("").tolist(),
             "evidence": rows["evidence"].tolist(),
-            "sources": example_arrays.sources,
+            "sources": sources,
             "histograms": {str(latent): results.histograms.get(str(latent)) for latent in rows["latent"]},
-            **chunk_header(sections, first, first + CHUNK_LATENTS),
+            **chunk_header(sections, first, last),
         }
-        yield pack(_finite(header), arrays)
+        yield pack(_finite(header), examples | logits | chunk_arrays(sections, first, last))
 
 
-class _ExampleArrays:
-    """All examples as flat arrays, so that a chunk is a slice of each."""
-
-    def __init__(self, table: pa.Table, tokens: TokenTable) -> None:
-        self.latents = table["latent"].to_numpy()
-        lists = {name: _flat(table[name]) for name in ("token_ids", "tokens", "special", "template")}
-        values = {name: _flat(table[name]) for name in ("values", "reference", "intervened")}
-        self.offsets = np.concatenate([[0], np.cumsum([len(row) for row in table["token_ids"]])]).astype(
-            np.int64
-        )
-        self.sources = sorted({str(source) for source in table["source"].to_pylist()})
-        codes = {source: code for code, source in enumerate(self.sources)}
-        texts = lists["tokens"]
-        self.tokens = tokens.add(
-            lists["token_ids"].to_numpy(zero_copy_only=False),
-            texts if isinstance(texts, pa.DictionaryArray) else texts.dictionary_encode(),
-        )
-        special, template = (
-            lists[name].to_numpy(zero_copy_only=False).astype(np.uint8) for name in ("special", "template")
-        )
-        self.per_token = {
-            "example_tokens": self.tokens,
-            "example_flags": special | template << 1,
-            **{
-                f"example_{name}": array.to_numpy(zero_copy_only=False).astype(np.float32)
-                for name, array in values.items()
-            },
-        }
-        self.per_example = {
-            "example_latent": self.latents.astype(np.int32),
-            "example_rank": table["rank"].to_numpy().astype(np.int32),
-            "example_quantile": table["quantile"].to_numpy().astype(np.float32),
-            "example_document": table["document"].to_numpy().astype(np.float64),
-            "example_source": np.asarray(
-                [codes[str(source)] for source in table["source"].to_pylist()], dtype=np.uint8
-            ),
-            "example_start": table["start"].to_numpy().astype(np.int32),
-            "example_position": table["position"].to_numpy().astype(np.int32),
-            "example_peak": table["peak"].to_numpy().astype(np.float32),
-            "example_length": np.diff(self.offsets).astype(np.int32),
-        }
-
-    def between(self, first: int, last: int) -> dict[str, np.ndarray]:
-        """The arrays of the latents first, first + 1, …, last - 1."""
-        low, high = np.searchsorted(self.latents, [first, last])
-        tokens = slice(self.offsets[low], self.offsets[high])
-        return {name: array[low:high] for name, array in self.per_example.items()} | {
-            name: array[tokens] for name, array in self.per_token.items()
-        }
-
-    def fill_peaks(self, gist: Gist) -> None:
-        """The distinct tokens that top examples peak on."""
-        at = self.offsets[:-1] + self.per_example["example_position"] - self.per_example["example_start"]
-        top = np.isnan(self.per_example["example_quantile"])
-        found: dict[int, list[int]] = {}
-        order = np.lexsort((self.per_example["example_rank"], self.latents))
-        for row in order[top[order]]:
-            listed = found.setdefault(int(self.latents[row]), [])
-            token = int(self.tokens[at[row]])
-            if token not in listed and len(listed) < GIST_TOKENS:
-                listed.append(token)
-        for latent, listed in found.items():
-            gist.peaks[latent, : len(listed)] = listed
+def _example_arrays(table: pa.Table, tokens: TokenTable) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Examples as flat arrays, one entry an example or one a token; and the sources that they name by number."""
+    lists = {name: _flat(table[name]) for name in ("token_ids", "tokens", "special", "template")}
+    values = {name: _flat(table[name]) for name in ("values", "reference", "intervened")}
+    special, template = (
+        lists[name].to_numpy(zero_copy_only=False).astype(np.uint8) for name in ("special", "template")
+    )
+    sources = _encoded(_joined(table["source"]))
+    arrays = {
+        "example_latent": table["latent"].to_numpy().astype(np.int32),
+        "example_rank": table["rank"].to_numpy().astype(np.int32),
+        "example_quantile": table["quantile"].to_numpy().astype(np.float32),
+        "example_document": table["document"].to_numpy().astype(np.float64),
+        "example_source": sources.indices.to_numpy(zero_copy_only=False).astype(np.uint8),
+        "example_start": table["start"].to_numpy().astype(np.int32),
+        "example_position": table["position"].to_numpy().astype(np.int32),
+        "example_peak": table["peak"].to_numpy().astype(np.float32),
+        "example_length": np.diff(_joined(table["token_ids"]).offsets.to_numpy()).astype(np.int32),
+        "example_tokens": tokens.add(
+            lists["token_ids"].to_numpy(zero_copy_only=False), _encoded(lists["tokens"])
+        ),
+        "example_flags": special | template << 1,
+    }
+    arrays |= {
+        f"example_{name}": array.to_numpy(zero_copy_only=False).astype(np.float32)
+        for name, array in values.items()
+    }
+    return arrays, [str(source) for source in sources.dictionary.to_pylist()]
 
 
-def _fill_points(gist: Gist, labels: list[str], arrays: dict[str, np.ndarray]) -> None:
+def _fill_peaks(gist: Gist, examples: Mapping[str, np.ndarray]) -> None:
+    """The distinct tokens that top examples peak on."""
+    begins = np.cumsum(examples["example_length"], dtype=np.int64) - examples["example_length"]
+    at = begins + examples["example_position"] - examples["example_start"]
+    top = np.isnan(examples["example_quantile"])
+    found: dict[int, list[int]] = {}
+    order = np.lexsort((examples["example_rank"], examples["example_latent"]))
+    for row in order[top[order]]:
+        listed = found.setdefault(int(examples["example_latent"][row]), [])
+        token = int(examples["example_tokens"][at[row]])
+        if token not in listed and len(listed) < GIST_TOKENS:
+            listed.append(token)
+    for latent, listed in found.items():
+        gist.peaks[latent, : len(listed)] = listed
+
+
+def _pointing(labels: Sequence[str]) -> Int64[np.ndarray, " latent"]:
+    """For each latent, which model's logit table tells what it points at."""
     models = {"new": MODELS.index("intervened"), "lost": MODELS.index("reference")}
-    wanted = np.asarray([models.get(label, MODELS.index("difference")) for label in labels])
-    latents = arrays["logit_latent"]
-    top = (arrays["logit_side"] == SIDES.index("top")) & (arrays["logit_model"] == wanted[latents])
+    return np.asarray([models.get(label, MODELS.index("difference")) for label in labels])
+
+
+def _fill_points(gist: Gist, wanted: Int64[np.ndarray, " latent"], logits: Mapping[str, np.ndarray]) -> None:
+    latents = logits["logit_latent"]
+    top = (logits["logit_side"] == SIDES.index("top")) & (logits["logit_model"] == wanted[latents])
     rows = np.flatnonzero(top)
     # Rows are ordered by latent, then by rank, so a row's place among its latent's is its distance to the first.
     first = np.searchsorted(latents[rows], latents[rows])
     place = np.arange(len(rows)) - first
     kept = place < GIST_TOKENS
-    gist.points[latents[rows[kept]], place[kept]] = arrays["logit_token"][rows[kept]]
+    gist.points[latents[rows[kept]], place[kept]] = logits["logit_token"][rows[kept]]
 
 
 def _logit_arrays(table: pa.Table, tokens: TokenTable) -> dict[str, np.ndarray]:
-    texts = table["token"].combine_chunks()
-    texts = texts if isinstance(texts, pa.DictionaryArray) else texts.dictionary_encode()
     models = {model: code for code, model in enumerate(MODELS)}
     sides = {side: code for code, side in enumerate(SIDES)}
     return {
         "logit_latent": table["latent"].to_numpy().astype(np.int32),
         "logit_model": np.asarray([models[model] for model in table["model"].to_pylist()], dtype=np.uint8),
         "logit_side": np.asarray([sides[side] for side in table["side"].to_pylist()], dtype=np.uint8),
-        "logit_token": tokens.add(table["token_id"].to_numpy(), texts),
+        "logit_token": tokens.add(table["token_id"].to_numpy(), _encoded(_joined(table["token"]))),
         "logit_value": table["value"].to_numpy().astype(np.float32),
     }
 
 
+def _joined(column: pa.ChunkedArray) -> Any:
+    return column.combine_chunks()
+
+
+def _encoded(texts: Any) -> Any:
+    return texts if isinstance(texts, pa.DictionaryArray) else texts.dictionary_encode()
+
+
 def _flat(column: pa.ChunkedArray) -> Any:
-    return column.combine_chunks().flatten()
+    return _joined(column).flatten()
 
 
 def _finite(value: Any) -> Any:

@@ -9,6 +9,20 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.browser.files import SINGLE_FILE_BYTES
+from crosscoder.folder import RunFolder
+
+LAYOUTS = {SINGLE_FILE_BYTES: "one file", 0: "folder"}
+"""Limits that lead to each layout of a small page, and its name."""
+
+
+def page_files(folder: RunFolder) -> dict[str, bytes]:
+    """Everything that belongs to a page."""
+    place = folder.browser
+    return {
+        str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()
+    }
+
 
 def read_table(path: Path) -> Any:
     """A Parquet file as pandas; its stubs know too little of rows and columns to help here."""

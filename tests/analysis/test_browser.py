@@ -7,23 +7,24 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.browser import build, write_page
+from analysis.browser import write_page
+from analysis.browser.files import SINGLE_FILE_BYTES
 from analysis.browser.payload import TokenTable, pack
-from analysis.results import load_results
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
-from .page_views import read_table, unpacked
+from .page_views import LAYOUTS, page_files, read_table, unpacked
 from .run_folder import HOSTILE, HOSTILE_LATENT, N_LATENTS, make_run_folder
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+@pytest.fixture(scope="module", params=LAYOUTS, ids=LAYOUTS.get)
+def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> RunFolder:
     folder = make_run_folder(tmp_path_factory.mktemp("page") / "run")
-    write_page(folder)
+    write_page(folder, request.param)
     return folder
 
 
@@ -67,9 +68,10 @@ def test_token_table_keeps_one_id_with_two_texts_apart() -> None:
 
 
 def test_page_is_the_same_every_time_and_names_no_server(run: RunFolder) -> None:
-    first = (run.browser / "index.html").read_bytes()
-    write_page(run)
-    assert (run.browser / "index.html").read_bytes() == first
+    before = page_files(run)
+    write_page(run, 0 if len(before) > 1 else SINGLE_FILE_BYTES)
+    assert page_files(run) == before
+    first = before["index.html"]
     markup = b"".join(
         line for line in first.splitlines() if not line.startswith(b'<script type="text/plain"')
     )
@@ -77,18 +79,6 @@ def test_page_is_the_same_every_time_and_names_no_server(run: RunFolder) -> None
     assert b"unsafe" not in markup
     for word in (b"http://", b"https://", b"//cdn", b"@import", b"url("):
         assert word not in markup.replace(b"http://www.w3.org/2000/svg", b"")
-
-
-def test_above_the_limit_the_changed_and_the_largest_shares_are_detailed(
-    run: RunFolder, features: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build, "DETAILED_LATENTS", 40)
-    detailed = build.detailed_latents(load_results(run))
-    changed = features["label"].isin(["new", "lost", "rotated", "rescaled", "reweighted"]).to_numpy()
-    assert detailed[changed].all()
-    assert detailed.sum() == 40
-    share = features["shift_share"].abs().fillna(-1).to_numpy()
-    assert share[detailed & ~changed].min() >= share[~detailed & ~changed].max()
 
 
 @pytest.mark.parametrize(
@@ -127,7 +117,12 @@ def test_opens_from_disk_and_asks_for_nothing(run: RunFolder, visit: Any) -> Non
     view = visit(run)
     view.page.click(".spacer .row >> nth=0")
     view.page.wait_for_selector(".example")
-    assert view.requests == [(run.browser / "index.html").resolve().as_uri()]
+    place = run.browser.resolve().as_uri()
+    assert view.requests[0] == f"{place}/index.html"
+    # In files of its own, the one pack that the latent is in and no other.
+    assert [request.startswith(f"{place}/data/0") for request in view.requests[1:]] == [True] * (
+        len(page_files(run)) > 1
+    )
     assert view.complaints == []
     assert view.page.title() == "SmolLM2-135M-Instruct → SmolLM2-135M-Instruct + refuse-food · crosscoder"
 
@@ -338,7 +333,8 @@ def test_scatter_and_keyboard_open_a_latent(run: RunFolder, visit: Any) -> None:
     view.open_latent(int(named))
 
 
-def test_hostile_text_is_only_text(tmp_path: Path, visit: Any) -> None:
+@pytest.mark.parametrize("limit", LAYOUTS, ids=LAYOUTS.get)
+def test_hostile_text_is_only_text(tmp_path: Path, visit: Any, limit: int) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     summary = json.loads(folder.summary.read_text())
     summary["models"]["intervened"]["adapter"] = f"x/{HOSTILE[1]}"
@@ -347,7 +343,7 @@ def test_hostile_text_is_only_text(tmp_path: Path, visit: Any) -> None:
     folder.summary.write_text(json.dumps(summary))
     table = read_table(folder.features).rename(columns={"density/chat": f"density/{HOSTILE[1]}"})
     table.to_parquet(folder.features)
-    write_page(folder)
+    write_page(folder, limit)
     view = visit(folder, f"#q={quote(HOSTILE[1])}")
     view.page.click(f'.spacer .row[data-latent="{HOSTILE_LATENT}"]')
     view.open_latent(HOSTILE_LATENT)
@@ -381,18 +377,14 @@ def test_right_to_left_text_is_isolated(run: RunFolder, visit: Any) -> None:
     assert set(styles) == {"isolate"}
 
 
-def test_latents_without_examples_say_so(tmp_path: Path, visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "DETAILED_LATENTS", 40)
-    folder = make_run_folder(tmp_path / "run")
+def test_latents_without_examples_say_so(tmp_path: Path, visit: Any) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=70)
+    examples = pq.read_table(folder.examples)
+    pq.write_table(examples.filter(pc.field("latent") != HOSTILE_LATENT), folder.examples)
     write_page(folder)
-    detailed = build.detailed_latents(load_results(folder))
-    dead = read_table(folder.features)["label"].to_numpy() == "dead"
-    latent = int(np.flatnonzero(~detailed & ~dead)[0])
-    view = visit(folder)
-    assert "for 40 of 200 latents" in view.page.inner_text(".latents")
-    view.page.goto(view.page.url + f"#latent={latent}")
-    view.open_latent(latent)
-    assert "No examples in this file" in view.page.inner_text(".examples")
+    view = visit(folder, f"#latent={HOSTILE_LATENT}")
+    view.open_latent(HOSTILE_LATENT)
+    assert "kept no examples of this latent" in view.page.inner_text(".examples")
     assert view.complaints == []
 
 

@@ -59,9 +59,9 @@ def test_without_behaviors_and_snapshots_nothing_is_added(tmp_path: Path) -> Non
     def packs(folder: RunFolder, with_sections: bool) -> list[str]:
         results = load_results(folder)
         sections = build.page_sections(folder, results) if with_sections else []
-        detailed, tokens, gist = build.detailed_latents(results), TokenTable(), Gist(len(results.features))
-        made = list(latent_packs(results, detailed, tokens, gist, sections))
-        return [overview_pack(results, detailed, gist, tokens, sections), *made]
+        tokens, gist = TokenTable(), Gist(len(results.features))
+        made = list(latent_packs(results, tokens, gist, sections))
+        return [overview_pack(results, gist, tokens, sections), *made]
 
     assert packs(plain, with_sections=True) == packs(plain, with_sections=False)
     assert all(one != other for one, other in zip(packs(told, True), packs(told, False), strict=True))

@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import crosscoder.__main__ as command
+from analysis.browser.bench import find_chromium
 from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, DataError
 from crosscoder.folder import RunFolder
@@ -376,7 +377,7 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
     [
         (
             ["stepp"],
-            "bench: 'stepp' is none of step, growth, harvest, shards, analysis, all (did you mean 'step'?)",
+            "bench: 'stepp' is none of step, growth, harvest, shards, analysis, page, all (did you mean 'step'?)",
         ),
         (["step", "shape.k=9000"], "shape: k is 9000, larger than n_latents 8192"),
         (["step", "--repeats", "0"], "repeats: should be greater than or equal to 1, got 0"),
@@ -423,6 +424,21 @@ def test_bench_writes_figures_and_appends_to_a_log(tmp_path: Path) -> None:
     assert reading["reference"] == "files, in order"
     assert reading["title"] in done.stdout
     assert reading["title"] in log.read_text()
+
+
+@pytest.mark.slow
+def test_bench_of_the_page_measures_building_and_opening(tmp_path: Path) -> None:
+    done = call("bench", "page", "page_latents=[300]", "--repeats", "1", "--output", tmp_path / "f.json")
+    assert done.exit_code == 0
+    (figures,) = json.loads((tmp_path / "f.json").read_text())["figures"]
+    assert figures["title"] == "Page: 300 latents, 20 examples of 40 tokens each"
+    assert figures["build_seconds"] > 0
+    assert figures["peak_bytes"] >= figures["held_bytes"] > 0
+    assert figures["index_bytes"] > 100_000
+    assert len(figures["openings"]) == (find_chromium() is not None)
+    for opening in figures["openings"]:
+        assert len(opening["latents"]) == 30
+        assert all(time > 0 for name in ("latents", "sorts", "filters") for time in opening[name])
 
 
 @pytest.mark.slow

@@ -221,7 +221,7 @@ def test_wrong_settings_are_said_in_one_line(word: str, message: str) -> None:
 
 
 def test_one_word_chooses() -> None:
-    assert chosen_benchmarks("all") == ("step", "growth", "harvest", "shards", "analysis")
+    assert chosen_benchmarks("all") == ("step", "growth", "harvest", "shards", "analysis", "page")
     assert chosen_benchmarks("shards") == ("shards",)
     with pytest.raises(ConfigError, match=r"^bench: 'stepp' is none of .*did you mean 'step'"):
         chosen_benchmarks("stepp")

@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from crosscoder.config import Count, Device, Settings, Share
 from crosscoder.errors import ConfigError, did_you_mean
 
-Benchmark = Literal["step", "growth", "harvest", "shards", "analysis"]
-BENCHMARKS: tuple[Benchmark, ...] = ("step", "growth", "harvest", "shards", "analysis")
+Benchmark = Literal["step", "growth", "harvest", "shards", "analysis", "page"]
+BENCHMARKS: tuple[Benchmark, ...] = ("step", "growth", "harvest", "shards", "analysis", "page")
 
 
 class Shape(Settings):
@@ -76,6 +76,9 @@ class BenchConfig(Settings):
     documents: Count = Field(
         default=32,
         description="documents of each source that `harvest` and `analysis` read for the real pair",
+    )
+    page_latents: tuple[Count, ...] = Field(
+        default=(16384, 65536), min_length=1, description="dictionaries that `page` builds a page of"
     )
     device: Device = Field(default="auto", description="where it is measured")
     threads: Count | None = Field(default=None, description="CPU threads; none leaves torch's own choice")

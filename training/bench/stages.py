@@ -1,4 +1,4 @@
-"""The benchmarks of training as the command calls them; that of analysis is put together there."""
+"""The benchmarks of training as the command calls them; those of analysis and page are put together there."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,5 +56,5 @@ def measure(
         case "shards":
             for comparison in shards_benchmark(config):
                 yield comparison.figures()
-        case "analysis":
-            raise AssertionError("analysis is no part of training")
+        case "analysis" | "page":
+            raise AssertionError(f"{what} is no part of training")

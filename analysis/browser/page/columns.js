@@ -1,7 +1,7 @@
 // What each column is called, what it means, and how it is written.
 
 const COLUMNS = {
-  latent: { title: "latent", width: "50px", format: whole, about: "Number of the latent in the dictionary." },
+  latent: { title: "latent", width: "58px", format: whole, about: "Number of the latent in the dictionary." },
   label: { title: "label", width: "116px", about: "What the rule makes of the latent; its page says why." },
   evidence: { title: "evidence", width: "84px", about: "What is known of it: observed in activations, associated with the shift of a behavior on held-out prompts, or a cause of it there." },
   relative_norm: {
@@ -19,16 +19,16 @@ const COLUMNS = {
   },
   nu_reconstruction: {
     title: "ν reconstr.",
-    width: "70px",
+    width: "80px",
     format: fixed,
     about: "Latent scaling on the reconstruction: how much of this latent other latents write into the other model. 0: nothing; 1: as much as on its own side.",
   },
-  density: { title: "density", width: "70px", format: percent, about: "Share of held-out tokens on which the latent fires." },
-  template_share: { title: "on template", width: "80px", format: percent, about: "Share of its firings that are on chat-template tokens." },
+  density: { title: "density", width: "72px", format: percent, about: "Share of held-out tokens on which the latent fires." },
+  template_share: { title: "on template", width: "88px", format: percent, about: "Share of its firings that are on chat-template tokens." },
   max_activation: { title: "max", width: "66px", format: significant, about: "Largest latent value on held-out tokens." },
   shift_share: {
     title: "shift share",
-    width: "86px",
+    width: "100px",
     format: percent,
     about: "Share of the squared activation difference between the two models that the latent explains. Negative: it points the wrong way.",
   },
@@ -72,11 +72,13 @@ const GISTS = {
 
 const isGist = (name) => Object.hasOwn(GISTS, name);
 
-// Whether a column holds any number; integers have -1 where there is none.
+const measuredColumns = new Map();
+
+// Whether a column holds any number.
 function measured(name) {
   const column = data.columns[name];
-  const integers = column instanceof Int32Array;
-  return Boolean(column?.some((value) => (integers ? value !== -1 : !Number.isNaN(value))));
+  if (!measuredColumns.has(name)) measuredColumns.set(name, Boolean(column?.some((_, latent) => !isAbsent(column, latent))));
+  return measuredColumns.get(name);
 }
 
 // The columns shown at first: those of the standard ones that hold a number.

@@ -1,20 +1,55 @@
-// Packs of typed arrays in inert script elements; the format is described in payload.py.
+// Packs of typed arrays, in inert script elements or in files beside the page; the format is described in payload.py.
 
 const CACHED_CHUNKS = 12;
 const ARRAYS = { Float64Array, Float32Array, Int32Array, Uint32Array, Uint8Array };
 
-const data = { header: null, columns: Object.create(null), labels: null, categories: Object.create(null), detailed: null, peaks: null, points: null, n: 0, standard: [], hasNorms: false };
+const data = { header: null, columns: Object.create(null), labels: null, categories: Object.create(null), peaks: null, points: null, n: 0, standard: [], hasNorms: false };
 const chunks = new Map();
+
+// A pack that is missing or not what was written: told where it is needed, while the rest of the page works on.
+class PackError extends Error {}
 
 function fromBase64(text) {
   if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let at = 0; at < letters.length; at++) bytes[at] = letters.charCodeAt(at);
+  return bytes;
 }
 
-async function unpack(id) {
-  const stored = new Blob([fromBase64(document.getElementById(id).textContent)]);
-  const stream = stored.stream().pipeThrough(new DecompressionStream("gzip"));
-  const buffer = await new Response(stream).arrayBuffer();
+const packName = (index) => (data.header.files ? `${data.header.files.folder}/${data.header.files.names[index]}.js` : `pack ${index} of this file`);
+
+function storedPack(index) {
+  const { files } = data.header;
+  if (files) return filePack(files, files.names[index]);
+  return Promise.resolve(document.getElementById(`chunk-${index}`)?.textContent ?? "");
+}
+
+// What a file of a pack calls. A page from disk may not fetch its neighbors, but it may add scripts.
+const received = new Map();
+globalThis.crosscoderPack = (name, text) => received.set(name, text);
+
+function filePack({ folder, nonce }, name) {
+  return new Promise((resolve, reject) => {
+    const script = element("script", { src: `${folder}/${name}.js`, nonce });
+    // A script's load event follows at once on its run.
+    script.addEventListener("load", () => {
+      script.remove();
+      resolve(received.get(name) ?? "");
+      received.delete(name);
+    });
+    script.addEventListener("error", () => {
+      script.remove();
+      reject(new PackError(`${folder}/${name}.js is missing or may not be read. It belongs beside index.html; copy the whole folder, or run crosscoder browse again.`));
+    });
+    document.head.append(script);
+  });
+}
+
+async function unpack(text, name) {
+  const buffer = await unzipped(text).catch(() => {
+    throw new PackError(`${name} is damaged. Run crosscoder browse again.`);
+  });
   const length = new DataView(buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)));
   const arrays = {};
@@ -24,14 +59,18 @@ async function unpack(id) {
   return { header, arrays };
 }
 
+async function unzipped(text) {
+  const stream = new Blob([fromBase64(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return await new Response(stream).arrayBuffer();
+}
+
 async function loadOverview() {
-  const { header, arrays } = await unpack("overview-data");
+  const { header, arrays } = await unpack(document.getElementById("overview-data").textContent, "index.html");
   data.header = header;
   data.n = header.n_latents;
   data.labels = arrays.labels;
   data.categories.label = { names: header.labels, codes: arrays.labels };
   if (arrays.evidence) data.categories.evidence = { names: header.levels, codes: arrays.evidence };
-  data.detailed = arrays.detailed;
   data.peaks = arrays.peaks;
   data.points = arrays.points;
   for (const [name, array] of Object.entries(arrays)) {
@@ -42,7 +81,10 @@ async function loadOverview() {
 function loadChunk(index) {
   if (!chunks.has(index)) {
     if (chunks.size >= CACHED_CHUNKS) chunks.delete(chunks.keys().next().value);
-    chunks.set(index, unpack(`chunk-${index}`));
+    const chunk = storedPack(index).then((text) => unpack(text, packName(index)));
+    // The next visit tries again: the file may have been put back.
+    chunk.catch(() => chunks.delete(index));
+    chunks.set(index, chunk);
   }
   return chunks.get(index);
 }
@@ -52,13 +94,13 @@ const categoryOf = (name, latent) => data.categories[name].names[data.categories
 const tokenText = (index) => data.header.tokens.texts[index];
 const tokenId = (index) => data.header.tokens.ids[index];
 
-// A column's value, or null where it was not measured. Integers have -1 for that, but no measured -1.
+// Integers have -1 where they were not measured, but no measured -1.
+const isAbsent = (column, latent) => (column instanceof Int32Array ? column[latent] === -1 : Number.isNaN(column[latent]));
+
+// A column's value, or null where it was not measured.
 function valueOf(name, latent) {
   const column = data.columns[name];
-  if (!column) return null;
-  const value = column[latent];
-  if (column instanceof Int32Array) return value === -1 ? null : value;
-  return Number.isNaN(value) ? null : value;
+  return !column || isAbsent(column, latent) ? null : column[latent];
 }
 
 // Tokens of a latent from `peaks` or `points`; both hold the same number a latent, padded with -1.

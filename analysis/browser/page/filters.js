@@ -34,30 +34,6 @@ function evidenceField() {
   return element("div", { class: "field", role: "group", "aria-label": "evidence" }, [element("span", { text: "evidence" }), element("div", { class: "levels" }, buttons)]);
 }
 
-function rangeField() {
-  const column = element("select", { id: "range-column", "aria-label": "column to filter" });
-  column.append(...numericColumns().map((name) => element("option", { value: name, text: columnOf(name).title })));
-  column.value = data.hasNorms ? "relative_norm" : "density";
-  const low = element("input", { id: "range-low", type: "number", step: "any", placeholder: "at least", "aria-label": "at least" });
-  const high = element("input", { id: "range-high", type: "number", step: "any", placeholder: "at most", "aria-label": "at most" });
-  const apply = () => {
-    const ranges = new Map(state.ranges);
-    if (low.value === "" && high.value === "") ranges.delete(column.value);
-    else ranges.set(column.value, [bound(low.value, -Infinity), bound(high.value, Infinity)]);
-    go({ ranges });
-  };
-  low.addEventListener("change", apply);
-  high.addEventListener("change", apply);
-  column.addEventListener("change", () => showRange(column.value));
-  return element("div", { class: "field range", role: "group", "aria-label": "range" }, [column, low, high]);
-}
-
-function showRange(name) {
-  const [low, high] = state.ranges.get(name) ?? [-Infinity, Infinity];
-  document.getElementById("range-low").value = low === -Infinity ? "" : low;
-  document.getElementById("range-high").value = high === Infinity ? "" : high;
-}
-
 function columnMenu() {
   const boxes = numericColumns().map((name) => {
     const box = element("input", { type: "checkbox", value: name });
@@ -90,8 +66,7 @@ function renderToolbar() {
   for (const button of document.querySelectorAll("[data-kept]")) button.setAttribute("aria-pressed", String(isKept(button.dataset.kept, button.dataset.value)));
   showRange(document.getElementById("range-column").value);
   table.chips.replaceChildren(...chips());
-  const searching = state.query && search.indexed < data.n ? `; searching, ${percent(search.indexed / data.n)} done` : "";
-  table.count.textContent = `${whole(table.rows.length)} of ${whole(data.n)} latents${searching}`;
+  table.count.textContent = `${whole(table.rows.length)} of ${whole(data.n)} latents${searchProgress()}`;
   table.layout.setAttribute("aria-rowcount", String(table.rows.length + 1));
 }
 

@@ -7,8 +7,16 @@ async function renderLatent(latent) {
     return;
   }
   const size = data.header.chunk_latents;
-  const chunk = await loadChunk(Math.floor(latent / size));
+  const chunk = await loadChunk(Math.floor(latent / size)).catch((error) => {
+    if (!(error instanceof PackError)) throw error;
+    return error;
+  });
   if (state.latent !== latent) return;
+  if (chunk instanceof PackError) {
+    section.replaceChildren(backLink(), element("p", { class: "notice", role: "alert", text: `Latent ${latent} cannot be shown: ${chunk.message}` }));
+    section.dataset.latent = latent;
+    return;
+  }
   const inside = latent % size;
   const examples = examplesOf(chunk, latent);
   const histogram = chunk.header.histograms[latent];
@@ -47,7 +55,7 @@ function noExamples(latent) {
   const text =
     labelOf(latent) === "dead"
       ? "This latent fired on no held-out token, so there is nothing to show."
-      : "No examples in this file: it keeps them for latents that changed and for those with the largest shift share. examples.parquet holds them all.";
+      : "The analysis kept no examples of this latent.";
   return element("section", { class: "examples" }, [element("h2", { text: "Examples" }), element("p", { class: "muted", text })]);
 }
 

@@ -105,11 +105,6 @@ function stripTable(rows) {
   ]);
 }
 
-function scatterFigure() {
-  const caption = "One mark a latent, sized by how often it fires, shaped by its label. Click opens it.";
-  return element("figure", {}, [makeScatter(), element("figcaption", { class: "caption", text: caption })]);
-}
-
 function axisLabels(labels) {
   const label = ([value, note]) => element("span", {}, [value, note ? element("span", { class: "wide-only", text: ` ${note}` }) : null]);
   return element("div", { class: "axis" }, labels.map(label));

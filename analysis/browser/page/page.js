@@ -33,6 +33,8 @@ function onKey(event) {
     if (next !== undefined && (index >= 0 || state.latent === null)) go({ latent: next });
   } else if (event.key === "Escape" && state.latent !== null) {
     go({ latent: null });
+  } else if (event.key === "Escape") {
+    endBrush();
   } else if (event.key === "/") {
     event.preventDefault();
     if (state.latent !== null) go({ latent: null });
@@ -56,12 +58,14 @@ async function start() {
   data.standard = standardColumns();
   data.hasNorms = measured("relative_norm");
   renderMasthead();
-  const keys = "Keys: j and k next and previous latent, Escape back to the table, / search, arrow keys through the table and through the tokens of an example.";
-  document.getElementById("footer").replaceChildren(element("p", { text: `${keys} This file holds all its data and asks no server for anything.` }));
+  const keys = "Keys: j and k next and previous latent, Escape back to the table or out of the scatter's selection, / search, arrow keys through the table and through the tokens of an example.";
+  const holds = data.header.files ? `This page and the folder ${data.header.files.folder} beside it hold all the data and ask` : "This file holds all its data and asks";
+  document.getElementById("footer").replaceChildren(element("p", { text: `${keys} ${holds} no server for anything.` }));
   await render();
   addEventListener("hashchange", () => render().catch(fail));
   addEventListener("keydown", onKey);
   document.documentElement.dataset.ready = "true";
+  performance.mark("ready");
 }
 
 start().catch(fail);

@@ -74,55 +74,22 @@ function latentLink(latent, text = `latent ${latent}`) {
   return element("a", { href: `#latent=${latent}`, onclick: follow, text });
 }
 
-const search = { texts: [], indexed: 0, running: false };
-
-// The text of every latent, chunk by chunk; `refresh` is called as the index grows.
-async function indexTexts(refresh) {
-  if (search.running) return;
-  search.running = true;
-  const size = data.header.chunk_latents;
-  for (let index = 0; index * size < data.n; index++) {
-    const chunk = await unpack(`chunk-${index}`);
-    const { example_latent, example_length, example_tokens, logit_latent, logit_token } = chunk.arrays;
-    const parts = Array.from({ length: Math.min(size, data.n - index * size) }, () => []);
-    let offset = 0;
-    for (let row = 0; row < example_latent.length; row++) {
-      const end = offset + example_length[row];
-      parts[example_latent[row] - index * size].push(Array.from(example_tokens.subarray(offset, end), tokenText).join(""));
-      offset = end;
-    }
-    for (let row = 0; row < logit_latent.length; row++) parts[logit_latent[row] - index * size].push(tokenText(logit_token[row]));
-    parts.forEach((texts, part) => {
-      const latent = index * size + part;
-      search.texts[latent] = `${data.header.explanations[latent]}\n${texts.join("\n")}`.toLowerCase();
-    });
-    search.indexed = Math.min(data.n, (index + 1) * size);
-    if (index % 8 === 7) refresh();
-    await new Promise((resolve) => setTimeout(resolve));
-  }
-  refresh();
-}
-
 // Latents that pass every filter, in the order asked for.
 function selectLatents() {
   const wanted = [...state.kept].map(([name, kept]) => [data.categories[name].codes, new Set([...kept].map((value) => data.categories[name].names.indexOf(value)))]);
-  const query = state.query.trim().toLowerCase();
-  const ranges = [...state.ranges].map(([name, [low, high]]) => [data.columns[name], low, high]);
+  const ranges = [...state.ranges].map(([name, range]) => [data.columns[name], ...storedRange(data.columns[name], range)]);
+  const found = state.query.trim() ? search.found : null;
+  const name = state.sort.replace(/^-/, "");
+  const order = latentsBy(data.categories[name]?.codes ?? data.columns[name], state.sort.startsWith("-"));
   const chosen = [];
-  for (let latent = 0; latent < data.n; latent++) {
+  for (const latent of order) {
+    if (found && !found[latent]) continue;
     if (!wanted.every(([codes, kept]) => kept.has(codes[latent]))) continue;
-    if (!ranges.every(([column, low, high]) => column[latent] >= low && column[latent] <= high)) continue;
-    if (query && !(String(latent) === query || (search.texts[latent] ?? "").includes(query))) continue;
+    if (!ranges.every(([column, low, high]) => column[latent] >= low && column[latent] <= high && !isAbsent(column, latent))) continue;
     chosen.push(latent);
   }
-  const descending = state.sort.startsWith("-");
-  const name = state.sort.replace(/^-/, "");
-  const column = data.categories[name]?.codes ?? data.columns[name];
-  const absent = (value) => Number.isNaN(value) || (column instanceof Int32Array && value === -1);
-  chosen.sort((a, b) => {
-    const [left, right] = [column[a], column[b]];
-    if (absent(left) || absent(right)) return absent(left) - absent(right) || a - b;
-    return (descending ? right - left : left - right) || a - b;
-  });
   return chosen;
 }
+
+// Bounds as the column stores its numbers: 0.9 as single precision is a little less than the 0.9 that is typed.
+const storedRange = (column, range) => (column instanceof Float32Array ? range.map(Math.fround) : range);

@@ -19,28 +19,23 @@ function latentTable() {
     element("h2", { text: "Latents" }),
     toolbar(),
     table.layout,
-    partialNote(),
   ]);
-}
-
-function partialNote() {
-  const detailed = data.detailed.reduce((sum, flag) => sum + flag, 0);
-  if (detailed === data.n) return null;
-  const text = `Examples and logit tables are in this file for ${whole(detailed)} of ${whole(data.n)} latents: all that changed, then those with the largest shift share. The others have their numbers only; examples.parquet holds the rest.`;
-  return element("p", { class: "caption", text });
 }
 
 // Brings everything into line with the state; rows are chosen anew only when a filter, the order or the index changed.
 function renderTable(anew = false) {
-  const key = `${writeState({ latent: null })} ${state.query ? search.indexed : ""}`;
-  if (state.query && search.indexed < data.n) indexTexts(() => renderTable());
+  searchFor(state.query.trim().toLowerCase(), () => renderTable());
+  const key = `${writeState({ latent: null })} ${search.done}`;
   if (key !== table.key || anew) {
     const moved = table.key !== null && table.key.split(" ")[0] !== key.split(" ")[0];
     table.key = key;
     table.rows = selectLatents();
     if (!table.body) return;
     if (moved) table.body.scrollTop = 0;
-    drawScatter(table.rows);
+    // Another order draws the same marks.
+    const kept = `${writeState({ latent: null, sort: DEFAULT_SORT, columns: data.standard })} ${search.done}`;
+    if (kept !== table.kept || anew) drawScatter(table.rows);
+    table.kept = kept;
     renderHeader();
     renderToolbar();
   }
@@ -63,7 +58,7 @@ function renderHeader() {
       if (column.text) return element("span", { role: "columnheader", class: "cell", text: title, title: column.about });
       const next = active ? (down ? name : `-${name}`) : name === "latent" || name === "label" ? name : `-${name}`;
       const button = element("button", { type: "button", text: title, title: column.about, "data-sort": name, onclick: () => go({ sort: next }) });
-      return element("span", { role: "columnheader", class: `cell ${numeric}`, "aria-sort": direction }, button);
+      return element("span", { role: "columnheader", class: `cell ${numeric}`, "aria-sort": direction }, [button, data.columns[name] ? rangeButton(name) : null]);
     }),
   );
 }
