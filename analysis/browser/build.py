@@ -32,6 +32,7 @@ _SCRIPTS = (
     "lines.js",
     "certainty.js",
     "behaviors.js",
+    "doses.js",
     "trajectories.js",
     "overview.js",
     "filters.js",
@@ -61,11 +62,13 @@ def write_page(folder: RunFolder) -> Path:
 
 
 def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
-    """What the run has beside its analysis. The requirements come with what they judge that only these sections show."""
-    found = [behavior_section(folder, results), trajectory_section(folder, results)]
-    if not all(section.empty for section in found):
-        found.append(desiderata_section(folder, results))
-    return [*found, evidence_section(results)]
+    """What the run has beside its analysis, and the report's requirements of it."""
+    return [
+        behavior_section(folder, results),
+        trajectory_section(folder, results),
+        desiderata_section(folder, results),
+        evidence_section(results),
+    ]
 
 
 def detailed_latents(results: AnalysisResults) -> np.ndarray:
