@@ -24,6 +24,7 @@ _CHANGED = tuple(label for label in LABELS if label not in ("shared", "undetermi
 
 _SCRIPTS = (
     "data.js",
+    "decisions.js",
     "format.js",
     "columns.js",
     "state.js",
@@ -40,6 +41,9 @@ _SCRIPTS = (
     "examples.js",
     "carried.js",
     "latent.js",
+    "markdown.js",
+    "triage.js",
+    "keys.js",
     "page.js",
 )
 

@@ -3,6 +3,7 @@
 const COLUMNS = {
   latent: { title: "latent", width: "50px", format: whole, about: "Number of the latent in the dictionary." },
   label: { title: "label", width: "116px", about: "What the rule makes of the latent; its page says why." },
+  decision: { title: "decision", width: "56px", about: "What you decided of it: starred ★, rejected ✕, with your label; ✎ where there is a note." },
   evidence: { title: "evidence", width: "84px", about: "What is known of it: observed in activations, associated with the shift of a behavior on held-out prompts, or a cause of it there." },
   relative_norm: {
     title: "relative norm",
@@ -23,8 +24,8 @@ const COLUMNS = {
     format: fixed,
     about: "Latent scaling on the reconstruction: how much of this latent other latents write into the other model. 0: nothing; 1: as much as on its own side.",
   },
-  density: { title: "density", width: "70px", format: percent, about: "Share of held-out tokens on which the latent fires." },
-  template_share: { title: "on template", width: "80px", format: percent, about: "Share of its firings that are on chat-template tokens." },
+  density: { title: "density", width: "66px", format: percent, about: "Share of held-out tokens on which the latent fires." },
+  template_share: { title: "on template", width: "72px", format: percent, about: "Share of its firings that are on chat-template tokens." },
   max_activation: { title: "max", width: "66px", format: significant, about: "Largest latent value on held-out tokens." },
   shift_share: {
     title: "shift share",
@@ -53,12 +54,12 @@ const COLUMNS = {
   twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
 };
 
-const STANDARD = ["latent", "label", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
+const STANDARD = ["latent", "label", "decision", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
 const GISTS = {
-  peaks: { title: "peaks on", width: "minmax(112px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
+  peaks: { title: "peaks on", width: "minmax(96px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
   points: {
     title: "points at",
-    width: "minmax(112px, 1fr)",
+    width: "minmax(96px, 1fr)",
     text: true,
     about: "Logit lens: tokens its direction points at, in the model that has it; where both have it, what differs between the two directions.",
   },
