@@ -12,7 +12,8 @@ from crosscoder.folder import RunFolder
 from ..behaviors.results import LEVELS, BehaviorFolder, BehaviorResults, behavior_places, load_behaviors
 from ..report.behavior_schema import BehaviorShift, Explanation
 from ..report.behaviors import behavior_shifts, form_of
-from ..report.desiderata import desiderata
+from ..report.desiderata import COST, desiderata
+from ..report.outlook import outlook
 from ..report.wording import Sentence
 from ..results import AnalysisResults
 from .carried import carried_on_prompts
@@ -33,10 +34,11 @@ def behavior_section(folder: RunFolder, results: AnalysisResults) -> Section:
         return Section()
     n_latents = len(results.features)
     told, arrays, per_latent, carried = [], {}, {}, {}
+    levers = _levers(results, behaviors)
     told_of = zip(behavior_places(folder), behaviors, behavior_shifts(behaviors), strict=True)
     for index, (place, found, shift) in enumerate(told_of):
         shares = _shares(place.latents, n_latents) if shift.explanation else {}
-        told.append(_told(found, shift, shares))
+        told.append(_told(found, shift, shares, levers.get(found.name, [])))
         if shares:
             arrays[f"column:attributed/{found.name}"] = shares.pop("share_held_out").astype(np.float32)
             per_latent |= {
@@ -44,7 +46,7 @@ def behavior_section(folder: RunFolder, results: AnalysisResults) -> Section:
             }
         for latent, prompts in _carried(place, found).items():
             carried.setdefault(latent, {})[str(index)] = prompts
-    return Section({"behaviors": told}, arrays, per_latent, {"carried": carried})
+    return Section({"behaviors": told, "cost": COST}, arrays, per_latent, {"carried": carried})
 
 
 def evidence_section(results: AnalysisResults) -> Section:
@@ -79,15 +81,33 @@ def pieces(sentence: Sentence) -> list[str | list[str]]:
     return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
 
 
+def _levers(
+    results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]
+) -> dict[str, list[dict[str, Any]]]:
+    """What the report says of each behavior's levers, by the behavior's name."""
+    return {
+        behavior.name: [
+            {"name": statement.name, "text": pieces(statement.text)}
+            for statement in outlook(results, (behavior,)).levers
+        ]
+        for behavior in behaviors
+        if behavior.causal is not None
+    }
+
+
 def _told(
-    results: BehaviorResults, shift: BehaviorShift, shares: dict[str, Float64[np.ndarray, " latent"]]
+    results: BehaviorResults,
+    shift: BehaviorShift,
+    shares: dict[str, Float64[np.ndarray, " latent"]],
+    levers: list[dict[str, Any]],
 ) -> dict[str, Any]:
     told = shift.model_dump(mode="json", exclude={"sentences", "explanation"})
     return told | {
         "percent": form_of(shift.unit) == "percent",
         "stands_in": results.shift["stand_in"] is not None,
         "said": [pieces(sentence) for sentence in shift.sentences],
-        "explanation": shift.explanation and _explained(results, shift.explanation, shares),
+        "explanation": shift.explanation
+        and _explained(results, shift.explanation, shares) | {"levers": levers},
     }
 
 
@@ -98,7 +118,7 @@ def _explained(
     attribution, causal = results.attribution, results.causal
     assert attribution is not None and causal is not None
     told = explanation.model_dump(
-        mode="json", include={"origins", "level", "latents", "curve", "necessity", "sufficiency"}
+        mode="json", include={"origins", "level", "latents", "curve", "necessity", "sufficiency", "doses"}
     )
     for latent, entry in zip(told["latents"], causal["latents"], strict=True):
         del latent["link"]
@@ -113,10 +133,32 @@ def _explained(
     return told | {
         "unit": attribution["unit"],
         "n_prompts": causal["n_prompts"],
+        "answers": _in_answers(explanation, causal),
         "layers": [
             {"layer": row["layer"], "hookpoint": row["hookpoint"], "represented": row["represented"]}
             for row in attribution["layers"] or ()
         ],
+    }
+
+
+def _in_answers(explanation: Explanation, causal: dict[str, Any]) -> dict[str, Any] | None:
+    """The checks in generated answers, of the named latents and of more of the ranking; None where the metric is not of answers."""
+    answers = causal["answers"]
+    if answers is None:
+        return None
+    checks = {"necessity": explanation.answers_necessity, "sufficiency": explanation.answers_sufficiency}
+    told = {kind: check and check.model_dump(mode="json") for kind, check in checks.items()}
+    for kind, check in told.items():
+        if check is not None:
+            check["random"] = answers["together"][kind]["random"]
+    n_named = len(causal["named"])
+    first = {kind: check and check["share"] for kind, check in told.items()}
+    more = [{"latents": point["n"], **{kind: point[kind] for kind in _CHECKS}} for point in answers["curve"]]
+    return told | {
+        "n_prompts": answers["n_prompts"],
+        "n_named": n_named,
+        "confidence": causal["confidence"],
+        "curve": sorted([{"latents": n_named, **first}, *more], key=lambda point: point["latents"]),
     }
 
 

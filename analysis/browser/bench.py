@@ -18,7 +18,7 @@ from crosscoder.timing import Figures
 
 from .build_cost import Build, measured_build
 from .files import DATA
-from .large_run import EXAMPLES, TOKENS, write_large_run
+from .large_run import N_EXAMPLES, TOKENS, write_large_run
 
 OPENED = 30
 """Latents that are opened, of as many packs where there are so many."""
@@ -168,7 +168,7 @@ def _figures(n_latents: int, folder: RunFolder, build: Build, openings: Sequence
         if openings
         else "In a browser: not measured, for want of Chromium or playwright."
     )
-    title = f"Page: {n_latents:,} latents, {EXAMPLES} examples of {TOKENS} tokens each"
+    title = f"Page: {n_latents:,} latents, {N_EXAMPLES} examples of {TOKENS} tokens each"
     return Figures(title, ("what", "figure"), tuple(rows), record, (note,))
 
 

@@ -20,6 +20,7 @@ from .trajectories import trajectory_section
 
 _SCRIPTS = (
     "data.js",
+    "decisions.js",
     "format.js",
     "columns.js",
     "state.js",
@@ -31,6 +32,7 @@ _SCRIPTS = (
     "lines.js",
     "certainty.js",
     "behaviors.js",
+    "doses.js",
     "trajectories.js",
     "overview.js",
     "filters.js",
@@ -39,6 +41,9 @@ _SCRIPTS = (
     "examples.js",
     "carried.js",
     "latent.js",
+    "markdown.js",
+    "triage.js",
+    "keys.js",
     "page.js",
 )
 
@@ -62,11 +67,13 @@ def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) ->
 
 
 def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
-    """What the run has beside its analysis. The requirements come with what they judge that only these sections show."""
-    found = [behavior_section(folder, results), trajectory_section(folder, results)]
-    if not all(section.empty for section in found):
-        found.append(desiderata_section(folder, results))
-    return [*found, evidence_section(results)]
+    """What the run has beside its analysis, and the report's requirements of it."""
+    return [
+        behavior_section(folder, results),
+        trajectory_section(folder, results),
+        desiderata_section(folder, results),
+        evidence_section(results),
+    ]
 
 
 def page(overview: str, packs: list[str], nonce: str | None = None) -> str:

@@ -17,11 +17,10 @@ from jaxtyping import Int64
 
 from crosscoder.folder import RunFolder
 
-from ..examples import schema as examples_schema
-from ..logit_lens import schema as logits_schema
+from ..columns import EXAMPLES, LOGITS
 from ..results import SCHEMA_VERSION
 
-EXAMPLES = 20
+N_EXAMPLES = 20
 """Of each latent that fires: 14 at its strongest, 6 over the quantiles."""
 
 TOKENS = 40
@@ -70,8 +69,8 @@ def write_large_run(path: Path, n_latents: int, seed: int = 0) -> RunFolder:
     pq.write_table(pa.table(columns), folder.features)
     alive = np.flatnonzero(columns["label"] != "dead")
     groups = np.split(alive, np.arange(_LATENTS, len(alive), _LATENTS))
-    _write(folder.examples, examples_schema(), (_examples(random, group, columns, words) for group in groups))
-    _write(folder.logits, logits_schema(), (_logits(random, group, words) for group in groups))
+    _write(folder.examples, EXAMPLES.schema(), (_examples(random, group, columns, words) for group in groups))
+    _write(folder.logits, LOGITS.schema(), (_logits(random, group, words) for group in groups))
     histograms = {str(latent): _histogram(random, columns["max_activation"][latent]) for latent in alive}
     (folder.analysis / "histograms.json").write_text(json.dumps({"activation": histograms}))
     folder.summary.write_text(json.dumps(_summary(columns)))
@@ -160,18 +159,18 @@ def _features(random: np.random.Generator, n_latents: int) -> Columns:
 def _examples(
     random: np.random.Generator, latents: np.ndarray, columns: Columns, words: pa.Array
 ) -> pa.Table:
-    n_rows = len(latents) * EXAMPLES
-    rank = np.tile([*range(_TOP), *range(EXAMPLES - _TOP)], len(latents))
-    quantile = np.tile([*[np.nan] * _TOP, *np.linspace(0.9, 0.1, EXAMPLES - _TOP)], len(latents)).astype(
+    n_rows = len(latents) * N_EXAMPLES
+    rank = np.tile([*range(_TOP), *range(N_EXAMPLES - _TOP)], len(latents))
+    quantile = np.tile([*[np.nan] * _TOP, *np.linspace(0.9, 0.1, N_EXAMPLES - _TOP)], len(latents)).astype(
         np.float32
     )
     ids = _zipf(random, n_rows * TOKENS).reshape(n_rows, TOKENS)
     at = random.integers(4, TOKENS - 4, n_rows)
     # Each latent has a few tokens that it peaks on.
-    own = _zipf(random, 3 * len(latents)).reshape(-1, 3).repeat(EXAMPLES, axis=0)
+    own = _zipf(random, 3 * len(latents)).reshape(-1, 3).repeat(N_EXAMPLES, axis=0)
     ids[np.arange(n_rows), at] = own[np.arange(n_rows), random.integers(3, size=n_rows)]
     share = np.where(np.isnan(quantile), 1 - 0.03 * rank, quantile)
-    peak = columns["max_activation"][latents].repeat(EXAMPLES) * share
+    peak = columns["max_activation"][latents].repeat(N_EXAMPLES) * share
     fires = random.random((n_rows, TOKENS)) < 0.06
     values = np.where(fires, peak[:, None] * random.uniform(0.02, 0.6, (n_rows, TOKENS)), 0)
     values[np.arange(n_rows), at] = peak
@@ -185,7 +184,7 @@ def _examples(
         return pa.ListArray.from_arrays(offsets, flat)
 
     found: dict[str, Any] = {
-        "latent": latents.repeat(EXAMPLES),
+        "latent": latents.repeat(N_EXAMPLES),
         "rank": rank,
         "quantile": pa.array(quantile, from_pandas=True),
         "document": random.integers(_DOCUMENTS, size=n_rows),
@@ -200,9 +199,9 @@ def _examples(
         "peak": peak.astype(np.float32),
     }
     for side in ("reference", "intervened"):
-        norms = columns[f"norm_{side}_raw"][latents].repeat(EXAMPLES).astype(np.float32)
+        norms = columns[f"norm_{side}_raw"][latents].repeat(N_EXAMPLES).astype(np.float32)
         found[side] = lists(pa.array((values * norms[:, None]).ravel()))
-    return pa.table({name: found[name] for name in examples_schema().names}).cast(examples_schema())
+    return pa.table({name: found[name] for name in EXAMPLES.schema().names}).cast(EXAMPLES.schema())
 
 
 def _logits(random: np.random.Generator, latents: np.ndarray, words: pa.Array) -> pa.Table:
@@ -222,7 +221,7 @@ def _logits(random: np.random.Generator, latents: np.ndarray, words: pa.Array) -
             "token": words.take(pa.array(ids)),
             "value": (sign * value).ravel(),
         }
-    ).cast(logits_schema())
+    ).cast(LOGITS.schema())
 
 
 def _histogram(random: np.random.Generator, largest: float) -> dict[str, list[float]]:

@@ -27,6 +27,7 @@ from jaxtyping import Int64
 from ..report.findings import control_findings
 from ..report.limits import drawing, limit_curves
 from ..results import LABELS, TEXT_COLUMNS, AnalysisResults
+from .identity import run_digest
 from .section import Section, chunk_arrays, chunk_header, joined_arrays, joined_header
 
 CHUNK_LATENTS = 64
@@ -123,6 +124,7 @@ def overview_pack(
     arrays["peaks"] = gist.peaks.ravel()
     arrays["points"] = gist.points.ravel()
     header = {
+        "run": run_digest(results),
         "summary": results.summary,
         "labels": LABELS,
         "n_latents": len(features),

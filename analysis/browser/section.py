@@ -24,11 +24,6 @@ class Section:
     of_latents: dict[str, dict[int, Any]] = field(default_factory=dict)
     """In the headers of those packs, for the latents that have any."""
 
-    @property
-    def empty(self) -> bool:
-        """Whether it adds nothing."""
-        return not (self.header or self.arrays or self.per_latent or self.of_latents)
-
 
 def joined_header(sections: Iterable[Section]) -> dict[str, Any]:
     """What all sections add to the header of the overview's pack."""

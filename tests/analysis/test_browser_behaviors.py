@@ -11,6 +11,7 @@ import pytest
 
 from analysis.behaviors.results import BehaviorFolder
 from analysis.browser import build, write_page
+from analysis.browser.behaviors import desiderata_section
 from analysis.browser.carried import PROMPTS, TOKENS, carried_on_prompts
 from analysis.browser.payload import Gist, TokenTable, latent_packs, overview_pack
 from analysis.report import write_report
@@ -50,7 +51,7 @@ def flat(pieces: list[Any]) -> str:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_behaviors_and_snapshots_nothing_is_added(tmp_path: Path) -> None:
+def test_without_behaviors_and_snapshots_only_the_requirements_are_added(tmp_path: Path) -> None:
     """And the positive control: with them every pack is another."""
     plain, told = (make_run_folder(tmp_path / name, n_latents=80) for name in ("plain", "told"))
     explained(told)
@@ -58,7 +59,8 @@ def test_without_behaviors_and_snapshots_nothing_is_added(tmp_path: Path) -> Non
 
     def packs(folder: RunFolder, with_sections: bool) -> list[str]:
         results = load_results(folder)
-        sections = build.page_sections(folder, results) if with_sections else []
+        required = desiderata_section(folder, results)
+        sections = build.page_sections(folder, results) if with_sections else [required]
         tokens, gist = TokenTable(), Gist(len(results.features))
         made = list(latent_packs(results, tokens, gist, sections))
         return [overview_pack(results, gist, tokens, sections), *made]
@@ -316,7 +318,7 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
     assert "0.52 % (−1.00 % to 2.00 %) undone: not passed; random latents at most 1.56 % in 2 draws" in text
     assert "83.0 % (76.8 % to 86.1 %) brought: passed;" in text
     strokes = view.page.eval_on_selector_all(
-        ".among", "nodes => nodes.map(n => n.querySelectorAll('.draw').length)"
+        "#latent .among", "nodes => nodes.map(n => n.querySelectorAll('.draw').length)"
     )
     assert strokes == [2, 2]
     # One that pushes the way of the shift and was not checked, and one that does not.
@@ -327,7 +329,7 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
         assert f"rank\n{rank}\n" in text
         assert percent(table["share_held_out"][latent]) in text
         assert "Not among the 2 latents" in text
-        assert view.page.query_selector(".carried, .among") is None
+        assert view.page.query_selector(".carried, #latent .among") is None
     assert view.complaints == []
 
 
@@ -358,7 +360,7 @@ def test_latent_shows_where_on_the_prompts_it_carries_the_shift(run: RunFolder, 
 
 def test_filters_by_evidence(run: RunFolder, visit: Any) -> None:
     view = visit(run)
-    assert numbers(view, ".level") == ["observed79", "associated0", "causal1"]
+    assert numbers(view, "[data-kept=evidence]") == ["observed79", "associated0", "causal1"]
     heads = numbers(view, ".row.head .cell")
     assert "evidence" in heads
     view.page.click('.level[data-value="causal"]')
@@ -446,8 +448,11 @@ def test_nothing_is_empty_where_there_is_nothing(tmp_path: Path, visit: Any) -> 
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     write_page(folder)
     view = visit(folder)
-    absent = ".behaviors, .monitoring, .desiderata, .level, .latent-behavior, .trajectory, .carried"
+    absent = ".behaviors, .monitoring, [data-kept=evidence], .latent-behavior, .trajectory, .carried"
     assert view.page.query_selector(absent) is None
+    write_report(folder)
+    report = json.loads((folder.report / "report.json").read_text())
+    assert numbers(view, ".desiderata .verdict") == [one["verdict"] for one in report["desiderata"]]
     assert "evidence" not in numbers(view, ".row.head .cell")
     view.page.goto(view.page.url + "#latent=3")
     view.open_latent(3)
@@ -533,6 +538,9 @@ def test_lines_differ_without_color(run: RunFolder, visit: Any) -> None:
     assert len(set(dashes)) == 2
     assert view.page.query_selector_all(".behavior circle.point") != []
     assert view.page.query_selector_all(".behavior rect.point.open") != []
-    assert sorted(numbers(view, ".behavior .series-name")) == ["put in", "taken out"]
+    assert sorted(numbers(view, ".behavior-parts > div:not(.doses, .answers) .series-name")) == [
+        "put in",
+        "taken out",
+    ]
     labels = view.page.eval_on_selector_all(".lines", "nodes => nodes.map(n => n.getAttribute('aria-label'))")
     assert all(re.search(r"\d", label) for label in labels)

@@ -84,6 +84,6 @@ def test_a_made_up_run_has_every_latent_and_number(tmp_path: Path) -> None:
     alive = results.features["label"] != "dead"
     examples = results.examples().to_pandas()
     assert set(examples["latent"]) == set(results.features.loc[alive, "latent"])
-    assert (examples.groupby("latent").size() == large_run.EXAMPLES).all()
+    assert (examples.groupby("latent").size() == large_run.N_EXAMPLES).all()
     assert set(results.features["label"]) == {*large_run._LABELS, "shared"}
     write_page(folder)

@@ -34,9 +34,9 @@ function behaviorPanel(behavior, open) {
     element("div", { class: "behavior-grid" }, [
       element("div", { class: "behavior-parts" }, [
         element("div", { class: "behavior-said" }, behavior.said.map((pieces) => element("p", {}, told(pieces)))),
-        ...(explanation ? namedLatents(behavior, explanation) : []),
+        ...(explanation ? [...namedLatents(behavior, explanation), doses(behavior)] : []),
       ]),
-      explanation ? element("div", { class: "behavior-parts" }, [standIn(behavior), origins(explanation), curve(explanation), layers(explanation)]) : null,
+      explanation ? element("div", { class: "behavior-parts" }, [standIn(behavior), origins(explanation), curve(explanation), answersCurve(behavior), layers(explanation)]) : null,
     ]),
   ]);
 }
@@ -44,7 +44,7 @@ function behaviorPanel(behavior, open) {
 // Where a metric has no gradient, shares are those of one that stands in for it: not what becomes of generated answers.
 function standIn({ stands_in: does, explanation }) {
   if (!does) return null;
-  return element("p", { class: "caption", text: `Shares, bars and lines are of the shift in ${explanation.unit}, by the metric that stands in; what becomes of generated answers is another measure, told in words in the overview.` });
+  return element("p", { class: "caption", text: `Shares, bars and lines are of the shift in ${explanation.unit}, by the metric that stands in; what becomes of generated answers is another measure, shown in the overview.` });
 }
 
 function origins({ origins: parts }) {
@@ -74,28 +74,30 @@ function peaksOn(latent) {
   return peaks.length ? [element("span", { text: "peaks on" }), ...peaks] : [];
 }
 
+const curve = ({ curve: points, latents }) => togetherChart(points, { name: "Taken together, the strongest first", named: latents.length });
+
 // Lines over the number of latents, on a logarithmic scale.
-function curve({ curve: points, latents }) {
+function togetherChart(points, { name, named }) {
   if (!points.length) return null;
   const most = points[points.length - 1].latents;
   const place = (count) => (most > 1 ? Math.log(count) / Math.log(most) : 0.5);
   // Sufficiency is undefined between two models that share no space.
   const kinds = [["taken out: undone", "necessity"], ["put in: brought", "sufficiency"]].filter(([, kind]) => points[0][kind] !== null);
-  const series = kinds.map(([name, kind]) => ({
-    name: name.split(":")[0],
+  const series = kinds.map(([words, kind]) => ({
+    name: words.split(":")[0],
     values: points.map((point) => point[kind].value),
     lows: points.map((point) => point[kind].low),
     highs: points.map((point) => point[kind].high),
   }));
-  const label = `Share of the shift over the number of latents, from ${whole(points[0].latents)} to ${whole(most)}: ${series.map(({ name, values }) => `${name} ${percent(values[0])} to ${percent(values[values.length - 1])}`).join(", ")}`;
+  const label = `${name}: share of the shift over the number of latents, from ${whole(points[0].latents)} to ${whole(most)}: ${series.map(({ name: words, values }) => `${words} ${percent(values[0])} to ${percent(values[values.length - 1])}`).join(", ")}`;
   const ticks = [1, 10, 100, 1000, 10000].filter((count) => count <= most / 2).concat(most).map((count) => [place(count), whole(count)]);
-  const marks = most > latents.length && latents.length ? [[place(latents.length), `the ${whole(latents.length)} named`]] : [];
+  const marks = most > named && named ? [[place(named), `the ${whole(named)} named`]] : [];
   return element("div", {}, [
     element("figure", {}, [
-      element("figcaption", {}, [element("strong", { text: "Taken together, the strongest first" }), element("small", { text: "share of the shift that goes with so many latents: ● taken out of the intervened model" + (kinds.length > 1 ? ", □ put into the reference's activations" : "") })]),
+      element("figcaption", {}, [element("strong", { text: name }), element("small", { text: "share of the shift that goes with so many latents: ● taken out of the intervened model" + (kinds.length > 1 ? ", □ put into the reference's activations" : "") })]),
       lineChart({ label, x: points.map((point) => place(point.latents)), ticks, series, low: 0, high: 1, marks }),
     ]),
-    numbersTable("Taken together", ["latents", ...kinds.map(([name]) => name)], points.map((point) => [whole(point.latents), ...kinds.map(([, kind]) => estimate(point[kind]))])),
+    numbersTable(name.split(",")[0], ["latents", ...kinds.map(([words]) => words)], points.map((point) => [whole(point.latents), ...kinds.map(([, kind]) => estimate(point[kind]))])),
   ]);
 }
 

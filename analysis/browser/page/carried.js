@@ -7,14 +7,23 @@ function latentBehaviors(latent, chunk, inside) {
   return panels;
 }
 
-function latentBehavior(behavior, index, latent, chunk, inside) {
-  const { latents } = behavior.explanation;
-  const named = latents.find((entry) => entry.latent === latent);
+// What a behavior's attribution holds of a latent: its share, its entry if it was checked, and any other column of its own.
+function attributedTo(behavior, index, latent, chunk, inside) {
+  const named = behavior.explanation.latents.find((entry) => entry.latent === latent);
   const of = (name) => {
     const value = chunk.arrays[`behavior_${index}_${name}`]?.[inside];
     return value === undefined || Number.isNaN(value) ? null : value;
   };
   const share = named?.attribution ?? { value: valueOf(ATTRIBUTED + behavior.name, latent), low: of("share_held_out_low"), high: of("share_held_out_high") };
+  return { named, share, of };
+}
+
+// Both checks as [what was done, what came of it, verb]; sufficiency is undefined between two models that share no space.
+const checksOf = ({ necessity, sufficiency }) => [["Taken out of the intervened model", necessity, "undone"], ["Put into the reference's activations", sufficiency, "brought"]].filter(([, check]) => check !== null);
+
+function latentBehavior(behavior, index, latent, chunk, inside) {
+  const { latents } = behavior.explanation;
+  const { named, share, of } = attributedTo(behavior, index, latent, chunk, inside);
   const bounds = share.value === null ? null : interval(share.low, share.high, percent);
   const rank = of("rank");
   const rows = [
@@ -24,13 +33,13 @@ function latentBehavior(behavior, index, latent, chunk, inside) {
   ];
   if (named) rows.push(["evidence", named.evidence, LEVELS_EXPLAINED[named.evidence]]);
   const checks = named
-    ? element("div", { class: "checks" }, [["Taken out of the intervened model, alone", named.necessity, "undone"], ["Put into the reference's activations, alone", named.sufficiency, "brought"]].filter(([, check]) => check !== null).map((check) => checkOf(...check)))
+    ? element("div", { class: "checks" }, checksOf(named).map(([title, check, verb]) => checkOf(`${title}, alone`, check, verb)))
     : element("p", { class: "caption", text: `Not among the ${whole(latents.length)} latents that were taken out and put in one by one.` });
   return panel(`Behavior ${visibleText(behavior.name)}`, [standIn(behavior), pairsList(rows), checks], "latent-behavior");
 }
 
 function checkOf(title, check, verb) {
-  const beside = check.random.length ? `random latents at most ${percent(check.random_largest)} in ${whole(check.n_random)} ${check.n_random === 1 ? "draw" : "draws"}` : "no random latents beside it";
+  const beside = check.random.length ? `random latents at most ${percent(check.random_largest)} in ${whole(check.n_random)} ${check.n_random === 1 ? "draw" : "draws"}, p ${errorRate(check.p_value)}` : "no random latents beside it";
   return element("div", { class: "check" }, [
     element("h4", { text: title }),
     element("p", {}, [`${estimateText(check.share)} ${verb}: `, element("strong", { class: "verdict", text: check.passed ? "passed" : "not passed" }), element("small", { text: `; ${beside}` })]),

@@ -3,6 +3,7 @@
 const COLUMNS = {
   latent: { title: "latent", width: "58px", format: whole, about: "Number of the latent in the dictionary." },
   label: { title: "label", width: "116px", about: "What the rule makes of the latent; its page says why." },
+  decision: { title: "decision", width: "56px", about: "What you decided of it: starred ★, rejected ✕, with your label; ✎ where there is a note." },
   evidence: { title: "evidence", width: "84px", about: "What is known of it: observed in activations, associated with the shift of a behavior on held-out prompts, or a cause of it there." },
   relative_norm: {
     title: "relative norm",
@@ -59,12 +60,12 @@ const COLUMNS = {
   twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
 };
 
-const STANDARD = ["latent", "label", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
+const STANDARD = ["latent", "label", "decision", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
 const GISTS = {
-  peaks: { title: "peaks on", width: "minmax(112px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
+  peaks: { title: "peaks on", width: "minmax(96px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
   points: {
     title: "points at",
-    width: "minmax(112px, 1fr)",
+    width: "minmax(96px, 1fr)",
     text: true,
     about: "Logit lens: tokens its direction points at, in the model that has it; where both have it, what differs between the two directions.",
   },

@@ -69,13 +69,19 @@ async function loadOverview() {
   data.header = header;
   data.n = header.n_latents;
   data.labels = arrays.labels;
-  data.categories.label = { names: header.labels, codes: arrays.labels };
-  if (arrays.evidence) data.categories.evidence = { names: header.levels, codes: arrays.evidence };
+  data.categories.label = category(header.labels, arrays.labels);
+  data.categories.decision = decisionCategory(data.n);
+  if (arrays.evidence) data.categories.evidence = category(header.levels, arrays.evidence);
   data.peaks = arrays.peaks;
   data.points = arrays.points;
   for (const [name, array] of Object.entries(arrays)) {
     if (name.startsWith("column:")) data.columns[name.slice(7)] = array;
   }
+}
+
+// A property with a few values: each latent's `codes` are what it is sorted by, its `masks` have one bit for each value that it has.
+function category(names, codes, masks = Uint16Array.from(codes, (code) => 1 << code)) {
+  return { names, codes, masks };
 }
 
 function loadChunk(index) {

@@ -14,6 +14,7 @@ function toolbar() {
     element("label", { class: "field wide" }, [element("span", { text: "search" }), query]),
     rangeField(),
     evidenceField(),
+    decisionField(),
     element("label", { class: "field" }, [element("span", { text: "sort by" }), sort]),
     columnMenu(),
     table.chips,
@@ -23,15 +24,28 @@ function toolbar() {
 
 // Only where anything is more than observed: there is nothing to choose from otherwise.
 function evidenceField() {
-  const { evidence } = data.categories;
-  if (!evidence) return null;
-  const buttons = evidence.names.map((level) =>
-    element("button", { type: "button", class: "level", "data-kept": "evidence", "data-value": level, "aria-pressed": "false", title: LEVELS_EXPLAINED[level], onclick: () => toggleKept("evidence", level) }, [
-      level,
-      element("small", { text: whole(data.header.evidence[level] ?? 0) }),
+  return data.categories.evidence ? keptField("evidence", LEVELS_EXPLAINED) : null;
+}
+
+const decisionField = () => keptField("decision", DECISIONS_EXPLAINED);
+
+function keptField(name, explained) {
+  const buttons = data.categories[name].names.map((value) =>
+    element("button", { type: "button", class: "level", "data-kept": name, "data-value": value, "aria-pressed": "false", title: explained[value], onclick: () => toggleKept(name, value) }, [
+      value,
+      element("small"),
     ]),
   );
-  return element("div", { class: "field", role: "group", "aria-label": "evidence" }, [element("span", { text: "evidence" }), element("div", { class: "levels" }, buttons)]);
+  return element("div", { class: "field", role: "group", "aria-label": name }, [element("span", { text: name }), element("div", { class: "levels" }, buttons)]);
+}
+
+function renderKept() {
+  const counts = { evidence: data.header.evidence, decision: decisionCounts() };
+  for (const button of document.querySelectorAll("[data-kept]")) {
+    const { kept, value } = button.dataset;
+    button.setAttribute("aria-pressed", String(isKept(kept, value)));
+    if (counts[kept]) button.querySelector("small").textContent = whole(counts[kept][value] ?? 0);
+  }
 }
 
 function columnMenu() {
@@ -63,7 +77,7 @@ function renderToolbar() {
   );
   sort.value = state.sort;
   for (const box of document.querySelectorAll(".columns input")) box.checked = state.columns.includes(box.value);
-  for (const button of document.querySelectorAll("[data-kept]")) button.setAttribute("aria-pressed", String(isKept(button.dataset.kept, button.dataset.value)));
+  renderKept();
   showRange(document.getElementById("range-column").value);
   table.chips.replaceChildren(...chips());
   table.count.textContent = `${whole(table.rows.length)} of ${whole(data.n)} latents${searchProgress()}`;

@@ -36,7 +36,7 @@ const backLink = () => element("a", { class: "back", href: writeState({ latent: 
 function latentHead(latent, evidence) {
   const index = table.rows.indexOf(latent);
   const step = (offset, text, key) => {
-    const other = index < 0 ? undefined : table.rows[index + offset];
+    const other = table.rows[index + offset];
     const title = `${text} latent in the table's order (key ${key})`;
     return other === undefined
       ? element("span", { class: "step", "aria-disabled": "true", text })
@@ -46,8 +46,9 @@ function latentHead(latent, evidence) {
   const explanation = data.header.explanations[latent];
   return element("div", { class: "latent-head" }, [
     element("nav", { class: "steps", "aria-label": "Latents" }, [backLink(), step(-1, "previous", "k"), step(1, "next", "j"), element("span", { class: "muted", text: place })]),
-    element("h2", { class: "latent-title" }, [`Latent ${latent} `, labelName(labelOf(latent)), element("small", { text: `evidence: ${evidence}` })]),
+    element("h2", { class: "latent-title", tabindex: "-1" }, [`Latent ${latent} `, labelName(labelOf(latent)), element("small", { text: `evidence: ${evidence}` })]),
     explanation ? element("p", { class: "explained" }, element("bdi", { text: visibleText(explanation) })) : null,
+    decisionPanel(latent),
   ]);
 }
 
@@ -81,9 +82,9 @@ function why(latent, reason) {
     };
     return element("tr", {}, [element("th", { scope: "row", text: title, title: about }), cell("new"), cell("lost"), element("td", { class: "muted", text: limit === undefined ? "" : `≤ ${limit}` })]);
   };
-  const head = ["", "absent from the reference?", "absent from the intervened?", "new, lost if"];
+  const head = [said("measure"), "absent from the reference?", "absent from the intervened?", "new, lost if"];
   const tableNode = element("table", { class: "nu" }, [
-    element("thead", {}, element("tr", {}, head.map((text) => element("th", { scope: "col", text })))),
+    element("thead", {}, element("tr", {}, head.map((shown) => element("th", { scope: "col" }, shown)))),
     element("tbody", {}, [
       row("ν error", COLUMNS.nu_error.about, "nu_error", rule?.nu_error),
       row("ν reconstruction", COLUMNS.nu_reconstruction.about, "nu_reconstruction", rule?.nu_reconstruction),

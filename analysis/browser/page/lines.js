@@ -1,6 +1,6 @@
 // Small drawings of a few points with their intervals: lines that differ in stroke and mark and are named where they end.
 
-const LINES = { width: 380, height: 154, left: 46, right: 66, top: 20, bottom: 26 };
+const LINES = { width: 380, height: 154, left: 46, right: 74, top: 20, bottom: 26 };
 const SPACE = 13;
 
 // A share on an axis, where two digits do.
@@ -17,7 +17,9 @@ function lineChart({ label, x, ticks, series, format = percent, axisFormat = axi
   const up = (value) => height - bottom - ((value - least) / span) * (height - top - bottom);
   const text = (at, down, words, anchor = "middle", name = "") => svg("text", { x: at, y: down, "text-anchor": anchor, class: name, text: words });
   const line = (name, x1, y1, x2, y2) => svg("line", { class: name, x1, y1, x2, y2 });
-  const levels = [...new Set([least, ...(least < 0 && most > 0 ? [0] : []), most])];
+  // Zero always has its number, an end only where it stands apart from that.
+  const ends = [...new Set([least, most])];
+  const levels = least < 0 && most > 0 ? [0, ...ends.filter((end) => Math.abs(up(end) - up(0)) >= SPACE)] : ends;
   return svg("svg", { class: "lines", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, [
     ...levels.flatMap((level) => [line("grid", left, up(level), width - right, up(level)), text(left - 5, up(level) + 4, axisFormat(level), "end")]),
     ...limits.map((level) => line("limit", left, up(level), width - right, up(level))),
@@ -41,11 +43,20 @@ function drawnSeries({ name, values, lows = [], highs = [] }, index, places, up,
   nodes.push(svg("polyline", { class: `series series-${index}`, points: known.map((at) => `${places[at].toFixed(1)},${up(values[at]).toFixed(1)}`).join(" ") }));
   for (const at of known) {
     const [left, top] = [places[at], up(values[at])];
-    const mark = index ? svg("rect", { class: "point open", x: left - 3, y: top - 3, width: 6, height: 6 }) : svg("circle", { class: "point", cx: left, cy: top, r: 3.2 });
+    const mark = seriesMark(index, left, top);
     mark.append(svg("title", { text: `${name}: ${format(values[at])}` }));
     nodes.push(mark);
   }
   return nodes;
+}
+
+// As they are drawn, for the words beside a chart.
+const SERIES_MARKS = ["●", "□", "▲"];
+
+function seriesMark(index, left, top) {
+  if (index === 0) return svg("circle", { class: "point", cx: left, cy: top, r: 3.2 });
+  if (index === 1) return svg("rect", { class: "point open", x: left - 3, y: top - 3, width: 6, height: 6 });
+  return svg("path", { class: "point", d: `M${left} ${top - 4}l4 7h-8Z` });
 }
 
 // Names of the lines at the height at which they end, moved apart where these are close.

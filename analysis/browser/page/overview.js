@@ -12,13 +12,14 @@ function modelName(side) {
 function renderMasthead() {
   const { summary } = data.header;
   const home = element("a", { href: "#", class: "home", text: "crosscoder" });
-  const arrow = element("span", { class: "arrow", text: " → ", "aria-label": " changed into " });
+  const arrow = element("span", { class: "arrow", role: "img", "aria-label": "changed into", text: " → " });
   const heading = element("h1", {}, [side("reference"), arrow, side("intervened")]);
   const hookpoint = summary.hookpoint ? element("span", {}, ["read at ", element("code", { text: summary.hookpoint })]) : null;
   const report = element("a", { href: "../report/report.html", text: "report" });
-  const bar = element("div", { class: "bar" }, [home, hookpoint, report]);
+  const help = element("button", { type: "button", text: "keys", title: "all keys (key ?)", onclick: openHelp });
+  const bar = element("div", { class: "bar" }, [home, hookpoint, help, report]);
   document.getElementById("masthead").replaceChildren(bar, heading);
-  document.title = `${modelName("reference")} → ${modelName("intervened")} · crosscoder`;
+  document.title = `${comparedNames()} · crosscoder`;
 }
 
 function side(name) {
@@ -37,27 +38,33 @@ const READS = {
   difference: "explains the difference intervened − reference; a latent has one direction, so it has no norm for each model and no label by norms.",
 };
 
-function lead() {
+function comparedText() {
   const { summary } = data.header;
   const sources = Object.entries(summary.sources ?? {});
   const named = sources.map(([name, source]) => `${name} ${whole(source.tokens)}`).join(", ");
-  const text =
+  return (
     `Both models read the same ${whole(summary.n_tokens)} held-out tokens of ${whole(summary.n_documents)} documents` +
     `${named ? ` (${named})` : ""}. One dictionary of ${whole(data.n)} latents ` +
-    (READS[summary.reads] ?? "");
+    (READS[summary.reads] ?? "")
+  );
+}
+
+function lead() {
+  const { summary } = data.header;
   const same =
     summary.fve?.difference === null && summary.relative_difference === 0
       ? element("p", { class: "finding", text: "Both sides computed identical activations: there is no difference to explain." })
       : null;
-  return element("div", { class: "lead" }, [element("p", { text }), same]);
+  return element("div", { class: "lead" }, [element("p", { text: comparedText() }), same]);
 }
 
-function health() {
+// How well the dictionary reads both models: [name, value, of what].
+function healthFigures() {
   const { summary } = data.header;
   const fve = summary.fve ?? {};
   const ce = summary.ce ?? {};
   const target = summary.l0_target ? `target ${significant(summary.l0_target)}` : "latents a token";
-  const stats = [
+  return [
     ["explained, reference", percent(fve.reference), "of the variance of its activations"],
     ["explained, intervened", percent(fve.intervened), "of the variance of its activations"],
     ["explained, difference", percent(fve.difference), "of intervened − reference: what the labels stand on"],
@@ -66,7 +73,10 @@ function health() {
     ["dead latents", percent(summary.dead_share), "fired on no held-out token"],
     ["loss recovered", ce.reference ? `${percent(ce.reference.recovered)}, ${percent(ce.intervened?.recovered)}` : NONE, "reference, intervened: cross-entropy with the reconstruction put in"],
   ];
-  const items = stats.map(([name, value, note]) =>
+}
+
+function health() {
+  const items = healthFigures().map(([name, value, note]) =>
     element("div", {}, [element("dt", { text: name }), element("dd", { class: value === NONE ? "missing" : "", text: value }), element("dd", { class: "note", text: note })]),
   );
   return element("dl", { class: "health" }, items);

@@ -1,45 +1,53 @@
-// Ties the pieces together: reads the state from the address, shows the overview or a latent, listens to keys.
+// Ties the pieces together: reads the state from the address, shows the overview or a latent, and leads the focus along.
 
 let overviewScroll = 0;
 
+// `next`: id of what gets the focus once it is shown; `back`: what had it in the overview before a latent was opened.
+const focusing = { next: null, back: null };
+
+function focusNext() {
+  document.getElementById(focusing.next)?.focus();
+  focusing.next = null;
+}
+
 async function render() {
   const before = state.latent;
+  const first = !table.body;
   readState(location.hash);
   const overview = document.getElementById("overview");
   const latent = document.getElementById("latent");
-  if (!table.body) renderOverview();
-  if (before === null && state.latent !== null) overviewScroll = scrollY;
+  if (first) renderOverview();
+  if (before === null && state.latent !== null) {
+    overviewScroll = scrollY;
+    focusing.back = document.activeElement;
+  }
   overview.hidden = state.latent !== null;
   latent.hidden = state.latent === null;
   renderTable();
   if (state.latent === null) {
     delete latent.dataset.latent;
-    if (before !== null) scrollTo(0, overviewScroll);
+    if (before !== null) backToOverview(before);
   } else {
-    await renderLatent(state.latent);
-    if (before !== state.latent) scrollTo(0, 0);
+    const shown = state.latent;
+    await renderLatent(shown);
+    if (before === shown || state.latent !== shown) return;
+    scrollTo(0, 0);
+    if (!first && focusing.next === null) latent.querySelector(".latent-title")?.focus({ preventScroll: true });
   }
+  if (focusing.next !== null) focusNext();
 }
 
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest?.("input, select, textarea")) {
-    if (event.key === "Escape") event.target.blur();
-    return;
-  }
-  const index = table.rows.indexOf(state.latent);
-  if (event.key === "j" || event.key === "k") {
-    const next = state.latent === null ? table.rows[0] : table.rows[index + (event.key === "j" ? 1 : -1)];
-    if (next !== undefined && (index >= 0 || state.latent === null)) go({ latent: next });
-  } else if (event.key === "Escape" && state.latent !== null) {
-    go({ latent: null });
-  } else if (event.key === "Escape") {
-    endBrush();
-  } else if (event.key === "/") {
-    event.preventDefault();
-    if (state.latent !== null) go({ latent: null });
-    setTimeout(() => document.getElementById("query").focus());
-  }
+// The focus goes back to the link that led to the latent, or to the row of the latent that was left.
+function backToOverview(latent) {
+  revealRow(latent);
+  scrollTo(0, overviewScroll);
+  if (focusing.back?.isConnected && !focusing.back.closest(".row")) focusing.back.focus({ preventScroll: true });
+}
+
+// The address holds the state of the page, so this link goes nowhere.
+function skip(event) {
+  event.preventDefault();
+  document.getElementById("main").focus();
 }
 
 function fail(error) {
@@ -55,12 +63,16 @@ async function start() {
     return;
   }
   await loadOverview();
+  openDecisions();
+  readKeys();
   data.standard = standardColumns();
   data.hasNorms = measured("relative_norm");
   renderMasthead();
-  const keys = "Keys: j and k next and previous latent, Escape back to the table or out of the scatter's selection, / search, arrow keys through the table and through the tokens of an example.";
+  const help = element("button", { type: "button", class: "link", text: "all keys", onclick: openHelp });
   const holds = data.header.files ? `This page and the folder ${data.header.files.folder} beside it hold all the data and ask` : "This file holds all its data and asks";
-  document.getElementById("footer").replaceChildren(element("p", { text: `${keys} ${holds} no server for anything.` }));
+  const asks = `Keys: j and k step through the latents, s stars, x rejects, ? lists the others. ${holds} no server for anything. `;
+  document.getElementById("footer").replaceChildren(element("p", {}, [asks, help]));
+  document.getElementById("skip").addEventListener("click", skip);
   await render();
   addEventListener("hashchange", () => render().catch(fail));
   addEventListener("keydown", onKey);

@@ -5,8 +5,9 @@ const state = { latent: null, sort: DEFAULT_SORT, kept: new Map(), query: "", ra
 
 function readState(hash) {
   const words = new URLSearchParams(hash.replace(/^#/, ""));
-  const latent = words.get("latent");
-  state.latent = latent !== null && /^\d+$/.test(latent) ? Number(latent) : null;
+  // A bound on the column of the same name is no number; f is a short name for links written by hand.
+  const latent = [...words.getAll("latent"), ...words.getAll("f")].find((text) => /^\d+$/.test(text));
+  state.latent = latent === undefined ? null : Number(latent);
   const sort = words.get("sort") ?? DEFAULT_SORT;
   const column = sort.replace(/^-/, "");
   state.sort = data.categories[column] || data.columns[column] ? sort : DEFAULT_SORT;
@@ -16,7 +17,7 @@ function readState(hash) {
     if (kept.length) state.kept.set(name, new Set(kept));
   }
   state.query = words.get("q") ?? "";
-  const columns = (words.get("columns") ?? "").split(",").filter((name) => data.categories[name] || isGist(name) || data.columns[name]);
+  const columns = (words.get("columns") ?? "").split(",").map(fromListed).filter((name) => data.categories[name] || isGist(name) || data.columns[name]);
   state.columns = columns.length ? columns : data.standard;
   state.ranges = new Map();
   for (const [name, text] of words) {
@@ -24,6 +25,10 @@ function readState(hash) {
     if (match) state.ranges.set(name, [bound(match[1], -Infinity), bound(match[2], Infinity)]);
   }
 }
+
+// A column is named after a source of text, or a behavior, and so may hold the comma of the list.
+const toListed = (name) => name.replaceAll("%", "%25").replaceAll(",", "%2C");
+const fromListed = (text) => text.replaceAll("%2C", ",").replaceAll("%25", "%");
 
 function bound(text, otherwise) {
   const value = Number(text);
@@ -37,9 +42,9 @@ function writeState(change = {}) {
   if (next.sort !== DEFAULT_SORT) words.set("sort", next.sort);
   for (const [name, kept] of next.kept) words.set(name, data.categories[name].names.filter((value) => kept.has(value)).join(","));
   if (next.query) words.set("q", next.query);
-  if (next.columns.join() !== data.standard.join()) words.set("columns", next.columns.join(","));
+  if (next.columns.join() !== data.standard.join()) words.set("columns", next.columns.map(toListed).join(","));
   for (const [name, [low, high]] of next.ranges) {
-    words.set(name, `${low === -Infinity ? "" : low}..${high === Infinity ? "" : high}`);
+    words.append(name, `${low === -Infinity ? "" : low}..${high === Infinity ? "" : high}`);
   }
   return `#${words.toString().replaceAll("%2C", ",")}`;
 }
@@ -76,15 +81,15 @@ function latentLink(latent, text = `latent ${latent}`) {
 
 // Latents that pass every filter, in the order asked for.
 function selectLatents() {
-  const wanted = [...state.kept].map(([name, kept]) => [data.categories[name].codes, new Set([...kept].map((value) => data.categories[name].names.indexOf(value)))]);
+  const wanted = [...state.kept].map(([name, kept]) => [data.categories[name].masks, [...kept].reduce((mask, value) => mask | (1 << data.categories[name].names.indexOf(value)), 0)]);
   const ranges = [...state.ranges].map(([name, range]) => [data.columns[name], ...storedRange(data.columns[name], range)]);
-  const found = state.query.trim() ? search.found : null;
+  const query = state.query.trim().toLowerCase();
   const name = state.sort.replace(/^-/, "");
   const order = latentsBy(data.categories[name]?.codes ?? data.columns[name], state.sort.startsWith("-"));
   const chosen = [];
   for (const latent of order) {
-    if (found && !found[latent]) continue;
-    if (!wanted.every(([codes, kept]) => kept.has(codes[latent]))) continue;
+    if (query && search.found && !search.found[latent] && !wordsOf(latent).includes(query)) continue;
+    if (!wanted.every(([masks, kept]) => masks[latent] & kept)) continue;
     if (!ranges.every(([column, low, high]) => column[latent] >= low && column[latent] <= high && !isAbsent(column, latent))) continue;
     chosen.push(latent);
   }

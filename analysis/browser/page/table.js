@@ -1,11 +1,14 @@
 // The table of latents: only the rows in view exist as elements, so that 65,536 latents scroll like 200.
 
 const OVERSCAN = 6;
-const table = { rows: [], key: null, body: null, spacer: null, header: null, count: null, chips: null, layout: null };
+const PRINTED = 60;
+const table = { rows: [], key: null, stale: false, body: null, spacer: null, header: null, count: null, chips: null, layout: null, printed: null, printing: false };
 const narrow = matchMedia("(max-width: 720px)");
 
-const shownColumns = () => (narrow.matches ? NARROW : state.columns);
-const rowHeight = () => (narrow.matches ? 58 : 34);
+// In two lines a row, with the columns that matter most: where there is no room for more, and on paper.
+const isCompact = () => narrow.matches || table.printing;
+const shownColumns = () => (isCompact() ? NARROW : state.columns);
+const rowHeight = () => (isCompact() ? 58 : 34);
 
 function latentTable() {
   table.header = element("div", { class: "row head", role: "row" });
@@ -14,19 +17,33 @@ function latentTable() {
   table.body.addEventListener("scroll", () => renderRows());
   table.body.addEventListener("keydown", moveFocus);
   table.layout = element("div", { class: "table", role: "table", "aria-label": "Latents" }, [table.header, table.body]);
+  table.printed = element("p", { class: "caption only-printed" });
   narrow.addEventListener("change", () => renderTable(true));
+  // The media query changes only when what is printed has been laid out.
+  addEventListener("beforeprint", () => printTable(true));
+  addEventListener("afterprint", () => printTable(false));
   return element("section", { class: "latents", "aria-label": "Latents" }, [
     element("h2", { text: "Latents" }),
     toolbar(),
+    triageBar(),
     table.layout,
+    table.printed,
   ]);
+}
+
+// On paper nothing scrolls: the first rows are there as far as a reader follows them, and a line says of how many.
+function printTable(printing) {
+  table.printing = printing;
+  renderHeader();
+  renderRows(true);
 }
 
 // Brings everything into line with the state; rows are chosen anew only when a filter, the order or the index changed.
 function renderTable(anew = false) {
   searchFor(state.query.trim().toLowerCase(), () => renderTable());
   const key = `${writeState({ latent: null })} ${search.done}`;
-  if (key !== table.key || anew) {
+  if (key !== table.key || anew || (table.stale && state.latent === null)) {
+    table.stale = false;
     const moved = table.key !== null && table.key.split(" ")[0] !== key.split(" ")[0];
     table.key = key;
     table.rows = selectLatents();
@@ -38,14 +55,16 @@ function renderTable(anew = false) {
     table.kept = kept;
     renderHeader();
     renderToolbar();
+    renderTriage();
   }
   if (table.body) renderRows(true);
 }
 
 function renderHeader() {
   const names = shownColumns();
-  const tracks = names.map((name) => columnOf(name).width);
-  table.layout.style.setProperty("--tracks", narrow.matches ? "40px minmax(0, 1fr) 84px 76px" : tracks.join(" "));
+  const tracks = names.map((name) => (name === "decision" && anyLabel() ? LABELED : columnOf(name).width));
+  table.layout.classList.toggle("compact", isCompact());
+  table.layout.style.setProperty("--tracks", isCompact() ? "40px minmax(0, 1fr) 84px 76px" : tracks.join(" "));
   const sorted = state.sort.replace(/^-/, "");
   const down = state.sort.startsWith("-");
   table.header.replaceChildren(
@@ -56,7 +75,7 @@ function renderHeader() {
       const numeric = column.format && name !== "relative_norm" ? "numeric" : "";
       const title = `${column.title}${active ? (down ? " ↓" : " ↑") : ""}`;
       if (column.text) return element("span", { role: "columnheader", class: "cell", text: title, title: column.about });
-      const next = active ? (down ? name : `-${name}`) : name === "latent" || name === "label" ? name : `-${name}`;
+      const next = active ? (down ? name : `-${name}`) : ["latent", "label", "decision"].includes(name) ? name : `-${name}`;
       const button = element("button", { type: "button", text: title, title: column.about, "data-sort": name, onclick: () => go({ sort: next }) });
       return element("span", { role: "columnheader", class: `cell ${numeric}`, "aria-sort": direction }, [button, data.columns[name] ? rangeButton(name) : null]);
     }),
@@ -65,10 +84,13 @@ function renderHeader() {
 
 function renderRows(anew = false) {
   const height = rowHeight();
+  const printed = Math.min(table.rows.length, PRINTED);
   // First of all, because the height in view follows from it where there are few rows.
-  table.spacer.style.height = `${table.rows.length * height}px`;
-  const first = Math.max(0, Math.floor(table.body.scrollTop / height) - OVERSCAN);
-  const last = Math.min(table.rows.length, Math.ceil((table.body.scrollTop + table.body.clientHeight) / height) + OVERSCAN);
+  table.spacer.style.height = table.printing ? "auto" : `${table.rows.length * height}px`;
+  table.printed.textContent = printed < table.rows.length ? `The first ${whole(printed)} of ${whole(table.rows.length)} latents in this order.` : "";
+  const top = Math.floor(table.body.scrollTop / height) - OVERSCAN;
+  const bottom = Math.ceil((table.body.scrollTop + table.body.clientHeight) / height) + OVERSCAN;
+  const [first, last] = table.printing ? [0, printed] : [Math.max(0, top), Math.min(table.rows.length, bottom)];
   const view = `${first} ${last}`;
   if (!anew && table.view === view) return;
   table.view = view;
@@ -83,7 +105,7 @@ function renderRows(anew = false) {
 
 function tableRow(latent, index, height) {
   const cells = shownColumns().map((name) => tableCell(name, latent));
-  if (narrow.matches) cells.push(narrowGist(latent));
+  if (isCompact()) cells.push(compactGist(latent));
   const row = element("div", { class: "row", role: "row", "data-index": index, "data-latent": latent, "aria-rowindex": index + 2, onclick: () => go({ latent }) }, cells);
   row.style.top = `${index * height}px`;
   return row;
@@ -91,6 +113,7 @@ function tableRow(latent, index, height) {
 
 function tableCell(name, latent) {
   if (name === "label") return element("span", { role: "cell", class: "cell" }, labelName(labelOf(latent)));
+  if (name === "decision") return decisionCell(latent);
   if (data.categories[name]) return element("span", { role: "cell", class: "cell", text: categoryOf(name, latent) });
   if (isGist(name)) return element("span", { role: "cell", class: "cell gist" }, tokenList(name, latent));
   const text = columnOf(name).format(valueOf(name, latent));
@@ -111,10 +134,10 @@ function tokenList(name, latent) {
   return gistTokens(name, latent).map((token) => tokenElement(token, "gist-token"));
 }
 
-function narrowGist(latent) {
+function compactGist(latent) {
   const points = tokenList("points", latent);
   const arrow = points.length ? [element("span", { class: "muted", text: "→", title: "points at" })] : [];
-  return element("span", { role: "cell", class: "cell gist second" }, [...tokenList("peaks", latent).slice(0, 2), ...arrow, ...points]);
+  return element("span", { role: "cell", class: "cell gist second" }, [...decisionWords(latent), ...tokenList("peaks", latent).slice(0, 2), ...arrow, ...points]);
 }
 
 function moveFocus(event) {
@@ -122,11 +145,22 @@ function moveFocus(event) {
   if (!step) return;
   event.preventDefault();
   const current = document.activeElement.closest(".row");
+  const start = current ? Number(current.dataset.index) + step : Math.ceil(table.body.scrollTop / rowHeight());
+  focusRow(clampedRow(start));
+}
+
+const clampedRow = (index) => Math.min(table.rows.length - 1, Math.max(0, index));
+
+// Moves the table as far as needed for this row to be seen, and gives it the focus.
+function focusRow(index) {
   const height = rowHeight();
-  const start = current ? Number(current.dataset.index) + step : Math.ceil(table.body.scrollTop / height);
-  const index = Math.min(table.rows.length - 1, Math.max(0, start));
   if (index * height < table.body.scrollTop) table.body.scrollTop = index * height;
   if ((index + 1) * height > table.body.scrollTop + table.body.clientHeight) table.body.scrollTop = (index + 1) * height - table.body.clientHeight;
   renderRows();
   table.spacer.querySelector(`[data-index="${index}"] a`)?.focus({ preventScroll: true });
+}
+
+function revealRow(latent) {
+  const index = table.rows.indexOf(latent);
+  if (index >= 0) focusRow(index);
 }

@@ -1,0 +1,167 @@
+// One latent, and the audit as a whole, as Markdown: the numbers of the page as the page writes them, all other text escaped.
+
+const LATENT_NUMBERS = ["relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "shift_share", "density", "n_tokens", "n_documents", "max_activation", "q_value", "seed_stability", "difference_cosine"];
+const EXAMPLES_TOLD = 3;
+
+// Text within a line of Markdown that shows exactly this text, as the report escapes it.
+const markdownText = (text) => visibleText(text).replace(/([\\`*_[\]<>|~&#$])/g, "\\$1");
+
+// A line of its own, whose start makes no list and no heading either.
+const markdownLine = (text) => markdownText(text).replace(/^(\s*)([-+=])/, "$1\\$2").replace(/^(\s*\d+)([.)])(?=\s|$)/, "$1\\$2");
+
+// Text as a code span, whatever backticks it holds.
+function markdownCode(text) {
+  const shown = visibleText(text);
+  const longest = Math.max(0, ...(shown.match(/`+/g) ?? []).map((run) => run.length));
+  const fence = "`".repeat(longest + 1);
+  const space = longest || shown.startsWith(" ") || shown.endsWith(" ") ? " " : "";
+  return `${fence}${space}${shown}${space}${fence}`;
+}
+
+// Lines of a note stay lines.
+function markdownQuote(text) {
+  const lines = text.split(/\r\n|\r|\n/).map(markdownLine);
+  return lines.map((line, at) => `> ${line}${line.trim() && lines[at + 1]?.trim() ? "\\" : ""}`.trimEnd()).join("\n");
+}
+
+function markdownTable(heads, rows, numeric = []) {
+  const line = (cells) => `| ${cells.join(" | ")} |`;
+  return [line(heads), `|${heads.map((_, at) => (numeric.includes(at) ? "---:" : "---")).join("|")}|`, ...rows.map(line)].join("\n");
+}
+
+// --- a latent ------------------------------------------------------------------------------------------------------------
+
+async function latentMarkdown(latent, level = 2) {
+  const size = data.header.chunk_latents;
+  const chunk = await loadChunk(Math.floor(latent / size));
+  const inside = latent % size;
+  const entry = entryOf(latent);
+  const explanation = data.header.explanations[latent];
+  const facts = [
+    `evidence: ${chunk.header.evidence[inside]}`,
+    `why “${labelOf(latent)}”: ${markdownText(chunk.header.reasons[inside])}`,
+    explanation ? `explanation: ${markdownText(explanation)}` : null,
+    `decision: ${entry.verdict ?? "undecided"}`,
+  ];
+  const parts = [
+    `${"#".repeat(level)} Latent ${latent}: ${labelOf(latent)}${entry.label ? `, “${markdownText(entry.label)}”` : ""}`,
+    facts.filter(Boolean).map((fact) => `- ${fact}`).join("\n"),
+    entry.note ? markdownQuote(entry.note) : null,
+    markdownTable(["number", "value", `${confidence()} interval`], latentNumbers(latent, chunk, inside), [1]),
+    ...latentTokens(latent),
+    latentExamples(chunk, latent),
+  ];
+  return `${parts.filter(Boolean).join("\n\n")}\n`;
+}
+
+function latentNumbers(latent, chunk, inside) {
+  const of = (name) => valueOf(name, latent);
+  const bounds = (low, high, format) => (low === null || high === null ? NONE : interval(low, high, format));
+  const rows = LATENT_NUMBERS.map((name) => {
+    const { title, format } = columnOf(name);
+    const ranged = data.columns[`${name}_low`] && of(name) !== null;
+    return [title, format(of(name)), ranged ? bounds(of(`${name}_low`), of(`${name}_high`), format) : ""];
+  });
+  (data.header.behaviors ?? []).forEach((behavior, index) => {
+    if (!behavior.explanation) return;
+    const { share, named } = attributedTo(behavior, index, latent, chunk, inside);
+    rows.push([`share of the shift of ${markdownText(behavior.name)}, attributed`, percent(share.value), share.value === null ? "" : bounds(share.low, share.high, percent)]);
+    for (const [words, check] of named ? checksOf(named) : []) {
+      rows.push([`${words.toLowerCase()}: ${check.passed ? "passed" : "not passed"}`, percent(check.share.value), bounds(check.share.low, check.share.high, percent)]);
+    }
+  });
+  return rows;
+}
+
+function latentTokens(latent) {
+  const spans = (name) => gistTokens(name, latent).map((token) => markdownCode(tokenText(token)));
+  const [peaks, points] = [spans("peaks"), spans("points")];
+  return [
+    peaks.length ? `Its strongest examples peak on ${peaks.join(", ")}.` : null,
+    points.length ? `Its direction points at ${points.join(", ")} (logit lens: a reading of the direction, not an effect).` : null,
+  ];
+}
+
+function latentExamples(chunk, latent) {
+  const strongest = examplesOf(chunk, latent).filter(({ quantile }) => quantile === null).sort((a, b) => a.rank - b.rank);
+  return strongest.slice(0, EXAMPLES_TOLD).map((example) => {
+    const peak = example.position - example.start;
+    const [from, to] = [Math.max(0, peak - CONTEXT), Math.min(example.tokens.length, peak + CONTEXT + 1)];
+    const text = (first, last) => {
+      const joined = Array.from(example.tokens.subarray(first, last), tokenText).join("");
+      return joined ? markdownCode(joined) : "";
+    };
+    const words = [from > 0 ? "…" : "", text(from, peak), `**${text(peak, peak + 1)}**`, text(peak + 1, to), to < example.tokens.length ? "…" : ""];
+    return `- ${significant(example.peak)}: ${words.filter(Boolean).join(" ")}`;
+  }).join("\n");
+}
+
+// --- the audit -----------------------------------------------------------------------------------------------------------
+
+async function auditMarkdown() {
+  const { summary, run } = data.header;
+  const having = (verdict) => [...decisions.entries.values()].filter((entry) => entry.verdict === verdict).map(({ latent }) => latent).sort((a, b) => a - b);
+  const [starred, rejected] = [having("starred"), having("rejected")];
+  const told = [];
+  for (const latent of starred) told.push((await latentMarkdown(latent, 3)).trimEnd());
+  const undecided = data.n - starred.length - rejected.length;
+  const parts = [
+    `# Audit: ${markdownText(comparedNames())}`,
+    `Written ${new Date().toISOString().slice(0, 10)} from the page of run \`${run}\`${summary.hookpoint ? `, read at ${markdownCode(summary.hookpoint)}` : ""}.`,
+    markdownText(comparedText()),
+    "## How well the dictionary reads both models",
+    markdownTable(["measure", "value", ""], healthFigures().map(([name, value, note]) => [name, value, note]), [1]),
+    "## What changed",
+    markdownText(certaintyText()),
+    labelCounts(),
+    "### What the controls found",
+    data.header.findings.map(({ name, text }) => `- ${markdownText(name)}: ${markdownText(text ?? NONE)}`).join("\n"),
+    ...behaviorsTold(),
+    "## Requirements",
+    markdownTable(["requirement", "value", "threshold", "verdict"], data.header.desiderata.map(({ name, shown, threshold, verdict }) => [name, toldText(shown), toldText(threshold), verdict])),
+    `## Starred: ${whole(starred.length)}`,
+    ...(told.length ? told : ["None."]),
+    `## Rejected: ${whole(rejected.length)}`,
+    rejected.map(rejectedLine).join("\n") || "None.",
+    `## Undecided: ${whole(undecided)}`,
+    `${whole(undecided)} of ${whole(data.n)} latents were neither starred nor rejected.`,
+  ];
+  return `${parts.join("\n\n")}\n`;
+}
+
+function labelCounts() {
+  const { counts } = data.header.summary;
+  const totals = new Array(data.header.labels.length).fill(0);
+  for (const code of data.labels) totals[code]++;
+  const rows = data.header.labels.map((label, code) => {
+    const { low = null, high = null, expected_false: expected = null } = counts?.[label] ?? {};
+    return [label, whole(totals[code]), low === null || high === null ? NONE : interval(low, high, whole), fixed(expected, 1)];
+  });
+  return markdownTable(["label", "latents", `${confidence()} interval`, "expected from nothing"], rows, [1, 2, 3]);
+}
+
+function behaviorsTold() {
+  const { behaviors } = data.header;
+  if (!behaviors) return [];
+  const texts = behaviors.map(({ name, said: sentences, explanation }) => [
+    `### ${markdownText(name)}`,
+    sentences.map(toldText).join("\n\n"),
+    explanation ? namedTold(explanation) : null,
+  ]);
+  return ["## Behaviors", ...texts.flat().filter(Boolean)];
+}
+
+// A sentence of the report; text of others in it as code.
+const toldText = (pieces) => pieces.map((piece) => (Array.isArray(piece) ? markdownCode(piece[0]).replaceAll("|", "\\|") : markdownText(piece))).join("");
+
+function namedTold({ latents }) {
+  const check = (one) => (one === null ? "undefined" : `${estimateText(one.share)}, ${one.passed ? "passed" : "not passed"}`);
+  const rows = latents.map(({ latent, evidence, attribution, necessity, sufficiency }) => [`${latent} (${labelOf(latent)})`, evidence, estimateText(attribution), check(necessity), check(sufficiency)]);
+  return markdownTable(["named latent", "evidence", "attributed", "taken out alone: undone", "put in alone: brought"], rows, [2, 3, 4]);
+}
+
+function rejectedLine(latent) {
+  const { label, note } = entryOf(latent);
+  const words = [label && `“${label}”`, note.replace(/\s+/g, " ")].filter(Boolean).map(markdownText);
+  return `- latent ${latent} (${labelOf(latent)})${words.length ? `: ${words.join("; ")}` : ""}`;
+}
