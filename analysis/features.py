@@ -71,8 +71,8 @@ class Features:
     count_intervals: Mapping[Label, CountInterval] = field(default_factory=dict)
     """Of the number of latents with each label; empty where the rule could not be applied."""
 
-    def table(self, explanations: list[str]) -> pa.Table:
-        """As Arrow, NaN as null."""
+    def table(self, observations: list[str]) -> pa.Table:
+        """As Arrow, NaN as null. Its explanations are not told yet (`explanations.telling`)."""
         n_latents = len(self.labels)
         table: dict[str, pa.Array] = {
             "latent": pa.array(np.arange(n_latents), pa.int32()),
@@ -85,7 +85,7 @@ class Features:
             values = self.columns.get(name, np.full(n_latents, np.nan))
             kind = _TYPES.get(name, pa.float64())
             table[name] = pa.array(values, kind, mask=np.isnan(values.astype(np.float64)))
-        table["explanation"] = pa.array(explanations, pa.string())
+        table["observation"] = table["explanation"] = pa.array(observations, pa.string())
         return pa.table(table)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -27,16 +28,17 @@ from crosscoder.storage import load_crosscoder
 from crosscoder.tracking import WandbRun, wandb_run
 
 from . import logit_lens
-from .behaviors.evidence import merge_evidence
 from .controls import read_controls
 from .examples import choose, examples_table
+from .explanations.firing_rules import learn_rules
+from .explanations.sentences import Facts, observation
+from .explanations.telling import tell_explanations
 from .false_discovery import candidacy
 from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
 from .monitoring import Monitoring
 from .observers import Observer, PairedObserver, observer_for
 from .plain_difference import describe_difference
-from .sentences import Facts, explain
 from .summary import make_histograms, make_summary
 from .tables import write_parquet
 from .token_context import DocumentContext, RowContext, TokenContext
@@ -82,7 +84,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
             features.columns["onset"] = monitoring.onset
         logits = _logits(material, observer, seen, config)
         _write_examples(folder, material, observer, seen, config)
-        table = features.table(_explanations(material, observer, seen, features, logits))
+        table = features.table(_observations(material, observer, seen, features, logits))
         summary = make_summary(observer, seen.statistics, features, config, folder.read_manifest(), controls)
         summary["plain_difference"] = _plain_difference(material, seen)
         summary["difference_components"] = (
@@ -93,11 +95,13 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
             write_parquet(folder.trajectories, monitoring.trajectories.table())
         write_parquet(folder.logits, logits)
         write_parquet(folder.features, table)
-        merge_evidence(folder)
+        folder.rules.unlink(missing_ok=True)
+        learn_rules(folder, config, material.reader, observer, material.context)
+        tell_explanations(folder)
         write_atomic(folder.analysis / "histograms.json", json.dumps(make_histograms(seen.statistics)) + "\n")
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
-        _log_to_wandb(wandb, table, summary)
+        _log_to_wandb(wandb, pq.read_table(folder.features), summary)
     counts = {label: entry["count"] for label, entry in summary["counts"].items() if entry["count"]}
     logger.info("analyze: %s", ", ".join(f"{count} {label}" for label, count in counts.items()))
 
@@ -199,7 +203,7 @@ def _plain_difference(material: Material, seen: Pass) -> list[dict[str, object]]
     return describe_difference(seen.difference, material.pair, vocabulary)
 
 
-def _explanations(
+def _observations(
     material: Material, observer: Observer, seen: Pass, features: Features, logits: pa.Table
 ) -> list[str]:
     points_at: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -219,7 +223,7 @@ def _explanations(
     relative_norm = columns.get("relative_norm", nothing)
     rates = [columns.get(f"density_{model}") for model in ("reference", "intervened")]
     return [
-        explain(
+        observation(
             Facts(
                 label=features.labels[latent],
                 reason=features.reasons[latent],

@@ -12,7 +12,7 @@ import numpy as np
 
 from crosscoder.folder import RunFolder, write_atomic
 
-from ..results import LABELS, AnalysisResults, load_results
+from ..results import CLAIMED, AnalysisResults, load_results
 from .behaviors import behavior_section, desiderata_section, evidence_section
 from .payload import Gist, TokenTable, latent_packs, overview_pack
 from .section import Section
@@ -20,7 +20,6 @@ from .trajectories import trajectory_section
 
 # Up to this many latents, all of them get examples; above it, those that changed and those that carry the shift.
 DETAILED_LATENTS = 8192
-_CHANGED = tuple(label for label in LABELS if label not in ("shared", "undetermined", "dead"))
 
 _SCRIPTS = (
     "data.js",
@@ -74,7 +73,7 @@ def detailed_latents(results: AnalysisResults) -> np.ndarray:
     detailed = np.ones(len(features), dtype=bool)
     if len(features) <= DETAILED_LATENTS:
         return detailed
-    changed = features["label"].isin(_CHANGED).to_numpy()
+    changed = features["label"].isin(CLAIMED).to_numpy()
     share = features["shift_share"].abs().fillna(-1).to_numpy(np.float64)
     order = np.lexsort((-share, ~changed))
     detailed[order[DETAILED_LATENTS:]] = False

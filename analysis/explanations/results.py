@@ -1,0 +1,64 @@
+"""What was said of latents and how well it holds, read back and checked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crosscoder.errors import FormatError
+from crosscoder.folder import RunFolder
+
+from . import firing_rules
+
+
+@dataclass(frozen=True)
+class RuleScore:
+    """A row of rules.parquet; without a rule, `reason` says why, and what belongs to the rule is None."""
+
+    latent: int
+    reason: str | None
+    family: str | None
+    items: tuple[str, ...]
+    negated: bool | None
+    text: str | None
+    bits_saved: float | None
+    auroc: float | None
+    auroc_low: float | None
+    auroc_high: float | None
+    activation_auroc: float | None
+    activation_auroc_low: float | None
+    activation_auroc_high: float | None
+    n_firings: int
+    """Tokens on which it fires in the documents that it is scored on."""
+    n_documents: int
+    """Documents of those in which it fires."""
+    n_tokens: int
+    """Tokens of those documents and of the others that it is scored on."""
+    n_firings_found_on: int
+    n_documents_found_on: int
+
+
+def read_rules(folder: RunFolder) -> dict[int, RuleScore]:
+    """Rules by latent; none for a run without.
+
+    Raises `FormatError` where the file is damaged or of another release.
+    """
+    rows = read_rows(folder.rules, firing_rules.schema(), "analyze")
+    return {row["latent"]: RuleScore(items=tuple(row.pop("items") or ()), **row) for row in rows}
+
+
+def read_rows(path: Any, expected: pa.Schema, verb: str) -> list[dict[str, Any]]:
+    """Rows of a Parquet file with exactly these columns; none where there is no file."""
+    if not path.is_file():
+        return []
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise FormatError(
+            f"{path}: not a readable Parquet file ({reason}); run crosscoder {verb} again"
+        ) from error
+    if not table.schema.equals(expected):
+        raise FormatError(f"{path}: not the columns of this release; run crosscoder {verb} again")
+    return table.to_pylist()
