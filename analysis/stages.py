@@ -19,6 +19,7 @@ from crosscoder.config import FileActivations, RunConfig
 from crosscoder.device import sparse_device
 from crosscoder.documents import Documents
 from crosscoder.errors import DataError
+from crosscoder.explanation import ExplanationSettings
 from crosscoder.file_activations import open_files
 from crosscoder.folder import RunFolder, write_atomic
 from crosscoder.pair import ModelPair, load_pair
@@ -111,6 +112,13 @@ def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
     from .behaviors.attribute import attribute_behavior
 
     return attribute_behavior(folder, config, behavior).path
+
+
+def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings) -> None:
+    """Write RUN/explanations."""
+    from .explanations.explain import explain_latents
+
+    explain_latents(folder, config, settings)
 
 
 def report(folder: RunFolder) -> None:

@@ -3,9 +3,9 @@
 Nothing is sent to an endpoint unless these settings name one.
 """
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from .chat_models import EndpointModel, LocalModel
 from .config import Count, Settings
@@ -20,11 +20,12 @@ class ExplanationSettings(Settings):
     judge: LocalModel | EndpointModel | None = Field(
         default=None, description="who is asked when they are scored; none: the author", discriminator="kind"
     )
-    latents: Literal["claimed", "named", "top"] | tuple[int, ...] = Field(
+    latents: Literal["claimed", "named", "top"] = Field(
         default="claimed",
         description="claimed: whose label claims a change or that a behavior names; named: those of behaviors alone; top: the largest "
-        "shares of the shift, whatever the label; or a list of them",
+        "shares of the shift, whatever the label",
     )
+    only: tuple[int, ...] = Field(default=(), description="these latents instead, e.g. [3, 14]")
     limit: Count = Field(
         default=20, description="of those, the ones with the largest share of the shift, at most"
     )
@@ -51,9 +52,3 @@ class ExplanationSettings(Settings):
         default=200_000, description="held-out tokens that excerpts are taken from, about, at most"
     )
     seed: int = Field(default=0, ge=0, description="of which excerpts are taken")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if isinstance(self.latents, tuple) and not self.latents:
-            raise ValueError("latents: the list is empty; name some, or give claimed, named or top")
-        return self

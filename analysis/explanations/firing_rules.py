@@ -52,15 +52,20 @@ def schema() -> pa.Schema:
     )
 
 
+def latents_that_fire(folder: RunFolder) -> list[int]:
+    """The one with the largest |shift share| first."""
+    table: Any = pd.read_parquet(folder.features, columns=["latent", "shift_share", "n_tokens"])
+    size = table["shift_share"].abs().fillna(-1).to_numpy(np.float64)
+    order = np.argsort(-size, kind="stable")
+    return order[(table["n_tokens"].to_numpy() > 0)[order]].tolist()
+
+
 def latents_that_matter(folder: RunFolder) -> tuple[list[int], list[int]]:
-    """Latents whose label claims a change or that a behavior names; and the others that fire. Both by |shift share|, largest first."""
-    table: Any = pd.read_parquet(folder.features, columns=["latent", "label", "shift_share", "n_tokens"])
-    by_size = table["shift_share"].abs().fillna(-1).to_numpy(np.float64)
-    named = named_by_behaviors(folder)
-    first = (table["label"].isin(CLAIMED) | table["latent"].isin(named)).to_numpy()
-    alive = table["n_tokens"].to_numpy() > 0
-    order = np.argsort(-by_size, kind="stable")
-    return order[(first & alive)[order]].tolist(), order[(~first & alive)[order]].tolist()
+    """Those whose label claims a change or that a behavior names; and the others that fire. Both by |shift share|, largest first."""
+    table: Any = pd.read_parquet(folder.features, columns=["latent", "label"])
+    claimed = set(table["latent"][table["label"].isin(CLAIMED)]) | named_by_behaviors(folder)
+    alive = latents_that_fire(folder)
+    return [one for one in alive if one in claimed], [one for one in alive if one not in claimed]
 
 
 def learn_rules(

@@ -1,6 +1,7 @@
 """What was said of latents and how well it holds, read back and checked."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,67 @@ from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
 from . import firing_rules
+
+_SCORES = ("detection", "fuzzing", "detection_control", "fuzzing_control")
+
+
+class WrittenFolder:
+    """RUN/explanations."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def table(self) -> Path:
+        """One row a latent, author and judge."""
+        return self.path / "explanations.parquet"
+
+    @property
+    def replies(self) -> Path:
+        """Every prompt with its reply."""
+        return self.path / "replies.jsonl"
+
+    @property
+    def settings(self) -> Path:
+        """The settings of the last `explain`."""
+        return self.path / "settings.yaml"
+
+
+def written_schema() -> pa.Schema:
+    """Columns of explanations.parquet; docs/explanations.md says what each holds."""
+    scores = [
+        field
+        for name in _SCORES
+        for field in (
+            *((f"{name}{end}", pa.float64()) for end in ("", "_low", "_high")),
+            (f"{name}_n", pa.int32()),
+            (f"{name}_unparsed", pa.int32()),
+        )
+    ]
+    return pa.schema(
+        [
+            ("latent", pa.int32()),
+            *(
+                (name, pa.string())
+                for name in ("text", "reason", "author", "judge", "method", "prompt_digest")
+            ),
+            *((name, pa.int32()) for name in ("n_shown", "n_shown_silent", "control_latent")),
+            *scores,
+            ("detection_rule", pa.float64()),
+            *((name, pa.int64()) for name in ("prompt_tokens", "reply_tokens")),
+        ]
+    )
+
+
+def read_written(folder: RunFolder) -> dict[int, list[dict[str, Any]]]:
+    """Rows of explanations.parquet by latent; none for a run without.
+
+    Raises `FormatError` where the file is damaged or of another release.
+    """
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in read_rows(WrittenFolder(folder.explanations).table, written_schema(), "explain"):
+        found.setdefault(row["latent"], []).append(row)
+    return found
 
 
 @dataclass(frozen=True)
@@ -48,7 +110,7 @@ def read_rules(folder: RunFolder) -> dict[int, RuleScore]:
     return {row["latent"]: RuleScore(items=tuple(row.pop("items") or ()), **row) for row in rows}
 
 
-def read_rows(path: Any, expected: pa.Schema, verb: str) -> list[dict[str, Any]]:
+def read_rows(path: Path, expected: pa.Schema, verb: str) -> list[dict[str, Any]]:
     """Rows of a Parquet file with exactly these columns; none where there is no file."""
     if not path.is_file():
         return []
