@@ -14,6 +14,7 @@ from crosscoder.folder import RunFolder, write_atomic
 
 from ..results import CLAIMED, AnalysisResults, load_results
 from .behaviors import behavior_section, desiderata_section, evidence_section
+from .explanations import explanation_section
 from .payload import Gist, TokenTable, latent_packs, overview_pack
 from .section import Section
 from .trajectories import trajectory_section
@@ -37,6 +38,7 @@ _SCRIPTS = (
     "table.js",
     "examples.js",
     "carried.js",
+    "explanations.js",
     "latent.js",
     "page.js",
 )
@@ -64,7 +66,7 @@ def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
     found = [behavior_section(folder, results), trajectory_section(folder, results)]
     if not all(section.empty for section in found):
         found.append(desiderata_section(folder, results))
-    return [*found, evidence_section(results)]
+    return [*found, evidence_section(results), explanation_section(folder, results)]
 
 
 def detailed_latents(results: AnalysisResults) -> np.ndarray:

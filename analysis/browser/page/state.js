@@ -94,7 +94,7 @@ async function indexTexts(refresh) {
     for (let row = 0; row < logit_latent.length; row++) parts[logit_latent[row] - index * size].push(tokenText(logit_token[row]));
     parts.forEach((texts, part) => {
       const latent = index * size + part;
-      search.texts[latent] = `${data.header.explanations[latent]}\n${texts.join("\n")}`.toLowerCase();
+      search.texts[latent] = `${data.header.explanations[latent]}\n${data.header.written?.[latent] ?? ""}\n${texts.join("\n")}`.toLowerCase();
     });
     search.indexed = Math.min(data.n, (index + 1) * size);
     if (index % 8 === 7) refresh();
