@@ -21,7 +21,9 @@ def explanation_section(folder: RunFolder, results: AnalysisResults) -> Section:
     rules, written = read_rules(folder), read_written(folder)
     for path, found in ((folder.rules, rules), (folder.explanations, written)):
         if found and max(found) >= n_latents:
-            raise FormatError(f"{path}: holds latent {max(found)}, but the dictionary has {n_latents}; make it anew")
+            raise FormatError(
+                f"{path}: holds latent {max(found)}, but the dictionary has {n_latents}; make it anew"
+            )
     header: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     if rules:
