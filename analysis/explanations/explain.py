@@ -224,7 +224,7 @@ class _Asking:
         tokens = sum(self._most(self.author, question) for question in author)
         tokens += sum(self._most(self.judge, question) for question in fresh)
         logger.info(
-            "explain: %d latents; %d prompts to %s and %d to %s, about %s tokens in all of at most %s; the other replies are kept",
+            "explain: %d latents; at most %d prompts to %s and %d to %s, about %s tokens in all of at most %s; the other replies are kept",
             len(cases), len(author), self.author.name, len(fresh), self.judge.name, f"{tokens:,}", f"{self.settings.max_tokens:,}",
         )  # fmt: skip
         if tokens > self.settings.max_tokens:

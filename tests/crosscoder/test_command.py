@@ -33,6 +33,7 @@ VERBS = [
     "sweep",
     "analyze",
     "attribute",
+    "explain",
     "report",
     "browse",
     "doctor",

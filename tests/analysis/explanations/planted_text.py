@@ -1,24 +1,32 @@
-"""Documents of made-up tokens, and a dictionary of which each latent fires on what is planted."""
+"""Documents of made-up words, and a dictionary of which each latent fires on what is planted."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from analysis.observers import Observer, observer_for
 from analysis.token_context import DocumentContext
 from crosscoder.activations import ActivationBatch
-from crosscoder.config import CrosscoderConfig, ReLU
+from crosscoder.config import CrosscoderConfig, ReLU, RunConfig
 from crosscoder.dictionary import Crosscoder
 from crosscoder.documents import Documents
+from crosscoder.folder import RunFolder
 from crosscoder.loading import load_tokenizer
 from crosscoder.reading import model_names
-from tests.tiny_pairs import save_tokenizer
+from crosscoder.shards import DOCUMENTS, Manifest, ShardWriter, SideRecord
+from crosscoder.storage import save_crosscoder
+from tests.tiny_pairs import WORDS, save_word_tokenizer
 
 N_DOCUMENTS, LENGTH = 240, 30
-TRIGGER, BEFORE = 100, 120
+FIRST = 5
+"""Id of the first of the words; each is a token."""
+
+TRIGGER, BEFORE = 9, 14
 """Token ids: latent 0 fires on TRIGGER and the one after it, latent 1 after BEFORE."""
 
 LATENTS = ("token", "previous", "chat", "random", "seldom", "always")
@@ -30,7 +38,7 @@ def planted_documents() -> Documents:
     total = N_DOCUMENTS * LENGTH
     source = (np.arange(N_DOCUMENTS) % 3 == 0).astype(np.int16)
     return Documents(
-        token_ids=random.integers(90, 150, total).astype(np.int32),
+        token_ids=random.integers(FIRST, FIRST + len(WORDS), total).astype(np.int32),
         offsets=np.arange(N_DOCUMENTS + 1, dtype=np.int64) * LENGTH,
         source=source,
         held_out=np.ones(N_DOCUMENTS, dtype=bool),
@@ -58,7 +66,7 @@ class PlantedReader:
                 before == BEFORE,
                 documents.source[place // LENGTH] == 1,
                 random.random(len(place)) < 0.03,
-                np.isin(place // LENGTH, (5, 77)) & (token < 100),
+                np.isin(place // LENGTH, (5, 77)) & (token < FIRST + 3),
                 np.ones(len(place), dtype=bool),
             ],
             axis=1,
@@ -90,5 +98,37 @@ def planted_observer() -> Observer:
 
 
 def planted_context(folder: Path) -> DocumentContext:
-    save_tokenizer(folder)
+    save_word_tokenizer(folder)
     return DocumentContext(planted_documents(), load_tokenizer("pair.reference.model", str(folder), None))
+
+
+def planted_run(path: Path) -> tuple[RunFolder, RunConfig]:
+    """A finished run: harvest, dictionary and the columns of the table that `explain` reads. It needs no model."""
+    save_word_tokenizer(path / "model")
+    settings: dict[str, Any] = {
+        "output": str(path / "run"),
+        "pair": {"reference": {"model": str(path / "model")}, "intervened": {"model": "b"}, "hookpoint": "h"},
+        "text": {"sources": [{"path": "t.jsonl", "name": "t"}]},
+    }
+    config = RunConfig.model_validate(settings)
+    folder = RunFolder.create(config.output, config)
+    observer, documents = planted_observer(), planted_documents()
+    save_crosscoder(observer.crosscoder, folder.crosscoder)
+    documents.save(folder.activations / DOCUMENTS)
+    reader = PlantedReader(documents)
+    manifest = Manifest(
+        identity={}, dtype="float32", d_models=reader.d_models, documents_digest="", median_norms=(1, 1), max_norms=(9, 9),
+        sides={"held_out": SideRecord(n_planned=1)},
+    )  # fmt: skip
+    ShardWriter(folder.activations, manifest).write(
+        "held_out", reader.values, reader.document, reader.position, 0
+    )
+    folder.analysis.mkdir()
+    n_tokens = (reader.values[:, : len(LATENTS)] > 0).sum(dim=0).tolist()
+    pd.DataFrame(
+        {
+            "latent": range(len(LATENTS)), "label": ["new", "rotated", "shared", "shared", "new", "shared"],
+            "shift_share": [0.5, 0.25, 0.1, 0.05, 0.4, 0.0], "n_tokens": n_tokens,
+        }
+    ).to_parquet(folder.features)  # fmt: skip
+    return folder, config
