@@ -1,5 +1,6 @@
 """What the page holds of explanations: the rule of each latent that has one, and what chat models wrote, with their scores."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
-from ..explanations.results import read_rules, read_written
+from ..explanations.results import mean_scores, read_rules, read_written
 from ..results import AnalysisResults
 from .section import Section
 
@@ -36,8 +37,28 @@ def explanation_section(folder: RunFolder, results: AnalysisResults) -> Section:
         header["written"] = {
             str(latent): "\n".join(row["text"] or "" for row in rows) for latent, rows in written.items()
         }
+        header["judged"] = _judged(written)
     of_latents: dict[str, dict[int, Any]] = {
         "rules": {latent: vars(rule) for latent, rule in rules.items()},
         "written": dict(written),
     }
     return Section(header, arrays, {}, {name: found for name, found in of_latents.items() if found})
+
+
+def _judged(written: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Mean scores of each author and judge: of one latent alone there are too few verdicts to tell a judge that cannot judge."""
+    rows = [row for found in written.values() for row in found]
+    pairs = dict.fromkeys((row["author"], row["judge"]) for row in rows)
+    return [
+        {
+            "author": author,
+            "judge": judge,
+            **{
+                way: mean._asdict()
+                for way, mean in mean_scores(
+                    [row for row in rows if (row["author"], row["judge"]) == (author, judge)]
+                ).items()
+            },
+        }
+        for author, judge in pairs
+    ]

@@ -35,14 +35,13 @@ from .excerpts import Excerpt, ExcerptFinder, Excerpts
 from .firing_rules import latents_that_fire, latents_that_matter
 from .firing_table import read_firings
 from .prompts import author_question, detection_question, fuzzing_question, silent_marks
-from .results import RuleScore, WrittenFolder, read_rows, read_rules, written_schema
+from .results import WAYS, RuleScore, WrittenFolder, mean_scores, read_rows, read_rules, written_schema
 from .scores import LEAST, Score, Verdict, balanced_accuracy
 from .token_families import Family, families
 
 logger = logging.getLogger(__name__)
 
 METHOD = "excerpts with what is written into both models"
-WAYS = ("detection", "fuzzing")
 
 
 class Task(NamedTuple):
@@ -105,22 +104,17 @@ def explain_latents(folder: RunFolder, config: RunConfig, settings: ExplanationS
 
 def summary_of(rows: Sequence[Mapping[str, Any]]) -> str:
     """In one line: mean scores, and beside each that of other latents' explanations."""
-    parts = [f"{len(rows)} latents"]
-    for way in WAYS:
-        pairs = [
-            (row[way], row[f"{way}_control"])
-            for row in rows
-            if row[way] is not None and row[f"{way}_control"] is not None
-        ]
-        if pairs:
-            own, other = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-            parts.append(
-                f"{way} {own:.2f}, with another latent's explanation {other:.2f} (mean of {len(pairs)})"
-            )
-        else:
-            parts.append(f"{way} not measured")
+    means = mean_scores(rows)
+    parts = [
+        f"{way} {means[way].own:.2f}, with another latent's explanation {means[way].control:.2f} (mean of {means[way].n})"
+        if way in means
+        else f"{way} not measured"
+        for way in WAYS
+    ]
     unparsed = sum(row[f"{way}_unparsed"] + row[f"{way}_control_unparsed"] for row in rows for way in WAYS)
-    return "; ".join([*parts, "chance is 0.5", f"{unparsed} replies were neither yes nor no"])
+    return "; ".join(
+        [f"{len(rows)} latents", *parts, "chance is 0.5", f"{unparsed} replies were neither yes nor no"]
+    )
 
 
 def _chosen(folder: RunFolder, settings: ExplanationSettings) -> list[int]:

@@ -1,8 +1,9 @@
 """What was said of latents and how well it holds, read back and checked."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,10 @@ from crosscoder.folder import RunFolder
 
 from . import firing_rules
 
-_SCORES = ("detection", "fuzzing", "detection_control", "fuzzing_control")
+WAYS = ("detection", "fuzzing")
+"""How explanations are scored."""
+
+_SCORES = (*WAYS, *(f"{way}_control" for way in WAYS))
 
 
 class WrittenFolder:
@@ -108,6 +112,29 @@ def read_rules(folder: RunFolder) -> dict[int, RuleScore]:
     """
     rows = read_rows(folder.rules, firing_rules.schema(), "analyze")
     return {row["latent"]: RuleScore(items=tuple(row.pop("items") or ()), **row) for row in rows}
+
+
+class MeanScores(NamedTuple):
+    """Over the latents that have both: with their own explanation, and with that of another latent."""
+
+    own: float
+    control: float
+    n: int
+
+
+def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, MeanScores]:
+    """By way of scoring; one that no latent was scored by is left out."""
+    found = {}
+    for way in WAYS:
+        pairs = [
+            (row[way], row[f"{way}_control"])
+            for row in rows
+            if row[way] is not None and row[f"{way}_control"] is not None
+        ]
+        if pairs:
+            own, control = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
+            found[way] = MeanScores(own, control, len(pairs))
+    return found
 
 
 def read_rows(path: Path, expected: pa.Schema, verb: str) -> list[dict[str, Any]]:

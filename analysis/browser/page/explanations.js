@@ -44,8 +44,15 @@ function writtenPanel(row) {
     row.text !== null && row.reason !== null ? element("p", { class: "caption", text: `${row.reason}.` }) : null,
     row.text === null ? null : writtenScores(row),
     unparsed ? element("p", { class: "caption", text: `${whole(unparsed)} replies of the judge were neither yes nor no; they count for nothing.` }) : null,
-    row.text === null ? null : element("p", { class: "caption", text: `Written by a chat model from ${whole(row.n_shown)} excerpts in which it fires, with what it writes into both models, and ${whole(row.n_shown_silent)} others; scored by ${judge} on excerpts of other documents. Balanced accuracy: ${CHANCE}. Beside it, with the explanation of ${row.control_latent === null ? "no other latent, since there is none" : `latent ${row.control_latent}`}: a judge for which both are alike does not judge. ${whole(row.prompt_tokens + row.reply_tokens)} tokens.` }),
+    row.text === null ? null : element("p", { class: "caption", text: `Written by a chat model from ${whole(row.n_shown)} excerpts in which it fires, with what it writes into both models, and ${whole(row.n_shown_silent)} others; scored by ${judge} on excerpts of other documents. Balanced accuracy: ${CHANCE}. Beside it, with the explanation of ${row.control_latent === null ? "no other latent, since there is none" : `latent ${row.control_latent}`}: a judge for which both are alike does not judge. ${judgedTogether(row)}${whole(row.prompt_tokens + row.reply_tokens)} tokens.` }),
   ], "written");
+}
+
+// Of one latent alone there are too few verdicts to tell a judge that cannot judge.
+function judgedTogether({ author, judge }) {
+  const together = (data.header.judged ?? []).find((one) => one.author === author && one.judge === judge);
+  const parts = ["detection", "fuzzing"].filter((way) => together?.[way]).map((way) => `${way} ${fixed(together[way].own)} and ${fixed(together[way].control)} (mean of ${whole(together[way].n)})`);
+  return parts.length ? `On average over the latents that were judged so: ${parts.join(", ")}. ` : "";
 }
 
 function writtenScores(row) {

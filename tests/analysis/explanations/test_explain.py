@@ -113,7 +113,8 @@ def test_false_marks_are_as_many_and_on_other_tokens(excerpts: Excerpts) -> None
         marks = silent_marks(excerpt, (0, 1))
         assert marks is not None and marks.sum() == excerpt.fires.sum()
         assert not (marks & excerpt.fires).any() and (marks <= excerpt.measured).all()
-    full = Excerpt(0, 0, ("a", "b"), np.ones(2, dtype=bool), *(np.ones(2, dtype=np.float32),) * 3, None)
+    ones = np.ones(2, dtype=np.float32)
+    full = Excerpt(0, 0, ("a", "b"), np.ones(2, dtype=bool), ones, ones, ones, None)
     assert silent_marks(full, (0,)) is None
 
 

@@ -65,6 +65,7 @@ def test_written_explanations_stand_beside_their_control(folder: RunFolder, visi
     assert HOSTILE[0] in text
     assert "0.88" in text and "0.69 to 0.95" in text, "its own score"
     assert "0.53" in text and "latent 4" in text, "that with another latent's explanation"
+    assert "On average over the latents that were judged so: detection 0.88 and 0.53 (mean of 1)" in text
     assert "6 verdicts are too few" in text and "0.91" in text and "12,345 tokens" in text
     view.page.goto(view.page.url.replace("latent=3", "latent=4"))
     view.open_latent(4)
