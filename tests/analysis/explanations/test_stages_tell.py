@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from analysis import stages
@@ -11,6 +10,7 @@ from analysis.explanations.results import read_rules
 from crosscoder.behavior import Behavior
 from crosscoder.errors import FormatError
 from crosscoder.planted import SMALL, PlantedPair
+from tests.analysis.page_views import read_table
 from tests.analysis.test_pair_run import make
 from tests.analysis.test_stages import make_run
 from tests.tiny_pairs import WORDS, save_adapter, save_llama
@@ -25,13 +25,13 @@ BEHAVIOR = Behavior.model_validate(
 
 
 def explanations(run: Any) -> list[str]:
-    return pd.read_parquet(run.features)["explanation"].tolist()
+    return read_table(run.features)["explanation"].tolist()
 
 
 def test_attribute_adds_rules_of_the_latents_that_it_names_and_tells_them(tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
     config, run = make(tmp_path, "paired", {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base)
-    alive = int((pd.read_parquet(run.features)["n_tokens"] > 0).sum())
+    alive = int((read_table(run.features)["n_tokens"] > 0).sum())
     assert len(read_rules(run)) == alive, "all of a small dictionary"
     few = config.analysis.firing_rule.model_copy(update={"latents": 3})
     config = config.model_copy(update={"analysis": config.analysis.model_copy(update={"firing_rule": few})})
@@ -41,7 +41,7 @@ def test_attribute_adds_rules_of_the_latents_that_it_names_and_tells_them(tmp_pa
     assert all("no behavior was attributed" in text for text in before if "Evidence:" in text)
     stages.attribute(run, config, BEHAVIOR)
     after = explanations(run)
-    named = set(pd.read_parquet(run.behaviors / "drift" / "attribution.parquet").query("rank < 3")["latent"])
+    named = set(read_table(run.behaviors / "drift" / "attribution.parquet").query("rank < 3")["latent"])
     assert len(named) == 3 and named <= set(read_rules(run))
     for latent, text in enumerate(after):
         assert "no behavior was attributed" not in text
@@ -49,7 +49,7 @@ def test_attribute_adds_rules_of_the_latents_that_it_names_and_tells_them(tmp_pa
             assert "drift" in text.partition("Evidence:")[2] and "Rule for where it fires" in text
     stages.analyze(run, config)
     assert set(read_rules(run)) == named, "the latents that are named come first, and fill all places"
-    table = pd.read_parquet(run.features).drop(columns="observation")
+    table = read_table(run.features).drop(columns="observation")
     table.to_parquet(run.features)
     with pytest.raises(FormatError, match="no column observation"):
         stages.attribute(run, config, BEHAVIOR)
@@ -60,7 +60,7 @@ def test_a_run_from_files_has_no_rule_and_says_so(tmp_path: Path) -> None:
     folder, config = make_run(tmp_path / "files", pair.sample(4000), pair.dictionary())
     stages.analyze(folder, config)
     assert not folder.rules.exists()
-    table = pd.read_parquet(folder.features)
+    table = read_table(folder.features)
     claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
     assert claimed.any()
     said = table["explanation"].str.contains(
