@@ -177,7 +177,10 @@ FEATURES = Table(
                "not estimable", "crosscoder.reads is difference"),
         Column("beta_intervened", _f64, "How much of its activation the intervened model holds along its direction.", "1: all of it",
                "not estimable", "crosscoder.reads is difference"),
-        Column("explanation", _text, "Where it fires, what it writes and how sure the label is, in two sentences made of evidence.",
+        Column("observation", _text, "Where it fires, what it writes and how sure the label is, in two sentences made of the columns before.",
+               "text, not escaped", ""),
+        Column("explanation", _text, "The observation, the rule for where it fires, and what behaviors say of it: told anew whenever one of "
+               "them is made.",
                "sentences", ""),
     ),
 )  # fmt: skip
@@ -286,5 +289,81 @@ TOKENS = Table(
     ),
 )  # fmt: skip
 
-TABLES = (FEATURES, EXAMPLES, LOGITS, TRAJECTORIES, ATTRIBUTION, PROMPTS, TOKENS)
+_NO_RULE = "there is no rule"
+_NOT_SCORED = "not asked, or too few verdicts count"
+
+
+def _scores(names: Mapping[str, str], null: str) -> tuple[Column, ...]:
+    return tuple(
+        column
+        for name, what in names.items()
+        for column in (
+            Column(name, _f64, f"{what}.", "0.5: chance; 1: exactly", null),
+            *_interval(name, name, "0 to 1", null, _f64),
+        )
+    )
+
+
+RULES = Table(
+    "rules", "analysis/rules.parquet", "one row a latent that a rule was looked for, by latent",
+    (
+        Column("latent", pa.int32(), "Number of the latent.", "from 0", ""),
+        Column("reason", _text, "Why there is no rule.", "a sentence", "there is one"),
+        Column("family", _text, "What the rule looks at.", "token, previous_token, pair, source, place", _NO_RULE),
+        Column("items", pa.list_(_text), "The rule is met where one of these is.", "text, not escaped", _NO_RULE),
+        Column("negated", pa.bool_(), "Whether it fires where none of them is met.", "true, false", _NO_RULE),
+        Column("text", _text, "The rule as it is read.", "text, not escaped", _NO_RULE),
+        Column("bits_saved", _f64, "By describing the firings with the rule rather than by their number alone.", "bits", _NO_RULE),
+        *_scores(
+            {"auroc": "AUROC of the rule for whether it fires, on documents that the rule was not found on",
+             "activation_auroc": "AUROC of its activation for whether the rule is met, on the same tokens"},
+            _NO_RULE,
+        ),
+        Column("n_firings", pa.int64(), "Firings in the half of the documents that it is scored on.", "tokens", ""),
+        Column("n_documents", pa.int64(), "Documents with a firing, of that half.", "documents", ""),
+        Column("n_tokens", pa.int64(), "Tokens of that half.", "tokens", ""),
+        Column("n_firings_found_on", pa.int64(), "Firings in the half that it is found on.", "tokens", ""),
+        Column("n_documents_found_on", pa.int64(), "Documents with a firing, of that half.", "documents", ""),
+    ),
+)  # fmt: skip
+
+
+def _verdicts(names: Mapping[str, str]) -> tuple[Column, ...]:
+    return tuple(
+        column
+        for name, what in names.items()
+        for column in (
+            Column(name, _f64, f"{what}: balanced accuracy.", "0.5: chance; 1: always right", _NOT_SCORED),
+            *_interval(name, name, "0 to 1", _NOT_SCORED, _f64),
+            Column(f"{name}_n", pa.int32(), "Verdicts that count.", "verdicts", "not asked"),
+            Column(f"{name}_unparsed", pa.int32(), "Replies that are no verdict.", "replies", "not asked"),
+        )
+    )
+
+
+WRITTEN = Table(
+    "explanations", "explanations/explanations.parquet", "one row a latent, author and judge, by latent",
+    (
+        Column("latent", pa.int32(), "Number of the latent.", "from 0", ""),
+        Column("text", _text, "What the author wrote.", "text, not escaped", "there is no explanation"),
+        Column("reason", _text, "Why there is no explanation, or no score.", "a sentence", "there are both"),
+        Column("author", _text, "The model that wrote it.", "a name", ""),
+        Column("judge", _text, "The model that was asked.", "a name", "none was"),
+        Column("method", _text, "From what it was written.", "a name", ""),
+        Column("prompt_digest", _text, "The author's prompt, by its `key` in replies.jsonl.", "a digest", "nothing was asked"),
+        Column("n_shown", pa.int32(), "Excerpts that the author saw in which it fires.", "excerpts", "nothing was asked"),
+        Column("n_shown_silent", pa.int32(), "Excerpts that the author saw in which it does not.", "excerpts", "nothing was asked"),
+        Column("control_latent", pa.int32(), "The latent whose explanation the controls were given.", "from 0", "there is no other"),
+        *_verdicts(
+            {"detection": "Which excerpts it fires in, by the explanation", "fuzzing": "Whether the marked tokens are those it fires on",
+             "detection_control": "Detection with another latent's explanation", "fuzzing_control": "Fuzzing with another latent's explanation"},
+        ),
+        Column("detection_rule", _f64, "Detection by the latent's rule, with no judge.", "0.5: chance; 1: always right",
+               "there is no rule, or nothing was scored"),
+        Column("prompt_tokens", pa.int64(), "Tokens of all prompts of the row, those kept from before included.", "tokens", "nothing was asked"),
+        Column("reply_tokens", pa.int64(), "Tokens of all replies of the row.", "tokens", "nothing was asked"),
+    ),
+)  # fmt: skip
+
+TABLES = (FEATURES, EXAMPLES, LOGITS, RULES, TRAJECTORIES, ATTRIBUTION, PROMPTS, TOKENS, WRITTEN)
 """Every table of a run, in the order in which a run makes them."""

@@ -71,8 +71,8 @@ class Features:
     count_intervals: Mapping[Label, CountInterval] = field(default_factory=dict)
     """Of the number of latents with each label; empty where the rule could not be applied."""
 
-    def table(self, explanations: list[str]) -> pa.Table:
-        """As Arrow, NaN as null."""
+    def table(self, observations: list[str]) -> pa.Table:
+        """As Arrow, NaN as null. Its explanations are not told yet (`explanations.telling`)."""
         n_latents = len(self.labels)
         table: dict[str, Any] = {
             "latent": np.arange(n_latents),
@@ -83,7 +83,7 @@ class Features:
         extra = [name for name in self.columns if name not in (*_ORDER, *table)]
         nothing = np.full(n_latents, np.nan)
         table |= {name: self.columns.get(name, nothing) for name in (*_ORDER, *extra)}
-        return FEATURES.build(table | {"explanation": explanations})
+        return FEATURES.build(table | {"observation": observations, "explanation": observations})
 
 
 def make_features(

@@ -21,6 +21,9 @@ SCHEMA_VERSION = 1
 # In the order in which they are told: what changed first, what did not last.
 LABELS = ("new", "lost", "rotated", "rescaled", "reweighted", "shared", "undetermined", "dead")
 
+CLAIMED = ("new", "lost", "rotated", "rescaled", "reweighted")
+"""Labels that claim that something changed."""
+
 # The id of a token where activations came without their text; a row number is its display text.
 UNKNOWN_TOKEN = -1
 
@@ -51,7 +54,7 @@ FEATURE_COLUMNS = (
     "twin_cosine",
     "explanation",
 )
-TEXT_COLUMNS = ("label", "evidence", "reason", "explanation")
+TEXT_COLUMNS = ("label", "evidence", "reason", "observation", "explanation")
 EXAMPLE_COLUMNS = tuple(EXAMPLES.schema().names)
 LOGIT_COLUMNS = tuple(LOGITS.schema().names)
 

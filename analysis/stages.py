@@ -18,6 +18,7 @@ from crosscoder.config import FileActivations, RunConfig
 from crosscoder.device import sparse_device
 from crosscoder.documents import Documents
 from crosscoder.errors import DataError
+from crosscoder.explanation import ExplanationSettings
 from crosscoder.file_activations import open_files
 from crosscoder.folder import RunFolder, write_atomic
 from crosscoder.pair import ModelPair, load_pair
@@ -27,10 +28,12 @@ from crosscoder.storage import load_crosscoder
 from crosscoder.tracking import wandb_run
 
 from . import logit_lens
-from .behaviors.evidence import merge_evidence
 from .columns import LOGITS
 from .controls import read_controls
 from .examples import choose, examples_table
+from .explanations.firing_rules import learn_rules
+from .explanations.sentences import Facts, observation
+from .explanations.telling import tell_explanations
 from .false_discovery import candidacy
 from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
@@ -38,7 +41,6 @@ from .monitoring import Monitoring
 from .observers import Observer, PairedObserver, frame_of, observer_for
 from .panels import log_analysis, log_page, log_report
 from .plain_difference import describe_difference
-from .sentences import Facts, explain
 from .summary import make_histograms, make_summary
 from .tables import write_parquet
 from .token_context import DocumentContext, RowContext, TokenContext
@@ -84,7 +86,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
             features.columns["onset"] = monitoring.onset
         logits = _logits(material, observer, seen, config)
         _write_examples(folder, material, observer, seen, config)
-        table = features.table(_explanations(material, observer, seen, features, logits))
+        table = features.table(_observations(material, observer, seen, features, logits))
         summary = make_summary(observer, seen.statistics, features, config, folder.read_manifest(), controls)
         summary["plain_difference"] = _plain_difference(material, seen)
         summary["difference_components"] = (
@@ -95,7 +97,9 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
             write_parquet(folder.trajectories, monitoring.trajectories.table())
         write_parquet(folder.logits, logits)
         write_parquet(folder.features, table)
-        merge_evidence(folder)
+        folder.rules.unlink(missing_ok=True)
+        learn_rules(folder, config, material.reader, observer, material.context)
+        tell_explanations(folder)
         write_atomic(folder.analysis / "histograms.json", json.dumps(make_histograms(seen.statistics)) + "\n")
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
@@ -109,6 +113,13 @@ def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
     from .behaviors.attribute import attribute_behavior
 
     return attribute_behavior(folder, config, behavior).path
+
+
+def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings) -> None:
+    """Write RUN/explanations."""
+    from .explanations.explain import explain_latents
+
+    explain_latents(folder, config, settings)
 
 
 def report(folder: RunFolder) -> None:
@@ -206,7 +217,7 @@ def _plain_difference(material: Material, seen: Pass) -> list[dict[str, object]]
     return describe_difference(seen.difference, material.pair, vocabulary)
 
 
-def _explanations(
+def _observations(
     material: Material, observer: Observer, seen: Pass, features: Features, logits: pa.Table
 ) -> list[str]:
     points_at: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -226,7 +237,7 @@ def _explanations(
     relative_norm = columns.get("relative_norm", nothing)
     rates = [columns.get(f"density_{model}") for model in ("reference", "intervened")]
     return [
-        explain(
+        observation(
             Facts(
                 label=features.labels[latent],
                 reason=features.reasons[latent],

@@ -17,6 +17,7 @@ import typer
 from .behavior import Behavior
 from .config import RunConfig
 from .errors import ConfigError, CrosscoderError
+from .explanation import ExplanationSettings
 from .folder import WITHOUT_EFFECT, RunFolder, write_atomic
 from .requirements import Requirements
 from .settings import load_config, with_overrides
@@ -175,6 +176,30 @@ def attribute(
     if not paths:
         raise ConfigError(f"{target}: names no behavior; give the YAML file of one")
     _attribute(folder, config, _behaviors(paths, overrides))
+
+
+@_verb
+def explain(
+    target: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE KEY=VALUE",
+            help="a YAML file of settings, and settings over it, e.g. author.kind=local author.model=PATH",
+        ),
+    ] = None,
+) -> None:
+    """What a chat model makes of latents, and how well it tells."""
+    config = _settings(target, [])
+    folder = RunFolder.open(config.output)
+    named, overrides = _first_word(words, "")
+    settings = (
+        load_config(Path(named), overrides, ExplanationSettings)
+        if named
+        else with_overrides(ExplanationSettings(), overrides)
+    )
+    module("analysis.stages").explain(folder, config, settings)
+    _told("explanations", folder.explanations)
 
 
 @_verb

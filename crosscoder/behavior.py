@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from .chat_models import EndpointModel, LocalModel
 from .config import Count, Message, Settings, Share
 
 Words = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -105,22 +106,9 @@ class UserFunction(Settings):
     sampling: Sampling = Field(default=Sampling(), description="how answers are generated")
 
 
-class LocalJudge(Settings):
-    """A chat model on this machine."""
-
-    kind: Literal["local"] = "local"
-    model: str = Field(description="folder or hub id of a chat model that transformers can load")
-
-
-class EndpointJudge(Settings):
+class EndpointJudge(EndpointModel):
     """A chat model behind an OpenAI-compatible endpoint. Prompts and answers leave the machine."""
 
-    kind: Literal["endpoint"] = "endpoint"
-    url: str = Field(description="base of the endpoint, e.g. http://localhost:8000/v1")
-    model: str = Field(description="name of the model there")
-    key_variable: str | None = Field(
-        default=None, description="environment variable that holds the key, where one is needed"
-    )
     max_requests: Count = Field(
         default=1000, description="most questions put to it for one behavior; more are refused beforehand"
     )
@@ -133,7 +121,7 @@ class Judged(Settings):
     question: str = Field(
         description="asked with {prompt} and {answer} filled in; answered by yes or no",
     )
-    judge: LocalJudge | EndpointJudge = Field(description="who is asked", discriminator="kind")
+    judge: LocalModel | EndpointJudge = Field(description="who is asked", discriminator="kind")
     sampling: Sampling = Field(default=Sampling(), description="how answers are generated")
 
     @field_validator("question")

@@ -417,10 +417,28 @@ class LabelRule(Settings):
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="of all intervals")
 
 
+class FiringRuleConfig(Settings):
+    """A short rule for where a latent fires, learnt on half of the held-out documents and scored on the other half."""
+
+    latents: int = Field(
+        default=256,
+        ge=0,
+        description="latents that get one: those whose label claims a change and those that behaviors name, then by their share of "
+        "the shift; 0 leaves rules out",
+    )
+    items: Count = Field(default=12, description="tokens that a rule names, at most")
+    tokens: Count = Field(
+        default=200_000, description="held-out tokens that rules are learnt and scored on, about, at most"
+    )
+
+
 class AnalysisConfig(Settings):
     """How the dictionary is read."""
 
     rule: LabelRule = Field(default=LabelRule(), description="the rule behind every label")
+    firing_rule: FiringRuleConfig = Field(
+        default=FiringRuleConfig(), description="the rule for where a latent fires"
+    )
     top_examples: Count = Field(default=12, description="strongest examples kept for each latent")
     quantile_examples: int = Field(
         default=8, ge=0, description="examples spread over the activation quantiles"

@@ -141,6 +141,16 @@ class RunFolder:
         return self.analysis / "trajectories.parquet"
 
     @property
+    def rules(self) -> Path:
+        """A short rule for where a latent fires, and how well it tells; of the latents that matter most."""
+        return self.analysis / "rules.parquet"
+
+    @property
+    def explanations(self) -> Path:
+        """Folder of what a language model wrote of latents: explanations.parquet and every reply."""
+        return self.path / "explanations"
+
+    @property
     def logits(self) -> Path:
         """Which tokens each latent points at, per model."""
         return self.analysis / "logits.parquet"

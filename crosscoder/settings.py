@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .behavior import LocalJudge
+from .chat_models import LocalModel
 from .complaints import Complaint, complaints, show
 from .config import AdapterSource, ModelSource, RunConfig
 from .dialect import describe_syntax_error, read_yaml, write_yaml
@@ -26,7 +26,7 @@ from .schema import Place, blocks, choose, kind_of, name_default_kinds, scalars,
 
 T = TypeVar("T", bound=BaseModel)
 
-_FOLDER_OR_HUB_ID = {(ModelSource, "model"), (AdapterSource, "adapter"), (LocalJudge, "model")}
+_FOLDER_OR_HUB_ID = {(ModelSource, "model"), (AdapterSource, "adapter"), (LocalModel, "model")}
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), model: type[T] = RunConfig) -> T:

@@ -21,7 +21,7 @@ from crosscoder.device import sparse_device
 from crosscoder.documents import Documents
 from crosscoder.errors import ConfigError, DataError, did_you_mean
 from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.pair import load_pair
+from crosscoder.pair import ModelPair, load_pair
 from crosscoder.settings import dump_config
 from crosscoder.shards import DOCUMENTS, ShardReader
 from crosscoder.storage import load_crosscoder
@@ -29,14 +29,16 @@ from crosscoder.texts import read_file
 from crosscoder.tracking import wandb_run
 
 from ..columns import PROMPTS, TOKENS
+from ..explanations.firing_rules import learn_rules
+from ..explanations.telling import require_observations, tell_explanations
 from ..observers import Observer, observer_for
 from ..panels import log_behaviors
 from ..tables import write_parquet
+from ..token_context import DocumentContext
 from .answers import AnswerMeasurement
 from .causal import chosen
 from .change import Part
 from .decomposition import measure_corners
-from .evidence import merge_evidence
 from .explanation import (
     Checked,
     Found,
@@ -82,6 +84,7 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
         )
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    require_observations(folder)
     place = BehaviorFolder(folder.behaviors / behavior.name)
     with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
         crosscoder = load_crosscoder(
@@ -105,9 +108,18 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
             told |= _explain_apart(subject, place, elsewhere, config, baseline)
         wandb.summary({f"behaviors/{behavior.name}/{key}": value for key, value in told.items()})
         log_behaviors(wandb, folder)
-    merge_evidence(folder)
+    _tell(folder, config, pair, observer)
     logger.info("attribute: %s, %s", behavior.name, shift.verdict)
     return place
+
+
+def _tell(folder: RunFolder, config: RunConfig, pair: ModelPair, observer: Observer) -> None:
+    """Bring explanations in line with what was found, and look for a rule of the latents that it names."""
+    if folder.features.is_file():
+        documents = Documents.load(folder.activations / DOCUMENTS)
+        reader = ShardReader(folder.activations, "held_out")
+        learn_rules(folder, config, reader, observer, DocumentContext(documents, pair.tokenizer))
+        tell_explanations(folder)
 
 
 def _measure(subject: Subject, place: BehaviorFolder) -> Shift:

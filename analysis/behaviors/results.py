@@ -107,6 +107,11 @@ def evidence_by_latent(folder: RunFolder) -> dict[int, str]:
     return strongest
 
 
+def named_by_behaviors(folder: RunFolder) -> set[int]:
+    """Latents that were taken out or put in one by one, of any behavior."""
+    return {latent for found in load_behaviors(folder) if found.causal for latent in found.causal["named"]}
+
+
 LEVELS = ("observed", "associated", "causal")
 """Of evidence, from the weakest to the strongest."""
 

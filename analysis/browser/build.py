@@ -13,6 +13,7 @@ from crosscoder.folder import RunFolder, write_atomic
 
 from ..results import AnalysisResults, load_results
 from .behaviors import behavior_section, desiderata_section, evidence_section
+from .explanations import explanation_section
 from .files import SINGLE_FILE_BYTES, PackFiles
 from .payload import Gist, TokenTable, latent_packs, overview_pack
 from .section import Section
@@ -40,6 +41,7 @@ _SCRIPTS = (
     "table.js",
     "examples.js",
     "carried.js",
+    "explanations.js",
     "latent.js",
     "markdown.js",
     "triage.js",
@@ -73,6 +75,7 @@ def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
         trajectory_section(folder, results),
         desiderata_section(folder, results),
         evidence_section(results),
+        explanation_section(folder, results),
     ]
 
 

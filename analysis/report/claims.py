@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ..explanations.results import RuleScore
 from ..results import UNKNOWN_TOKEN, AnalysisResults
+from .firing_rules import rule_sentence
 from .phrases import Number, token, visible
 from .schema import Claim, ClaimGroup, Fact
 from .wording import Part, Quote, Sentence, listed, named, plain, say, tokens
@@ -53,8 +55,10 @@ _KINDS = (
 )
 
 
-def claim_groups(results: AnalysisResults) -> tuple[ClaimGroup, ...]:
-    """New, lost, the largest shares of the shift, rotated, rescaled; a latent is written out once.
+def claim_groups(
+    results: AnalysisResults, rules: Mapping[int, RuleScore] | None = None
+) -> tuple[ClaimGroup, ...]:
+    """New, lost, the largest shares of the shift, rotated, rescaled; a latent is written out once, with its rule where it has one.
 
     New and lost are always there: where there is none, the group says so. Other groups that are empty are left out, and
     so are new and lost where the dictionary has no decoder norm for each model.
@@ -72,7 +76,7 @@ def claim_groups(results: AnalysisResults) -> tuple[ClaimGroup, ...]:
         latents = [latent for latent in members if latent not in told][: kind.limit]
         told.update(latents)
         chosen[kind.name] = len(members), latents
-    evidence = _Evidence(results, told)
+    evidence = _Evidence(results, told, rules or {})
     return tuple(
         _group(kind, *chosen[kind.name], evidence)
         for kind in _KINDS
@@ -113,9 +117,11 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
 class _Evidence:
     """Rows, examples and logit tables of the latents that are written out."""
 
-    def __init__(self, results: AnalysisResults, latents: Iterable[int]) -> None:
+    def __init__(
+        self, results: AnalysisResults, latents: Iterable[int], rules: Mapping[int, RuleScore]
+    ) -> None:
         wanted = sorted(latents)
-        self.features = results.features
+        self.features, self.rules = results.features, rules
         self.examples = _by_latent(results.examples(wanted)) if wanted else {}
         self.logits = _by_latent(results.logits(wanted)) if wanted else {}
 
@@ -142,6 +148,7 @@ class _Evidence:
             label=row["label"],
             evidence=row["evidence"],
             sentence=sentence,
+            rule=rule_sentence(self.rules[latent]) if latent in self.rules else None,
             numbers=numbers,
             facts=_facts(numbers),
             doubt=doubt,

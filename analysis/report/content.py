@@ -8,6 +8,7 @@ from typing import Any, Literal
 from crosscoder.folder import RunFolder
 
 from ..behaviors.results import load_behaviors
+from ..explanations.results import read_rules
 from ..labels import ROTATED_RATIO
 from ..results import LABELS, AnalysisResults
 from .before import before_dictionary
@@ -56,7 +57,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         checks=checks,
         before=before_dictionary(folder, summary),
         counts=counts,
-        groups=claim_groups(results),
+        groups=claim_groups(results, read_rules(folder)),
         behaviors=behaviors,
         rule=rule_statements(summary.get("rule") or {}),
         limits=limit_curves(summary.get("limits") or []),

@@ -133,6 +133,9 @@ class Claim(ReportPart):
     sentence: Sentence
     """Where it fires, in which model its direction is, and what that points at."""
 
+    rule: Sentence | None
+    """A short rule for where it fires, and its AUROC on held-out documents that it was not learnt on; null: none was looked for."""
+
     numbers: dict[str, Finite | None]
     """The evidence, named as the columns of features.parquet: shares and rates 0 to 1, cosines −1 to 1; null: not measured."""
 

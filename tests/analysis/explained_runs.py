@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from analysis.behaviors.results import BehaviorFolder
+from analysis.columns import WRITTEN
+from analysis.explanations.results import WrittenFolder
 from crosscoder.folder import RunFolder
 
 from .page_views import read_table
@@ -79,6 +83,35 @@ def _tokens(random: np.random.Generator, hostile: bool) -> Any:
     names = ["prompt", "row", "position", "token_id", "latent", "weight", "value", "token"]
     table = pd.DataFrame(rows, columns=pd.Index(names))
     return table.astype({"value": np.float32, "weight": np.float32})
+
+
+def written(folder: RunFolder, *, hostile: bool = False) -> None:
+    """What a chat model wrote of three latents: one that tells, one whose replies could not be read, and one without an explanation."""
+    text = HOSTILE[0] if hostile else "Fires on food words."
+    row = {
+        "latent": 3, "text": text, "author": f"models/{HOSTILE[1] if hostile else 'small-chat'}", "judge": "models/small-chat",
+        "method": "excerpts", "prompt_digest": "ab12", "n_shown": 10, "n_shown_silent": 5, "control_latent": 4,
+        "detection": 0.875, "detection_low": 0.6875, "detection_high": 0.953125, "detection_n": 20, "detection_unparsed": 0,
+        "detection_control": 0.53125, "detection_control_low": 0.375, "detection_control_high": 0.71875, "detection_control_n": 20,
+        "detection_control_unparsed": 0, "fuzzing": None, "fuzzing_n": 6, "fuzzing_unparsed": 0, "fuzzing_control_n": 6,
+        "fuzzing_control_unparsed": 0, "detection_rule": 0.90625, "prompt_tokens": 12_000, "reply_tokens": 345,
+    }  # fmt: skip
+    unread = {
+        **row,
+        "latent": 4,
+        "detection": None,
+        "detection_n": 0,
+        "detection_unparsed": 20,
+        "control_latent": 3,
+    }
+    counts = {name: 0 for name in row if name.endswith(("_n", "_unparsed"))}
+    none = {
+        "latent": 6, "reason": "fires in no document that explanations are found on", "prompt_tokens": 0, "reply_tokens": 0,
+        **{name: row[name] for name in ("author", "judge", "method")}, **counts,
+    }  # fmt: skip
+    place = WrittenFolder(folder.explanations)
+    place.path.mkdir()
+    pq.write_table(pa.Table.from_pylist([row, unread, none], schema=WRITTEN.schema()), place.table)
 
 
 def followed(folder: RunFolder) -> None:

@@ -5,8 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from analysis.behaviors.results import BehaviorFolder
+from analysis.columns import RULES
 from crosscoder.folder import RunFolder
 
 from .run_folder import HOSTILE
@@ -192,9 +195,31 @@ def caused() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def ruled(folder: RunFolder) -> None:
+    """Rules of latents: a good one of hostile tokens, one at chance that does not pay, and of the others too few firings."""
+    counts = {"n_tokens": 25_003, "n_firings_found_on": 44, "n_documents_found_on": 17}
+    good = {
+        "family": "token", "items": [HOSTILE[0], " 42", HOSTILE[3]], "negated": False, "text": f"token in {{“{HOSTILE[0]}”}}",
+        "bits_saved": 81.25, "auroc": 0.96875, "auroc_low": 0.9375, "auroc_high": 0.984375, "activation_auroc": 0.875,
+        "activation_auroc_low": 0.75, "activation_auroc_high": None, "n_firings": 61, "n_documents": 23,
+    }  # fmt: skip
+    bad = {
+        **good, "family": "place", "items": ["text of a|b{"], "negated": True, "text": "place not in {“text of a|b{”}",
+        "bits_saved": -2.5, "auroc": 0.515625, "auroc_low": None, "auroc_high": None,
+    }  # fmt: skip
+    none = {"reason": "undetermined: fires in 3 documents", "n_firings": 3, "n_documents": 3}
+    n_latents = len(pd.read_parquet(folder.features, columns=["latent"]))
+    rows = [
+        {"latent": latent, **counts, **(good if latent % 3 == 0 else bad if latent % 3 == 1 else none)}
+        for latent in range(n_latents)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=RULES.schema()), folder.rules)
+
+
 def with_everything(folder: RunFolder) -> None:
     """All of it, and a source and a token policy with numbers in them."""
     controlled(folder)
+    ruled(folder)
     swept(folder, 24)
     shifted(folder, "refusal")
     shifted(folder, "small_talk", established=False)

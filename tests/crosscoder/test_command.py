@@ -34,6 +34,7 @@ VERBS = [
     "sweep",
     "analyze",
     "attribute",
+    "explain",
     "report",
     "browse",
     "plot",

@@ -26,6 +26,7 @@ const COLUMNS = {
   },
   density: { title: "density", width: "72px", format: percent, about: "Share of held-out tokens on which the latent fires." },
   template_share: { title: "on template", width: "88px", format: percent, about: "Share of its firings that are on chat-template tokens." },
+  rule_auroc: { title: "rule AUROC", width: "78px", format: fixed, about: "How well a short rule tells, on documents that it was not learnt on, where the latent fires. 0.5: chance; 1: exactly." },
   max_activation: { title: "max", width: "66px", format: significant, about: "Largest latent value on held-out tokens." },
   shift_share: {
     title: "shift share",
@@ -60,7 +61,7 @@ const COLUMNS = {
   twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
 };
 
-const STANDARD = ["latent", "label", "decision", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "shift_share", "peaks", "points"];
+const STANDARD = ["latent", "label", "decision", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "rule_auroc", "shift_share", "peaks", "points"];
 const GISTS = {
   peaks: { title: "peaks on", width: "minmax(96px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
   points: {

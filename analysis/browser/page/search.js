@@ -35,7 +35,7 @@ function searchFor(query, refresh) {
   Object.assign(search, { query, found: null, done: 0, unread: 0 });
   if (!query) return;
   search.lower ??= data.header.tokens.texts.map((text) => text.toLowerCase());
-  search.explanations ??= data.header.explanations.map((text) => text.toLowerCase());
+  search.explanations ??= data.header.explanations.map((text, latent) => `${text}\n${data.header.written?.[latent] ?? ""}`.toLowerCase());
   const found = new Uint8Array(data.n);
   const { fromStart, after } = matcher(query);
   const size = data.header.gist_tokens;

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from analysis.behaviors.evidence import merge_evidence
 from analysis.behaviors.results import BehaviorFolder, load_behaviors
 from analysis.columns import ATTRIBUTION, PROMPTS, TOKENS
 from crosscoder.__main__ import app
@@ -208,25 +207,6 @@ def harvested(run: RunFolder, config: RunConfig) -> None:
     pair = load_pair(config.pair)
     documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, 0, pair.readers)
     harvest(run, config, pair, documents)
-
-
-def test_the_table_of_features_takes_the_strongest_evidence(run: RunFolder) -> None:
-    run.features.parent.mkdir()
-    pd.DataFrame({"latent": range(4), "evidence": ["observed"] * 4}).to_parquet(run.features)
-    levels = {
-        "one": ["observed", "associated", "causal", "observed"],
-        "two": ["observed", "causal", "associated", "associated"],
-    }
-    for name, evidence in levels.items():
-        place = BehaviorFolder(run.behaviors / name)
-        place.path.mkdir(parents=True)
-        pd.DataFrame({"latent": range(4), "evidence": evidence}).to_parquet(place.latents)
-    merge_evidence(run)
-    assert pd.read_parquet(run.features).evidence.tolist() == ["observed", "causal", "causal", "associated"]
-    for name in levels:
-        BehaviorFolder(run.behaviors / name).clear()
-    merge_evidence(run)
-    assert pd.read_parquet(run.features).evidence.tolist() == ["observed"] * 4
 
 
 @pytest.mark.parametrize(

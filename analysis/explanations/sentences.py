@@ -1,4 +1,4 @@
-"""The explanation of a latent: two plain sentences made from evidence, and worded no higher than the evidence goes.
+"""What analysis observes of a latent, in two plain sentences: the part of its explanation that no behavior changes.
 
 Nothing here interprets: it says where a latent fires, what it writes and where, which tokens that points at, and how sure the
 label is. Token text goes in as it is; the pages escape it.
@@ -35,8 +35,8 @@ class Facts(NamedTuple):
     """Firing rates in reference and intervened model, where each is encoded alone."""
 
 
-def explain(facts: Facts) -> str:
-    """The explanation of one latent."""
+def observation(facts: Facts) -> str:
+    """The sentences of one latent."""
     if facts.n_tokens == 0:
         return "Fired on no held-out token."
     return f"{_where(facts)} {_what(facts)}"
@@ -44,7 +44,7 @@ def explain(facts: Facts) -> str:
 
 def _where(facts: Facts) -> str:
     documents = f"{facts.n_documents} document{'s' * (facts.n_documents != 1)}"
-    parts = [f"Fires on {_share(facts.density)} of held-out tokens ({facts.n_tokens} in {documents})"]
+    parts = [f"Fires on {share_text(facts.density)} of held-out tokens ({facts.n_tokens} in {documents})"]
     total = sum(facts.firings_by_source.values())
     if len(facts.firings_by_source) > 1 and total:
         name, most = max(facts.firings_by_source.items(), key=lambda item: item[1])
@@ -52,11 +52,11 @@ def _where(facts: Facts) -> str:
         if share == 1:
             parts.append(f"all of them in {name}")
         elif share >= _NEARLY_ALL:
-            parts.append(f"nearly all of them in {name} ({_share(share)})")
+            parts.append(f"nearly all of them in {name} ({share_text(share)})")
         else:
-            parts.append(f"most often in {name} ({_share(share)} of them)")
+            parts.append(f"most often in {name} ({share_text(share)} of them)")
     if facts.template_share >= _TEMPLATE_WORTH_SAYING:
-        parts.append(f"{_share(facts.template_share)} of them on tokens of the chat template")
+        parts.append(f"{share_text(facts.template_share)} of them on tokens of the chat template")
     if facts.peak_tokens:
         counts = Counter(facts.peak_tokens).most_common(_TOKENS_NAMED)
         named = ", ".join(f"“{token}”" + (f" ×{count}" if count > 1 else "") for token, count in counts)
@@ -69,7 +69,7 @@ def _what(facts: Facts) -> str:
     if facts.density_by_model is not None:
         reference, intervened = facts.density_by_model
         parts.append(
-            f"Fires on {_share(reference)} of the reference's tokens and {_share(intervened)} of the intervened model's"
+            f"Fires on {share_text(reference)} of the reference's tokens and {share_text(intervened)} of the intervened model's"
         )
     elif math.isnan(facts.relative_norm):
         parts.append("Describes a part of intervened - reference")
@@ -112,9 +112,13 @@ def _pointed(facts: Facts) -> tuple[str, Sequence[str]]:
     return "", ()
 
 
-def _share(value: float) -> str:
+def share_text(value: float) -> str:
     """A share in percent, with two significant digits below 10 %."""
-    percent = 100 * value
+    percent = 100 * abs(value)
+    if percent < 0.01:
+        return "0 %" if percent == 0 else "less than 0.01 %"
     return (
-        f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %" if percent >= 0.01 else "less than 0.01 %"
+        f"{'−' if value < 0 else ''}{percent:.0f} %"
+        if percent >= 10
+        else f"{'−' if value < 0 else ''}{percent:.2g} %"
     )

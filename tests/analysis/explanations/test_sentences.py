@@ -1,6 +1,6 @@
 import math
 
-from analysis.sentences import Facts, explain
+from analysis.explanations.sentences import Facts, observation
 
 
 def facts(**changes: object) -> Facts:
@@ -20,7 +20,7 @@ def facts(**changes: object) -> Facts:
 
 
 def test_says_where_what_and_how_sure() -> None:
-    text = explain(facts())
+    text = observation(facts())
     assert text == (
         "Fires on 1.2 % of held-out tokens (614 in 120 documents), nearly all of them in chat (98 %), at its 7 strongest "
         "peaks on “ bread” ×2, “ soup”, “ salt”, “ pie”. Writes mostly into the intervened model (relative norm 0.98) and, "
@@ -29,7 +29,7 @@ def test_says_where_what_and_how_sure() -> None:
 
 
 def test_a_lost_latent_is_told_from_the_reference() -> None:
-    text = explain(facts(label="lost", relative_norm=0.04))
+    text = observation(facts(label="lost", relative_norm=0.04))
     assert (
         "mostly into the reference (relative norm 0.04) and, through the logit lens, that direction points at “ the”"
         in text
@@ -37,18 +37,18 @@ def test_a_lost_latent_is_told_from_the_reference() -> None:
 
 
 def test_a_changed_direction_is_told_by_its_difference() -> None:
-    assert "the difference points at “ apolog”" in explain(facts(label="rotated", relative_norm=0.5))
+    assert "the difference points at “ apolog”" in observation(facts(label="rotated", relative_norm=0.5))
 
 
 def test_undetermined_is_said_and_no_more() -> None:
-    text = explain(facts(label="undetermined", reason="seen too seldom", template_share=0.4))
+    text = observation(facts(label="undetermined", reason="seen too seldom", template_share=0.4))
     assert text.endswith("; undetermined: seen too seldom.")
     assert "observed as" not in text
     assert "40 % of them on tokens of the chat template" in text
 
 
 def test_unknown_things_are_left_out() -> None:
-    text = explain(
+    text = observation(
         facts(
             peak_tokens=[],
             points_at={},
@@ -64,13 +64,13 @@ def test_unknown_things_are_left_out() -> None:
 
 
 def test_a_dead_latent_has_one_sentence() -> None:
-    assert explain(facts(n_tokens=0)) == "Fired on no held-out token."
+    assert observation(facts(n_tokens=0)) == "Fired on no held-out token."
 
 
 def test_rates_of_a_pooled_dictionary() -> None:
-    text = explain(facts(relative_norm=math.nan, density_by_model=(0.00001, 0.2)))
+    text = observation(facts(relative_norm=math.nan, density_by_model=(0.00001, 0.2)))
     assert "Fires on less than 0.01 % of the reference's tokens and 20 % of the intervened model's" in text
 
 
 def test_token_text_goes_in_as_it_is() -> None:
-    assert "“<b>\n”" in explain(facts(peak_tokens=["<b>\n"]))
+    assert "“<b>\n”" in observation(facts(peak_tokens=["<b>\n"]))

@@ -1,0 +1,145 @@
+"""rules.parquet: a short rule for where each of the latents that matter most fires, learnt on half of the held-out documents, and how
+well it tells where it fires on the other half."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crosscoder.activations import ActivationReader
+from crosscoder.config import AnalysisConfig, RunConfig
+from crosscoder.folder import RunFolder
+
+from ..behaviors.results import named_by_behaviors
+from ..columns import RULES
+from ..hashing import block_of
+from ..intervals import resample_weights
+from ..observers import Observer
+from ..results import CLAIMED
+from ..tables import write_parquet
+from ..token_context import DocumentContext, TokenContext
+from .auroc import auroc
+from .firing_table import FiringTable, for_finding, read_firings
+from .rules import learn_rule, rule_text
+from .token_families import Family, families
+
+logger = logging.getLogger(__name__)
+
+
+def latents_that_fire(folder: RunFolder) -> list[int]:
+    """The one with the largest |shift share| first."""
+    table: Any = pd.read_parquet(folder.features, columns=["latent", "shift_share", "n_tokens"])
+    size = table["shift_share"].abs().fillna(-1).to_numpy(np.float64)
+    order = np.argsort(-size, kind="stable")
+    return order[(table["n_tokens"].to_numpy() > 0)[order]].tolist()
+
+
+def latents_that_matter(folder: RunFolder) -> tuple[list[int], list[int]]:
+    """Those whose label claims a change or that a behavior names; and the others that fire. Both by |shift share|, largest first."""
+    table: Any = pd.read_parquet(folder.features, columns=["latent", "label"])
+    claimed = set(table["latent"][table["label"].isin(CLAIMED)]) | named_by_behaviors(folder)
+    alive = latents_that_fire(folder)
+    return [one for one in alive if one in claimed], [one for one in alive if one not in claimed]
+
+
+def learn_rules(
+    folder: RunFolder, config: RunConfig, reader: ActivationReader, observer: Observer, context: TokenContext
+) -> None:
+    """Write rules.parquet. Where tokens are not known there is no rule, and no file.
+
+    Rules that are there stay, so that latents that a behavior names later only add to them; `analyze` begins anew by removing the
+    file.
+    """
+    settings = config.analysis.firing_rule
+    if not isinstance(context, DocumentContext) or not settings.latents:
+        return
+    known = pq.read_table(folder.rules) if folder.rules.is_file() else RULES.schema().empty_table()
+    first, others = latents_that_matter(folder)
+    wanted = [*first, *others][: settings.latents]
+    fresh = sorted(set(wanted if not len(known) else wanted[: len(first)]) - set(known["latent"].to_pylist()))
+    if fresh:
+        firings = read_firings(reader, observer, fresh, settings.tokens, config.seed, "rules")
+        known = pa.concat_tables([known, score_rules(firings, context, config.analysis, config.seed)])
+    if len(first) > settings.latents:
+        logger.warning(
+            "analyze: %d latents are claimed, and the %d with the largest share of the shift get a rule (analysis.firing_rule.latents)",
+            len(first),
+            settings.latents,
+        )
+    write_parquet(folder.rules, known.sort_by("latent"))
+
+
+def score_rules(
+    firings: FiringTable, context: DocumentContext, config: AnalysisConfig, seed: int
+) -> pa.Table:
+    """A row for each latent of the table."""
+    kinds = families(context.documents, context.vocabulary, firings.document, firings.position)
+    scorer = _Scorer(firings, kinds, config, seed)
+    rows = [{"latent": latent, **scorer.row(firings.of(latent))} for latent in firings.latents]
+    return pa.Table.from_pylist(rows, schema=RULES.schema())
+
+
+class _Scorer:
+    """What is the same for all latents: which tokens are for what, and the resamples."""
+
+    def __init__(
+        self, firings: FiringTable, kinds: Sequence[Family], config: AnalysisConfig, seed: int
+    ) -> None:
+        self.firings, self.kinds, self.config = firings, kinds, config
+        self.finding = for_finding(firings.document, seed)
+        claimed = firings.document[~self.finding]
+        self.block = block_of(claimed, config.bootstrap_blocks, seed)
+        self.weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed).numpy()
+
+    def row(self, chosen: np.ndarray) -> dict[str, Any]:
+        """Of the latent whose firings these are."""
+        n_tokens = len(self.firings.document)
+        fired, value = np.zeros(n_tokens, dtype=bool), np.zeros(n_tokens, dtype=np.float32)
+        fired[self.firings.token[chosen]] = True
+        value[self.firings.token[chosen]] = self.firings.value[chosen]
+        halves = [("_found_on", fired & self.finding), ("", fired & ~self.finding)]
+        row: dict[str, Any] = {"n_tokens": int((~self.finding).sum())}
+        for name, half in halves:
+            row[f"n_firings{name}"] = int(half.sum())
+            row[f"n_documents{name}"] = len(np.unique(self.firings.document[half]))
+        row["reason"] = self._why_not(row, fired)
+        return row if row["reason"] else row | self._scored(fired, value)
+
+    def _why_not(self, row: dict[str, Any], fired: np.ndarray) -> str | None:
+        least = self.config.rule.min_documents
+        for name, half in (
+            ("_found_on", "half that rules are learnt on"),
+            ("", "half that rules are scored on"),
+        ):
+            found = row[f"n_documents{name}"]
+            if found < least:
+                return f"undetermined: fires in {found} documents of the {half} (fewer than {least})"
+        if any(fired[part].all() for part in (self.finding, ~self.finding)):
+            return "undetermined: fires on every token of a half"
+        return None if self.kinds else "undetermined: nothing tells the tokens apart"
+
+    def _scored(self, fired: np.ndarray, value: np.ndarray) -> dict[str, Any]:
+        rule = learn_rule(fired, self.finding, self.kinds, self.config.firing_rule.items)
+        claimed, confidence = ~self.finding, self.config.rule.confidence
+        holds = rule.holds()[claimed]
+        scores = {
+            "auroc": auroc(fired[claimed], holds, self.block, self.weights, confidence),
+            "activation_auroc": auroc(holds, value[claimed], self.block, self.weights, confidence),
+        }
+        numbers = {
+            f"{name}{end}": None if np.isnan(number) else number
+            for name, found in scores.items()
+            for end, number in zip(("", "_low", "_high"), found, strict=True)
+        }
+        items = list(rule.item_texts)
+        return numbers | {
+            "family": rule.family.name,
+            "items": items,
+            "negated": rule.negated,
+            "text": rule_text(rule.family.name, items, rule.negated),
+            "bits_saved": rule.bits_saved,
+        }

@@ -1,0 +1,134 @@
+"""Documents of made-up words, and a dictionary of which each latent fires on what is planted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.observers import Observer, observer_for
+from analysis.token_context import DocumentContext
+from crosscoder.activations import ActivationBatch
+from crosscoder.config import CrosscoderConfig, ReLU, RunConfig
+from crosscoder.dictionary import Crosscoder
+from crosscoder.documents import Documents
+from crosscoder.folder import RunFolder
+from crosscoder.loading import load_tokenizer
+from crosscoder.reading import model_names
+from crosscoder.shards import DOCUMENTS, Manifest, ShardWriter, SideRecord
+from crosscoder.storage import save_crosscoder
+from tests.tiny_pairs import WORDS, save_word_tokenizer
+
+N_DOCUMENTS, LENGTH = 240, 30
+FIRST = 5
+"""Id of the first of the words; each is a token."""
+
+TRIGGER, BEFORE = 9, 14
+"""Token ids: latent 0 fires on TRIGGER and the one after it, latent 1 after BEFORE."""
+
+LATENTS = ("token", "previous", "chat", "random", "seldom", "always")
+"""What the latents fire on, by their number."""
+
+
+def planted_documents() -> Documents:
+    random = np.random.default_rng(0)
+    total = N_DOCUMENTS * LENGTH
+    source = (np.arange(N_DOCUMENTS) % 3 == 0).astype(np.int16)
+    return Documents(
+        token_ids=random.integers(FIRST, FIRST + len(WORDS), total).astype(np.int32),
+        offsets=np.arange(N_DOCUMENTS + 1, dtype=np.int64) * LENGTH,
+        source=source,
+        held_out=np.ones(N_DOCUMENTS, dtype=bool),
+        template=np.tile(np.arange(LENGTH) < 3, N_DOCUMENTS) & (source == 1).repeat(LENGTH),
+        masked=np.tile(np.arange(LENGTH) < 1, N_DOCUMENTS),
+        source_names=("prose", "chat"),
+    )
+
+
+class PlantedReader:
+    """Every unmasked token; its activations are the planted firings themselves, twice as large in the intervened model."""
+
+    d_models = (len(LATENTS), len(LATENTS))
+
+    def __init__(self, documents: Documents) -> None:
+        place = np.flatnonzero(~documents.masked)
+        self.document = torch.from_numpy(place // LENGTH)
+        self.position = torch.from_numpy(place % LENGTH)
+        self.n_tokens = len(place)
+        random = np.random.default_rng(1)
+        token, before = documents.token_ids[place], documents.token_ids[place - 1]
+        fires = np.stack(
+            [
+                np.isin(token, (TRIGGER, TRIGGER + 1)),
+                before == BEFORE,
+                documents.source[place // LENGTH] == 1,
+                random.random(len(place)) < 0.03,
+                np.isin(place // LENGTH, (5, 77)) & (token < FIRST + 3),
+                np.ones(len(place), dtype=bool),
+            ],
+            axis=1,
+        )
+        self.values = torch.from_numpy(fires * random.uniform(1, 4, fires.shape)).float().repeat(1, 2)
+        self.values[:, len(LATENTS) :] *= 2
+
+    def gather(self, rows: Tensor) -> ActivationBatch:
+        return ActivationBatch(self.values[rows], self.document[rows], self.position[rows])
+
+    def batches(self, size: int) -> Iterator[ActivationBatch]:
+        for start in range(0, self.n_tokens, size):
+            yield self.gather(torch.arange(start, min(start + size, self.n_tokens)))
+
+
+def planted_observer() -> Observer:
+    """Latent j reads and writes coordinate j of both models, twice as much into the intervened one."""
+    n = len(LATENTS)
+    config = CrosscoderConfig(
+        d_models=(n, n), model_names=model_names(2), n_latents=n, sparsity=ReLU(target_l0=2)
+    )
+    crosscoder = Crosscoder(config)
+    with torch.no_grad():
+        crosscoder.W_enc.copy_(torch.cat([torch.eye(n), torch.zeros(n, n)]))
+        crosscoder.W_dec.copy_(torch.cat([torch.eye(n), 2 * torch.eye(n)], dim=1))
+        for part in (crosscoder.b_enc, crosscoder.b_dec):
+            part.zero_()
+    return observer_for(crosscoder.eval(), (n, n), "paired")
+
+
+def planted_context(folder: Path) -> DocumentContext:
+    save_word_tokenizer(folder)
+    return DocumentContext(planted_documents(), load_tokenizer("pair.reference.model", str(folder), None))
+
+
+def planted_run(path: Path) -> tuple[RunFolder, RunConfig]:
+    """A finished run: harvest, dictionary and the columns of the table that `explain` reads. It needs no model."""
+    save_word_tokenizer(path / "model")
+    settings: dict[str, Any] = {
+        "output": str(path / "run"),
+        "pair": {"reference": {"model": str(path / "model")}, "intervened": {"model": "b"}, "hookpoint": "h"},
+        "text": {"sources": [{"path": "t.jsonl", "name": "t"}]},
+    }
+    config = RunConfig.model_validate(settings)
+    folder = RunFolder.create(config.output, config)
+    observer, documents = planted_observer(), planted_documents()
+    save_crosscoder(observer.crosscoder, folder.crosscoder)
+    documents.save(folder.activations / DOCUMENTS)
+    reader = PlantedReader(documents)
+    manifest = Manifest(
+        identity={}, dtype="float32", d_models=reader.d_models, documents_digest="", median_norms=(1, 1), max_norms=(9, 9),
+        sides={"held_out": SideRecord(n_planned=1)},
+    )  # fmt: skip
+    ShardWriter(folder.activations, manifest).write(
+        "held_out", reader.values, reader.document, reader.position, 0
+    )
+    folder.analysis.mkdir()
+    n_tokens = (reader.values[:, : len(LATENTS)] > 0).sum(dim=0).tolist()
+    pd.DataFrame(
+        {
+            "latent": range(len(LATENTS)), "label": ["new", "rotated", "shared", "shared", "new", "shared"],
+            "shift_share": [0.5, 0.25, 0.1, 0.05, 0.4, 0.0], "n_tokens": n_tokens,
+        }
+    ).to_parquet(folder.features)  # fmt: skip
+    return folder, config
