@@ -12,13 +12,13 @@ from crosscoder.folder import RunFolder
 from ..behaviors.results import LEVELS, BehaviorFolder, BehaviorResults, behavior_places, load_behaviors
 from ..report.behavior_schema import BehaviorShift, Explanation
 from ..report.behaviors import behavior_shifts, form_of
-from ..report.desiderata import COST, desiderata
+from ..report.desiderata import COST
 from ..report.outlook import outlook
-from ..report.wording import Sentence
 from ..results import AnalysisResults
 from .carried import carried_on_prompts
 from .columns import read_columns
 from .section import Section
+from .told import pieces
 
 _SHARES = ("share_find", "share_held_out", "share_held_out_low", "share_held_out_high", "rank")
 _CHECKS = ("necessity", "sufficiency")
@@ -56,29 +56,6 @@ def evidence_section(results: AnalysisResults) -> Section:
         return Section()
     codes = np.asarray([LEVELS.index(level) for level in found], dtype=np.uint8)
     return Section({"levels": LEVELS}, {"evidence": codes})
-
-
-def desiderata_section(folder: RunFolder, results: AnalysisResults) -> Section:
-    """The report's table of requirements."""
-    return Section(
-        {
-            "desiderata": [
-                {
-                    "name": f"{requirement.family}: {requirement.name}",
-                    "verdict": requirement.verdict,
-                    **{
-                        part: pieces(getattr(requirement, part)) for part in ("measure", "shown", "threshold")
-                    },
-                }
-                for requirement in desiderata(results, folder)
-            ]
-        }
-    )
-
-
-def pieces(sentence: Sentence) -> list[str | list[str]]:
-    """A sentence of the report in order: its own words and numbers as strings, text of others as lists of one."""
-    return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
 
 
 def _levers(

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from crosscoder.folder import RunFolder, write_atomic
 
+from ..report.content import build_report
 from ..results import AnalysisResults, load_results
-from .behaviors import behavior_section, desiderata_section, evidence_section
+from .behaviors import behavior_section, evidence_section
 from .explanations import explanation_section
 from .files import SINGLE_FILE_BYTES, PackFiles
 from .payload import Gist, TokenTable, latent_packs, overview_pack
 from .section import Section
+from .told import told_section
 from .trajectories import trajectory_section
 
 _SCRIPTS = (
@@ -35,6 +37,7 @@ _SCRIPTS = (
     "behaviors.js",
     "doses.js",
     "trajectories.js",
+    "claims.js",
     "overview.js",
     "filters.js",
     "ranges.js",
@@ -69,11 +72,11 @@ def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) ->
 
 
 def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
-    """What the run has beside its analysis, and the report's requirements of it."""
+    """What the run has beside its analysis, and what the report says of it."""
     return [
         behavior_section(folder, results),
         trajectory_section(folder, results),
-        desiderata_section(folder, results),
+        told_section(build_report(results, folder)),
         evidence_section(results),
         explanation_section(folder, results),
     ]

@@ -2,6 +2,7 @@
 
 from ..results import AnalysisResults
 from .behavior_schema import BehaviorShift
+from .behaviors import form_of
 from .phrases import NOT_MEASURED
 from .schema import Check, LabelCount
 from .wording import Part, Sentence, listed, named, say
@@ -38,36 +39,52 @@ def summary_sentences(
 def _shifted(behavior: BehaviorShift) -> Sentence:
     """Whether a behavior shifted, and what its named latents do to that."""
     explanation = behavior.explanation
-    if not behavior.established or explanation is None:
+    if not behavior.established:
+        return say("{behavior}: no shift established.", behavior=named(behavior.name))
+    values = _values(behavior)
+    if explanation is None:
         return say(
-            "{behavior}: {verdict}.",
+            "{behavior}: {values}. The shift is not told apart.",
             behavior=named(behavior.name),
-            verdict="it shifted, and the shift is not told apart"
-            if behavior.established
-            else "no shift established",
+            values=values,
         )
     if explanation.level != "causal":
         return say(
-            "{behavior}: it shifted, and no latents are shown to cause it.", behavior=named(behavior.name)
+            "{behavior}: {values}. No latents are shown to cause the shift.",
+            behavior=named(behavior.name),
+            values=values,
         )
     if explanation.sufficiency is None:
         return say(
-            "{behavior}: it shifted, and {latents:counted latent} together cause some of what the intervened model does: brought to their "
+            "{behavior}: {values}. {latents:counted latent} together cause some of what the intervened model does: brought to their "
             "mean there they undo {necessity:percent} of it.",
             behavior=named(behavior.name),
+            values=values,
             latents=len(explanation.latents),
             necessity=explanation.necessity.share.value,
         )
     necessity = explanation.answers_necessity or explanation.necessity
     sufficiency = explanation.answers_sufficiency or explanation.sufficiency
     return say(
-        "{behavior}: it shifted, and {latents:counted latent} together cause some of it: taken out they undo {necessity:percent}{where}, "
-        "put into the reference's activations they bring {sufficiency:percent}.",
+        "{behavior}: {values}. {latents:counted latent} together cause some of the shift: taken out they undo {necessity:percent} of "
+        "it{where}, put into the reference's activations they bring {sufficiency:percent}.",
         behavior=named(behavior.name),
+        values=values,
         latents=len(explanation.latents),
         necessity=necessity.share.value,
         where=" in generated answers" if explanation.answers_necessity else "",
         sufficiency=sufficiency.share.value,
+    )
+
+
+def _values(behavior: BehaviorShift) -> Sentence:
+    """The behavior before and after."""
+    form = form_of(behavior.unit)
+    return say(
+        "from {reference} to {intervened} ({unit})",
+        reference=say(f"{{reference:{form}}}", reference=behavior.reference.value),
+        intervened=say(f"{{intervened:{form}}}", intervened=behavior.intervened.value),
+        unit=behavior.unit,
     )
 
 

@@ -1,6 +1,8 @@
 """The page: it opens from disk, asks for nothing, shows what the Parquet files hold, and lets no text run."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.browser import write_page
+from analysis.browser import build, write_page
 from analysis.browser.files import SINGLE_FILE_BYTES
 from analysis.browser.payload import TokenTable, pack
 from crosscoder.errors import FormatError
@@ -65,6 +67,16 @@ def test_token_table_keeps_one_id_with_two_texts_apart() -> None:
     ]
     assert again[0] == rows[3]
     assert header["ids"][again[1]] == -1
+
+
+def test_no_two_scripts_define_the_same_name() -> None:
+    """They share one scope, where the later of two functions silently takes the place of the other."""
+    place = Path(build.__file__).parent / "page"
+    text = "\n".join((place / name).read_text(encoding="utf-8") for name in build._SCRIPTS)
+    names = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", text, re.MULTILINE)
+    assert len(names) > 200
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert sorted(build._SCRIPTS) == sorted(path.name for path in place.glob("*.js"))
 
 
 def test_page_is_the_same_every_time_and_names_no_server(run: RunFolder) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from analysis.behaviors.results import BehaviorFolder
 from analysis.browser import build, write_page
-from analysis.browser.behaviors import desiderata_section
 from analysis.browser.carried import PROMPTS, TOKENS, carried_on_prompts
 from analysis.browser.payload import Gist, TokenTable, latent_packs, overview_pack
+from analysis.browser.told import told_section
 from analysis.report import write_report
+from analysis.report.content import build_report
 from analysis.report.phrases import percent
 from analysis.results import load_results
 from crosscoder.errors import FormatError
@@ -59,7 +60,7 @@ def test_without_behaviors_and_snapshots_only_the_requirements_are_added(tmp_pat
 
     def packs(folder: RunFolder, with_sections: bool) -> list[str]:
         results = load_results(folder)
-        required = desiderata_section(folder, results)
+        required = told_section(build_report(results, folder))
         sections = build.page_sections(folder, results) if with_sections else [required]
         tokens, gist = TokenTable(), Gist(len(results.features))
         made = list(latent_packs(results, tokens, gist, sections))

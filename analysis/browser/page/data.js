@@ -95,6 +95,13 @@ function loadChunk(index) {
   return chunks.get(index);
 }
 
+// How many latents have each label.
+function labelCounts() {
+  const counts = new Array(data.header.labels.length).fill(0);
+  for (const code of data.labels) counts[code]++;
+  return counts;
+}
+
 const labelOf = (latent) => data.header.labels[data.labels[latent]];
 const categoryOf = (name, latent) => data.categories[name].names[data.categories[name].codes[latent]];
 const tokenText = (index) => data.header.tokens.texts[index];

@@ -113,7 +113,7 @@ async function auditMarkdown() {
     markdownTable(["measure", "value", ""], healthFigures().map(([name, value, note]) => [name, value, note]), [1]),
     "## What changed",
     markdownText(certaintyText()),
-    labelCounts(),
+    labelTable(),
     "### What the controls found",
     data.header.findings.map(({ name, text }) => `- ${markdownText(name)}: ${markdownText(text ?? NONE)}`).join("\n"),
     ...behaviorsTold(),
@@ -129,10 +129,9 @@ async function auditMarkdown() {
   return `${parts.join("\n\n")}\n`;
 }
 
-function labelCounts() {
+function labelTable() {
   const { counts } = data.header.summary;
-  const totals = new Array(data.header.labels.length).fill(0);
-  for (const code of data.labels) totals[code]++;
+  const totals = labelCounts();
   const rows = data.header.labels.map((label, code) => {
     const { low = null, high = null, expected_false: expected = null } = counts?.[label] ?? {};
     return [label, whole(totals[code]), low === null || high === null ? NONE : interval(low, high, whole), fixed(expected, 1)];

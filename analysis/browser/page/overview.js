@@ -28,7 +28,7 @@ function side(name) {
 
 function renderOverview() {
   const section = document.getElementById("overview");
-  const sections = [lead(), health(), changes(), behaviorsSection(), monitoringSection(), certaintySection(), desiderataSection(), latentTable(), reading()];
+  const sections = [lead(), inShort(), health(), changes(), claimsSection(), behaviorsSection(), monitoringSection(), certaintySection(), desiderataSection(), latentTable(), reading()];
   section.replaceChildren(...sections.filter(Boolean));
 }
 

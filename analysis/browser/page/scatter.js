@@ -58,12 +58,6 @@ function scatterFigure() {
 const across = (value) => MARGIN.left + value * (scatter.canvas.clientWidth - MARGIN.left - MARGIN.right);
 const down = (value) => MARGIN.top + ((1 - value) / 2) * (scatter.canvas.clientHeight - MARGIN.top - MARGIN.bottom);
 
-function labelCounts() {
-  const counts = new Array(data.header.labels.length).fill(0);
-  for (const code of data.labels) counts[code]++;
-  return counts;
-}
-
 const isDense = (code) => (scatter.counts ??= labelCounts())[code] > DENSE;
 
 // Where every latent lies and how large it is drawn; NaN where it has no place.
