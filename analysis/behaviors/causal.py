@@ -5,8 +5,8 @@
     steering     [M_A(h_A + part) - M_A(h_A)] / ΔB     the same in the reference alone
 
 on prompts that nothing was found with. Each is compared with random latents, matched in how often they fire and brought to the same
-norm: any edit of that size does something. A check is passed where the interval excludes 0 and no more than 1 - confidence of the
-random draws reach it, the claim itself counted among them.
+norm: any edit of that size does something. A check is passed where the interval lies above `LEAST_SHARE` and no more than 1 - confidence
+of the random draws reach it, the claim itself counted among them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,6 +25,9 @@ from .measurement import Measurement
 from .reading import Sizes
 from .runs import INTERVENED, REFERENCE, Run
 from .statistics import Estimate, Resamples, Values, sign_flip_test
+
+LEAST_SHARE = 0.01
+"""Of the shift. A latent that carries less is no cause of it that anybody could use, however sure it is that it does more than nothing."""
 
 Kind = Literal["necessity", "sufficiency", "steering"]
 KINDS: tuple[Kind, ...] = ("necessity", "sufficiency", "steering")
@@ -87,9 +90,9 @@ class Compared:
         return (1 + sum(value >= self.estimate.value for value in self.random)) / (1 + len(self.random))
 
     def passed(self, confidence: float) -> bool:
-        """Whether the interval excludes 0 and chance does not reach it."""
+        """Whether the interval lies above `LEAST_SHARE` and chance does not reach it."""
         p_value = self.p_value
-        return p_value is not None and self.estimate.low > 0 and p_value <= 1 - confidence + 1e-9
+        return p_value is not None and self.estimate.low > LEAST_SHARE and p_value <= 1 - confidence + 1e-9
 
     def as_dict(self, confidence: float) -> dict[str, Any]:
         """For JSON."""

@@ -48,7 +48,7 @@ class CausalCheck(ReportPart):
     """Share of the random sets, the claim itself counted among them, that reach it; null: none were drawn."""
 
     passed: bool
-    """Whether the interval lies above zero and chance does not reach it."""
+    """Whether the interval lies above 0.01 and chance does not reach it."""
 
 
 class CarryingLatent(ReportPart):

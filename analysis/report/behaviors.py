@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ..behaviors.causal import LEAST_SHARE
 from ..behaviors.results import BehaviorResults
 from .behavior_schema import (
     BehaviorShift,
@@ -46,7 +47,11 @@ _ORIGINS_APART = (
 )
 
 _LEVELS = {
-    "causal": "These latents cause it, as far as these checks go: the interval lies above zero, and random latents do not reach it.",
+    "causal": say(
+        "These latents cause some of it, as far as these checks go: the interval lies above {least:percent}, and random latents do not "
+        "reach it.",
+        least=LEAST_SHARE,
+    ),
     "associated": "The latents are associated with the shift; that they cause it is not shown.",
     "observed": "That these latents have to do with the shift is not shown on held-out prompts.",
 }

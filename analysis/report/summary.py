@@ -1,5 +1,6 @@
 """What was found, in a few sentences: how many latents changed, how much is explained, and which conditions failed."""
 
+from ..behaviors.causal import LEAST_SHARE
 from ..results import AnalysisResults
 from .behavior_schema import BehaviorShift
 from .behaviors import form_of
@@ -62,6 +63,17 @@ def _shifted(behavior: BehaviorShift) -> Sentence:
             values=values,
             latents=len(explanation.latents),
             necessity=explanation.necessity.share.value,
+        )
+    answers = explanation.answers_necessity, explanation.answers_sufficiency
+    if any(answers) and not any(check and (check.share.low or 0) > LEAST_SHARE for check in answers):
+        return say(
+            "{behavior}: {values}. In generated answers {latents:counted latent} are not shown to change it; in the metric that stands in "
+            "for them, taking them out undoes {necessity:percent} of the shift and putting them in brings {sufficiency:percent}.",
+            behavior=named(behavior.name),
+            values=values,
+            latents=len(explanation.latents),
+            necessity=explanation.necessity.share.value,
+            sufficiency=explanation.sufficiency.share.value,
         )
     necessity = explanation.answers_necessity or explanation.necessity
     sufficiency = explanation.answers_sufficiency or explanation.sufficiency

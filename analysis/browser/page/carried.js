@@ -47,7 +47,7 @@ function checkOf(title, check, verb) {
   ]);
 }
 
-const AMONG = "● this latent with its interval, ❘ a random one of the norm of the largest of those checked; dotted: zero. Passed: the interval lies above zero, and chance does not reach it.";
+const AMONG = "● this latent with its interval, ❘ a random one of the norm of the largest of those checked; dotted: zero. Passed: the interval lies above 1 % of the shift, and chance does not reach it.";
 
 // The prompts on which it carries the most; for named latents only. Of several behaviors the first is open.
 function carriedSections(latent, chunk) {

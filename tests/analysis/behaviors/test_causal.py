@@ -105,6 +105,7 @@ def test_a_claim_beats_chance_only_where_no_draw_reaches_it(
         (Estimate(0.5, 0.4, 0.6), (0.1,) * 20, True),
         (Estimate(0.5, 0.4, 0.6), (0.1,) * 19 + (0.5,), False),
         (Estimate(0.5, -0.1, 0.6), (0.1,) * 20, False),
+        (Estimate(0.004, 0.003, 0.005), (0.0,) * 20, False),
         (Estimate(0.5, 0.4, 0.6), (0.1,) * 3, False),
         (Estimate(0.5, 0.4, 0.6), (), False),
         (Estimate(0.5, np.nan, np.nan), (0.1,) * 20, False),
