@@ -22,10 +22,14 @@ LOGS = ("benchmarks", "planted")
 """Say which commands made their tables. Those take hours, so it is checked that they are commands still."""
 
 ELSEWHERE = {
-    "make demo": ".ci/run",
-    "make test": ".ci/run",
+    "make demo": (".ci/run", "make demo"),
+    "make test": (".ci/run", "make test"),
+    "crosscoder explain runs/my-pair explain.yaml": (
+        "tests/analysis/explanations/test_explain.py",
+        "def endpoint()",
+    ),
 }
-"""Commands that would start this very test, or install; each is run by the file named."""
+"""Commands that would start this very test, install, or ask a server: the file that does it, and what stands there."""
 
 SMALL = {
     "org/base-model, revision: 0123abc": "base-model",
@@ -62,9 +66,9 @@ def test_every_stand_in_is_used() -> None:
 
 def test_commands_run_elsewhere_are_run_there() -> None:
     typed = {command for _, command in commands()}
-    for command, place in ELSEWHERE.items():
+    for command, (place, done) in ELSEWHERE.items():
         assert command in typed
-        assert command in (ROOT / place).read_text(encoding="utf-8")
+        assert done in (ROOT / place).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", LOGS)
@@ -90,7 +94,7 @@ def test_commands_of_a_log_are_commands_still(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has: models, an adapter, texts, questions, arrays, and the run of docs/own_pair.md."""
+    """What a reader has: models, an adapter, texts, questions, arrays, the run of docs/own_pair.md and its behavior."""
     folder = tmp_path_factory.mktemp("user")
     base = save_llama(folder / "base-model")
     for seed, name in enumerate(("step-1000", "step-2000", "my-fine-tune"), start=1):
@@ -112,6 +116,8 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first = next(fence for fence in fences(ROOT / "docs" / "own_pair.md") if fence.file == "pair.yaml")
         carry_out(first)
         type_command("crosscoder run pair.yaml")
+        carry_out(next(fence for fence in fences(ROOT / "docs" / "behaviors.md") if fence.file))
+        type_command("crosscoder attribute runs/my-pair refusal.yaml")
     return folder
 
 

@@ -276,7 +276,7 @@ def test_the_door_loads_it_when_it_is_opened() -> None:
 
 def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
-    folder = as_run(make_run_folder(tmp_path / "runs" / "demo"))
+    folder = as_run(make_run_folder(tmp_path / "runs" / "my-pair"))
     controlled(folder)
     explained(folder)
     write_report(folder)
