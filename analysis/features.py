@@ -176,11 +176,12 @@ def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, St
         case "paired":
             if not observer.aligned:
                 return estimates, {}
-            for name, side in _SIDES.items():
-                estimates[f"nu_error_{name}"] = partial(nu_error, side=side)
-                estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, side=side)
-                estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
             assert isinstance(observer, PairedObserver)
+            for name, side in _SIDES.items():
+                scaled = {"side": side, "agreement": observer.agreement}
+                estimates[f"nu_error_{name}"] = partial(nu_error, **scaled)
+                estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, **scaled)
+                estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
             if observer.frame is not None:
                 for side in MODEL_NAMES:
                     estimates[f"unmapped_{side}"] = partial(_unmapped_share, side=side)

@@ -72,6 +72,16 @@ class Geometry:
             decoder_cosine(self.reference, of_intervened) + decoder_cosine(self.intervened, of_reference)
         ) / 2
 
+    def agreement(self, least_ratio: float = 0.5) -> float:
+        """Median cosine between the two directions of latents whose weaker norm is at least `least_ratio` of the stronger; NaN without any.
+
+        Where a map leads between the models it says how nearly the map takes directions to where they are.
+        """
+        weaker = torch.minimum(self.norm_reference, self.norm_intervened)
+        both = weaker >= least_ratio * torch.maximum(self.norm_reference, self.norm_intervened)
+        cosines = self.cosine()[both & (weaker > 0)]
+        return float(cosines.median()) if len(cosines) else float("nan")
+
     def twins(
         self, alive: Bool[Tensor, " latent"], chunk: int = 1024
     ) -> tuple[Int64[Tensor, " latent"], Float[Tensor, " latent"]]:

@@ -124,7 +124,7 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
     if not evidence.comparable:
         return Verdict(
             "undetermined",
-            "the models share no space and no linear map leads from one to the other, so directions and latent scaling cannot be "
+            "the models share no space and no linear map carries directions from one to the other, so they and latent scaling cannot be "
             "compared, and norms alone never decide",
         )
     if evidence.norm_reference + evidence.norm_intervened == 0:

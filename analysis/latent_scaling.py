@@ -15,7 +15,8 @@ near 1: other latents already write it there (latent decoupling). Both near 0: t
 All in training space; all latents from the same few sums, because Σ f⟨d, e^M + f d^M⟩ = Σ f⟨d, e^M⟩ + ⟨d, d^M⟩ Σ f².
 
 Where the models share no space, d is looked for in the other one where a linear map between their activations takes it
-(`crosscoder.frame`), as long in training space as it is in its own.
+(`crosscoder.frame`), as long in training space as it is in its own, and ν is divided by the cosine with which the map carries over the
+directions that both models have.
 """
 
 from collections.abc import Mapping
@@ -63,16 +64,22 @@ def beta_reconstruction(moments: Moments, side: str, model: str) -> Float[Tensor
     )
 
 
-def nu_error(moments: Moments, side: str) -> Float[Tensor, "*resample latent"]:
-    """ν of the error toward `side` (intervened: is the latent new? reference: is it lost?); NaN = not estimable."""
-    return ratio_toward(beta_error(moments, side, side), beta_error(moments, side, _other(side)))
+def nu_error(moments: Moments, side: str, agreement: float = 1.0) -> Float[Tensor, "*resample latent"]:
+    """ν of the error toward `side` (intervened: is the latent new? reference: is it lost?); NaN = not estimable.
+
+    Args:
+        agreement: Cosine with which directions are carried into the other model: a concept that it holds is seen by that much less.
+    """
+    own, other = beta_error(moments, side, side), beta_error(moments, side, _other(side))
+    return ratio_toward(own, other) / agreement
 
 
-def nu_reconstruction(moments: Moments, side: str) -> Float[Tensor, "*resample latent"]:
-    """ν of the reconstruction toward `side`; NaN = not estimable."""
-    return ratio_toward(
-        beta_reconstruction(moments, side, side), beta_reconstruction(moments, side, _other(side))
-    )
+def nu_reconstruction(
+    moments: Moments, side: str, agreement: float = 1.0
+) -> Float[Tensor, "*resample latent"]:
+    """ν of the reconstruction toward `side`; NaN = not estimable. `agreement` as in `nu_error`."""
+    own, other = beta_reconstruction(moments, side, side), beta_reconstruction(moments, side, _other(side))
+    return ratio_toward(own, other) / agreement
 
 
 def beta_activation(

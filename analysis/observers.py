@@ -19,8 +19,10 @@ from crosscoder.activations import have_difference, join_models, split_models
 from crosscoder.dictionary import Crosscoder
 from crosscoder.firings import Firings
 from crosscoder.folder import RunFolder
-from crosscoder.frame import Frame
+from crosscoder.frame import LEAST_AGREEMENT, Frame
 from crosscoder.reading import MODEL_NAMES, Reads, present
+
+from .geometry import Geometry
 
 
 class Product(NamedTuple):
@@ -151,7 +153,11 @@ class PairedObserver(Observer):
 
     def __init__(self, crosscoder: Crosscoder, d_models: tuple[int, ...], frame: Frame | None = None) -> None:
         super().__init__(crosscoder, d_models)
-        self.frame = frame
+        agreement = 1.0 if frame is None else Geometry.of(crosscoder, frame).agreement()
+        # Not estimable counts as too little: NaN compares as false.
+        self.frame = frame if agreement >= LEAST_AGREEMENT else None
+        self.agreement = agreement
+        """Of directions that both models have, the cosine with which the frame carries them over (median); 1 without a frame."""
         # Leads to training space from the space of the stored rows, which after folding is raw space.
         scales = crosscoder.score_scale.tolist()
         stored = split_models(crosscoder.W_dec.detach(), d_models)

@@ -15,7 +15,7 @@ from .false_discovery import Columns, candidacy, effect_of, q_values
 from .features import Features
 from .label_counts import limit_curves
 from .labels import LABELS, Label, decide_labels
-from .observers import Observer
+from .observers import Observer, PairedObserver
 from .statistics import Statistics
 
 SCHEMA_VERSION = 1
@@ -87,7 +87,9 @@ def make_summary(
 
 def _frame(observer: Observer) -> dict[str, float] | None:
     """Of the maps that lead between two models without a common space; None where they share one, or there are none."""
-    return None if observer.frame is None else dict(zip(MODEL_NAMES, observer.frame.carried, strict=True))
+    if not isinstance(observer, PairedObserver) or observer.frame is None:
+        return None
+    return {**dict(zip(MODEL_NAMES, observer.frame.carried, strict=True)), "agreement": observer.agreement}
 
 
 def expected_false(rule: LabelRule, nulls: Sequence[Reference], least_effect: float) -> dict[Label, float]:

@@ -30,6 +30,9 @@ SAME_SPACE = 0.5
 LEAST_CARRIED = 0.25
 """Share of a model's variance that a map has to carry, on tokens that it was not fitted on, to be one."""
 
+LEAST_AGREEMENT = 0.3
+"""Median cosine with which a map has to carry directions to where they are: below it, that nothing is found along one says nothing."""
+
 # Of the sample, to measure the maps on.
 _HELD_OUT = 0.1
 

@@ -42,7 +42,7 @@ def test_what_is_undefined_is_null_and_has_its_reason(run: RunFolder) -> None:
     features = pd.read_parquet(run.features)
     alive = features[features.n_documents >= 5]
     assert set(alive.label) == {"undetermined"}
-    assert alive.reason.str.contains("the models differ in width").all()
+    assert alive.reason.str.contains("the models share no space").all()
     undefined = ["decoder_cosine", "nu_error", "nu_reconstruction", "shift_share", "q_value"]
     assert features[undefined].isna().to_numpy().all()
     assert (
@@ -60,7 +60,7 @@ def test_what_is_undefined_is_null_and_has_its_reason(run: RunFolder) -> None:
 @pytest.mark.slow
 def test_the_report_says_what_it_cannot_say(run: RunFolder) -> None:
     text = " ".join((run.report / "report.md").read_text().split())
-    assert "The models differ in width, so a direction of one has no place in the other" in text
+    assert "The models share no space, and no linear map leads between them" in text
     assert "none is new and none is lost" not in text and "No latent is new" not in text
     assert "predictions have no divergence: undefined" in text
     assert "a token of both ends at the same character" in text

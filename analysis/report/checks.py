@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crosscoder.alignment import LOWEST_RATE
-from crosscoder.frame import LEAST_CARRIED
+from crosscoder.frame import LEAST_AGREEMENT, LEAST_CARRIED
 
 from ..results import AnalysisResults
 from .phrases import NOT_MEASURED, Number, present
@@ -34,7 +34,7 @@ def comparability(results: AnalysisResults, thresholds: Thresholds | None = None
         _same_tokens(results),
         *_fve(summary.get("fve") or {}, limits),
         _difference(summary.get("relative_difference")),
-        _common_space(summary, limits),
+        *_common_space(summary, limits),
         *_recovered(summary.get("ce") or {}, limits),
         _l0(summary.get("l0"), summary.get("l0_target"), limits),
         _at_most(
@@ -137,18 +137,26 @@ def _difference(value: Number | None) -> Check:
     )
 
 
-def _common_space(summary: dict[str, Any], limits: Thresholds) -> Check:
+def _common_space(summary: dict[str, Any], limits: Thresholds) -> tuple[Check, ...]:
     """How a direction of one model can be looked for in the other."""
     frame = summary.get("frame")
     if frame:
-        return _at_least(
-            "linear map between the two models", min(frame.values()), LEAST_CARRIED, "percent",
-            "the models share no space, so a direction of one is looked for in the other where the linear map between their activations "
-            "takes it; share of the variance that it carries, into the model where that is less",
+        return (
+            _at_least(
+                "linear map between the two models", min(frame["reference"], frame["intervened"]), LEAST_CARRIED, "percent",
+                "the models share no space, so a direction of one is looked for in the other where the linear map between their activations "
+                "takes it; share of the variance that it carries, into the model where that is less",
+            ),
+            _at_least(
+                "directions carried by that map", frame["agreement"], LEAST_AGREEMENT, ".2f",
+                "median cosine with where they are, of latents that write into both models; latent scaling is divided by it",
+            ),
         )  # fmt: skip
-    return _at_least(
-        "direction of the two models' activations", summary.get("cosine"), limits.cosine, ".2f",
-        "mean cosine; where it is low the two models share too little to be told apart latent by latent",
+    return (
+        _at_least(
+            "direction of the two models' activations", summary.get("cosine"), limits.cosine, ".2f",
+            "mean cosine; where it is low the two models share too little to be told apart latent by latent",
+        ),
     )  # fmt: skip
 
 

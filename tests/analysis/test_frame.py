@@ -7,7 +7,7 @@ from torch import Tensor
 
 from analysis.features import Features, make_features
 from analysis.geometry import Geometry
-from analysis.observers import observer_for
+from analysis.observers import PairedObserver, observer_for
 from crosscoder.activations import split_models
 from crosscoder.config import AnalysisConfig
 from crosscoder.dictionary import Crosscoder
@@ -138,3 +138,35 @@ def test_cosines_and_twins_of_other_widths_need_a_frame() -> None:
     assert fitted is not None
     cosine = Geometry.of(dictionary, fitted).cosine()
     assert float(cosine[torch.tensor([kind == "shared" for kind in pair.truth.kinds])].min()) > 0.9
+
+
+def test_a_map_that_does_not_carry_directions_is_none(turn: Tensor) -> None:
+    """It would find nothing along any direction, and everything that is stronger in one model would pass for new or lost."""
+    dictionary, values = pair_and_values()
+    moved, moved_values = turned(dictionary, values, turn)
+    other = random_rotation(D, torch.Generator().manual_seed(5)).double()
+    observer = PairedObserver(moved, (D, D), frame(other, moved_values))
+    assert abs(observer.agreement) < 0.3 and observer.frame is None
+    wide = PlantedPair(counts={"shared": 8, "new": 3, "lost": 3}, intervened_d_model=64)
+    means = (torch.zeros(D), torch.zeros(64))
+    blind = Frame(torch.randn(64, D), torch.randn(D, 64), means, (0.9, 0.9))
+    observer = observer_for(wide.dictionary(), wide.d_models, "paired", blind)
+    config = AnalysisConfig(bootstrap_samples=20, bootstrap_blocks=16)
+    statistics = collect(observer, MemoryReader(wide.sample(2000), wide.d_models))
+    assert set(make_features(observer, statistics, config, seed=0).labels) == {"undetermined"}
+
+
+def test_what_an_inexact_map_misses_is_made_up_for(turn: Tensor) -> None:
+    """A map that carries every direction over at a cosine finds that much less of a concept; ν is as with the exact one."""
+    dictionary, values = pair_and_values()
+    moved, moved_values = turned(dictionary, values, turn)
+    exact = features_of(moved, moved_values, frame(turn, moved_values))
+    generator = torch.Generator().manual_seed(6)
+    skew = torch.randn(D, D, generator=generator, dtype=torch.float64)
+    inexact = turn @ torch.linalg.matrix_exp(0.9 * (skew - skew.T) / (2 * D) ** 0.5)
+    observer = PairedObserver(moved, (D, D), frame(inexact, moved_values))
+    assert 0.4 < observer.agreement < 0.9
+    found = features_of(moved, moved_values, frame(inexact, moved_values))
+    missed = PlantedPair(counts=SMALL).truth.kinds.index("shared")
+    assert found.columns["nu_error"][missed] == pytest.approx(exact.columns["nu_error"][missed], rel=0.4)
+    assert found.labels[missed] == "undetermined"
