@@ -289,6 +289,16 @@ TOKENS = Table(
     ),
 )  # fmt: skip
 
+NEIGHBORS = Table(
+    "neighbors", "analysis/neighbors.parquet", "one row a latent and neighbor, by latent, the nearest first; of latents that fire",
+    (
+        Column("latent", pa.int32(), "Number of the latent.", "from 0", ""),
+        Column("rank", pa.int32(), "Place among its neighbors.", "0: the nearest", ""),
+        Column("neighbor", pa.int32(), "Number of the neighbor.", "from 0", ""),
+        Column("cosine", _f64, "Between their decoder rows, all models end to end, training space.", "-1 to 1", ""),
+    ),
+)  # fmt: skip
+
 _NO_RULE = "there is no rule"
 _NOT_SCORED = "not asked, or too few verdicts count"
 
@@ -365,5 +375,5 @@ WRITTEN = Table(
     ),
 )  # fmt: skip
 
-TABLES = (FEATURES, EXAMPLES, LOGITS, RULES, TRAJECTORIES, ATTRIBUTION, PROMPTS, TOKENS, WRITTEN)
+TABLES = (FEATURES, EXAMPLES, LOGITS, NEIGHBORS, RULES, TRAJECTORIES, ATTRIBUTION, PROMPTS, TOKENS, WRITTEN)
 """Every table of a run, in the order in which a run makes them."""

@@ -38,6 +38,7 @@ from .false_discovery import candidacy
 from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
 from .monitoring import Monitoring
+from .neighbors import neighbors_of
 from .observers import Observer, PairedObserver, frame_of, observer_for
 from .panels import log_analysis, log_page, log_report
 from .plain_difference import describe_difference
@@ -96,6 +97,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         if monitoring is not None:
             write_parquet(folder.trajectories, monitoring.trajectories.table())
         write_parquet(folder.logits, logits)
+        write_parquet(folder.neighbors, neighbors_of(observer, seen.statistics.documents))
         write_parquet(folder.features, table)
         folder.rules.unlink(missing_ok=True)
         learn_rules(folder, config, material.reader, observer, material.context)

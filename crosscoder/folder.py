@@ -141,6 +141,11 @@ class RunFolder:
         return self.analysis / "trajectories.parquet"
 
     @property
+    def neighbors(self) -> Path:
+        """The latents whose directions lie nearest to each."""
+        return self.analysis / "neighbors.parquet"
+
+    @property
     def rules(self) -> Path:
         """A short rule for where a latent fires, and how well it tells; of the latents that matter most."""
         return self.analysis / "rules.parquet"

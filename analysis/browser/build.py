@@ -16,6 +16,7 @@ from ..results import AnalysisResults, load_results
 from .behaviors import behavior_section, evidence_section
 from .explanations import explanation_section
 from .files import SINGLE_FILE_BYTES, PackFiles
+from .neighbors import neighbor_section
 from .payload import Gist, TokenTable, latent_packs, overview_pack
 from .section import Section
 from .told import told_section
@@ -45,6 +46,7 @@ _SCRIPTS = (
     "examples.js",
     "carried.js",
     "explanations.js",
+    "neighbors.js",
     "latent.js",
     "markdown.js",
     "triage.js",
@@ -78,6 +80,7 @@ def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
         trajectory_section(folder, results),
         told_section(build_report(results, folder)),
         evidence_section(results),
+        neighbor_section(folder, results),
         explanation_section(folder, results),
     ]
 

@@ -25,7 +25,7 @@ async function renderLatent(latent) {
     element("div", { class: "latent-grid" }, [
       element("div", { class: "findings-of-latent" }, [why(latent, chunk.header.reasons[inside]), ...latentExplanations(latent, chunk), ...latentBehaviors(latent, chunk, inside), latentTrajectory(latent, chunk, inside)]),
       element("div", { class: "on-text" }, [examples.length ? exampleSection(examples) : noExamples(latent), ...carriedSections(latent, chunk)]),
-      element("div", { class: "rest" }, [latentCertainty(latent), logitSection(logitsOf(chunk, latent)), firing(latent, histogram), sizeAndDirection(latent)]),
+      element("div", { class: "rest" }, [latentCertainty(latent), logitSection(logitsOf(chunk, latent)), firing(latent, histogram), sizeAndDirection(latent), neighborPanel(chunk, inside)]),
     ]),
   );
   section.dataset.latent = latent;

@@ -1,0 +1,26 @@
+"""What the page holds of the latents nearest to each."""
+
+from crosscoder.errors import FormatError
+from crosscoder.folder import RunFolder
+
+from ..neighbors import KEPT, by_latent
+from ..results import AnalysisResults
+from .columns import read_columns
+from .section import Section
+
+
+def neighbor_section(folder: RunFolder, results: AnalysisResults) -> Section:
+    """Nothing for a run that an earlier release analyzed. Raises `FormatError` where the file is damaged or of another dictionary."""
+    if not folder.neighbors.is_file():
+        return Section()
+    n_latents = len(results.features)
+    columns = read_columns(folder.neighbors, ("latent", "rank", "neighbor", "cosine"), "analyze")
+    largest = max(
+        (int(columns[name].max()) for name in ("latent", "neighbor") if len(columns[name])), default=0
+    )
+    if largest >= n_latents or (len(columns["rank"]) and columns["rank"].max() >= KEPT):
+        raise FormatError(
+            f"{folder.neighbors}: not of this dictionary of {n_latents} latents; run crosscoder analyze again"
+        )
+    found, cosine = by_latent(columns, n_latents)
+    return Section(per_latent={"neighbors": found, "neighbor_cosines": cosine})
