@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 
 # Before any test module imports transformers, wandb or torch: they read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +13,11 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# Whoever runs the tests in the background may have interrupts ignored, by these and by the processes that they start. What is
+# handled here is at its default there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from . import checking  # noqa: F401 (pyproject.toml names it, and jaxtyping imports no more than `tests`)
 

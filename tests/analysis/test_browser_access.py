@@ -51,6 +51,7 @@ def shown(view: View, state: str) -> None:
         view.page.wait_for_selector("dialog[open]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("state", ["overview", "latent", "triage", "keys"])

@@ -133,6 +133,7 @@ def passing(features: Any, name: str, low: float, high: float) -> set[int]:
     return set(np.flatnonzero((values >= np.float32(low)) & (values <= np.float32(high))).tolist())
 
 
+@pytest.mark.slow
 def test_every_numeric_column_filters_by_a_range(run: RunFolder, features: Any, visit: Any) -> None:
     view = visit(run)
     names = view.page.eval_on_selector_all("#range-column option", "nodes => nodes.map(n => n.value)")

@@ -166,6 +166,7 @@ def test_trajectories_are_of_the_latents_that_changed_most(run: RunFolder, plots
     assert plots["alarm"].data["rings"].tolist() == [True, False]
 
 
+@pytest.mark.slow
 def test_files_are_the_same_each_time_and_hold_their_text(run: RunFolder, tmp_path: Path) -> None:
     from analysis.plots.style import FORMATS, rendered
 
