@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from crosscoder.errors import FormatError
 
+from .tables import readable
+
 # Columns of token texts. These repeat: as a dictionary they are read in a fraction of the memory.
 _REPEATED = ("token", "tokens")
 
@@ -31,8 +33,16 @@ def read_rows(path: Path, columns: Sequence[str], latents: Sequence[int] | None 
     """
     with _reading(path):
         repeated = _checked_columns(path, columns)
-        filters = None if latents is None else [("latent", "in", list(latents))]
-        return pq.read_table(path, filters=filters, read_dictionary=repeated)
+        if latents is None:
+            return pq.read_table(path, read_dictionary=repeated)
+        # A filter of `read_table` would decode the whole file before it drops anything.
+        with pq.ParquetFile(path, **_BUFFERED) as file:
+            wanted = np.asarray(latents, dtype=np.int64)
+            parts = [
+                batch.filter(pa.array(np.isin(batch["latent"].to_numpy(), wanted)))
+                for batch in file.iter_batches(BATCH_ROWS)
+            ]
+            return pa.Table.from_batches(parts, file.schema_arrow)
 
 
 def rows_in_order(path: Path, columns: Sequence[str], n_latents: int, size: int) -> Iterator[pa.Table]:
@@ -82,13 +92,8 @@ def _ascending(path: Path, batches: Iterator[pa.RecordBatch], n_latents: int) ->
 def _reading(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise FormatError(f"{path}: not found; run crosscoder analyze first")
-    try:
+    with readable(path, "analyze"):
         yield
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(
-            f"{path}: not a readable Parquet file ({reason}); run crosscoder analyze again"
-        ) from error
 
 
 def _checked_columns(path: Path, columns: Sequence[str]) -> list[str]:

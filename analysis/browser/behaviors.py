@@ -1,5 +1,6 @@
 """What the page holds of behaviors: the report's own words and numbers, every latent's share, and where named latents carry it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from crosscoder.folder import RunFolder
 
 from ..behaviors.results import LEVELS, BehaviorFolder, BehaviorResults, behavior_places, load_behaviors
 from ..report.behavior_schema import BehaviorShift, Explanation
-from ..report.behaviors import behavior_shifts, form_of
+from ..report.behaviors import form_of
 from ..report.desiderata import COST
 from ..report.outlook import outlook
 from ..results import AnalysisResults
@@ -24,8 +25,8 @@ _SHARES = ("share_find", "share_held_out", "share_held_out_low", "share_held_out
 _CHECKS = ("necessity", "sufficiency")
 
 
-def behavior_section(folder: RunFolder, results: AnalysisResults) -> Section:
-    """All behaviors of a run; nothing for a run without any.
+def behavior_section(folder: RunFolder, results: AnalysisResults, shifts: Sequence[BehaviorShift]) -> Section:
+    """All behaviors of a run, with what the report says of how each shifted; nothing for a run without any.
 
     Raises `FormatError` where a file of a behavior is damaged.
     """
@@ -35,7 +36,7 @@ def behavior_section(folder: RunFolder, results: AnalysisResults) -> Section:
     n_latents = len(results.features)
     told, arrays, per_latent, carried = [], {}, {}, {}
     levers = _levers(results, behaviors)
-    told_of = zip(behavior_places(folder), behaviors, behavior_shifts(behaviors), strict=True)
+    told_of = zip(behavior_places(folder), behaviors, shifts, strict=True)
     for index, (place, found, shift) in enumerate(told_of):
         shares = _shares(place.latents, n_latents) if shift.explanation else {}
         told.append(_told(found, shift, shares, levers.get(found.name, [])))

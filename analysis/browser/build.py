@@ -75,10 +75,11 @@ def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) ->
 
 def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
     """What the run has beside its analysis, and what the report says of it."""
+    report = build_report(results, folder)
     return [
-        behavior_section(folder, results),
+        behavior_section(folder, results, report.behaviors),
         trajectory_section(folder, results),
-        told_section(build_report(results, folder)),
+        told_section(report),
         evidence_section(results),
         neighbor_section(folder, results),
         explanation_section(folder, results),

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crosscoder.errors import FormatError
+
+from ..tables import readable
 
 
 def read_columns(
@@ -17,15 +18,10 @@ def read_columns(
 
     Raises `FormatError` where the file is damaged or lacks a column; `verb` says what makes it anew.
     """
-    try:
+    with readable(path, verb):
         held = pq.read_schema(path).names
         missing = [name for name in names if name not in held]
         if missing:
             raise FormatError(f"{path}: no column {', '.join(missing)}; run crosscoder {verb} again")
         table = pq.read_table(path, columns=[*names, *(name for name in optional if name in held)])
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(
-            f"{path}: not a readable Parquet file ({reason}); run crosscoder {verb} again"
-        ) from error
     return {name: table[name].combine_chunks().to_numpy(zero_copy_only=False) for name in table.column_names}

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+from crosscoder.config import LabelRule
 from crosscoder.folder import RunFolder
 
 from ..columns import EXAMPLES, LOGITS
@@ -43,19 +44,6 @@ _LABELS = {
     "undetermined": 80,
     "dead": 25,
 }
-_RULE = {
-    "weak_norm": 0.2,
-    "nu_error": 0.2,
-    "nu_reconstruction": 0.5,
-    "rotated_cosine": 0.8,
-    "shared_cosine": 0.9,
-    "shared_ratio": 0.7,
-    "rate_ratio": 1.5,
-    "false_discovery_rate": 0.05,
-    "min_documents": 5,
-    "confidence": 0.95,
-}
-
 Columns = dict[str, np.ndarray]
 
 
@@ -254,7 +242,7 @@ def _summary(columns: Columns) -> dict[str, Any]:
             label: {"count": int(count), "low": None, "high": None, "expected_false": None}
             for label, count in zip(labels, counts, strict=True)
         },
-        "rule": _RULE,
+        "rule": LabelRule().model_dump(mode="json"),
     }
 
 

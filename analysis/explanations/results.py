@@ -12,6 +12,7 @@ from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
 from ..columns import RULES, WRITTEN
+from ..tables import readable
 
 WAYS = ("detection", "fuzzing")
 """How explanations are scored."""
@@ -113,13 +114,8 @@ def read_rows(path: Path, expected: pa.Schema, verb: str) -> list[dict[str, Any]
     """Rows of a Parquet file with exactly these columns; none where there is no file."""
     if not path.is_file():
         return []
-    try:
+    with readable(path, verb):
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(
-            f"{path}: not a readable Parquet file ({reason}); run crosscoder {verb} again"
-        ) from error
     if not table.schema.equals(expected):
         raise FormatError(f"{path}: not the columns of this release; run crosscoder {verb} again")
     return table.to_pylist()
