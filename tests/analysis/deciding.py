@@ -8,13 +8,12 @@ NOTE = "Fires on food.\nLook again: 2 < 3 | 4"
 
 
 def open_latent(view: View, latent: int, more: str = "") -> None:
-    view.page.goto(view.page.url.split("#")[0] + f"#latent={latent}{more}")
+    view.go(f"#latent={latent}{more}")
     view.open_latent(latent)
 
 
 def pressed(view: View) -> list[str]:
-    # What was decided is shown a moment later, once for all that changed together.
-    view.page.wait_for_timeout(60)
+    view.settled()
     return view.page.eval_on_selector_all(
         '.decision [aria-pressed="true"]', "nodes => nodes.map(n => n.dataset.verdict)"
     )
@@ -36,11 +35,11 @@ def decide_three(view: View) -> None:
     view.page.click('[data-verdict="rejected"]')
     open_latent(view, 9)
     view.page.fill("#note", "unsure")
-    view.page.wait_for_timeout(20)
+    view.settled()
 
 
 def counts(view: View) -> dict[str, int]:
-    view.page.wait_for_timeout(60)
+    view.settled()
     texts = view.page.eval_on_selector_all(
         "[data-kept=decision]", "nodes => nodes.map(n => [n.dataset.value, n.lastChild.textContent])"
     )

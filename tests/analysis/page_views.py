@@ -29,6 +29,22 @@ def read_table(path: Path) -> Any:
     return pd.read_parquet(path)
 
 
+# The page's own listener was there first, so that it has run when this one does.
+_GO = """place => new Promise((followed) => {
+    const before = location.hash;
+    addEventListener("hashchange", () => followed(), { once: true });
+    location.hash = place;
+    if (location.hash === before) followed();
+})"""
+
+
+# Scroll events of a frame come before what is asked for in it.
+_SCROLL = """top => new Promise((drawn) => {
+    document.querySelector(".table-body").scrollTop = top;
+    requestAnimationFrame(drawn);
+})"""
+
+
 @dataclass
 class View:
     """A page in the browser, with everything it asked for and complained of."""
@@ -53,6 +69,22 @@ class View:
         """Waits until the search for `query` has read every latent. (Waiting on a JavaScript condition would need eval.)"""
         self.page.wait_for_selector(f'.chip:has-text("{query}")')
         self.page.wait_for_selector('.count-line:not(:has-text("searching"))')
+
+    def address(self) -> str:
+        """Where the page is. (Playwright's own `url` follows a change of the part after the # a while later.)"""
+        return self.page.evaluate("location.href")
+
+    def go(self, place: str) -> None:
+        """To another place of the same page, "#…", as a link leads there; waits until the page has followed, but for packs."""
+        self.page.evaluate(_GO, place)
+
+    def scroll_table(self, top: int) -> None:
+        """To so many pixels from its top; waits for the rows there, which the page makes before it draws the next frame."""
+        self.page.evaluate(_SCROLL, top)
+
+    def settled(self) -> None:
+        """Waits until the page has shown what was decided: it does so once for all that changed together, after the task at hand."""
+        self.page.evaluate("new Promise((shown) => setTimeout(shown))")
 
     def open_latent(self, latent: int) -> None:
         self.page.wait_for_selector(f'#latent[data-latent="{latent}"]')

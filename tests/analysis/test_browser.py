@@ -160,8 +160,7 @@ def test_table_has_every_row(run: RunFolder, visit: Any) -> None:
     assert view.page.get_attribute(".table", "aria-rowcount") == str(N_LATENTS + 1)
     seen: list[int] = []
     for top in range(0, N_LATENTS * 34, 300):
-        view.page.evaluate("top => { document.querySelector('.table-body').scrollTop = top }", top)
-        view.page.wait_for_timeout(30)
+        view.scroll_table(top)
         seen += view.rows()
     assert set(seen) == set(range(N_LATENTS))
 
@@ -308,7 +307,7 @@ def test_address_restores_the_view(run: RunFolder, features: Any, visit: Any) ->
     assert set(features.iloc[before]["label"]) == {"rotated", "lost"}
     view.page.click(".spacer .row >> nth=2")
     view.open_latent(before[2])
-    link = view.page.url
+    link = view.address()
     assert f"latent={before[2]}" in link
     view.page.keyboard.press("j")
     view.open_latent(before[3])
@@ -316,7 +315,7 @@ def test_address_restores_the_view(run: RunFolder, features: Any, visit: Any) ->
     view.open_latent(before[2])
     view.page.reload()
     view.open_latent(before[2])
-    assert view.page.url == link
+    assert view.address() == link
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector("#overview:not([hidden])")
     view.searched("the")
@@ -426,7 +425,7 @@ def test_difference_dictionary_of_files_opens(tmp_path: Path, visit: Any) -> Non
     write_page(folder)
     view = visit(folder)
     assert view.count() == "70 of 70 latents"
-    view.page.goto(view.page.url + "#latent=7")
+    view.go("#latent=7")
     view.open_latent(7)
     assert "not measured" in view.page.inner_text(".logit-columns")
     assert view.complaints == []

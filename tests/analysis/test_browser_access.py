@@ -34,16 +34,16 @@ def shown(view: View, state: str) -> None:
             if summary.is_visible():
                 summary.click()
     elif state == "latent":
-        view.page.goto(view.page.url + "#latent=3")
+        view.go("#latent=3")
         view.open_latent(3)
     elif state == "triage":
         for latent, key in ((3, "s"), (4, "x")):
-            view.page.goto(view.page.url.split("#")[0] + f"#latent={latent}")
+            view.go(f"#latent={latent}")
             view.open_latent(latent)
             view.page.keyboard.press(key)
             view.page.fill("#note", "a note")
             view.page.keyboard.press("Escape")
-        view.page.goto(view.page.url.split("#")[0] + "#decision=starred,rejected")
+        view.go("#decision=starred,rejected")
         view.page.wait_for_selector(f'.count-line:has-text("2 of {N_LATENTS}")')
         view.page.wait_for_selector("#status:empty", state="attached", timeout=20_000)
     elif state == "keys":
@@ -199,7 +199,7 @@ def test_nothing_is_told_by_color_alone(run: RunFolder, visit: Any) -> None:
         "nodes => nodes.map(n => [n.textContent, n.querySelector('path').getAttribute('d'), getComputedStyle(n.querySelector('path')).fill === 'none'])",
     )
     assert len({name for name, _, _ in marks}) == len({(shape, hollow) for _, shape, hollow in marks}) == 8
-    view.page.goto(view.page.url + "#latent=3")
+    view.go("#latent=3")
     view.open_latent(3)
     signs = view.page.eval_on_selector_all(
         ".decision [data-verdict]", "nodes => nodes.map(n => n.textContent)"
@@ -279,11 +279,11 @@ def test_a_link_restores_everything(tmp_path: Path, visit: Any) -> None:
     # With a latent open beside a bound on its number, that bound stays.
     view.page.keyboard.press("j")
     view.open_latent(rows[0])
-    link = view.page.url
+    link = view.address()
     assert f"latent={rows[0]}" in link and "latent=2.." in link
     other = visit(folder, "#" + link.split("#")[1])
     other.open_latent(rows[0])
-    assert other.page.url == link
+    assert other.address() == link
     other.page.keyboard.press("Escape")
     other.page.wait_for_selector("#overview:not([hidden])")
     other.searched("the")

@@ -286,7 +286,7 @@ def test_links_lead_to_the_latent_by_mouse_and_by_keyboard(run: RunFolder, visit
     view = visit(run, "#label=new")
     view.page.click(".behavior a >> nth=1")
     view.open_latent(4)
-    assert "label=new" in view.page.url
+    assert "label=new" in view.address()
     view.page.keyboard.press("Escape")
     view.page.focus(".behavior a >> nth=0")
     view.page.keyboard.press("Enter")
@@ -298,9 +298,10 @@ def test_links_lead_to_the_latent_by_mouse_and_by_keyboard(run: RunFolder, visit
     view.page.click(".more")
     view.page.wait_for_selector('[data-sort="shift_share"]')
     table = read_table(BehaviorFolder(run.behaviors / "refusal").latents)
-    assert "sort=-attributed" in view.page.url
-    view.page.goto(view.page.url.replace("label=new&", "").replace("&label=new", ""))
-    view.page.wait_for_selector('.count-line:has-text("80 of 80")')
+    assert "sort=-attributed" in view.address()
+    _, _, place = view.address().partition("#")
+    view.go("#" + place.replace("label=new&", "").replace("&label=new", ""))
+    assert view.count() == "80 of 80 latents"
     single = table["share_held_out"].astype(np.float32)
     expected = table.assign(key=single).sort_values("key", ascending=False, kind="stable")["latent"]
     assert view.rows()[:6] == expected.tolist()[:6]
@@ -324,7 +325,7 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
     assert strokes == [2, 2]
     # One that pushes the way of the shift and was not checked, and one that does not.
     for latent, rank in ((6, "3"), (20, "none")):
-        view.page.goto(view.page.url.split("#")[0] + f"#latent={latent}")
+        view.go(f"#latent={latent}")
         view.open_latent(latent)
         text = re.sub(r"\n+", "\n", view.page.inner_text(".latent-behavior"))
         assert f"rank\n{rank}\n" in text
@@ -374,9 +375,9 @@ def test_filters_by_evidence(run: RunFolder, visit: Any) -> None:
     view.page.click('.chip:has-text("causal")')
     view.page.wait_for_selector('.level[data-value="causal"][aria-pressed="false"]')
     assert view.count() == "79 of 80 latents"
-    view.page.goto(view.page.url.split("#")[0] + "#evidence=causal&label=dead")
+    view.go("#evidence=causal&label=dead")
     view.page.wait_for_selector('.count-line:has-text("0 of 80")')
-    view.page.goto(view.page.url.split("#")[0] + "#sort=-evidence")
+    view.go("#sort=-evidence")
     view.page.wait_for_selector('.count-line:has-text("80 of 80")')
     assert view.rows()[0] == 3
     assert view.complaints == []
@@ -438,7 +439,7 @@ def test_latent_shows_its_course(run: RunFolder, visit: Any) -> None:
     )
     assert across == pytest.approx([marks[2]] * 3)
     assert CHECKPOINTS[2] in view.page.inner_text(".trajectory .pairs")
-    view.page.goto(view.page.url.split("#")[0] + "#latent=71")
+    view.go("#latent=71")
     view.open_latent(71)
     assert "none that is certain" in view.page.inner_text(".trajectory .pairs")
     assert view.page.query_selector(".trajectory line.onset") is None
@@ -455,7 +456,7 @@ def test_nothing_is_empty_where_there_is_nothing(tmp_path: Path, visit: Any) -> 
     report = json.loads((folder.report / "report.json").read_text())
     assert numbers(view, ".desiderata .verdict") == [one["verdict"] for one in report["desiderata"]]
     assert "evidence" not in numbers(view, ".row.head .cell")
-    view.page.goto(view.page.url + "#latent=3")
+    view.go("#latent=3")
     view.open_latent(3)
     assert view.page.query_selector(absent) is None
     assert view.complaints == []
@@ -496,7 +497,7 @@ def test_hostile_behaviors_are_only_text(tmp_path: Path, visit: Any) -> None:
     assert numbers(view, ".behavior-name") == [HOSTILE[0]]
     view.page.click(".more")
     view.page.wait_for_selector('[aria-sort="descending"], .count-line')
-    view.page.goto(view.page.url.split("#")[0] + "#latent=3")
+    view.go("#latent=3")
     view.open_latent(3)
     latent = view.page.text_content("#latent") or ""
     assert HOSTILE[0] in overview and HOSTILE[1] in overview

@@ -168,9 +168,7 @@ def test_table_shows_certainty_and_names_what_is_missing(tmp_path: Path, visit: 
     view = visit(folder)
     heads = view.page.eval_on_selector_all(".row.head .cell", "nodes => nodes.map(n => n.textContent)")
     assert {"q", "seeds", "diff-SAE"} < set(heads)
-    view.page.goto(
-        view.page.url + "#columns=latent,q_value,nu_error_low,density_low,shift_share_high&sort=latent"
-    )
+    view.go("#columns=latent,q_value,nu_error_low,density_low,shift_share_high&sort=latent")
     view.page.wait_for_selector('[data-sort="nu_error_low"]')
     titles = view.page.eval_on_selector_all(".row.head .cell", "nodes => nodes.map(n => n.textContent)")
     assert titles == ["latent ↑", "q", "ν error, low", "density, low", "shift share, high"]
@@ -199,7 +197,7 @@ def test_latent_says_how_sure_it_is(tmp_path: Path, visit: Any, heard: bool) -> 
     assert "0.0312" in text and "0.50" in text and "0.83" in text and "its latent 7" in text
     assert ("not to be believed" in text) is not heard
     assert "not measured" not in text
-    view.page.goto(view.page.url.replace(f"latent={known}", f"latent={unknown}"))
+    view.go(f"#latent={unknown}")
     view.open_latent(unknown)
     assert "q-value\nnot measured" in re.sub(r"\n+", "\n", view.page.inner_text(".how-sure"))
     assert "interval not measured" in view.page.inner_text(".nu .leans >> nth=0")

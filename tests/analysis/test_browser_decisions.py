@@ -149,7 +149,7 @@ def refusing(run: RunFolder, chromium: Any) -> Any:
     view.page.goto((run.browser / "index.html").resolve().as_uri())
     view.page.wait_for_selector("html[data-ready]")
     decide_three(view)
-    view.page.goto(view.page.url.split("#")[0] + "#")
+    view.go("#")
     view.page.wait_for_selector("#overview:not([hidden])")
     yield view
     context.close()
@@ -185,7 +185,7 @@ def test_hostile_decisions_are_only_text(run: RunFolder, visit: Any, tmp_path: P
     path.write_text(json.dumps(file))
     view = visit(run)
     assert "7 taken over" in imported(view, path)
-    view.page.goto(view.page.url + "#decision=starred&sort=latent")
+    view.go("#decision=starred&sort=latent")
     view.page.wait_for_selector(f'.count-line:has-text("{len(HOSTILE)} of {N_LATENTS}")')
     shown = view.page.text_content(".spacer") or ""
     assert HOSTILE[1] in shown
@@ -274,7 +274,7 @@ def test_a_latent_is_copied_or_shown_to_be_copied(run: RunFolder, features: Any,
     assert copied.startswith(f"## Latent 3: {features['label'][3]}, “refuses food”\n")
     view.page.click('button:has-text("copy link")')
     view.page.wait_for_selector('#status:has-text("link")')
-    assert view.page.evaluate("navigator.clipboard.readText()") == view.page.url
+    assert view.page.evaluate("navigator.clipboard.readText()") == view.address()
     without = visit(run)
     without.page.context.add_init_script(NO_CLIPBOARD)
     without.page.reload()

@@ -89,14 +89,14 @@ def test_a_damaged_file_is_told_in_one_line_and_the_rest_works(
     assert told.startswith(f"Latent 70 cannot be shown: data/{second.name} is ")
     assert "crosscoder browse again" in told
     assert "\n" not in told
-    view.page.evaluate("location.hash = '#latent=3'")
+    view.go("#latent=3")
     view.open_latent(3)
     assert view.page.query_selector_all(".example")
-    view.page.evaluate("location.hash = '#q=loaf of bread with rye'")
+    view.go("#q=loaf of bread with rye")
     view.searched("loaf of bread with rye")
     assert view.count().endswith("1 of 3 files could not be read")
     second.write_bytes(content)
-    view.page.evaluate("location.hash = '#latent=71'")
+    view.go("#latent=71")
     view.open_latent(71)
     assert view.page.query_selector_all(".example, .muted")
     assert view.page.is_hidden("#notice")
@@ -111,8 +111,7 @@ def test_search_finds_what_spans_tokens_and_nothing_across_examples(
     # Begins and ends inside a token; begins with its own end; ends one example and begins another.
     spanning = f"{texts.iloc[0][-3:]}{texts.iloc[1][:6]}"
     for query in ("oaf of bread with ry", "tt", "user\nhow", "year , and the boats s", spanning):
-        view.page.evaluate("hash => { location.hash = hash }", f"#q={query}".replace("\n", "%0A"))
-        view.page.wait_for_timeout(150)
+        view.go(f"#q={query}".replace("\n", "%0A"))
         view.page.wait_for_selector('.count-line:not(:has-text("searching"))')
         found = set(examples.loc[texts.str.contains(query, regex=False), "latent"])
         found |= set(
@@ -231,8 +230,7 @@ def test_a_rectangle_filters_the_table_to_the_rows_of_pandas(
     assert 10 < len(expected) < 190
     assert view.count() == f"{len(expected)} of 200 latents"
     for top in range(0, len(expected) * 34, 300):
-        view.page.evaluate("top => { document.querySelector('.table-body').scrollTop = top }", top)
-        view.page.wait_for_timeout(30)
+        view.scroll_table(top)
         assert set(view.rows()) <= expected
     assert view.page.is_hidden("#latent")
     assert not view.page.is_hidden(".brush")
@@ -337,10 +335,10 @@ def test_marks_are_drawn_in_the_color_of_their_label_where_they_lie(dense_run: R
             8 + (1 - row["decoder_cosine"]) / 2 * (box["height"] - 34),
         ]
         strong = view.page.evaluate(pixel, place)
-        view.page.evaluate("location.hash = '#label=rescaled'")
+        view.go("#label=rescaled")
         view.page.wait_for_selector(".chip")
         faint = view.page.evaluate(pixel, place)
-        view.page.evaluate("location.hash = '#'")
+        view.go("#")
         view.page.wait_for_selector(".chip", state="detached")
         assert strong[3] > 120, label
         # Where shared latents lie, even faint marks cover each other.
@@ -368,7 +366,7 @@ def test_what_is_being_typed_stays_while_the_table_changes(run: RunFolder, visit
     """A search that goes on renews the toolbar several times a second."""
     view = visit(run)
     view.page.fill("#range-low", "0.4")
-    view.page.evaluate("location.hash = '#sort=density'")
+    view.go("#sort=density")
     view.page.wait_for_selector('[aria-sort="ascending"] [data-sort="density"]')
     assert view.page.input_value("#range-low") == "0.4"
     view.page.press("#range-low", "Enter")

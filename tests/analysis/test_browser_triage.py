@@ -67,7 +67,7 @@ def test_decisions_survive_a_reload(run: RunFolder, visit: Any) -> None:
         in view.page.inner_text(".triage")
     )
     cell = '.row[data-latent="{}"] .decided'
-    view.page.goto(view.page.url.split("#")[0] + "#decision=starred,noted&sort=latent")
+    view.go("#decision=starred,noted&sort=latent")
     view.page.wait_for_selector(cell.format(9))
     assert view.page.text_content(cell.format(3)) == "★refuses food✎"
     assert view.page.text_content(cell.format(9)) == "✎"
@@ -94,7 +94,6 @@ def test_keys_decide_on_the_page_and_on_the_row(run: RunFolder, visit: Any) -> N
     view.page.keyboard.press("Escape")
     view.page.keyboard.press("l")
     view.page.keyboard.type("sx")
-    # (The same address again loads the page anew.)
     assert entry(view, 3) == (["undecided"], "sx", "jk?s")
     for key, verdict in (("s", "starred"), ("s", "starred"), ("x", "rejected"), ("c", "undecided")):
         view.page.keyboard.press(key)
@@ -163,10 +162,10 @@ def test_undecided_are_worked_through_one_by_one(run: RunFolder, features: Any, 
     assert view.rows() == [order[3], *order[5:]]
     view.page.keyboard.press("k")
     view.page.wait_for_selector(f'.row[data-latent="{order[3]}"] a:focus')
-    view.page.goto(view.page.url.split("#")[0] + f"#latent={order[4]}")
+    view.go(f"#latent={order[4]}")
     view.open_latent(order[4])
     view.page.keyboard.press("c")
-    view.page.goto(view.page.url.split("#")[0] + "#decision=starred,rejected&sort=decision")
+    view.go("#decision=starred,rejected&sort=decision")
     view.page.wait_for_selector(f'.count-line:has-text("3 of {N_LATENTS}")')
     assert view.rows() == [*sorted([order[0], order[2]]), order[1]]
     view.page.fill("#query", "no such words")
@@ -177,16 +176,17 @@ def test_search_reads_labels_and_notes(run: RunFolder, visit: Any) -> None:
     view = visit(run)
     decide_three(view)
     for query, latent in (("refuses FOOD", 3), ("unsure", 9)):
-        view.page.goto(view.page.url.split("#")[0] + f"#q={query}")
+        view.go(f"#q={query}")
         view.searched(query)
         assert view.rows() == [latent]
 
 
 def test_two_tabs_share_their_decisions(run: RunFolder, visit: Any) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     view = visit(run, "#latent=3")
     view.open_latent(3)
     other = view.page.context.new_page()
-    other.goto(view.page.url)
+    other.goto(view.address())
     other.wait_for_selector('#latent[data-latent="3"]')
     view.page.fill("#note", "from the first tab")
     view.page.keyboard.press("Escape")
@@ -204,8 +204,8 @@ def test_two_tabs_share_their_decisions(run: RunFolder, visit: Any) -> None:
     other.keyboard.type("!")
     other.keyboard.press("Escape")
     view.page.keyboard.press("Escape")
-    view.page.wait_for_timeout(150)
-    assert view.page.input_value("#note") == other.input_value("#note") == "from the first tab!"
+    for page in (view.page, other):
+        playwright.expect(page.locator("#note")).to_have_value("from the first tab!")
 
 
 BLOCKED = (
@@ -229,8 +229,8 @@ def test_without_storage_it_says_so_and_warns_before_leaving(
     assert entry(view, 3) == (["starred"], "refuses food", NOTE)
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector(f'.kept-where.warned:has-text("{words}")')
-    view.page.close(run_before_unload=True)
-    view.page.wait_for_timeout(300)
+    with view.page.expect_event("dialog"):
+        view.page.close(run_before_unload=True)
     assert len(view.dialogs) == 1
     saved(view, "export decisions", tmp_path / "decisions.json")
     with view.page.expect_event("close"):

@@ -3,10 +3,16 @@
 function toolbar() {
   const query = element("input", { type: "search", id: "query", placeholder: "explanation, example text, logit tokens, number", autocomplete: "off", spellcheck: "false" });
   let pause = 0;
+  const apply = () => {
+    clearTimeout(pause);
+    go({ query: query.value }, true);
+  };
   query.addEventListener("input", () => {
     clearTimeout(pause);
-    pause = setTimeout(() => go({ query: query.value }, true), 120);
+    pause = setTimeout(apply, 120);
   });
+  // Who leaves the field sooner has typed all of it.
+  query.addEventListener("change", apply);
   const sort = element("select", { id: "sort", onchange: () => go({ sort: sort.value }) });
   table.chips = element("div", { class: "chips" });
   table.count = element("p", { class: "count-line", role: "status" });

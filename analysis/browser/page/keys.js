@@ -36,10 +36,15 @@ function switchKeys(off) {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
   if (event.target.closest?.("input, select, textarea")) {
-    if (event.key === "Escape") event.target.blur();
+    if (event.key !== "Escape") return;
+    // Some browsers would empty a search field.
+    event.preventDefault();
+    event.target.blur();
     return;
   }
+  follow();
   if (event.key === "Escape") {
+    focusing.next = null;
     if (state.latent !== null) go({ latent: null });
     else endBrush();
     return;
@@ -48,7 +53,8 @@ function onKey(event) {
   if (!known || keys.off) return;
   // Some browsers search the page at these keys; and a field that gets the focus now would receive the letter.
   event.preventDefault();
-  known.run();
+  // What is typed for a field that is still loading is no command.
+  if (focusing.next === null) known.run();
 }
 
 function stepLatent(offset) {

@@ -2,6 +2,17 @@
 
 let overviewScroll = 0;
 
+// The part of the address that the page shows, or is about to: a latent comes once its pack is unpacked.
+let followed = null;
+
+// Brings the page into line with the address. Browsers tell of a new one only after whatever waits already, such as the next
+// key; on a slow machine that key would act on a page that is about to go.
+function follow() {
+  if (location.hash === followed) return;
+  followed = location.hash;
+  render().catch(fail);
+}
+
 // `next`: id of what gets the focus once it is shown; `back`: what had it in the overview before a latent was opened.
 const focusing = { next: null, back: null };
 
@@ -25,14 +36,18 @@ async function render() {
   latent.hidden = state.latent === null;
   renderTable();
   if (state.latent === null) {
+    // Not even while another one is loading is it shown again.
+    latent.replaceChildren();
     delete latent.dataset.latent;
     if (before !== null) backToOverview(before);
   } else {
     const shown = state.latent;
     await renderLatent(shown);
-    if (before === shown || state.latent !== shown) return;
-    scrollTo(0, 0);
-    if (!first && focusing.next === null) latent.querySelector(".latent-title")?.focus({ preventScroll: true });
+    if (state.latent !== shown) return;
+    if (before !== shown) {
+      scrollTo(0, 0);
+      if (!first && focusing.next === null) latent.querySelector(".latent-title")?.focus({ preventScroll: true });
+    }
   }
   if (focusing.next !== null) focusNext();
 }
@@ -73,9 +88,10 @@ async function start() {
   const asks = `Keys: j and k step through the latents, s stars, x rejects, ? lists the others. ${holds} no server for anything. `;
   document.getElementById("footer").replaceChildren(element("p", {}, [asks, help]));
   document.getElementById("skip").addEventListener("click", skip);
-  await render();
-  addEventListener("hashchange", () => render().catch(fail));
+  addEventListener("hashchange", follow);
   addEventListener("keydown", onKey);
+  followed = location.hash;
+  await render();
   document.documentElement.dataset.ready = "true";
   performance.mark("ready");
 }

@@ -49,12 +49,15 @@ function writeState(change = {}) {
   return `#${words.toString().replaceAll("%2C", ",")}`;
 }
 
-// A step that the Back button undoes, or (replace) one that it skips, such as a letter typed into the search.
+// A step that the Back button undoes, or (replace) one that it skips, such as a letter typed into the search. The page has
+// followed when this returns, so that the next key or click finds it as the step left it.
 function go(change, replace = false) {
+  follow();
   const hash = writeState(change);
   if (hash === location.hash || (hash === "#" && location.hash === "")) return;
   if (replace) location.replace(hash);
   else location.hash = hash;
+  follow();
 }
 
 const isKept = (name, value) => Boolean(state.kept.get(name)?.has(value));

@@ -71,7 +71,8 @@ function writeInHand(id) {
   }
   focusing.next = id;
   if (state.latent === null) go({ latent });
-  else focusNext();
+  // One that is still loading gets the focus once it is there.
+  else if (Number(document.getElementById("latent").dataset.latent) === latent) focusNext();
 }
 
 // --- the table -----------------------------------------------------------------------------------------------------------
