@@ -221,6 +221,18 @@ LOGITS = Table(
     ),
 )  # fmt: skip
 
+HISTOGRAMS = Table(
+    "histograms", "analysis/histograms.parquet", "one row a latent and text source, by latent; of latents that fire",
+    (
+        Column("latent", pa.int32(), "The latent.", "from 0", ""),
+        Column("source", _text, "The text source, also one on which the latent never fires.", "a name of the settings", ""),
+        Column("tokens", pa.int64(), "Held-out tokens of the source.", "tokens", ""),
+        Column("width", _f64, "Width of a bin, the same for all sources of a latent; the first bin begins at 0.", "latent value, a power of two", ""),
+        Column("counts", pa.list_(pa.int32()), "Firings on the source with a value in each bin, lower edge included, up to the bin of the "
+               "latent's largest value on any source. Over all sources they add up to n_tokens.", "tokens", ""),
+    ),
+)  # fmt: skip
+
 _CHECKPOINT_NULL = "at the reference, where nothing changed, or where widths differ"
 
 TRAJECTORIES = Table(
@@ -375,5 +387,17 @@ WRITTEN = Table(
     ),
 )  # fmt: skip
 
-TABLES = (FEATURES, EXAMPLES, LOGITS, NEIGHBORS, RULES, TRAJECTORIES, ATTRIBUTION, PROMPTS, TOKENS, WRITTEN)
+TABLES = (
+    FEATURES,
+    EXAMPLES,
+    LOGITS,
+    HISTOGRAMS,
+    NEIGHBORS,
+    RULES,
+    TRAJECTORIES,
+    ATTRIBUTION,
+    PROMPTS,
+    TOKENS,
+    WRITTEN,
+)
 """Every table of a run, in the order in which a run makes them."""

@@ -14,6 +14,7 @@ from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
 from .columns import EXAMPLES, LOGITS
+from .histogram_rows import HistogramRows
 from .latent_rows import read_rows, rows_in_order
 
 SCHEMA_VERSION = 1
@@ -67,7 +68,7 @@ class AnalysisResults:
     features: pd.DataFrame
     summary: dict[str, Any]
     manifest: dict[str, Any]
-    histograms: dict[str, dict[str, list[float]]]
+    histograms: HistogramRows
     examples_path: Path
     logits_path: Path
 
@@ -102,6 +103,10 @@ class AnalysisResults:
         table = read_rows(self.logits_path, LOGIT_COLUMNS, _listed(latents))
         return table.sort_by([(name, "ascending") for name in ("latent", "model", "side", "rank")])
 
+    def histograms_in_order(self, size: int) -> Iterator[pa.Table]:
+        """Histograms of the first `size` latents, of the next, and so on."""
+        return self.histograms.in_order(len(self.features), size)
+
     def examples_in_order(self, size: int) -> Iterator[pa.Table]:
         """Examples of the first `size` latents, of the next, and so on, each as they are in the file; little is held at a time."""
         return rows_in_order(self.examples_path, EXAMPLE_COLUMNS, len(self.features), size)
@@ -131,13 +136,12 @@ def load_results(folder: RunFolder) -> AnalysisResults:
             f"{folder.features}: holds {len(features)} rows that are not latents 0 to {len(features) - 1}, one each; "
             "run crosscoder analyze again"
         )
-    histograms = _read_json(folder.analysis / "histograms.json").get("activation", {})
     return AnalysisResults(
         path=folder.analysis,
         features=features,
         summary=summary,
         manifest=folder.read_manifest(),
-        histograms=histograms,
+        histograms=HistogramRows(folder),
         examples_path=folder.examples,
         logits_path=folder.logits,
     )

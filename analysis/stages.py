@@ -37,12 +37,13 @@ from .explanations.telling import tell_explanations
 from .false_discovery import candidacy
 from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
+from .histogram_rows import before_sources
 from .monitoring import Monitoring
 from .neighbors import neighbors_of
 from .observers import Observer, PairedObserver, frame_of, observer_for
 from .panels import log_analysis, log_page, log_report
 from .plain_difference import describe_difference
-from .summary import make_histograms, make_summary
+from .summary import make_summary
 from .tables import write_parquet
 from .token_context import DocumentContext, RowContext, TokenContext
 
@@ -102,7 +103,9 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         folder.rules.unlink(missing_ok=True)
         learn_rules(folder, config, material.reader, observer, material.context)
         tell_explanations(folder)
-        write_atomic(folder.analysis / "histograms.json", json.dumps(make_histograms(seen.statistics)) + "\n")
+        found = seen.statistics
+        write_parquet(folder.histograms, found.histograms.table(found.source_names, found.source_tokens))
+        before_sources(folder).unlink(missing_ok=True)
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
         log_analysis(wandb, folder)

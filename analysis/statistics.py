@@ -78,7 +78,7 @@ class StatisticsAccumulator:
         self.by_source = torch.zeros(n_sources, n_latents, dtype=torch.int64)
         self.source_tokens = torch.zeros(n_sources, dtype=torch.int64)
         self.source_documents = torch.zeros(n_sources, dtype=torch.int64)
-        self.histograms = ActivationHistograms(n_latents)
+        self.histograms = ActivationHistograms(n_latents, n_sources)
         axis = observer.crosscoder.config.d_models if observer.reads == "difference" else observer.d_models
         self.meter = ReconstructionMeter(axis, n_latents)
         self.similarity = _Similarity(observer.d_models)
@@ -96,7 +96,6 @@ class StatisticsAccumulator:
         self._add_totals(observation, block)
         self._add_counts(batch, firings)
         self._add_documents(batch, firings)
-        self.histograms.update(firings)
         self.meter.update(observation.actual, observation.rebuilt, firings)
         self.similarity.update(batch.values)
 
@@ -164,6 +163,7 @@ class StatisticsAccumulator:
         self.source_tokens += torch.bincount(source, minlength=n_sources)
         place = source[firings.token] * n_latents + firings.latent
         self.by_source += torch.bincount(place, minlength=n_sources * n_latents).view(n_sources, n_latents)
+        self.histograms.update(firings, source)
         if self.template is not None:
             on_template = self.context.template_at(batch.document.cpu(), batch.position.cpu())
             self.template += torch.bincount(firings.latent[on_template[firings.token]], minlength=n_latents)

@@ -80,7 +80,7 @@ def make_summary(
             "features": "features.parquet",
             "examples": "examples.parquet",
             "logits": "logits.parquet",
-            "histograms": "histograms.json",
+            "histograms": "histograms.parquet",
         },
     }
 
@@ -146,15 +146,6 @@ def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dic
         }
         for curve in limit_curves(rule, labels_by)
     ]
-
-
-def make_histograms(statistics: Statistics) -> dict[str, Any]:
-    """histograms.json: the activations of each latent that fired, zeros left out."""
-    activation = {}
-    for latent in statistics.documents.nonzero().flatten().tolist():
-        edges, counts = statistics.histograms.result(latent)
-        activation[str(latent)] = {"edges": edges.tolist(), "counts": counts.tolist()}
-    return {"activation": activation}
 
 
 def _models(config: RunConfig, manifest: dict[str, Any]) -> dict[str, Any]:

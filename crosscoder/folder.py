@@ -136,6 +136,11 @@ class RunFolder:
         return self.analysis / "examples.parquet"
 
     @property
+    def histograms(self) -> Path:
+        """How often each latent fires how strongly, by source of text."""
+        return self.analysis / "histograms.parquet"
+
+    @property
     def trajectories(self) -> Path:
         """What becomes of each latent over the checkpoints of a chain; only with snapshots."""
         return self.analysis / "trajectories.parquet"

@@ -31,6 +31,7 @@ _SCRIPTS = (
     "order.js",
     "search.js",
     "charts.js",
+    "histograms.js",
     "scatter.js",
     "bars.js",
     "lines.js",

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from crosscoder.config import LabelRule
 from crosscoder.folder import RunFolder
 
-from ..columns import EXAMPLES, LOGITS
+from ..columns import EXAMPLES, HISTOGRAMS, LOGITS
 from ..results import SCHEMA_VERSION
 
 N_EXAMPLES = 20
@@ -33,7 +33,11 @@ _VOCABULARY = 49_152
 _DOCUMENTS = 20_000
 _HELD_OUT = 4_000_000
 _LATENTS = 1024  # that are made at a time
-_BINS = 20
+_BINS = 32
+_SOURCES = {
+    "chat": {"documents": 12_000, "tokens": 2_400_000},
+    "prose": {"documents": 8_000, "tokens": 1_600_000},
+}
 # How many of a thousand latents; the others are shared.
 _LABELS = {
     "new": 8,
@@ -59,8 +63,8 @@ def write_large_run(path: Path, n_latents: int, seed: int = 0) -> RunFolder:
     groups = np.split(alive, np.arange(_LATENTS, len(alive), _LATENTS))
     _write(folder.examples, EXAMPLES.schema(), (_examples(random, group, columns, words) for group in groups))
     _write(folder.logits, LOGITS.schema(), (_logits(random, group, words) for group in groups))
-    histograms = {str(latent): _histogram(random, columns["max_activation"][latent]) for latent in alive}
-    (folder.analysis / "histograms.json").write_text(json.dumps({"activation": histograms}))
+    largest = columns["max_activation"]
+    _write(folder.histograms, HISTOGRAMS.schema(), (_histograms(random, group, largest) for group in groups))
     folder.summary.write_text(json.dumps(_summary(columns)))
     return folder
 
@@ -212,9 +216,24 @@ def _logits(random: np.random.Generator, latents: np.ndarray, words: pa.Array) -
     ).cast(LOGITS.schema())
 
 
-def _histogram(random: np.random.Generator, largest: float) -> dict[str, list[float]]:
-    counts = random.poisson(4000 * np.exp(-np.linspace(0, 6, _BINS)))
-    return {"edges": np.linspace(0, largest, _BINS + 1).tolist(), "counts": counts.tolist()}
+def _histograms(random: np.random.Generator, latents: np.ndarray, largest: np.ndarray) -> pa.Table:
+    """Counts that fall exponentially, in 17 to 32 bins as `analyze` has them, on each source."""
+    mantissa, exponent = np.frexp(largest[latents])
+    n_bins = (mantissa * _BINS).astype(np.int64) + 1
+    n_sources = len(_SOURCES)
+    shown = np.arange(_BINS) < n_bins.repeat(n_sources)[:, None]
+    falling = 4000 * np.exp(-np.linspace(0, 6, _BINS))
+    counts = random.poisson(falling, shown.shape)[shown]
+    offsets = np.concatenate([[0], np.cumsum(n_bins.repeat(n_sources))])
+    return HISTOGRAMS.build(
+        {
+            "latent": latents.repeat(n_sources),
+            "source": list(_SOURCES) * len(latents),
+            "tokens": [source["tokens"] for source in _SOURCES.values()] * len(latents),
+            "width": (np.ldexp(1.0, exponent) / _BINS).repeat(n_sources),
+            "counts": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(counts)),
+        }
+    )
 
 
 def _summary(columns: Columns) -> dict[str, Any]:
@@ -227,10 +246,7 @@ def _summary(columns: Columns) -> dict[str, Any]:
         "hookpoint": "model.layers.15",
         "n_tokens": _HELD_OUT,
         "n_documents": _DOCUMENTS,
-        "sources": {
-            "chat": {"documents": 12_000, "tokens": 2_400_000},
-            "prose": {"documents": 8_000, "tokens": 1_600_000},
-        },
+        "sources": _SOURCES,
         "n_latents": len(columns["latent"]),
         "dead_share": float(np.mean(columns["label"] == "dead")),
         "l0": 100.0,

@@ -171,23 +171,29 @@ def latent_packs(
     wanted = _pointing(results.features["label"].tolist())
     starts = range(0, len(results.features), CHUNK_LATENTS)
     tables = zip(
-        starts, results.examples_in_order(CHUNK_LATENTS), results.logits_in_order(CHUNK_LATENTS), strict=True
+        starts,
+        results.examples_in_order(CHUNK_LATENTS),
+        results.logits_in_order(CHUNK_LATENTS),
+        results.histograms_in_order(CHUNK_LATENTS),
+        strict=True,
     )
-    for first, example_rows, logit_rows in tables:
+    for first, example_rows, logit_rows, histogram_rows in tables:
         last = first + CHUNK_LATENTS
         rows = results.features.iloc[first:last]
         examples, sources = _example_arrays(example_rows.combine_chunks(), tokens)
         logits = _logit_arrays(logit_rows.combine_chunks(), tokens)
+        histograms, counted_sources = _histogram_arrays(histogram_rows.combine_chunks())
         _fill_peaks(gist, examples)
         _fill_points(gist, wanted, logits)
         header = {
             "reasons": rows["reason"].fillna("").tolist(),
             "evidence": rows["evidence"].tolist(),
             "sources": sources,
-            "histograms": {str(latent): results.histograms.get(str(latent)) for latent in rows["latent"]},
+            "counted_sources": counted_sources,
             **chunk_header(sections, first, last),
         }
-        yield pack(_finite(header), examples | logits | chunk_arrays(sections, first, last))
+        arrays = examples | logits | histograms | chunk_arrays(sections, first, last)
+        yield pack(_finite(header), arrays)
 
 
 def _example_arrays(table: pa.Table, tokens: TokenTable) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -263,6 +269,22 @@ def _logit_arrays(table: pa.Table, tokens: TokenTable) -> dict[str, np.ndarray]:
         "logit_token": tokens.add(table["token_id"].to_numpy(), _encoded(_joined(table["token"]))),
         "logit_value": table["value"].to_numpy().astype(np.float32),
     }
+
+
+def _histogram_arrays(
+    table: pa.Table,
+) -> tuple[dict[str, np.ndarray], list[tuple[str | None, int | None]]]:
+    """Histograms as flat arrays, one entry a latent and source or one a bin; and the sources that they name by number, each with its tokens."""
+    named = zip(table["source"].to_pylist(), table["tokens"].to_pylist(), strict=True)
+    numbers: dict[tuple[str | None, int | None], int] = {}
+    codes = [numbers.setdefault(source, len(numbers)) for source in named]
+    return {
+        "histogram_latent": table["latent"].to_numpy().astype(np.int32),
+        "histogram_source": np.asarray(codes, dtype=np.uint8),
+        "histogram_width": table["width"].to_numpy().astype(np.float64),
+        "histogram_length": np.diff(_joined(table["counts"]).offsets.to_numpy()).astype(np.int32),
+        "histogram_counts": _flat(table["counts"]).to_numpy().astype(np.int32),
+    }, list(numbers)
 
 
 def _joined(column: pa.ChunkedArray) -> Any:

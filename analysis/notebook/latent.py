@@ -127,6 +127,21 @@ class Latent:
         )
 
     @cached_property
+    def histogram(self) -> pd.DataFrame:
+        """How often it fires how strongly: a row a bin `[from, to)` of its values, a column a text source, in held-out tokens.
+
+        Bins are the same for all sources, so that the sum over a row counts the tokens of all of them; a column over its
+        source's tokens adds up to `density/SOURCE`. Runs of before histograms.parquet have one column, `all`. Empty where it
+        never fires.
+        """
+        found = self._results.histograms.of(self.latent)
+        if found is None:
+            return pd.DataFrame(index=pd.IntervalIndex([], closed="left", name="value"))
+        bins = pd.IntervalIndex.from_breaks(found.edges, closed="left", name="value")
+        counts = {"all" if source is None else source: counts for source, counts in found.counts.items()}
+        return pd.DataFrame(counts, index=bins)
+
+    @cached_property
     def logits(self) -> dict[str, pd.DataFrame]:
         """For `reference`, `intervened` and `difference`, as far as they exist: the tokens that its direction points at, at both ends."""
         table: Any = self._results.logits([self.latent]).to_pandas().astype({"token": "str"})

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from analysis.histograms import ActivationHistograms
+from crosscoder.firings import Firings
 from crosscoder.folder import RunFolder
 
 N_LATENTS = 200
@@ -22,6 +25,7 @@ HOSTILE = (
     "]]>--><!--",
 )
 HOSTILE_LATENT = 5
+SOURCES = {"chat": {"documents": 520, "tokens": 30_100}, "prose": {"documents": 380, "tokens": 21_100}}
 
 _COUNTS = {"new": 7, "lost": 3, "rotated": 6, "rescaled": 5, "reweighted": 2, "dead": 12, "undetermined": 30}
 _RULE = {
@@ -91,8 +95,7 @@ def make_run_folder(
     features.to_parquet(folder.features, index=False)
     pq.write_table(pa.Table.from_pylist(examples, schema=_EXAMPLE_SCHEMA), folder.examples)
     pq.write_table(pa.Table.from_pylist(_logits(random, features), schema=_LOGIT_SCHEMA), folder.logits)
-    histograms = _histograms(random, features)
-    (folder.analysis / "histograms.json").write_text(json.dumps({"activation": histograms}))
+    pq.write_table(_histograms(random, features), folder.histograms)
     folder.summary.write_text(json.dumps(_summary(features, identical)))
     (path / "manifest.json").write_text(json.dumps(_manifest(identical)))
     return folder
@@ -304,13 +307,18 @@ def _token_id(text: str) -> int:
     return sum(ord(letter) * (index + 7) for index, letter in enumerate(text)) % 49152
 
 
-def _histograms(random: np.random.Generator, features: Any) -> dict[str, dict[str, list[float]]]:
-    result = {}
+def _histograms(random: np.random.Generator, features: Any) -> pa.Table:
+    counted = ActivationHistograms(len(features), len(SOURCES))
     for feature in features[features["label"] != "dead"].itertuples():
         values = np.minimum(random.exponential(feature.max_activation / 5, 500), feature.max_activation)
-        counts, edges = np.histogram(values, bins=20, range=(0, feature.max_activation))
-        result[str(feature.latent)] = {"edges": edges.tolist(), "counts": counts.tolist()}
-    return result
+        firings = Firings(
+            torch.arange(500),
+            torch.full((500,), feature.latent),
+            torch.from_numpy(values).float(),
+            (500, len(features)),
+        )
+        counted.update(firings, torch.from_numpy((random.random(500) < 0.3).astype(np.int64)))
+    return counted.table(list(SOURCES), torch.tensor([source["tokens"] for source in SOURCES.values()]))
 
 
 def _models(identical: bool) -> dict[str, dict[str, Any]]:
@@ -342,10 +350,7 @@ def _summary(features: Any, identical: bool) -> dict[str, Any]:
         "hookpoint": "model.layers.15",
         "n_tokens": 51_200,
         "n_documents": 900,
-        "sources": {
-            "chat": {"documents": 520, "tokens": 30_100},
-            "prose": {"documents": 380, "tokens": 21_100},
-        },
+        "sources": SOURCES,
         "n_latents": len(features),
         "alive": len(alive),
         "dead_share": 1 - len(alive) / len(features),

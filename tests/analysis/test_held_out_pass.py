@@ -138,7 +138,7 @@ def test_the_pass_comes_to_what_the_dense_code_comes_to(reads: Reads, kind: str,
     assert torch.equal(statistics.documents, in_document.sum(dim=0))
     assert torch.equal(statistics.by_source[0], fired.sum(dim=0))
     assert statistics.l0 == pytest.approx(float(fired.sum()) / TOKENS)
-    assert torch.equal(statistics.histograms.counts.sum(dim=1).long(), fired.sum(dim=0))
+    assert torch.equal(statistics.histograms.counts.sum(dim=2).long().T, statistics.by_source)
     torch.testing.assert_close(statistics.histograms.maximum, dense.code.amax(dim=0).float())
     explained = {"difference": (observer.shift_of(dense.actual), observer.shift_of(dense.rebuilt))}
     if reads != "difference":

@@ -89,6 +89,18 @@ def test_a_latent_has_its_numbers_with_intervals(run: Run, folder: RunFolder) ->
     assert run.latent(int(dead)).examples == ()
 
 
+def test_a_latent_has_its_histogram_by_source(run: Run, folder: RunFolder) -> None:
+    rows = [row for row in pq.read_table(folder.histograms).to_pylist() if row["latent"] == 3]
+    histogram: Any = run.latent(3).histogram
+    assert histogram.columns.tolist() == [row["source"] for row in rows] == ["chat", "prose"]
+    for row in rows:
+        assert histogram[row["source"]].tolist() == row["counts"]
+    assert [bins.left for bins in histogram.index] == [rows[0]["width"] * at for at in range(len(histogram))]
+    assert all(bins.closed == "left" for bins in histogram.index)
+    dead = read_table(folder.features).query("label == 'dead'")["latent"].iloc[0]
+    assert run.latent(int(dead)).histogram.empty
+
+
 def test_examples_hold_what_both_models_get_token_by_token(run: Run, folder: RunFolder) -> None:
     rows = [row for row in pq.read_table(folder.examples).to_pylist() if row["latent"] == HOSTILE_LATENT]
     examples = run.latent(HOSTILE_LATENT).examples

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from analysis import stages
+from analysis.columns import HISTOGRAMS
 from analysis.results import FEATURE_COLUMNS, load_results
 from crosscoder.config import (
     AnalysisConfig,
@@ -25,6 +26,8 @@ from crosscoder.folder import RunFolder
 from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.reading import Reads, crosscoder_config, present
 from crosscoder.storage import save_crosscoder
+
+from .described import described
 
 SETTINGS = AnalysisConfig(top_examples=3, quantile_examples=2, context_tokens=4, bootstrap_samples=200)
 WIDTH = 48
@@ -243,7 +246,13 @@ def test_the_same_command_twice_writes_the_same(
     pair, folder = planted
     again, config = make_run(tmp_path / "again", pair.sample(20_000), pair.dictionary(extra_latents=2))
     stages.analyze(again, config)
-    for name in ("features.parquet", "examples.parquet", "logits.parquet", "histograms.json", "summary.json"):
+    for name in (
+        "features.parquet",
+        "examples.parquet",
+        "logits.parquet",
+        "histograms.parquet",
+        "summary.json",
+    ):
         assert (folder.analysis / name).read_bytes() == (again.analysis / name).read_bytes(), name
 
 
@@ -327,8 +336,12 @@ def test_examples_and_tables_are_readable(planted: tuple[PlantedPair, RunFolder]
     assert len(examples) == SETTINGS.top_examples + SETTINGS.quantile_examples
     assert all(row["source"] == "files" for row in examples)
     assert results.logits().num_rows == 0
-    assert set(results.histograms) == {str(latent) for latent in range(20)}
-    assert sum(results.histograms["3"]["counts"]) == features_of(folder)["n_tokens"][3]
+    described(folder.histograms, HISTOGRAMS)
+    for latent in range(20):
+        histogram = results.histograms.of(latent)
+        assert histogram is not None
+        assert list(histogram.counts) == ["files"]
+        assert sum(histogram.counts["files"]) == features_of(folder)["n_tokens"][latent]
     assert features_of(folder)["explanation"].str.len().min() > 10
 
 

@@ -198,6 +198,7 @@ def test_sources_and_template_tokens_are_counted() -> None:
     odd = reader.document % 2 == 1
     assert torch.equal(statistics.by_source[1], fired[odd].sum(dim=0))
     assert torch.equal(statistics.by_source.sum(dim=0), fired.sum(dim=0))
+    assert torch.equal(statistics.histograms.counts.sum(dim=2).long().T, statistics.by_source)
     assert statistics.template is not None
     assert torch.equal(statistics.template, fired[reader.position == 0].sum(dim=0))
     assert statistics.source_tokens.tolist() == [600, 600]

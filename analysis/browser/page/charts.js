@@ -1,4 +1,4 @@
-// Histograms as SVG.
+// Histograms over latents as SVG.
 
 const BINS = 50;
 
@@ -42,29 +42,4 @@ function stripSummary(counts, low, high, unit) {
   const most = counts.indexOf(Math.max(...counts));
   const at = (bin) => fixed(low + ((high - low) * bin) / counts.length);
   return `${unit} of ${whole(total)} latents; the fullest bin, ${at(most)} to ${at(most + 1)}, holds ${whole(counts[most])}`;
-}
-
-function activationHistogram(histogram) {
-  const { edges, counts } = histogram;
-  const [width, height] = [340, 74];
-  const step = width / counts.length;
-  const tallest = Math.log1p(Math.max(...counts, 1));
-  const bars = counts.map((count, bin) => {
-    const size = count ? Math.max(1.5, (Math.log1p(count) / tallest) * (height - 2)) : 0;
-    const bar = svg("rect", { x: bin * step + 0.5, y: height - size, width: step - 1, height: size });
-    bar.append(svg("title", { text: `${whole(count)} tokens with a value of ${significant(edges[bin])} to ${significant(edges[bin + 1])}` }));
-    return bar;
-  });
-  const last = edges[edges.length - 1];
-  return element("figure", { class: "histogram" }, [
-    svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `Histogram of ${whole(counts.reduce((a, b) => a + b, 0))} latent values between 0 and ${significant(last)}` }, [
-      ...bars,
-      svg("line", { class: "base", x1: 0, x2: width, y1: height, y2: height }),
-    ]),
-    element("figcaption", { class: "axis" }, [
-      element("span", { text: "0" }),
-      element("span", { text: "latent value where it fires; bar heights are logarithmic" }),
-      element("span", { text: significant(last) }),
-    ]),
-  ]);
 }

@@ -19,13 +19,12 @@ async function renderLatent(latent) {
   }
   const inside = latent % size;
   const examples = examplesOf(chunk, latent);
-  const histogram = chunk.header.histograms[latent];
   section.replaceChildren(
     latentHead(latent, chunk.header.evidence[inside]),
     element("div", { class: "latent-grid" }, [
       element("div", { class: "findings-of-latent" }, [why(latent, chunk.header.reasons[inside]), ...latentExplanations(latent, chunk), ...latentBehaviors(latent, chunk, inside), latentTrajectory(latent, chunk, inside)]),
       element("div", { class: "on-text" }, [examples.length ? exampleSection(examples) : noExamples(latent), ...carriedSections(latent, chunk)]),
-      element("div", { class: "rest" }, [latentCertainty(latent), logitSection(logitsOf(chunk, latent)), firing(latent, histogram), sizeAndDirection(latent), neighborPanel(chunk, inside)]),
+      element("div", { class: "rest" }, [latentCertainty(latent), logitSection(logitsOf(chunk, latent)), firing(latent, histogramOf(chunk, latent)), sizeAndDirection(latent), neighborPanel(chunk, inside)]),
     ]),
   );
   section.dataset.latent = latent;
@@ -120,23 +119,27 @@ function sizeAndDirection(latent) {
   ]);
 }
 
+function densityBars(latent) {
+  const sources = Object.keys(data.columns).filter((name) => name.startsWith("density/"));
+  const largest = Math.max(...sources.map((name) => valueOf(name, latent) ?? 0), 1e-12);
+  return sources.map((name) => [
+    `on ${visibleText(name.slice(8))}`,
+    element("span", { class: "share-bar" }, [element("span", { class: "share-track", "--at": (valueOf(name, latent) ?? 0) / largest, "aria-hidden": "true" }), percent(valueOf(name, latent))]),
+  ]);
+}
+
 function firing(latent, histogram) {
   const of = (name) => valueOf(name, latent);
-  const sources = Object.keys(data.columns).filter((name) => name.startsWith("density/"));
-  const largest = Math.max(...sources.map((name) => of(name) ?? 0), 1e-12);
-  const bars = sources.map((name) => [
-    `on ${visibleText(name.slice(8))}`,
-    element("span", { class: "share-bar" }, [element("span", { class: "share-track", "--at": (of(name) ?? 0) / largest, "aria-hidden": "true" }), percent(of(name))]),
-  ]);
+  const bySource = histogram !== null && histogram.sources.length > 1;
   return panel("When it fires", [
     pairsList([
       ["density", percent(of("density")), interval(of("density_low"), of("density_high"), percent)],
-      ...bars,
+      ...(bySource ? [] : densityBars(latent)),
       ["held-out tokens", whole(of("n_tokens")), `in ${whole(of("n_documents"))} documents`],
       ["on template tokens", percent(of("template_share")), of("template_share") === null ? null : "of its firings"],
       ["value, mean and largest", `${significant(of("mean_activation"))}, ${significant(of("max_activation"))}`],
     ]),
-    histogram ? activationHistogram(histogram) : null,
+    bySource ? sourceHistograms(latent, histogram) : histogram ? activationHistogram(histogram) : null,
   ]);
 }
 
