@@ -301,6 +301,9 @@ TOKENS = Table(
     ),
 )  # fmt: skip
 
+NEIGHBORS_KEPT = 5
+"""Neighbors of each latent."""
+
 NEIGHBORS = Table(
     "neighbors", "analysis/neighbors.parquet", "one row a latent and neighbor, by latent, the nearest first; of latents that fire",
     (

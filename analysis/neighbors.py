@@ -2,18 +2,14 @@
 
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .columns import NEIGHBORS
+from .columns import NEIGHBORS, NEIGHBORS_KEPT
 from .observers import Observer
-
-KEPT = 5
-"""Neighbors of each latent."""
 
 # Cosines that are held at a time.
 _ENTRIES = 2**26
@@ -40,7 +36,7 @@ class Neighbors(NamedTuple):
 
 
 def neighbors(
-    rows: Float[Tensor, "latent width"], alive: Bool[Tensor, " latent"], count: int = KEPT
+    rows: Float[Tensor, "latent width"], alive: Bool[Tensor, " latent"], count: int = NEIGHBORS_KEPT
 ) -> Neighbors:
     """The `count` others of largest cosine between rows, among those that fire and write anything."""
     there = (alive & (rows.norm(dim=1) > 0)).nonzero().flatten()
@@ -70,12 +66,3 @@ def neighbors_of(observer: Observer, documents: Int64[Tensor, " latent"]) -> pa.
     scale = crosscoder.score_scale.to(observer.device).repeat_interleave(widths)
     rows = crosscoder.W_dec.detach().float() * scale
     return neighbors(rows, documents.to(observer.device) > 0).table()
-
-
-def by_latent(columns: dict[str, np.ndarray], n_latents: int) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbors and cosines `[latent, rank]` from the columns of the table; -1 and NaN where there is none."""
-    found = np.full((n_latents, KEPT), -1, dtype=np.int32)
-    cosine = np.full((n_latents, KEPT), np.nan, dtype=np.float32)
-    place = columns["latent"], columns["rank"]
-    found[place], cosine[place] = columns["neighbor"], columns["cosine"]
-    return found, cosine

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from crosscoder.activations import have_difference, join_models, split_models
+from crosscoder.comparability import LEAST_AGREEMENT
 from crosscoder.dictionary import Crosscoder
 from crosscoder.firings import Firings
 from crosscoder.folder import RunFolder
-from crosscoder.frame import LEAST_AGREEMENT, Frame
+from crosscoder.frame import Frame
 from crosscoder.reading import MODEL_NAMES, Reads, present
 
 from .geometry import Geometry

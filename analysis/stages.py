@@ -1,4 +1,4 @@
-"""The stages that read a dictionary, as the command calls them: `analyze`, `report` and `browse`."""
+"""The stages that read a dictionary, as the command calls them: `analyze`, `attribute` and `explain`."""
 
 import json
 import logging
@@ -22,7 +22,6 @@ from crosscoder.explanation import ExplanationSettings
 from crosscoder.file_activations import open_files
 from crosscoder.folder import RunFolder, write_atomic
 from crosscoder.pair import ModelPair, load_pair
-from crosscoder.requirements import Requirements
 from crosscoder.shards import DOCUMENTS, ShardReader
 from crosscoder.storage import load_crosscoder
 from crosscoder.tracking import wandb_run
@@ -41,7 +40,7 @@ from .histogram_rows import before_sources
 from .monitoring import Monitoring
 from .neighbors import neighbors_of
 from .observers import Observer, PairedObserver, frame_of, observer_for
-from .panels import log_analysis, log_page, log_report
+from .panels import log_analysis
 from .plain_difference import describe_difference
 from .summary import make_summary
 from .tables import write_parquet
@@ -125,33 +124,6 @@ def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings)
     from .explanations.explain import explain_latents
 
     explain_latents(folder, config, settings)
-
-
-def report(folder: RunFolder) -> None:
-    """Write RUN/report."""
-    from .report import write_report
-
-    write_report(folder)
-    with wandb_run(folder, folder.read_config()) as wandb:
-        log_report(wandb, folder)
-
-
-def unmet(folder: RunFolder, requirements: Requirements) -> list[str]:
-    """A line for every requirement that the run does not fulfill, by its report."""
-    from .report import read_report
-    from .report import unmet as missed
-
-    return missed(requirements, read_report(folder).desiderata)
-
-
-def browse(folder: RunFolder) -> Path:
-    """Write RUN/browser; the page to open."""
-    from .browser.build import write_page
-
-    page = write_page(folder)
-    with wandb_run(folder, folder.read_config()) as wandb:
-        log_page(wandb, folder)
-    return page
 
 
 def open_material(folder: RunFolder, config: RunConfig) -> Material:

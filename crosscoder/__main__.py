@@ -214,10 +214,10 @@ def report(
     """What changed in words, with the evidence beside each claim."""
     requirements = None if require is None else load_config(require, model=Requirements)
     folder = _finished_run(target, overrides)
-    stages = module("analysis.stages")
-    stages.report(folder)
+    presentation = module("analysis.presentation")
+    presentation.report(folder)
     _told("report", folder.report)
-    unmet = [] if requirements is None else stages.unmet(folder, requirements)
+    unmet = [] if requirements is None else presentation.unmet(folder, requirements)
     for line in unmet:
         _told("not met", line)
     if unmet:
@@ -233,7 +233,7 @@ def browse(
 ) -> None:
     """The page to look at; opens from disk, offline."""
     folder = _finished_run(target, overrides)
-    _told("page", module("analysis.stages").browse(folder))
+    _told("page", module("analysis.presentation").browse(folder))
     if serve:
         _serve(folder.browser, port)
 
@@ -371,13 +371,13 @@ def _run(config: RunConfig) -> None:
         module("training.stages").train(config)
         _told("metrics", folder.metrics)
         _told("dictionary", folder.crosscoder)
-        analysis = module("analysis.stages")
-        analysis.analyze(folder, config)
+        module("analysis.stages").analyze(folder, config)
         _told("features", folder.features)
         _attribute(folder, config, behaviors)
-        analysis.report(folder)
+        presentation = module("analysis.presentation")
+        presentation.report(folder)
         _told("report", folder.report)
-        _told("page", analysis.browse(folder))
+        _told("page", presentation.browse(folder))
 
 
 def _behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Behavior]:

@@ -21,11 +21,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from .chat import RenderedChat, render_chat
+from .comparability import LOWEST_RATE
 from .errors import DataError, PairError
 from .texts import Text
-
-LOWEST_RATE = 0.1
-"""Where fewer of a model's tokens have a counterpart, most of what it computes would go unseen, so the pair is refused."""
 
 
 class TextReader(NamedTuple):

@@ -21,17 +21,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from .activations import have_difference, split_models
+from .comparability import LEAST_CARRIED
 from .errors import FormatError
 from .folder import write_atomic
 
 SAME_SPACE = 0.5
 """Cosine of the centered activations of two models, all tokens together, from which on they are taken to share a space."""
-
-LEAST_CARRIED = 0.25
-"""Share of a model's variance that a map has to carry, on tokens that it was not fitted on, to be one."""
-
-LEAST_AGREEMENT = 0.3
-"""Median cosine with which a map has to carry directions to where they are: below it, that nothing is found along one says nothing."""
 
 # Of the sample, to measure the maps on.
 _HELD_OUT = 0.1

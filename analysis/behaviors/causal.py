@@ -23,11 +23,9 @@ from .change import Part
 from .decomposition import Corners
 from .measurement import Measurement
 from .reading import Sizes
+from .results import LEAST_SHARE
 from .runs import INTERVENED, REFERENCE, Run
 from .statistics import Estimate, Resamples, Values, sign_flip_test
-
-LEAST_SHARE = 0.01
-"""Of the shift. A latent that carries less is no cause of it that anybody could use, however sure it is that it does more than nothing."""
 
 Kind = Literal["necessity", "sufficiency", "steering"]
 KINDS: tuple[Kind, ...] = ("necessity", "sufficiency", "steering")

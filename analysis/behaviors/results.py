@@ -115,6 +115,9 @@ def named_by_behaviors(folder: RunFolder) -> set[int]:
 LEVELS = ("observed", "associated", "causal")
 """Of evidence, from the weakest to the strongest."""
 
+LEAST_SHARE = 0.01
+"""Of the shift. A latent that carries less is no cause of it that anybody could use, however sure it is that it does more than nothing."""
+
 
 def _load(place: BehaviorFolder) -> BehaviorResults:
     shift = _read(place.shift)

@@ -1,9 +1,11 @@
 """What the page holds of the latents nearest to each."""
 
+import numpy as np
+
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
 
-from ..neighbors import KEPT, by_latent
+from ..columns import NEIGHBORS_KEPT
 from ..results import AnalysisResults
 from .columns import read_columns
 from .section import Section
@@ -18,9 +20,18 @@ def neighbor_section(folder: RunFolder, results: AnalysisResults) -> Section:
     largest = max(
         (int(columns[name].max()) for name in ("latent", "neighbor") if len(columns[name])), default=0
     )
-    if largest >= n_latents or (len(columns["rank"]) and columns["rank"].max() >= KEPT):
+    if largest >= n_latents or (len(columns["rank"]) and columns["rank"].max() >= NEIGHBORS_KEPT):
         raise FormatError(
             f"{folder.neighbors}: not of this dictionary of {n_latents} latents; run crosscoder analyze again"
         )
     found, cosine = by_latent(columns, n_latents)
     return Section(per_latent={"neighbors": found, "neighbor_cosines": cosine})
+
+
+def by_latent(columns: dict[str, np.ndarray], n_latents: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbors and cosines `[latent, rank]` from the columns of the table; -1 and NaN where there is none."""
+    found = np.full((n_latents, NEIGHBORS_KEPT), -1, dtype=np.int32)
+    cosine = np.full((n_latents, NEIGHBORS_KEPT), np.nan, dtype=np.float32)
+    place = columns["latent"], columns["rank"]
+    found[place], cosine[place] = columns["neighbor"], columns["cosine"]
+    return found, cosine

@@ -17,6 +17,15 @@ from ..tables import readable
 WAYS = ("detection", "fuzzing")
 """How explanations are scored."""
 
+FAMILY_NAMES = {
+    "token": "token",
+    "previous_token": "previous token",
+    "pair": "previous and current token",
+    "source": "source",
+    "place": "place",
+}
+"""Of the families of rules (`token_families`), in words."""
+
 
 class WrittenFolder:
     """RUN/explanations."""

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.special import gammaln
 
-from .token_families import NAMES, Family
+from .results import FAMILY_NAMES
+from .token_families import Family
 
 _MANY = 0.5
 """A latent that fires on more than this share of tokens is told by where it is silent."""
@@ -43,7 +44,7 @@ class Rule(NamedTuple):
 def rule_text(family: str, items: Sequence[str], negated: bool) -> str:
     """A rule as it is read; items in quotation marks."""
     named = ", ".join(f"“{item}”" for item in items)
-    return f"{NAMES[family]} {'not ' if negated else ''}in {{{named}}}"
+    return f"{FAMILY_NAMES[family]} {'not ' if negated else ''}in {{{named}}}"
 
 
 def learn_rule(

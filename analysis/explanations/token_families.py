@@ -11,15 +11,6 @@ from crosscoder.documents import Documents
 # Before the first token of a document there is none.
 _NOTHING = -1
 
-NAMES = {
-    "token": "token",
-    "previous_token": "previous token",
-    "pair": "previous and current token",
-    "source": "source",
-    "place": "place",
-}
-"""Of families, in words."""
-
 _IN_TEMPLATE = "the chat template"
 
 

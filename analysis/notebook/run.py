@@ -3,15 +3,13 @@
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from crosscoder.config import RunConfig
-from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import ConfigError, did_you_mean
 from crosscoder.folder import RunFolder
-from crosscoder.storage import load_crosscoder
 
 from ..behaviors.results import LEVELS, behavior_places, load_behaviors
 from ..columns import FEATURES
@@ -24,6 +22,9 @@ from ..training_record import read_metrics
 from .behavior import AttributedBehavior
 from .frames import with_types
 from .latent import Latent
+
+if TYPE_CHECKING:
+    from crosscoder.dictionary import Crosscoder
 
 
 class Run:
@@ -94,8 +95,10 @@ class Run:
         return read_report(self.folder) if (self.folder.report / "report.json").is_file() else None
 
     @cached_property
-    def dictionary(self) -> Crosscoder:
+    def dictionary(self) -> "Crosscoder":
         """The trained dictionary, on the CPU."""
+        from crosscoder.storage import load_crosscoder
+
         return load_crosscoder(self.folder.crosscoder)
 
     @cached_property

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..behaviors.causal import LEAST_SHARE
-from ..behaviors.results import BehaviorResults
+from ..behaviors.results import LEAST_SHARE, BehaviorResults
 from .behavior_schema import (
     BehaviorShift,
     CarryingLatent,

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from crosscoder.alignment import LOWEST_RATE
-from crosscoder.frame import LEAST_AGREEMENT, LEAST_CARRIED
+from crosscoder.comparability import LEAST_AGREEMENT, LEAST_CARRIED, LOWEST_RATE
 
 from ..results import AnalysisResults
 from .phrases import NOT_MEASURED, Number, present

@@ -1,7 +1,6 @@
 """A latent's rule for where it fires, with how well it tells on documents that it was not learnt on."""
 
-from ..explanations.results import RuleScore
-from ..explanations.token_families import NAMES
+from ..explanations.results import FAMILY_NAMES, RuleScore
 from .wording import Sentence, say, tokens
 
 CHANCE = 0.5
@@ -23,7 +22,7 @@ def rule_sentence(rule: RuleScore) -> Sentence:
     return say(
         "Rule for where it fires: {family} {negated}in {items}; AUROC {rule_auroc:.2f}{range} on {n_firings:counted firing} in "
         "{n_documents:counted document} that it was not learnt on ({chance} is chance){pays}.",
-        family=NAMES[rule.family],
+        family=FAMILY_NAMES[rule.family],
         negated="not " if rule.negated else "",
         items=tokens(rule.items, "item"),
         rule_auroc=rule.auroc,

@@ -1,6 +1,6 @@
 """What was found, in a few sentences: how many latents changed, how much is explained, and which conditions failed."""
 
-from ..behaviors.causal import LEAST_SHARE
+from ..behaviors.results import LEAST_SHARE
 from ..results import AnalysisResults
 from .behavior_schema import BehaviorShift
 from .behaviors import form_of

@@ -10,7 +10,9 @@ from torch import Tensor
 
 import analysis.neighbors as module
 from analysis.browser import write_page
-from analysis.neighbors import KEPT, neighbors, neighbors_of
+from analysis.browser.neighbors import by_latent
+from analysis.columns import NEIGHBORS, NEIGHBORS_KEPT
+from analysis.neighbors import neighbors, neighbors_of
 from analysis.observers import observer_for
 from analysis.tables import write_parquet
 from crosscoder.errors import FormatError
@@ -65,7 +67,7 @@ def test_two_parts_of_a_feature_find_each_other(tmp_path: Path) -> None:
     assert nearest.loc[2, "cosine"] == pytest.approx(1)
     path = tmp_path / "neighbors.parquet"
     write_parquet(path, neighbors_of(observer, torch.ones(observer.n_latents, dtype=torch.int64)))
-    described(path, module.NEIGHBORS)
+    described(path, NEIGHBORS)
 
 
 def test_the_page_lists_those_of_the_file(tmp_path: Path, visit: Any) -> None:
@@ -78,7 +80,7 @@ def test_the_page_lists_those_of_the_file(tmp_path: Path, visit: Any) -> None:
     view.open_latent(5)
     mine = table[table["latent"] == 5]
     shown = view.page.locator(".nearest li")
-    assert shown.count() == len(mine) == KEPT
+    assert shown.count() == len(mine) == NEIGHBORS_KEPT
     for item, (_, row) in zip(shown.all(), mine.iterrows(), strict=True):
         assert f"latent {row['neighbor']:.0f}" in item.inner_text()
         assert f"{row['cosine']:.2f}".replace("-", "−") in item.inner_text()
@@ -99,7 +101,7 @@ def test_a_file_of_another_dictionary_is_refused(tmp_path: Path) -> None:
 
 
 def test_lists_have_an_entry_for_every_latent() -> None:
-    found, cosine = module.by_latent(
+    found, cosine = by_latent(
         {
             "latent": np.array([1]),
             "rank": np.array([0]),

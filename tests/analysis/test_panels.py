@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis import panels, stages
+from analysis import panels, presentation
 from analysis.browser import write_page
 from analysis.report import write_report
 from analysis.results import LABELS
@@ -180,8 +180,8 @@ def test_a_failure_stops_neither_report_nor_page(
 
     monkeypatch.setattr("crosscoder.tracking._start", lambda folder, config: Broken())
     folder = make(tmp_path, mode="offline")
-    stages.report(folder)
-    assert stages.browse(folder).is_file() and (folder.report / "report.html").is_file()
+    presentation.report(folder)
+    assert presentation.browse(folder).is_file() and (folder.report / "report.html").is_file()
     warnings = [
         record
         for record in caplog.records
@@ -197,8 +197,8 @@ def test_an_offline_run_holds_panels_tables_and_artifacts(tmp_path: Path) -> Non
     with wandb_run(folder, config) as wandb:
         panels.log_analysis(wandb, folder)
         panels.log_behaviors(wandb, folder)
-        stages.report(folder)
-        stages.browse(folder)
+        presentation.report(folder)
+        presentation.browse(folder)
         assert wandb.id is not None, "nothing failed"
     (file,) = offline_files(folder)
     found = list(records(file))

@@ -24,6 +24,7 @@ from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, DataError
 from crosscoder.folder import RunFolder
 from crosscoder.settings import load_config
+from tests.analysis.run_folder import make_run_folder
 
 ROOT = Path(__file__).parents[2]
 VERBS = [
@@ -147,6 +148,26 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 """
     done = shell("-c", program, folder=tmp_path, module=False)
     assert (done.returncode, done.stderr) == (0, "crosscoder: missing.yaml: no such file\n")
+
+
+def test_report_and_page_are_written_without_torch(tmp_path: Path) -> None:
+    """They read files only; torch would take several times as long to load, and as much memory, as the page of a small run."""
+    folder = make_run_folder(tmp_path / "run")
+    folder.config.write_text(FILES.format(folder.path))
+    program = """
+import sys
+from crosscoder.__main__ import app
+for verb in ("report", "browse"):
+    try:
+        app([verb, sys.argv[1]])
+    except SystemExit as end:
+        assert not end.code, end.code
+heavy = {"torch", "transformers", "sae_lens", "wandb", "scipy", "matplotlib"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    done = shell("-c", program, folder.path, folder=tmp_path, module=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder.browser / "index.html").is_file() and (folder.report / "report.json").is_file()
 
 
 def test_run_goes_through_all_stages_in_order(tmp_path: Path, calls: list[tuple[str, Any]]) -> None:
