@@ -22,6 +22,22 @@ from .section import Section
 from .told import told_section
 from .trajectories import trajectory_section
 
+# In this order: of two rules of equal weight the later one stands.
+_STYLES = (
+    "theme.css",
+    "elements.css",
+    "frame.css",
+    "overview.css",
+    "charts.css",
+    "behaviors.css",
+    "table.css",
+    "triage.css",
+    "latent.css",
+    "text.css",
+    "narrow.css",
+    "print.css",
+)
+
 _SCRIPTS = (
     "data.js",
     "decisions.js",
@@ -91,9 +107,11 @@ def page(overview: str, packs: list[str], nonce: str | None = None) -> str:
     """The whole of index.html; `nonce` marks the scripts that it may load, none without one."""
     source = Path(__file__).parent / "page"
     markup = (source / "page.html").read_text(encoding="utf-8")
-    style = (source / "page.css").read_text(encoding="utf-8")
-    parts = [(source / name).read_text(encoding="utf-8") for name in _SCRIPTS]
-    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+    style, code = (
+        "\n".join((source / name).read_text(encoding="utf-8") for name in names)
+        for names in (_STYLES, _SCRIPTS)
+    )
+    script = '"use strict";\n(() => {\n' + code + "})();\n"
     own = f"'{content_digest(script)}'" + (f" 'nonce-{nonce}'" if nonce else "")
     policy = (
         f"default-src 'none'; script-src {own}; style-src '{content_digest(style)}'; "

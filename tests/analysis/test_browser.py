@@ -76,7 +76,14 @@ def test_no_two_scripts_define_the_same_name() -> None:
     names = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", text, re.MULTILINE)
     assert len(names) > 200
     assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def test_every_script_and_style_is_in_the_page() -> None:
+    place = Path(build.__file__).parent / "page"
     assert sorted(build._SCRIPTS) == sorted(path.name for path in place.glob("*.js"))
+    assert sorted(build._STYLES) == sorted(path.name for path in place.glob("*.css"))
+    # They override what stands in the others, rule for rule.
+    assert build._STYLES[-2:] == ("narrow.css", "print.css")
 
 
 def test_page_is_the_same_every_time_and_names_no_server(run: RunFolder) -> None:
