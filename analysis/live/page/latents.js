@@ -1,6 +1,8 @@
 // Latents that fire on the text, with what each writes into the models.
 
+// Rows of a table at first, and as many more whenever more are asked for.
 const FIRST_ROWS = 12;
+const MORE_ROWS = 25;
 
 const ORDERS = {
   change: "what differs between the models",
@@ -46,7 +48,7 @@ function renderText() {
   const rows = rowsOfText();
   const title = element("h3", { id: "of-text-title", text: `All ${whole(rows.length)} latents that fire on the text` });
   const head = element("div", { class: "examples-head" }, [title, live.reading.fired.change ? orderSelect() : null]);
-  document.getElementById("of-text").replaceChildren(head, latentTable("Latents that fire on the text", rows, { whole: true, expanded: live.more.text, more: () => expand("text") }));
+  document.getElementById("of-text").replaceChildren(head, latentTable("Latents that fire on the text", rows, { ofText: true, count: live.rows.text, more: () => expand("text") }));
 }
 
 function orderSelect() {
@@ -61,33 +63,38 @@ function orderSelect() {
   return element("label", { class: "toggle", for: "order" }, ["by ", select]);
 }
 
+// The focus goes to the first row that came in, since the button that it was on may be gone.
 function expand(which) {
-  live.more[which] = true;
+  const before = live.rows[which];
+  live.rows[which] += MORE_ROWS;
   if (which === "text") renderText();
   else renderToken();
+  document.querySelectorAll(`#of-${which} .latent-button`)[before]?.focus();
 }
 
-function latentTable(label, rows, { whole: ofText = false, expanded, more }) {
+function latentTable(label, rows, { ofText = false, count, more }) {
   const changes = rows.some(({ change }) => change !== null);
   const heads = [["latent", ""], ...(ofText ? [["tokens", "numeric"], ["largest on", ""]] : []), ["value", "numeric"], ["ref.", "numeric"], ["int.", "numeric"], ...(changes ? [["differs", "numeric"]] : [])];
   const full = { "ref.": "what it writes into the reference", "int.": "what it writes into the intervened model", differs: "norm of what it adds to intervened − reference", value: "latent value", tokens: "tokens of the text on which it fires" };
-  const shown = expanded ? rows : rows.slice(0, FIRST_ROWS);
+  const shown = rows.slice(0, count);
   const table = element("table", { class: "fired", "aria-label": label }, [
     element("thead", {}, element("tr", {}, heads.map(([text, style]) => element("th", { scope: "col", class: style, title: full[text], text })))),
     element("tbody", {}, shown.map((row) => latentRow(row, ofText, changes))),
   ]);
   const rest = rows.length - shown.length;
-  return element("div", {}, [table, rest > 0 ? element("button", { type: "button", class: "more", text: `${whole(rest)} more`, onclick: more }) : null]);
+  return element("div", {}, [table, rest > 0 ? element("button", { type: "button", class: "more", text: `${whole(Math.min(rest, MORE_ROWS))} more of ${whole(rest)}`, onclick: more }) : null]);
 }
 
 function latentRow(row, ofText, changes) {
   const told = live.reading.latents[row.latent];
   const title = told.explanation ? visibleText(told.explanation) : null;
   const button = element("button", { type: "button", class: "latent-button", "data-latent": row.latent, "aria-pressed": String(row.latent === live.latent), title, onclick: () => showLatent(row.latent) }, [labelMark(told.label), String(row.latent), element("span", { class: "said", text: ` ${told.label}` })]);
+  // What was merely observed is the rule; more than that is worth a word.
+  const evidence = told.evidence === "observed" ? null : element("small", { text: ` ${told.evidence}` });
   const where = element("button", { type: "button", class: "where-button", title: `token ${row.at}`, onclick: () => visitToken(row.at, row.latent) }, element("bdi", { class: "token" }, tokenNodes(live.reading.tokens[row.at], true)));
   const numbers = [row.value, row.reference, row.intervened, ...(changes ? [row.change] : [])];
   return element("tr", {}, [
-    element("th", { scope: "row" }, button),
+    element("th", { scope: "row" }, [button, evidence]),
     ...(ofText ? [element("td", { class: "numeric", text: whole(row.fires) }), element("td", { class: "where-cell" }, where)] : []),
     ...numbers.map((value) => element("td", { class: "numeric", text: significant(value) })),
   ]);

@@ -1,6 +1,6 @@
 // The page that asks: a text, what both models and the dictionary make of it, and answers with latents as a lever.
 
-const live = { facts: null, reading: null, firings: [], latent: null, at: 0, order: "change", more: { token: false, text: false } };
+const live = { facts: null, reading: null, firings: [], latent: null, at: 0, order: "change", rows: { token: 0, text: 0 } };
 
 const kind = () => document.querySelector("input[name=kind]:checked").value;
 
@@ -17,15 +17,14 @@ function typed({ answer: withAnswer }) {
 async function read() {
   live.reading = await ask("text", typed({ answer: true }));
   live.firings = allFirings();
-  live.more = { token: false, text: false };
+  live.rows.text = FIRST_ROWS;
   live.order = live.reading.fired.change ? live.order : "strength";
   document.getElementById("reading").hidden = false;
   const first = rowsOfText()[0];
   renderStrip();
   live.latent = first ? (live.firings.some(({ latent }) => latent === live.latent) ? live.latent : first.latent) : null;
-  live.at = live.reading.tokens.length - 1;
   renderText();
-  showToken(live.at);
+  showToken(openingToken());
   if (live.latent === null) showNothing();
   else showLatent(live.latent);
   document.getElementById("reading-title").focus({ preventScroll: true });

@@ -60,8 +60,15 @@ function renderLegend(largest) {
 
 const tokenButtons = () => [...document.querySelectorAll("#strip .pair")];
 
+// Where the models expect the most different things next; without a common vocabulary the end of the text.
+function openingToken() {
+  const { kl, tokens } = live.reading;
+  return kl ? kl.indexOf(Math.max(...kl)) : tokens.length - 1;
+}
+
 function showToken(at) {
   live.at = at;
+  live.rows.token = FIRST_ROWS;
   for (const button of tokenButtons()) {
     const here = Number(button.dataset.at) === at;
     button.classList.toggle("current", here);
@@ -90,7 +97,7 @@ function renderToken() {
   document.getElementById("of-token").replaceChildren(
     title,
     predictions(),
-    rows.length ? latentTable(`Latents that fire on token ${at}`, rows, { expanded: live.more.token, more: () => expand("token") }) : element("p", { class: "muted", text: nothing }),
+    rows.length ? latentTable(`Latents that fire on token ${at}`, rows, { count: live.rows.token, more: () => expand("token") }) : element("p", { class: "muted", text: nothing }),
   );
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analysis import stages
@@ -122,11 +123,13 @@ def test_a_text_is_read_and_a_latent_shown_on_its_tokens(served: Served, visit_l
     found = asked(served)
     tokens = strip(view)
     assert len(tokens) == len(found["tokens"])
-    assert tokens[-1]["current"]
+    # It opens where the models part most.
+    assert [token["current"] for token in tokens].index(True) == int(np.argmax(found["kl"]))
     listed = view.page.eval_on_selector_all(
         "#of-text tbody tr", "rows => rows.map(r => Array.from(r.children, c => c.textContent.trim()))"
     )
     # The largest change comes first, on the token where it is.
+    assert len(listed) == 12 < len(set(found["fired"]["latent"]))
     largest = max(zip(found["fired"]["change"], found["fired"]["latent"], strict=True))
     assert listed[0][0].startswith(str(largest[1]))
     for latent in [int(row[0].split(" ")[0]) for row in listed[:3]]:
@@ -143,6 +146,9 @@ def test_a_text_is_read_and_a_latent_shown_on_its_tokens(served: Served, visit_l
         assert [token["lower"] for token in tokens] == pytest.approx(
             (own["intervened"] / top).tolist(), abs=1e-3
         )
+    view.page.click("#of-text .more")
+    assert view.page.locator("#of-text tbody tr").count() == len(set(found["fired"]["latent"]))
+    assert view.page.evaluate("document.activeElement.matches('#of-text tbody tr:nth-child(13) button')")
     assert view.complaints == []
 
 
@@ -311,6 +317,7 @@ def test_by_keyboard_alone(served: Served, visit_live: Any) -> None:
     view.page.wait_for_selector("#reading:not([hidden]) .fired")
     to(view, "#strip .pair")
     last = len(strip(view)) - 1
+    keys.press("End")
     keys.press("ArrowLeft")
     keys.press("ArrowLeft")
     assert strip(view)[last - 2]["current"]
