@@ -49,6 +49,10 @@ class Answerer(Protocol):
         """Answers to one text."""
         ...
 
+    def stop(self) -> None:
+        """Give up what takes long."""
+        ...
+
 
 class Refused(Exception):
     """A request that is not answered, and why."""
@@ -122,13 +126,13 @@ class LiveHandler(PageHandler):
             case "/live/script.js":
                 self._send(HTTPStatus.OK, "text/javascript; charset=utf-8", SCRIPT)
             case "/live/run":
-                self._send_json(HTTPStatus.OK, server.answerer.facts())
+                self._send_json(HTTPStatus.OK, server.loaded().facts())
             case _:
                 raise Refused(HTTPStatus.NOT_FOUND, "there is no such page; the live one is at /live")
 
     def _computed(self, ask: Callable[[Answerer], dict[str, Any]]) -> None:
         with self._live.turn():
-            found = ask(self._live.answerer)
+            found = ask(self._live.loaded())
         self._send_json(HTTPStatus.OK, found)
 
     @contextmanager
@@ -206,7 +210,8 @@ class LiveHandler(PageHandler):
 class LiveServer(PageServer):
     """Serves a run's static page, and the live one once its models are loaded."""
 
-    answerer: Answerer
+    answerer: Answerer | None = None
+    """There once the models are loaded."""
 
     def __init__(self, folder: RunFolder, config: RunConfig, port: int) -> None:
         """Takes the port, and loads nothing. Raises ConfigError where it cannot be had, or the run has no models."""
@@ -224,6 +229,11 @@ class LiveServer(PageServer):
         self.answerer = Session.load(self._folder, self._config)
         return [*super().prepare(), ("live", f"{self.address}live?token={self.token}")]
 
+    def loaded(self) -> Answerer:
+        """What answers. Nothing is asked before `prepare`."""
+        assert self.answerer is not None
+        return self.answerer
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """One computation at a time: models are switched and hooked while they run. Raises `Refused` where none ends in time."""
@@ -236,7 +246,9 @@ class LiveServer(PageServer):
             self._turn.release()
 
     def server_close(self) -> None:
-        """Ends after what is being computed: torch does not bear the end of the process in the middle."""
+        """Ends once nothing is computed any more: torch does not bear the end of the process in the middle of a pass."""
         super().server_close()
-        if self._turn.acquire(timeout=WAIT_SECONDS):
-            self._turn.release()
+        if self.answerer is not None:
+            self.answerer.stop()
+        # For good: whoever waits for a turn waits in vain.
+        self._turn.acquire()

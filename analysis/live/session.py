@@ -1,6 +1,7 @@
 """A finished run with its models loaded: what the live page is told of it, and what it asks of it."""
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,7 @@ from jaxtyping import Shaped
 
 from crosscoder.config import AdapterSource, ContextSource, PairConfig, RunConfig
 from crosscoder.documents import special_ids
-from crosscoder.errors import FormatError, PairError
+from crosscoder.errors import CrosscoderError, FormatError, PairError
 from crosscoder.folder import RunFolder
 
 from ..behaviors.results import load_behaviors
@@ -54,7 +55,8 @@ class Session:
             )
         self._told_of = features[["label", "evidence", "explanation"]].to_dict("records")
         means = torch.tensor(features["mean_activation"].tolist(), dtype=torch.float64)
-        self._steering = Steering(models, config.tokens, means)
+        self._stopped = threading.Event()
+        self._steering = Steering(models, config.tokens, means, self._require_going)
         self._vocabularies = [display_vocabulary(pair.tokenizer_of(model)) for model in range(2)]
         self._special = np.asarray(special_ids(pair.tokenizer), dtype=np.int64)
         self._named = {
@@ -137,6 +139,14 @@ class Session:
             for model, name in enumerate(("reference", "intervened"))
         }
         return answers | {"fires_on": found.fires_on, "n_read": found.n_read}
+
+    def stop(self) -> None:
+        """Give up the answer that is being generated, and every later one: they raise CrosscoderError before their next token."""
+        self._stopped.set()
+
+    def _require_going(self) -> None:
+        if self._stopped.is_set():
+            raise CrosscoderError("given up, because the server stops")
 
     def _told_predictions(self, predicted: Predicted, model: int) -> list[list[list[Any]]]:
         """For each token of the text the likeliest next tokens, each with its probability; nothing where there is no such place."""

@@ -8,6 +8,7 @@ mean value of latent j where it fires on held-out text: on a single prompt most 
 where the doses of a behavior take their direction from.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -95,9 +96,16 @@ def mean_direction(
 class Steering:
     """Steers prompts of a run."""
 
-    def __init__(self, models: RunModels, policy: TokenPolicy, means: Float64[Tensor, " latent"]) -> None:
-        """`means` as for `runs_of`."""
+    def __init__(
+        self,
+        models: RunModels,
+        policy: TokenPolicy,
+        means: Float64[Tensor, " latent"],
+        before_step: Callable[[], object],
+    ) -> None:
+        """`means` as for `runs_of`; `before_step` is called before every token of an answer, and what it raises ends it."""
         self._models, self._policy, self._means = models, policy, means
+        self._before_step = before_step
         # Of the last prompt: while a dose is tried out, the answers beside it stay the same.
         self._unsteered: dict[tuple[bytes, int], tuple[str, str]] = {}
 
@@ -115,7 +123,7 @@ class Steering:
                 f"{max(0, pair.max_positions - n_tokens)} at most; lower it, or shorten the prompt"
             )
         sampling = Sampling(max_new_tokens=request.max_new_tokens)
-        generator = Generator(pair, observer, [prompt], self._policy, sampling, seed=0)
+        generator = Generator(pair, observer, [prompt], self._policy, sampling, 0, self._before_step)
         key = prompt.token_ids.tobytes(), request.max_new_tokens
         if key not in self._unsteered:
             self._unsteered = {key: _both(generator, (unchanged(REFERENCE), unchanged(INTERVENED)))}

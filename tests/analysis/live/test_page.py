@@ -197,7 +197,7 @@ def test_both_models_are_steered_and_an_answer_is_read(served: Served, visit_liv
     view = visit_live(served)
     view.page.fill("#words", TEXT)
     view.page.click("#named .chip")
-    (named,) = served.server.answerer.facts()["behaviors"]
+    (named,) = served.server.loaded().facts()["behaviors"]
     assert view.page.input_value("#latents") == ", ".join(map(str, named["latents"]))
     view.page.fill("#latents", ", ".join(map(str, range(24))))
     view.page.fill("#dose", "-40")

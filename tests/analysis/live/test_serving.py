@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from analysis.browser.serving import PageServer
 from analysis.live import serving
 from analysis.live.requests import MAX_BYTES, MAX_CHARACTERS, SteerRequest, TextRequest
-from analysis.live.serving import LiveServer
+from analysis.live.serving import LiveServer, Refused
 from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, DataError
 from crosscoder.folder import RunFolder
@@ -47,6 +48,9 @@ class MadeUp:
         finally:
             self.at_once -= 1
 
+    def stop(self) -> None:
+        self.open.set()
+
     def steer(self, request: SteerRequest) -> dict[str, Any]:
         return {"asked": request.model_dump(mode="json", exclude_none=True)}
 
@@ -75,7 +79,6 @@ def server(folder: RunFolder) -> Iterator[LiveServer]:
     thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield found
-    made_up(found).open.set()
     found.shutdown()
     found.server_close()
     thread.join()
@@ -360,6 +363,34 @@ def test_a_visitor_who_leaves_is_no_error(server: LiveServer, capsys: pytest.Cap
     made_up(server).open.set()
     assert live(server, "/text", TEXT).status == 200
     assert capsys.readouterr().err == ""
+
+
+def test_the_end_waits_for_what_is_computed_and_lets_nothing_more_begin(folder: RunFolder) -> None:
+    server = LiveServer(folder, settings(folder.path), 0)
+    server.answerer = own = MadeUp()
+    serving_thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    serving_thread.start()
+    own.open.clear()
+    found: list[int] = []
+    first = threading.Thread(target=lambda: found.append(live(server, "/text", TEXT).status))
+    first.start()
+    assert own.entered.wait(20)
+    server.shutdown()
+    server.server_close()
+    # The one that was computed was answered; `server_close` did not return before.
+    assert own.at_once == 0
+    first.join()
+    serving_thread.join()
+    assert found == [200]
+    with pytest.raises(Refused, match="busy"), patched_wait(), server.turn():
+        pass
+
+
+@contextmanager
+def patched_wait() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "WAIT_SECONDS", 0.05)
+        yield
 
 
 # --- what the answers carry -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from analysis.live.requests import SteerRequest
 from analysis.live.steering import runs_of
 from analysis.run_models import RunModels, load_models
 from crosscoder.behavior import Sampling
-from crosscoder.errors import DataError
+from crosscoder.errors import CrosscoderError, DataError
 from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
 from tests.analysis.pair_run import N_LATENTS
 
@@ -158,6 +158,15 @@ def test_it_is_told_on_how_many_tokens_they_change_anything(run: LiveRun) -> Non
         found = run.session.steer(request(latents=latents, max_new_tokens=1))
         assert found["fires_on"] == int((code[:, latents] > 0).any(axis=1).sum())
         assert found["n_read"] == sum(reading["read"])
+
+
+def test_answers_are_given_up_when_the_server_stops(run: LiveRun) -> None:
+    session = type(run.session).load(run.folder, run.config)
+    session.stop()
+    with pytest.raises(CrosscoderError, match=r"^given up, because the server stops$"):
+        session.steer(request())
+    # Reading a text is one pass, and ends by itself.
+    assert session.read(request())["tokens"]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
