@@ -82,7 +82,7 @@ function latentTable(label, rows, { ofText = false, count, more }) {
     element("tbody", {}, shown.map((row) => latentRow(row, ofText, changes))),
   ]);
   const rest = rows.length - shown.length;
-  return element("div", {}, [table, rest > 0 ? element("button", { type: "button", class: "more", text: `${whole(Math.min(rest, MORE_ROWS))} more of ${whole(rest)}`, onclick: more }) : null]);
+  return element("div", {}, [table, rest > 0 ? element("button", { type: "button", class: "more", text: rest > MORE_ROWS ? `${MORE_ROWS} more of ${whole(rest)}` : `${whole(rest)} more`, onclick: more }) : null]);
 }
 
 function latentRow(row, ofText, changes) {
