@@ -4,7 +4,7 @@ What is put in or out depends on both models' activations on the same tokens. So
 runs up to its hookpoint, and then the model whose answer it is runs on from what stands there. Both keep their own keys and values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,14 @@ class Generator:
         policy: TokenPolicy,
         sampling: Sampling,
         seed: int,
+        before_step: Callable[[], object] = lambda: None,
     ) -> None:
-        """Raises DataError where a prompt and its answer are longer than the models can read."""
+        """Raises DataError where a prompt and its answer are longer than the models can read.
+
+        Args:
+            before_step: Called before every token; what it raises ends the answers.
+        """
+        self._before_step = before_step
         self._pair, self._observer, self._prompts, self._sampling, self._seed = (
             pair,
             observer,
@@ -106,6 +112,7 @@ class Generator:
         open_rows = torch.ones(len(prompts), dtype=torch.bool, device=self._pair.device)
         token_ids, real = self._padded(prompts)
         for step in range(self._sampling.max_new_tokens):
+            self._before_step()
             kept = real & ~torch.isin(token_ids, self._special)
             if step == 0:
                 first = real & (real.long().cumsum(dim=1) <= self._mask_first)

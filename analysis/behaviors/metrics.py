@@ -146,9 +146,9 @@ class DivergenceFromReference(LogitMetric):
         """See `LogitMetric.values`."""
         assert reference is not None
         if not self._all_places:
-            return _kl(*(_after(one, batch, batch.length - 1) for one in (logits, reference)))
+            return kl_divergence(*(_after(one, batch, batch.length - 1) for one in (logits, reference)))
         row, place = batch.attention.to(logits.device).nonzero(as_tuple=True)
-        kl = _kl(logits[row, place].float(), reference[row, place].float())
+        kl = kl_divergence(logits[row, place].float(), reference[row, place].float())
         summed = kl.new_zeros(len(logits)).index_add(0, row, kl)
         return summed / batch.length.to(summed.device)
 
@@ -182,7 +182,7 @@ def next_token_divergence(logits: Logits, other: Logits, batch: Batch) -> Float[
     row, place = batch.attention.to(logits.device).nonzero(as_tuple=True)
     kl = torch.cat(
         [
-            _kl(logits[part_row, part_place].float(), other[part_row, part_place].float())
+            kl_divergence(logits[part_row, part_place].float(), other[part_row, part_place].float())
             for part_row, part_place in zip(row.split(256), place.split(256), strict=True)
         ]
     )
@@ -221,9 +221,10 @@ def _any_of(
     return summed[chosen.to(summed.device)].view(n_prompts, -1).logsumexp(dim=1)
 
 
-def _kl(
+def kl_divergence(
     one: Float[Tensor, "place vocabulary"], other: Float[Tensor, "place vocabulary"]
 ) -> Float[Tensor, " place"]:
+    """KL(p ‖ p_other) of the next token at each place, in nats, from logits."""
     log_one, log_other = one.log_softmax(dim=1), other.log_softmax(dim=1)
     return (log_one.exp() * (log_one - log_other)).sum(dim=1)
 
