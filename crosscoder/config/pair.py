@@ -90,3 +90,19 @@ class PairConfig(Settings):
                 "remove snapshots"
             )
         return self
+
+    @property
+    def sources(self) -> tuple[ModelSource | AdapterSource | ContextSource, ...]:
+        """What is said of each model: the reference, the intervened one, then the snapshots."""
+        return self.reference, self.intervened, *self.snapshots
+
+    @property
+    def checkpoints(self) -> tuple[ModelSource, ...]:
+        """The weights of each model; with an adapter or after a context they are the reference's."""
+        return tuple(source if isinstance(source, ModelSource) else self.reference for source in self.sources)
+
+    @property
+    def hookpoints(self) -> tuple[str, ...]:
+        """Where each model is read."""
+        other = self.intervened_hookpoint or self.hookpoint
+        return self.hookpoint, other, *(self.hookpoint for _ in self.snapshots)
