@@ -1,6 +1,6 @@
 """Both models' activations on the prompts of a behavior, and the change between them as the dictionary takes it apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,8 +57,7 @@ class Reading:
 
     def norm(self, part: Part) -> float:
         """Frobenius norm of a part of the change, over all prompts."""
-        squares = [float(self.change(index).part(part).square().sum()) for index in range(len(self.batches))]
-        return sum(squares) ** 0.5
+        return frobenius_norm(self.change(index).part(part) for index in range(len(self.batches)))
 
     def sizes(self) -> Sizes:
         """Of every latent."""
@@ -78,3 +77,8 @@ class Reading:
             whole = self.change(index).part(part)
             found.append(whole[torch.arange(len(whole)), batch.n_prompt.to(whole.device) - 1])
         return torch.cat(found).mean(dim=0)
+
+
+def frobenius_norm(batches: Iterable[Float[Tensor, "row token d_model"]]) -> float:
+    """Of all batches together."""
+    return sum(float(batch.square().sum()) for batch in batches) ** 0.5

@@ -17,7 +17,7 @@ from .change import Part
 from .decomposition import Corners
 from .measurement import LogitMeasurement, Measurement
 from .reading import Reading
-from .runs import INTERVENED, REFERENCE, Run, unchanged
+from .runs import INTERVENED, REFERENCE, Run
 from .statistics import Resamples, Values
 
 
@@ -27,12 +27,10 @@ class Cost:
     def __init__(self, elsewhere: LogitMeasurement, confidence: float, seed: int) -> None:
         """`elsewhere` measures cross-entropy."""
         self._elsewhere, self._resamples = elsewhere, Resamples(elsewhere.n_prompts, confidence, seed)
-        self._plain = {model: elsewhere.values(unchanged(model)) for model in (REFERENCE, INTERVENED)}
 
     def of(self, run: Run) -> dict[str, Any]:
         """KL of the next token in nats, and cross-entropy in nats a token before and after."""
-        changed, divergences = self._elsewhere.beside_unchanged(run)
-        return told_cost(self._resamples, self._plain[run.model], changed, divergences)
+        return told_cost(self._resamples, *self._elsewhere.beside_unchanged(run))
 
 
 def told_cost(resamples: Resamples, plain: Values, changed: Values, divergences: Values) -> dict[str, Any]:

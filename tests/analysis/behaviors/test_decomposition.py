@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from analysis.behaviors.change import Part
-from analysis.behaviors.decomposition import Attribution, Corners, Integration, attribute, measure_corners
+from analysis.behaviors.decomposition import Attribution, Corners, along_path, attribute, measure_corners
 from analysis.behaviors.measurement import LogitMeasurement
 from analysis.behaviors.metrics import LogitMetric, NextTokenLogOdds, build_metric
 from analysis.behaviors.prompts import Prompt
@@ -186,7 +186,7 @@ def test_a_model_beside_itself_has_no_shift(folder: Path) -> None:
 def test_steps_are_refined_by_threes_and_end_as_all_at_once(folder: Path) -> None:
     pair = pairs(folder, "models")
     measured = measurement(pair, random_dictionary(), build_metric(METRICS["continuation"], pair.tokenizer))
-    refined, at_once = Integration(measured), Integration(measured)
+    refined, at_once = along_path(measured), along_path(measured)
     refined.refine(4)
     refined.refine(12)
     at_once.refine(12)
