@@ -1,6 +1,9 @@
 """The language models that are compared, and what they compute on the same tokens."""
 
+import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +17,7 @@ from .config import AdapterSource, ContextSource, PairConfig
 from .context import Context
 from .device import resolve_device
 from .errors import PairError
-from .hooks import Splice, forward, read_output, splice_output
+from .hooks import Splice, forward, read_output, read_outputs, splice_output
 from .joint_pass import JointPass
 from .loading import adapter_tokenizer, find_module, load_adapter, load_model, load_tokenizer
 from .networks import Networks
@@ -54,18 +57,26 @@ class ModelPair:
             context: What the intervened model reads before every document.
             readers: Both models' tokenizers and chat templates, where the tokenizers differ.
         """
-        self.config, self.networks, self.models = config, networks, networks.models
+        self.networks, self.models = networks, networks.models
         self.model_names = model_names(len(self.models))
-        self.hookpoints = config.hookpoints
         self.tokenizer, self.chat_template, self.readers = tokenizer, chat_template, readers
         self.device, self.context = device, context
-        self._identity: dict[str, Any] | None = None
         self._final_norms: dict[int, nn.Module] = {}
+        self._aim(config)
+        # What the models share is tried out now, not in the first pass.
+        _ = self._both
+
+    def _aim(self, config: PairConfig) -> None:
+        """Read the models where the settings say."""
+        self.config, self.hookpoints = config, config.hookpoints
+        self._identity: dict[str, Any] | None = None
         self._resumptions: dict[int, Resumption] = {}
         self._modules = tuple(map(self._find_module, range(len(self.models))))
         self.d_models: tuple[int, ...] = tuple(map(self._probe, range(len(self.models))))
-        same_as = self._same_as()
-        self._both = JointPass(self._read, self.models, self.hookpoints, device, context, same_as)
+
+    @cached_property
+    def _both(self) -> JointPass:
+        return JointPass(self._read, self.models, self.hookpoints, self.device, self.context, self._same_as())
 
     @property
     def identical(self) -> bool:
@@ -118,6 +129,31 @@ class ModelPair:
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         return self._read(model, ids, mask)
 
+    def outputs(
+        self,
+        hookpoints: Sequence[str],
+        token_ids: Int[Tensor, "document token"],
+        attention_mask: Bool[Tensor, "document token"],
+        model: int,
+    ) -> list[Float[Tensor, "document token _"]]:
+        """What one model puts out at several places, one above the other, in a single pass.
+
+        Raises:
+            PairError: One of them is never run.
+        """
+        ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        context = self.context if model == 1 else None
+        if context is not None:
+            ids, mask = context.before(ids, mask)
+        with self.switched(model) as network:
+            found = read_outputs(network, [network.get_submodule(path) for path in hookpoints], ids, mask)
+        if len(found) < len(hookpoints):
+            raise PairError(
+                f"pair: {len(hookpoints) - len(found)} of the modules {hookpoints[0]} to {hookpoints[-1]} of the {self.model_names[model]} "
+                "model are never run; give a hookpoint among layers that are"
+            )
+        return found if context is None else [context.after(output) for output in found]
+
     def tokenizer_of(self, model: int) -> PreTrainedTokenizerBase:
         """The tokenizer of one model."""
         return self.tokenizer if self.readers is None or model > 1 else self.readers[model].tokenizer
@@ -128,27 +164,20 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         splice: Splice | None,
         model: int,
-        *,
-        gradients: bool = False,
-        n_last: int | None = None,
-    ) -> Float[Tensor, "document last_token vocabulary"]:
-        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`.
-
-        Args:
-            gradients: Whether they flow back to what the splice gives.
-            n_last: Of so many tokens at the end; none: of all.
-        """
+    ) -> Float[Tensor, "document token vocabulary"]:
+        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
-        context = self.context if model == 1 else None
+        context, at = self.context if model == 1 else None, None
         if context is not None:
+            at = context.wanted(torch.ones_like(mask))
             ids, mask = context.before(ids, mask)
             splice = None if splice is None else context.spliced(splice)
-            n_last = token_ids.shape[1] if n_last is None else n_last
         with self.switched(model) as network:
             if splice is None:
-                return forward(network, ids, mask, gradients=gradients, n_last=n_last).logits
-            module = self._modules[model]
-            return splice_output(network, module, splice, ids, mask, gradients=gradients, n_last=n_last)
+                found = forward(network, ids, mask, at=at).logits
+            else:
+                found = splice_output(network, self._modules[model], splice, ids, mask, at=at)
+        return found.view(*token_ids.shape, -1)
 
     def resume(
         self,
@@ -158,15 +187,20 @@ class ModelPair:
         model: int,
         *,
         gradients: bool = False,
-        n_last: int | None = None,
-    ) -> Float[Tensor, "document last_token vocabulary"]:
+        at: Bool[Tensor, "document token"] | None = None,
+    ) -> Float[Tensor, "*place vocabulary"]:
         """Logits of one model whose hookpoint puts out `activations`: of its own, or of the other model where widths agree.
 
         Args:
             gradients: Whether they flow from the logits back to `activations`.
-            n_last: Of so many tokens at the end; none: of all.
+            at: Tokens whose logits are wanted, `[place, vocabulary]` in their order; none: all, `[document, token, vocabulary]`.
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        with self.switched(model):
+            return self.resumption(model)(ids, mask, activations, gradients=gradients, at=at)
+
+    def resumption(self, model: int) -> Resumption:
+        """One model from its hookpoint on; to be used while it is `switched`."""
         with self.switched(model) as network:
             if model not in self._resumptions:
                 self._resumptions[model] = Resumption(
@@ -176,7 +210,7 @@ class ModelPair:
                     self.device,
                     self.context if model == 1 else None,
                 )
-            return self._resumptions[model](ids, mask, activations, gradients=gradients, n_last=n_last)
+            return self._resumptions[model]
 
     def at(self, hookpoint: str, intervened_hookpoint: str | None = None) -> "ModelPair":
         """The same two models, read elsewhere. Their hooks are shared, so only one of the pairs may be in use at a time.
@@ -184,12 +218,14 @@ class ModelPair:
         Raises:
             PairError: There is no such module.
         """
-        config = self.config.model_copy(
-            update={"hookpoint": hookpoint, "intervened_hookpoint": intervened_hookpoint}
+        twin = copy.copy(self)
+        vars(twin).pop("_both", None)  # made when both models are read together there, if they are
+        twin._aim(
+            self.config.model_copy(
+                update={"hookpoint": hookpoint, "intervened_hookpoint": intervened_hookpoint}
+            )
         )
-        return ModelPair(
-            config, self.networks, self.tokenizer, self.chat_template, self.device, self.context, self.readers
-        )
+        return twin
 
     def module(self, model: int) -> nn.Module:
         """The module of one model that is read: its hookpoint."""

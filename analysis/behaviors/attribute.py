@@ -175,7 +175,7 @@ def _explain(
     behavior = subject.behavior
     metric = CrossEntropy()
     elsewhere = LogitMeasurement(
-        Reading(subject.pair, subject.observer, metric.rows(elsewhere_prompts), config.tokens), metric
+        Reading.of_rows(subject.pair, subject.observer, metric.rows(elsewhere_prompts), config.tokens), metric
     )
     confidence, seed = behavior.shift.confidence, behavior.seed
     found, claim = take_apart(subject, subject.find), take_apart(subject, subject.claim)
@@ -205,7 +205,7 @@ def _explain(
     else:
         causal["answers"] = None
     cost = Cost(elsewhere, confidence, seed)
-    causal["removal_cost"] = cost.of(Run(INTERVENED, INTERVENED, part, -1))
+    (causal["removal_cost"],) = cost.of([Run(INTERVENED, INTERVENED, part, -1)])
     causal["steering"] = dose_response(
         measured or subject.claimed,
         claim.corners,

@@ -5,6 +5,7 @@
 The four corners M_A(h_A), M_A(h_B), M_B(h_A), M_B(h_B) and every causal check are such runs.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -13,9 +14,8 @@ from torch import Tensor
 
 from .metrics import LogitMetric
 from .reading import Reading
-from .readouts import Readouts, Start
-from .runs import Run, starting_point
-from .statistics import Values
+from .readouts import Beside, Readouts, Start
+from .runs import INTERVENED, REFERENCE, Run, starting_point
 
 
 @runtime_checkable
@@ -49,9 +49,15 @@ class LogitMeasurement:
         """See `Measurement.values`."""
         return self._readouts.values(run.model, self._start(run))
 
-    def beside_unchanged(self, run: Run) -> tuple[Values, Values, Values]:
-        """See `Readouts.beside_unchanged`."""
-        return self._readouts.beside_unchanged(run.model, self._start(run))
+    def beside_unchanged(self, runs: Sequence[Run]) -> list[Beside]:
+        """Runs beside their model as it is: see `Readouts.beside_unchanged`."""
+        found: dict[int, Beside] = {}
+        for model in (REFERENCE, INTERVENED):
+            places = [place for place, run in enumerate(runs) if run.model == model]
+            starts = [self._start(runs[place]) for place in places]
+            if starts:
+                found |= zip(places, self._readouts.beside_unchanged(model, starts), strict=True)
+        return [found[place] for place in range(len(runs))]
 
     def gradient(
         self, index: int, model: int, activations: Float[Tensor, "row token d_model"]

@@ -113,6 +113,6 @@ def own_findings(
         "of": "intervened",
         **findings(OwnChecker(reading, claim, behavior), n_latents, ranking, checked, behavior),
         "answers": None,
-        "removal_cost": told_cost(resamples, *elsewhere.beside_unchanged(part)),
+        "removal_cost": told_cost(resamples, elsewhere.beside_unchanged(part)),
         "steering": [],
     }

@@ -27,7 +27,7 @@ from .change import Part
 from .metrics import LogitMetric
 from .prompts import Batch, Prompt, form_batches, grouped
 from .reading import Sizes, frobenius_norm
-from .readouts import Readouts, Start
+from .readouts import Beside, Readouts, Start
 from .runs import INTERVENED, REFERENCE, Run
 from .statistics import Values
 
@@ -119,11 +119,12 @@ class OwnReading:
         assert run.is_unchanged
         return self.values_from(run.model, lambda index: self.batches[index][run.model].activations)
 
-    def beside_unchanged(self, part: Part) -> tuple[Values, Values, Values]:
-        """The intervened model as it is beside itself without a part: see `Readouts.beside_unchanged`."""
-        return self._readouts.beside_unchanged(
-            INTERVENED, lambda index: self.without(INTERVENED, index, part)
+    def beside_unchanged(self, part: Part) -> Beside:
+        """The intervened model without a part beside the model as it is: see `Readouts.beside_unchanged`."""
+        (found,) = self._readouts.beside_unchanged(
+            INTERVENED, [lambda index: self.without(INTERVENED, index, part)]
         )
+        return found
 
     def gradient(
         self, model: int, index: int, start: Float[Tensor, "row token d_model"]

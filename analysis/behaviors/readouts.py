@@ -1,6 +1,7 @@
 """The metric of either model, run on from whatever is given to stand at its hookpoint."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,13 +10,25 @@ from torch import Tensor
 
 from crosscoder.pair import ModelPair
 
-from .metrics import LogitMetric, next_token_divergence
+from .metrics import LogitMetric, Logits, next_token_divergence
 from .prompts import Batch
 from .runs import REFERENCE
 from .statistics import Values
 
 Start = Callable[[int], Float[Tensor, "row token d_model"]]
 """What stands at the hookpoint of a model in one batch."""
+
+
+class Beside(NamedTuple):
+    """A model beside itself with something changed, prompt by prompt."""
+
+    plain: Values
+    """The metric of the model as it is."""
+
+    changed: Values
+
+    divergence: Values
+    """KL(as it is ‖ changed) of the next token in nats, on average over the tokens of a prompt."""
 
 
 class Readouts:
@@ -49,19 +62,21 @@ class Readouts:
         return values
 
     @torch.no_grad()
-    def beside_unchanged(self, model: int, start: Start) -> tuple[Values, Values, Values]:
-        """The metric of a model as it is and of the model with another start, and KL(as it is ‖ with it) of the next token in nats, on
-        average over the tokens of a prompt; for metrics of one row a prompt that need the logits of all tokens."""
-        plain, changed, divergences = (np.empty(self.n_prompts) for _ in range(3))
+    def beside_unchanged(self, model: int, starts: Sequence[Start]) -> list[Beside]:
+        """A model with other starts beside the model as it is; for metrics of one row a prompt that read all tokens."""
+        found = [Beside(*(np.empty(self.n_prompts) for _ in range(3))) for _ in starts]
         metric = self._metrics[model]
         for index, sides in enumerate(self._batches):
             batch = sides[model]
             before = self._logits(model, index, self._unchanged(model, index))
-            after = self._logits(model, index, start(index))
-            plain[batch.prompts] = metric.values(before, batch).cpu().numpy()
-            changed[batch.prompts] = metric.values(after, batch).cpu().numpy()
-            divergences[batch.prompts] = next_token_divergence(before, after, batch).cpu().numpy()
-        return plain, changed, divergences
+            plain = metric.values(before, batch).cpu().numpy()
+            for start, beside in zip(starts, found, strict=True):
+                after = self._logits(model, index, start(index))
+                beside.plain[batch.prompts] = plain
+                beside.changed[batch.prompts] = metric.values(after, batch).cpu().numpy()
+                divergence = next_token_divergence(before, after, batch)
+                beside.divergence[batch.prompts] = divergence.cpu().numpy()
+        return found
 
     def gradient(
         self, model: int, index: int, start: Float[Tensor, "row token d_model"]
@@ -77,15 +92,15 @@ class Readouts:
 
     def _logits(
         self, model: int, index: int, start: Float[Tensor, "row token d_model"], *, gradients: bool = False
-    ) -> Float[Tensor, "row last_token vocabulary"]:
-        """At the tokens that the metric needs."""
+    ) -> Logits:
+        """At the places of the metric."""
         batch = self._batches[index][model]
-        n_last = self._metrics[model].n_last(batch)
+        places = self._metrics[model].places(batch)
         return self._pair.resume(
-            batch.token_ids, batch.attention, start, model, gradients=gradients, n_last=n_last
+            batch.token_ids, batch.attention, start, model, gradients=gradients, at=places
         )
 
-    def _compared(self, index: int) -> Float[Tensor, "row last_token vocabulary"] | None:
+    def _compared(self, index: int) -> Logits | None:
         """Logits of the unchanged reference, where the metric compares with them."""
         if not self._metrics[REFERENCE].needs_reference:
             return None
