@@ -8,9 +8,8 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -230,12 +229,24 @@ def browse(
     overrides: Overrides = None,
     serve: Annotated[bool, typer.Option("--serve", help="serve the page on 127.0.0.1 until Ctrl-C")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="port for --serve; 0 takes a free one")] = 8000,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="with --serve: also a page on which both models read what you type, and are steered",
+        ),
+    ] = False,
 ) -> None:
     """The page to look at; opens from disk, offline."""
+    if live and not serve:
+        raise ConfigError("--live: the live page is served, not written; give --serve as well")
     folder = _finished_run(target, overrides)
+    # A port that is taken, and a run without models, are told before any work.
+    server = _server(folder, _settings(target, overrides), port, live=live) if serve else None
     _told("page", module("analysis.stages").browse(folder))
-    if serve:
-        _serve(folder.browser, port)
+    if server is not None:
+        server.serve(_told)
+        print("stopped")
 
 
 @_verb
@@ -429,24 +440,11 @@ def _finished_run(target: Path, overrides: list[str] | None) -> RunFolder:
     return folder
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """No line for each request."""
-
-
-def _serve(directory: Path, port: int) -> None:
-    try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Quiet, directory=str(directory)))
-    except OSError as error:
-        raise ConfigError(
-            f"--port: {port} cannot be used ({error.strerror}); give another, or 0 for a free one"
-        ) from None
-    with server:
-        print(f"serving      http://127.0.0.1:{server.server_port}/  (Ctrl-C stops)", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("stopped")
+def _server(folder: RunFolder, config: RunConfig, port: int, *, live: bool) -> Any:
+    """What serves the page of a run."""
+    if live:
+        return module("analysis.live.serving").LiveServer(folder, config, port)
+    return module("analysis.browser.serving").PageServer(folder.browser, port)
 
 
 if __name__ == "__main__":

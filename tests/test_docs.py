@@ -28,8 +28,12 @@ ELSEWHERE = {
         "tests/analysis/explanations/test_explain.py",
         "def endpoint()",
     ),
+    "crosscoder browse runs/my-pair --serve --live": (
+        "tests/analysis/live/test_command.py",
+        '"--serve", "--live"',
+    ),
 }
-"""Commands that would start this very test, install, or ask a server: the file that does it, and what stands there."""
+"""Commands that would start this very test, install, ask a server or be one: the file that does it, and what stands there."""
 
 SMALL = {
     "org/base-model, revision: 0123abc": "base-model",

@@ -16,23 +16,22 @@ import torch
 from jaxtyping import Int64
 
 from crosscoder.behavior import Behavior
-from crosscoder.config import FileActivations, RunConfig
-from crosscoder.device import sparse_device
+from crosscoder.config import RunConfig
 from crosscoder.documents import Documents
 from crosscoder.errors import ConfigError, DataError, did_you_mean
 from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.pair import ModelPair, load_pair
+from crosscoder.pair import ModelPair
 from crosscoder.settings import dump_config
 from crosscoder.shards import DOCUMENTS, ShardReader
-from crosscoder.storage import load_crosscoder
 from crosscoder.texts import read_file
 from crosscoder.tracking import wandb_run
 
 from ..columns import PROMPTS, TOKENS
 from ..explanations.firing_rules import learn_rules
 from ..explanations.telling import require_observations, tell_explanations
-from ..observers import Observer, observer_for
+from ..observers import Observer
 from ..panels import log_behaviors
+from ..run_models import load_models, require_models
 from ..tables import write_parquet
 from ..token_context import DocumentContext
 from .answers import AnswerMeasurement
@@ -70,20 +69,13 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
         ConfigError: The run has no models (activations came from files), or a setting of the behavior cannot be used.
         DataError, FormatError, PairError: Prompts, dictionary or models cannot be used.
     """
-    if config.pair is None or isinstance(config.activations, FileActivations):
-        raise ConfigError(
-            f"{folder.path}: its activations came from files, but a behavior needs the models themselves; make a run with a pair"
-        )
+    require_models(folder, config, "a behavior")
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     require_observations(folder)
     place = BehaviorFolder(folder.behaviors / behavior.name)
     with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
-        crosscoder = load_crosscoder(
-            folder.crosscoder, sparse_device("training.device", config.training.device)
-        )
-        pair = load_pair(config.pair)
-        observer = observer_for(crosscoder, pair.d_models, config.crosscoder.reads)
+        pair, observer = load_models(folder, config)
         baseline = None if exchangeable(pair, observer) else _baseline(folder, config, observer)
         subject = Subject(behavior, pair, observer, config.tokens, place.replies, baseline)
         # Before any long work: texts that cannot be read are told at once.

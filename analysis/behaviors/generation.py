@@ -7,7 +7,7 @@ Up to the hookpoint the prompts are the same in every run, whatever is done ther
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -80,8 +80,14 @@ class Generator:
         policy: TokenPolicy,
         sampling: Sampling,
         seed: int,
+        before_step: Callable[[], object] = lambda: None,
     ) -> None:
-        """Raises DataError where a prompt and its answer are longer than the models can read."""
+        """Raises DataError where a prompt and its answer are longer than the models can read.
+
+        Args:
+            before_step: Called before every token; what it raises ends the answers.
+        """
+        self._before_step = before_step
         self._pair, self._observer, self._prompts, self._sampling, self._seed = (
             pair,
             observer,
@@ -129,6 +135,7 @@ class Generator:
         open_rows = torch.ones(len(prompts), dtype=torch.bool, device=self._pair.device)
         token_ids, real = self._padded(prompts)
         for step in range(self._sampling.max_new_tokens):
+            self._before_step()
             kept = real & ~torch.isin(token_ids, self._special)
             if step == 0:
                 first = real & (real.long().cumsum(dim=1) <= self._mask_first)

@@ -148,7 +148,7 @@ class DivergenceFromReference(LogitMetric):
     ) -> Float[Tensor, " prompt"]:
         """See `LogitMetric.values`."""
         assert reference is not None
-        kl = _kl(logits, reference)
+        kl = kl_divergence(logits, reference)
         return _mean_of_row(kl, batch) if self._all_places else kl
 
 
@@ -178,7 +178,7 @@ def build_metric(
 
 def next_token_divergence(logits: Logits, other: Logits, batch: Batch) -> Float[Tensor, " row"]:
     """KL(p ‖ p_other) of the next token, on average over the tokens of each row, in nats; logits of all of them."""
-    return _mean_of_row(_kl(logits, other), batch)
+    return _mean_of_row(kl_divergence(logits, other), batch)
 
 
 def _mean_of_row(values: Float[Tensor, " place"], batch: Batch) -> Float[Tensor, " row"]:
@@ -218,7 +218,8 @@ def _any_of(
     return summed[chosen.to(summed.device)].view(n_prompts, -1).logsumexp(dim=1)
 
 
-def _kl(logits: Logits, other: Logits) -> Float[Tensor, " place"]:
+def kl_divergence(logits: Logits, other: Logits) -> Float[Tensor, " place"]:
+    """KL(p ‖ p_other) of the next token at each place, in nats, from logits."""
     n_places, found = _at_once(logits), []
     for one, two in zip(logits.split(n_places), other.split(n_places), strict=True):
         log_one, log_two = one.float().log_softmax(dim=1), two.float().log_softmax(dim=1)

@@ -93,7 +93,7 @@ class OwnReading:
         self.codes: list[Firings] = []
         """Of each batch, on the tokens that the dictionary reads."""
         for given in self._given(prompts, policy):
-            read = _read(given, prompts)
+            read = tokens_read(given, prompts)
             activations = self._activations(given)
             one, other = (OwnBatch(*side) for side in zip(given, read, activations, strict=True))
             self.batches.append((one, other))
@@ -212,7 +212,7 @@ class OwnReading:
         )
 
 
-def _read(
+def tokens_read(
     given: Sequence[Batch], prompts: Sequence[Prompt]
 ) -> tuple[Bool[Tensor, "row token"], Bool[Tensor, "row _"]]:
     """Tokens that the dictionary reads, in either model: those that both policies leave in and that have a counterpart."""

@@ -50,6 +50,9 @@ class Prompt:
     intervened: OwnTokens | None = None
     """None: both models read the same tokens."""
 
+    template: Bool[np.ndarray, " token"] | None = None
+    """Tokens that a chat template wrote; None where that is not known."""
+
     def read_by(self, model: int) -> "Prompt":
         """As one of the models reads it."""
         if model == 0 or self.intervened is None:
@@ -62,7 +65,8 @@ class Prompt:
         if own is not None:
             places = np.where(own.places[:length] < length, own.places[:length], -1).astype(np.int32)
             own = OwnTokens(own.token_ids[:length], places)
-        return Prompt(self.text, self.token_ids[:length], own)
+        template = None if self.template is None else self.template[:length]
+        return Prompt(self.text, self.token_ids[:length], own, template)
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,15 @@ def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
     for text in texts:
         if text.messages is None:
             ids = np.asarray(pair.tokenizer(text.content or "", verbose=False)["input_ids"], dtype=np.int64)
+            template = np.zeros(len(ids), dtype=bool)
         elif pair.chat_template is None:
             raise DataError(
                 f"{text.origin}: a chat, but neither model's tokenizer has a chat template; give plain text"
             )
         else:
-            ids, _ = encode_chat(pair.tokenizer, pair.chat_template, text.messages, text.origin)
+            ids, template = encode_chat(pair.tokenizer, pair.chat_template, text.messages, text.origin)
         _check_length(len(ids), text, pair)
-        prompts.append(Prompt(text.prompt, ids.astype(np.int64)))
+        prompts.append(Prompt(text.prompt, ids.astype(np.int64), template=template))
     return prompts
 
 
@@ -150,7 +155,7 @@ def _encode_aligned(texts: Sequence[Text], pair: ModelPair, aligner: Aligner) ->
         own = OwnTokens(
             intervened.token_ids.astype(np.int64), meeting_places(reference.ends, intervened.ends)
         )
-        prompts.append(Prompt(text.prompt, reference.token_ids.astype(np.int64), own))
+        prompts.append(Prompt(text.prompt, reference.token_ids.astype(np.int64), own, reference.template))
     return prompts
 
 

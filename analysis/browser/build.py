@@ -7,6 +7,7 @@ hides in a token can run. Every latent has its examples, whatever the size of th
 
 import base64
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from crosscoder.folder import RunFolder, write_atomic
@@ -92,7 +93,7 @@ def page(overview: str, packs: list[str], nonce: str | None = None) -> str:
     markup = (source / "page.html").read_text(encoding="utf-8")
     style = (source / "page.css").read_text(encoding="utf-8")
     parts = [(source / name).read_text(encoding="utf-8") for name in _SCRIPTS]
-    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+    script = bundled(parts)
     own = f"'{content_digest(script)}'" + (f" 'nonce-{nonce}'" if nonce else "")
     policy = (
         f"default-src 'none'; script-src {own}; style-src '{content_digest(style)}'; "
@@ -101,8 +102,17 @@ def page(overview: str, packs: list[str], nonce: str | None = None) -> str:
     chunks = "\n".join(
         f'<script type="text/plain" id="chunk-{index}">{chunk}</script>' for index, chunk in enumerate(packs)
     )
-    # One pass over the markup, so that nothing that is put in is searched for a mark again.
     values = {"POLICY": policy, "STYLE": style, "OVERVIEW": overview, "CHUNKS": chunks, "SCRIPT": script}
+    return filled(markup, values)
+
+
+def bundled(parts: Iterable[str]) -> str:
+    """Scripts as one, with names that no other script sees."""
+    return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
+
+
+def filled(markup: str, values: Mapping[str, str]) -> str:
+    """Markup with each [[NAME]] in it replaced: in one pass, so that nothing that is put in is searched for a mark again."""
     head, *rest = markup.split("[[")
     pieces = [head]
     for piece in rest:

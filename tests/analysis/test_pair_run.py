@@ -6,65 +6,29 @@ from typing import Any
 import pytest
 import torch
 
-from analysis import stages
 from analysis.columns import EXAMPLES, FEATURES, LOGITS
 from analysis.observers import observer_for
 from analysis.results import AnalysisResults, load_results
 from analysis.token_text import display_vocabulary
-from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, RunConfig
-from crosscoder.dictionary import Crosscoder
+from crosscoder.config import RunConfig
 from crosscoder.documents import Documents
 from crosscoder.folder import RunFolder
 from crosscoder.pair import load_pair
-from crosscoder.reading import Reads, crosscoder_config
+from crosscoder.reading import Reads
 from crosscoder.shards import ShardReader
-from crosscoder.storage import load_crosscoder, save_crosscoder
+from crosscoder.storage import load_crosscoder
 from tests.analysis.described import described
-from tests.tiny_pairs import run_config, save_adapter, save_llama
-from training.stages import harvest
-
-N_LATENTS = 24
-
-
-def make(
-    folder: Path, reads: Reads, intervened: Path | dict[str, str], reference: Path
-) -> tuple[RunConfig, RunFolder]:
-    """A harvest, and an untrained dictionary that is calibrated: enough to check what is read off it."""
-    dictionary = DictionaryConfig(reads=reads, n_latents=N_LATENTS, sparsity=BatchTopK(k=4))
-    config = run_config(
-        folder,
-        reference,
-        intervened,
-        crosscoder=dictionary.model_dump(),
-        controls={"drift": False, "identity": False, "shuffled": False},
-        analysis=AnalysisConfig(
-            top_examples=3, quantile_examples=2, context_tokens=5, logit_tokens=4, bootstrap_samples=50
-        ).model_dump(),
-    )
-    harvest(config)
-    run = RunFolder(config.output)
-    reader = ShardReader(run.activations, "train")
-    values = reader.gather(torch.arange(reader.n_tokens)).values
-    crosscoder = Crosscoder(crosscoder_config(dictionary, reader.d_models))
-    rows = (
-        values
-        if reads == "paired"
-        else values[:, :16]
-        if reads == "pooled"
-        else values[:, 16:] - values[:, :16]
-    )
-    crosscoder.set_normalization(rows)
-    crosscoder.calibrate(rows)
-    save_crosscoder(crosscoder, run.crosscoder)
-    stages.analyze(run, config)
-    return config, run
+from tests.analysis.pair_run import N_LATENTS, make_pair_run
+from tests.tiny_pairs import save_adapter, save_llama
 
 
 @pytest.fixture(scope="module")
 def analyzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, RunFolder, AnalysisResults]:
     folder = tmp_path_factory.mktemp("pair")
     base = save_llama(folder / "base")
-    config, run = make(folder, "paired", {"adapter": str(save_adapter(base, folder / "adapter"))}, base)
+    config, run = make_pair_run(
+        folder, "paired", {"adapter": str(save_adapter(base, folder / "adapter"))}, base
+    )
     return config, run, load_results(run)
 
 
@@ -166,7 +130,7 @@ def test_explanations_name_sources_and_tokens(analyzed: tuple[RunConfig, RunFold
 
 def test_models_of_different_width(tmp_path: Path) -> None:
     base, wide = save_llama(tmp_path / "base"), save_llama(tmp_path / "wide", width=24)
-    _, run = make(tmp_path, "paired", wide, base)
+    _, run = make_pair_run(tmp_path, "paired", wide, base)
     results = load_results(run)
     features: Any = results.features
     assert set(features["label"]) <= {"undetermined", "dead"}
@@ -180,7 +144,7 @@ def test_models_of_different_width(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
 def test_other_ways_of_reading(reads: Reads, tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
-    _, run = make(tmp_path, reads, {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base)
+    _, run = make_pair_run(tmp_path, reads, {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base)
     results = load_results(run)
     assert_described(run, {"pooled": "density", "difference": "beta"}[reads])
     tables = {"pooled": {"reference", "intervened"}, "difference": {"difference"}}

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +10,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from typer.testing import CliRunner, Result
 import crosscoder.__main__ as command
 from analysis.browser.bench import find_chromium
 from crosscoder.config import RunConfig
-from crosscoder.errors import ConfigError, DataError
+from crosscoder.errors import DataError
 from crosscoder.folder import RunFolder
 from crosscoder.settings import load_config
 
@@ -346,31 +343,17 @@ def test_a_plain_folder_of_that_name_is_passed_over(tmp_path: Path) -> None:
 # --- serving ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_is_served_on_loopback_until_interrupted(tmp_path: Path) -> None:
-    (tmp_path / "index.html").write_text("the page")
-    program = f"from pathlib import Path; from crosscoder.__main__ import _serve; _serve(Path({str(tmp_path)!r}), 0)"
-    with subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
-        assert found is not None
-        with urlopen(found[0]) as answer:
-            assert answer.read() == b"the page"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == "stopped\n"
-    assert process.returncode == 0
-
-
-def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(
-            ConfigError, match=rf"^--port: {port} cannot be used \(Address already in use\); give another"
-        ):
-            command._serve(tmp_path, port)
+def test_the_live_page_is_refused_before_any_work_where_it_cannot_be(config: Path, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", load_config(config))
+    for words, said in (
+        (["--live"], "--live: the live page is served, not written; give --serve as well"),
+        (
+            ["--serve", "--live"],
+            f"{folder.path}: its activations came from files, but the live page needs the models themselves; make a run with a pair",
+        ),
+    ):
+        done = call("browse", folder.path, *words)
+        assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"crosscoder: {said}\n")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from crosscoder.behavior import Behavior
 from crosscoder.errors import FormatError
 from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.page_views import read_table
-from tests.analysis.test_pair_run import make
+from tests.analysis.pair_run import make_pair_run
 from tests.analysis.test_stages import make_run
 from tests.tiny_pairs import WORDS, save_adapter, save_llama
 
@@ -30,7 +30,9 @@ def explanations(run: Any) -> list[str]:
 
 def test_attribute_adds_rules_of_the_latents_that_it_names_and_tells_them(tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
-    config, run = make(tmp_path, "paired", {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base)
+    config, run = make_pair_run(
+        tmp_path, "paired", {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base
+    )
     alive = int((read_table(run.features)["n_tokens"] > 0).sum())
     assert len(read_rules(run)) == alive, "all of a small dictionary"
     few = config.analysis.firing_rule.model_copy(update={"latents": 3})

@@ -1,0 +1,99 @@
+"""The command behind the live page, in a process of its own: from the models to an answer, and how it ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.live.requests import TextRequest
+from tests.analysis.live.live_runs import make_live_run
+
+ROOT = Path(__file__).parents[3]
+
+pytestmark = pytest.mark.slow
+
+
+def post(address: str, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    request = urllib.request.Request(
+        address, json.dumps(content).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_both_pages_are_served_until_interrupted(tmp_path: Path) -> None:
+    run = make_live_run(tmp_path)
+    words = ["browse", str(run.folder.path), "--serve", "--live", "--port", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "crosscoder", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        lines = [process.stdout.readline() for _ in range(3)]
+        told = re.fullmatch(
+            r"page         .*index\.html\n"
+            r"serving      (http://127\.0\.0\.1:\d+/)\n"
+            r"live         (http://127\.0\.0\.1:\d+/live)(\?token=[\w-]+)  \(Ctrl-C stops\)\n",
+            "".join(lines),
+        )
+        assert told is not None
+        page, live, token = told.groups()
+        with urllib.request.urlopen(page) as answer:
+            assert answer.read() == (run.folder.browser / "index.html").read_bytes()
+        status, found = post(f"{live}/text{token}", {"text": "amber birch"})
+        assert (status, found["tokens"][0]) == (200, "<s>")
+        assert found == run.session.read(TextRequest(text="amber birch"))
+        steer = {"text": "amber birch", "latents": [99]}
+        assert post(f"{live}/steer{token}", steer) == (
+            400,
+            {"error": "latents: there is no latent 99; the dictionary has latents 0 to 23"},
+        )
+        assert post(f"{live}/text", {"text": "amber birch"})[0] == 403
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest) == (0, "stopped\n")
+    assert "live: loading both models and the dictionary" in errors
+    assert "Traceback" not in errors
+
+
+def test_models_that_are_gone_end_it_in_one_line(tmp_path: Path) -> None:
+    run = make_live_run(tmp_path)
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "crosscoder",
+            "browse",
+            str(run.folder.path),
+            "--serve",
+            "--live",
+            "--port",
+            "0",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("crosscoder: pair.reference.model:")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,216 @@
+"""Latents as a lever: the edits are those of the causal checks and of the doses, and no second way to make them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from analysis.behaviors.causal import chosen
+from analysis.behaviors.change import Part
+from analysis.behaviors.generation import Generator
+from analysis.behaviors.prompts import Prompt, Row
+from analysis.behaviors.reading import Reading
+from analysis.behaviors.runs import Run, unchanged
+from analysis.live.reading import prompt_of
+from analysis.live.requests import SteerRequest
+from analysis.live.steering import runs_of
+from analysis.run_models import RunModels, load_models
+from crosscoder.behavior import Sampling
+from crosscoder.errors import CrosscoderError, DataError
+from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
+from tests.analysis.pair_run import N_LATENTS
+
+TEXT = "amber birch cedar maple oak pine rose lilac"
+N_NEW = 8
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("adapter", "paired"), ("adapter", "pooled"), ("adapter", "difference"), ("context", "paired")],
+    ids="-".join,
+)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
+    return make_live_run(tmp_path_factory.mktemp("live"), *request.param)
+
+
+@pytest.fixture(scope="module")
+def models(run: LiveRun) -> RunModels:
+    return load_models(run.folder, run.config)
+
+
+def request(**more: Any) -> SteerRequest:
+    return SteerRequest.model_validate(
+        {"text": TEXT, "latents": range(N_LATENTS), "max_new_tokens": N_NEW} | more
+    )
+
+
+def answers(run: LiveRun, **more: Any) -> dict[str, dict[str, str]]:
+    found = run.session.steer(request(**more))
+    return {side: found[side] for side in ("reference", "intervened")}
+
+
+def generated(models: RunModels, run: LiveRun, prompt: Prompt, edit: Run) -> str:
+    """The answer that the machinery of behaviors gives."""
+    sampling = Sampling(max_new_tokens=N_NEW)
+    return Generator(*models, [prompt], run.config.tokens, sampling, seed=0).answers(edit)[0][0]
+
+
+def means_of(run: LiveRun) -> torch.Tensor:
+    features = pq.read_table(run.folder.features).to_pandas().sort_values("latent")
+    return torch.tensor(features["mean_activation"].to_numpy(dtype=np.float64))
+
+
+@pytest.mark.parametrize("how", ["part", "constant"])
+def test_a_dose_of_nothing_changes_nothing(run: LiveRun, models: RunModels, how: str) -> None:
+    latents = alive(run)
+    prompt = prompt_of(request().document(), models.pair)
+    for model, (_, found) in enumerate(answers(run, how=how, dose=0.0, latents=latents).items()):
+        assert found["steered"] == found["unsteered"] == generated(models, run, prompt, unchanged(model))
+
+
+def alive(run: LiveRun) -> list[int]:
+    return [latent for latent, mean in enumerate(means_of(run).tolist()) if not np.isnan(mean)]
+
+
+@pytest.mark.parametrize("dose", [-2.0, 0.5, 1.0, 30.0])
+def test_a_part_is_taken_out_and_put_in_as_by_the_causal_checks(
+    run: LiveRun, models: RunModels, dose: float
+) -> None:
+    some = [0, 3, 7, 11, 12, 13, 20]
+    part = Part(chosen(some, N_LATENTS)).scaled(dose)
+    prompt = prompt_of(request().document(), models.pair)
+    found = answers(run, latents=some, dose=dose)
+    # Steering and necessity, as in `causal`.
+    assert found["reference"]["steered"] == generated(models, run, prompt, Run(0, 0, part))
+    assert found["intervened"]["steered"] == generated(models, run, prompt, Run(1, 1, part, -1))
+
+
+@pytest.mark.parametrize("dose", [-1.0, 0.5, 4.0])
+def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, dose: float) -> None:
+    """`Reading.steering_direction`, which doses are multiples of, on a prompt that ends where one latent fires: its value there
+    against its mean is all that the two units differ in."""
+    ids = prompt_of(request().document(), models.pair).token_ids
+    means = means_of(run)
+    compared = 0
+    for latent, place, weight in firings(run, models, ids)[:4]:
+        prompt = Prompt("", ids[: place + 1])
+        reading = Reading.of_rows(*models, [Row(0, prompt.token_ids, place + 1)], run.config.tokens)
+        direction = reading.steering_direction(Part(chosen([latent], N_LATENTS)))
+        own = dose * weight / means[latent].item()
+        edits = runs_of(request(how="constant", latents=[latent], dose=own), models.observer, means)
+        for model, sign in enumerate((1, -1)):
+            # As `dose_response` runs it.
+            of_dose = Run(model, model, constant=sign * dose * direction)
+            found, wanted = edits[model].constant, of_dose.constant
+            assert found is not None and wanted is not None
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6) and wanted.norm() > 0
+            assert generated(models, run, prompt, edits[model]) == generated(models, run, prompt, of_dose)
+        compared += 1
+    assert compared
+
+
+def firings(run: LiveRun, models: RunModels, ids: np.ndarray) -> list[tuple[int, int, float]]:
+    """Latents that have a mean, with places where they change something and how much, the largest first."""
+    reading = Reading.of_rows(*models, [Row(0, ids, len(ids))], run.config.tokens)
+    weights, places = reading.change(0).weights, reading.batches[0].kept[0].nonzero()[:, 0]
+    found = zip(weights.latent.tolist(), places[weights.token].tolist(), weights.value.tolist(), strict=True)
+    return sorted((one for one in found if one[0] in alive(run)), key=lambda one: -abs(one[2]))
+
+
+@pytest.mark.parametrize("how", ["part", "constant"])
+@pytest.mark.parametrize("dose", [0.5, -3.0])
+def test_the_session_answers_with_these_edits(run: LiveRun, models: RunModels, how: str, dose: float) -> None:
+    latents = alive(run)[:6]
+    prompt = prompt_of(request().document(), models.pair)
+    edits = runs_of(request(how=how, latents=latents, dose=dose), models.observer, means_of(run))
+    found = answers(run, how=how, latents=latents, dose=dose)
+    assert [one["steered"] for one in found.values()] == [
+        generated(models, run, prompt, edit) for edit in edits
+    ]
+
+
+@pytest.mark.parametrize("how", ["part", "constant"])
+def test_a_large_dose_changes_the_answers(run: LiveRun, how: str) -> None:
+    """The positive control."""
+    found = answers(run, how=how, dose=60.0, latents=alive(run))
+    assert found["reference"]["steered"] != found["reference"]["unsteered"]
+    assert found["intervened"]["steered"] != found["intervened"]["unsteered"]
+
+
+def test_answers_beside_a_dose_are_not_those_of_another_prompt(run: LiveRun, models: RunModels) -> None:
+    """Unsteered answers are kept while doses are tried out on one prompt, and no longer."""
+    for text in (TEXT, "rose", TEXT):
+        prompt = prompt_of(request(text=text).document(), models.pair)
+        found = answers(run, text=text, dose=3.0)
+        assert found["reference"]["unsteered"] == generated(models, run, prompt, unchanged(0))
+        assert found["intervened"]["unsteered"] == generated(models, run, prompt, unchanged(1))
+    short = answers(run, dose=3.0, max_new_tokens=2)
+    assert len(short["intervened"]["unsteered"]) < len(answers(run)["intervened"]["unsteered"])
+
+
+def test_it_is_told_on_how_many_tokens_they_change_anything(run: LiveRun) -> None:
+    reading = run.session.read(request())
+    code = dense(reading, "change")
+    for latents in ([0], [3, 7], list(range(N_LATENTS))):
+        found = run.session.steer(request(latents=latents, max_new_tokens=1))
+        assert found["fires_on"] == int((code[:, latents] > 0).any(axis=1).sum())
+        assert found["n_read"] == sum(reading["read"])
+
+
+def test_answers_are_given_up_when_the_server_stops(run: LiveRun) -> None:
+    session = type(run.session).load(run.folder, run.config)
+    session.stop()
+    with pytest.raises(CrosscoderError, match=r"^given up, because the server stops$"):
+        session.steer(request())
+    # Reading a text is one pass, and ends by itself.
+    assert session.read(request())["tokens"]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
+    return make_live_run(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("latent", [-1, N_LATENTS, 10**9])
+def test_a_latent_that_is_not_there_is_refused(plain: LiveRun, latent: int) -> None:
+    for how in ("part", "constant"):
+        with pytest.raises(
+            DataError,
+            match=rf"^latents: there is no latent {latent}; the dictionary has latents 0 to {N_LATENTS - 1}$",
+        ):
+            plain.session.steer(request(latents=[0, latent], how=how))
+
+
+def test_a_dead_latent_has_no_mean_to_add(plain: LiveRun) -> None:
+    models = load_models(plain.folder, plain.config)
+    means = torch.ones(N_LATENTS, dtype=torch.float64)
+    means[4] = float("nan")
+    with pytest.raises(DataError, match=r"^latents: 4 is dead: it fired on no held-out token"):
+        runs_of(request(how="constant", latents=[3, 4]), models.observer, means)
+    runs_of(request(how="part", latents=[3, 4]), models.observer, means)
+
+
+def test_an_answer_that_does_not_fit_is_refused(plain: LiveRun) -> None:
+    words = " ".join(["amber"] * 30)
+    with pytest.raises(
+        DataError, match=r"^max_new_tokens: the prompt has \d+ tokens and the models read 128"
+    ):
+        plain.session.steer(request(text=words, max_new_tokens=100))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("tokenizer", "steering needs one tokenizer"), ("width", "share no space")]
+)
+def test_models_that_share_no_tokens_or_no_space_are_not_steered(
+    tmp_path: Path, kind: str, said: str
+) -> None:
+    run = make_live_run(tmp_path, kind)
+    assert said in run.session.facts()["no_steering"]
+    with pytest.raises(DataError, match=f"^steering: .*{said}"):
+        run.session.steer(request())

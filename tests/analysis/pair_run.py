@@ -1,0 +1,48 @@
+"""A run on two tiny language models with an untrained, calibrated dictionary: enough to check what is read off it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis import stages
+from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, RunConfig
+from crosscoder.dictionary import Crosscoder
+from crosscoder.folder import RunFolder
+from crosscoder.reading import Reads, crosscoder_config, present
+from crosscoder.shards import ShardReader
+from crosscoder.storage import save_crosscoder
+from tests.tiny_pairs import run_config
+from training.stages import harvest
+
+N_LATENTS = 24
+
+
+def make_pair_run(
+    folder: Path, reads: Reads, intervened: Path | dict[str, Any], reference: Path, **pair: Any
+) -> tuple[RunConfig, RunFolder]:
+    """A harvest, a dictionary, and its analysis; `pair`: further settings of the pair."""
+    dictionary = DictionaryConfig(reads=reads, n_latents=N_LATENTS, sparsity=BatchTopK(k=4))
+    config = run_config(
+        folder,
+        reference,
+        intervened,
+        crosscoder=dictionary.model_dump(),
+        controls={"drift": False, "identity": False, "shuffled": False},
+        analysis=AnalysisConfig(
+            top_examples=3, quantile_examples=2, context_tokens=5, logit_tokens=4, bootstrap_samples=50
+        ).model_dump(),
+    )
+    assert config.pair is not None
+    config = RunConfig.model_validate(config.model_dump() | {"pair": config.pair.model_dump() | pair})
+    harvest(config)
+    run = RunFolder(config.output)
+    reader = ShardReader(run.activations, "train")
+    values = reader.gather(torch.arange(reader.n_tokens)).values
+    crosscoder = Crosscoder(crosscoder_config(dictionary, reader.d_models))
+    rows = present(values, reader.d_models, reads)
+    crosscoder.set_normalization(rows)
+    crosscoder.calibrate(rows)
+    save_crosscoder(crosscoder, run.crosscoder)
+    stages.analyze(run, config)
+    return config, run

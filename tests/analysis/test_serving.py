@@ -1,0 +1,46 @@
+"""The static page over HTTP."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+
+from analysis.browser.serving import PageServer
+from crosscoder.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_served_on_loopback_until_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("the page")
+    told = "lambda *words: print(*words, flush=True)"
+    program = f"from pathlib import Path; from analysis.browser.serving import PageServer; PageServer(Path({str(tmp_path)!r}), 0).serve({told}); print('stopped')"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        found = re.fullmatch(
+            r"serving (http://127\.0\.0\.1:\d+/)  \(Ctrl-C stops\)\n", process.stdout.readline()
+        )
+        assert found is not None
+        with urlopen(found[1]) as answer:
+            assert answer.read() == b"the page"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "stopped\n"
+    assert process.returncode == 0
+
+
+def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"^--port: {port} cannot be used \(Address already in use\); give another"
+        ):
+            PageServer(tmp_path, port)
