@@ -58,6 +58,10 @@ class Context:
         """The mask of documents after the context."""
         return torch.cat([mask.new_ones(len(mask), len(self)), mask], dim=1)
 
+    def wanted(self, at: Bool[Tensor, "document token"]) -> Bool[Tensor, "document context_and_token"]:
+        """Tokens of documents among those of the context and theirs."""
+        return torch.cat([at.new_zeros(len(at), len(self)), at], dim=1)
+
     def after(
         self, values: Float[Tensor, "document context_and_token _"]
     ) -> Float[Tensor, "document token _"]:

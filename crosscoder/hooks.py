@@ -1,6 +1,6 @@
 """Reading and replacing what one module of a language model puts out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,22 +29,37 @@ def read_output(
     The pass continues the tokens whose keys and values `past` holds, and adds its own; the mask covers both. Options as for
     `forward`.
     """
-    found: list[Tensor] = []
-
-    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        found.append(hidden(output))
-        raise _Stopped
-
-    handle = module.register_forward_hook(stop)
     if past is not None:
         options |= {"past_key_values": past, "use_cache": True}
+    found = read_outputs(model, [module], token_ids, attention_mask, **options)
+    return found[0] if found else None
+
+
+def read_outputs(
+    model: nn.Module,
+    modules: Sequence[nn.Module],
+    token_ids: Int[Tensor, "document token"],
+    attention_mask: Bool[Tensor, "document past_and_token"],
+    **options: Any,
+) -> list[Float[Tensor, "document token _"]]:
+    """Outputs of several modules, in the order in which one forward pass reaches them; the pass ends after the last of them. Options
+    as for `forward`."""
+    found: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        found.append(hidden(output))
+        if len(found) == len(modules):
+            raise _Stopped
+
+    handles = [module.register_forward_hook(keep) for module in modules]
     try:
         forward(model, token_ids, attention_mask, **options)
     except _Stopped:
         pass
     finally:
-        handle.remove()
-    return found[0] if found else None
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def splice_output(
@@ -54,7 +69,7 @@ def splice_output(
     token_ids: Int[Tensor, "document token"],
     attention_mask: Bool[Tensor, "document past_and_token"],
     **options: Any,
-) -> Float[Tensor, "document last_token vocabulary"]:
+) -> Float[Tensor, "*place vocabulary"]:
     """Logits of `model` with the output of `module` replaced by `splice(output)`; options as for `forward`."""
 
     def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -75,7 +90,7 @@ def forward(
     attention_mask: Bool[Tensor, "document past_and_token"],
     *,
     gradients: bool = False,
-    n_last: int | None = None,
+    at: Bool[Tensor, "document token"] | None = None,
     **options: Any,
 ) -> Any:
     """One forward pass, without gradients and without a cache unless they are asked for.
@@ -83,24 +98,24 @@ def forward(
     Not inference mode: its tensors could not be trained on.
 
     Args:
-        n_last: Logits of so many tokens at the end are wanted, and no others are computed. The unembedding of a small model costs
-            more than its layers.
+        at: Tokens whose logits are wanted, `[place, vocabulary]` in their order, and no others are computed: the unembedding of a
+            small model costs more than its layers. None: all, `[document, token, vocabulary]`.
     """
-    with torch.set_grad_enabled(gradients), _read_by_the_head(model, n_last):
+    with torch.set_grad_enabled(gradients), _read_by_the_head(model, at):
         return model(
             input_ids=token_ids, attention_mask=attention_mask.long(), **{"use_cache": False} | options
         )
 
 
 @contextmanager
-def _read_by_the_head(model: Any, n_last: int | None) -> Iterator[None]:
-    """Inside, the unembedding reads the last tokens alone, laid out one after the other: a slice of a batch, as `logits_to_keep` of
+def _read_by_the_head(model: Any, at: Bool[Tensor, "document token"] | None) -> Iterator[None]:
+    """Inside, the unembedding reads some tokens alone, laid out one after the other: a slice of a batch, as `logits_to_keep` of
     transformers gives it, is multiplied many times slower on a CPU."""
-    if n_last is None:
+    if at is None:
         yield
         return
     handle = model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, inputs: (inputs[0][:, -n_last:].contiguous(), *inputs[1:])
+        lambda _, inputs: (inputs[0][at.to(inputs[0].device)], *inputs[1:])
     )
     try:
         yield

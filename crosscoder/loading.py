@@ -1,9 +1,7 @@
 """Language models, adapters and tokenizers from folders or the hub, with what a user got wrong said in one line."""
 
-import hashlib
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from .config import ModelSource
@@ -189,20 +187,6 @@ def find_module(setting: str, model: nn.Module, path: str, name: str) -> nn.Modu
     else:
         hint = did_you_mean(path, modules)
     raise PairError(f"{setting}: {name!r} has no module {path!r}{hint}; give the path of one of its layers")
-
-
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """A fingerprint of named tensors: their names, dtypes, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def digest_json(value: Any) -> str:
-    """A fingerprint of a JSON value."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _locate(setting: str, name: str) -> str:

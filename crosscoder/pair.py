@@ -1,45 +1,33 @@
 """The language models that are compared, and what they compute on the same tokens."""
 
 import copy
-import logging
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel
-from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
 from .alignment import TextReader
-from .config import AdapterSource, ContextSource, ModelSource, PairConfig
+from .config import AdapterSource, ContextSource, PairConfig
 from .context import Context
 from .device import resolve_device
 from .errors import PairError
-from .hooks import Splice, forward, hidden, read_output, splice_output
+from .hooks import Splice, forward, read_output, read_outputs, splice_output
 from .joint_pass import JointPass
-from .loading import (
-    adapter_tokenizer,
-    digest_json,
-    digest_tensors,
-    find_module,
-    load_adapter,
-    load_model,
-    load_tokenizer,
-    vocabulary,
-)
+from .loading import adapter_tokenizer, find_module, load_adapter, load_model, load_tokenizer
+from .networks import Networks
+from .pair_identity import identify_context, identify_models, identify_texts
 from .reading import model_names
 from .resumption import Resumption
+from .shared_layers import find_stack
 from .snapshots import load_snapshots
 from .text_readers import own_readers, shared_template
-
-logger = logging.getLogger(__name__)
-
-# Rows of the unembedding that are turned to float32 at a time, so that a large vocabulary needs no copy of it all.
-_VOCABULARY_CHUNK = 32768
+from .unembedding import direction_logits, find_final_norm
 
 
 class FullPass(NamedTuple):
@@ -57,56 +45,38 @@ class ModelPair:
     def __init__(
         self,
         config: PairConfig,
-        models: tuple[nn.Module, ...],
-        adapter: PeftModel | None,
+        networks: Networks,
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None,
         device: torch.device,
         context: Context | None = None,
-        adapter_names: tuple[str | None, ...] = (None, "default"),
         readers: tuple[TextReader, TextReader] | None = None,
     ) -> None:
-        """Entries of `models` are the same object for an adapter, a context, or a model compared with itself.
-
+        """
         Args:
             context: What the intervened model reads before every document.
-            adapter_names: Of each model, the adapter that is on in it, where there are any.
             readers: Both models' tokenizers and chat templates, where the tokenizers differ.
         """
-        self.config = config
-        self.models = models
-        self.model_names = model_names(len(models))
-        self.tokenizer = tokenizer
-        self.chat_template = chat_template
-        self.device = device
-        between = len(models) - 2
-        self.hookpoints = (
-            config.hookpoint,
-            config.intervened_hookpoint or config.hookpoint,
-            *[config.hookpoint] * between,
-        )
-        settings = (
-            "pair.hookpoint",
-            "pair.intervened_hookpoint" if config.intervened_hookpoint else "pair.hookpoint",
-            *["pair.hookpoint"] * between,
-        )
-        self._adapter = adapter
-        self._adapter_names = adapter_names if adapter is not None else (None,) * len(models)
-        self.context = context
-        self.readers = readers
-        self._identity: dict[str, Any] | None = None
+        self.networks, self.models = networks, networks.models
+        self.model_names = model_names(len(self.models))
+        self.tokenizer, self.chat_template, self.readers = tokenizer, chat_template, readers
+        self.device, self.context = device, context
         self._final_norms: dict[int, nn.Module] = {}
+        self._aim(config)
+        # What the models share is tried out now, not in the first pass.
+        _ = self._both
+
+    def _aim(self, config: PairConfig) -> None:
+        """Read the models where the settings say."""
+        self.config, self.hookpoints = config, config.hookpoints
+        self._identity: dict[str, Any] | None = None
         self._resumptions: dict[int, Resumption] = {}
-        # Hooks and a switched adapter are states of the models, so only one thread may use them at a time.
-        self._lock = threading.RLock()
-        self._modules = tuple(
-            find_module(setting, model, path, name)
-            for setting, model, path, name in zip(
-                settings, models, self.hookpoints, [source.model for source in self._sources()], strict=True
-            )
-        )
-        self.d_models: tuple[int, ...] = tuple(self._probe(index) for index in range(len(models)))
-        self._both = JointPass(self._read, models, self.hookpoints, device, context, self._same_as())
+        self._modules = tuple(map(self._find_module, range(len(self.models))))
+        self.d_models: tuple[int, ...] = tuple(map(self._probe, range(len(self.models))))
+
+    @cached_property
+    def _both(self) -> JointPass:
+        return JointPass(self._read, self.models, self.hookpoints, self.device, self.context, self._same_as())
 
     @property
     def identical(self) -> bool:
@@ -123,7 +93,11 @@ class ModelPair:
     def identity(self) -> dict[str, Any]:
         """What decides the activations, as JSON: names, revisions, and digests of weights, tokenizer and template."""
         if self._identity is None:
-            self._identity = self._digest()
+            context = None if self.context is None else identify_context(self.context, self.tokenizer)
+            self._identity = {
+                **identify_models(self.config, self.networks, self.d_models, context),
+                **identify_texts(self.tokenizer, self.chat_template, self.readers),
+            }
         return self._identity
 
     def activations(
@@ -142,7 +116,7 @@ class ModelPair:
                 rounding; models that cannot continue a prefix run them in every document. Every document is longer.
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
-        with self._lock:
+        with self.networks.lock:
             return self._both(ids, mask, n_prefix)
 
     def activations_of(
@@ -155,6 +129,31 @@ class ModelPair:
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         return self._read(model, ids, mask)
 
+    def outputs(
+        self,
+        hookpoints: Sequence[str],
+        token_ids: Int[Tensor, "document token"],
+        attention_mask: Bool[Tensor, "document token"],
+        model: int,
+    ) -> list[Float[Tensor, "document token _"]]:
+        """What one model puts out at several places, one above the other, in a single pass.
+
+        Raises:
+            PairError: One of them is never run.
+        """
+        ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        context = self.context if model == 1 else None
+        if context is not None:
+            ids, mask = context.before(ids, mask)
+        with self.switched(model) as network:
+            found = read_outputs(network, [network.get_submodule(path) for path in hookpoints], ids, mask)
+        if len(found) < len(hookpoints):
+            raise PairError(
+                f"pair: {len(hookpoints) - len(found)} of the modules {hookpoints[0]} to {hookpoints[-1]} of the {self.model_names[model]} "
+                "model are never run; give a hookpoint among layers that are"
+            )
+        return found if context is None else [context.after(output) for output in found]
+
     def tokenizer_of(self, model: int) -> PreTrainedTokenizerBase:
         """The tokenizer of one model."""
         return self.tokenizer if self.readers is None or model > 1 else self.readers[model].tokenizer
@@ -165,27 +164,20 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         splice: Splice | None,
         model: int,
-        *,
-        gradients: bool = False,
-        n_last: int | None = None,
-    ) -> Float[Tensor, "document last_token vocabulary"]:
-        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`.
-
-        Args:
-            gradients: Whether they flow back to what the splice gives.
-            n_last: Of so many tokens at the end; none: of all.
-        """
+    ) -> Float[Tensor, "document token vocabulary"]:
+        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
-        context = self.context if model == 1 else None
+        context, at = self.context if model == 1 else None, None
         if context is not None:
+            at = context.wanted(torch.ones_like(mask))
             ids, mask = context.before(ids, mask)
             splice = None if splice is None else context.spliced(splice)
-            n_last = token_ids.shape[1] if n_last is None else n_last
         with self.switched(model) as network:
             if splice is None:
-                return forward(network, ids, mask, gradients=gradients, n_last=n_last).logits
-            module = self._modules[model]
-            return splice_output(network, module, splice, ids, mask, gradients=gradients, n_last=n_last)
+                found = forward(network, ids, mask, at=at).logits
+            else:
+                found = splice_output(network, self._modules[model], splice, ids, mask, at=at)
+        return found.view(*token_ids.shape, -1)
 
     def resume(
         self,
@@ -195,15 +187,20 @@ class ModelPair:
         model: int,
         *,
         gradients: bool = False,
-        n_last: int | None = None,
-    ) -> Float[Tensor, "document last_token vocabulary"]:
+        at: Bool[Tensor, "document token"] | None = None,
+    ) -> Float[Tensor, "*place vocabulary"]:
         """Logits of one model whose hookpoint puts out `activations`: of its own, or of the other model where widths agree.
 
         Args:
             gradients: Whether they flow from the logits back to `activations`.
-            n_last: Of so many tokens at the end; none: of all.
+            at: Tokens whose logits are wanted, `[place, vocabulary]` in their order; none: all, `[document, token, vocabulary]`.
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
+        with self.switched(model):
+            return self.resumption(model)(ids, mask, activations, gradients=gradients, at=at)
+
+    def resumption(self, model: int) -> Resumption:
+        """One model from its hookpoint on; to be used while it is `switched`."""
         with self.switched(model) as network:
             if model not in self._resumptions:
                 self._resumptions[model] = Resumption(
@@ -213,7 +210,7 @@ class ModelPair:
                     self.device,
                     self.context if model == 1 else None,
                 )
-            return self._resumptions[model](ids, mask, activations, gradients=gradients, n_last=n_last)
+            return self._resumptions[model]
 
     def at(self, hookpoint: str, intervened_hookpoint: str | None = None) -> "ModelPair":
         """The same two models, read elsewhere. Their hooks are shared, so only one of the pairs may be in use at a time.
@@ -221,20 +218,14 @@ class ModelPair:
         Raises:
             PairError: There is no such module.
         """
-        config = self.config.model_copy(
-            update={"hookpoint": hookpoint, "intervened_hookpoint": intervened_hookpoint}
+        twin = copy.copy(self)
+        vars(twin).pop("_both", None)  # made when both models are read together there, if they are
+        twin._aim(
+            self.config.model_copy(
+                update={"hookpoint": hookpoint, "intervened_hookpoint": intervened_hookpoint}
+            )
         )
-        return ModelPair(
-            config,
-            self.models,
-            self._adapter,
-            self.tokenizer,
-            self.chat_template,
-            self.device,
-            self.context,
-            self._adapter_names,
-            self.readers,
-        )
+        return twin
 
     def module(self, model: int) -> nn.Module:
         """The module of one model that is read: its hookpoint."""
@@ -245,60 +236,34 @@ class ModelPair:
     ) -> Float[Tensor, "latent vocabulary"]:
         """Logit lens: directions through the final norm and the unembedding of one model, in float32.
 
-        Source: nostalgebraist 2020, "interpreting GPT: the logit lens". A norm with a bias adds the same to every row.
-
         Raises:
             PairError: The model has no final norm before its unembedding.
         """
-        with self.switched(model) as network, torch.no_grad():
-            norm = copy.deepcopy(self.final_norm(model)).float()
-            normed = norm(directions.to(self.device, torch.float32))
-            head = network.get_output_embeddings()
-            if type(head) is not nn.Linear:
-                return head(normed.to(next(head.parameters()).dtype)).float()
-            parts = [normed @ rows.float().T for rows in head.weight.split(_VOCABULARY_CHUNK)]
-            logits = torch.cat(parts, dim=1)
-            bias: Tensor | None = getattr(head, "bias", None)
-            return logits if bias is None else logits + bias.float()
+        with self.switched(model) as network:
+            return direction_logits(network, self.final_norm(model), directions.to(self.device))
 
     def final_norm(self, model: int) -> nn.Module:
-        """The norm whose output the unembedding reads, found by watching a pass; architectures name it differently.
+        """The norm whose output the unembedding of one model reads.
 
         Raises:
             PairError: The model has none.
         """
         if model not in self._final_norms:
-            network: Any = self.models[model]
-            seen: list[tuple[nn.Module, Tensor]] = []
-            read: list[Tensor] = []
-            handles = [
-                module.register_forward_hook(lambda module, _, output: seen.append((module, hidden(output))))
-                for module in network.modules()
-                if "norm" in type(module).__name__.lower()
-            ]
-            head = network.get_output_embeddings()
-            handles.append(head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])))
-            ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
-            try:
-                forward(network, ids, torch.ones_like(ids, dtype=torch.bool))
-            finally:
-                for handle in handles:
-                    handle.remove()
-            if not seen or not read or not torch.equal(seen[-1][1], read[0]):
+            found = find_final_norm(self.models[model], self.device)
+            if found is None:
                 raise PairError(
-                    f"pair.{self.model_names[model]}: {self._sources()[model].model!r} has no norm right before its unembedding, "
+                    f"pair.{self.model_names[model]}: {self.config.checkpoints[model].model!r} has no norm right before its unembedding, "
                     "so directions cannot be read as tokens; give a model with a final norm"
                 )
-            self._final_norms[model] = seen[-1][0]
+            self._final_norms[model] = found
         return self._final_norms[model]
 
     def layer(self, model: int) -> int | None:
         """Number of the decoder layer that a hookpoint is; None where it is another module."""
-        parent, _, last = self.hookpoints[model].rpartition(".")
-        network: Any = self.models[model]
-        layers = network.get_submodule(parent)
-        counts = isinstance(layers, nn.ModuleList) and len(layers) == network.config.num_hidden_layers
-        return int(last) if counts and last.isdigit() else None
+        stack = find_stack(self.models[model], self.hookpoints[model])
+        if stack is None or self.hookpoints[model] != f"{stack.path}.{stack.n_below - 1}":
+            return None
+        return stack.n_below - 1
 
     def full_pass(
         self,
@@ -320,22 +285,15 @@ class ModelPair:
             context.after(output.logits), None if states is None else tuple(map(context.after, states))
         )
 
-    @contextmanager
-    def switched(self, model: int) -> Iterator[Any]:
-        """The plain transformers model of one side, with its adapter on, or with every adapter off in the reference."""
-        with self._lock:
-            network, name = self.models[model], self._adapter_names[model]
-            if self._adapter is None or network is not self._adapter.get_base_model():
-                yield network
-            elif name is None:
-                with self._adapter.disable_adapter():
-                    yield network
-                self._adapter.requires_grad_(False)  # peft makes what it switches on trainable
-            else:
-                if self._adapter.active_adapter != name:
-                    self._adapter.set_adapter(name)
-                    self._adapter.requires_grad_(False)
-                yield network
+    def switched(self, model: int) -> AbstractContextManager[Any]:
+        """The plain transformers model of one side, as `Networks.switched` gives it."""
+        return self.networks.switched(model)
+
+    def _find_module(self, model: int) -> nn.Module:
+        own = model == 1 and self.config.intervened_hookpoint
+        setting = "pair.intervened_hookpoint" if own else "pair.hookpoint"
+        name = self.config.checkpoints[model].model
+        return find_module(setting, self.models[model], self.hookpoints[model], name)
 
     def _same_as(self) -> tuple[int, ...]:
         """For each model the first one that is the same computation."""
@@ -343,49 +301,9 @@ class ModelPair:
         return tuple(
             first.setdefault((id(network), name, id(module), self.context is not None and index == 1), index)
             for index, (network, name, module) in enumerate(
-                zip(self.models, self._adapter_names, self._modules, strict=True)
+                zip(self.models, self.networks.adapter_names, self._modules, strict=True)
             )
         )
-
-    def _digest(self) -> dict[str, Any]:
-        digests: dict[int, str] = {}
-        sides: list[dict[str, Any]] = []
-        for index, model in enumerate(self.models):
-            if id(model) not in digests:
-                digests[id(model)] = digest_tensors(_base_tensors(model, self._adapter))
-            source = self._sources()[index]
-            sides.append(
-                {
-                    "model": source.model,
-                    "revision": source.revision or getattr(model.config, "_commit_hash", None),
-                    "dtype": source.dtype,
-                    "weights": digests[id(model)],
-                    "hookpoint": self.hookpoints[index],
-                    "d_model": self.d_models[index],
-                    "adapter": None,
-                    "adapter_weights": None,
-                }
-            )
-        if self.context is not None:
-            ids = self.context.token_ids.tolist()
-            sides[1] |= {"context": self.tokenizer.decode(ids), "context_digest": digest_json(ids)}
-        for side, name, source in zip(sides, self._adapter_names, self._described(), strict=True):
-            if self._adapter is not None and name is not None and isinstance(source, AdapterSource):
-                side["adapter"] = source.adapter
-                side["adapter_weights"] = _digest_adapter(self._adapter, name)
-        own = {}
-        if self.readers is not None:
-            tokenizer, template, _ = self.readers[1]
-            own = {
-                "intervened_tokenizer": digest_json(vocabulary(tokenizer)),
-                "intervened_chat_template": digest_json(template),
-            }
-        return {
-            **dict(zip(self.model_names, sides, strict=True)),
-            "tokenizer": digest_json(vocabulary(self.tokenizer)),
-            "chat_template": digest_json(self.chat_template),
-            **own,
-        }
 
     def _read(
         self,
@@ -399,7 +317,7 @@ class ModelPair:
         if output is None or output.ndim != 3 or output.shape[:2] != token_ids.shape:
             found = "it is never run" if output is None else f"its output has the shape {tuple(output.shape)}"
             raise PairError(
-                f"pair.hookpoint: {self.hookpoints[index]!r} of {self._sources()[index].model!r} gives no activations "
+                f"pair.hookpoint: {self.hookpoints[index]!r} of {self.config.checkpoints[index].model!r} gives no activations "
                 f"[document, token, d_model]: {found}; give the path of a layer, e.g. model.layers.15"
             )
         return output
@@ -408,15 +326,6 @@ class ModelPair:
         """Width at the hookpoint, from a pass over one short document."""
         ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
         return self._read(index, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
-
-    def _described(self) -> tuple[ModelSource | AdapterSource | ContextSource, ...]:
-        """What the settings say of each model."""
-        return self.config.reference, self.config.intervened, *self.config.snapshots
-
-    def _sources(self) -> list[ModelSource]:
-        """The checkpoint of each model; with an adapter or after a context it is the reference's."""
-        described = self._described()
-        return [source if isinstance(source, ModelSource) else self.config.reference for source in described]
 
 
 def load_pair(config: PairConfig) -> ModelPair:
@@ -454,33 +363,4 @@ def load_pair(config: PairConfig) -> ModelPair:
         else None
     )
     networks = load_snapshots(config, (reference, intervened), adapter, tokenizer, device)
-    return ModelPair(
-        config,
-        networks.models,
-        networks.adapter,
-        tokenizer,
-        chat_template,
-        device,
-        context,
-        networks.adapter_names,
-        readers,
-    )
-
-
-def _digest_adapter(adapter: PeftModel, name: str) -> str:
-    """A fingerprint of what one adapter adds: its weights, and the settings that scale them."""
-    settings = adapter.peft_config[name].to_dict()
-    scale = {
-        key: settings.get(key) for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
-    }
-    own = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
-    return digest_json([digest_tensors({name: tensor.float() for name, tensor in own.items()}), scale])
-
-
-def _base_tensors(model: nn.Module, adapter: PeftModel | None) -> dict[str, Tensor]:
-    """The weights of a model without those of an adapter, under the names they have without one."""
-    tensors = model.state_dict()
-    if adapter is None:
-        return tensors
-    own = f".{adapter.base_model.prefix}"
-    return {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items() if own not in name}
+    return ModelPair(config, networks, tokenizer, chat_template, device, context, readers)

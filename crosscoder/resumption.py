@@ -44,6 +44,11 @@ class Resumption:
         if self._skipped[-1:] != [module] or not self._agrees():
             self._skipped = []
 
+    @property
+    def n_skipped(self) -> int:
+        """Layers that are not run, from the first one on; 0 where all have to be."""
+        return len(self._skipped)
+
     def __call__(
         self,
         token_ids: Int[Tensor, "document token"],
@@ -51,15 +56,28 @@ class Resumption:
         activations: Float[Tensor, "document token d_model"],
         *,
         gradients: bool = False,
-        n_last: int | None = None,
-    ) -> Float[Tensor, "document last_token vocabulary"]:
-        """Logits of all tokens, or of the last ones, where the module puts out `activations`; gradients flow back to them."""
-        options: dict[str, Any] = {"gradients": gradients, "n_last": n_last}
+        at: Bool[Tensor, "document token"] | None = None,
+    ) -> Float[Tensor, "*place vocabulary"]:
+        """Logits where the module puts out `activations`, of all tokens or of some, as `forward` gives them; gradients flow back to
+        them."""
+        options: dict[str, Any] = {"gradients": gradients, "at": at}
         if not self._skipped:
             return self._spliced(token_ids, mask, activations, **options)
         if self._context is not None:
             options |= {"past_key_values": self._read_context(len(token_ids)), "use_cache": True}
             mask = self._context.past(mask)
+        return self.above(token_ids, mask, activations, **options)
+
+    def above(
+        self,
+        token_ids: Int[Tensor, "document token"],
+        mask: Bool[Tensor, "document past_and_token"],
+        activations: Float[Tensor, "document token d_model"],
+        **options: Any,
+    ) -> Float[Tensor, "*place vocabulary"]:
+        """Logits of the layers above alone, from what the module puts out on these tokens; for a model whose layers are skipped.
+        Options as for `forward`; a cache gets keys and values of the layers above."""
+        assert self._skipped
         with putting_out(self._skipped, activations.to(self._dtype)):
             return forward(self._network, token_ids, mask, **options).logits
 
@@ -69,22 +87,23 @@ class Resumption:
         mask: Bool[Tensor, "document token"],
         activations: Float[Tensor, "document token d_model"],
         *,
-        n_last: int | None = None,
         gradients: bool = False,
-    ) -> Float[Tensor, "document last_token vocabulary"]:
+        at: Bool[Tensor, "document token"] | None = None,
+    ) -> Float[Tensor, "*place vocabulary"]:
         """The same with every layer run."""
         if self._context is None:
             return splice_output(
-                self._network, self._module, lambda _: activations, token_ids, mask, gradients=gradients, n_last=n_last
+                self._network, self._module, lambda _: activations, token_ids, mask, gradients=gradients, at=at
             )  # fmt: skip
-        return splice_output(
+        found = splice_output(
             self._network,
             self._module,
             self._context.spliced(lambda _: activations),
             *self._context.before(token_ids, mask),
             gradients=gradients,
-            n_last=token_ids.shape[1] if n_last is None else n_last,
+            at=self._context.wanted(torch.ones_like(mask) if at is None else at),
         )
+        return found.view(*mask.shape, -1) if at is None else found
 
     def _read_context(self, n_rows: int) -> Cache:
         """Keys and values of the context, for so many rows; each pass adds its own to a copy."""

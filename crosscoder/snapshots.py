@@ -1,7 +1,5 @@
 """The checkpoints between a reference and an intervened model, as language models that can be read."""
 
-from typing import NamedTuple
-
 import torch
 from peft import PeftModel
 from torch import nn
@@ -9,19 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .config import AdapterSource, PairConfig
 from .loading import adapter_tokenizer, compare_tokenizers, load_adapter, load_model, load_tokenizer
-
-
-class Networks(NamedTuple):
-    """All models of a pair with its snapshots: reference, intervened, then the snapshots in their order in time."""
-
-    models: tuple[nn.Module, ...]
-    """The same object where weights are shared."""
-
-    adapter: PeftModel | None
-    """The reference with all adapters; None where there are none."""
-
-    adapter_names: tuple[str | None, ...]
-    """Of each model, the adapter that is on in it."""
+from .networks import Networks
 
 
 def load_snapshots(

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from crosscoder.config import CrosscoderConfig, PairConfig, ReLU
 from crosscoder.dictionary import Crosscoder
+from crosscoder.networks import Networks
 from crosscoder.pair import ModelPair
 
 WIDTH, VOCABULARY = 12, 320
@@ -91,7 +92,7 @@ def planted_pair(
             "device": "cpu",
         }
     )
-    return ModelPair(config, models, None, tokenizer, None, torch.device("cpu"))
+    return ModelPair(config, Networks(models), tokenizer, None, torch.device("cpu"))
 
 
 def planted_dictionary(first: float = 0.25, second: float = 0.25) -> Crosscoder:

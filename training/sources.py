@@ -72,7 +72,24 @@ class TokenSource(Protocol):
         ...
 
 
-class CachedSource:
+class _SeededSource:
+    """What all sources have: an order that follows from a seed, and held-out tokens that do not."""
+
+    _held_out: ActivationReader
+    _seed: int
+
+    def held_out(self) -> ActivationReader:
+        """See `TokenSource.held_out`."""
+        return self._held_out
+
+    def reordered(self, seed: int) -> Self:
+        """See `TokenSource.reordered`."""
+        twin = copy(self)
+        twin._seed = seed
+        return twin
+
+
+class CachedSource(_SeededSource):
     """Training tokens from a reader with random access. Made for shards; serves any `ActivationReader`."""
 
     def __init__(self, train: ActivationReader, held_out: ActivationReader, seed: int) -> None:
@@ -108,16 +125,6 @@ class CachedSource:
         order = np.random.default_rng([self._seed, _SAMPLE_STREAM]).permutation(self.n_train_tokens)
         return self._train.gather(torch.from_numpy(np.sort(order[:n_tokens]))).values
 
-    def held_out(self) -> ActivationReader:
-        """See `TokenSource.held_out`."""
-        return self._held_out
-
-    def reordered(self, seed: int) -> Self:
-        """See `TokenSource.reordered`."""
-        twin = copy(self)
-        twin._seed = seed
-        return twin
-
     def _order(self, pass_index: int) -> Int64[np.ndarray, " token"]:
         return np.random.default_rng([self._seed, _PASS_STREAM, pass_index]).permutation(self.n_train_tokens)
 
@@ -130,7 +137,7 @@ class FileSource(CachedSource):
         super().__init__(sides.train, sides.held_out, seed)
 
 
-class StreamedSource:
+class StreamedSource(_SeededSource):
     """Training tokens straight from the models, shuffled in blocks of about `buffer_tokens`.
 
     A pass goes over all training documents in a seeded order, cut into blocks before it starts. A block is computed,
@@ -191,16 +198,6 @@ class StreamedSource:
             ]
             self._sampled = n_tokens, rows[torch.from_numpy(np.sort(chosen))]
         return self._sampled[1]
-
-    def held_out(self) -> ActivationReader:
-        """See `TokenSource.held_out`."""
-        return self._held_out
-
-    def reordered(self, seed: int) -> Self:
-        """See `TokenSource.reordered`."""
-        twin = copy(self)
-        twin._seed = seed
-        return twin
 
     def _blocks(self, pass_index: int, block: int) -> Iterator[tuple[int, int, Float[Tensor, "token width"]]]:
         """Blocks in order from the given one on, pass after pass, not yet shuffled."""

@@ -38,20 +38,12 @@ from .answers import AnswerMeasurement
 from .causal import chosen
 from .change import Part
 from .decomposition import measure_corners
-from .explanation import (
-    Checked,
-    Found,
-    causal_findings,
-    check,
-    decomposition,
-    in_answers,
-    rank,
-    take_apart,
-)
+from .explanation import Found, check, checker_of, decomposition, in_answers, rank, take_apart
 from .latent_table import Attributed, latent_table
 from .layers import patch_layers
 from .measurement import LogitMeasurement
 from .metrics import CrossEntropy
+from .named_latents import Checked, findings
 from .own_attribution import attribute_apart
 from .own_explanation import check_apart, own_decomposition, own_findings, rank_apart
 from .own_reading import Baseline, OwnReading, baseline_of
@@ -175,11 +167,11 @@ def _explain(
     behavior = subject.behavior
     metric = CrossEntropy()
     elsewhere = LogitMeasurement(
-        Reading(subject.pair, subject.observer, metric.rows(elsewhere_prompts), config.tokens), metric
+        Reading.of_rows(subject.pair, subject.observer, metric.rows(elsewhere_prompts), config.tokens), metric
     )
     confidence, seed = behavior.shift.confidence, behavior.seed
     found, claim = take_apart(subject, subject.find), take_apart(subject, subject.claim)
-    ranking = [int(latent) for latent in rank(subject, found)]
+    ranking = rank(subject, found)
     measured = subject.claim.measured
     layers = None
     if subject.metric is not None and behavior.attribution.layers:
@@ -197,7 +189,7 @@ def _explain(
         },
     )
     checked = check(subject, ranking, found, claim)
-    causal = causal_findings(subject, ranking, claim, checked)
+    causal = findings(checker_of(subject, claim), subject.observer.n_latents, ranking, checked, behavior)
     part = Part(chosen(checked.named, subject.observer.n_latents))
     if subject.claim.measured is not None and subject.claimed is not subject.claim.measured:
         corners = measure_corners(subject.claimed)
@@ -205,7 +197,7 @@ def _explain(
     else:
         causal["answers"] = None
     cost = Cost(elsewhere, confidence, seed)
-    causal["removal_cost"] = cost.of(Run(INTERVENED, INTERVENED, part, -1))
+    (causal["removal_cost"],) = cost.of([Run(INTERVENED, INTERVENED, part, -1)])
     causal["steering"] = dose_response(
         measured or subject.claimed,
         claim.corners,

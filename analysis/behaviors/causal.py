@@ -41,11 +41,36 @@ _NEAREST = 20
 """Latents that fire about as often, of which a random one is drawn."""
 
 
+@runtime_checkable
+class Shares(Protocol):
+    """How much of a behavior goes with parts of what a dictionary takes apart."""
+
+    kinds: tuple[Kind, ...]
+    """Checks that are defined."""
+
+    parts: dict[str, Part]
+    """What is no latent."""
+
+    n_prompts: int
+
+    def share(self, kind: Kind, part: Part) -> Estimate:
+        """That of a part, and its interval over prompts."""
+        ...
+
+    def rebuilding(self) -> dict[str, Estimate]:
+        """That goes with rebuilding each model's activations by the dictionary, where it is defined."""
+        ...
+
+
 class Checker:
     """Shares of a shift that go with parts of the change."""
 
+    kinds = KINDS
+    parts = PARTS
+
     def __init__(self, measurement: Measurement, corners: Corners, confidence: float, seed: int) -> None:
         self._measurement, self._corners = measurement, corners
+        self.n_prompts = measurement.n_prompts
         self._resamples = Resamples(measurement.n_prompts, confidence, seed)
 
     def share(self, kind: Kind, part: Part) -> Estimate:
@@ -162,17 +187,30 @@ Null = Mapping[Kind, tuple[float, ...]]
 """What random parts do, for each check."""
 
 
-def random_shares(checker: Checker, draws: Sequence[Part], label: str) -> Null:
-    """Shares of the shift that go with random parts."""
+def random_shares(shares: Shares, draws: Sequence[Part], label: str) -> Null:
+    """Shares that go with random parts."""
     return {
-        kind: tuple(checker.share(kind, draw).value for draw in tqdm(draws, desc=label, leave=False))
-        for kind in CHECKS
+        kind: tuple(shares.share(kind, draw).value for draw in tqdm(draws, desc=label, leave=False))
+        for kind in _defined(shares, CHECKS)
     }
 
 
-def compare(checker: Checker, part: Part, null: Null) -> dict[Kind, Compared]:
+def compare(shares: Shares, part: Part, null: Null) -> dict[Kind, Compared]:
     """Necessity and sufficiency of a part, beside random ones."""
-    return {kind: Compared(checker.share(kind, part), null[kind]) for kind in CHECKS}
+    return {kind: Compared(shares.share(kind, part), null[kind]) for kind in _defined(shares, CHECKS)}
+
+
+def told_kinds(found: Mapping[Kind, Compared], confidence: float) -> dict[str, Any]:
+    """What `compare` found, for JSON; null for what is undefined."""
+    return {kind: found[kind].as_dict(confidence) if kind in found else None for kind in CHECKS}
+
+
+def _defined(shares: Shares, kinds: Sequence[Kind]) -> list[Kind]:
+    return [kind for kind in kinds if kind in shares.kinds]
+
+
+def _told(shares: Shares, kinds: Sequence[Kind], part: Part) -> dict[str, Any]:
+    return {kind: shares.share(kind, part).as_dict() if kind in shares.kinds else None for kind in kinds}
 
 
 def along(
@@ -186,10 +224,10 @@ def along(
 
 
 def curve(
-    checker: Checker, parts: Iterable[tuple[int, Part]], kinds: Sequence[Kind] = KINDS
+    shares: Shares, parts: Iterable[tuple[int, Part]], kinds: Sequence[Kind] = KINDS
 ) -> list[dict[str, Any]]:
-    """Shares that go with parts `along` a ranking."""
-    return [{"n": n} | {kind: checker.share(kind, part).as_dict() for kind in kinds} for n, part in parts]
+    """Shares that go with parts `along` a ranking; null for what is undefined."""
+    return [{"n": n} | _told(shares, kinds, part) for n, part in parts]
 
 
 def association(pushing: Values, confidence: float, seed: int) -> float:
@@ -197,9 +235,7 @@ def association(pushing: Values, confidence: float, seed: int) -> float:
     return sign_flip_test(pushing, confidence, seed).p_value if pushing.mean() > 0 else 1.0
 
 
-def remainder(checker: Checker, n_latents: int) -> dict[str, Any]:
-    """Shares that go with all latents, and with what is no latent."""
-    parts = {"latents": Part(torch.ones(n_latents, dtype=torch.bool)), **PARTS}
-    return {
-        name: {kind: checker.share(kind, part).as_dict() for kind in CHECKS} for name, part in parts.items()
-    }
+def remainder(shares: Shares, n_latents: int) -> dict[str, Any]:
+    """Shares that go with all latents, and with what is no latent; null for what is undefined."""
+    parts = {"latents": Part(torch.ones(n_latents, dtype=torch.bool)), **shares.parts}
+    return {name: _told(shares, CHECKS, part) for name, part in parts.items()}

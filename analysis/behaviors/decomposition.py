@@ -18,17 +18,15 @@ bias, error and the tokens that are left out add up to `represented`, but for th
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from crosscoder.behavior import AttributionSettings
 
+from .integration import Gradient, Integration, refined
 from .measurement import LogitMeasurement, Measurement
 from .runs import INTERVENED, REFERENCE, Run, unchanged
 
-_FIRST_STEPS = 4
 REST = ("bias", "error", "left_out")
 
 
@@ -113,58 +111,30 @@ class Places:
     value: list[np.ndarray] = field(default_factory=list)
 
 
-class Integration:
-    """Mean gradients along the path, refined by threes: the middles of n equal steps are among those of 3 n."""
+def along_path(measurement: LogitMeasurement) -> Integration:
+    """Gradients of both models from the reference's activations to the intervened model's."""
 
-    def __init__(self, measurement: LogitMeasurement) -> None:
-        self._measurement = measurement
-        self._sums: list[Tensor] = []
-        self.steps = 0
+    def of(model: int) -> Gradient:
+        def gradient(index: int, alpha: float) -> Float[Tensor, "row token d_model"]:
+            start, end = (side.float() for side in measurement.reading.activations(index)[:2])
+            return measurement.gradient(index, model, start + alpha * (end - start))
 
-    def refine(self, steps: int) -> None:
-        """Take gradients at the middles of `steps` equal steps; those that are there already are kept."""
-        new = range(steps) if steps != 3 * self.steps else [i for i in range(steps) if i % 3 != 1]
-        if steps != 3 * self.steps:
-            self._sums = []
-        for index in range(len(self._measurement.reading.batches)):
-            found = self._summed(index, [(place + 0.5) / steps for place in new])
-            if index < len(self._sums):
-                self._sums[index] += found
-            else:
-                self._sums.append(found)
-        self.steps = steps
+        return gradient
 
-    def mean(self, index: int) -> Float[Tensor, "row token d_model"]:
-        """ḡ of one batch."""
-        return self._sums[index] / (2 * self.steps)
-
-    def _summed(self, index: int, alphas: list[float]) -> Float[Tensor, "row token d_model"]:
-        measurement = self._measurement
-        start, end = (side.float() for side in measurement.reading.activations(index)[:2])
-        total = torch.zeros_like(start)
-        for alpha in alphas:
-            for model in (REFERENCE, INTERVENED):
-                total += measurement.gradient(index, model, start + alpha * (end - start))
-        return total
+    return Integration(len(measurement.reading.batches), [of(REFERENCE), of(INTERVENED)])
 
 
 def attribute(
     measurement: LogitMeasurement, corners: Corners, settings: AttributionSettings, n_latents: int
 ) -> Attribution:
     """Attributions of all prompts, with as many steps as the settings ask for or the residual needs."""
-    represented = corners.represented
-    integration = Integration(measurement)
-    bound = settings.residual * abs(float(corners.total.mean()))
-    steps = settings.steps or _FIRST_STEPS
-    with tqdm(desc="attribute", unit=" steps") as bar:
-        while True:
-            integration.refine(steps)
-            bar.update(steps - bar.n)
-            found = _attributed(measurement, integration, represented, n_latents)
-            missed = abs(float(found.residual.mean()))
-            if settings.steps or missed < bound or 3 * steps > settings.max_steps:
-                return found
-            steps *= 3
+    represented, integration = corners.represented, along_path(measurement)
+
+    def attributed(steps: int) -> Attribution:
+        integration.refine(steps)
+        return _attributed(measurement, integration, represented, n_latents)
+
+    return refined(attributed, settings, corners.total)
 
 
 def _attributed(

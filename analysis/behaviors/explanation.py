@@ -2,33 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from tqdm.auto import tqdm
 
-from .causal import (
-    CHECKS,
-    Checker,
-    Compared,
-    Kind,
-    RandomParts,
-    along,
-    association,
-    chosen,
-    compare,
-    curve,
-    random_shares,
-    remainder,
-)
+from .causal import CHECKS, Checker, RandomParts, along, chosen, compare, curve, random_shares, told_kinds
 from .change import Part
 from .decomposition import Attribution, Corners, attribute, measure_corners
+from .named_latents import Checked, check_named, pushing_order
 from .reading import Reading
-from .statistics import Resamples
+from .statistics import Resamples, Values
 from .subject import Side, Subject
-
-Evidence = Literal["observed", "associated", "causal"]
 
 _CANDIDATES = 4
 """Times as many latents as are named, that are patched one by one where there is no gradient."""
@@ -57,7 +43,7 @@ def take_apart(subject: Subject, side: Side) -> Found:
     return Found(corners, attribute(measured, corners, settings, subject.observer.n_latents))
 
 
-def rank(subject: Subject, found: Found) -> Int64[np.ndarray, " latent"]:
+def rank(subject: Subject, found: Found) -> list[int]:
     """Latents that push the behavior the way it shifted, the strongest first.
 
     By their attribution; without a gradient by what is left of the shift when each of those that change most is taken out.
@@ -66,8 +52,7 @@ def rank(subject: Subject, found: Found) -> Int64[np.ndarray, " latent"]:
         pushing = found.direction * found.attribution.mean
     else:
         pushing = _patched(subject, found)
-    order = np.argsort(-pushing, kind="stable")
-    return order[pushing[order] > 0]
+    return pushing_order(pushing)
 
 
 def _patched(subject: Subject, found: Found) -> Float64[np.ndarray, " latent"]:
@@ -86,11 +71,8 @@ def decomposition(found: Found, confidence: float, seed: int) -> dict[str, Any]:
     corners = found.corners
     resamples = Resamples(len(corners.reference), confidence, seed)
 
-    def told(values: Float64[np.ndarray, " prompt"]) -> dict[str, Any]:
-        return {
-            "value": resamples.mean(values).as_dict(),
-            "share": resamples.ratio(values, corners.total).as_dict(),
-        }
+    def told(values: Values) -> dict[str, Any]:
+        return resamples.told(values, corners.total)
 
     result: dict[str, Any] = {
         "total": resamples.mean(corners.total).as_dict(),
@@ -121,114 +103,18 @@ def decomposition(found: Found, confidence: float, seed: int) -> dict[str, Any]:
     return result
 
 
-@dataclass(frozen=True)
-class Checked:
-    """The causal checks of some named latents."""
-
-    named: tuple[int, ...]
-    together: dict[Kind, Compared]
-    single: dict[int, dict[Kind, Compared]]
-    association: dict[int, float]
-    """p-value of each latent's attribution on the prompts of the claim; the largest sensible where it has the other sign."""
-
-    confidence: float
-
-    def evidence(self, latent: int) -> Evidence:
-        """What may be said of one latent."""
-        associated = self.association[latent] <= (1 - self.confidence) / len(self.named)
-        if not associated:
-            return "observed"
-        passed = any(check.passed(self.confidence) for check in self.single[latent].values())
-        return "causal" if passed else "associated"
-
-    @property
-    def level(self) -> Evidence:
-        """What may be said of all of them together."""
-        if any(check.passed(self.confidence) for check in self.together.values()):
-            return "causal"
-        levels = {self.evidence(latent) for latent in self.named}
-        return "associated" if levels & {"associated", "causal"} else "observed"
-
-
 def check(subject: Subject, ranking: Sequence[int], found: Found, claim: Found) -> Checked:
-    """Named latents, all together and one by one, beside random ones.
-
-    One by one they share one set of random latents, of the norm of the largest of them: a control that is too strict for the others,
-    rather than one for each.
-    """
-    behavior, reading = subject.behavior, subject.claim.reading
-    settings, confidence = behavior.checks, behavior.shift.confidence
-    n_latents = subject.observer.n_latents
-    named = tuple(ranking[: settings.latents])
-    measured = subject.claim.measured or subject.claimed
-    checker = Checker(measured, claim.corners, confidence, behavior.seed)
-    part = Part(chosen(named, n_latents))
-    random = RandomParts(reading, named, behavior.seed)
-    draws = random.draws([named] * settings.draws, reading.norm(part))
-    together = compare(checker, part, random_shares(checker, draws, "random sets"))
-    alone = {latent: Part(chosen([latent], n_latents)) for latent in named}
-    largest = max((reading.norm(own) for own in alone.values()), default=0.0)
-    singles = random_shares(
-        checker, random.draws(one_by_one(named, settings.draws), largest), "random latents"
-    )
-    single = {
-        latent: compare(checker, own, singles)
-        for latent, own in tqdm(alone.items(), desc="one by one", leave=False)
-    }
-    associated = {
-        latent: _association(latent, found, claim, single, confidence, behavior.seed) for latent in named
-    }
-    return Checked(named, together, single, associated, confidence)
+    """The named latents on the prompts of the claim: see `check_named`."""
+    pushing = None if claim.attribution is None else found.direction * claim.attribution.latents
+    checker, n_latents = checker_of(subject, claim), subject.observer.n_latents
+    return check_named(checker, subject.claim.reading, n_latents, ranking, pushing, subject.behavior)
 
 
-def one_by_one(named: Sequence[int], n_draws: int) -> list[list[int]]:
-    """What random single latents are like: each of the named ones, in turn."""
-    return [[named[index % len(named)]] for index in range(n_draws)] if named else []
-
-
-def _association(
-    latent: int,
-    found: Found,
-    claim: Found,
-    single: dict[int, dict[Kind, Compared]],
-    confidence: float,
-    seed: int,
-) -> float:
-    """How likely chance gives so large an attribution on the prompts of the claim, with the sign it was found with."""
-    if claim.attribution is None:
-        # Without attributions the check itself says whether anything goes with it.
-        return 0.0 if any(check.estimate.low > 0 for check in single[latent].values()) else 1.0
-    return association(found.direction * claim.attribution.latents[:, latent], confidence, seed)
-
-
-def causal_findings(
-    subject: Subject, ranking: Sequence[int], claim: Found, checked: Checked
-) -> dict[str, Any]:
-    """The checks as causal.json has them, without answers and steering."""
+def checker_of(subject: Subject, claim: Found) -> Checker:
+    """Checks by the metric that latents are found with, on the prompts of the claim."""
     behavior = subject.behavior
-    confidence, n_latents = behavior.shift.confidence, subject.observer.n_latents
     measured = subject.claim.measured or subject.claimed
-    checker = Checker(measured, claim.corners, confidence, behavior.seed)
-    counts = (*behavior.checks.counts, behavior.checks.latents)
-    return {
-        "named": list(checked.named),
-        "level": checked.level,
-        "confidence": confidence,
-        "n_prompts": measured.n_prompts,
-        "together": {kind: one.as_dict(confidence) for kind, one in checked.together.items()},
-        "latents": [
-            {
-                "latent": latent,
-                "evidence": checked.evidence(latent),
-                "association_p": checked.association[latent],
-                **{kind: one.as_dict(confidence) for kind, one in checked.single[latent].items()},
-            }
-            for latent in checked.named
-        ],
-        "curve": curve(checker, along(ranking, counts, n_latents)),
-        "remainder": remainder(checker, n_latents),
-        "rebuilding": {side: one.as_dict() for side, one in checker.rebuilding().items()},
-    }
+    return Checker(measured, claim.corners, behavior.shift.confidence, behavior.seed)
 
 
 def in_answers(
@@ -245,6 +131,6 @@ def in_answers(
     more = along(ranking, behavior.checks.answer_counts, n_latents, leave_out=len(checked.named))
     return {
         "n_prompts": subject.claimed.n_prompts,
-        "together": {kind: one.as_dict(confidence) for kind, one in together.items()},
+        "together": told_kinds(together, confidence),
         "curve": curve(checker, more, CHECKS),
     }

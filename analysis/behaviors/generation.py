@@ -2,11 +2,14 @@
 
 What is put in or out depends on both models' activations on the same tokens. So both read along: at every token the other model
 runs up to its hookpoint, and then the model whose answer it is runs on from what stands there. Both keep their own keys and values.
+
+Up to the hookpoint the prompts are the same in every run, whatever is done there, so they are read once for all runs.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +31,22 @@ from .prompts import Prompt
 from .runs import Run, starting_point
 
 _ROWS = 40
+
+_KEPT_BYTES = 2**30
+"""Of what is kept of the prompts for the next run; what does not fit is computed again."""
+
+
+class _Prompts(NamedTuple):
+    """What one model makes of some prompts up to its hookpoint."""
+
+    cache: DynamicCache
+    activations: Float[Tensor, "row token d_model"]
+    """Of padding, context and prompt."""
+
+    @property
+    def n_bytes(self) -> int:
+        values = [value for layer in self.cache.layers for value in vars(layer).values()]
+        return sum(value.nbytes for value in (*values, self.activations) if isinstance(value, Tensor))
 
 
 @dataclass
@@ -81,6 +100,8 @@ class Generator:
             torch.tensor(ids, dtype=torch.long, device=pair.device),
             policy.mask_first,
         )
+        self._kept: dict[tuple[int, int], _Prompts] = {}
+        """By the first prompt of a batch and the model."""
         longest = max(len(prompt.token_ids) for prompt in prompts) + sampling.max_new_tokens
         if pair.max_positions is not None and longest > pair.max_positions:
             raise DataError(
@@ -98,13 +119,15 @@ class Generator:
         for start in tqdm(range(0, len(jobs), _ROWS), desc="answers", unit="batch", leave=False):
             chosen = jobs[start : start + _ROWS]
             generator = torch.Generator().manual_seed(self._seed + start)
-            rows = self._generate([self._prompts[index] for index in chosen], run, generator)
+            rows = self._generate(start, [self._prompts[index] for index in chosen], run, generator)
             for index, row in zip(chosen, rows, strict=True):
                 text = str(self._pair.tokenizer.decode(row, skip_special_tokens=True))
                 found[index].append(text.strip())
         return found
 
-    def _generate(self, prompts: Sequence[Prompt], run: Run, generator: torch.Generator) -> list[list[int]]:
+    def _generate(
+        self, batch: int, prompts: Sequence[Prompt], run: Run, generator: torch.Generator
+    ) -> list[list[int]]:
         """Token ids of one answer to each prompt."""
         sides = [self._side(prompts, model) for model in range(len(self._pair.models))]
         ends = torch.tensor(self._ends(), device=self._pair.device)
@@ -117,7 +140,7 @@ class Generator:
             if step == 0:
                 first = real & (real.long().cumsum(dim=1) <= self._mask_first)
                 kept &= ~first
-            logits = self._step(sides, token_ids, kept, run)
+            logits = self._step(sides, kept, run) if step else self._first_step(batch, sides, kept, run)
             chosen = self._choose(logits, generator)
             open_rows &= ~torch.isin(chosen, ends)
             for row in open_rows.nonzero()[:, 0].tolist():
@@ -130,60 +153,88 @@ class Generator:
                 side.grow(len(prompts))
         return written
 
+    def _first_step(
+        self, batch: int, sides: list[_Side], kept: Bool[Tensor, "row token"], run: Run
+    ) -> Float[Tensor, "row vocabulary"]:
+        """Logits after the prompts."""
+        resumption = self._pair.resumption(run.model)
+        if not resumption.n_skipped:
+            return self._step(sides, kept, run)
+        own, n_tokens = sides[run.model], kept.shape[1]
+        read = {model: self._read_prompts(batch, model, sides) for model in (run.model, *_others(sides, run))}
+        for model, prompts in read.items():
+            # A copy: each run goes on from it in its own way.
+            sides[model].cache = copy.deepcopy(prompts.cache)
+        before, values = read[run.model].activations.split(
+            [own.token_ids.shape[1] - n_tokens, n_tokens], dim=1
+        )
+        both = [
+            read[model].activations[:, -n_tokens:] if model in read else values for model in range(len(sides))
+        ]
+        begun = torch.cat([before, self._start(run, both, kept).to(values)], dim=1)
+        below = own.cache.layers[: resumption.n_skipped]
+        network: Any = self._pair.models[run.model]
+        own.cache = DynamicCache(config=network.config)
+        with self._pair.switched(run.model):
+            logits = resumption.above(
+                own.token_ids, own.mask, begun, past_key_values=own.cache, **_options(own)
+            )
+        own.cache.layers[: resumption.n_skipped] = below
+        return logits
+
+    def _read_prompts(self, batch: int, model: int, sides: list[_Side]) -> _Prompts:
+        """What a model makes of the prompts up to its hookpoint; kept for the next run where there is room."""
+        if (batch, model) in self._kept:
+            return self._kept[batch, model]
+        side = sides[model]
+        found = _Prompts(side.cache, self._read(side, model))
+        if sum(kept.n_bytes for kept in self._kept.values()) + found.n_bytes <= _KEPT_BYTES:
+            self._kept[batch, model] = found
+        return found
+
     def _step(
-        self,
-        sides: list[_Side],
-        token_ids: Int[Tensor, "row token"],
-        kept: Bool[Tensor, "row token"],
-        run: Run,
+        self, sides: list[_Side], kept: Bool[Tensor, "row token"], run: Run
     ) -> Float[Tensor, "row vocabulary"]:
         """Logits after the last token."""
-        pair, n_tokens = self._pair, token_ids.shape[1]
-        own = sides[run.model]
-        others = [
-            model
-            for model in range(len(sides))
-            if model != run.model and (run.needs_change or model == run.start)
-        ]
-        activations: dict[int, Tensor] = {}
-        for model in others:
-            side = sides[model]
-            with pair.switched(model) as network:
-                read = read_output(
-                    network,
-                    pair.module(model),
-                    side.token_ids,
-                    side.mask,
-                    side.cache,
-                    position_ids=side.positions,
-                )
-            assert read is not None  # a hookpoint that is never run was refused when the pair was loaded
-            activations[model] = read[:, -n_tokens:]
+        n_tokens, own = kept.shape[1], sides[run.model]
+        read = {model: self._read(sides[model], model)[:, -n_tokens:] for model in _others(sides, run)}
 
         def splice(values: Float[Tensor, "row token d_model"]) -> Float[Tensor, "row token d_model"]:
-            activations[run.model] = values[:, -n_tokens:]
-            both = [activations.get(model, values[:, -n_tokens:]) for model in range(len(sides))]
+            before, last = values.split([values.shape[1] - n_tokens, n_tokens], dim=1)
+            both = [read.get(model, last) for model in range(len(sides))]
+            return torch.cat([before, self._start(run, both, kept).to(values)], dim=1)
 
-            def change() -> Change:
-                assert self._observer is not None
-                return Change(self._observer, both, kept)
-
-            return torch.cat(
-                [values[:, :-n_tokens], starting_point(run, both, kept, change).to(values)], dim=1
-            )
-
-        with pair.switched(run.model) as network:
-            options = {
-                "past_key_values": own.cache,
-                "use_cache": True,
-                "position_ids": own.positions,
-                "n_last": 1,
-            }
+        with self._pair.switched(run.model) as network:
+            options = {"past_key_values": own.cache, **_options(own)}
             if run.is_unchanged:
-                return forward(network, own.token_ids, own.mask, **options).logits[:, -1]
-            return splice_output(network, pair.module(run.model), splice, own.token_ids, own.mask, **options)[
-                :, -1
-            ]
+                return forward(network, own.token_ids, own.mask, **options).logits
+            module = self._pair.module(run.model)
+            return splice_output(network, module, splice, own.token_ids, own.mask, **options)
+
+    def _read(self, side: _Side, model: int) -> Float[Tensor, "row token d_model"]:
+        """What stands at the hookpoint of a model on the tokens that it reads next."""
+        with self._pair.switched(model) as network:
+            read = read_output(
+                network,
+                self._pair.module(model),
+                side.token_ids,
+                side.mask,
+                side.cache,
+                position_ids=side.positions,
+            )
+        assert read is not None  # a hookpoint that is never run was refused when the pair was loaded
+        return read
+
+    def _start(
+        self, run: Run, both: Sequence[Float[Tensor, "row token d_model"]], kept: Bool[Tensor, "row token"]
+    ) -> Float[Tensor, "row token d_model"]:
+        """What a run starts from, of the activations of all models."""
+
+        def change() -> Change:
+            assert self._observer is not None
+            return Change(self._observer, both, kept)
+
+        return starting_point(run, both, kept, change)
 
     def _choose(
         self, logits: Float[Tensor, "row vocabulary"], generator: torch.Generator
@@ -217,3 +268,19 @@ class Generator:
         own = network.generation_config.eos_token_id
         ends += own if isinstance(own, list) else [own]
         return sorted({end for end in ends if isinstance(end, int)})
+
+
+def _others(sides: Sequence[_Side], run: Run) -> list[int]:
+    """Models, beside the one that answers, whose activations a run needs."""
+    return [
+        model
+        for model in range(len(sides))
+        if model != run.model and (run.needs_change or model == run.start)
+    ]
+
+
+def _options(side: _Side) -> dict[str, Any]:
+    """Of a pass whose last logits are wanted."""
+    last = torch.zeros_like(side.token_ids, dtype=torch.bool)
+    last[:, -1] = True
+    return {"use_cache": True, "position_ids": side.positions, "at": last}

@@ -8,7 +8,7 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from ..columns import ATTRIBUTION
-from .explanation import Checked
+from .named_latents import Checked
 from .reading import Sizes
 from .statistics import Resamples, Values
 

@@ -12,7 +12,7 @@ from crosscoder.pair import ModelPair
 from .decomposition import Corners
 from .measurement import LogitMeasurement
 from .metrics import LogitMetric
-from .prompts import Prompt
+from .prompts import Prompt, batches
 from .reading import Reading
 from .runs import INTERVENED, REFERENCE, Run, unchanged
 from .statistics import Resamples, Values
@@ -41,10 +41,18 @@ def patch_layers(
     parent = pair.hookpoints[0].rpartition(".")[0]
     rows = metric.rows(prompts[:: max(1, -(-len(prompts) // PROMPTS))])
     resamples = Resamples(1 + max(row.prompt for row in rows), confidence, seed)
+    paths = [f"{parent}.{index}" for index in range(n_layers)]
+    own = batches(rows, pair.tokenizer, policy)
+    # One pass a model, rather than one up to each layer.
+    outputs = [
+        [pair.outputs(paths, batch.token_ids, batch.attention, model) for model in (REFERENCE, INTERVENED)]
+        for batch in own
+    ]
     plain: tuple[Values, Values] | None = None
     found = []
     for index in tqdm(range(n_layers), desc="layers", unit="layer", leave=False):
-        reading = Reading(pair.at(f"{parent}.{index}"), None, rows, policy)
+        activations = [tuple(side[index] for side in sides) for sides in outputs]
+        reading = Reading(pair.at(paths[index]), None, own, activations)
         corners = _corners(LogitMeasurement(reading, metric), plain)
         plain = corners.reference, corners.intervened
         found.append(

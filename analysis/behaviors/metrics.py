@@ -15,7 +15,11 @@ from crosscoder.errors import ConfigError, DataError
 
 from .prompts import Batch, Prompt, Row
 
-Logits = Float[Tensor, "row last_token vocabulary"]
+Logits = Float[Tensor, "place vocabulary"]
+"""Of some tokens of a batch, row by row."""
+
+# Entries of log-probabilities, in float32, that are there at once. On a CPU what stays in its cache is several times faster.
+_ENTRIES = 2**20
 
 
 class LogitMetric(ABC):
@@ -25,9 +29,9 @@ class LogitMetric(ABC):
     needs_reference = False
     """Whether it compares with the logits of the unchanged reference."""
 
-    def n_last(self, batch: Batch) -> int:
-        """Logits of how many tokens at the end of the padded rows are needed; here of all."""
-        return batch.token_ids.shape[1]
+    def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
+        """Tokens after which it is read what is predicted; here all."""
+        return batch.attention
 
     def rows(self, prompts: Sequence[Prompt]) -> list[Row]:
         """The rows that a pass needs; here the prompts as they are."""
@@ -37,8 +41,7 @@ class LogitMetric(ABC):
     def values(
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
-        """One number for each prompt of a batch, in float32, with a gradient where the logits have one; the logits are those of the
-        last `n_last` tokens."""
+        """One number for each prompt of a batch, in float32, with a gradient where the logits have one; logits of its `places`."""
 
 
 class NextTokenLogOdds(LogitMetric):
@@ -50,15 +53,15 @@ class NextTokenLogOdds(LogitMetric):
         """`against`: None stands for all other tokens."""
         self._tokens, self._against = tokens, against
 
-    def n_last(self, batch: Batch) -> int:
-        """From the end of the shortest prompt."""
-        return _from(batch, batch.length - 1)
+    def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
+        """The end of the prompt."""
+        return _ends(batch)
 
     def values(
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
         """See `LogitMetric.values`."""
-        last = _after(logits, batch, batch.length - 1)
+        last = logits.float()
         tokens = self._tokens.to(last.device)
         if self._against is None:
             others = torch.ones(last.shape[1], dtype=torch.bool, device=last.device)
@@ -79,9 +82,10 @@ class ContinuationLogProbability(LogitMetric):
     ) -> None:
         self._texts, self._against = texts, against
 
-    def n_last(self, batch: Batch) -> int:
-        """From the end of the shortest prompt."""
-        return _from(batch, batch.n_prompt - 1)
+    def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
+        """Before each token of the continuation."""
+        place = torch.arange(1, batch.token_ids.shape[1] + 1)
+        return (place >= batch.n_prompt[:, None]) & (place < batch.length[:, None])
 
     def rows(self, prompts: Sequence[Prompt]) -> list[Row]:
         """Every prompt before every continuation."""
@@ -96,9 +100,7 @@ class ContinuationLogProbability(LogitMetric):
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
         """See `LogitMetric.values`."""
-        place = torch.arange(1, batch.token_ids.shape[1])
-        counted = (place >= batch.n_prompt[:, None]) & (place < batch.length[:, None])
-        summed = _log_probabilities(logits, batch, counted).sum(dim=1)
+        summed = _log_probability(logits, batch, self.places(batch))
         n_prompts = len(batch.prompts)
         value = _any_of(summed, ~batch.against, n_prompts)
         return value - _any_of(summed, batch.against, n_prompts) if self._against else value
@@ -122,8 +124,9 @@ class CrossEntropy(LogitMetric):
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
         """See `LogitMetric.values`."""
-        counted = batch.attention[:, 1:]
-        summed = _log_probabilities(logits, batch, counted).sum(dim=1)
+        # The last token predicts none.
+        counted = self.places(batch) & ~_ends(batch)
+        summed = _log_probability(logits[counted[self.places(batch)].to(logits.device)], batch, counted)
         return -summed / (batch.length - 1).to(summed.device)
 
 
@@ -136,21 +139,17 @@ class DivergenceFromReference(LogitMetric):
     def __init__(self, all_places: bool) -> None:
         self._all_places = all_places
 
-    def n_last(self, batch: Batch) -> int:
-        """From the end of the shortest prompt, or all."""
-        return super().n_last(batch) if self._all_places else _from(batch, batch.length - 1)
+    def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
+        """The end of the prompt, or all its tokens."""
+        return super().places(batch) if self._all_places else _ends(batch)
 
     def values(
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
         """See `LogitMetric.values`."""
         assert reference is not None
-        if not self._all_places:
-            return kl_divergence(*(_after(one, batch, batch.length - 1) for one in (logits, reference)))
-        row, place = batch.attention.to(logits.device).nonzero(as_tuple=True)
-        kl = kl_divergence(logits[row, place].float(), reference[row, place].float())
-        summed = kl.new_zeros(len(logits)).index_add(0, row, kl)
-        return summed / batch.length.to(summed.device)
+        kl = kl_divergence(logits, reference)
+        return _mean_of_row(kl, batch) if self._all_places else kl
 
 
 def build_metric(
@@ -178,40 +177,38 @@ def build_metric(
 
 
 def next_token_divergence(logits: Logits, other: Logits, batch: Batch) -> Float[Tensor, " row"]:
-    """KL(p ‖ p_other) of the next token, on average over the tokens of each row, in nats."""
-    row, place = batch.attention.to(logits.device).nonzero(as_tuple=True)
-    kl = torch.cat(
-        [
-            kl_divergence(logits[part_row, part_place].float(), other[part_row, part_place].float())
-            for part_row, part_place in zip(row.split(256), place.split(256), strict=True)
-        ]
-    )
-    return kl.new_zeros(len(logits)).index_add(0, row, kl) / batch.length.to(kl.device)
+    """KL(p ‖ p_other) of the next token, on average over the tokens of each row, in nats; logits of all of them."""
+    return _mean_of_row(kl_divergence(logits, other), batch)
 
 
-def _from(batch: Batch, place: Int[Tensor, " row"]) -> int:
-    """How many tokens there are from the smallest of these places on."""
-    return batch.token_ids.shape[1] - int(place.min())
+def _mean_of_row(values: Float[Tensor, " place"], batch: Batch) -> Float[Tensor, " row"]:
+    """Mean over all tokens of each row."""
+    row = batch.attention.nonzero()[:, 0].to(values.device)
+    return values.new_zeros(len(batch.length)).index_add(0, row, values) / batch.length.to(values.device)
 
 
-def _skipped(logits: Logits, batch: Batch) -> int:
-    """Tokens whose logits were left out."""
-    return batch.token_ids.shape[1] - logits.shape[1]
+def _ends(batch: Batch) -> Bool[Tensor, "row token"]:
+    """The last token of each row."""
+    return torch.arange(batch.token_ids.shape[1]) == batch.length[:, None] - 1
 
 
-def _after(logits: Logits, batch: Batch, place: Int[Tensor, " row"]) -> Float[Tensor, "row vocabulary"]:
-    return logits[torch.arange(len(logits)), place.to(logits.device) - _skipped(logits, batch)].float()
+def _log_probability(
+    logits: Logits, batch: Batch, places: Bool[Tensor, "row token"]
+) -> Float[Tensor, " row"]:
+    """Σ log p(token after a place | before) of each row; no place is the last token of its row."""
+    row, place = places.nonzero(as_tuple=True)
+    targets = batch.token_ids[row, place + 1].to(logits.device)
+    n_places, found = _at_once(logits), []
+    for part, own in zip(logits.split(n_places), targets.split(n_places), strict=True):
+        chosen = part.float()
+        found.append(chosen.gather(1, own[:, None])[:, 0] - chosen.logsumexp(dim=1))
+    summed = torch.zeros(len(places), device=logits.device)
+    return summed.index_add(0, row.to(logits.device), torch.cat(found))
 
 
-def _log_probabilities(
-    logits: Logits, batch: Batch, counted: Bool[Tensor, "row predicted"]
-) -> Float[Tensor, "row predicted"]:
-    """log p of every token but the first, given those before it; 0 where it does not count."""
-    row, place = counted.to(logits.device).nonzero(as_tuple=True)
-    targets = batch.token_ids[:, 1:].to(logits.device)[row, place]
-    chosen = logits[row, place - _skipped(logits, batch)].float()
-    found = chosen.gather(1, targets[:, None])[:, 0] - chosen.logsumexp(dim=1)
-    return found.new_zeros(counted.shape).index_put((row, place), found)
+def _at_once(logits: Logits) -> int:
+    """Places whose log-probabilities are there at once."""
+    return max(1, _ENTRIES // logits.shape[1])
 
 
 def _any_of(
@@ -221,12 +218,13 @@ def _any_of(
     return summed[chosen.to(summed.device)].view(n_prompts, -1).logsumexp(dim=1)
 
 
-def kl_divergence(
-    one: Float[Tensor, "place vocabulary"], other: Float[Tensor, "place vocabulary"]
-) -> Float[Tensor, " place"]:
+def kl_divergence(logits: Logits, other: Logits) -> Float[Tensor, " place"]:
     """KL(p ‖ p_other) of the next token at each place, in nats, from logits."""
-    log_one, log_other = one.log_softmax(dim=1), other.log_softmax(dim=1)
-    return (log_one.exp() * (log_one - log_other)).sum(dim=1)
+    n_places, found = _at_once(logits), []
+    for one, two in zip(logits.split(n_places), other.split(n_places), strict=True):
+        log_one, log_two = one.float().log_softmax(dim=1), two.float().log_softmax(dim=1)
+        found.append((log_one.exp() * (log_one - log_two)).sum(dim=1))
+    return torch.cat(found)
 
 
 def _single_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " id"]:

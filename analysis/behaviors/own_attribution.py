@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from crosscoder.behavior import AttributionSettings
 
+from .integration import Integration, refined
 from .own_reading import OwnReading
+from .readouts import Start
 from .runs import INTERVENED, REFERENCE
 from .statistics import Values
 
-_FIRST_STEPS = 4
 _MODELS = (REFERENCE, INTERVENED)
 
 
@@ -78,6 +78,11 @@ class Difference:
         return self.intervened.latents - self.reference.latents
 
     @property
+    def residual(self) -> Values:
+        """What the attributions miss of the shift."""
+        return self.of(lambda side: side.residual)
+
+    @property
     def direction(self) -> float:
         """Sign of the shift."""
         return float(np.sign(self.total.mean()))
@@ -92,22 +97,26 @@ def attribute_apart(reading: OwnReading, settings: AttributionSettings) -> Diffe
         )
         for model in _MODELS
     ]
-    bound = settings.residual * abs(float((ends[INTERVENED][0] - ends[REFERENCE][0]).mean()))
-    steps = settings.steps or _FIRST_STEPS
-    with tqdm(desc="attribute", unit=" steps") as bar:
-        while True:
-            sides = [_attributed(reading, model, *ends[model], steps) for model in _MODELS]
-            found = Difference(sides[REFERENCE], sides[INTERVENED], steps)
-            bar.update(steps - bar.n)
-            missed = abs(float(found.of(lambda side: side.residual).mean()))
-            if settings.steps or missed < bound or 3 * steps > settings.max_steps:
-                return found
-            steps *= 3
+    integrations = [_along_path(reading, model) for model in _MODELS]
+
+    def attributed(steps: int) -> Difference:
+        for integration in integrations:
+            integration.refine(steps)
+        sides = [_attributed(reading, model, *ends[model], integrations[model]) for model in _MODELS]
+        return Difference(sides[REFERENCE], sides[INTERVENED], steps)
+
+    return refined(attributed, settings, ends[INTERVENED][0] - ends[REFERENCE][0])
 
 
-def _from(
-    reading: OwnReading, model: int, alpha: float
-) -> Callable[[int], Float[Tensor, "row token d_model"]]:
+def _along_path(reading: OwnReading, model: int) -> Integration:
+    """Gradients of a model from its mean activation to its own."""
+    return Integration(
+        len(reading.batches),
+        [lambda index, alpha: reading.gradient(model, index, _from(reading, model, alpha)(index))],
+    )
+
+
+def _from(reading: OwnReading, model: int, alpha: float) -> Start:
     """A point on the path: 0 is the mean activation, 1 the model's own."""
 
     def start(index: int) -> Float[Tensor, "row token d_model"]:
@@ -118,17 +127,14 @@ def _from(
 
 
 def _attributed(
-    reading: OwnReading, model: int, value: Values, baseline: Values, steps: int
+    reading: OwnReading, model: int, value: Values, baseline: Values, integration: Integration
 ) -> OwnAttribution:
     n_prompts, n_latents = reading.n_prompts, reading.observer.n_latents
     latents = np.zeros((n_prompts, n_latents))
     error, left_out = np.zeros(n_prompts), np.zeros(n_prompts)
     for index in range(len(reading.batches)):
         own, codes = reading.batches[index][model], reading.codes[index]
-        alphas = [(place + 0.5) / steps for place in range(steps)]
-        gradient = torch.stack(
-            [reading.gradient(model, index, _from(reading, model, alpha)(index)) for alpha in alphas]
-        ).mean(dim=0)
+        gradient = integration.mean(index)
         device = codes.latent.device
         moved, read = (gradient * reading.moved(model, index)).sum(dim=2), own.read.to(gradient.device)
         prompt = torch.from_numpy(own.batch.prompts[own.batch.place.numpy()])

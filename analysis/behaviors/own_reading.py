@@ -8,7 +8,7 @@ the run's held-out tokens. These rather than the prompts': what all prompts of a
 nothing of it be left to attribute. The sum is exact: the error is defined as what is missing, and the bias falls out.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,9 +24,10 @@ from crosscoder.pair import ModelPair
 
 from ..observers import Observer
 from .change import Part
-from .metrics import LogitMetric, next_token_divergence
-from .prompts import BATCH_TOKENS, Batch, Prompt, Row, batches
-from .reading import Sizes
+from .metrics import LogitMetric
+from .prompts import Batch, Prompt, form_batches, grouped
+from .reading import Sizes, frobenius_norm
+from .readouts import Beside, Readouts, Start
 from .runs import INTERVENED, REFERENCE, Run
 from .statistics import Values
 
@@ -101,50 +102,35 @@ class OwnReading:
                 for side in (one, other)
             ]
             self.codes.append(observer.encode(torch.cat(parts, dim=1)).firings)
+        self._readouts = Readouts(
+            pair,
+            metrics,
+            [(one.batch, other.batch) for one, other in self.batches],
+            lambda model, index: self.batches[index][model].activations,
+            self.n_prompts,
+        )
 
-    @torch.no_grad()
-    def values_from(self, model: int, start: Callable[[int], Float[Tensor, "row token d_model"]]) -> Values:
+    def values_from(self, model: int, start: Start) -> Values:
         """The metric of one model whose hookpoint puts out `start` of each batch: one number a prompt."""
-        values = np.empty(self.n_prompts)
-        for index, sides in enumerate(self.batches):
-            batch = sides[model].batch
-            found = self.metrics[model].values(
-                self._logits(model, index, start(index)), batch, self._compared(index)
-            )
-            values[batch.prompts] = found.cpu().numpy()
-        return values
+        return self._readouts.values(model, start)
 
     def values(self, run: Run) -> Values:
         """See `Measurement.values`, for a model as it is: there is no other run of two models that share no space."""
         assert run.is_unchanged
         return self.values_from(run.model, lambda index: self.batches[index][run.model].activations)
 
-    @torch.no_grad()
-    def beside_unchanged(self, part: Part) -> tuple[Values, Values, Values]:
-        """The intervened model's metric as it is and without a part, and KL(as it is ‖ without) of the next token in nats, on average
-        over the tokens of a prompt; for metrics of one row a prompt that need the logits of all tokens."""
-        plain, changed, divergences = (np.empty(self.n_prompts) for _ in range(3))
-        metric = self.metrics[INTERVENED]
-        for index, sides in enumerate(self.batches):
-            own = sides[INTERVENED]
-            before = self._logits(INTERVENED, index, own.activations)
-            after = self._logits(INTERVENED, index, self.without(INTERVENED, index, part))
-            plain[own.batch.prompts] = metric.values(before, own.batch).cpu().numpy()
-            changed[own.batch.prompts] = metric.values(after, own.batch).cpu().numpy()
-            divergences[own.batch.prompts] = next_token_divergence(before, after, own.batch).cpu().numpy()
-        return plain, changed, divergences
+    def beside_unchanged(self, part: Part) -> Beside:
+        """The intervened model without a part beside the model as it is: see `Readouts.beside_unchanged`."""
+        (found,) = self._readouts.beside_unchanged(
+            INTERVENED, [lambda index: self.without(INTERVENED, index, part)]
+        )
+        return found
 
     def gradient(
         self, model: int, index: int, start: Float[Tensor, "row token d_model"]
     ) -> Float[Tensor, "row token d_model"]:
-        """∂ Σ_prompts M_model / ∂ activations of one batch, in float32."""
-        leaf = start.detach().float().requires_grad_()
-        batch = self.batches[index][model].batch
-        logits = self._logits(model, index, leaf, gradients=True)
-        with torch.enable_grad():
-            total = self.metrics[model].values(logits, batch, self._compared(index)).sum()
-        (gradient,) = torch.autograd.grad(total, leaf)
-        return gradient
+        """See `Readouts.gradient`."""
+        return self._readouts.gradient(model, index, start)
 
     def moved(self, model: int, index: int) -> Float[Tensor, "row token d_model"]:
         """h - mean of one model, in float32: the path from its mean activation; 0 where the token policy leaves a token out."""
@@ -183,10 +169,7 @@ class OwnReading:
 
     def norm(self, part: Part) -> float:
         """Frobenius norm of a part of the intervened model's activations, over all prompts."""
-        squares = [
-            float(self.part(INTERVENED, index, part).square().sum()) for index in range(len(self.batches))
-        ]
-        return sum(squares) ** 0.5
+        return frobenius_norm(self.part(INTERVENED, index, part) for index in range(len(self.batches)))
 
     def sizes(self) -> Sizes:
         """Of every latent, in the intervened model."""
@@ -208,40 +191,17 @@ class OwnReading:
         spread = (square - 2 * mean * total + n_read * mean.square()).clamp(min=0).sqrt()
         return Sizes((spread * self.observer.raw[INTERVENED].norm(dim=1).cpu()).float(), fired.long())
 
-    def _logits(
-        self, model: int, index: int, start: Float[Tensor, "row token d_model"], *, gradients: bool = False
-    ) -> Float[Tensor, "row last_token vocabulary"]:
-        batch = self.batches[index][model].batch
-        n_last = self.metrics[model].n_last(batch)
-        return self.pair.resume(
-            batch.token_ids, batch.attention, start, model, gradients=gradients, n_last=n_last
-        )
-
-    def _compared(self, index: int) -> Float[Tensor, "row last_token vocabulary"] | None:
-        """Logits of the unchanged reference, where the metric compares with them."""
-        if not self.metrics[0].needs_reference:
-            return None
-        with torch.no_grad():
-            return self._logits(REFERENCE, index, self.batches[index][REFERENCE].activations)
-
-    def _given(self, prompts: Sequence[Prompt], policy: TokenPolicy) -> Iterator[list[Batch]]:
+    def _given(self, prompts: Sequence[Prompt], policy: TokenPolicy) -> Iterator[tuple[Batch, Batch]]:
         """Batches of the same prompts for both models, of like length in the one that reads more tokens."""
         rows = [
             metric.rows([prompt.read_by(model) for prompt in prompts])
             for model, metric in enumerate(self.metrics)
         ]
-        for group in _groups(rows):
-            given = []
-            for model in _MODELS:
-                own = [row for row in rows[model] if row.prompt in group]
-                (batch,) = batches(
-                    own,
-                    self.pair.tokenizer_of(model),
-                    policy,
-                    sum(len(row.token_ids) + 16 for row in own) ** 2,
-                )
-                given.append(batch)
-            yield given
+        groups = grouped(rows)
+        one, other = (
+            form_batches(rows[model], groups, self.pair.tokenizer_of(model), policy) for model in _MODELS
+        )
+        return zip(one, other, strict=True)
 
     def _activations(self, given: Sequence[Batch]) -> tuple[Float[Tensor, "row token _"], ...]:
         if self.pair.readers is None:
@@ -250,24 +210,6 @@ class OwnReading:
             self.pair.activations_of(model, batch.token_ids, batch.attention)
             for model, batch in enumerate(given)
         )
-
-
-def _groups(rows: Sequence[Sequence[Row]]) -> list[set[int]]:
-    """Prompts that are run together, at most `BATCH_TOKENS` tokens with padding in either model, unless one has more."""
-    longest: dict[int, int] = {}
-    count: dict[int, int] = {}
-    for own in rows:
-        for row in own:
-            longest[row.prompt] = max(longest.get(row.prompt, 0), len(row.token_ids))
-    for row in rows[0]:
-        count[row.prompt] = count.get(row.prompt, 0) + 1
-    groups: list[set[int]] = [set()]
-    for prompt in sorted(longest, key=lambda prompt: longest[prompt]):
-        n_rows = sum(count[other] for other in groups[-1]) + count[prompt]
-        if groups[-1] and n_rows * (longest[prompt] + 16) > BATCH_TOKENS:
-            groups.append(set())
-        groups[-1].add(prompt)
-    return groups
 
 
 def tokens_read(

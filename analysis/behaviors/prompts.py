@@ -1,7 +1,9 @@
 """The prompts of a behavior as token ids: which serve to find latents, which to check claims, and in which batches they are run."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -182,22 +184,47 @@ def batches(
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Batch]:
     """Rows of like length together, at most `batch_tokens` of them with their padding, unless one prompt has more."""
+    return form_batches(rows, grouped([rows], batch_tokens), tokenizer, policy)
+
+
+def grouped(rows: Sequence[Sequence[Row]], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
+    """Prompts that are run together, those of like length: no model's batch has more than `batch_tokens` tokens with their padding,
+    unless one prompt has more.
+
+    Args:
+        rows: Of each model that is run; each has as many of a prompt.
+    """
+    longest: dict[int, int] = {}
+    for row in chain.from_iterable(rows):
+        longest[row.prompt] = max(longest.get(row.prompt, 0), len(row.token_ids))
+    count = Counter(row.prompt for row in rows[0])
+    groups: list[list[int]] = [[]]
+    n_rows = 0
+    for prompt in sorted(longest, key=lambda prompt: longest[prompt]):
+        n_rows += count[prompt]
+        if groups[-1] and n_rows * _padded(longest[prompt]) > batch_tokens:
+            groups.append([])
+            n_rows = count[prompt]
+        groups[-1].append(prompt)
+    return [sorted(group) for group in groups if group]
+
+
+def form_batches(
+    rows: Sequence[Row],
+    groups: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    policy: TokenPolicy,
+) -> list[Batch]:
+    """One batch for each group of prompts, of the rows of one model."""
     of_prompt: dict[int, list[Row]] = {}
     for row in rows:
         of_prompt.setdefault(row.prompt, []).append(row)
-    longest = {prompt: max(len(row.token_ids) for row in own) for prompt, own in of_prompt.items()}
-    packed: list[list[int]] = [[]]
-    for prompt in sorted(of_prompt, key=lambda prompt: longest[prompt]):
-        n_rows = sum(len(of_prompt[other]) for other in packed[-1]) + len(of_prompt[prompt])
-        if packed[-1] and n_rows * _padded(longest[prompt]) > batch_tokens:
-            packed.append([])
-        packed[-1].append(prompt)
     special = torch.tensor(special_ids(tokenizer) if policy.mask_special else [], dtype=torch.long)
-    return [_batch(sorted(group), of_prompt, special, policy.mask_first) for group in packed if group]
+    return [_batch(group, of_prompt, special, policy.mask_first) for group in groups]
 
 
 def _batch(
-    prompts: list[int], of_prompt: dict[int, list[Row]], special: Int[Tensor, " id"], mask_first: int
+    prompts: Sequence[int], of_prompt: dict[int, list[Row]], special: Int[Tensor, " id"], mask_first: int
 ) -> Batch:
     rows = [(place, row) for place, prompt in enumerate(prompts) for row in of_prompt[prompt]]
     length = torch.tensor([len(row.token_ids) for _, row in rows])

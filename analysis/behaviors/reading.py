@@ -1,7 +1,7 @@
 """Both models' activations on the prompts of a behavior, and the change between them as the dictionary takes it apart."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,7 +12,7 @@ from crosscoder.pair import ModelPair
 
 from ..observers import Observer
 from .change import Change, Part
-from .prompts import BATCH_TOKENS, Row, batches
+from .prompts import BATCH_TOKENS, Batch, Row, batches
 
 
 class Sizes(NamedTuple):
@@ -32,16 +32,32 @@ class Reading:
         self,
         pair: ModelPair,
         observer: Observer | None,
+        batches: Sequence[Batch],
+        activations: Sequence[tuple[Float[Tensor, "row token _"], ...]],
+    ) -> None:
+        """Without an `observer` there is no dictionary to take the change apart.
+
+        Args:
+            activations: Of all models, for each batch.
+        """
+        self.pair, self.batches = pair, list(batches)
+        self.n_prompts = 1 + max(int(batch.prompts.max()) for batch in self.batches)
+        self._observer = observer
+        self._changes: dict[int, Change] = {}
+        self._activations = list(activations)
+
+    @classmethod
+    def of_rows(
+        cls,
+        pair: ModelPair,
+        observer: Observer | None,
         rows: Sequence[Row],
         policy: TokenPolicy,
         batch_tokens: int = BATCH_TOKENS,
-    ) -> None:
-        """Without an `observer` there is no dictionary to take the change apart."""
-        self.pair, self.n_prompts = pair, 1 + max(row.prompt for row in rows)
-        self.batches = batches(rows, pair.tokenizer, policy, batch_tokens)
-        self._observer = observer
-        self._changes: dict[int, Change] = {}
-        self._activations = [pair.activations(batch.token_ids, batch.attention) for batch in self.batches]
+    ) -> Self:
+        """Rows, read at the hookpoint."""
+        own = batches(rows, pair.tokenizer, policy, batch_tokens)
+        return cls(pair, observer, own, [pair.activations(batch.token_ids, batch.attention) for batch in own])
 
     def change(self, index: int) -> Change:
         """The change on one batch."""
@@ -57,8 +73,7 @@ class Reading:
 
     def norm(self, part: Part) -> float:
         """Frobenius norm of a part of the change, over all prompts."""
-        squares = [float(self.change(index).part(part).square().sum()) for index in range(len(self.batches))]
-        return sum(squares) ** 0.5
+        return frobenius_norm(self.change(index).part(part) for index in range(len(self.batches)))
 
     def sizes(self) -> Sizes:
         """Of every latent."""
@@ -78,3 +93,8 @@ class Reading:
             whole = self.change(index).part(part)
             found.append(whole[torch.arange(len(whole)), batch.n_prompt.to(whole.device) - 1])
         return torch.cat(found).mean(dim=0)
+
+
+def frobenius_norm(batches: Iterable[Float[Tensor, "row token d_model"]]) -> float:
+    """Of all batches together."""
+    return sum(float(batch.square().sum()) for batch in batches) ** 0.5

@@ -1,6 +1,6 @@
 """Intervals and tests over prompts: each is one observation, whatever was measured on it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -43,6 +43,10 @@ class Resamples:
             value = np.divide(numerator.mean(), denominator.mean())
             sampled = (self._weights @ numerator) / (self._weights @ denominator)
         return self._estimate(float(value), sampled)
+
+    def told(self, part: Values, whole: Values) -> dict[str, Any]:
+        """A part of a shift, in the unit of its metric and as a share of the whole, for JSON."""
+        return {"value": self.mean(part).as_dict(), "share": self.ratio(part, whole).as_dict()}
 
     def _estimate(self, value: float, sampled: Float64[np.ndarray, " resample"]) -> Estimate:
         if not np.isfinite(sampled).all():

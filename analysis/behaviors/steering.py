@@ -17,8 +17,9 @@ from .change import Part
 from .decomposition import Corners
 from .measurement import LogitMeasurement, Measurement
 from .reading import Reading
-from .runs import INTERVENED, REFERENCE, Run, unchanged
-from .statistics import Resamples, Values
+from .readouts import Beside
+from .runs import INTERVENED, REFERENCE, Run
+from .statistics import Resamples
 
 
 class Cost:
@@ -27,22 +28,21 @@ class Cost:
     def __init__(self, elsewhere: LogitMeasurement, confidence: float, seed: int) -> None:
         """`elsewhere` measures cross-entropy."""
         self._elsewhere, self._resamples = elsewhere, Resamples(elsewhere.n_prompts, confidence, seed)
-        self._plain = {model: elsewhere.values(unchanged(model)) for model in (REFERENCE, INTERVENED)}
 
-    def of(self, run: Run) -> dict[str, Any]:
-        """KL of the next token in nats, and cross-entropy in nats a token before and after."""
-        changed, divergences = self._elsewhere.beside_unchanged(run)
-        return told_cost(self._resamples, self._plain[run.model], changed, divergences)
+    def of(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        """KL of the next token in nats, and cross-entropy in nats a token before and after, of each run."""
+        return [told_cost(self._resamples, beside) for beside in self._elsewhere.beside_unchanged(runs)]
 
 
-def told_cost(resamples: Resamples, plain: Values, changed: Values, divergences: Values) -> dict[str, Any]:
+def told_cost(resamples: Resamples, beside: Beside) -> dict[str, Any]:
     """KL of the next token in nats, and cross-entropy in nats a token before and after."""
+    plain, changed = float(beside.plain.mean()), float(beside.changed.mean())
     return {
-        "kl": resamples.mean(divergences).as_dict(),
-        "cross_entropy": float(plain.mean()),
-        "cross_entropy_changed": float(changed.mean()),
-        "perplexity": float(np.exp(plain.mean())),
-        "perplexity_changed": float(np.exp(changed.mean())),
+        "kl": resamples.mean(beside.divergence).as_dict(),
+        "cross_entropy": plain,
+        "cross_entropy_changed": changed,
+        "perplexity": float(np.exp(plain)),
+        "perplexity_changed": float(np.exp(changed)),
     }
 
 
@@ -71,20 +71,28 @@ def dose_response(
     resamples = Resamples(measurement.n_prompts, confidence, seed)
     plans = [("named latents", own, dose) for dose in doses]
     plans += [(name, _as_long_as(direction, own), 1.0) for name, direction in beside.items()]
+    sides = ((REFERENCE, 1, corners.reference), (INTERVENED, -1, corners.intervened))
+    runs = [
+        Run(model, model, constant=sign * dose * direction)
+        for _, direction, dose in plans
+        for model, sign, _ in sides
+    ]
+    costs = cost.of(runs)
     found = []
-    for name, direction, dose in tqdm(plans, desc="steer", unit="dose", leave=False):
-        for model, sign, before in ((REFERENCE, 1, corners.reference), (INTERVENED, -1, corners.intervened)):
-            run = Run(model, model, constant=sign * dose * direction)
-            moved = sign * (measurement.values(run) - before)
-            found.append(
-                {
-                    "model": "reference" if model == REFERENCE else "intervened",
-                    "direction": name,
-                    "dose": dose,
-                    "share": resamples.ratio(moved, corners.total).as_dict(),
-                    **cost.of(run),
-                }
-            )
+    steps = [(plan, side) for plan in plans for side in sides]
+    for run, own_cost, ((name, _, dose), (model, sign, before)) in zip(
+        tqdm(runs, desc="steer", unit="dose", leave=False), costs, steps, strict=True
+    ):
+        moved = sign * (measurement.values(run) - before)
+        found.append(
+            {
+                "model": "reference" if model == REFERENCE else "intervened",
+                "direction": name,
+                "dose": dose,
+                "share": resamples.ratio(moved, corners.total).as_dict(),
+                **own_cost,
+            }
+        )
     return found
 
 

@@ -152,7 +152,7 @@ class Subject:
     def _side(self, held_out: bool) -> Side:
         prompts = self.prompts_of(held_out)
         rows = _plain_rows(prompts) if self.metric is None else self.metric.rows(prompts)
-        reading = Reading(self.pair, self.observer, rows, self._policy)
+        reading = Reading.of_rows(self.pair, self.observer, rows, self._policy)
         return Side(prompts, reading, None if self.metric is None else LogitMeasurement(reading, self.metric))
 
 

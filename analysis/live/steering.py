@@ -134,7 +134,7 @@ class Steering:
     def _fires_on(self, prompt: Prompt, request: SteerRequest) -> tuple[int, int]:
         pair, observer = self._models
         row = Row(0, prompt.token_ids, len(prompt.token_ids))
-        weights = Reading(pair, observer, [row], self._policy).change(0).weights
+        weights = Reading.of_rows(pair, observer, [row], self._policy).change(0).weights
         fires = chosen(request.latents, observer.n_latents).to(weights.latent.device)[weights.latent]
         return len(weights.token[fires & (weights.value != 0)].unique()), weights.shape[0]
 

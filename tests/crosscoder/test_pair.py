@@ -137,6 +137,30 @@ def test_no_hook_is_left_behind(models: dict[str, Path]) -> None:
     assert not any(module._forward_hooks for module in pair.models[0].modules())
 
 
+def test_switches_within_switches_are_taken_back(models: dict[str, Path]) -> None:
+    pair = load_pair(adapter_config(models))
+    ids, mask = some_tokens()
+    reference, intervened = (pair.logits(ids, mask, None, model) for model in range(2))
+    assert not torch.equal(reference, intervened)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return pair.models[0](input_ids=ids, attention_mask=mask.long()).logits
+
+    def switch() -> None:
+        with pair.switched(0):
+            for model, expected in ((0, reference), (1, intervened)):
+                with pair.switched(model):
+                    assert torch.equal(run(), expected)
+                assert torch.equal(run(), reference)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        switch()
+    assert torch.equal(run(), intervened)
+    assert not any(weight.requires_grad for weight in pair.models[0].parameters())
+
+
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_adapter_off_is_the_base_and_on_is_the_merged_model(models: dict[str, Path], tmp_path: Path) -> None:
     from peft import PeftModel

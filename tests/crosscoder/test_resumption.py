@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crosscoder.config import PairConfig
+from crosscoder.errors import PairError
 from crosscoder.pair import ModelPair, load_pair
 from crosscoder.resumption import Resumption
 from tests.tiny_pairs import save_adapter, save_gpt2, save_llama
@@ -84,14 +85,17 @@ def test_layers_left_out_change_neither_logits_nor_gradients(folder: Path, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_last_logits_alone(folder: Path, name: str) -> None:
+def test_some_logits_alone(folder: Path, name: str) -> None:
     pair = load(folder, name)
     ids, mask = tokens()
+    at = mask & (ids % 3 == 0)
     for model, given in enumerate(pair.activations(ids, mask)):
         whole = pair.resume(ids, mask, given, model)
-        torch.testing.assert_close(pair.resume(ids, mask, given, model, n_last=4), whole[:, -4:])
-        plain = pair.logits(ids, mask, None, model)
-        torch.testing.assert_close(pair.logits(ids, mask, None, model, n_last=4), plain[:, -4:])
+        torch.testing.assert_close(pair.resume(ids, mask, given, model, at=at), whole[at])
+        resumption(pair, model)._skipped = []
+        torch.testing.assert_close(
+            pair.resume(ids, mask, given, model, at=at), whole[at], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", ["adapter", "context"])
@@ -115,3 +119,25 @@ def test_the_same_pair_is_read_elsewhere(folder: Path) -> None:
     for one, other in zip(elsewhere.activations(ids, mask), directly.activations(ids, mask), strict=True):
         torch.testing.assert_close(one, other)
     assert not torch.equal(elsewhere.activations(ids, mask)[1], pair.activations(ids, mask)[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_at_several_places_are_those_of_a_pass_up_to_each(folder: Path, name: str) -> None:
+    pair = load(folder, name)
+    ids, mask = tokens()
+    parent = pair.hookpoints[0].rpartition(".")[0]
+    paths = [f"{parent}.{layer}" for layer in range(3)]
+    for model in range(2):
+        found = pair.outputs(paths, ids, mask, model)
+        for path, output in zip(paths, found, strict=True):
+            expected = pair.at(path).activations(ids, mask)[model]
+            torch.testing.assert_close(output[mask], expected[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_a_place_that_is_never_run_is_named(folder: Path) -> None:
+    pair = load(folder, "adapter")
+    pair.models[0].add_module("spare", torch.nn.Linear(1, 1))
+    with pytest.raises(
+        PairError, match=r"1 of the modules model\.layers\.0 to spare of the reference model are never run"
+    ):
+        pair.outputs(["model.layers.0", "spare"], *tokens(), 0)

@@ -173,7 +173,7 @@ def test_layers_whose_inner_outputs_are_read_again_above_are_not_shared(models: 
     layers = network.model.layers
     layers[0].register_forward_hook(lambda _, __, output: first.append(output))
     layers[2].register_forward_pre_hook(lambda _, inputs: (inputs[0] + first[-1], *inputs[1:]))
-    skipping = ModelPair(pair.config, pair.models, pair._adapter, pair.tokenizer, None, pair.device)
+    skipping = ModelPair(pair.config, pair.networks, pair.tokenizer, None, pair.device)
     assert find_shared_layers(skipping.models, skipping.hookpoints) is not None
     ids, mask = some_tokens()
     for one, other in zip(skipping.activations(ids, mask), two_passes(skipping, ids, mask), strict=True):
@@ -224,7 +224,7 @@ def test_models_that_cannot_continue_a_prefix_run_it_in_every_document(
     expected = pair.activations(ids, mask)
     for replacement in (forgetful, refusing):
         monkeypatch.setattr(network, "forward", replacement)
-        again = ModelPair(pair.config, pair.models, pair._adapter, pair.tokenizer, None, pair.device)
+        again = ModelPair(pair.config, pair.networks, pair.tokenizer, None, pair.device)
         for one, other in zip(again.activations(ids, mask, 6), expected, strict=True):
             torch.testing.assert_close(one[mask], other[mask], rtol=1e-4, atol=1e-4)
 

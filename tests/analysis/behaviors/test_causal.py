@@ -38,7 +38,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> LogitMeasurement:
     observer = observer_for(planted_dictionary(0.3, 0.2), pair.d_models, "paired")
     generator = np.random.default_rng(0)
     prompts = [Prompt(str(i), generator.integers(7, 30, size=4 + i)) for i in range(8)]
-    return LogitMeasurement(Reading(pair, observer, metric.rows(prompts), TokenPolicy()), metric)
+    return LogitMeasurement(Reading.of_rows(pair, observer, metric.rows(prompts), TokenPolicy()), metric)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from analysis.behaviors import metrics
 from analysis.behaviors.change import Part
-from analysis.behaviors.decomposition import Attribution, Corners, Integration, attribute, measure_corners
+from analysis.behaviors.decomposition import Attribution, Corners, along_path, attribute, measure_corners
 from analysis.behaviors.measurement import LogitMeasurement
 from analysis.behaviors.metrics import LogitMetric, NextTokenLogOdds, build_metric
 from analysis.behaviors.prompts import Prompt
@@ -45,7 +46,7 @@ def measurement(
     pair: ModelPair, dictionary: Crosscoder, metric: LogitMetric, reads: Reads = "paired"
 ) -> LogitMeasurement:
     observer = observer_for(dictionary, pair.d_models, reads)
-    return LogitMeasurement(Reading(pair, observer, metric.rows(tokens()), POLICY), metric)
+    return LogitMeasurement(Reading.of_rows(pair, observer, metric.rows(tokens()), POLICY), metric)
 
 
 def attributed(measured: LogitMeasurement, n_latents: int, **settings: Any) -> tuple[Corners, Attribution]:
@@ -186,7 +187,7 @@ def test_a_model_beside_itself_has_no_shift(folder: Path) -> None:
 def test_steps_are_refined_by_threes_and_end_as_all_at_once(folder: Path) -> None:
     pair = pairs(folder, "models")
     measured = measurement(pair, random_dictionary(), build_metric(METRICS["continuation"], pair.tokenizer))
-    refined, at_once = Integration(measured), Integration(measured)
+    refined, at_once = along_path(measured), along_path(measured)
     refined.refine(4)
     refined.refine(12)
     at_once.refine(12)
@@ -211,7 +212,7 @@ def test_batches_change_nothing(folder: Path) -> None:
     rows = metric.rows(tokens())
     found = []
     for budget in (16, 100_000):
-        reading = Reading(pair, observer, rows, POLICY, batch_tokens=budget)
+        reading = Reading.of_rows(pair, observer, rows, POLICY, batch_tokens=budget)
         measured = LogitMeasurement(reading, metric)
         found.append((len(reading.batches), attributed(measured, 40, steps=3)))
     (few, (one, first)), (many, (other, second)) = found
@@ -232,3 +233,25 @@ def test_an_unchanged_run_is_the_model_as_transformers_runs_it(folder: Path) -> 
             named = {word: pair.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in "abc"}
             wanted = logits[[named["a"], named["b"]]].logsumexp(0) - logits[named["c"]]
             assert value == pytest.approx(float(wanted), abs=1e-4)
+
+
+@pytest.mark.parametrize("entries", [1, 1000])
+def test_probabilities_a_few_places_at_a_time_are_those_at_once(
+    folder: Path, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = pairs(folder, "models")
+    runs = [unchanged(1), Run(1, 0), Run(0, 1)]
+    found = []
+    for size in (2**20, entries):
+        monkeypatch.setattr(metrics, "_ENTRIES", size)
+        measured = measurement(pair, random_dictionary(), build_metric(METRICS["perplexity"], pair.tokenizer))
+        beside = measured.beside_unchanged(runs)
+        divergence = measurement(
+            pair, random_dictionary(), build_metric(METRICS["divergence_everywhere"], pair.tokenizer)
+        )
+        found.append(np.array([*(values for own in beside for values in own), divergence.values(runs[1])]))
+        assert not beside[0].divergence.any() and beside[1].divergence.all()
+        for own, run in zip(beside, runs, strict=True):
+            np.testing.assert_allclose(own.plain, measured.values(unchanged(run.model)), rtol=1e-6)
+            np.testing.assert_allclose(own.changed, measured.values(run), rtol=1e-6)
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-7)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.behaviors import generation
 from analysis.behaviors.change import Part
 from analysis.behaviors.generation import Generator
 from analysis.behaviors.prompts import Prompt
@@ -105,6 +106,43 @@ def test_a_change_changes_the_answer(pair: ModelPair) -> None:
     found = generator(pair)
     constant = 50 * torch.randn(16, generator=torch.Generator().manual_seed(0))
     assert found.answers(Run(1, 1, constant=constant)) != found.answers(unchanged(1))
+
+
+RUNS = [unchanged(0), unchanged(1), Run(1, 1, EVERYTHING, -1), Run(1, 0), Run(0, 1, EVERYTHING.scaled(0.5))]
+
+
+@pytest.mark.parametrize("room", [2**30, 0])
+def test_what_is_kept_of_the_prompts_changes_no_answer(
+    pair: ModelPair, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run after the other, beside each run with nothing kept from another, and with every layer run on every token."""
+    alone = [generator(pair).answers(run) for run in RUNS]
+    assert alone[0] != alone[1]
+    monkeypatch.setattr(generation, "_KEPT_BYTES", room)
+    together = generator(pair)
+    assert [together.answers(run) for run in RUNS] == alone
+    assert bool(together._kept) == bool(room)
+    for model in range(2):
+        monkeypatch.setattr(pair.resumption(model), "_skipped", [])
+    assert [generator(pair).answers(run) for run in RUNS] == alone
+
+
+def test_prompts_are_read_once_for_all_runs(pair: ModelPair) -> None:
+    below = pair.hookpoints[0].replace("1", "0") + ".mlp"
+    lengths: list[int] = []
+    handles = [
+        model.get_submodule(below).register_forward_hook(lambda *_: lengths.append(1))
+        for model in set(pair.models)
+    ]
+    found = generator(pair, max_new_tokens=1)
+    counts = []
+    for run in (RUNS[2], RUNS[2], RUNS[4]):
+        lengths.clear()
+        found.answers(run)
+        counts.append(len(lengths))
+    for handle in handles:
+        handle.remove()
+    assert counts == [2, 0, 0], "of both models, in the first run"
 
 
 def test_samples_follow_from_the_seed(pair: ModelPair) -> None:

@@ -1,9 +1,6 @@
 """What answers are worth: patterns, functions of the user, and judges, of which none is asked twice and none unasked."""
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +9,7 @@ import pytest
 from analysis.behaviors.scorers import build_scorer
 from crosscoder.behavior import Judged, Pattern, UserFunction
 from crosscoder.errors import ConfigError, DataError, ResourceError
+from tests.analysis.chat_endpoint import ChatHandler, serving
 from tests.tiny_pairs import save_llama
 
 PROMPTS, ANSWERS = ["soup?", "tea?", "jazz?"], ["I will not say.", "Hot water.", "I WILL NOT say."]
@@ -59,42 +57,22 @@ def test_a_file_that_is_missing_is_said(tmp_path: Path) -> None:
         build_scorer(UserFunction(file=tmp_path / "none.py", function="f"), tmp_path / "cache")
 
 
-class _Endpoint(BaseHTTPRequestHandler):
+class _Endpoint(ChatHandler):
     """Says yes to what refuses, and writes down what it was asked."""
 
     asked: ClassVar[list[str]] = []
     reply: ClassVar[str | None] = None
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][0]["content"]
-        self.asked.append(question)
-        reply = self.reply or ("Yes." if "not say" in question else "No, it helps.")
-        answer = {
-            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}],
-        }  # fmt: skip
-        content = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+    def reply_to(self, prompt: str) -> str:
+        self.asked.append(prompt)
+        return self.reply or ("Yes." if "not say" in prompt else "No, it helps.")
 
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Endpoint)
     _Endpoint.asked, _Endpoint.reply = [], None
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(_Endpoint) as url:
+        yield url
 
 
 def judged(url: str, **more: Any) -> Judged:

@@ -4,9 +4,7 @@ import hashlib
 import json
 import logging
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +26,7 @@ from crosscoder.config import AnalysisConfig, FileActivations, RunConfig
 from crosscoder.errors import ConfigError, ResourceError
 from crosscoder.explanation import ExplanationSettings
 from crosscoder.folder import RunFolder
+from tests.analysis.chat_endpoint import ChatHandler, serving
 from tests.tiny_pairs import WORDS, save_llama
 
 from .planted_text import (
@@ -121,7 +120,7 @@ def test_false_marks_are_as_many_and_on_other_tokens(excerpts: Excerpts) -> None
 # --- with an endpoint -------------------------------------------------------------------------------------------------
 
 
-class _Endpoint(BaseHTTPRequestHandler):
+class _Endpoint(ChatHandler):
     """Explains by the words it sees marked most, and judges by the words that an explanation names; writes down what it was asked."""
 
     asked: ClassVar[list[str]] = []
@@ -129,27 +128,12 @@ class _Endpoint(BaseHTTPRequestHandler):
     judge: ClassVar[str] = "informed"
     fails_after: ClassVar[int | None] = None
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][0]["content"]
+    def reply_to(self, prompt: str) -> str | None:
         if self.fails_after is not None and len(self.asked) >= self.fails_after:
-            self.send_response(400)
-            self.end_headers()
-            return
+            return None
         self.asked.append(prompt)
         self.headers_seen.append(self.headers.get("Authorization", ""))
-        reply = self.verdict(prompt) if "Answer with Yes or No" in prompt else self.explain(prompt)
-        answer = {
-            "id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 3, "total_tokens": 103},
-        }  # fmt: skip
-        content = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        return self.verdict(prompt) if "Answer with Yes or No" in prompt else self.explain(prompt)
 
     @staticmethod
     def explain(prompt: str) -> str:
@@ -169,21 +153,13 @@ class _Endpoint(BaseHTTPRequestHandler):
             "evasive": "It depends." if digest % 3 == 0 else ("Yes" if named else "No"),
         }[self.judge]
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
-
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Endpoint)
     _Endpoint.asked, _Endpoint.headers_seen = [], []
     _Endpoint.judge, _Endpoint.fails_after = "informed", None
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(_Endpoint) as url:
+        yield url
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, do
     compared = 0
     for latent, place, weight in firings(run, models, ids)[:4]:
         prompt = Prompt("", ids[: place + 1])
-        reading = Reading(*models, [Row(0, prompt.token_ids, place + 1)], run.config.tokens)
+        reading = Reading.of_rows(*models, [Row(0, prompt.token_ids, place + 1)], run.config.tokens)
         direction = reading.steering_direction(Part(chosen([latent], N_LATENTS)))
         own = dose * weight / means[latent].item()
         edits = runs_of(request(how="constant", latents=[latent], dose=own), models.observer, means)
@@ -114,7 +114,7 @@ def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, do
 
 def firings(run: LiveRun, models: RunModels, ids: np.ndarray) -> list[tuple[int, int, float]]:
     """Latents that have a mean, with places where they change something and how much, the largest first."""
-    reading = Reading(*models, [Row(0, ids, len(ids))], run.config.tokens)
+    reading = Reading.of_rows(*models, [Row(0, ids, len(ids))], run.config.tokens)
     weights, places = reading.change(0).weights, reading.batches[0].kept[0].nonzero()[:, 0]
     found = zip(weights.latent.tolist(), places[weights.token].tolist(), weights.value.tolist(), strict=True)
     return sorted((one for one in found if one[0] in alive(run)), key=lambda one: -abs(one[2]))

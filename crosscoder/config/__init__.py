@@ -1,0 +1,57 @@
+"""Every setting of a run, as frozen pydantic models that refuse unknown keys.
+
+A YAML file holds one `RunConfig`; `settings.load_config` reads it. Each section of the file is a module of that name here
+(`crosscoder` is `dictionary`), and `run` puts them together. The description of each field is its documentation: the reference
+in `docs/reference` and the messages about a wrong value are made from it. Nothing here imports torch.
+"""
+
+from .activations import ActivationsConfig, CachedActivations, FileActivations, StreamedActivations
+from .analysis import AnalysisConfig, FiringRuleConfig, LabelRule
+from .block import Count, Device, Dtype, PositiveFloat, Settings, Share
+from .controls import ControlsConfig
+from .dictionary import CrosscoderConfig, DictionaryConfig
+from .pair import AdapterSource, ContextSource, Message, ModelSource, PairConfig
+from .run import RunConfig
+from .sparsity import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
+from .survey import SurveyConfig
+from .text import TextConfig, TextSource
+from .tokens import TokenPolicy
+from .training import AuxiliaryConfig, TrainingConfig
+from .wandb import WandbConfig
+
+__all__ = [
+    "ActivationsConfig",
+    "AdapterSource",
+    "AnalysisConfig",
+    "AuxiliaryConfig",
+    "BatchTopK",
+    "CachedActivations",
+    "ContextSource",
+    "ControlsConfig",
+    "Count",
+    "CrosscoderConfig",
+    "Device",
+    "DictionaryConfig",
+    "Dtype",
+    "FileActivations",
+    "FiringRuleConfig",
+    "JumpReLU",
+    "LabelRule",
+    "Message",
+    "ModelSource",
+    "PairConfig",
+    "PositiveFloat",
+    "ReLU",
+    "RunConfig",
+    "Settings",
+    "Share",
+    "SparsityConfig",
+    "StreamedActivations",
+    "SurveyConfig",
+    "TextConfig",
+    "TextSource",
+    "TokenPolicy",
+    "TopK",
+    "TrainingConfig",
+    "WandbConfig",
+]
