@@ -40,7 +40,11 @@ class BlockSums:
         value = weights.value.double()
         place = block[weights.latent.cpu()] * self.n_latents + weights.token.cpu()
         for product in products:
-            self.add(product.name, place, value * weights.products(product.targets, product.directions))
+            summands = value * weights.products(product.targets, product.directions)
+            self.add(product.name, place, summands)
+            if product.token_weight is not None:
+                relative = product.token_weight.double()[weights.latent]
+                self.add(f"{product.name}/relative", place, summands * relative)
 
     def add_totals(self, name: str, value: Float[Tensor, " token"], block: Int64[Tensor, " token"]) -> None:
         """Add values of tokens, whatever fires on them."""

@@ -158,7 +158,12 @@ FEATURES = Table(
                "into the model that the latent leans to, that it explains.", "a share; negative: it points the wrong way",
                "the models share a space, or no map leads between them"),
         *_interval("unmapped_share", "unmapped_share", "as unmapped_share", "as unmapped_share", _f64),
-        Column("q_value", _f64, "Expected share of false labels among the new or lost that are at least this strong.", _SHARE, _NO_SPACE),
+        Column("effect", _f64, "The shift that it explains on a token where it fires, in units of the shift of a token; both relative to the "
+               "squared length of the token. Of models that share no space: of what no map carries, in units of the variance of the model that "
+               "it leans to. What q-values weigh.", "about 0 to some tens; negative: it points the wrong way",
+               f"{_DEAD}, the models compute the same, or no map leads between them"),
+        Column("q_value", _f64, "Expected share of false labels among like claims (new and lost together) that are at least this strong; 1 for a latent "
+               "that would claim no change.", _SHARE, _NO_SPACE),
         Column("seed_stability", _f64, "Share of the other seeds' dictionaries that have it again: cosine of the decoder rows, all models "
                "side by side, above 0.7.", _SHARE, "no other seed was trained"),
         Column("difference_latent", pa.int32(), "The latent of the diff-SAE whose direction is nearest to its change of direction.",

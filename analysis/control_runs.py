@@ -10,8 +10,8 @@ from crosscoder.errors import ConfigError, FormatError
 from crosscoder.folder import RunFolder
 
 from .features import Columns, Features
+from .label_arrays import BoundedArray, EvidenceArray
 from .label_counts import evidence_of
-from .labels import BoundedArray, EvidenceArray
 from .results import load_results
 
 # What may differ without making it another recipe: where it runs, and what it tells of itself.
@@ -54,16 +54,19 @@ def _require_same_recipe(path: Path, theirs: RunConfig, ours: RunConfig) -> None
 
 
 def _evidence(columns: Columns) -> EvidenceArray:
-    """What the table tells of every latent: latent scaling toward the side it leans to, and no other."""
+    """What the table tells of every latent: bounds of latent scaling toward the side it leans to, and toward the other what is measured
+    without bounds, so that rather more of its latents meet the rule."""
     to_new = columns["norm_intervened"] >= columns["norm_reference"]
-    unknown = np.full(len(to_new), np.nan)
+    whole = np.ones(len(to_new))
 
     bounds: dict[str, BoundedArray] = {}
     for side, leaning in (("new", to_new), ("lost", ~to_new)):
         for name in ("nu_error", "nu_reconstruction"):
             numbers = (
-                np.where(leaning, columns[f"{name}{bound}"], np.nan) for bound in ("", "_low", "_high")
+                np.where(leaning, columns[f"{name}{bound}"], columns[f"{name}_{side}"])
+                for bound in ("", "_low", "_high")
             )
             bounds[f"{name}_{side}"] = BoundedArray(*numbers)
-        bounds[f"own_{side}"] = BoundedArray(unknown, unknown, unknown)
-    return evidence_of({**columns, "q_value": unknown}, bounds)
+        # How much of its own direction a model holds is not in the table: taken to be all.
+        bounds[f"own_{side}"] = BoundedArray(whole, whole, whole)
+    return evidence_of(columns, bounds)

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -13,15 +13,17 @@ from torch import Tensor
 
 from crosscoder.activations import ActivationReader
 from crosscoder.changes import Change, ChangedReader, Coarser, Ends, Shuffled
-from crosscoder.config import RunConfig
+from crosscoder.config import LabelRule, RunConfig
 from crosscoder.controls import Control, controls_of
 from crosscoder.drift import Drift
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
+from crosscoder.reading import MODEL_NAMES
 from crosscoder.storage import load_crosscoder
 
 from .agreement import nearest, seed_stability
 from .control_runs import read_control_run
+from .false_discovery import Candidacy, candidacy, weights_of_null
 from .features import Columns, Features, make_features
 from .held_out_pass import batches_for
 from .labels import LABELS, Label
@@ -44,6 +46,15 @@ class Reference:
     """Labels by the rule and chance; nothing is held back by nulls."""
 
     fve: dict[str, float | None]
+    replaced: int | None = None
+    """Of a null of models that share no space, the one that was replaced (0: the reference); else None."""
+
+    def candidacy(self, rule: LabelRule) -> Candidacy | None:
+        """What its latents say about those of the run; None where its models share no space and no map leads between them."""
+        columns, evidence = self.features.columns, self.features.evidence
+        if evidence is None:
+            return None
+        return candidacy(columns, evidence, rule, weights_of_null(columns, self.replaced))
 
     @property
     def counts(self) -> Counter[Label]:
@@ -61,6 +72,7 @@ class Reference:
             "name": self.name,
             "fve": self.fve,
             "alive": self.n_alive,
+            "replaced": None if self.replaced is None else MODEL_NAMES[self.replaced],
             **{label: self.counts[label] for label in LABELS},
         }
 
@@ -111,6 +123,11 @@ class Controls:
             columns["difference_cosine"] = found.cosine.double().numpy()
         return columns
 
+    def candidacies(self, rule: LabelRule) -> list[Candidacy]:
+        """Of the nulls that can be judged."""
+        found = (null.candidacy(rule) for null in self.nulls)
+        return [one for one in found if one is not None]
+
     def summary(self) -> dict[str, Any]:
         """What summary.json says about them."""
         difference = self.difference
@@ -151,7 +168,10 @@ def read_controls(
         match control.kind:
             case "drift" | "identity" | "shuffled":
                 change = _change(control, own, reader.d_models)
-                read[control.kind] = _read(own, ChangedReader(reader, change), context, control, device)
+                found = _read(own, ChangedReader(reader, change), context, control, device)
+                if isinstance(change, Drift) and not change.shared:
+                    found = replace(found, replaced=1 - change.kept)
+                read[control.kind] = found
             case "seed":
                 seeds.append(load_crosscoder(own.crosscoder).W_dec.detach().cpu())
             case "difference" | "difference_mixed":

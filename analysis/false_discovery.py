@@ -1,14 +1,16 @@
-"""How many of the latents called new or lost to expect from nothing, and from it a q-value for every latent.
+"""How many of the latents that are claimed to have changed to expect from nothing, and from it a q-value for every latent.
 
 Two doubts are told apart, and the larger counts.
 
-chance      The intervals of latent scaling: how likely a latent whose ν lies at the limit would look as this one does. A normal
-            approximation of the bootstrap gives a p-value (percentiles of a thousand resamples end at 0.001, far above what
-            thousands of latents ask for), and Benjamini and Hochberg 1995 a q-value over all latents that fire.
+chance      The intervals of latent scaling: how likely a latent whose ν lies at a limit of the rule would look as this one does. A
+            normal approximation of the bootstrap gives a p-value (percentiles of a thousand resamples end at 0.001, far above what
+            thousands of latents ask for), and Benjamini and Hochberg 1995 a q-value over all latents that fire. Of new, lost and
+            rotated, whose limits bound a ν from above.
 artifact    Null pairs, that is, dictionaries trained by the same recipe on a pair that differs as much and in no feature, have latents
             that meet the rule, too: noise that is in one model alone is fitted by latents of that model. What tells them from
-            features is their effect, the share of the shift that a latent explains where it fires. Of the latents here that meet
-            the rule and have at least some effect, those of a null that do (mean over nulls) are a share.
+            features is their effect, the shift that a latent explains where it fires, relative to the length of the token. Of the latents here that meet
+            the rule and have at least some effect, those of a null that do (mean over nulls) are a share. Counted within each of
+            `FAMILIES`.
 
 A null is one draw, and so is the largest effect in it: its latents count as if they had `SAFETY` times theirs.
 """
@@ -17,86 +19,128 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr, ndtri
 from scipy.stats import false_discovery_control
 
 from crosscoder.config import LabelRule
 
-Columns = dict[str, np.ndarray]
+from .label_arrays import BoundedArray, EvidenceArray, decide_labels
+from .labels import LABELS, Label
+
+Columns = Mapping[str, np.ndarray]
+
+FAMILIES: tuple[tuple[Label, ...], ...] = (("new", "lost"), ("rotated",), ("rescaled",), ("reweighted",))
+"""Claims that are counted together: a latent of a null speaks against those of its own kind."""
 
 SAFETY = 1.2
 """How much more effect than its own a null latent speaks against."""
 
 
 class Candidacy(NamedTuple):
-    """What speaks for calling each latent new or lost, whichever it leans to."""
+    """What each latent would be claimed to be, and what speaks for it."""
 
-    margin: Float[np.ndarray, " latent"]
-    """The largest of weaker norm, |ν of the error| and |ν of the reconstruction|, bounds included, as a share of its limit. At
-    most 1: the rule is met. Infinite where a part cannot be estimated."""
+    label: Int[np.ndarray, " latent"]
+    """What the rule says before q-values, an index into `LABELS`."""
 
     effect: Float[np.ndarray, " latent"]
-    """Share of the shift that the latent explains on the tokens where it fires, in units of the mean squared shift of a token; 0
-    where it cannot be estimated. Where the models share no space: of what the map between them leaves of the model it leans to."""
+    """Column of the table: the shift that a latent explains where it fires; 0 where it cannot be estimated."""
 
     p_value: Float[np.ndarray, " latent"]
-    """Probability of such values of ν if one of them were at its limit; 1 where it cannot be estimated."""
+    """Probability of such values of ν if one of them were at its limit for new or lost; 1 where it cannot be estimated."""
+
+    p_turned: Float[np.ndarray, " latent"]
+    """The same for rotated."""
 
     alive: Bool[np.ndarray, " latent"]
     """Whether the latent fires in enough documents to be judged."""
 
+    weight: Float[np.ndarray, " latent"]
+    """For how many latents one of a null stands: see `weights_of_null`."""
 
-def candidacy(columns: Columns, rule: LabelRule) -> Candidacy:
-    """Margins and p-values from the columns of a feature table."""
-    alive = columns["n_documents"] >= rule.min_documents
-    n_latents = len(alive)
-    if "nu_error" not in columns or "norm_reference" not in columns:
-        return Candidacy(np.full(n_latents, np.inf), np.zeros(n_latents), np.ones(n_latents), alive)
-    norms = np.stack([columns["norm_reference"], columns["norm_intervened"]])
-    strongest = norms.max(axis=0)
-    ratio = np.divide(norms.min(axis=0), strongest, out=np.full(n_latents, np.nan), where=strongest > 0)
-    parts = [ratio / rule.weak_norm]
-    z_scores = []
-    width = 2 * ndtri((1 + rule.confidence) / 2)
-    for name, limit in (("nu_error", rule.nu_error), ("nu_reconstruction", rule.nu_reconstruction)):
-        low, high = columns[f"{name}_low"], columns[f"{name}_high"]
-        parts.append(np.maximum(np.abs(low), np.abs(high)) / limit)
-        room = limit - np.abs(columns[name])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z_scores.append(np.where(high > low, room / ((high - low) / width), np.sign(room) * np.inf))
-    margin = np.where(alive, np.max(parts, axis=0), np.nan)
-    p_value = ndtr(-np.min(z_scores, axis=0))
+    def of(self, family: Sequence[Label]) -> Bool[np.ndarray, " latent"]:
+        """The latents that would be claimed to be one of these."""
+        return np.isin(self.label, [LABELS.index(label) for label in family])
+
+
+def candidacy(
+    columns: Columns,
+    evidence: EvidenceArray,
+    rule: LabelRule,
+    weight: Float[np.ndarray, " latent"] | None = None,
+) -> Candidacy:
+    """What the columns and the evidence of a feature table say; a weight of 1 unless another is given."""
+    unknown = np.full(len(evidence.n_documents), np.nan)
+    alive = evidence.n_documents >= rule.min_documents
+    to_new = evidence.norm_intervened >= evidence.norm_reference
+    leaning, limits = [], (rule.nu_error, rule.nu_reconstruction)
+    for name, limit in zip(("nu_error", "nu_reconstruction"), limits, strict=True):
+        new, lost = getattr(evidence.new, name), getattr(evidence.lost, name)
+        toward = BoundedArray(*(np.where(to_new, one, other) for one, other in zip(new, lost, strict=True)))
+        leaning.append(_room(toward, limit, rule))
+    both = [
+        _room(side.nu_reconstruction, rule.rotated_cosine, rule) for side in (evidence.new, evidence.lost)
+    ]
     return Candidacy(
-        np.where(np.isnan(margin), np.inf, margin),
-        effect_of(columns),
-        np.where(np.isnan(p_value) | ~alive, 1.0, p_value),
+        decide_labels(evidence._replace(q_value=unknown), rule),
+        np.nan_to_num(columns["effect"], nan=0.0),
+        _p_value(leaning, alive),
+        _p_value(both, alive),
         alive,
+        np.ones(len(alive)) if weight is None else weight,
     )
 
 
-def effect_of(columns: Columns) -> Float[np.ndarray, " latent"]:
-    """`Candidacy.effect` from the columns of a feature table."""
-    density = columns["density"]
-    # Where the models share no space, their difference is no shift: what counts is what no map carries over.
-    name = "unmapped_share" if is_mapped(columns) else "shift_share"
-    share = columns.get(name, np.zeros(len(density)))
-    effect = np.divide(share, density, out=np.zeros(len(density)), where=density > 0)
-    return np.nan_to_num(effect, nan=0.0)
+def _room(bound: BoundedArray, limit: float, rule: LabelRule) -> Float[np.ndarray, " latent"]:
+    """Standard errors between |ν| and its limit; NaN where they cannot be estimated."""
+    width = 2 * ndtri((1 + rule.confidence) / 2)
+    room = limit - np.abs(bound.value)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(
+            bound.high > bound.low, room / ((bound.high - bound.low) / width), np.sign(room) * np.inf
+        ) + 0 * (bound.high + bound.low)
 
 
-def is_mapped(columns: Mapping[str, np.ndarray]) -> bool:
+def _p_value(
+    rooms: Sequence[Float[np.ndarray, " latent"]], alive: Bool[np.ndarray, " latent"]
+) -> Float[np.ndarray, " latent"]:
+    """That of the part that is nearest to its limit."""
+    p_value = ndtr(-np.min(rooms, axis=0))
+    return np.where(np.isnan(p_value) | ~alive, 1.0, p_value)
+
+
+def weights_of_null(columns: Columns, replaced: int | None) -> Float[np.ndarray, " latent"]:
+    """For how many latents one of a null stands.
+
+    Where `replaced` is None: for itself. Else the null is of models that share no space, and has what only the model that was kept has,
+    as the map leads it nowhere; that is no artifact. What leans to the model that was replaced (0: the reference) can be nothing else,
+    and stands for as many that lean the other way.
+    """
+    if replaced is None:
+        return np.ones(len(columns["density"]))
+    to_new = columns["norm_intervened"] >= columns["norm_reference"]
+    return np.where(to_new == bool(replaced), 2.0, 0.0)
+
+
+def is_mapped(columns: Columns) -> bool:
     """Whether the latents are of models between which a map leads."""
     return "unmapped_share" in columns and not np.isnan(columns["unmapped_share"]).all()
 
 
 def q_values(observed: Candidacy, nulls: Sequence[Candidacy]) -> Float[np.ndarray, " latent"]:
-    """The false-discovery rate among latents with at least this much evidence; 1 for latents that do not meet the rule.
+    """The false-discovery rate among latents of like claims with at least this much evidence; 1 for latents that would claim nothing.
 
     Without nulls only chance is counted.
     """
-    chance = benjamini_hochberg(observed.p_value, observed.alive)
-    return np.maximum(chance, artifact_rate(observed, nulls))
+    q = np.ones(len(observed.label))
+    for family in FAMILIES:
+        rate = artifact_rate(observed, nulls, family)
+        for labels, p_value in ((("new", "lost"), observed.p_value), (("rotated",), observed.p_turned)):
+            if family == labels:
+                rate = np.maximum(rate, benjamini_hochberg(p_value, observed.alive))
+        claimed = observed.of(family)
+        q[claimed] = rate[claimed]
+    return q
 
 
 def benjamini_hochberg(
@@ -109,28 +153,33 @@ def benjamini_hochberg(
     return q
 
 
-def artifact_rate(observed: Candidacy, nulls: Sequence[Candidacy]) -> Float[np.ndarray, " latent"]:
+def artifact_rate(
+    observed: Candidacy, nulls: Sequence[Candidacy], family: Sequence[Label]
+) -> Float[np.ndarray, " latent"]:
     """min over effects up to a latent's own of (mean number of null latents that have it) / (number here that have it).
 
-    Of latents that meet the rule; 1 for the others.
+    Of latents that would be claimed to be one of the family; 1 for the others.
     """
-    rate = np.ones(len(observed.margin))
-    meeting = np.flatnonzero(observed.margin <= 1)
+    claimed = observed.of(family)
+    rate = np.where(claimed, 0.0, 1.0)
+    meeting = np.flatnonzero(claimed)
     if not nulls:
-        rate[meeting] = 0
         return rate
     order = meeting[np.argsort(observed.effect[meeting], kind="stable")]
     effects = observed.effect[order]
     here = len(order) - np.searchsorted(effects, effects, side="left")
-    false = np.mean([_reaching(SAFETY * null.effect[null.margin <= 1], effects) for null in nulls], axis=0)
+    false = np.mean([_reaching(null, family, effects) for null in nulls], axis=0)
     # An effect that is less than a latent's own is one at which it would be found, too.
     rate[order] = np.minimum(np.minimum.accumulate(false / np.maximum(here, 1)), 1)
     return rate
 
 
 def _reaching(
-    effects: Float[np.ndarray, " null"], limits: Float[np.ndarray, " limit"]
+    null: Candidacy, family: Sequence[Label], limits: Float[np.ndarray, " limit"]
 ) -> Float[np.ndarray, " limit"]:
-    """How many of the effects reach each limit."""
-    ordered = np.sort(effects)
-    return (len(ordered) - np.searchsorted(ordered, limits, side="left")).astype(np.float64)
+    """How many latents of a null reach each effect, and a little more."""
+    counted = null.of(family)
+    order = np.argsort(null.effect[counted])
+    effects, weights = SAFETY * null.effect[counted][order], null.weight[counted][order]
+    from_here_on = np.append(np.cumsum(weights[::-1])[::-1], 0.0)
+    return from_here_on[np.searchsorted(effects, limits, side="left")]

@@ -8,23 +8,25 @@ from typing import Any, assert_never
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder.config import AnalysisConfig
+from crosscoder.config import AnalysisConfig, LabelRule
 from crosscoder.reading import MODEL_NAMES
 
 from .columns import FEATURES
 from .false_discovery import Candidacy, candidacy, q_values
 from .geometry import Geometry
 from .intervals import BlockMoments, Statistic, bootstrap_intervals, resample_weights
+from .label_arrays import EvidenceArray
 from .label_counts import CountInterval, arrays, count_intervals, evidence_of
 from .labels import (
     Bounded,
     Evidence,
-    EvidenceArray,
     Label,
     RateEvidence,
     Toward,
+    Twin,
     Verdict,
     decide,
     decide_by_rate,
@@ -53,7 +55,7 @@ _ORDER = (
     *("relative_rate", "relative_rate_low", "relative_rate_high"),
     *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
     *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
-    *("unmapped_share", "unmapped_share_low", "unmapped_share_high"),
+    *("unmapped_share", "unmapped_share_low", "unmapped_share_high", "effect"),
     *("q_value", "seed_stability", "difference_latent", "difference_cosine", "onset", "twin", "twin_cosine"),
 )
 
@@ -95,10 +97,10 @@ def make_features(
 ) -> Features:
     """All columns and labels, for any way of reading a pair; `nulls` are what q-values count artifacts with."""
     columns = _activity(observer, statistics)
+    geometry = None
     if observer.reads == "paired":
-        columns |= _geometry_columns(
-            Geometry.of(observer.crosscoder, observer.frame), columns["n_tokens"] > 0
-        )
+        geometry = Geometry.of(observer.crosscoder, observer.frame)
+        columns |= _geometry_columns(geometry, columns["n_tokens"] > 0)
     estimates, constants = _estimates(observer, statistics)
     moments = BlockMoments(statistics.sums, statistics.totals, constants)
     weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
@@ -116,14 +118,20 @@ def make_features(
     columns |= _scaling_columns(bounded, leans_intervened)
     if observer.frame is not None:
         columns |= _unmapped_columns(bounded, leans_intervened)
-    if observer.reads == "paired" and observer.aligned:
-        columns["q_value"] = q_values(candidacy(columns, config.rule), nulls)
+    if isinstance(observer, PairedObserver):
+        columns["effect"] = _effect(observer, statistics, leans_intervened)
+    evidence = None
+    if geometry is not None and observer.aligned:
+        agreement = getattr(observer, "agreement", 1.0)
+        columns |= _rates_along_twins(geometry, columns, agreement, config.rule)
+        evidence = evidence_of(columns, bounds, agreement)
+        columns["q_value"] = q_values(candidacy(columns, evidence, config.rule), nulls)
+        evidence = evidence._replace(q_value=columns["q_value"])
     verdicts = [_verdict(observer, columns, bounded, latent, config) for latent in range(observer.n_latents)]
     labels: tuple[Label, ...] = tuple(verdict.label for verdict in verdicts)
     reasons = tuple(verdict.reason for verdict in verdicts)
-    if "q_value" not in columns:
+    if evidence is None:
         return Features(columns, labels, reasons)
-    evidence = evidence_of(columns, bounds)
     counts = count_intervals(evidence, moments, estimates, weights, config.rule)
     return Features(columns, labels, reasons, evidence, counts)
 
@@ -164,6 +172,36 @@ def _geometry_columns(geometry: Geometry, alive: np.ndarray) -> Columns:
         "twin": np.where(twin.numpy() >= 0, twin.numpy(), np.nan),
         "twin_cosine": cosine.numpy(),
     }
+
+
+def _rates_along_twins(geometry: Geometry, columns: Columns, agreement: float, rule: LabelRule) -> Columns:
+    """`relative_rate` and its bounds of latents whose twin writes the same direction into the other model; NaN for the others.
+
+    The model that a latent leans to holds the direction where the latent fires, and where its twin does if that writes it there,
+    too; the other where the twin fires. The bounds are those of the two densities put together, wider than those of the ratio.
+    """
+    twin, found = columns["twin"], columns["twin_cosine"] / agreement >= rule.shared_cosine
+    latent = np.flatnonzero(found)
+    other = twin[latent].astype(np.int64)
+    in_both = geometry.writes_along(latent, other, rule.shared_cosine)
+    to_new = columns["norm_intervened"][latent] >= columns["norm_reference"][latent]
+
+    def relative(own: np.ndarray, of_twin: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            times = in_both + own[latent] / of_twin[other]
+            return np.where(to_new, times / (1 + times), 1 / (1 + times))
+
+    density, low, high = (columns[f"density{bound}"] for bound in ("", "_low", "_high"))
+    ends = np.stack([relative(low, high), relative(high, low)])
+    values = {
+        "relative_rate": relative(density, density),
+        "relative_rate_low": ends.min(axis=0),
+        "relative_rate_high": ends.max(axis=0),
+    }
+    rates = {name: np.full(len(found), np.nan) for name in values}
+    for name, value in values.items():
+        rates[name][latent] = value
+    return rates
 
 
 def _estimates(observer: Observer, statistics: Statistics) -> tuple[dict[str, Statistic], dict[str, Tensor]]:
@@ -250,6 +288,27 @@ def _scaling_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.nda
     return columns
 
 
+def _effect(
+    observer: PairedObserver, statistics: Statistics, leans_intervened: np.ndarray
+) -> Float[np.ndarray, " latent"]:
+    """The shift that a latent explains on a token where it fires, in units of the shift of a token, both relative to the squared length
+    of the token, so that a few long ones do not outweigh the others. NaN where it never fires, or nothing changed."""
+
+    def of(name: str) -> np.ndarray:
+        fired, total = statistics.total("fired"), float(statistics.totals[f"{name}/relative"].sum())
+        mean = _divide(statistics.total(f"{name}/relative").numpy(), fired.numpy())
+        return mean * statistics.n_tokens / total if total else np.full(len(mean), np.nan)
+
+    if observer.frame is not None:
+        # In units of the variance of the model that a latent leans to: what no map carries is more of one model than of the other.
+        left = [
+            (1 - carried) * of(f"unmapped/{side}")
+            for side, carried in zip(MODEL_NAMES, observer.frame.carried, strict=True)
+        ]
+        return np.where(leans_intervened, left[1], left[0])
+    return of("shift") if observer.comparable else np.full(observer.n_latents, np.nan)
+
+
 def _unmapped_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.ndarray) -> Columns:
     """`unmapped_share` and its interval, of the model that each latent leans to."""
     reference, intervened = (_spread("unmapped_share", bounded[f"unmapped_{side}"]) for side in MODEL_NAMES)
@@ -294,6 +353,10 @@ def _evidence(
     def number(name: str) -> float:
         return float(columns[name][latent]) if name in columns else np.nan
 
+    twin = None
+    if not np.isnan(number("relative_rate")):
+        rate = Bounded(*(number(f"relative_rate{bound}") for bound in ("", "_low", "_high")))
+        twin = Twin(number("twin_cosine") / getattr(observer, "agreement", 1.0), rate)
     return Evidence(
         n_tokens=int(columns["n_tokens"][latent]),
         n_documents=int(columns["n_documents"][latent]),
@@ -305,6 +368,7 @@ def _evidence(
         comparable=observer.aligned,
         mapped=observer.frame is not None,
         q_value=number("q_value"),
+        twin=twin,
     )
 
 

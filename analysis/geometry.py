@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -11,6 +12,9 @@ from crosscoder.activations import split_models
 from crosscoder.dictionary import Crosscoder
 from crosscoder.frame import Frame
 from crosscoder.metrics import decoder_cosine, relative_norm
+
+# Of a latent's stronger row: a twin writes at least that much into the model in which it is a twin.
+_WRITES = 0.5
 
 # A row this much weaker than the other model's points nowhere in particular.
 NEGLIGIBLE_NORM = 1e-3
@@ -88,7 +92,8 @@ class Geometry:
         """For each latent the other latent that writes its direction most nearly in the other model, and the cosine.
 
         For a latent j leaning intervened the largest cos(d_i^reference, d_j^intervened) over i ≠ j, mirrored for one
-        leaning reference. Candidates are alive, and write into that model at all. -1 and NaN where there is none.
+        leaning reference. Candidates are alive, and write into that model at least half as strongly as into the other. -1 and NaN where
+        there is none.
         """
         n_latents = len(self.norm_reference)
         twin, cosine = torch.full((n_latents,), -1), torch.full((n_latents,), torch.nan, dtype=torch.float64)
@@ -102,7 +107,7 @@ class Geometry:
         )
         for own, directions, others, norms, opposite in sides:
             found = normalize(others, dim=1)
-            excluded = ~(alive & (norms > NEGLIGIBLE_NORM * opposite))
+            excluded = ~(alive & (norms > 0) & (norms >= _WRITES * opposite))
             for rows in (own & alive).nonzero().flatten().split(chunk):
                 similarity = normalize(directions[rows], dim=1) @ found.T
                 similarity[:, excluded] = -torch.inf
@@ -111,3 +116,18 @@ class Geometry:
                 there = best.values.isfinite()
                 twin[rows[there]], cosine[rows[there]] = best.indices[there], best.values[there]
         return twin, cosine
+
+    def writes_along(
+        self, latents: Int64[np.ndarray, " pair"], others: Int64[np.ndarray, " pair"], cosine: float
+    ) -> Bool[np.ndarray, " pair"]:
+        """Whether the other latent of each pair writes along the first one's direction in the model that the first leans to, too."""
+        one, other = torch.from_numpy(latents), torch.from_numpy(others)
+        leans = (self.norm_intervened >= self.norm_reference)[one]
+        along = torch.where(
+            leans,
+            decoder_cosine(self.intervened[one], self.intervened[other]),
+            decoder_cosine(self.reference[one], self.reference[other]),
+        )
+        own = torch.where(leans, self.norm_intervened[other], self.norm_reference[other])
+        opposite = torch.where(leans, self.norm_reference[other], self.norm_intervened[other])
+        return ((along >= cosine) & (own >= _WRITES * opposite)).numpy()

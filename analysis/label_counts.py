@@ -1,7 +1,7 @@
 """How many latents of each label: with which interval, and how much the count depends on each limit of the rule.
 
 The interval resamples documents, as those of the numbers that labels stand on do (`intervals`). In every resample the ν's are
-computed anew, their bounds move with them, and the rule is applied; q-values stay. So it tells how the count would vary
+computed anew, their bounds move with them, and the rule is applied; q-values and twins stay. So it tells how the count would vary
 with other text of the same kind, not with another training run: for that there are other seeds.
 """
 
@@ -17,7 +17,8 @@ from crosscoder.config import LabelRule
 
 from .false_discovery import is_mapped
 from .intervals import BlockMoments, Statistic
-from .labels import LABELS, BoundedArray, EvidenceArray, Label, TowardArray, decide_labels
+from .label_arrays import BoundedArray, EvidenceArray, TowardArray, decide_labels
+from .labels import LABELS, Label
 
 Columns = Mapping[str, np.ndarray]
 Bounds = Mapping[str, BoundedArray]
@@ -46,8 +47,12 @@ class Curve(NamedTuple):
     lost: list[int]
 
 
-def evidence_of(columns: Columns, bounds: Bounds) -> EvidenceArray:
-    """What is known of all latents, as one."""
+def evidence_of(columns: Columns, bounds: Bounds, agreement: float = 1.0) -> EvidenceArray:
+    """What is known of all latents, as one; q-values are not known yet.
+
+    Args:
+        agreement: The cosine with which directions are carried from one model to the other: see `PairedObserver.agreement`.
+    """
 
     def toward(side: str) -> TowardArray:
         return TowardArray(
@@ -62,8 +67,10 @@ def evidence_of(columns: Columns, bounds: Bounds) -> EvidenceArray:
         columns["decoder_cosine"],
         toward("new"),
         toward("lost"),
-        columns["q_value"],
+        np.full(len(columns["density"]), np.nan),
         np.asarray(is_mapped(columns)),
+        columns["twin_cosine"] / agreement,
+        BoundedArray(*(columns[f"relative_rate{bound}"] for bound in ("", "_low", "_high"))),
     )
 
 
@@ -119,6 +126,8 @@ def _resampled(
         toward("lost", evidence.lost),
         evidence.q_value[latents],
         evidence.mapped,
+        evidence.twin_cosine[latents],
+        BoundedArray(*(bound[latents] for bound in evidence.relative_rate)),
     )
 
 

@@ -8,12 +8,17 @@ new, lost      the weaker decoder norm is at most `weak_norm` of the stronger AN
                |nu_error| and |nu_reconstruction| toward the stronger side are within their limits. The norm may leak to the
                side that lacks the concept (a latent that fires with another one writes a part of it), so its limit is wide; a norm of
                nearly nothing without latent scaling is undetermined, and the reason names the artifact (Minder et al. 2025,
-               section 3). The q-value, which counts chance and what a null pair shows, must be within
-               `false_discovery_rate`.
-rotated        both models write strongly, in different directions
+               section 3).
+reweighted     as new or lost, but another latent writes the same direction into the other model on other tokens: the concept is in both,
+               and one model holds it at least `rate_ratio` times as often, interval included
+rotated        both models write strongly, in different directions; and what the other latents write makes up for it in neither: the upper
+               bounds of |nu_reconstruction| are below `rotated_cosine` toward both sides. Two latents that split one feature
+               turn against each other, and together into nothing
 shared         same direction, like strength
 rescaled       same direction, unlike strength, and latent scaling finds that ratio too
 undetermined   anything between
+
+Whatever claims a change needs a q-value, which counts chance and what null pairs show, of at most `false_discovery_rate`.
 
 A shared-dictionary SAE has one direction for both models and a code of each, so `decide_by_rate` knows how often each fires:
 
@@ -26,11 +31,12 @@ undetermined   anything between; or one model alone fires, more or less: then th
 import math
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from crosscoder.config import LabelRule
 
 Label = Literal["new", "lost", "shared", "rotated", "rescaled", "reweighted", "dead", "undetermined"]
+CLAIMED: tuple[Label, ...] = ("new", "lost", "rotated", "rescaled", "reweighted")
+"""Labels that claim a change."""
+
 LABELS: tuple[Label, ...] = (
     "new",
     "lost",
@@ -43,16 +49,16 @@ LABELS: tuple[Label, ...] = (
 )
 
 # At or below this share of the stronger norm the weaker one is all but nothing: norms alone would say new or lost.
-_NEARLY_NOTHING = 0.2
+NEARLY_NOTHING = 0.2
 ROTATED_RATIO = 0.5
 """Rotated asks both models to write at least this share of the other's norm; methods of the field put it at a relative norm between a
 third and two thirds or a quarter and three quarters."""
 # Below this β a model's own concept explains less than half of what its decoder row writes: the row is leaked norm.
-_OWN_CONCEPT = 0.5
+OWN_CONCEPT = 0.5
 # Beyond this relative rate (or below one minus it) one model fires alone, more or less: where the bins of the field lie.
 _ALONE = 0.9
 # How far the interval of nu_error may miss the norm ratio and still count as agreeing with it.
-_RATIO_TOLERANCE = 0.1
+RATIO_TOLERANCE = 0.1
 
 
 class Bounded(NamedTuple):
@@ -77,6 +83,15 @@ class Toward(NamedTuple):
     """β of the error in this side's own model along its own direction: near 1 where the model holds what the row writes."""
 
 
+class Twin(NamedTuple):
+    """What is known of another latent that writes a latent's direction into the other model."""
+
+    cosine: float
+    """Between the two directions, there."""
+    relative_rate: Bounded
+    """How often the intervened model holds the direction, as a share of how often either does; both latents counted."""
+
+
 class Evidence(NamedTuple):
     """What is known of a latent. Norms in training space."""
 
@@ -95,7 +110,9 @@ class Evidence(NamedTuple):
     mapped: bool = False
     """Whether a fitted map leads from one model's space to the other's: that it is inexact cannot be told from a turn."""
     q_value: float = math.nan
-    """Of the claim that the latent is new or lost; NaN where it was not computed."""
+    """Of the change that the latent would be claimed to be; NaN where it was not computed."""
+    twin: Twin | None = None
+    """What writes its direction into the model that it does not lean to; None where nothing does."""
 
 
 class Verdict(NamedTuple):
@@ -129,10 +146,24 @@ def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
         )
     if evidence.norm_reference + evidence.norm_intervened == 0:
         return Verdict("undetermined", "writes into neither model: both decoder norms are 0")
+    verdict = _compared(evidence, rule)
+    if verdict.label in CLAIMED and evidence.q_value > rule.false_discovery_rate:
+        return Verdict(
+            "undetermined",
+            f"{verdict.reason}: {verdict.label}, but q-value {evidence.q_value:.2g} (> {rule.false_discovery_rate:g}): too many "
+            "latents with this much evidence are to be expected from nothing",
+        )
+    return verdict
+
+
+def _compared(evidence: Evidence, rule: LabelRule) -> Verdict:
+    """The label by norms, directions and latent scaling, before q-values."""
     side = _lean(evidence)
     if side.ratio <= rule.weak_norm and _absent(side.scaling, rule):
-        return _exclusive(evidence, side, rule)
-    if side.ratio <= min(_NEARLY_NOTHING, rule.weak_norm):
+        if evidence.twin is not None and evidence.twin.cosine >= rule.shared_cosine:
+            return _elsewhere(evidence.twin, side, rule)
+        return _exclusive(side, rule)
+    if side.ratio <= min(NEARLY_NOTHING, rule.weak_norm):
         return _artifact(side, rule)
     for scaling, without in ((side.scaling, side.weak), (side.opposite, side.strong)):
         if _absent(scaling, rule):
@@ -183,20 +214,29 @@ def _contradicted(
     return Verdict("undetermined", reason)
 
 
-def _exclusive(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
-    """New or lost, as far as chance and the nulls allow: norm and latent scaling agree."""
+def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
+    """New or lost: norm and latent scaling agree."""
     error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
-    agreed = (
+    return Verdict(
+        side.label,
         f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s (<= {rule.weak_norm:.2f}), nu_error {_two(error.value)} "
-        f"(<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)} (<= {rule.nu_reconstruction:.2f})"
+        f"(<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)} (<= {rule.nu_reconstruction:.2f}), {_percent(rule)} "
+        "upper bounds below",
     )
-    if evidence.q_value > rule.false_discovery_rate:
-        return Verdict(
-            "undetermined",
-            f"{agreed}, but q-value {evidence.q_value:.2g} (> {rule.false_discovery_rate:g}): too many latents with this much "
-            "evidence are to be expected from nothing",
-        )
-    return Verdict(side.label, f"{agreed}, {_percent(rule)} upper bounds below")
+
+
+def _elsewhere(twin: Twin, side: _Leaning, rule: LabelRule) -> Verdict:
+    """In one model alone where it fires, but the other has the direction on other tokens: how much more often is the one?"""
+    relative, limit = twin.relative_rate, rule.rate_ratio / (1 + rule.rate_ratio)
+    found = (
+        f"in the {side.strong} alone where it fires, but another latent writes the same direction (cosine {_two(twin.cosine)}) into "
+        f"the {side.weak} on other tokens, so the concept is in both; relative rate {_two(relative.value)} "
+        f"[{_two(relative.low)}, {_two(relative.high)}]"
+    )
+    times = f"{rule.rate_ratio:g} times as often in one model"
+    if relative.low >= limit or relative.high <= 1 - limit:
+        return Verdict("reweighted", f"{found}: at least {times}, interval included")
+    return Verdict("undetermined", f"{found}: it is not established that it is there {times}")
 
 
 def _artifact(side: _Leaning, rule: LabelRule) -> Verdict:
@@ -249,12 +289,20 @@ def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
                 f"{both}: turned (cosine < {rule.rotated_cosine:.2f}), but too unequal for rotated (< {ROTATED_RATIO:.2f})",
             )
         # Not estimable counts as too little: NaN compares as false.
-        if not (side.scaling.own >= _OWN_CONCEPT and side.opposite.own >= _OWN_CONCEPT):
+        if not (side.scaling.own >= OWN_CONCEPT and side.opposite.own >= OWN_CONCEPT):
             return Verdict(
                 "undetermined",
                 f"{both}, but one model holds little of what its direction writes (leaked norm)",
             )
-        return Verdict("rotated", f"{both} (cosine < {rule.rotated_cosine:.2f}, norm >= {ROTATED_RATIO:.2f})")
+        made_up = _made_up_for(evidence, rule)
+        if made_up is not None:
+            return Verdict("undetermined", f"{both}, but {made_up}")
+        return Verdict(
+            "rotated",
+            f"{both} (cosine < {rule.rotated_cosine:.2f}, norm >= {ROTATED_RATIO:.2f}), and the other latents do not turn it back "
+            f"(nu_reconstruction {_two(evidence.new.nu_reconstruction.value)} and {_two(evidence.lost.nu_reconstruction.value)}, "
+            f"{_percent(rule)} upper bounds < {rule.rotated_cosine:.2f})",
+        )
     if evidence.cosine < rule.shared_cosine:
         return Verdict(
             "undetermined",
@@ -267,12 +315,26 @@ def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
     return _rescaled(side, rule, both)
 
 
+def _made_up_for(evidence: Evidence, rule: LabelRule) -> str | None:
+    """Why a turn may be none: a model holds the direction that its own row lacks, by what other latents write into it."""
+    for scaling, model in ((evidence.new, "reference"), (evidence.lost, "intervened model")):
+        part = scaling.nu_reconstruction
+        if math.isnan(part.largest):
+            return f"what the {model} holds of the other's direction has no bound: too few blocks of documents, or none of its own"
+        if part.largest >= rule.rotated_cosine:
+            return (
+                f"other latents write the other direction into the {model}: nu_reconstruction {_two(part.value)}, with an upper bound that "
+                f"is not below {rule.rotated_cosine:.2f}, so together they may not turn at all"
+            )
+    return None
+
+
 def _rescaled(side: _Leaning, rule: LabelRule, both: str) -> Verdict:
     error = side.scaling.nu_error
     if math.isnan(error.low + error.high):
         return Verdict("undetermined", f"{both}, but nu_error has no interval to compare the norms with")
     measured = f"nu_error {_two(error.value)} [{_two(error.low)}, {_two(error.high)}]"
-    near = error.low - _RATIO_TOLERANCE <= side.ratio <= error.high + _RATIO_TOLERANCE
+    near = error.low - RATIO_TOLERANCE <= side.ratio <= error.high + RATIO_TOLERANCE
     if error.low > rule.nu_error and near:
         return Verdict("rescaled", f"{both} (norm < {rule.shared_ratio:.2f}), and {measured} agrees")
     return Verdict("undetermined", f"{both}, but {measured} does not agree with that ratio")
@@ -325,93 +387,3 @@ def _percent(rule: LabelRule) -> str:
 def _two(number: float) -> str:
     """Two decimals, and no minus before a zero."""
     return f"{round(number, 2) + 0.0:.2f}"
-
-
-# --- many at once -----------------------------------------------------------------------------------------------------
-
-
-class BoundedArray(NamedTuple):
-    """`Bounded`, for any number of latents at once."""
-
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    @property
-    def largest(self) -> np.ndarray:
-        """Upper bound of its magnitude; NaN where a bound is missing."""
-        # Their sum carries NaN on, which a maximum would not have to.
-        return np.maximum(np.abs(self.low), np.abs(self.high)) + 0 * (self.low + self.high)
-
-
-class TowardArray(NamedTuple):
-    """`Toward`, for any number of latents at once."""
-
-    nu_error: BoundedArray
-    nu_reconstruction: BoundedArray
-    own: np.ndarray
-
-
-class EvidenceArray(NamedTuple):
-    """`Evidence` of models that share a space or have a map between theirs, for any number of latents at once; all arrays broadcast together."""
-
-    n_tokens: np.ndarray
-    n_documents: np.ndarray
-    norm_reference: np.ndarray
-    norm_intervened: np.ndarray
-    cosine: np.ndarray
-    new: TowardArray
-    lost: TowardArray
-    q_value: np.ndarray
-    mapped: np.ndarray
-
-
-def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
-    """The labels that `decide` gives, without reasons: indices into `LABELS`."""
-    weaker = np.minimum(evidence.norm_reference, evidence.norm_intervened)
-    stronger = np.maximum(evidence.norm_reference, evidence.norm_intervened)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = weaker / stronger
-    to_new = evidence.norm_intervened >= evidence.norm_reference
-    absent = {
-        side: _absent_all(scaling, rule) for side, scaling in (("new", evidence.new), ("lost", evidence.lost))
-    }
-    of_side = np.where(to_new, absent["new"], absent["lost"])
-    error = BoundedArray(
-        *(
-            np.where(to_new, one, other)
-            for one, other in zip(evidence.new.nu_error, evidence.lost.nu_error, strict=True)
-        )
-    )
-    turned = evidence.cosine < rule.rotated_cosine
-    held = (evidence.new.own >= _OWN_CONCEPT) & (evidence.lost.own >= _OWN_CONCEPT)
-    alike = evidence.cosine >= rule.shared_cosine
-    near = (error.low - _RATIO_TOLERANCE <= ratio) & (ratio <= error.high + _RATIO_TOLERANCE)
-    exclusive = (ratio <= rule.weak_norm) & of_side
-    # A q-value that was not computed is NaN, and holds nothing back.
-    likely_false = evidence.q_value > rule.false_discovery_rate
-    undetermined = LABELS.index("undetermined")
-    steps = (
-        (evidence.n_tokens == 0, LABELS.index("dead")),
-        ((evidence.n_documents < rule.min_documents) | (stronger == 0), undetermined),
-        (exclusive & likely_false, undetermined),
-        (exclusive, np.where(to_new, LABELS.index("new"), LABELS.index("lost"))),
-        (ratio <= min(_NEARLY_NOTHING, rule.weak_norm), undetermined),
-        (absent["new"] | absent["lost"], undetermined),
-        (turned & (ratio >= ROTATED_RATIO) & held & ~evidence.mapped, LABELS.index("rotated")),
-        (~alike, undetermined),
-        (ratio >= rule.shared_ratio, LABELS.index("shared")),
-        ((error.low > rule.nu_error) & near, LABELS.index("rescaled")),
-    )
-    shape = np.broadcast_shapes(*(np.shape(condition) for condition, _ in steps))
-    return np.select(
-        [np.broadcast_to(condition, shape) for condition, _ in steps],
-        [np.broadcast_to(label, shape) for _, label in steps],
-        undetermined,
-    )
-
-
-def _absent_all(scaling: TowardArray, rule: LabelRule) -> np.ndarray:
-    return (scaling.nu_error.largest <= rule.nu_error) & (
-        scaling.nu_reconstruction.largest <= rule.nu_reconstruction
-    )

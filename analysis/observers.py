@@ -32,6 +32,8 @@ class Product(NamedTuple):
     name: str
     directions: Float[Tensor, "latent d_model"]
     targets: Float[Tensor, "token d_model"]
+    token_weight: Float[Tensor, " token"] | None = None
+    """Where given, the sum is also taken with tokens weighed by it, under the name with `/relative` behind."""
 
 
 class Codes(NamedTuple):
@@ -165,6 +167,11 @@ class PairedObserver(Observer):
         self.directions = tuple(rows * scale for rows, scale in zip(stored, scales, strict=True))
         """Decoder rows in training space."""
         self._to_training = scales
+        # In training space the activations of a model are as long as it is wide, squared and on average.
+        normalization = (crosscoder.scale * crosscoder.score_scale).tolist()
+        self._mean_squared_length = sum(
+            d_model / scale**2 for d_model, scale in zip(d_models[:2], normalization, strict=False)
+        )
         self.directions_in = self._carried_over() if self.aligned else {}
         """Decoder rows of each side as they are in the training space of each model, by (side, model); empty where they are in none."""
         self._shift_directions = self.raw[1] - self.raw[0] if self.comparable else None
@@ -190,12 +197,20 @@ class PairedObserver(Observer):
                 targets = part * scale
                 for side in MODEL_NAMES:
                     yield Product(f"{name}/{side}/{model}", self.directions_in[side, model], targets)
+        relative = self._squared_length(values).reciprocal()
         if self.comparable:
-            yield Product("shift", self.shift_directions(), _difference(values, self.d_models))
+            yield Product("shift", self.shift_directions(), _difference(values, self.d_models), relative)
         if self.frame is not None:
             unmapped = self.frame.unmapped(values, self.d_models)
             for side, rows, targets in zip(MODEL_NAMES, self._unmapped_directions, unmapped, strict=True):
-                yield Product(f"unmapped/{side}", rows, targets)
+                yield Product(f"unmapped/{side}", rows, targets, relative)
+
+    def _squared_length(self, values: Float[Tensor, "token width"]) -> Float[Tensor, " token"]:
+        """How far each token is from the decoder's bias in both models together, squared, raw units; and on top of it that of a token on
+        average, so that one that is nearly nothing does not outweigh the others."""
+        width = sum(self.d_models[:2])
+        square = (values[:, :width] - self.raw_bias()[:width]).square().sum(dim=1)
+        return square + self._mean_squared_length
 
     def _beyond_map(self) -> tuple[Float[Tensor, "latent _"], ...]:
         """What one unit of a latent writes into each model beyond what the map makes of what it writes into the other, raw units."""

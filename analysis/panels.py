@@ -13,11 +13,11 @@ from crosscoder.folder import RunFolder
 from crosscoder.tracking import WandbRun
 
 from .behaviors.results import load_behaviors
+from .labels import CLAIMED
 from .notebook.latent import Latent
 from .notebook.markup import examples_html
 from .report.behavior_schema import BehaviorShift, CausalCheck
 from .report.behaviors import behavior_shifts
-from .report.findings import CLAIMED
 from .results import LABELS, AnalysisResults, load_results
 
 _TABLED = 25

@@ -29,11 +29,10 @@ from crosscoder.planted import PlantedPair, PlantedTruth
 from crosscoder.reading import Reads
 from crosscoder.storage import load_crosscoder
 
+from .labels import CLAIMED
+
 SCORED = ("new", "lost", "rotated", "rescaled", "shared", "reweighted")
 """Kinds that a label exists for."""
-
-CHANGES = ("new", "lost", "rotated", "rescaled", "reweighted")
-"""Kinds that differ between the models."""
 
 _WITHOUT_COMMON_SPACE = ("new", "lost")
 COSINE = 0.7
@@ -201,7 +200,7 @@ def found_features(labels: Iterable[str], matches: list[int], truth: PlantedTrut
         {
             feature
             for label, feature in zip(labels, matches, strict=True)
-            if feature >= 0 and label in CHANGES and truth.kinds[feature] == label
+            if feature >= 0 and label in CLAIMED and truth.kinds[feature] == label
         }
     )
 

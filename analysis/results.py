@@ -22,9 +22,6 @@ SCHEMA_VERSION = 1
 # In the order in which they are told: what changed first, what did not last.
 LABELS = ("new", "lost", "rotated", "rescaled", "reweighted", "shared", "undetermined", "dead")
 
-CLAIMED = ("new", "lost", "rotated", "rescaled", "reweighted")
-"""Labels that claim that something changed."""
-
 # The id of a token where activations came without their text; a row number is its display text.
 UNKNOWN_TOKEN = -1
 

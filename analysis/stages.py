@@ -33,7 +33,6 @@ from .examples import choose, examples_table
 from .explanations.firing_rules import learn_rules
 from .explanations.sentences import Facts, observation
 from .explanations.telling import tell_explanations
-from .false_discovery import candidacy
 from .features import Features, make_features
 from .held_out_pass import Pass, PassAccumulator, batches_for
 from .histogram_rows import before_sources
@@ -78,7 +77,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         )
         seen = read_through(material, observer, config)
         controls = read_controls(folder, config, material.reader, material.context, device)
-        nulls = [candidacy(null.features.columns, config.analysis.rule) for null in controls.nulls]
+        nulls = controls.candidacies(config.analysis.rule)
         features = make_features(observer, seen.statistics, config.analysis, config.seed, nulls)
         features.columns.update(controls.columns(observer))
         monitoring = None

@@ -34,10 +34,11 @@ class Statistics:
     """For each block and latent, over the tokens t of the block: `fired`, `activation` Σf, `square` Σf², and the products
     of the observer: `error/S/M` Σf⟨d^S, e^M⟩, `reconstruction/S/M` Σf⟨d^S, x̂^M - b^M⟩ (training space; S the side whose
     direction is taken, M the model whose target is), `shift` Σf⟨δ, x^intervened - x^reference⟩ (raw units), and where a map leads between the models
-    `unmapped/S` Σf⟨δ^S, u^S⟩: u what the map does not carry into S, δ^S what the latent writes of it (raw units)."""
+    `unmapped/S` Σf⟨δ^S, u^S⟩: u what the map does not carry into S, δ^S what the latent writes of it (raw units). `shift/relative` and
+    `unmapped/S/relative` are the same with every token divided by its squared length."""
     totals: Mapping[str, Float64[Tensor, " block"]]
     """For each block: `tokens`, and of the shift, in raw units: `shift/square` Σ‖Δx‖², `shift/bias` Σ⟨b_Δ, Δx⟩,
-    `shift/error` Σ⟨e_Δ, Δx⟩; and `unmapped/S/square` Σ‖u^S‖²."""
+    `shift/error` Σ⟨e_Δ, Δx⟩; and `unmapped/S/square` Σ‖u^S‖². `shift/relative` Σ‖Δx‖²/‖x‖² and `unmapped/S/relative` Σ‖u^S‖²/‖x‖²."""
     documents: Int64[Tensor, " latent"]
     """Documents a latent fired in."""
     template: Int64[Tensor, " latent"] | None
@@ -152,8 +153,11 @@ class StatisticsAccumulator:
             names = ("shift/square", "shift/bias", "shift/error")
             quantities |= dict(zip(names, torch.cat(parts, dim=1), strict=True))
         for product in observation.products:
+            square = product.targets.double().square().sum(dim=1)
             if product.name.startswith("unmapped/"):
-                quantities[f"{product.name}/square"] = product.targets.double().square().sum(dim=1)
+                quantities[f"{product.name}/square"] = square
+            if product.token_weight is not None:
+                quantities[f"{product.name}/relative"] = square * product.token_weight.double()
         for name, value in quantities.items():
             self.block_sums.add_totals(name, value, block)
 

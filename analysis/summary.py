@@ -10,11 +10,12 @@ from jaxtyping import Int
 from crosscoder.config import BatchTopK, FileActivations, LabelRule, RunConfig, TopK
 from crosscoder.reading import MODEL_NAMES
 
-from .controls import Controls, Reference
-from .false_discovery import Columns, candidacy, effect_of, q_values
+from .controls import Controls
+from .false_discovery import FAMILIES, Candidacy, candidacy, q_values
 from .features import Features
+from .label_arrays import decide_labels
 from .label_counts import limit_curves
-from .labels import LABELS, Label, decide_labels
+from .labels import LABELS, Label
 from .observers import Observer, PairedObserver
 from .statistics import Statistics
 
@@ -36,7 +37,10 @@ def make_summary(
     counts = Counter(features.labels)
     sparsity = config.crosscoder.sparsity
     labels = np.array([LABELS.index(label) for label in features.labels])
-    expected = expected_false(config.analysis.rule, controls.nulls, least_claimed_effect(columns, labels))
+    rule, expected = config.analysis.rule, {}
+    if features.evidence is not None:
+        observed = candidacy(columns, features.evidence, rule)
+        expected = expected_false(observed, labels, controls.candidacies(rule))
     return {
         "schema_version": SCHEMA_VERSION,
         "reads": observer.reads,
@@ -71,11 +75,11 @@ def make_summary(
             for label in LABELS
         },
         "controls": controls.summary(),
-        "limits": _limits(features, config.analysis.rule, controls),
+        "limits": _limits(features, rule, controls),
         "shift": _shift(statistics),
         "relative_norm_histogram": _histogram(columns.get("relative_norm"), alive, (0.0, 1.0)),
         "cosine_histogram": _histogram(columns.get("decoder_cosine"), alive, (-1.0, 1.0)),
-        "rule": config.analysis.rule.model_dump(mode="json"),
+        "rule": rule.model_dump(mode="json"),
         "files": {
             "features": "features.parquet",
             "examples": "examples.parquet",
@@ -92,31 +96,23 @@ def _frame(observer: Observer) -> dict[str, float] | None:
     return {**dict(zip(MODEL_NAMES, observer.frame.carried, strict=True)), "agreement": observer.agreement}
 
 
-def expected_false(rule: LabelRule, nulls: Sequence[Reference], least_effect: float) -> dict[Label, float]:
-    """Mean number of latents in the nulls that the rule calls new or lost and that have at least some effect; empty without nulls."""
-    found = [
-        np.where(
-            effect_of(null.features.columns) >= least_effect, decide_labels(null.features.evidence, rule), -1
-        )
-        for null in nulls
-        if null.features.evidence is not None
-    ]
-    sides: tuple[Label, ...] = ("new", "lost")
-    return {
-        side: float(np.mean([(labels == LABELS.index(side)).sum() for labels in found]))
-        for side in sides
-        if found
-    }
-
-
-def least_claimed_effect(columns: Columns, labels: Int[np.ndarray, " latent"]) -> float:
-    """The smallest effect of a latent that is called new or lost; infinite where none is.
+def expected_false(
+    observed: Candidacy, labels: Int[np.ndarray, " latent"], nulls: Sequence[Candidacy]
+) -> dict[Label, float]:
+    """For each label that claims a change, the mean number of latents in the nulls that the rule gives it and that have at least the
+    least effect of a latent here that bears a label of its family; 0 where none does. Empty without nulls.
 
     Args:
-        labels: Indices into `LABELS`.
+        labels: Of the latents here, indices into `LABELS`.
     """
-    claimed = np.isin(labels, [LABELS.index("new"), LABELS.index("lost")])
-    return float(effect_of(columns)[claimed].min()) if claimed.any() else np.inf
+    found: dict[Label, float] = {}
+    for family in FAMILIES if nulls else ():
+        claimed = np.isin(labels, [LABELS.index(label) for label in family])
+        least = float(observed.effect[claimed].min()) if claimed.any() else np.inf
+        for label in family:
+            counts = [float(null.weight[null.of([label]) & (null.effect >= least)].sum()) for null in nulls]
+            found[label] = float(np.mean(counts))
+    return found
 
 
 def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dict[str, Any]] | None:
@@ -124,24 +120,20 @@ def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dic
     evidence = features.evidence
     if evidence is None:
         return None
+    false: dict[LabelRule, float] = {}
 
     def labels_by(moved: LabelRule) -> np.ndarray:
-        nulls = [candidacy(null.features.columns, moved) for null in controls.nulls]
-        return decide_labels(
-            evidence._replace(q_value=q_values(candidacy(features.columns, moved), nulls)), moved
-        )
-
-    def false_by(moved: LabelRule) -> float:
-        least = least_claimed_effect(features.columns, labels_by(moved))
-        return sum(expected_false(moved, controls.nulls, least).values())
+        observed, nulls = candidacy(features.columns, evidence, moved), controls.candidacies(moved)
+        labels = decide_labels(evidence._replace(q_value=q_values(observed, nulls)), moved)
+        expected = expected_false(observed, labels, nulls)
+        false[moved] = expected.get("new", 0.0) + expected.get("lost", 0.0)
+        return labels
 
     return [
         curve._asdict()
         | {
-            "expected_false": [
-                false_by(rule.model_copy(update={curve.limit: value})) for value in curve.values
-            ]
-            if controls.nulls
+            "expected_false": [false[rule.model_copy(update={curve.limit: value})] for value in curve.values]
+            if controls.candidacies(rule)
             else None
         }
         for curve in limit_curves(rule, labels_by)

@@ -1,14 +1,18 @@
-"""A pair of models that differ as much as the real ones, and in no feature: the null for what is called new or lost.
+"""A pair of models that differ as much as the real ones, and in no feature: the null of whatever is claimed to have changed.
 
 One model's activations x are kept. The other's, y, are replaced:
 
     y' = mean_y + (x - mean_x) A + e'        e = y - mean_y - (x - mean_x) A
 
-A is the least-squares map, so all that is linear in the real change stays: features turned and rescaled. e' is e mixed over
-tokens (`changes.mixed_over_tokens`), relative to the length of each token: of the same mean and size and about the same
-covariance, but nearly normal and unrelated to x, so that no sparse feature is left in it. So the change has its size, but
-nothing was learned and nothing forgotten. A dictionary with latents to spare fits noise like e' with latents of one model
-alone. One that is trained on this pair as on the real one shows how many, and how much such a latent explains.
+e' is e mixed over tokens (`changes.mixed_over_tokens`), relative to the length of each token: of the same mean and size and about
+the same covariance, but nearly normal and unrelated to x, so that no sparse feature is left in it. So the change has its size
+and its directions, but nothing was learned, forgotten, turned or rescaled. A dictionary with latents to spare fits noise like e'
+with latents of one model alone. One that is trained on this pair as on the real one shows how many, and how much such a latent
+explains.
+
+A   is a multiple of the identity where the models share a space: whatever features are in x are in y', as they are, and all
+    that is particular in the change is in e. Where they share none, A is the least-squares map, which leads what only x has
+    nowhere: then what is in one model alone in the null says something only where that is the one that was replaced.
 
 The model with more variance is kept: it holds the more features, and the choice does not depend on which of the two is
 called the reference.
@@ -28,7 +32,7 @@ from .activations import split_models
 from .changes import mixed_over_tokens
 from .errors import DataError, FormatError
 from .folder import write_atomic
-from .frame import least_squares_map
+from .frame import least_squares_map, share_space
 
 
 class Drift:
@@ -39,9 +43,13 @@ class Drift:
         kept: int,
         means: tuple[Float64[Tensor, " kept"], Float64[Tensor, " changed"]],
         linear: Float64[Tensor, "kept changed"],
+        *,
+        shared: bool,
     ) -> None:
         self.kept = kept
         """Index of the model whose activations stay."""
+        self.shared = shared
+        """Whether the two models share a space, so that whatever the kept one has is in both."""
         self.means, self.linear = means, linear
         # As batches need them: in their precision, and the means in the order of the models.
         self._linear, self._offset = linear.float(), (means[1] - means[0] @ linear).float()
@@ -58,7 +66,12 @@ class Drift:
         centered = [part - mean for part, mean in zip(parts, means, strict=True)]
         kept = int(centered[1].square().sum() > centered[0].square().sum())
         x, y = centered[kept], centered[1 - kept]
-        return cls(kept, (means[kept], means[1 - kept]), least_squares_map(x, y))
+        shared = share_space(centered)
+        if shared:
+            linear = torch.eye(x.shape[1]).to(x) * ((x * y).sum() / x.square().sum())
+        else:
+            linear = least_squares_map(x, y)
+        return cls(kept, (means[kept], means[1 - kept]), linear, shared=shared)
 
     def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Tokens of the null pair, in the precision of `values`."""
@@ -90,6 +103,7 @@ class Drift:
         """Write it as safetensors."""
         tensors = {
             "kept": torch.tensor(self.kept),
+            "shared": torch.tensor(self.shared),
             "mean_kept": self.means[0],
             "mean_changed": self.means[1],
             "linear": self.linear,
@@ -102,7 +116,7 @@ class Drift:
         try:
             tensors = load_file(path)
             means = tensors["mean_kept"], tensors["mean_changed"]
-            return cls(int(tensors["kept"]), means, tensors["linear"])
+            return cls(int(tensors["kept"]), means, tensors["linear"], shared=bool(tensors["shared"]))
         except (OSError, KeyError, SafetensorError) as error:
             raise FormatError(
                 f"{path}: not a drift ({error}); remove its folder and train the control again"

@@ -40,3 +40,26 @@ def test_planted_features_are_found_and_a_null_has_none(tmp_path: Path) -> None:
     assert scores["errors"]["angle"] < 5 and scores["errors"]["factor"] < 0.05
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 2
     assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("regime", "k"), [("roomy", "6"), ("reweighted", "6"), ("heavy_tailed", "6"), ("widths", "5")]
+)
+def test_claims_survive_their_null_and_bear_the_right_name(tmp_path: Path, regime: str, k: str) -> None:
+    """Where a null once held true labels back, or a label was given to something else: features that have room of their own; a
+    feature that fires more often; tokens of unlike length; models without a common space."""
+    torch.set_num_threads(1)
+    cases = plan([regime], ["batch_topk"], [k], [0])
+    (result,) = evaluate_planted(
+        cases, run, score_run, tmp_path, overrides=["training.n_tokens=640000"], n_tokens=60_000
+    )
+    ours = result["scores"]["labelers"]["rule"]
+    assert ours["mean_f1"] >= 0.85 and ours["false"] <= 1
+    assert ours["mean_f1"] >= result["scores"]["labelers"]["norm_bins"]["mean_f1"]
+    if regime == "roomy":
+        # k is half as large again as what fires: latents that split features must not pass for rotated ones.
+        assert ours["kinds"]["rotated"]["precision"] >= 0.8
+        assert ours["kinds"]["rotated"]["f1"] >= 0.8
+    if regime == "reweighted":
+        assert ours["confusion"]["reweighted"].get("reweighted", 0) >= 5

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..behaviors.results import LEVELS, BehaviorResults
-from ..results import CLAIMED
+from ..labels import CLAIMED
 from .results import RuleScore
 from .sentences import share_text
 
@@ -62,7 +62,7 @@ def doubt_sentence(row: Mapping[str, Any], without_tokens: bool) -> str:
             "most of its firings are on the chat template, so it may follow that and not what is said"
         )
     if row["label"] in CLAIMED:
-        if row["label"] in ("new", "lost") and row.get("q_value") is None:
+        if row.get("q_value") is None:
             doubts.append("how many such latents come from nothing is not measured, for want of a null")
         stability = row.get("seed_stability")
         if stability is None:

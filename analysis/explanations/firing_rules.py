@@ -18,8 +18,8 @@ from ..behaviors.results import named_by_behaviors
 from ..columns import RULES
 from ..hashing import block_of
 from ..intervals import resample_weights
+from ..labels import CLAIMED
 from ..observers import Observer
-from ..results import CLAIMED
 from ..tables import write_parquet
 from ..token_context import DocumentContext, TokenContext
 from .auroc import auroc

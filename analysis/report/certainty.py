@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..labels import CLAIMED
 from ..results import AnalysisResults
-from .findings import CLAIMED, agreement, claims, disbelief, has, shuffled_found, stability
+from .findings import agreement, claims, disbelief, has, shuffled_found, stability
 from .phrases import NOT_MEASURED
 from .schema import Statement
 from .wording import Sentence, listed, named, say
@@ -120,15 +121,15 @@ def _name_of(null: dict[str, Any]) -> str:
 
 
 def _null(null: dict[str, Any]) -> Sentence:
-    return say("{name}: {claims}", name=named(_name_of(null)), claims=claims(null, ("new", "lost")))
+    return say("{name}: {claims}", name=named(_name_of(null)), claims=claims(null, CLAIMED))
 
 
 def _q_values(features: pd.DataFrame, with_nulls: bool) -> Sentence:
-    claimed = features.loc[features["label"].isin(["new", "lost"]), "q_value"].dropna().tolist()
+    claimed = features.loc[features["label"].isin(CLAIMED), "q_value"].dropna().tolist()
     return say(
         "in the column q_value{nulls}{largest}",
         nulls="" if with_nulls else ", of chance alone: no null was trained",
-        largest=say("; at most {largest_q_value:.2g} among the new and lost", largest_q_value=max(claimed))
+        largest=say("; at most {largest_q_value:.2g} among the claimed", largest_q_value=max(claimed))
         if claimed
         else "",
     )

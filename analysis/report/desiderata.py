@@ -13,8 +13,9 @@ from crosscoder.folder import RunFolder
 from crosscoder.requirements import Requirements
 
 from ..behaviors.results import BehaviorResults, load_behaviors
+from ..labels import CLAIMED
 from ..results import AnalysisResults
-from .findings import CLAIMED, has
+from .findings import has
 from .phrases import NOT_MEASURED, Number
 from .schema import Requirement
 from .wording import Sentence, named, say
@@ -116,7 +117,7 @@ def _change(summary: dict[str, Any]) -> Requirement:
         found,
         0,
         "whole",
-        "latents called new, lost, rotated or rescaled where the reference stands beside itself",
+        "latents claimed to have changed where the reference stands beside itself",
     )
 
 
@@ -188,14 +189,14 @@ def _most_undone(causal: dict[str, Any]) -> float:
 
 def _specificity(summary: dict[str, Any]) -> Requirement:
     counts = summary.get("counts") or {}
-    new, lost = ((counts.get(label) or {}).get("expected_false") for label in ("new", "lost"))
-    total = None if new is None or lost is None else new + lost
+    found = [(counts.get(label) or {}).get("expected_false") for label in CLAIMED]
+    total = None if any(count is None for count in found) else float(sum(filter(None, found)))
     return _at_most(
         "validity.specificity",
         total,
         _FALSE_LABELS,
         ".1f",
-        "latents called new or lost in a pair that differs as much and in no feature, where q-values allow as much",
+        "latents claimed to have changed in a pair that differs as much and in no feature, where q-values allow as much",
     )
 
 
@@ -217,7 +218,7 @@ def _robustness(results: AnalysisResults) -> Requirement:
         ),
         say("at least {limit:percent}", limit=_REFOUND),
         None if share is None else share >= _REFOUND,
-        "share of the latents called new, lost, rotated or rescaled that every other seed finds again",
+        "share of the latents claimed to have changed that every other seed finds again",
     )
 
 
@@ -257,7 +258,7 @@ def _trajectory(results: AnalysisResults) -> Requirement:
         ),
         say("at least {limit:percent}", limit=_FOLLOWED),
         None if share is None else share >= _FOLLOWED,
-        "share of the latents called new, lost, rotated or rescaled that are followed over three or more checkpoints to the one at "
+        "share of the latents claimed to have changed that are followed over three or more checkpoints to the one at "
         "which their change began",
     )
 

@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..labels import CLAIMED
 from ..results import SAME_DIRECTION, AnalysisResults
 from .phrases import Number, visible
 from .wording import Sentence, say
-
-CLAIMED = ("new", "lost", "rotated", "rescaled")
-"""Labels that say something changed, and that a control can find where nothing did."""
 
 
 class Finding(NamedTuple):
@@ -73,6 +71,17 @@ def claims(control: dict[str, Any], labels: tuple[str, ...]) -> Sentence:
     )
 
 
+def one_sided(null: dict[str, Any]) -> Sentence | str:
+    """Which latents of a null count, where not all do."""
+    if null.get("replaced") is None:
+        return ""
+    return say(
+        "; of them only those of the {replaced} count, twice: what the other model alone has is no artifact, as the map between the two "
+        "leads it nowhere",
+        replaced="reference" if null["replaced"] == "reference" else "intervened model",
+    )
+
+
 def shuffled_found(control: dict[str, Any]) -> Sentence:
     """Which labels latents have where nothing is shared."""
     alive = max(1, control["alive"])
@@ -91,8 +100,8 @@ def stability(features: pd.DataFrame, n_seeds: int) -> Sentence:
     again = known & (share == 1)
     claimed = known & np.isin(features["label"].to_numpy(), CLAIMED)
     return say(
-        "of {fire:counted latent} that fire, {found_again:percent} are found again by {seeds}; of the {claimed:,} that are new, lost, "
-        "rotated or rescaled, {claimed_found_again:,}",
+        "of {fire:counted latent} that fire, {found_again:percent} are found again by {seeds}; of the {claimed:,} that are claimed "
+        "to have changed, {claimed_found_again:,}",
         fire=int(known.sum()),
         found_again=float(again.sum() / max(1, known.sum())),
         seeds="the other seed" if n_seeds == 1 else say("all {other_seeds} other seeds", other_seeds=n_seeds),
@@ -107,7 +116,7 @@ def agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
     others = ~claimed & (features["n_tokens"].to_numpy() > 0)
     same = features["difference_cosine"].to_numpy(dtype=float) > SAME_DIRECTION
     return say(
-        "{claimed_along:,} of the {claimed:,} latents that are new, lost, rotated or rescaled change along a direction of the "
+        "{claimed_along:,} of the {claimed:,} latents that are claimed to have changed do so along a direction of the "
         "diff-SAE, which {explained}; cosine above {same_direction:g}; of the other latents {others_along:percent}",
         claimed_along=int((claimed & same).sum()),
         claimed=int(claimed.sum()),
@@ -138,14 +147,17 @@ def _rebuilt(controls: dict[str, Any]) -> dict[str, Number | None]:
 
 
 def _nulls(nulls: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Only new and lost: what is linear in the real change stays in a drift, so what turned or grew there did so indeed."""
-    drift = "It differs as much and in no feature: what is new or lost there, is so from nothing."
-    named = "A change of no interest, named in the settings: new or lost there is so from nothing."
+    drift = "It differs as much and in no feature: what is claimed to have changed there, has done so from nothing."
+    named = "A change of no interest, named in the settings: what is claimed to have changed there, has done so from nothing."
     if not any(null.get("name") == "drift" for null in nulls):
         yield Finding("null: drift", None, drift)
     for null in nulls:
         name = str(null.get("name", "null"))
-        found = say("{claims}, by the rule alone, before q-values", claims=claims(null, ("new", "lost")))
+        found = say(
+            "{claims}, by the rule alone, before q-values{one_sided}",
+            claims=claims(null, CLAIMED),
+            one_sided=one_sided(null),
+        )
         yield Finding(f"null: {visible(name)}", found, drift if name == "drift" else named)
 
 

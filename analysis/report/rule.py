@@ -8,10 +8,13 @@ _SENTENCES = (
     (
         "new, lost",
         "the weaker decoder norm is at most {weak_norm:g} of the stronger, and the upper bounds of ν error and ν reconstruction are at "
-        "most {nu_error:g} and {nu_reconstruction:g} (latent scaling, Minder et al. 2025), and the q-value is at most "
-        "{false_discovery_rate:g}: chance, and what latents of the null explain where they fire. Norms alone never decide.",
+        "most {nu_error:g} and {nu_reconstruction:g} (latent scaling, Minder et al. 2025). Norms alone never decide.",
     ),
-    ("rotated", "cosine of the two directions below {rotated_cosine:g}."),
+    (
+        "rotated",
+        "cosine of the two directions below {rotated_cosine:g}, and upper bounds of ν reconstruction below it toward both sides: latents "
+        "that split one feature turn against each other, and together into nothing.",
+    ),
     (
         "rescaled, shared",
         "cosine above {shared_cosine:g}; shared where the weaker norm is at least {shared_ratio:g} of the stronger, rescaled where it "
@@ -19,7 +22,13 @@ _SENTENCES = (
     ),
     (
         "reweighted",
-        "of a shared-dictionary SAE alone: one model fires at least {rate_ratio:g} times as often, interval included.",
+        "one model holds the direction at least {rate_ratio:g} times as often, interval included. Of a crosscoder: a latent as new or lost "
+        "as those above, whose direction another latent writes into the other model (cosine above {shared_cosine:g}) on other tokens.",
+    ),
+    (
+        "q-values",
+        "whatever claims a change needs one of at most {false_discovery_rate:g}: chance, and what latents with the same label explain "
+        "where they fire in a null, a pair that differs as much and in no feature.",
     ),
     ("undetermined", "seen in fewer than {min_documents:g} held-out documents, or the measures disagree."),
     (

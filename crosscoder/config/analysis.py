@@ -19,7 +19,10 @@ class LabelRule(Settings):
     nu_reconstruction: Share = Field(
         default=0.5, description="new and lost: upper bound on nu of the reconstruction"
     )
-    rotated_cosine: Share = Field(default=0.8, description="rotated: decoder cosine below this")
+    rotated_cosine: Share = Field(
+        default=0.8,
+        description="rotated: decoder cosine below this, and upper bounds on nu of the reconstruction toward both sides",
+    )
     shared_cosine: Share = Field(default=0.9, description="shared and rescaled: decoder cosine above this")
     shared_ratio: Share = Field(
         default=0.7,
@@ -27,11 +30,11 @@ class LabelRule(Settings):
     )
     rate_ratio: Annotated[float, Field(ge=1)] = Field(
         default=1.5,
-        description="reweighted (a shared-dictionary SAE): one model fires at least this many times as often, interval included",
+        description="reweighted: one model holds the direction at least this many times as often, interval included",
     )
     false_discovery_rate: Share = Field(
         default=0.05,
-        description="new and lost: upper bound on the q-value; above it a latent stays undetermined",
+        description="whatever claims a change: upper bound on the q-value; above it a latent stays undetermined",
     )
     min_documents: Count = Field(
         default=5, description="a latent seen in fewer held-out documents stays undetermined"

@@ -50,6 +50,10 @@ REGIMES: dict[str, Regime] = {
         "groups of six features that fire together and have cosines of 0.1 to 0.5",
         lambda seed: PlantedPair(seed, entangled=True),
     ),
+    "roomy": Regime(
+        "standard in 128 dimensions, more than there are features: their directions do not overlap",
+        lambda seed: PlantedPair(seed, d_model=128),
+    ),
     "split": Regime(
         "eight directions of the reference are two each in the intervened model, firing disjointly",
         lambda seed: PlantedPair(seed, counts=_counts(split=16)),

@@ -72,13 +72,12 @@ def markdown(
     parts = ["# Planted benchmark", _legend(), "## In short", _IN_SHORT, in_short(results)]
     for regime in (name for name in REGIMES if name in grouped):
         parts += [f"## {regime}", REGIMES[regime].says[0].upper() + REGIMES[regime].says[1:] + "."]
-        header = _NULL_COLUMNS if REGIMES[regime].is_null else _COLUMNS
-        lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+        rows = []
         for (method, k), runs in grouped[regime].items():
             done = [run for run in runs if "scores" in run]
             of_pair = [entry for key, entry in shares.items() if key[:3] == (regime, method, k)]
-            lines += _rows(header, method, k, done, of_pair)
-        parts.append("\n".join(lines))
+            rows += _rows(method, k, done, of_pair)
+        parts.append(_table(_NULL_COLUMNS if REGIMES[regime].is_null else _COLUMNS, rows))
         failures = [
             f"- {run['case']['method']}, k {run['case']['k']}, seed {run['case']['seed']}: {run['failed']}"
             for runs in grouped[regime].values()
@@ -89,6 +88,16 @@ def markdown(
             parts += ["Without a result:", "\n".join(failures)]
     return "\n\n".join(parts) + "\n"
 
+
+def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
+    """The columns in which any row has something to say."""
+    header = [name for name in columns if any(row[name] != _NOTHING for row in rows)]
+    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    lines += [f"| {' | '.join(row[name] for name in header)} |" for row in rows]
+    return "\n".join(lines)
+
+
+_NOTHING = "–"
 
 _IN_SHORT = "F1 of new and lost, mean over the runs and whatever k; in a null, the number of latents falsely called new or lost in a pair."
 
@@ -113,7 +122,7 @@ def in_short(results: Sequence[Result]) -> str:
 
 def _mean_of(values: Sequence[float | None]) -> str:
     numbers = [value for value in values if value is not None]
-    return f"{statistics.fmean(numbers):.2f}" if numbers else "–"
+    return f"{statistics.fmean(numbers):.2f}" if numbers else _NOTHING
 
 
 _COLUMNS = (
@@ -135,7 +144,9 @@ _COLUMNS = (
     *(
         "F1 rotated",
         "F1 rescaled",
+        "F1 reweighted",
         "F1 shared",
+        "rotated P",
         "angle error",
         "factor error",
         "MCC",
@@ -155,8 +166,8 @@ _OF_LABELER = {
     "false new+lost": ("false",),
     "false rotated": ("kinds", "rotated", "count"),
     "false rescaled": ("kinds", "rescaled", "count"),
-    **{f"F1 {kind}": ("kinds", kind, "f1") for kind in ("rotated", "rescaled", "shared")},
-    **{f"{kind} P": ("kinds", kind, "precision") for kind in ("new", "lost")},
+    **{f"F1 {kind}": ("kinds", kind, "f1") for kind in ("rotated", "rescaled", "reweighted", "shared")},
+    **{f"{kind} P": ("kinds", kind, "precision") for kind in ("new", "lost", "rotated")},
     **{f"{kind} R": ("kinds", kind, "recall") for kind in ("new", "lost")},
     **{f"AP {kind}": ("kinds", kind, "average_precision") for kind in ("new", "lost")},
 }
@@ -171,15 +182,15 @@ _OF_RUN = {
 
 
 def _rows(
-    header: Sequence[str],
     method: str,
     k: str,
     runs: Sequence[Result],
     shares: Sequence[Mapping[str, float | None]],
-) -> list[str]:
+) -> list[dict[str, str]]:
+    """By the name of a column, for each labeler."""
     if not runs:
         return []
-    lines = []
+    rows = []
     for labeler in runs[0]["scores"]["labelers"]:
         cells = {"method": method, "k": k, "labels": labeler, "runs": str(len(runs))}
         cells["agreement"] = spread(share.get(labeler) for share in shares)
@@ -192,8 +203,8 @@ def _rows(
             cells[name] = spread(_at(run["scores"]["labelers"][labeler], path) for run in runs)
         for name, path in _OF_RUN.items():
             cells[name] = spread(_at(run["scores"], path) for run in runs)
-        lines.append(f"| {' | '.join(cells[name] for name in header)} |")
-    return lines
+        rows.append(cells)
+    return rows
 
 
 def false_share(labelers: Sequence[Mapping[str, Any]]) -> str:
@@ -218,7 +229,7 @@ def spread(values: Iterable[float | None], digits: int = 2) -> str:
     """Mean ± standard deviation of those that exist; a dash where none does."""
     numbers = [value for value in values if value is not None]
     if not numbers:
-        return "–"
+        return _NOTHING
     mean = f"{statistics.fmean(numbers):.{digits}f}"
     return mean if len(numbers) == 1 else f"{mean} ± {statistics.stdev(numbers):.{digits}f}"
 

@@ -27,6 +27,7 @@ HOSTILE = (
 HOSTILE_LATENT = 5
 SOURCES = {"chat": {"documents": 520, "tokens": 30_100}, "prose": {"documents": 380, "tokens": 21_100}}
 
+_RATES = {"": 0.72, "_low": 0.66, "_high": 0.78}
 _COUNTS = {"new": 7, "lost": 3, "rotated": 6, "rescaled": 5, "reweighted": 2, "dead": 12, "undetermined": 30}
 _RULE = {
     "weak_norm": 0.2,
@@ -188,10 +189,15 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
         "shift_share": shift,
         "shift_share_low": shift - 0.2 * abs(shift),
         "shift_share_high": shift + 0.2 * abs(shift),
+        "effect": 40 * shift,
         "q_value": np.nan,
         "seed_stability": np.nan,
         "twin": int(random.integers(N_LATENTS)),
         "twin_cosine": random.uniform(0.1, 0.9),
+        **{
+            f"relative_rate{bound}": rate if label == "reweighted" else np.nan
+            for bound, rate in _RATES.items()
+        },
         "explanation": "",
     }
     if dead:

@@ -65,15 +65,11 @@ def test_payload_holds_what_the_controls_found_and_the_reports_own_drawing(tmp_p
     folder = controlled(tmp_path / "run")
     header = overview_header(folder)
     found = found_by(header)
-    # A drift keeps what turned: its rotated latents are none from nothing, and are not counted.
-    assert found["null: drift"] == "3 new and 1 lost among 150 latents, by the rule alone, before q-values"
-    assert (
-        found[f"null: {HOSTILE[1]}"]
-        == "0 new and 2 lost among 140 latents, by the rule alone, before q-values"
-    )
-    assert found["identity"] == (
-        "0 new, 0 lost, 0 rotated and 0 rescaled among 150 latents: nothing, as it should be"
-    )
+    others = "0 rescaled and 0 reweighted among"
+    told = "latents, by the rule alone, before q-values"
+    assert found["null: drift"] == f"3 new, 1 lost, 9 rotated, {others} 150 {told}"
+    assert found[f"null: {HOSTILE[1]}"] == f"0 new, 2 lost, 0 rotated, {others} 140 {told}"
+    assert found["identity"] == (f"0 new, 0 lost, 0 rotated, {others} 150 latents: nothing, as it should be")
     assert found["shuffled"] == "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost"
     assert " 0 % are found again by all 2 other seeds" in (found["other seeds"] or "")
     assert (found["diff-SAE"] or "").startswith("to be believed: ")
@@ -93,7 +89,7 @@ def test_payload_says_what_is_a_defect_what_is_not_believed_and_what_is_missing(
     folder = controlled(tmp_path / "run", identity=defect, difference_heard=False, nulls=[], shuffled=None)
     found = found_by(overview_header(folder))
     assert (found["identity"] or "").endswith(
-        "4 rotated and 0 rescaled among 150 latents: something, so doubt the labels"
+        "4 rotated, 0 rescaled and 0 reweighted among 150 latents: something, so doubt the labels"
     )
     assert (found["diff-SAE"] or "").startswith("not to be believed: the diff-SAE explains 25.0 %")
     assert found["null: drift"] is None and found["shuffled"] is None

@@ -121,8 +121,8 @@ def test_where_nothing_changes_nothing_begins() -> None:
     found = trajectories_of(chain.dictionary(), chain.sample(4000))
     assert np.nanmax(np.abs(found.shift_share)) < 0.01
     assert np.isnan(onsets(found, chain.pair.truth.kinds)).all()
-    # Called changed all the same, a latent that explains nothing has no beginning.
-    assert np.isnan(onsets(found, ["new"] * len(chain.begins))).all()
+    # Called changed all the same, a latent that explains nothing has no beginning, but for one in forty by its interval.
+    assert np.isfinite(onsets(found, ["new"] * len(chain.begins))).sum() <= 3
 
 
 def test_a_reversed_chain_reverses_trajectories() -> None:

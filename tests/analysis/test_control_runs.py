@@ -8,7 +8,8 @@ import torch
 
 from analysis.control_runs import read_control_run
 from analysis.controls import read_controls
-from analysis.labels import LABELS, decide_labels
+from analysis.label_arrays import decide_labels
+from analysis.labels import LABELS
 from analysis.token_context import RowContext
 from crosscoder.config import ControlsConfig, RunConfig
 from crosscoder.errors import ConfigError, FormatError

@@ -1,5 +1,6 @@
 """What the other dictionaries of a run say about its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 import torch
 
 from analysis.controls import Controls, DiffSAE, read_controls
-from analysis.false_discovery import candidacy
 from analysis.observers import observer_for
 from analysis.token_context import RowContext
 from crosscoder.config import ControlsConfig, RunConfig
@@ -45,7 +45,8 @@ def test_every_control_is_read(controlled: tuple[RunFolder, RunConfig, Controls]
     (null,) = controls.nulls
     assert null.n_alive > 50
     assert sum(null.counts.values()) == 128
-    assert candidacy(null.features.columns, controlled[1].analysis.rule).margin.shape == (128,)
+    candidates = null.candidacy(controlled[1].analysis.rule)
+    assert candidates is not None and candidates.label.shape == (128,) and (candidates.weight == 1).all()
     assert [len(rows) for rows in controls.seeds] == [128, 128]
     assert controls.difference is not None
     assert controls.difference.decoder.shape == (128, 48)
@@ -112,7 +113,9 @@ def test_no_controls_say_nothing(tmp_path: Path) -> None:
     assert not any(controls.summary().values())
 
 
-def test_a_table_without_latent_scaling_has_no_candidates() -> None:
-    found = candidacy({"n_documents": np.array([9, 9])}, run_config(Path("unused")).analysis.rule)
-    assert np.isinf(found.margin).all()
-    assert (found.p_value == 1).all()
+def test_a_null_without_latent_scaling_is_not_counted(
+    controlled: tuple[RunFolder, RunConfig, Controls],
+) -> None:
+    controls, rule = controlled[2], controlled[1].analysis.rule
+    unlabeled = replace(controls.nulls[0], features=replace(controls.nulls[0].features, evidence=None))
+    assert len(replace(controls, nulls=(unlabeled, controls.nulls[0])).candidacies(rule)) == 1

@@ -122,12 +122,16 @@ def test_what_no_map_carries_is_what_new_and_lost_latents_explain(turn: Tensor) 
     """Of either model about half: the map brings what the other one lost or has new into it, too. Shared features are carried."""
     pair = PlantedPair(counts={"shared": 8, "new": 3, "lost": 3})
     moved, values = turned(pair.dictionary().double(), pair.sample(6000).double(), turn)
-    found = features_of(moved, values, frame(turn, values))
-    share, kinds = found.columns["unmapped_share"], np.array(pair.truth.kinds)
+    leads = frame(turn, values, carried=(0.8, 0.6))
+    columns, kinds = features_of(moved, values, leads).columns, np.array(pair.truth.kinds)
+    share, effect = columns["unmapped_share"], columns["effect"]
     assert abs(share[kinds == "shared"]).max() < 0.02
-    for kind in ("new", "lost"):
+    for kind, carried in zip(("lost", "new"), leads.carried, strict=True):
         assert share[kinds == kind].min() > 0.02
         assert share[kinds == kind].sum() == pytest.approx(0.4, abs=0.1)
+        # Tokens are about as long as each other here, so that weighing them changes little.
+        of_variance = (1 - carried) * share[kinds == kind] / columns["density"][kinds == kind]
+        assert effect[kinds == kind] == pytest.approx(of_variance, rel=0.3)
 
 
 def test_cosines_and_twins_of_other_widths_need_a_frame() -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -72,8 +73,18 @@ def test_twins_equal_a_brute_force_search(chunk: int) -> None:
         similarity = other @ own[latent]
         similarity[~alive] = -2
         similarity[latent] = -2
+        norms = (found.norm_reference, found.norm_intervened)
+        there, elsewhere = norms if leans else norms[::-1]
+        similarity[there < 0.5 * elsewhere] = -2
         assert int(twin[latent]) == int(similarity.argmax())
         assert float(cosine[latent]) == pytest.approx(float(similarity.max()))
+
+
+def test_whether_another_latent_writes_along_a_direction_in_both_models() -> None:
+    """Latent 0 is new along x. Of its twins in the reference 1 is shared along x, 2 lost along x, and 3 turned from x to y."""
+    rows = [[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.1, 0.0], [1.0, 0.0, 0.0, 1.0]]
+    pairs = np.zeros(3, dtype=np.int64), np.arange(1, 4)
+    assert geometry(rows).writes_along(*pairs, cosine=0.9).tolist() == [True, False, False]
 
 
 def test_no_candidate_is_no_twin() -> None:

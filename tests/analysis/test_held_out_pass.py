@@ -60,6 +60,7 @@ class Dense:
             directions = crosscoder.W_dec / scale
             bias = crosscoder.b_dec / scale + crosscoder.mean
         self.per_token: dict[str, Tensor] = {}
+        self.of_shift: dict[str, Tensor] = {}
         self.code = codes
         if reads == "paired":
             stored, error = crosscoder.W_dec.detach(), normalized - written - crosscoder.b_dec
@@ -71,6 +72,9 @@ class Dense:
                         self.per_token[f"{name}/{side}/{model}"] = codes * product
             raw = directions[:, D_MODEL:] - directions[:, :D_MODEL]
             self.per_token["shift"] = codes * (shift @ raw.T)
+            length = (values - bias).square().sum(dim=1) + D_MODEL * float(crosscoder.scale.pow(-2).sum())
+            self.per_token["shift/relative"] = self.per_token["shift"] / length[:, None]
+            self.of_shift["shift/relative"] = shift.square().sum(dim=1) / length
             self.actual, self.rebuilt, shift_bias = values, rebuilt, bias[D_MODEL:] - bias[:D_MODEL]
         elif reads == "pooled":
             own = codes.chunk(2)
@@ -92,7 +96,7 @@ class Dense:
         }
         error = self.actual - self.rebuilt
         shift_error = error if reads == "difference" else error[:, D_MODEL:] - error[:, :D_MODEL]
-        self.of_shift = {
+        self.of_shift |= {
             "tokens": torch.ones(TOKENS).double(),
             "shift/square": shift.square().sum(dim=1),
             "shift/bias": shift @ shift_bias,

@@ -9,18 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.intervals import BlockMoments, resample_weights
+from analysis.label_arrays import BoundedArray, EvidenceArray, TowardArray, decide_labels
 from analysis.label_counts import LIMITS, count_intervals, evidence_of, limit_curves
-from analysis.labels import (
-    LABELS,
-    Bounded,
-    BoundedArray,
-    Evidence,
-    EvidenceArray,
-    Toward,
-    TowardArray,
-    decide,
-    decide_labels,
-)
+from analysis.labels import LABELS, Bounded, Evidence, Toward, decide
 from crosscoder.config import LabelRule
 from tests.analysis.test_labels import evidences
 
@@ -48,7 +39,18 @@ def together(several: list[Evidence]) -> EvidenceArray:
     names = ("n_tokens", "n_documents", "norm_reference", "norm_intervened", "cosine", "q_value")
     columns = {name: column(lambda one, name=name: getattr(one, name)) for name in names}
     mapped = np.array([one.mapped for one in several])
-    return EvidenceArray(**columns, new=toward("new"), lost=toward("lost"), mapped=mapped)
+    nothing = Bounded(np.nan, np.nan, np.nan)
+    twin_cosine = column(lambda one: np.nan if one.twin is None else one.twin.cosine)
+    rate = BoundedArray(
+        *(
+            column(lambda one, b=b: getattr(nothing if one.twin is None else one.twin.relative_rate, b))
+            for b in Bounded._fields
+        )
+    )
+    new, lost = toward("new"), toward("lost")
+    return EvidenceArray(
+        **columns, new=new, lost=lost, mapped=mapped, twin_cosine=twin_cosine, relative_rate=rate
+    )
 
 
 @settings(max_examples=300)
@@ -97,7 +99,9 @@ def moments_of(
         "norm_reference": np.full(n_latents, 0.1),
         "norm_intervened": np.ones(n_latents),
         "decoder_cosine": np.zeros(n_latents),
-        "q_value": np.zeros(n_latents),
+        "density": np.full(n_latents, 0.1),
+        "twin_cosine": np.full(n_latents, np.nan),
+        **{f"relative_rate{bound}": np.full(n_latents, np.nan) for bound in ("", "_low", "_high")},
     }
     return evidence_of(columns, bounds), moments, statistics
 

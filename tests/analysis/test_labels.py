@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analysis.labels import Bounded, Evidence, RateEvidence, Toward, Verdict, decide, decide_by_rate
+from analysis.labels import Bounded, Evidence, RateEvidence, Toward, Twin, Verdict, decide, decide_by_rate
 from crosscoder.config import LabelRule
 
 RULE = LabelRule()
@@ -30,9 +30,13 @@ def evidence(
     n_tokens: int = 400,
     comparable: bool = True,
     mapped: bool = False,
+    q_value: float = NAN,
+    twin: Twin | None = None,
 ) -> Evidence:
     sides = new or toward(), lost or toward()
-    return Evidence(n_tokens, n_documents, reference, intervened, cosine, *sides, comparable, mapped)
+    return Evidence(
+        n_tokens, n_documents, reference, intervened, cosine, *sides, comparable, mapped, q_value, twin
+    )
 
 
 def label(found: Evidence) -> str:
@@ -56,7 +60,16 @@ evidences = st.builds(
     sides,
     st.booleans(),
     st.booleans(),
+    st.sampled_from([NAN, 0.0, 0.5]),
+    st.one_of(st.none(), st.builds(Twin, st.floats(0.8, 1), bounds)),
 )
+
+
+def seen_from_the_other_model(twin: Twin | None) -> Twin | None:
+    if twin is None:
+        return None
+    value, low, high = twin.relative_rate
+    return twin._replace(relative_rate=Bounded(1 - value, 1 - high, 1 - low))
 
 
 @given(evidences)
@@ -68,6 +81,7 @@ def test_exchanging_the_models_exchanges_new_and_lost(found: Evidence) -> None:
         norm_intervened=found.norm_reference,
         new=found.lost,
         lost=found.new,
+        twin=seen_from_the_other_model(found.twin),
     )
     one, other = decide(found, RULE), decide(mirrored, RULE)
     assert other.label == SWAPPED.get(one.label, one.label)
@@ -106,9 +120,54 @@ def test_labels_of_clear_cases() -> None:
     assert label(evidence(1.0, 0.06, 0.3, lost=absent)) == "lost"
     assert label(evidence(0.0, 1.0, NAN, new=absent)) == "new"
     assert label(evidence(1.0, 0.9, 0.98)) == "shared"
-    assert label(evidence(1.0, 0.9, 0.5, new=toward(0.5), lost=toward(0.5))) == "rotated"
+    half = toward(0.5, 0.5)
+    assert label(evidence(1.0, 0.9, 0.5, new=half, lost=half)) == "rotated"
     assert label(evidence(1.0, 0.4, 0.99, lost=toward(0.4, 0.4))) == "rescaled"
     assert label(evidence(0.4, 1.0, 0.99, new=toward(0.4, 0.4))) == "rescaled"
+
+
+def test_a_turn_that_other_latents_make_up_for_is_none() -> None:
+    """Latents that split one feature between them turn against each other: what is rebuilt is the same in both models."""
+    half, made_up = toward(0.5, 0.5), toward(0.5, 0.98)
+    for new, lost in ((made_up, half), (half, made_up)):
+        verdict = decide(evidence(1.0, 0.9, 0.5, new=new, lost=lost), RULE)
+        assert verdict.label == "undetermined"
+        assert "other latents write the other direction into the" in verdict.reason
+    unknown = half._replace(nu_reconstruction=Bounded(0.5, NAN, NAN))
+    verdict = decide(evidence(1.0, 0.9, 0.5, new=half, lost=unknown), RULE)
+    assert verdict.label == "undetermined" and "no bound" in verdict.reason
+
+
+def test_a_direction_that_the_other_model_has_on_other_tokens_is_not_new() -> None:
+    """It fires three times as often: the extra firings get a latent that is in one model alone."""
+    absent = toward(0.0, 0.0)
+    more = Twin(0.98, Bounded(0.75, 0.7, 0.8))
+    verdict = decide(evidence(0.02, 1.0, 0.1, new=absent, twin=more), RULE)
+    assert verdict.label == "reweighted"
+    assert "another latent writes the same direction (cosine 0.98) into the reference" in verdict.reason
+    as_often = more._replace(relative_rate=Bounded(0.55, 0.5, 0.65))
+    verdict = decide(evidence(0.02, 1.0, 0.1, new=absent, twin=as_often), RULE)
+    assert verdict.label == "undetermined" and "not established" in verdict.reason
+    assert label(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.85))) == "new"
+    assert label(evidence(1.0, 1.0, twin=more)) == "shared", "only what seems to be in one model is asked"
+
+
+@pytest.mark.parametrize("q_value", [0.01, 0.2])
+def test_every_claim_of_a_change_needs_a_q_value(q_value: float) -> None:
+    absent, half = toward(0.0, 0.0), toward(0.5, 0.5)
+    claims = {
+        "new": evidence(0.05, 1.0, 0.1, new=absent),
+        "lost": evidence(1.0, 0.05, 0.1, lost=absent),
+        "rotated": evidence(1.0, 0.9, 0.5, new=half, lost=half),
+        "rescaled": evidence(1.0, 0.4, 0.99, lost=toward(0.4, 0.4)),
+        "reweighted": evidence(0.0, 1.0, 0.1, new=absent, twin=Twin(0.98, Bounded(0.75, 0.7, 0.8))),
+        "shared": evidence(),
+    }
+    for name, found in claims.items():
+        verdict = decide(found._replace(q_value=q_value), RULE)
+        held_back = q_value > RULE.false_discovery_rate and name != "shared"
+        assert verdict.label == ("undetermined" if held_back else name)
+        assert (f"{name}, but q-value" in verdict.reason) == held_back
 
 
 def test_a_right_angle_cannot_be_told_from_two_features_in_one_latent() -> None:

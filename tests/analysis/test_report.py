@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from analysis.labels import CLAIMED
 from analysis.report import write_report
 from analysis.report.limits import same_around
 from analysis.report.phrases import markdown, markdown_code, percent, seconds, token, visible
@@ -167,11 +168,11 @@ def test_words_stay_below_the_evidence(run: RunFolder) -> None:
 def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     table = controlled(folder)
-    claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
+    claimed = table["label"].isin(CLAIMED)
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
-    assert "`drift`: 3 new and 1 lost among 150 latents" in text
-    assert "0 new, 0 lost, 0 rotated and 0 rescaled among 150 latents" in text
+    assert "`drift`: 3 new, 1 lost," in text
+    assert "0 new, 0 lost, 0 rotated, 0 rescaled and 0 reweighted among 150 latents" in text
     assert "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost" in text
     assert "(5 to 9 with other text) are new" in text
     assert "has 3.0 new and 1.0 lost ones of as much effect" in text
@@ -186,12 +187,9 @@ def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
         int((claimed & (table["latent"] % 2 == 0)).sum()),
         int((claimed & (table["latent"] % 3 == 0)).sum()),
     )
-    assert f"of the {int(claimed.sum())} that are new, lost, rotated or rescaled, {even}" in text
+    assert f"of the {int(claimed.sum())} that are claimed to have changed, {even}" in text
     assert "are found again by all 2 other seeds" in text
-    assert (
-        f"{third} of the {int(claimed.sum())} latents that are new, lost, rotated or rescaled change along"
-        in text
-    )
+    assert f"{third} of the {int(claimed.sum())} latents that are claimed to have changed do so along" in text
     assert "which explains 25.0 % of the difference (10.0 % of one without structure)" in text
     changed(folder, controls=controls() | {"difference_heard": False})
     text = (folder.report / "report.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from analysis.behaviors.results import BehaviorFolder
 from analysis.columns import RULES
+from analysis.labels import CLAIMED
 from crosscoder.folder import RunFolder
 
 from .run_folder import HOSTILE
@@ -102,7 +103,7 @@ def controlled(folder: RunFolder) -> Any:
     summary["counts"]["lost"] |= {"expected_false": 1.0, "low": 2.0, "high": 4.0}
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     table: Any = pd.read_parquet(folder.features)
-    claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
+    claimed = table["label"].isin(CLAIMED)
     table["q_value"], table["seed_stability"] = 0.5, np.where(table["latent"] % 2 == 0, 1.0, 0.5)
     table["difference_cosine"] = np.where(claimed & (table["latent"] % 3 == 0), 0.9, 0.1)
     table.to_parquet(folder.features)
