@@ -122,9 +122,8 @@ def make_features(
         columns["effect"] = _effect(observer, statistics, leans_intervened)
     evidence = None
     if geometry is not None and observer.aligned:
-        agreement = getattr(observer, "agreement", 1.0)
-        columns |= _rates_along_twins(geometry, columns, agreement, config.rule)
-        evidence = evidence_of(columns, bounds, agreement)
+        columns |= _rates_along_twins(geometry, columns, observer.agreement, config.rule)
+        evidence = evidence_of(columns, bounds, observer.agreement)
         columns["q_value"] = q_values(candidacy(columns, evidence, config.rule), nulls)
         evidence = evidence._replace(q_value=columns["q_value"])
     verdicts = [_verdict(observer, columns, bounded, latent, config) for latent in range(observer.n_latents)]
@@ -356,7 +355,7 @@ def _evidence(
     twin = None
     if not np.isnan(number("relative_rate")):
         rate = Bounded(*(number(f"relative_rate{bound}") for bound in ("", "_low", "_high")))
-        twin = Twin(number("twin_cosine") / getattr(observer, "agreement", 1.0), rate)
+        twin = Twin(number("twin_cosine") / observer.agreement, rate)
     return Evidence(
         n_tokens=int(columns["n_tokens"][latent]),
         n_documents=int(columns["n_documents"][latent]),

@@ -71,6 +71,9 @@ class Observer:
     frame: Frame | None = None
     """Leads between models that share no space; None where they share one, or nothing does."""
 
+    agreement: float = 1.0
+    """Of directions that both models have, the cosine with which the frame carries them over (median); 1 without a frame."""
+
     def __init__(self, crosscoder: Crosscoder, d_models: tuple[int, ...]) -> None:
         self.crosscoder = crosscoder.eval()
         self.d_models = d_models
@@ -160,7 +163,6 @@ class PairedObserver(Observer):
         # Not estimable counts as too little: NaN compares as false.
         self.frame = frame if agreement >= LEAST_AGREEMENT else None
         self.agreement = agreement
-        """Of directions that both models have, the cosine with which the frame carries them over (median); 1 without a frame."""
         # Leads to training space from the space of the stored rows, which after folding is raw space.
         scales = crosscoder.score_scale.tolist()
         stored = split_models(crosscoder.W_dec.detach(), d_models)
