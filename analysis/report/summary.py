@@ -1,5 +1,7 @@
 """What was found, in a few sentences: how many latents changed, how much is explained, and which conditions failed."""
 
+from collections.abc import Mapping
+
 from ..behaviors.results import LEAST_SHARE
 from ..results import AnalysisResults
 from .behavior_schema import BehaviorShift
@@ -132,20 +134,15 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> S
             "writes into either model.",
             n_latents=total,
         )
-    new, lost = by_label["new"], by_label["lost"]
+    new, lost, others = by_label["new"], by_label["lost"], _others(by_label)
     if not new.count and not lost.count:
         return say(
-            "Of {n_latents:counted latent}, none is new and none is lost: by the rule below, no latent is in one model only."
-            "{at_most}{expected}",
+            "Of {n_latents:counted latent}, none is new and none is lost: by the rule below, no latent is in one model only{others}."
+            "{at_most}",
             n_latents=total,
+            others=others,
             at_most=_at_most(new, lost),
-            expected=_expected(new, lost),
         )
-    others = [
-        (label, say("{latents:,} {label}", latents=by_label[label].count, label=label))
-        for label in ("rotated", "rescaled", "reweighted")
-        if by_label[label].count
-    ]
     return say(
         "Of {n_latents:counted latent}, {new:,}{new_range} are new (in the intervened model only) and {lost:,}{lost_range} lost (in the "
         "reference only){others}.{expected}",
@@ -154,14 +151,34 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> S
         new_range=_range(new),
         lost=lost.count,
         lost_range=_range(lost),
-        others=say("; {others}", others=listed(others)) if others else "",
+        others=others,
         expected=_expected(new, lost),
     )
+
+
+def _others(by_label: Mapping[str, LabelCount]) -> Part:
+    """What else is claimed to have changed."""
+    found = [
+        (
+            label,
+            say(
+                "{latents:,}{range} {label}",
+                latents=by_label[label].count,
+                range=_range(by_label[label]),
+                label=label,
+            ),
+        )
+        for label in ("rotated", "rescaled", "reweighted")
+        if by_label[label].count
+    ]
+    return say("; {others}", others=listed(found)) if found else ""
 
 
 def _at_most(new: LabelCount, lost: LabelCount) -> Part:
     if new.high is None:
         return ""
+    if not new.high and not lost.high:
+        return " Nor would any be with other text of this kind."
     return say(
         " With other text it might have been up to {new_high:.0f} new and {lost_high:.0f} lost.",
         new_high=new.high,

@@ -209,6 +209,11 @@ def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert "none is new and none is lost" in text
     assert "With other text it might have been up to 2 new and 0 lost." in text
+    assert "6 rotated" in text.split("\n")[2], "what else changed is told in the first sentence"
+    summary["counts"]["new"]["high"] = 0.0
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    write_report(folder)
+    assert "Nor would any be with other text" in (folder.report / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

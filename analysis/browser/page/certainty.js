@@ -24,7 +24,7 @@ function certaintyText() {
   const checked = data.header.behaviors?.some(({ explanation }) => explanation);
   const causal = checked ? " Associated and causal speak of a behavior below." : " Causal checks: not measured.";
   const counted = data.hasNorms
-    ? " The interval says how a count would vary with other documents of the same kind, not with another training; from nothing: how many new or lost latents the nulls have, on average."
+    ? " The interval says how a count would vary with other documents of the same kind, not with another training; from nothing: how many latents of that label, of as much effect, a pair has that differs as much and in no feature."
     : "";
   return `Evidence level of the labels: ${levels}. Observed means that a difference was seen in activations, not what it does.${causal}${counted}`;
 }
