@@ -1,6 +1,6 @@
 """The page of a run over HTTP, for this machine alone.
 
-It is bound to 127.0.0.1, hands out what lies in RUN/browser and nothing else, and answers only where the request was addressed to this
+It is bound to 127.0.0.1, hands out what lies in RUN/browser and RUN/report and nothing else, and answers only where the request was addressed to this
 machine: a page of another site that has its own name resolved to 127.0.0.1 (DNS rebinding) is refused by its Host header.
 """
 
@@ -29,7 +29,8 @@ _DISCARDED_BYTES = 1 << 20
 
 
 class PageHandler(SimpleHTTPRequestHandler):
-    """Answers with the files of one folder; no listings, no links that lead out of it."""
+    """Answers with the files of the page's folder, and under /report/ with those of the report beside it; no listings, no links that lead
+    out of the two."""
 
     server_version, sys_version = "crosscoder", ""
     timeout = 30
@@ -51,8 +52,19 @@ class PageHandler(SimpleHTTPRequestHandler):
         if length.isdecimal():
             self.rfile.read(min(int(length), _DISCARDED_BYTES))
 
+    def translate_path(self, path: str) -> str:
+        """Where page and report link to each other, as from disk: `../report/` from the page, `../browser/` from the report."""
+        page, found = Path(self.directory), super().translate_path(path)
+        match Path(found).relative_to(page).parts:
+            case ("report", *rest):
+                return str(page.parent.joinpath("report", *rest))
+            case ("browser", *rest):
+                return str(page.joinpath(*rest))
+            case _:
+                return found
+
     def send_head(self) -> Any:
-        """Of a file inside the folder; everything else is not found."""
+        """Of a file inside the folders; everything else is not found."""
         if self._leads_out():
             self.send_error(404)
             return None
@@ -76,7 +88,8 @@ class PageHandler(SimpleHTTPRequestHandler):
             found = Path(self.translate_path(self.path)).resolve()
         except (OSError, ValueError):  # such as a name with a zero byte in it
             return True
-        return not found.is_relative_to(Path(self.directory).resolve())
+        page = Path(self.directory)
+        return not any(found.is_relative_to(root.resolve()) for root in (page, page.parent / "report"))
 
 
 class PageServer(ThreadingHTTPServer):

@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -44,3 +46,33 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
             ConfigError, match=rf"^--port: {port} cannot be used \(Address already in use\); give another"
         ):
             PageServer(tmp_path, port)
+
+
+def test_page_and_report_link_to_each_other(tmp_path: Path) -> None:
+    """As from disk; and nothing else of the run is handed out."""
+    for name in ("browser/index.html", "report/report.html", "config.yaml", "reports/other.html"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "report" / "out.html").symlink_to(tmp_path / "config.yaml")
+    with PageServer(tmp_path / "browser", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+        def status(path: str) -> tuple[int, str]:
+            connection = HTTPConnection("127.0.0.1", server.server_port)
+            connection.request("GET", path)
+            with connection.getresponse() as answer:
+                return answer.status, answer.read().decode()
+
+        assert status("/") == (200, "browser/index.html")
+        assert status("/report/report.html") == (200, "report/report.html")
+        assert status("/browser/index.html") == (200, "browser/index.html")
+        outside = (
+            "/config.yaml",
+            "/report/../config.yaml",
+            "/report/out.html",
+            "/reports/other.html",
+            "/report/",
+        )
+        for path in (*outside, "/browser/../config.yaml", "/report/%2e%2e/config.yaml"):
+            assert status(path)[0] == 404, path
+        server.shutdown()
