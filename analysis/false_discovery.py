@@ -8,9 +8,9 @@ chance      The intervals of latent scaling: how likely a latent whose ν lies a
             rotated, whose limits bound a ν from above.
 artifact    Null pairs, that is, dictionaries trained by the same recipe on a pair that differs as much and in no feature, have latents
             that meet the rule, too: noise that is in one model alone is fitted by latents of that model. What tells them from
-            features is their effect, the shift that a latent explains where it fires, relative to the length of the token. Of the latents here that meet
-            the rule and have at least some effect, those of a null that do (mean over nulls) are a share. Counted within each of
-            `FAMILIES`.
+            features is their effect, the shift that a latent explains where it fires, relative to the length of the token. Of the
+            latents here that meet the rule and have at least some effect, those of a null that do (mean over nulls) are a share.
+            Counted within each of `FAMILIES`.
 
 A null is one draw, and so is the largest effect in it: its latents count as if they had `SAFETY` times theirs.
 """
@@ -72,12 +72,10 @@ def candidacy(
     """What the columns and the evidence of a feature table say; a weight of 1 unless another is given."""
     unknown = np.full(len(evidence.n_documents), np.nan)
     alive = evidence.n_documents >= rule.min_documents
-    to_new = evidence.norm_intervened >= evidence.norm_reference
-    leaning, limits = [], (rule.nu_error, rule.nu_reconstruction)
-    for name, limit in zip(("nu_error", "nu_reconstruction"), limits, strict=True):
-        new, lost = getattr(evidence.new, name), getattr(evidence.lost, name)
-        toward = BoundedArray(*(np.where(to_new, one, other) for one, other in zip(new, lost, strict=True)))
-        leaning.append(_room(toward, limit, rule))
+    leaning = [
+        _room(evidence.leaning("nu_error"), rule.nu_error, rule),
+        _room(evidence.leaning("nu_reconstruction"), rule.nu_reconstruction, rule),
+    ]
     both = [
         _room(side.nu_reconstruction, rule.rotated_cosine, rule) for side in (evidence.new, evidence.lost)
     ]
@@ -133,11 +131,11 @@ def q_values(observed: Candidacy, nulls: Sequence[Candidacy]) -> Float[np.ndarra
     Without nulls only chance is counted.
     """
     q = np.ones(len(observed.label))
+    chance = {("new", "lost"): observed.p_value, ("rotated",): observed.p_turned}
     for family in FAMILIES:
         rate = artifact_rate(observed, nulls, family)
-        for labels, p_value in ((("new", "lost"), observed.p_value), (("rotated",), observed.p_turned)):
-            if family == labels:
-                rate = np.maximum(rate, benjamini_hochberg(p_value, observed.alive))
+        if family in chance:
+            rate = np.maximum(rate, benjamini_hochberg(chance[family], observed.alive))
         claimed = observed.of(family)
         q[claimed] = rate[claimed]
     return q

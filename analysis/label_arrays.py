@@ -1,12 +1,20 @@
 """The rule of `labels`, for all latents of a dictionary at once, or for all of many resamples."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from crosscoder.config import LabelRule
 
-from .labels import CLAIMED, LABELS, NEARLY_NOTHING, OWN_CONCEPT, RATIO_TOLERANCE, ROTATED_RATIO
+from .labels import (
+    CLAIMED,
+    LABELS,
+    NEARLY_NOTHING,
+    OWN_CONCEPT,
+    RATIO_TOLERANCE,
+    ROTATED_RATIO,
+    differs_in_rate,
+)
 
 _CLAIMED = [LABELS.index(label) for label in CLAIMED]
 
@@ -49,6 +57,16 @@ class EvidenceArray(NamedTuple):
     relative_rate: BoundedArray
     """Of those that have a twin."""
 
+    @property
+    def to_new(self) -> np.ndarray:
+        """Whether a latent leans to the intervened model."""
+        return self.norm_intervened >= self.norm_reference
+
+    def leaning(self, name: Literal["nu_error", "nu_reconstruction"]) -> BoundedArray:
+        """One part of latent scaling, toward the side that each latent leans to."""
+        sides = zip(getattr(self.new, name), getattr(self.lost, name), strict=True)
+        return BoundedArray(*(np.where(self.to_new, new, lost) for new, lost in sides))
+
 
 def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
     """The labels that `decide` gives, without reasons: indices into `LABELS`."""
@@ -56,20 +74,13 @@ def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
     stronger = np.maximum(evidence.norm_reference, evidence.norm_intervened)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = weaker / stronger
-    to_new = evidence.norm_intervened >= evidence.norm_reference
+    to_new, error = evidence.to_new, evidence.leaning("nu_error")
     absent = {
         side: _absent_all(scaling, rule) for side, scaling in (("new", evidence.new), ("lost", evidence.lost))
     }
     of_side = np.where(to_new, absent["new"], absent["lost"])
-    error = BoundedArray(
-        *(
-            np.where(to_new, one, other)
-            for one, other in zip(evidence.new.nu_error, evidence.lost.nu_error, strict=True)
-        )
-    )
     twinned = evidence.twin_cosine >= rule.shared_cosine
-    limit = rule.rate_ratio / (1 + rule.rate_ratio)
-    more_often = (evidence.relative_rate.low >= limit) | (evidence.relative_rate.high <= 1 - limit)
+    more_often = differs_in_rate(evidence.relative_rate.low, evidence.relative_rate.high, rule)
     turned = evidence.cosine < rule.rotated_cosine
     stays_turned = (evidence.new.nu_reconstruction.largest < rule.rotated_cosine) & (
         evidence.lost.nu_reconstruction.largest < rule.rotated_cosine
@@ -98,9 +109,14 @@ def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
         [np.broadcast_to(label, shape) for _, label in steps],
         undetermined,
     )
+    return held_back(labels, evidence.q_value, rule)
+
+
+def held_back(labels: np.ndarray, q_value: np.ndarray, rule: LabelRule) -> np.ndarray:
+    """Labels by norms, directions and latent scaling, with claims of too large a q-value undetermined."""
     # A q-value that was not computed is NaN, and holds nothing back.
-    likely_false = evidence.q_value > rule.false_discovery_rate
-    return np.where(np.isin(labels, _CLAIMED) & likely_false, undetermined, labels)
+    likely_false = q_value > rule.false_discovery_rate
+    return np.where(np.isin(labels, _CLAIMED) & likely_false, LABELS.index("undetermined"), labels)
 
 
 def _absent_all(scaling: TowardArray, rule: LabelRule) -> np.ndarray:

@@ -29,7 +29,9 @@ undetermined   anything between; or one model alone fires, more or less: then th
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
 
 from crosscoder.config import LabelRule
 
@@ -227,14 +229,14 @@ def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
 
 def _elsewhere(twin: Twin, side: _Leaning, rule: LabelRule) -> Verdict:
     """In one model alone where it fires, but the other has the direction on other tokens: how much more often is the one?"""
-    relative, limit = twin.relative_rate, rule.rate_ratio / (1 + rule.rate_ratio)
+    relative = twin.relative_rate
     found = (
         f"in the {side.strong} alone where it fires, but another latent writes the same direction (cosine {_two(twin.cosine)}) into "
         f"the {side.weak} on other tokens, so the concept is in both; relative rate {_two(relative.value)} "
         f"[{_two(relative.low)}, {_two(relative.high)}]"
     )
     times = f"{rule.rate_ratio:g} times as often in one model"
-    if relative.low >= limit or relative.high <= 1 - limit:
+    if differs_in_rate(relative.low, relative.high, rule):
         return Verdict("reweighted", f"{found}: at least {times}, interval included")
     return Verdict("undetermined", f"{found}: it is not established that it is there {times}")
 
@@ -352,6 +354,16 @@ class RateEvidence(NamedTuple):
     """rate_intervened / (rate_reference + rate_intervened)."""
 
 
+@overload
+def differs_in_rate(low: float, high: float, rule: LabelRule) -> bool: ...
+@overload
+def differs_in_rate(low: np.ndarray, high: np.ndarray, rule: LabelRule) -> np.ndarray: ...
+def differs_in_rate(low: Any, high: Any, rule: LabelRule) -> Any:
+    """Whether one model holds a direction at least `rate_ratio` times as often, by the bounds of its relative rate; of one latent or many."""
+    limit = rule.rate_ratio / (1 + rule.rate_ratio)
+    return (low >= limit) | (high <= 1 - limit)
+
+
 def decide_by_rate(evidence: RateEvidence, rule: LabelRule) -> Verdict:
     """The label of one latent of a shared-dictionary SAE. Exchanging the models changes no label."""
     few = _too_few(evidence.n_tokens, evidence.n_documents, rule)
@@ -373,7 +385,7 @@ def decide_by_rate(evidence: RateEvidence, rule: LabelRule) -> Verdict:
             f"{measured}: nearly in one model alone, so it may be new or lost; one direction for both models has no norms to tell",
         )
     times = f"{rule.rate_ratio:g} times as often in one model"
-    if relative.low >= limit or relative.high <= 1 - limit:
+    if differs_in_rate(relative.low, relative.high, rule):
         return Verdict("reweighted", f"{measured}: at least {times}, interval included")
     if 1 - limit < relative.low and relative.high < limit:
         return Verdict("shared", f"{measured}: less than {times}, interval included")

@@ -190,10 +190,13 @@ class PairedObserver(Observer):
     def _products(
         self, values: Float[Tensor, "token width"], rebuilt: Float[Tensor, "token width"]
     ) -> Iterator[Product]:
-        """Latent scaling in training space, each side's direction against each model's target; and the shift."""
+        """Latent scaling in training space, each side's direction against each model's target; and the shift. Nothing where a direction of
+        one model cannot be told in the other."""
+        if not self.aligned:
+            return
         error = split_models(self.crosscoder.normalize(values).sub_(rebuilt), self.d_models)
         written = split_models(rebuilt - self.crosscoder.b_dec, self.d_models)
-        for name, parts in (("error", error), ("reconstruction", written)) if self.aligned else ():
+        for name, parts in (("error", error), ("reconstruction", written)):
             for model, part, scale in zip(MODEL_NAMES, parts[:2], self._to_training[:2], strict=True):
                 # A product laid out row after row is read without a copy, in all its products.
                 targets = part * scale

@@ -153,11 +153,12 @@ class StatisticsAccumulator:
             names = ("shift/square", "shift/bias", "shift/error")
             quantities |= dict(zip(names, torch.cat(parts, dim=1), strict=True))
         for product in observation.products:
+            if product.token_weight is None:
+                continue
             square = product.targets.double().square().sum(dim=1)
             if product.name.startswith("unmapped/"):
                 quantities[f"{product.name}/square"] = square
-            if product.token_weight is not None:
-                quantities[f"{product.name}/relative"] = square * product.token_weight.double()
+            quantities[f"{product.name}/relative"] = square * product.token_weight.double()
         for name, value in quantities.items():
             self.block_sums.add_totals(name, value, block)
 

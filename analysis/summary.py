@@ -13,7 +13,7 @@ from crosscoder.reading import MODEL_NAMES
 from .controls import Controls
 from .false_discovery import FAMILIES, Candidacy, candidacy, q_values
 from .features import Features
-from .label_arrays import decide_labels
+from .label_arrays import held_back
 from .label_counts import limit_curves
 from .labels import LABELS, Label
 from .observers import Observer, PairedObserver
@@ -107,7 +107,7 @@ def expected_false(
     """
     found: dict[Label, float] = {}
     for family in FAMILIES if nulls else ():
-        claimed = np.isin(labels, [LABELS.index(label) for label in family])
+        claimed = observed._replace(label=labels).of(family)
         least = float(observed.effect[claimed].min()) if claimed.any() else np.inf
         for label in family:
             counts = [float(null.weight[null.of([label]) & (null.effect >= least)].sum()) for null in nulls]
@@ -120,11 +120,11 @@ def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dic
     evidence = features.evidence
     if evidence is None:
         return None
-    false: dict[LabelRule, float] = {}
+    counted, false = bool(controls.candidacies(rule)), dict[LabelRule, float]()
 
     def labels_by(moved: LabelRule) -> np.ndarray:
         observed, nulls = candidacy(features.columns, evidence, moved), controls.candidacies(moved)
-        labels = decide_labels(evidence._replace(q_value=q_values(observed, nulls)), moved)
+        labels = held_back(observed.label, q_values(observed, nulls), moved)
         expected = expected_false(observed, labels, nulls)
         false[moved] = expected.get("new", 0.0) + expected.get("lost", 0.0)
         return labels
@@ -133,7 +133,7 @@ def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dic
         curve._asdict()
         | {
             "expected_false": [false[rule.model_copy(update={curve.limit: value})] for value in curve.values]
-            if controls.candidacies(rule)
+            if counted
             else None
         }
         for curve in limit_curves(rule, labels_by)
