@@ -8,7 +8,7 @@ import pytest
 
 from crosscoder.folder import RunFolder
 
-from .page_views import View
+from .page_views import View, opened_view
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
@@ -39,14 +39,7 @@ def visit(chromium: Any) -> Iterator[Any]:
     def opened(folder: RunFolder, address: str = "", width: int = 1280, **options: Any) -> View:
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
-        view = View(context.new_page())
-        view.page.on("request", lambda request: view.requests.append(request.url))
-        view.page.on("console", lambda message: view.complaints.append(message.text))
-        view.page.on("pageerror", lambda error: view.complaints.append(str(error)))
-        view.page.on("dialog", lambda dialog: (view.dialogs.append(dialog.message), dialog.dismiss()))
-        view.page.goto((folder.browser / "index.html").resolve().as_uri() + address)
-        view.page.wait_for_selector("html[data-ready]", timeout=10_000)
-        return view
+        return opened_view(context, (folder.browser / "index.html").resolve().as_uri() + address)
 
     yield opened
     for context in contexts:

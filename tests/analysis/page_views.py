@@ -16,6 +16,10 @@ LAYOUTS = {SINGLE_FILE_BYTES: "one file", 0: "folder"}
 """Limits that lead to each layout of a small page, and its name."""
 
 
+GRAVE = ("serious", "critical")
+"""Impacts of what axe-core finds that no page may have."""
+
+
 def page_files(folder: RunFolder) -> dict[str, bytes]:
     """Everything that belongs to a page."""
     place = folder.browser
@@ -94,3 +98,27 @@ def unpacked(text: str) -> tuple[dict[str, Any], bytes]:
     data = gzip.decompress(base64.b64decode(text))
     length = int.from_bytes(data[:4], "little")
     return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def opened_view(context: Any, address: str) -> View:
+    """A page in a context of its own, once it is ready, with everything that it asks for and complains of."""
+    view = View(context.new_page())
+    view.page.on("request", lambda request: view.requests.append(request.url))
+    view.page.on("console", lambda message: view.complaints.append(message.text))
+    view.page.on("pageerror", lambda error: view.complaints.append(str(error)))
+    view.page.on("dialog", lambda dialog: (view.dialogs.append(dialog.message), dialog.dismiss()))
+    view.page.goto(address)
+    view.page.wait_for_selector("html[data-ready]", timeout=10_000)
+    return view
+
+
+def require_nothing_grave(view: View, axe: Any) -> None:
+    """What axe-core finds on a page as it is; `axe` is the module of its driver."""
+    found = axe.Axe().run(view.page).response
+    assert len(found["passes"]) > 15
+    told = [
+        f"{one['id']} ({one['impact']}): {one['help']}: {[node['html'][:160] for node in one['nodes'][:4]]}"
+        for one in found["violations"]
+        if one["impact"] in GRAVE
+    ]
+    assert not told, "\n".join(told)

@@ -12,10 +12,8 @@ from analysis.browser import write_page
 from crosscoder.folder import RunFolder
 
 from .explained_runs import explained, followed
-from .page_views import View, read_table
+from .page_views import GRAVE, View, read_table, require_nothing_grave
 from .run_folder import N_LATENTS, make_run_folder
-
-GRAVE = ("serious", "critical")
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +58,7 @@ def test_axe_finds_nothing_serious(run: RunFolder, visit: Any, state: str, schem
     # The policy of the page lets no script in, so that axe-core needs a browser that does not mind it.
     view = visit(run, width=width, color_scheme=scheme, bypass_csp=True)
     shown(view, state)
-    found = axe.Axe().run(view.page).response
-    assert len(found["passes"]) > 15
-    told = [
-        f"{one['id']} ({one['impact']}): {one['help']}: {[node['html'][:160] for node in one['nodes'][:4]]}"
-        for one in found["violations"]
-        if one["impact"] in GRAVE
-    ]
-    assert not told, "\n".join(told)
+    require_nothing_grave(view, axe)
 
 
 def test_axe_would_have_found_it(run: RunFolder, visit: Any) -> None:

@@ -14,13 +14,12 @@ from analysis.live.requests import SteerRequest, TextRequest
 from analysis.live.serving import LiveServer
 from crosscoder.behavior import Behavior
 from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
-from tests.analysis.page_views import View
+from tests.analysis.page_views import View, opened_view, require_nothing_grave
 from tests.analysis.run_folder import HOSTILE
 from tests.tiny_pairs import WORDS
 
 pytestmark = pytest.mark.slow
 
-GRAVE = ("serious", "critical")
 TEXT = "amber birch maple"
 BEHAVIOR = {
     "name": "drift",
@@ -77,14 +76,7 @@ def visit_live(chromium: Any) -> Iterator[Any]:
     def opened(served: Served, width: int = 1280, **options: Any) -> View:
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
-        view = View(context.new_page())
-        view.page.on("request", lambda request: view.requests.append(request.url))
-        view.page.on("console", lambda message: view.complaints.append(message.text))
-        view.page.on("pageerror", lambda error: view.complaints.append(str(error)))
-        view.page.on("dialog", lambda dialog: (view.dialogs.append(dialog.message), dialog.dismiss()))
-        view.page.goto(served.address)
-        view.page.wait_for_selector("html[data-ready]", timeout=10_000)
-        return view
+        return opened_view(context, served.address)
 
     yield opened
     for context in contexts:
@@ -362,14 +354,7 @@ def test_axe_finds_nothing_serious(served: Served, visit_live: Any, scheme: str,
     view.page.click("#steer .go")
     view.page.wait_for_selector(".answer-grid")
     assert view.page.evaluate("document.documentElement.scrollWidth") <= width
-    found = axe.Axe().run(view.page).response
-    assert len(found["passes"]) > 15
-    told = [
-        f"{one['id']} ({one['impact']}): {one['help']}: {[node['html'][:160] for node in one['nodes'][:4]]}"
-        for one in found["violations"]
-        if one["impact"] in GRAVE
-    ]
-    assert not told, "\n".join(told)
+    require_nothing_grave(view, axe)
 
 
 # --- other runs -------------------------------------------------------------------------------------------------------
