@@ -33,7 +33,7 @@ class Reading:
         pair: ModelPair,
         observer: Observer | None,
         batches: Sequence[Batch],
-        activations: Sequence[tuple[Float[Tensor, "row token _"], ...]],
+        activations: Sequence[tuple[Float[Tensor, "_ _ _"], ...]],
     ) -> None:
         """Without an `observer` there is no dictionary to take the change apart.
 
@@ -95,6 +95,6 @@ class Reading:
         return torch.cat(found).mean(dim=0)
 
 
-def frobenius_norm(batches: Iterable[Float[Tensor, "row token d_model"]]) -> float:
+def frobenius_norm(batches: Iterable[Float[Tensor, "_ _ d_model"]]) -> float:
     """Of all batches together."""
     return sum(float(batch.square().sum()) for batch in batches) ** 0.5

@@ -221,6 +221,15 @@ def test_batches_change_nothing(folder: Path) -> None:
     np.testing.assert_allclose(first.latents, second.latents, atol=1e-4)
 
 
+def test_batches_may_differ_in_rows_and_length(folder: Path) -> None:
+    pair = pairs(folder, "models")
+    rows = build_metric(METRICS["continuation"], pair.tokenizer).rows(tokens())
+    # The checker of annotations looks at one element of a sequence, drawn anew in each call.
+    for _ in range(16):
+        reading = Reading.of_rows(pair, None, rows, POLICY, batch_tokens=30)
+        assert len({batch.token_ids.shape for batch in reading.batches}) > 1
+
+
 def test_an_unchanged_run_is_the_model_as_transformers_runs_it(folder: Path) -> None:
     pair = pairs(folder, "adapter")
     metric = build_metric(METRICS["log_odds"], pair.tokenizer)
