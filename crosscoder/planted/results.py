@@ -99,29 +99,34 @@ def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
 
 _NOTHING = "–"
 
-_IN_SHORT = "F1 of new and lost, mean over the runs and whatever k; in a null, the number of latents falsely called new or lost in a pair."
+_IN_SHORT = (
+    "F1 of new and lost, mean over the runs; in a null, the number of latents falsely called new or lost in a pair. At the end "
+    "the false ones among all of a row."
+)
 
 
 def in_short(results: Sequence[Result]) -> str:
-    """One table: a row for each method and labeler, a column for each regime."""
-    cells: dict[tuple[str, str], dict[str, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    """One table: a row for each method, k and labeler, a column for each regime."""
+    cells: dict[tuple[str, str, str], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         if "scores" not in result:
             continue
-        regime, method = result["case"]["regime"], result["case"]["method"]
-        path = ("false",) if REGIMES[regime].is_null else ("mean_f1",)
+        case = result["case"]
         for labeler, of_labeler in result["scores"]["labelers"].items():
-            cells[method, labeler][regime].append(_at(of_labeler, path))
+            cells[case["method"], case["k"], labeler][case["regime"]].append(of_labeler)
     regimes = [name for name in REGIMES if any(name in row for row in cells.values())]
-    lines = [f"| method | labels | {' | '.join(regimes)} |", "|" + " --- |" * (2 + len(regimes))]
-    for (method, labeler), row in cells.items():
-        told = [_mean_of(row[regime]) if regime in row else "" for regime in regimes]
-        lines.append(f"| {method} | {labeler} | {' | '.join(told)} |")
+    header = ["method", "k", "labels", *regimes, "false of claimed"]
+    lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+    for names, row in cells.items():
+        told = [_mean_of(row[regime], regime) if regime in row else "" for regime in regimes]
+        false = false_share([labeler for regime in row.values() for labeler in regime])
+        lines.append(f"| {' | '.join([*names, *told, false])} |")
     return "\n".join(lines)
 
 
-def _mean_of(values: Sequence[float | None]) -> str:
-    numbers = [value for value in values if value is not None]
+def _mean_of(labelers: Sequence[Mapping[str, Any]], regime: str) -> str:
+    path = ("false",) if REGIMES[regime].is_null else ("mean_f1",)
+    numbers = [value for value in (_at(labeler, path) for labeler in labelers) if value is not None]
     return f"{statistics.fmean(numbers):.2f}" if numbers else _NOTHING
 
 

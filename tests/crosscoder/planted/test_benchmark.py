@@ -88,12 +88,13 @@ def test_the_tables_hold_what_other_commands_made(tmp_path: Path) -> None:
 
 def test_in_short_every_method_has_a_row_and_every_regime_a_column(tmp_path: Path) -> None:
     evaluate(plan(["null_noise", "standard"], ["l1"], ["4"], [0, 1]), tmp_path)
-    evaluate(plan(["standard"], ["topk"], ["4"], [0]), tmp_path)
+    evaluate(plan(["standard"], ["topk"], ["4", "6"], [0]), tmp_path)
     text = (tmp_path / "results.md").read_text()
     table = text.partition("## In short")[2].partition("## standard")[0]
-    assert "| method | labels | standard | null_noise |" in table
-    assert "| l1 | rule | 0.50 | 1.00 |" in table
-    assert "| topk | rule | 0.50 |  |" in table
+    assert "| method | k | labels | standard | null_noise | false of claimed |" in table
+    assert "| l1 | 4 | rule | 0.50 | 1.00 | 4 of 4 (" in table
+    assert "| topk | 4 | rule | 0.50 |  | 1 of 1 (" in table
+    assert "| topk | 6 | rule | 0.50 |  | 1 of 1 (" in table
 
 
 def test_one_row_is_of_one_recipe(tmp_path: Path) -> None:
