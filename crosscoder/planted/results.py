@@ -107,7 +107,9 @@ _IN_SHORT = (
 
 def in_short(results: Sequence[Result]) -> str:
     """One table: a row for each method, k and labeler, a column for each regime."""
-    cells: dict[tuple[str, str, str], dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[str, str, str], dict[str, list[Mapping[str, Any]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for result in results:
         if "scores" not in result:
             continue
