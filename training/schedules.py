@@ -18,8 +18,8 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.lr * min(1.0, rising, falling)
 
 
-def annealed_k(step: int, k: int, n_latents: int, config: TrainingConfig) -> float:
-    """k of a step: falls linearly from `k_start_multiple` · k to k, then stays."""
+def annealed_k(step: int, k: int | float, n_latents: int, config: TrainingConfig) -> float:
+    """k of a step, or the L0 that it is steered to: falls linearly from `k_start_multiple` · k to k, then stays."""
     over = config.k_anneal * n_steps(config)
     if step >= over:
         return float(k)

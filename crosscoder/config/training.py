@@ -33,10 +33,12 @@ class TrainingConfig(Settings):
         default=0.3, description="share of the steps, at the end, with a falling learning rate"
     )
     k_anneal: Share = Field(
-        default=0.2, description="share of the steps over which k falls from k_start_multiple * k to k"
+        default=0.2,
+        description="share of the steps over which k, or the L0 that JumpReLU is steered to, falls from k_start_multiple times its "
+        "value",
     )
     k_start_multiple: Annotated[float, Field(ge=1)] = Field(
-        default=4.0, description="k at the first step, as a multiple"
+        default=4.0, description="k, or that L0, at the first step, as a multiple"
     )
     gradient_clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     auxiliary: AuxiliaryConfig = Field(default=AuxiliaryConfig(), description="revival of dead latents")

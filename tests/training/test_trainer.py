@@ -377,6 +377,19 @@ def test_the_controller_of_the_penalty_reaches_its_target(tmp_path: Path, target
     assert trainer.state.penalty > 3, "far from the 0.5 it began with, at which L0 stays above 20"
 
 
+@pytest.mark.parametrize(
+    ("kind", "k_anneal", "direction"), [("jumprelu", 1.0, -1), ("jumprelu", 0.0, 1), ("relu", 1.0, 1)]
+)
+def test_the_target_of_jumprelu_falls_as_k_does(
+    tmp_path: Path, kind: str, k_anneal: float, direction: int
+) -> None:
+    """About half of 64 latents fire at first: above a target of 16, and below four times that."""
+    sparsity = {"kind": kind, "target_l0": 16}
+    trainer = learn(tmp_path, steps=2, n_latents=64, sparsity=sparsity, k_anneal=k_anneal)
+    before = trainer.config.crosscoder.sparsity.coefficient
+    assert (trainer.state.penalty > before) - (trainer.state.penalty < before) == direction
+
+
 def test_bfloat16_products_learn_nearly_what_float32_learns(tmp_path: Path) -> None:
     exact, rounded = (
         learn(tmp_path, name=precision, precision=precision) for precision in ("float32", "bfloat16")
