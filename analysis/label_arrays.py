@@ -79,6 +79,7 @@ def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
         side: _absent_all(scaling, rule) for side, scaling in (("new", evidence.new), ("lost", evidence.lost))
     }
     of_side = np.where(to_new, absent["new"], absent["lost"])
+    found_elsewhere = evidence.twin_cosine >= rule.rotated_cosine
     twinned = evidence.twin_cosine >= rule.shared_cosine
     more_often = differs_in_rate(evidence.relative_rate.low, evidence.relative_rate.high, rule)
     turned = evidence.cosine < rule.rotated_cosine
@@ -94,7 +95,7 @@ def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
         (evidence.n_tokens == 0, LABELS.index("dead")),
         ((evidence.n_documents < rule.min_documents) | (stronger == 0), undetermined),
         (exclusive & twinned & more_often, LABELS.index("reweighted")),
-        (exclusive & twinned, undetermined),
+        (exclusive & found_elsewhere, undetermined),
         (exclusive, np.where(to_new, LABELS.index("new"), LABELS.index("lost"))),
         (ratio <= min(NEARLY_NOTHING, rule.weak_norm), undetermined),
         (absent["new"] | absent["lost"], undetermined),

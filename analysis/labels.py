@@ -162,7 +162,7 @@ def _compared(evidence: Evidence, rule: LabelRule) -> Verdict:
     """The label by norms, directions and latent scaling, before q-values."""
     side = _lean(evidence)
     if side.ratio <= rule.weak_norm and _absent(side.scaling, rule):
-        if evidence.twin is not None and evidence.twin.cosine >= rule.shared_cosine:
+        if evidence.twin is not None and evidence.twin.cosine >= rule.rotated_cosine:
             return _elsewhere(evidence.twin, side, rule)
         return _exclusive(side, rule)
     if side.ratio <= min(NEARLY_NOTHING, rule.weak_norm):
@@ -229,6 +229,12 @@ def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
 
 def _elsewhere(twin: Twin, side: _Leaning, rule: LabelRule) -> Verdict:
     """In one model alone where it fires, but the other has the direction on other tokens: how much more often is the one?"""
+    if twin.cosine < rule.shared_cosine:
+        return Verdict(
+            "undetermined",
+            f"in the {side.strong} alone where it fires, but another latent writes a direction near it (cosine {_two(twin.cosine)}) into "
+            f"the {side.weak} on other tokens: neither absent (< {rule.rotated_cosine:.2f}) nor the same (>= {rule.shared_cosine:.2f})",
+        )
     relative = twin.relative_rate
     found = (
         f"in the {side.strong} alone where it fires, but another latent writes the same direction (cosine {_two(twin.cosine)}) into "

@@ -21,7 +21,8 @@ class LabelRule(Settings):
     )
     rotated_cosine: Share = Field(
         default=0.8,
-        description="rotated: decoder cosine below this, and upper bounds on nu of the reconstruction toward both sides",
+        description="rotated: decoder cosine below this, and upper bounds on nu of the reconstruction toward both sides; new and lost: "
+        "no other latent writes a direction of at least this cosine into the other model",
     )
     shared_cosine: Share = Field(default=0.9, description="shared and rescaled: decoder cosine above this")
     shared_ratio: Share = Field(

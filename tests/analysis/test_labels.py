@@ -148,7 +148,11 @@ def test_a_direction_that_the_other_model_has_on_other_tokens_is_not_new() -> No
     as_often = more._replace(relative_rate=Bounded(0.55, 0.5, 0.65))
     verdict = decide(evidence(0.02, 1.0, 0.1, new=absent, twin=as_often), RULE)
     assert verdict.label == "undetermined" and "not established" in verdict.reason
-    assert label(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.85))) == "new"
+    near = decide(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.85)), RULE)
+    assert (
+        near.label == "undetermined" and "a direction near it (cosine 0.85) into the reference" in near.reason
+    )
+    assert label(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.75))) == "new"
     assert label(evidence(1.0, 1.0, twin=more)) == "shared", "only what seems to be in one model is asked"
 
 
