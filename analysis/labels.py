@@ -162,7 +162,7 @@ def _compared(evidence: Evidence, rule: LabelRule) -> Verdict:
     """The label by norms, directions and latent scaling, before q-values."""
     side = _lean(evidence)
     if side.ratio <= rule.weak_norm and _absent(side.scaling, rule):
-        if evidence.twin is not None and evidence.twin.cosine >= rule.rotated_cosine:
+        if evidence.twin is not None and evidence.twin.cosine >= min(rule.rotated_cosine, rule.shared_cosine):
             return _elsewhere(evidence.twin, side, rule)
         return _exclusive(side, rule)
     if side.ratio <= min(NEARLY_NOTHING, rule.weak_norm):

@@ -8,7 +8,8 @@ _SENTENCES = (
     (
         "new, lost",
         "the weaker decoder norm is at most {weak_norm:g} of the stronger, and the upper bounds of ν error and ν reconstruction are at "
-        "most {nu_error:g} and {nu_reconstruction:g} (latent scaling, Minder et al. 2025). Norms alone never decide.",
+        "most {nu_error:g} and {nu_reconstruction:g} (latent scaling, Minder et al. 2025), and no other latent writes a direction of a "
+        "cosine of {rotated_cosine:g} or more to it into the other model. Norms alone never decide.",
     ),
     (
         "rotated",

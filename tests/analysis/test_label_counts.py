@@ -56,7 +56,7 @@ def together(several: list[Evidence]) -> EvidenceArray:
 @settings(max_examples=300)
 @given(
     st.lists(evidences, min_size=1, max_size=8),
-    st.sampled_from([RULE, LabelRule(weak_norm=0.1, min_documents=51)]),
+    st.sampled_from([RULE, LabelRule(weak_norm=0.1, min_documents=51), LabelRule(shared_cosine=0.7)]),
 )
 def test_many_at_once_get_the_labels_that_each_gets(several: list[Evidence], rule: LabelRule) -> None:
     several = [one._replace(comparable=True) for one in several]

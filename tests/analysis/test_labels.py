@@ -61,7 +61,7 @@ evidences = st.builds(
     st.booleans(),
     st.booleans(),
     st.sampled_from([NAN, 0.0, 0.5]),
-    st.one_of(st.none(), st.builds(Twin, st.floats(0.8, 1), bounds)),
+    st.one_of(st.none(), st.builds(Twin, st.floats(0.6, 1), bounds)),
 )
 
 
