@@ -353,7 +353,7 @@ def _evidence(
         return float(columns[name][latent]) if name in columns else np.nan
 
     twin = None
-    if not np.isnan(number("relative_rate")):
+    if not np.isnan(number("twin_cosine")):
         rate = Bounded(*(number(f"relative_rate{bound}") for bound in ("", "_low", "_high")))
         twin = Twin(number("twin_cosine") / observer.agreement, rate)
     return Evidence(

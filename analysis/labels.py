@@ -86,12 +86,13 @@ class Toward(NamedTuple):
 
 
 class Twin(NamedTuple):
-    """What is known of another latent that writes a latent's direction into the other model."""
+    """What is known of the latent that writes the direction nearest to a latent's into the other model."""
 
     cosine: float
     """Between the two directions, there."""
     relative_rate: Bounded
-    """How often the intervened model holds the direction, as a share of how often either does; both latents counted."""
+    """How often the intervened model holds the direction, as a share of how often either does; both latents counted. NaN where the
+    two directions are not the same."""
 
 
 class Evidence(NamedTuple):
@@ -114,7 +115,7 @@ class Evidence(NamedTuple):
     q_value: float = math.nan
     """Of the change that the latent would be claimed to be; NaN where it was not computed."""
     twin: Twin | None = None
-    """What writes its direction into the model that it does not lean to; None where nothing does."""
+    """The nearest to it in the model that it does not lean to; None where no latent writes into that."""
 
 
 class Verdict(NamedTuple):

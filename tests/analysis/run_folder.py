@@ -193,7 +193,7 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
         "q_value": np.nan,
         "seed_stability": np.nan,
         "twin": int(random.integers(N_LATENTS)),
-        "twin_cosine": random.uniform(0.1, 0.9),
+        "twin_cosine": random.uniform(0.1, 0.75),
         **{
             f"relative_rate{bound}": rate if label == "reweighted" else np.nan
             for bound, rate in _RATES.items()

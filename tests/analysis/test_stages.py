@@ -285,6 +285,34 @@ def test_dictionaries_with_one_direction_a_latent(reads: Reads, tmp_path: Path) 
         assert summary["fve"]["difference"] is not None
 
 
+@pytest.mark.parametrize(("cosine", "label"), [(0.7, "new"), (0.85, "undetermined"), (0.95, "reweighted")])
+def test_a_direction_near_one_of_the_other_model_is_not_new(
+    tmp_path: Path, cosine: float, label: str
+) -> None:
+    """Five features that both models have, and one of the intervened model alone, whose direction lies near the first of them."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator)).Q[:6]
+    intervened = basis.clone()
+    intervened[5] = cosine * basis[0] + (1 - cosine**2) ** 0.5 * basis[5]
+    reference = basis.clone()
+    reference[5] = 0
+    rows = torch.cat([reference, intervened], dim=1)
+    magnitudes = 0.5 + torch.rand(20_000, 6, generator=generator)
+    fires = torch.rand(20_000, 6, generator=generator) < 0.1
+    values = magnitudes * fires @ rows + 0.01 * torch.randn(20_000, 2 * WIDTH, generator=generator)
+    config = DictionaryConfig(n_latents=6, sparsity=BatchTopK(k=1))
+    from crosscoder.planted import exact_dictionary
+
+    crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), rows, values)
+    features, _ = analyzed(tmp_path / "near", values, crosscoder)
+    assert features["label"].tolist() == ["shared"] * 5 + [label]
+    assert features["twin"][5] == 0
+    assert features["twin_cosine"][5] == pytest.approx(cosine, abs=1e-3)
+    if label != "new":
+        nearness = "a direction near it" if cosine < 0.9 else "the same direction"
+        assert f"another latent writes {nearness} (cosine {cosine:.2f})" in features["reason"][5]
+
+
 def test_a_shared_dictionary_tells_what_fires_at_another_rate(tmp_path: Path) -> None:
     """A shared-dictionary SAE that knows the truth: reweighted features fire three times as often in one model, or spread more."""
     pair = PlantedPair(counts={"shared": 8, "reweighted": 6})
