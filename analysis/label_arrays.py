@@ -14,6 +14,7 @@ from .labels import (
     RATIO_TOLERANCE,
     ROTATED_RATIO,
     differs_in_rate,
+    lies_near,
 )
 
 _CLAIMED = [LABELS.index(label) for label in CLAIMED]
@@ -79,7 +80,7 @@ def decide_labels(evidence: EvidenceArray, rule: LabelRule) -> np.ndarray:
         side: _absent_all(scaling, rule) for side, scaling in (("new", evidence.new), ("lost", evidence.lost))
     }
     of_side = np.where(to_new, absent["new"], absent["lost"])
-    found_elsewhere = evidence.twin_cosine >= min(rule.rotated_cosine, rule.shared_cosine)
+    found_elsewhere = lies_near(evidence.twin_cosine, rule)
     twinned = evidence.twin_cosine >= rule.shared_cosine
     more_often = differs_in_rate(evidence.relative_rate.low, evidence.relative_rate.high, rule)
     turned = evidence.cosine < rule.rotated_cosine

@@ -10,7 +10,8 @@ new, lost      the weaker decoder norm is at most `weak_norm` of the stronger AN
                nearly nothing without latent scaling is undetermined, and the reason names the artifact (Minder et al. 2025,
                section 3).
 reweighted     as new or lost, but another latent writes the same direction into the other model on other tokens: the concept is in both,
-               and one model holds it at least `rate_ratio` times as often, interval included
+               and one model holds it at least `rate_ratio` times as often, interval included. Undetermined where the other direction
+               is not the same, but near it: its cosine lies between `rotated_cosine` and `shared_cosine`
 rotated        both models write strongly, in different directions; and what the other latents write makes up for it in neither: the upper
                bounds of |nu_reconstruction| are below `rotated_cosine` toward both sides. Two latents that split one feature
                turn against each other, and together into nothing
@@ -163,7 +164,7 @@ def _compared(evidence: Evidence, rule: LabelRule) -> Verdict:
     """The label by norms, directions and latent scaling, before q-values."""
     side = _lean(evidence)
     if side.ratio <= rule.weak_norm and _absent(side.scaling, rule):
-        if evidence.twin is not None and evidence.twin.cosine >= min(rule.rotated_cosine, rule.shared_cosine):
+        if evidence.twin is not None and lies_near(evidence.twin.cosine, rule):
             return _elsewhere(evidence.twin, side, rule)
         return _exclusive(side, rule)
     if side.ratio <= min(NEARLY_NOTHING, rule.weak_norm):
@@ -359,6 +360,15 @@ class RateEvidence(NamedTuple):
     rate_intervened: float
     relative_rate: Bounded
     """rate_intervened / (rate_reference + rate_intervened)."""
+
+
+@overload
+def lies_near(cosine: float, rule: LabelRule) -> bool: ...
+@overload
+def lies_near(cosine: np.ndarray, rule: LabelRule) -> np.ndarray: ...
+def lies_near(cosine: Any, rule: LabelRule) -> Any:
+    """Whether the nearest direction in the other model is too near for a latent's to be absent there; of one latent or many."""
+    return cosine >= min(rule.rotated_cosine, rule.shared_cosine)
 
 
 @overload

@@ -171,19 +171,22 @@ class Trainer:
     def _k(self) -> float | None:
         sparsity = self.config.crosscoder.sparsity
         if isinstance(sparsity, BatchTopK | TopK):
-            return annealed_k(self.state.step, sparsity.k, self.config.crosscoder.n_latents, self.training)
+            return self._annealed(sparsity.k)
         return None
 
+    def _annealed(self, k: int | float) -> float:
+        return annealed_k(self.state.step, k, self.config.crosscoder.n_latents, self.training)
+
     def _steer(self, l0: Float[Tensor, ""]) -> None:
-        sparsity, state = self.config.crosscoder.sparsity, self.state
+        sparsity = self.config.crosscoder.sparsity
         if not isinstance(sparsity, ReLU | JumpReLU):
             return
         target = sparsity.target_l0
         if isinstance(sparsity, JumpReLU):
             # Sent to its target at once, L0 falls far below it, and latents that stop firing then seldom come back: rare features
             # stay unfound. With L1 it is the other way about: latents that shared a feature while many fired go on sharing it.
-            target = annealed_k(state.step, target, self.config.crosscoder.n_latents, self.training)
-        state.penalty = steered_penalty(state.penalty, float(l0), target)
+            target = self._annealed(target)
+        self.state.penalty = steered_penalty(self.state.penalty, float(l0), target)
 
     def _after_step(self, terms: LossTerms, l0: Float[Tensor, ""], bar: tqdm, last: bool) -> None:
         step, training = self.state.step, self.training

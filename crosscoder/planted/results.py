@@ -127,7 +127,7 @@ def in_short(results: Sequence[Result]) -> str:
 
 
 def _mean_of(labelers: Sequence[Mapping[str, Any]], regime: str) -> str:
-    path = ("false",) if REGIMES[regime].is_null else ("mean_f1",)
+    path = _OF_LABELER["false new+lost" if REGIMES[regime].is_null else "F1 new+lost"]
     numbers = [value for value in (_at(labeler, path) for labeler in labelers) if value is not None]
     return f"{statistics.fmean(numbers):.2f}" if numbers else _NOTHING
 

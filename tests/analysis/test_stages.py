@@ -23,7 +23,7 @@ from crosscoder.config import (
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import FormatError
 from crosscoder.folder import RunFolder
-from crosscoder.planted import SMALL, PlantedPair
+from crosscoder.planted import SMALL, PlantedPair, exact_dictionary
 from crosscoder.reading import Reads, crosscoder_config, present
 from crosscoder.storage import save_crosscoder
 
@@ -301,8 +301,6 @@ def test_a_direction_near_one_of_the_other_model_is_not_new(
     fires = torch.rand(20_000, 6, generator=generator) < 0.1
     values = magnitudes * fires @ rows + 0.01 * torch.randn(20_000, 2 * WIDTH, generator=generator)
     config = DictionaryConfig(n_latents=6, sparsity=BatchTopK(k=1))
-    from crosscoder.planted import exact_dictionary
-
     crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), rows, values)
     features, _ = analyzed(tmp_path / "near", values, crosscoder)
     assert features["label"].tolist() == ["shared"] * 5 + [label]
@@ -318,8 +316,6 @@ def test_a_shared_dictionary_tells_what_fires_at_another_rate(tmp_path: Path) ->
     pair = PlantedPair(counts={"shared": 8, "reweighted": 6})
     values = pair.sample(30_000)
     config = DictionaryConfig(reads="pooled", n_latents=14, sparsity=BatchTopK(k=1))
-    from crosscoder.planted import exact_dictionary
-
     rows = present(values, (WIDTH, WIDTH), "pooled")
     crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), pair.truth.reference, rows)
     features, summary = analyzed(tmp_path / "pooled", values, crosscoder, "pooled")
@@ -342,8 +338,6 @@ def test_a_difference_dictionary_tells_what_held_its_direction(tmp_path: Path) -
     shift = pair.truth.intervened - pair.truth.reference
     changed = shift.norm(dim=1) > 0
     config = DictionaryConfig(reads="difference", n_latents=6, sparsity=BatchTopK(k=1))
-    from crosscoder.planted import exact_dictionary
-
     rows = present(values, (WIDTH, WIDTH), "difference")
     crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), shift[changed], rows)
     features, _ = analyzed(tmp_path / "difference", values, crosscoder, "difference")
