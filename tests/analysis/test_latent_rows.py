@@ -89,7 +89,10 @@ def peaks(folder: Path, n_rows: int) -> tuple[int, int]:
     path = folder / f"{n_rows}.parquet"
     values = np.random.default_rng(0).random(40 * n_rows, dtype=np.float32)
     offsets = np.arange(0, 40 * n_rows + 1, 40, dtype=np.int32)
-    columns = {"latent": np.arange(n_rows) // 20, "values": pa.ListArray.from_arrays(offsets, pa.array(values))}
+    columns = {
+        "latent": np.arange(n_rows) // 20,
+        "values": pa.ListArray.from_arrays(offsets, pa.array(values)),
+    }
     pq.write_table(pa.table(columns), path, compression="zstd")
     done = subprocess.run(
         [sys.executable, "-c", PEAKS, str(path), str(n_rows // 20)],

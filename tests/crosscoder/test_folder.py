@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import crosscoder.folder
 from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, FormatError, ResourceError
 from crosscoder.folder import RunFolder, write_atomic
@@ -204,12 +205,28 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, message: str) 
         folder.read_manifest()
 
 
-def test_a_stage_records_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """The time that stages take, without waiting for it."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(crosscoder.folder, "time", found)
+    return found
+
+
+def test_a_stage_records_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/crosscoder", "harvest", "a b.yaml"])
     folder = RunFolder(tmp_path)
     with folder.stage("harvest") as stage:
         stage["tokens"] = 10
-        time.sleep(0.01)
+        clock.now += 2.5
     manifest = folder.read_manifest()
     record = manifest["stages"]["harvest"]
     assert (record["tokens"], record["finished"], record["command"]) == (
@@ -217,17 +234,17 @@ def test_a_stage_records_what_it_took(tmp_path: Path, monkeypatch: pytest.Monkey
         True,
         "crosscoder harvest 'a b.yaml'",
     )
-    assert 0.01 <= record["wall_seconds"] < 5
+    assert record["wall_seconds"] == 2.5
     assert manifest["versions"]["torch"].startswith("2.")
 
 
-def test_an_interrupted_stage_counts_its_time_and_is_not_finished(tmp_path: Path) -> None:
+def test_an_interrupted_stage_counts_its_time_and_is_not_finished(tmp_path: Path, clock: Clock) -> None:
     folder = RunFolder(tmp_path)
 
     def interrupted() -> None:
         with folder.stage("train") as stage:
             stage["tokens"] = 5
-            time.sleep(0.02)
+            clock.now += 20
             raise KeyboardInterrupt
 
     for _ in range(2):
@@ -235,15 +252,15 @@ def test_an_interrupted_stage_counts_its_time_and_is_not_finished(tmp_path: Path
             interrupted()
     record = folder.read_manifest()["stages"]["train"]
     assert (record["finished"], record["tokens"]) == (False, 5)
-    assert record["wall_seconds"] >= 0.04
+    assert record["wall_seconds"] == 40
     with folder.stage("train"):
-        pass
+        clock.now += 1
     finished = folder.read_manifest()["stages"]["train"]
     assert finished["finished"]
-    assert finished["wall_seconds"] >= 0.04
+    assert finished["wall_seconds"] == 41
     with folder.stage("train"):
-        pass
-    assert folder.read_manifest()["stages"]["train"]["wall_seconds"] < 0.04
+        clock.now += 1
+    assert folder.read_manifest()["stages"]["train"]["wall_seconds"] == 1
 
 
 # --- writing whole files ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 
 from crosscoder.errors import ConfigError
 from crosscoder.settings import with_overrides
@@ -11,7 +12,7 @@ from crosscoder.timing import Comparison, Timing
 from training.bench.growth import AXES, break_even, log_slope, measure_growth, plot_growth, slope_figures
 from training.bench.planted import PlantedActivations
 from training.bench.profile import PRODUCT as PROFILED_PRODUCT
-from training.bench.profile import profile_step
+from training.bench.profile import REST, STEP, profile_step, stage_seconds
 from training.bench.settings import BenchConfig, chosen_benchmarks
 from training.bench.shards import SHUFFLED, shards_benchmark, waiting_share
 from training.bench.step import (
@@ -160,7 +161,29 @@ def test_the_profile_accounts_for_the_step() -> None:
         "clip",
         "optimizer",
     } <= seconds.keys()
-    assert seconds["everything else"] < 0.5 * sum(seconds.values())
+
+
+def test_a_stage_has_its_own_time_alone() -> None:
+    """Two steps: a stage inside another is counted once, what has no name is the rest, and what lies outside a step nothing."""
+    events: list[FunctionEvent] = []
+
+    def event(name: str, microseconds: int, parent: FunctionEvent | None = None) -> FunctionEvent:
+        found = FunctionEvent(id=len(events), name=name, thread=1, start_us=0, end_us=microseconds)
+        if parent is not None:
+            found.set_cpu_parent(parent)
+        events.append(found)
+        return found
+
+    for _ in range(2):
+        event("aten::mm", 5, event(PROFILED_PRODUCT, 40))
+        step = event(STEP, 1000)
+        event("weighted sum", 60, event("_WeightedSum", 100, step))
+        event("loss", 70, event("AuxK", 200, step))
+        event("aten::mul", 300, event("aten::add", 400, step))
+    event("loss", 900)
+    assert stage_seconds(events, 2, on_device=False) == pytest.approx(
+        {PROFILED_PRODUCT: 40e-6, "decode": 100e-6, "AuxK": 200e-6, REST: 700e-6}
+    )
 
 
 def test_reading_is_measured_in_random_order_beside_the_files() -> None:
