@@ -28,8 +28,9 @@ from .folder import write_atomic
 SAME_SPACE = 0.5
 """Cosine of the centered activations of two models, all tokens together, from which on they are taken to share a space."""
 
-# Of the sample, to measure the maps on.
-_HELD_OUT = 0.1
+# To measure the maps on: every tenth of about a hundred stretches of the sample. Rows lie in the order of the texts, so that neighbours
+# may be of one document, and the last ones all of one source.
+_STRETCHES, _EVERY = 100, 10
 
 # Share of the mean variance: directions in which activations hardly vary would otherwise be fitted to chance.
 _RIDGE = 1e-3
@@ -58,8 +59,9 @@ class Frame:
         parts = [part.double().cpu() for part in split_models(sample, d_models)[:2]]
         if share_space(parts):
             return None
-        n_fitted = round((1 - _HELD_OUT) * len(sample))
-        fitted, apart = [[part[rows] for part in parts] for rows in (slice(n_fitted), slice(n_fitted, None))]
+        stretches = torch.arange(len(sample)) // max(1, len(sample) // _STRETCHES)
+        held_out = stretches % _EVERY == _EVERY - 1
+        fitted, apart = [[part[rows] for part in parts] for rows in (~held_out, held_out)]
         means = [part.mean(dim=0) for part in fitted]
         centered = [part - mean for part, mean in zip(fitted, means, strict=True)]
         seen = [part - mean for part, mean in zip(apart, means, strict=True)]
