@@ -18,6 +18,7 @@ from .config import RunConfig
 from .errors import ConfigError, CrosscoderError
 from .explanation import ExplanationSettings
 from .folder import WITHOUT_EFFECT, RunFolder, write_atomic
+from .interrupts import take_sigterm_for_ctrl_c
 from .requirements import Requirements
 from .settings import load_config, with_overrides
 from .together import bench_analysis, bench_page, choose_k, module, train_and_analyze
@@ -46,6 +47,7 @@ def main() -> None:
     )
     for package in ("crosscoder", "training", "analysis"):
         logging.getLogger(package).setLevel(logging.INFO)
+    take_sigterm_for_ctrl_c()
     app(prog_name="crosscoder")
 
 

@@ -2,9 +2,6 @@
 
 import logging
 import math
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -17,6 +14,7 @@ from crosscoder.device import resolve_device
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import DivergedError
 from crosscoder.folder import RunFolder
+from crosscoder.interrupts import stop_between_steps
 from crosscoder.precision import compute_dtype
 from crosscoder.reading import Reads, crosscoder_config, present
 from crosscoder.storage import read_record
@@ -106,7 +104,7 @@ class Trainer:
         batches = self.source.batches(
             self.training.batch_tokens, cast("SourceState | None", self.state.source)
         )
-        with _stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
+        with stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
             while self.state.step < steps:
                 with self.waiting.for_data():
@@ -243,25 +241,3 @@ class Trainer:
     def _sample(self) -> Float[Tensor, "token width"]:
         sample = self.source.sample(self.training.calibration_tokens).to(self.device)
         return present(sample, self.source.d_models, self.reads).float()
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request that is honored after the step; a second one interrupts at once."""
-    asked = False
-
-    def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        before = signal.signal(signal.SIGINT, ask)
-    except ValueError:
-        # Signals can be handled in the main thread only; elsewhere Ctrl-C is the caller's.
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -324,6 +325,34 @@ def test_a_stage_that_stops_is_one_line(
     monkeypatch.setattr(command, "module", lambda name: SimpleNamespace(train=train))
     done = call("train", config)
     assert (done.exit_code, done.stderr) == (code, message)
+
+
+def test_sigterm_is_an_interrupt(tmp_path: Path, config: Path) -> None:
+    """A process of its own, as a scheduler meets it."""
+    program = """
+import sys, time
+from types import SimpleNamespace
+import crosscoder.__main__ as command
+def train(config):
+    print("at work", flush=True)
+    time.sleep(600)
+command.module = lambda name: SimpleNamespace(train=train)
+command.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "train", str(config)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "crosscoder: interrupted; the same command continues where this one stopped\n"
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, config: Path) -> None:

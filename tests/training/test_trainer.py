@@ -1,6 +1,7 @@
 import json
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from crosscoder import precision
 from crosscoder.dictionary import Crosscoder
 from crosscoder.errors import DivergedError
+from crosscoder.interrupts import take_sigterm_for_ctrl_c
 from crosscoder.planted import SMALL, PlantedChain, PlantedPair
 from crosscoder.precision import compute_dtype
 from crosscoder.storage import load_crosscoder, save_crosscoder
@@ -39,6 +41,11 @@ def fail(values: Tensor) -> Tensor:
 
 def press_ctrl_c(values: Tensor) -> Tensor:
     signal.raise_signal(signal.SIGINT)
+    return values
+
+
+def send_sigterm(values: Tensor) -> Tensor:
+    signal.raise_signal(signal.SIGTERM)
     return values
 
 
@@ -169,13 +176,26 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path: Path) -> None:
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [0, 5, 7, 11])
-def test_ctrl_c_keeps_the_step_and_the_run_goes_on_bit_equal(tmp_path: Path, at: int) -> None:
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    take_sigterm_for_ctrl_c()
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm")
+@pytest.mark.parametrize(
+    ("at", "stop"), [(0, press_ctrl_c), (5, press_ctrl_c), (7, send_sigterm), (11, press_ctrl_c)]
+)
+def test_ctrl_c_keeps_the_step_and_the_run_goes_on_bit_equal(
+    tmp_path: Path, at: int, stop: Callable[[Tensor], Tensor]
+) -> None:
     whole = fit(run_config(tmp_path / "whole"))
     config = run_config(tmp_path / "broken")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        fit(config, DisturbedSource(planted_source(), at, press_ctrl_c))
+        fit(config, DisturbedSource(planted_source(), at, stop))
     assert signal.getsignal(signal.SIGINT) is before
     assert checkpoints(tmp_path / "broken" / "checkpoints")[-1].name == f"step_{at + 1:08d}"
     assert_same_outcome(whole, fit(config))
