@@ -11,6 +11,8 @@ One thing is computed at a time. What goes wrong is told in one line of JSON, {"
 import hmac
 import json
 import secrets
+import select
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,8 +47,8 @@ class Answerer(Protocol):
         """One text."""
         ...
 
-    def steer(self, request: SteerRequest) -> dict[str, Any]:
-        """Answers to one text."""
+    def steer(self, request: SteerRequest, before_step: Callable[[], object]) -> dict[str, Any]:
+        """Answers to one text; `before_step` is called before every token of them, and what it raises ends them."""
         ...
 
     def stop(self) -> None:
@@ -102,7 +104,7 @@ class LiveHandler(PageHandler):
                     self._computed(lambda answerer: answerer.read(request))
                 case "/live/steer":
                     steered = parsed(body, SteerRequest)
-                    self._computed(lambda answerer: answerer.steer(steered))
+                    self._computed(lambda answerer: answerer.steer(steered, self._require_asker))
                 case _:
                     raise Refused(
                         HTTPStatus.NOT_FOUND, "there is no such page; POST to /live/text or /live/steer"
@@ -132,8 +134,15 @@ class LiveHandler(PageHandler):
 
     def _computed(self, ask: Callable[[Answerer], dict[str, Any]]) -> None:
         with self._live.turn():
+            self._require_asker()
             found = ask(self._live.loaded())
         self._send_json(HTTPStatus.OK, found)
+
+    def _require_asker(self) -> None:
+        """Who closed the connection, as a browser does with its tab, waits for nothing, and others may wait for the turn."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        if readable and not self.connection.recv(1, socket.MSG_PEEK):
+            raise CrosscoderError("given up, because the connection was closed")
 
     @contextmanager
     def _one_answer(self) -> Iterator[None]:

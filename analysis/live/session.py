@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,7 +56,7 @@ class Session:
         self._told_of = features[["label", "evidence", "explanation"]].to_dict("records")
         means = torch.tensor(features["mean_activation"].tolist(), dtype=torch.float64)
         self._stopped = threading.Event()
-        self._steering = Steering(models, config.tokens, means, self._require_going)
+        self._steering = Steering(models, config.tokens, means)
         self._vocabularies = [display_vocabulary(pair.tokenizer_of(model)) for model in range(2)]
         self._special = np.asarray(special_ids(pair.tokenizer), dtype=np.int64)
         self._named = {
@@ -131,9 +131,16 @@ class Session:
             "kl": None if divergence is None else _numbers(divergence),
         }
 
-    def steer(self, request: SteerRequest) -> dict[str, Any]:
-        """Answers of both models, as they are and steered, as JSON."""
-        found = self._steering.answers(prompt_of(request.document(), self._models.pair), request)
+    def steer(
+        self, request: SteerRequest, before_step: Callable[[], object] = lambda: None
+    ) -> dict[str, Any]:
+        """Answers of both models, as they are and steered, as JSON; what `before_step` raises before a token of them ends them."""
+
+        def going() -> None:
+            self._require_going()
+            before_step()
+
+        found = self._steering.answers(prompt_of(request.document(), self._models.pair), request, going)
         answers = {
             name: {"unsteered": found.unsteered[model], "steered": found.steered[model]}
             for model, name in enumerate(("reference", "intervened"))

@@ -101,16 +101,17 @@ class Steering:
         models: RunModels,
         policy: TokenPolicy,
         means: Float64[Tensor, " latent"],
-        before_step: Callable[[], object],
     ) -> None:
-        """`means` as for `runs_of`; `before_step` is called before every token of an answer, and what it raises ends it."""
+        """`means` as for `runs_of`."""
         self._models, self._policy, self._means = models, policy, means
-        self._before_step = before_step
         # Of the last prompt: while a dose is tried out, the answers beside it stay the same.
         self._unsteered: dict[tuple[bytes, int], tuple[str, str]] = {}
 
-    def answers(self, prompt: Prompt, request: SteerRequest) -> Answers:
-        """Greedy answers of both models. Raises DataError where latents, prompt or models do not allow it."""
+    def answers(self, prompt: Prompt, request: SteerRequest, before_step: Callable[[], object]) -> Answers:
+        """Greedy answers of both models; `before_step` is called before every token, and what it raises ends them.
+
+        Raises DataError where latents, prompt or models do not allow it.
+        """
         pair, observer = self._models
         why = why_no_steering(self._models)
         if why is not None:
@@ -123,7 +124,7 @@ class Steering:
                 f"{max(0, pair.max_positions - n_tokens)} at most; lower it, or shorten the prompt"
             )
         sampling = Sampling(max_new_tokens=request.max_new_tokens)
-        generator = Generator(pair, observer, [prompt], self._policy, sampling, 0, self._before_step)
+        generator = Generator(pair, observer, [prompt], self._policy, sampling, 0, before_step)
         key = prompt.token_ids.tobytes(), request.max_new_tokens
         if key not in self._unsteered:
             self._unsteered = {key: _both(generator, (unchanged(REFERENCE), unchanged(INTERVENED)))}

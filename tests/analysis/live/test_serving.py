@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from analysis.live import serving
 from analysis.live.requests import MAX_BYTES, MAX_CHARACTERS, SteerRequest, TextRequest
 from analysis.live.serving import LiveServer, Refused
 from crosscoder.config import RunConfig
-from crosscoder.errors import ConfigError, DataError
+from crosscoder.errors import ConfigError, CrosscoderError, DataError
 from crosscoder.folder import RunFolder
 
 TEXT = {"text": "salmon"}
@@ -28,7 +28,7 @@ class MadeUp:
     """Answers with what it was asked for; waits, or breaks, where it is told to."""
 
     def __init__(self) -> None:
-        self.open, self.entered = threading.Event(), threading.Event()
+        self.open, self.entered, self.given_up = threading.Event(), threading.Event(), threading.Event()
         self.open.set()
         self.at_once, self.most_at_once = 0, 0
 
@@ -52,7 +52,14 @@ class MadeUp:
     def stop(self) -> None:
         self.open.set()
 
-    def steer(self, request: SteerRequest) -> dict[str, Any]:
+    def steer(self, request: SteerRequest, before_step: Callable[[], object]) -> dict[str, Any]:
+        self.entered.set()
+        while not self.open.is_set():
+            try:
+                before_step()
+            except CrosscoderError:
+                self.given_up.set()
+                raise
         return {"asked": request.model_dump(mode="json", exclude_none=True)}
 
 
@@ -357,12 +364,49 @@ def test_a_bug_is_printed_where_the_server_runs_and_the_server_lives_on(
         time.sleep(0.01)
 
 
+@contextmanager
+def visitor_who_asks(server: LiveServer, path: str, content: dict[str, Any]) -> Iterator[socket.socket]:
+    """Has asked, and waits for the answer until it closes the connection."""
+    body = json.dumps(content).encode()
+    head = f"POST {path}?token={server.token} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.server_port)) as visitor:
+        visitor.sendall(head.encode() + body)
+        yield visitor
+
+
+def rest_of(visitor: socket.socket) -> str:
+    """What is answered to somebody who says no more."""
+    visitor.shutdown(socket.SHUT_WR)
+    with visitor.makefile("rb") as answer:
+        return answer.read().decode()
+
+
+def test_an_answer_that_nobody_waits_for_is_given_up(server: LiveServer) -> None:
+    made_up(server).open.clear()
+    with visitor_who_asks(server, "/live/steer", TEXT | {"latents": [1]}) as visitor:
+        assert made_up(server).entered.wait(20)
+        # Whoever stays is waited for.
+        assert not made_up(server).given_up.wait(0.1)
+        assert "given up, because the connection was closed" in rest_of(visitor)
+    assert made_up(server).given_up.is_set()
+    made_up(server).open.set()
+    assert live(server, "/text", TEXT).status == 200
+
+
+def test_who_leaves_before_its_turn_is_not_answered(server: LiveServer) -> None:
+    made_up(server).open.clear()
+    first = threading.Thread(target=live, args=(server, "/text", TEXT))
+    first.start()
+    assert made_up(server).entered.wait(20)
+    with visitor_who_asks(server, "/live/text", {"text": "mend"}) as visitor:
+        threading.Timer(0.1, made_up(server).open.set).start()
+        assert "given up, because the connection was closed" in rest_of(visitor)
+    first.join()
+
+
 def test_a_visitor_who_leaves_is_no_error(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
     made_up(server).open.clear()
-    body = json.dumps(TEXT).encode()
-    with socket.create_connection(("127.0.0.1", server.server_port)) as visitor:
-        head = f"POST /live/text?token={server.token} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        visitor.sendall(head.encode() + body)
+    with visitor_who_asks(server, "/live/text", TEXT) as visitor:
         assert made_up(server).entered.wait(20)
         # Gone without a goodbye: whoever writes to it now gets a reset.
         visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")

@@ -169,6 +169,18 @@ def test_answers_are_given_up_when_the_server_stops(run: LiveRun) -> None:
     assert session.read(request())["tokens"]
 
 
+def test_an_answer_that_was_given_up_leaves_nothing_behind(run: LiveRun) -> None:
+    expected, steps = answers(run, dose=2.0), iter(range(N_NEW + 3))
+
+    def leave() -> None:
+        if next(steps, None) is None:
+            raise CrosscoderError("gone")
+
+    with pytest.raises(CrosscoderError, match="gone"):
+        run.session.steer(request(dose=2.0, text=TEXT + " pine"), leave)
+    assert answers(run, dose=2.0) == expected
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
