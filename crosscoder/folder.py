@@ -206,7 +206,8 @@ class RunFolder:
 
         A folder that holds a run already is taken when its settings differ in nothing but what changes no result
         (`WITHOUT_EFFECT`), how the dictionary is read (`READING`), or, before its training began, the dictionary
-        (`DICTIONARY`); config.yaml then takes the new values.
+        (`DICTIONARY`); config.yaml then takes the new values. One in which nothing was made yet, since a model was not found or an
+        array does not fit, is begun anew with any settings.
         Raises ConfigError where any other setting differs, and where `path` is no folder.
         """
         folder = cls(path)
@@ -218,12 +219,16 @@ class RunFolder:
             raise ConfigError(
                 f"output: {str(path)!r} cannot be made (permission denied); name another folder"
             ) from None
-        if folder.config.exists():
-            free = () if folder.training_began() else DICTIONARY
-            folder.require_same(config, (*WITHOUT_EFFECT, *READING, *free))
         text = dump_config(config)
-        if not folder.config.exists() or folder.config.read_text(encoding="utf-8") != text:
-            write_atomic(folder.config, text)
+        if folder.config.exists():
+            if folder.config.read_text(encoding="utf-8") == text:
+                return folder
+            if folder.holds_results():
+                free = () if folder.training_began() else DICTIONARY
+                folder.require_same(config, (*WITHOUT_EFFECT, *READING, *free))
+            else:
+                folder.manifest.unlink(missing_ok=True)
+        write_atomic(folder.config, text)
         return folder
 
     @classmethod
@@ -249,6 +254,14 @@ class RunFolder:
     def read_config(self) -> RunConfig:
         """The settings of this run, its output being wherever the folder lies now."""
         return load_config(self.config).model_copy(update={"output": self.path})
+
+    def holds_results(self) -> bool:
+        """Whether anything was made here, finished or not: a file beside the settings and the records of what was begun."""
+        records = (self.config, self.manifest, self.wandb)
+        return any(
+            entry not in records and (entry.is_file() or any(entry.iterdir()))
+            for entry in self.path.iterdir()
+        )
 
     def training_began(self) -> bool:
         """Whether a dictionary of this run is there, or a part of its training."""

@@ -93,7 +93,7 @@ def test_the_same_settings_continue_a_run_without_touching_it(tmp_path: Path) ->
 def test_other_settings_are_refused_by_name(tmp_path: Path, word: str, message: str) -> None:
     folder = RunFolder.create(tmp_path, config(tmp_path))
     with folder.stage("train"):
-        pass
+        folder.metrics.write_text("{}")
     before = folder.config.read_text()
     with pytest.raises(ConfigError) as caught:
         RunFolder.create(tmp_path, config(tmp_path, word))
@@ -124,7 +124,8 @@ def test_the_dictionary_is_free_until_its_training_begins(tmp_path: Path, word: 
     """What a harvest or a sweep left can be trained on with any dictionary."""
     folder = RunFolder.create(tmp_path, config(tmp_path))
     with folder.stage("harvest"):
-        pass
+        (tmp_path / "activations").mkdir()
+        (tmp_path / "activations" / "0.safetensors").write_text("numbers")
     RunFolder.create(tmp_path, config(tmp_path, word))
     assert load_config(folder.config) == config(tmp_path, word)
     if began == "stage":
@@ -136,6 +137,25 @@ def test_the_dictionary_is_free_until_its_training_begins(tmp_path: Path, word: 
         RunFolder.create(tmp_path, config(tmp_path))
     with pytest.raises(ConfigError, match="seed"):
         RunFolder.create(tmp_path, config(tmp_path, word, "seed=4"))
+
+
+def test_a_folder_in_which_nothing_was_made_is_begun_anew(tmp_path: Path) -> None:
+    """A typo in the name of a model must not cost the folder."""
+    folder = RunFolder.create(tmp_path, config(tmp_path))
+    folder.activations.mkdir()
+    folder.wandb.mkdir()
+    (folder.wandb / "debug.log").write_text("failed")
+    with pytest.raises(KeyboardInterrupt), folder.stage("train"):
+        raise KeyboardInterrupt
+    RunFolder.create(tmp_path, config(tmp_path))
+    assert "train" in folder.read_manifest()["stages"]
+    other = config(tmp_path, "activations.intervened=c.npy", "seed=3")
+    RunFolder.create(tmp_path, other)
+    assert load_config(folder.config) == other
+    assert folder.read_manifest().keys() == {"schema_version"}
+    (folder.activations / "0.safetensors").write_text("numbers")
+    with pytest.raises(ConfigError, match=r"^seed: the run in .* has 3, but 0 was asked for"):
+        RunFolder.create(tmp_path, config(tmp_path, "activations.intervened=c.npy"))
 
 
 def test_reading_a_run_takes_no_other_analysis(tmp_path: Path) -> None:
