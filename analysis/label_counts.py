@@ -90,7 +90,9 @@ def count_intervals(
         for index in range(len(LABELS)):
             counts[:, index] += (labels == index).sum(axis=1)
     tail = (1 - rule.confidence) / 2
-    low, high = np.quantile(counts, [tail, 1 - tail], axis=0)
+    # Bounds are numbers of latents that some resample had, the outer ones of two that the tail lies between.
+    low = np.quantile(counts, tail, axis=0, method="lower")
+    high = np.quantile(counts, 1 - tail, axis=0, method="higher")
     return {label: CountInterval(float(low[index]), float(high[index])) for index, label in enumerate(LABELS)}
 
 

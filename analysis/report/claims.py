@@ -89,7 +89,7 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
     statement = None
     if kind.name in ("new", "lost") and not total:
         statement = say(
-            "No latent is {label}: by the rule below, none is {meaning}.",
+            "No latent is called {label}: by the rule below, none is shown to be {meaning}.",
             label=kind.name,
             meaning=LABEL_MEANINGS[kind.name],
         )

@@ -135,23 +135,25 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> S
             n_latents=total,
         )
     new, lost, others = by_label["new"], by_label["lost"], _others(by_label)
+    open_ = _open(by_label["undetermined"].count, total)
     if not new.count and not lost.count:
         return say(
-            "Of {n_latents:counted latent}, none is new and none is lost: by the rule below, no latent is in one model only{others}."
-            "{at_most}",
+            "Of {n_latents:counted latent}, none is called new or lost by the rule below{others}.{at_most}{open}",
             n_latents=total,
             others=others,
+            open=open_,
             at_most=_at_most(new, lost),
         )
     return say(
         "Of {n_latents:counted latent}, {new:,}{new_range} are new (in the intervened model only) and {lost:,}{lost_range} lost (in the "
-        "reference only){others}.{expected}",
+        "reference only){others}.{open}{expected}",
         n_latents=total,
         new=new.count,
         new_range=_range(new),
         lost=lost.count,
         lost_range=_range(lost),
         others=others,
+        open=open_,
         expected=_expected(new, lost),
     )
 
@@ -174,13 +176,25 @@ def _others(by_label: Mapping[str, LabelCount]) -> Part:
     return say("; {others}", others=listed(found)) if found else ""
 
 
+def _open(undetermined: int, total: int) -> Part:
+    """For how many the evidence leaves it open: none of them is called new, and none is shown not to be."""
+    if not undetermined:
+        return ""
+    return say(
+        " For {undetermined} the evidence does not settle what changed (undetermined).",
+        undetermined="all of them"
+        if undetermined == total
+        else say("{latents:counted latent}", latents=undetermined),
+    )
+
+
 def _at_most(new: LabelCount, lost: LabelCount) -> Part:
     if new.high is None:
         return ""
     if not new.high and not lost.high:
-        return " Nor would any be with other text of this kind."
+        return " Nor would any be called new or lost with other text of this kind."
     return say(
-        " With other text it might have been up to {new_high:.0f} new and {lost_high:.0f} lost.",
+        " With other text up to {new_high:.0f} would be called new and up to {lost_high:.0f} lost.",
         new_high=new.high,
         lost_high=lost.high,
     )

@@ -207,13 +207,18 @@ def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
-    assert "none is new and none is lost" in text
-    assert "With other text it might have been up to 2 new and 0 lost." in text
-    assert "6 rotated" in text.split("\n")[2], "what else changed is told in the first sentence"
+    assert "none is called new or lost" in text
+    assert "With other text up to 2 would be called new and up to 0 lost." in text
+    first = text.split("\n")[2]
+    assert "6 rotated" in first, "what else changed is told in the first sentence"
+    n_open = int((table["label"] == "undetermined").sum())
+    assert f"For {n_open} latents the evidence does not settle what changed (undetermined)." in first
     summary["counts"]["new"]["high"] = 0.0
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
-    assert "Nor would any be with other text" in (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "Nor would any be called new or lost with other text" in (folder.report / "report.md").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -332,11 +337,15 @@ def test_nothing_new_is_said_plainly(tmp_path: Path) -> None:
     features.to_parquet(folder.features)
     write_report(folder)
     report = read(folder)
-    assert "none is new and none is lost" in report.summary[0].text
+    assert "none is called new or lost" in report.summary[0].text
+    features["label"] = "undetermined"
+    features.to_parquet(folder.features)
+    write_report(folder)
+    assert "For all of them the evidence does not settle what changed (undetermined)." in read(folder).summary[0].text
     for group in report.groups[:2]:
         assert group.claims == ()
         assert group.statement is not None
-        assert group.statement.text.startswith(f"No latent is {group.name}")
+        assert group.statement.text.startswith(f"No latent is called {group.name}")
 
 
 def test_identical_models_are_called_identical(tmp_path: Path) -> None:
@@ -518,7 +527,7 @@ def test_of_two_sizes_no_label_is_claimed_and_none_is_denied(tmp_path: Path) -> 
     write_report(folder)
     text = " ".join((folder.report / "report.md").read_text(encoding="utf-8").split())
     assert "a direction of one has no place in the other" in text
-    assert "none is new and none is lost" not in text and "No latent is new" not in text
+    assert "called new" not in text
     assert "at 937 places" in text and "93.8 % of the reference's 1,000 tokens" in text
     assert "predictions have no divergence: undefined" in text
     assert "Whether they would bring it about in the reference is undefined." in text

@@ -128,6 +128,8 @@ def test_what_is_kept_of_the_prompts_changes_no_answer(
 
 
 def test_prompts_are_read_once_for_all_runs(pair: ModelPair) -> None:
+    for model in range(2):
+        assert pair.resumption(model).n_skipped  # tried out when it is first asked for
     below = pair.hookpoints[0].replace("1", "0") + ".mlp"
     lengths: list[int] = []
     handles = [
