@@ -103,7 +103,19 @@ class UserFunction(Settings):
     function: str = Field(
         description="name of a function in it; called with a list of prompts and a list of answers, returns a number for each"
     )
+    bounds: tuple[float, float] | None = Field(
+        default=None,
+        description="the least and the most that it can return, e.g. [0, 1]; left out: not known, and intervals have no width where all "
+        "prompts agree",
+    )
     sampling: Sampling = Field(default=Sampling(), description="how answers are generated")
+
+    @field_validator("bounds")
+    @classmethod
+    def _ascend(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not value[0] < value[1]:
+            raise ValueError(f"{list(value)} do not ascend; give the least number first")
+        return value
 
 
 class EndpointJudge(EndpointModel):

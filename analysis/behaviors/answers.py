@@ -14,6 +14,7 @@ from .generation import Generator
 from .prompts import Prompt
 from .runs import Run
 from .scorers import Scorer
+from .statistics import Bounds
 
 
 class AnswerMeasurement:
@@ -25,12 +26,13 @@ class AnswerMeasurement:
         observer: Observer | None,
         scorer: Scorer,
         unit: str,
+        bounds: Bounds | None,
         prompts: Sequence[Prompt],
         policy: TokenPolicy,
         sampling: Sampling,
         seed: int,
     ) -> None:
-        self.unit, self.n_prompts = unit, len(prompts)
+        self.unit, self.bounds, self.n_prompts = unit, bounds, len(prompts)
         self._prompts, self._scorer = prompts, scorer
         self._generator = Generator(pair, observer, prompts, policy, sampling, seed)
         self.seen: dict[Run, list[list[str]]] = {}

@@ -110,7 +110,9 @@ def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
     """The shift itself: shift.json and prompts.parquet."""
     behavior, claimed = subject.behavior, subject.claimed
     reference, intervened = (claimed.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
-    shift = measure_shift(reference, intervened, subject.repeated(), behavior.shift, behavior.seed)
+    shift = measure_shift(
+        reference, intervened, subject.repeated(), behavior.shift, behavior.seed, claimed.bounds
+    )
     measured = subject.measured
     stand_in = None
     if measured is not None and measured is not claimed:

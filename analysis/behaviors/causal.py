@@ -71,7 +71,7 @@ class Checker:
     def __init__(self, measurement: Measurement, corners: Corners, confidence: float, seed: int) -> None:
         self._measurement, self._corners = measurement, corners
         self.n_prompts = measurement.n_prompts
-        self._resamples = Resamples(measurement.n_prompts, confidence, seed)
+        self._resamples = Resamples(measurement.n_prompts, confidence, seed, measurement.bounds)
 
     def share(self, kind: Kind, part: Part) -> Estimate:
         """How much of the shift goes with a part, and its interval over prompts."""

@@ -75,7 +75,7 @@ def decomposition(found: Found, confidence: float, seed: int) -> dict[str, Any]:
         return resamples.told(values, corners.total)
 
     result: dict[str, Any] = {
-        "total": resamples.mean(corners.total).as_dict(),
+        "total": resamples.difference(corners.total).as_dict(),
         "corners": {
             "reference": float(corners.reference.mean()),
             "intervened": float(corners.intervened.mean()),

@@ -16,6 +16,7 @@ from .metrics import LogitMetric
 from .reading import Reading
 from .readouts import Beside, Readouts, Start
 from .runs import INTERVENED, REFERENCE, Run, starting_point
+from .statistics import Bounds
 
 
 @runtime_checkable
@@ -24,6 +25,9 @@ class Measurement(Protocol):
 
     unit: str
     n_prompts: int
+
+    bounds: Bounds | None
+    """The least and the most that it can be; None where it has no bounds, or they are not known."""
 
     def values(self, run: Run) -> Float64[np.ndarray, " prompt"]:
         """One number a prompt."""
@@ -36,6 +40,7 @@ class LogitMeasurement:
     def __init__(self, reading: Reading, metric: LogitMetric) -> None:
         """The rows of the reading are those that the metric asked for."""
         self.reading = reading
+        self.bounds: Bounds | None = None
         self.unit, self.n_prompts = metric.unit, reading.n_prompts
         self._readouts = Readouts(
             reading.pair,

@@ -35,7 +35,7 @@ def own_decomposition(found: Difference, confidence: float, seed: int) -> dict[s
     total, residual = float(found.total.mean()), float(found.residual.mean())
     sides = {"reference": found.reference, "intervened": found.intervened}
     return {
-        "total": resamples.mean(found.total).as_dict(),
+        "total": resamples.difference(found.total).as_dict(),
         "corners": {
             **{name: float(side.value.mean()) for name, side in sides.items()},
             "intervened_from_reference": None,

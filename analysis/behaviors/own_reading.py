@@ -29,7 +29,7 @@ from .prompts import Batch, Prompt, form_batches, grouped
 from .reading import Sizes, frobenius_norm
 from .readouts import Beside, Readouts, Start
 from .runs import INTERVENED, REFERENCE, Run
-from .statistics import Values
+from .statistics import Bounds, Values
 
 _MODELS = (REFERENCE, INTERVENED)
 _READ_TOKENS = 4096
@@ -87,6 +87,7 @@ class OwnReading:
     ) -> None:
         """`metrics`: one for each model, over its own vocabulary."""
         self.pair, self.metrics, self.n_prompts = pair, metrics, len(prompts)
+        self.bounds: Bounds | None = None
         self.unit, self.observer, self.baseline = metrics[0].unit, observer, baseline
         self.batches: list[tuple[OwnBatch, OwnBatch]] = []
         """Of the same prompts, for reference and intervened model."""

@@ -39,7 +39,7 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
             expression = re.compile(settings.pattern, re.IGNORECASE if settings.ignore_case else 0)
             return lambda _, answers: [float(bool(expression.search(answer))) for answer in answers]
         case UserFunction():
-            return _UserScorer(settings.file.expanduser(), settings.function)
+            return _UserScorer(settings)
         case Judged():
             return _Judge(settings, cache)
         case _:
@@ -49,7 +49,9 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
 class _UserScorer:
     """A function in a file of the user."""
 
-    def __init__(self, file: Path, name: str) -> None:
+    def __init__(self, settings: UserFunction) -> None:
+        file, name = settings.file.expanduser(), settings.function
+        self._least, self._most = settings.bounds or (-math.inf, math.inf)
         if not file.is_file() or file.suffix != ".py":
             raise ConfigError(f"metric.file: {str(file)!r} is no Python file; give the path of one")
         spec = importlib.util.spec_from_file_location(file.stem, file)
@@ -69,6 +71,12 @@ class _UserScorer:
             raise DataError(
                 f"metric.function: {self._named!r} gave {len(values)} numbers for {len(answers)} answers, or one that is not "
                 "finite; it has to return a finite number for each"
+            )
+        outside = [value for value in values if not self._least <= value <= self._most]
+        if outside:
+            raise DataError(
+                f"metric.bounds: {self._named!r} gave {outside[0]:g}, outside of {self._least:g} to {self._most:g}; give the least and the "
+                "most that it can return"
             )
         return values
 

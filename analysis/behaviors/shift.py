@@ -7,7 +7,7 @@ from jaxtyping import Float64
 
 from crosscoder.behavior import ShiftRule
 
-from .statistics import Estimate, Resamples, sign_flip_test
+from .statistics import Bounds, Estimate, Resamples, sign_flip_test
 
 Verdict = Literal["established", "no difference", "below the noise floor", "smaller than asked"]
 
@@ -48,20 +48,22 @@ def measure_shift(
     again: Float64[np.ndarray, " prompt"] | None,
     rule: ShiftRule,
     seed: int,
+    bounds: Bounds | None = None,
 ) -> Shift:
     """Both models on the same prompts.
 
     Args:
         again: The reference with other random numbers, where its answers depend on them.
+        bounds: Of the metric, where it has some.
     """
-    resamples = Resamples(len(reference), rule.confidence, seed)
+    resamples = Resamples(len(reference), rule.confidence, seed, bounds)
     difference = intervened - reference
     flips = sign_flip_test(difference, rule.confidence, seed)
     floor, self_shift = flips.floor, None
     if again is not None:
         self_shift = float((again - reference).mean())
         floor = max(floor, abs(self_shift), sign_flip_test(again - reference, rule.confidence, seed).floor)
-    size = resamples.mean(difference)
+    size = resamples.difference(difference)
     return Shift(
         resamples.mean(reference),
         resamples.mean(intervened),

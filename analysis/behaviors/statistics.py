@@ -23,35 +23,67 @@ class Estimate(NamedTuple):
         return {name: value if np.isfinite(value) else None for name, value in self._asdict().items()}
 
 
-class Resamples:
-    """Bootstrap over prompts (Efron and Tibshirani 1993, chapter 13): the same resamples for all that is asked, so that ratios and
-    differences are of the same prompts."""
+Bounds = tuple[float, float]
+"""The least and the most that a metric can be."""
 
-    def __init__(self, n_prompts: int, confidence: float, seed: int) -> None:
+
+class Resamples:
+    """Intervals over prompts: the same resamples for all that is asked, so that ratios and differences are of the same prompts.
+
+    Of a metric without bounds they are the percentiles of a bootstrap (Efron and Tibshirani 1993, chapter 13). Where the metric has
+    bounds, as a share of answers has, prompts soon agree, and a bootstrap of prompts that agree has no width: 40 refusals of 40 would be
+    100 %, and nothing else. So each resample weighs one prompt more, which nobody has seen and which is as low, or as high, as it
+    can be: quantiles of Σ w_i x_(i) with w uniform on the simplex (Gaffke 2005; Learned-Miller and Thomas 2020). Of shares of prompts
+    these are the exact bounds of Clopper and Pearson (1934).
+    """
+
+    def __init__(self, n_prompts: int, confidence: float, seed: int, bounds: Bounds | None = None) -> None:
         generator = np.random.default_rng([seed, n_prompts])
-        counts = generator.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=RESAMPLES)
-        self._weights = counts / n_prompts
+        self._bounds = bounds
         self._tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+        if bounds is None:
+            counts = generator.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=RESAMPLES)
+            self._weights, self._unseen = counts / n_prompts, np.zeros(RESAMPLES)
+        else:
+            weights = generator.dirichlet(np.ones(n_prompts + 1), size=RESAMPLES)
+            self._weights, self._unseen = weights[:, :-1], weights[:, -1]
 
     def mean(self, values: Values) -> Estimate:
-        """Mean over prompts."""
-        return self._estimate(float(values.mean()), self._weights @ values)
+        """Mean of the metric over prompts."""
+        return self._estimate(values, *(self._bounds or (0.0, 0.0)))
+
+    def difference(self, values: Values) -> Estimate:
+        """Mean over prompts of a difference of two values of the metric."""
+        return self._estimate(values, -self._span, self._span)
 
     def ratio(self, numerator: Values, denominator: Values) -> Estimate:
-        """Ratio of two means. Infinite or NaN where the denominator is 0."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = np.divide(numerator.mean(), denominator.mean())
-            sampled = (self._weights @ numerator) / (self._weights @ denominator)
-        return self._estimate(float(value), sampled)
+        """Ratio of the means of two differences. Infinite or NaN where the denominator is 0.
+
+        What is unseen adds all it can to the numerator and nothing to the denominator: as far as it can from any ratio of at most 1.
+        """
+        return self._estimate(numerator, -self._span, self._span, denominator)
 
     def told(self, part: Values, whole: Values) -> dict[str, Any]:
         """A part of a shift, in the unit of its metric and as a share of the whole, for JSON."""
-        return {"value": self.mean(part).as_dict(), "share": self.ratio(part, whole).as_dict()}
+        return {"value": self.difference(part).as_dict(), "share": self.ratio(part, whole).as_dict()}
 
-    def _estimate(self, value: float, sampled: Float64[np.ndarray, " resample"]) -> Estimate:
-        if not np.isfinite(sampled).all():
+    @property
+    def _span(self) -> float:
+        return 0.0 if self._bounds is None else self._bounds[1] - self._bounds[0]
+
+    def _estimate(self, values: Values, least: float, most: float, over: Values | None = None) -> Estimate:
+        """Of the mean of `values` over that of another, or over 1; the unseen prompt is between `least` and `most`."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            whole = np.float64(1.0) if over is None else over.mean()
+            sampled = np.ones(RESAMPLES) if over is None else self._weights @ over
+            value = float(np.divide(values.mean(), whole))
+            edges = [(self._weights @ values + self._unseen * edge) / sampled for edge in (least, most)]
+        if not np.isfinite(edges).all():
             return Estimate(value, np.nan, np.nan)
-        low, high = np.quantile(sampled, self._tails)
+        # Over a negative shift the least of a part is the most of its share.
+        low, high = (
+            np.quantile(bound, tail) for bound, tail in zip(np.sort(edges, axis=0), self._tails, strict=True)
+        )
         return Estimate(value, float(low), float(high))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from crosscoder.behavior import Behavior, Divergence, Pattern, Perplexity
+from crosscoder.behavior import Behavior, Divergence, Judged, Pattern, Perplexity, UserFunction
 from crosscoder.config import TokenPolicy
 from crosscoder.errors import ConfigError
 from crosscoder.pair import ModelPair
@@ -117,15 +117,17 @@ class Subject:
         """The metric of answers, with other random numbers for another seed."""
         assert self._scorer is not None
         settings = self.behavior.metric
-        assert hasattr(settings, "sampling")
+        assert isinstance(settings, Pattern | UserFunction | Judged)
+        shares = not isinstance(settings, UserFunction)
         return AnswerMeasurement(
             self.pair,
             self.observer,
             self._scorer,
-            "share of answers" if isinstance(settings, Pattern) or settings.kind == "judge" else "score",
+            "share of answers" if shares else "score",
+            (0.0, 1.0) if shares else settings.bounds,
             prompts,
             self._policy,
-            settings.sampling,  # pyright: ignore[reportAttributeAccessIssue]
+            settings.sampling,
             self.behavior.seed + seed,
         )
 

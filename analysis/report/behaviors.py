@@ -271,14 +271,19 @@ def _shifted(results: BehaviorResults) -> Sentence:
     shift, form = results.shift["shift"], form_of(results.shift["unit"])
     return say(
         "On {n_held_out:whole} held-out prompts: {reference} in the reference and {intervened} in the intervened model ({unit}), a "
-        "difference of {shift}. Chance reaches {floor} (models exchanged prompt by prompt; p {p_value}).",
+        "difference of {shift}.{chance}",
         n_held_out=results.shift["n_held_out"],
         unit=results.shift["unit"],
         reference=say(f"{{reference:{form}}}", reference=shift["reference"]["value"]),
         intervened=say(f"{{intervened:{form}}}", intervened=shift["intervened"]["value"]),
         shift=_ranged("shift", shift["size"], form),
-        floor=say(f"{{floor:{form}}}", floor=shift["floor"]),
-        p_value=say("{p_value:.4f}", p_value=shift["p_value"]),
+        chance=say(
+            f" Chance reaches {{floor:{form}}} (models exchanged prompt by prompt; p {{p_value:.4f}}).",
+            floor=shift["floor"],
+            p_value=shift["p_value"],
+        )
+        if shift["floor"]
+        else "",
     )
 
 

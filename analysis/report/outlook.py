@@ -32,13 +32,16 @@ def _side_effects(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]
     for behavior in unrelated:
         shift = behavior.shift["shift"]
         yield Statement(
-            name="a shift that was not meant" if shift["established"] else "no shift where none was meant",
+            name="a shift that was not meant"
+            if shift["established"]
+            else "no shift established where none was meant",
             text=say(
-                "{behavior}: {size:.4g} {unit} (noise floor {floor:.4g})",
+                "{behavior}: {size:.4g} ({low:.4g} to {high:.4g}) {unit}",
                 behavior=named(behavior.name),
                 size=shift["size"]["value"],
+                low=shift["size"]["low"],
+                high=shift["size"]["high"],
                 unit=behavior.shift["unit"],
-                floor=shift["floor"],
             ),
             value=shift["size"]["value"],
         )
@@ -95,11 +98,14 @@ def _monitoring(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]
         yield Statement(
             name="measure again",
             text=say(
-                "{behavior}, with the same prompts: it is {intervened:.4g} now ({unit}); a move of more than {floor:.4g} is none of chance",
+                "{behavior}, with the same prompts: it is {intervened:.4g} now ({unit}){floor}",
                 behavior=named(behavior.name),
                 intervened=shift["intervened"]["value"],
                 unit=behavior.shift["unit"],
-                floor=shift["floor"],
+                # Where no prompt differs, exchanging models says nothing of what chance does.
+                floor=say("; a move of more than {floor:.4g} is none of chance", floor=shift["floor"])
+                if shift["floor"]
+                else "",
             ),
             value=shift["floor"],
         )

@@ -341,7 +341,10 @@ def test_nothing_new_is_said_plainly(tmp_path: Path) -> None:
     features["label"] = "undetermined"
     features.to_parquet(folder.features)
     write_report(folder)
-    assert "For all of them the evidence does not settle what changed (undetermined)." in read(folder).summary[0].text
+    assert (
+        "For all of them the evidence does not settle what changed (undetermined)."
+        in read(folder).summary[0].text
+    )
     for group in report.groups[:2]:
         assert group.claims == ()
         assert group.statement is not None

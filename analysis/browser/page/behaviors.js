@@ -16,7 +16,8 @@ const metricUnit = (behavior) => (behavior.percent ? "" : ` ${behavior.unit}`);
 
 function shiftText(behavior) {
   const format = metricFormat(behavior);
-  return `${estimateText(behavior.shift, format)}${metricUnit(behavior)}, noise floor ${format(behavior.floor)}${metricUnit(behavior)}`;
+  const floor = behavior.floor ? `, noise floor ${format(behavior.floor)}${metricUnit(behavior)}` : "";
+  return `${estimateText(behavior.shift, format)}${metricUnit(behavior)}${floor}`;
 }
 
 // A sentence of the report: its own words, and text of others on its own.

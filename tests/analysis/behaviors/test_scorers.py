@@ -52,6 +52,18 @@ def test_a_function_that_cannot_be_used_is_said(tmp_path: Path, text: str, name:
         build_scorer(own, tmp_path / "cache")(PROMPTS, ANSWERS)
 
 
+def test_a_number_outside_of_its_bounds_is_said(tmp_path: Path) -> None:
+    own = function(tmp_path, "def score(prompts, answers): return [0, 1, 3]\n")
+    build_scorer(own.model_copy(update={"bounds": (0.0, 3.0)}), tmp_path / "cache")(PROMPTS, ANSWERS)
+    narrow = build_scorer(own.model_copy(update={"bounds": (0.0, 1.0)}), tmp_path / "cache")
+    with pytest.raises(
+        DataError, match=r"^metric\.bounds: 'score' gave 3, outside of 0 to 1; give the least"
+    ):
+        narrow(PROMPTS, ANSWERS)
+    with pytest.raises(ValueError, match=r"\[1\.0, 0\.0\] do not ascend"):
+        UserFunction(file=tmp_path / "mine.py", function="score", bounds=(1.0, 0.0))
+
+
 def test_a_file_that_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no Python file"):
         build_scorer(UserFunction(file=tmp_path / "none.py", function="f"), tmp_path / "cache")

@@ -30,6 +30,63 @@ def test_a_ratio_to_nothing_is_not_estimated() -> None:
     assert found.as_dict() == {"value": None, "low": None, "high": None}
 
 
+@pytest.mark.parametrize(
+    ("n_yes", "low", "high"), [(0, 0.0, 0.0881), (1, 0.0006, 0.1316), (20, 0.3380, 0.6620), (40, 0.9119, 1.0)]
+)
+def test_of_shares_the_interval_is_that_of_clopper_and_pearson(n_yes: int, low: float, high: float) -> None:
+    """Their exact bounds for that many of 40, from their tables."""
+    values = np.r_[np.ones(n_yes), np.zeros(40 - n_yes)]
+    found = Resamples(40, 0.95, 0, (0.0, 1.0)).mean(values)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
+    bare = Resamples(40, 0.95, 0).mean(values)
+    assert (bare.high - bare.low > 1e-9) == (n_yes not in (0, 40)), (
+        "a bootstrap of prompts that agree has no width"
+    )
+
+
+def test_an_interval_of_a_share_covers_it_where_a_bootstrap_does_not() -> None:
+    generator = np.random.default_rng(0)
+    covered = np.zeros(2)
+    for seed in range(300):
+        values = (generator.random(30) < 0.97).astype(float)
+        for index, bounds in enumerate([(0.0, 1.0), None]):
+            found = Resamples(30, 0.95, seed, bounds).mean(values)
+            covered[index] += found.low <= 0.97 <= found.high
+    assert covered[0] >= 0.94 * 300
+    assert covered[1] < 0.7 * 300
+
+
+def test_scores_in_other_units_have_the_interval_in_those_units() -> None:
+    values = np.random.default_rng(0).random(25)
+    one = Resamples(25, 0.9, 0, (0.0, 1.0)).mean(values)
+    other = Resamples(25, 0.9, 0, (-2.0, 8.0)).mean(10 * values - 2)
+    assert other == pytest.approx([10 * number - 2 for number in one])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_share_of_a_shift_that_is_the_same_on_every_prompt_still_has_width(sign: int) -> None:
+    whole = sign * np.r_[np.ones(39), np.zeros(1)]
+    found = Resamples(40, 0.95, 0, (0.0, 1.0)).ratio(whole, whole)
+    assert found.value == 1.0
+    assert 0.88 < found.low < 0.93 and 1.07 < found.high < 1.12
+    assert Resamples(40, 0.95, 0).ratio(whole, whole) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_where_no_prompt_differs_a_difference_is_not_shown_to_be_nothing() -> None:
+    found = measure_shift(np.zeros(40), np.zeros(40), None, RULE, 0, (0.0, 1.0))
+    assert found.verdict == "no difference"
+    assert (found.size.low, found.size.high) == pytest.approx((-0.088, 0.088), abs=0.012)
+
+
+def test_exchanging_the_models_turns_the_interval_around() -> None:
+    generator = np.random.default_rng(1)
+    one, other = (generator.random((2, 30)) < np.array([[0.3], [0.8]])).astype(float)
+    forth = measure_shift(one, other, None, RULE, 0, (0.0, 1.0))
+    back = measure_shift(other, one, None, RULE, 0, (0.0, 1.0))
+    assert (back.size.low, back.size.high) == pytest.approx((-forth.size.high, -forth.size.low))
+    assert back.verdict == forth.verdict
+
+
 def test_the_permutation_test_holds_its_level() -> None:
     """Of 400 pairs of equal models about one in twenty is below 0.05, and the floor is passed as often."""
     generator = np.random.default_rng(0)
