@@ -17,12 +17,11 @@ from crosscoder.folder import RunFolder
 from ..behaviors.results import named_by_behaviors
 from ..columns import RULES
 from ..hashing import block_of
-from ..intervals import resample_weights
 from ..labels import CLAIMED
 from ..observers import Observer
 from ..tables import write_parquet
 from ..token_context import DocumentContext, TokenContext
-from .auroc import auroc
+from .auroc import auroc, unseen_weights
 from .firing_table import FiringTable, for_finding, read_firings
 from .rules import learn_rule, rule_text
 from .token_families import Family, families
@@ -93,7 +92,7 @@ class _Scorer:
         self.finding = for_finding(firings.document, seed)
         claimed = firings.document[~self.finding]
         self.block = block_of(claimed, config.bootstrap_blocks, seed)
-        self.weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed).numpy()
+        self.weights = unseen_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
 
     def row(self, chosen: np.ndarray) -> dict[str, Any]:
         """Of the latent whose firings these are."""

@@ -192,9 +192,9 @@ def _at_most(new: LabelCount, lost: LabelCount) -> Part:
     if new.high is None:
         return ""
     if not new.high and not lost.high:
-        return " Nor would any be called new or lost with other text of this kind."
+        return " Nor is any when documents are resampled (interval 0 to 0)."
     return say(
-        " With other text up to {new_high:.0f} would be called new and up to {lost_high:.0f} lost.",
+        " When documents are resampled, up to {new_high:.0f} are called new and up to {lost_high:.0f} lost.",
         new_high=new.high,
         lost_high=lost.high,
     )

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.explanations.auroc import auroc, percentile_interval
+from analysis.explanations.auroc import auroc, unseen_weights
 from analysis.hashing import block_of
-from analysis.intervals import resample_weights
 
 
 def naive(positive: np.ndarray, score: np.ndarray) -> float:
@@ -21,7 +20,7 @@ def naive(positive: np.ndarray, score: np.ndarray) -> float:
 
 
 def found(positive: np.ndarray, score: np.ndarray, document: np.ndarray, seed: int = 0):
-    weights = resample_weights(400, 64, seed).numpy()
+    weights = unseen_weights(400, 64, seed)
     return auroc(positive, score, block_of(document, 64, seed), weights, 0.95)
 
 
@@ -57,10 +56,30 @@ def test_documents_and_not_tokens_are_resampled() -> None:
     assert many == pytest.approx(once, abs=1e-12)
 
 
-def test_an_interval_is_not_given_where_resamples_have_no_positive() -> None:
+def test_one_positive_says_little() -> None:
     positive = np.zeros(100, dtype=bool)
     positive[3] = True
     area = found(positive, np.arange(100), np.arange(100))
     assert area.value == pytest.approx(3 / 99)
-    assert np.isnan(area.low) and np.isnan(area.high)
-    assert percentile_interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
+    assert area.low < 0.02 and area.high > 0.9
+
+
+@pytest.mark.parametrize(("n_documents", "low"), [(5, 0.739), (20, 0.916), (50, 0.964)])
+def test_a_rule_that_never_failed_may_fail_on_other_text(n_documents: int, low: float) -> None:
+    """One firing a document, all told rightly: half of the exact lower bound of a share (Clopper and Pearson), and half of one."""
+    document = np.arange(64).repeat(100)
+    positive = (np.arange(6400) % 100 == 0) & (document < n_documents)
+    weights = unseen_weights(4000, 64, 0)
+    area = auroc(positive, positive, document, weights, 0.95)
+    assert (area.value, area.high) == (1.0, 1.0)
+    assert area.low == pytest.approx(low, abs=0.03)
+
+
+def test_the_worse_a_score_the_wrong_way_the_same() -> None:
+    """Turning a score around turns its interval around."""
+    random = np.random.default_rng(2)
+    positive, score, document = random.random(900) < 0.1, random.random(900), np.arange(900) // 9
+    one, other = found(positive, score, document), found(positive, -score, document)
+    assert (other.value, other.low, other.high) == pytest.approx(
+        (1 - one.value, 1 - one.high, 1 - one.low), abs=1e-9
+    )
