@@ -222,8 +222,8 @@ def test_analyze_takes_other_ways_of_reading_and_notes_them(
     tmp_path: Path, config: Path, calls: list[tuple[str, Any]]
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", load_config(config))
-    with folder.stage("train"):
-        pass
+    folder.crosscoder.mkdir()
+    (folder.crosscoder / "model.safetensors").write_text("weights")
     assert call("analyze", folder.path, "analysis.top_examples=3").exit_code == 0
     assert calls[0][1].analysis.top_examples == 3
     assert folder.read_config().analysis.top_examples == 3
