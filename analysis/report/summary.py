@@ -138,7 +138,7 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> S
     open_ = _open(by_label["undetermined"].count, total)
     if not new.count and not lost.count:
         return say(
-            "Of {n_latents:counted latent}, none is called new or lost by the rule below{others}.{at_most}{open}",
+            "Of {n_latents:counted latent}, none is called new or lost by the rule below{at_most}{others}.{open}",
             n_latents=total,
             others=others,
             open=open_,
@@ -192,9 +192,9 @@ def _at_most(new: LabelCount, lost: LabelCount) -> Part:
     if new.high is None:
         return ""
     if not new.high and not lost.high:
-        return " Nor is any when documents are resampled (interval 0 to 0)."
+        return ", nor when documents are resampled (interval 0 to 0)"
     return say(
-        " When documents are resampled, up to {new_high:.0f} are called new and up to {lost_high:.0f} lost.",
+        " (when documents are resampled, up to {new_high:.0f} new and {lost_high:.0f} lost)",
         new_high=new.high,
         lost_high=lost.high,
     )

@@ -208,7 +208,7 @@ def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert "none is called new or lost" in text
-    assert "When documents are resampled, up to 2 are called new and up to 0 lost." in text
+    assert "by the rule below (when documents are resampled, up to 2 new and 0 lost); 6" in text
     first = text.split("\n")[2]
     assert "6 rotated" in first, "what else changed is told in the first sentence"
     n_open = int((table["label"] == "undetermined").sum())
@@ -216,7 +216,7 @@ def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
     summary["counts"]["new"]["high"] = 0.0
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
-    assert "Nor is any when documents are resampled (interval 0 to 0)." in (
+    assert "by the rule below, nor when documents are resampled (interval 0 to 0);" in (
         folder.report / "report.md"
     ).read_text(encoding="utf-8")
 
