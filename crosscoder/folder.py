@@ -259,7 +259,7 @@ class RunFolder:
         """Whether anything was made here, finished or not: a file beside the settings and the records of what was begun."""
         records = (self.config, self.manifest, self.wandb)
         return any(
-            entry not in records and (entry.is_file() or any(entry.iterdir()))
+            entry not in records and (not entry.is_dir() or any(entry.iterdir()))
             for entry in self.path.iterdir()
         )
 
