@@ -266,7 +266,7 @@ def test_hostile_answers_and_explanations_stay_text(
     answers = {"unsteered": "\n".join(HOSTILE), "steered": HOSTILE[1]}
     made_up = {"reference": answers, "intervened": answers, "fires_on": 1, "n_read": 2}
     session: Any = served.server.answerer
-    monkeypatch.setattr(session, "steer", lambda request: made_up)
+    monkeypatch.setattr(session, "steer", lambda *_: made_up)
     whole = session.read
 
     def read_with_hostile_words(request: Any) -> dict[str, Any]:
