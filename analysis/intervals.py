@@ -3,9 +3,13 @@
 Tokens of one document depend on each other, so documents are resampled, in blocks: weights `[sample, block]` from a
 multinomial distribution times the sums of each block are the sums of a resample, and a statistic of sums is computed on
 those as on the whole (Efron and Tibshirani 1993, chapter 13: percentile intervals). Seeded, no second pass over the data.
+
+A bootstrap of items that all agree has no width. Where what is measured has bounds, as a share has, `unseen_weights` weigh one item more,
+which nobody has seen and which is as low, or as high, as it can be: quantiles of Σ w_i x_(i) (Gaffke 2005; Learned-Miller and Thomas 2020). Of
+shares these are the exact bounds of Clopper and Pearson (1934).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +53,13 @@ def resample_weights(n_samples: int, n_blocks: int, seed: int) -> Float64[Tensor
     """How often each block is drawn when as many blocks as there are are drawn with replacement."""
     draws = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_samples)
     return torch.from_numpy(draws.astype(np.float64))
+
+
+def unseen_weights(
+    n_samples: int, n_items: int, seed: int | Sequence[int]
+) -> Float64[np.ndarray, "sample item_and_unseen"]:
+    """Weights of some items and, in the last place, of one that nobody has seen: uniform on the simplex."""
+    return np.random.default_rng(seed).dirichlet(np.ones(n_items + 1), size=n_samples)
 
 
 def bootstrap_intervals(

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from ..intervals import unseen_weights
+
 RESAMPLES = 2000
 FLIPS = 10_000
 
@@ -30,61 +32,53 @@ Bounds = tuple[float, float]
 class Resamples:
     """Intervals over prompts: the same resamples for all that is asked, so that ratios and differences are of the same prompts.
 
-    Of a metric without bounds they are the percentiles of a bootstrap (Efron and Tibshirani 1993, chapter 13). Where the metric has
-    bounds, as a share of answers has, prompts soon agree, and a bootstrap of prompts that agree has no width: 40 refusals of 40 would be
-    100 %, and nothing else. So each resample weighs one prompt more, which nobody has seen and which is as low, or as high, as it
-    can be: quantiles of Σ w_i x_(i) with w uniform on the simplex (Gaffke 2005; Learned-Miller and Thomas 2020). Of shares of prompts
-    these are the exact bounds of Clopper and Pearson (1934).
+    Of a metric without bounds they are the percentiles of a bootstrap (Efron and Tibshirani 1993, chapter 13). Of one with bounds, as a
+    share of answers is, each resample weighs one prompt more that nobody has seen (`intervals`): prompts soon agree on it, and by a bootstrap 40
+    refusals of 40 would be 100 %, and nothing else.
     """
 
     def __init__(self, n_prompts: int, confidence: float, seed: int, bounds: Bounds | None = None) -> None:
-        generator = np.random.default_rng([seed, n_prompts])
-        self._bounds = bounds
         self._tails = [(1 - confidence) / 2, (1 + confidence) / 2]
         if bounds is None:
+            generator = np.random.default_rng([seed, n_prompts])
             counts = generator.multinomial(n_prompts, np.full(n_prompts, 1 / n_prompts), size=RESAMPLES)
             self._weights, self._unseen = counts / n_prompts, np.zeros(RESAMPLES)
         else:
-            weights = generator.dirichlet(np.ones(n_prompts + 1), size=RESAMPLES)
+            weights = unseen_weights(RESAMPLES, n_prompts, [seed, n_prompts])
             self._weights, self._unseen = weights[:, :-1], weights[:, -1]
+        self._bounds = least, most = bounds or (0.0, 0.0)  # without any the unseen prompt weighs nothing
+        self._gap = least - most, most - least
 
     def mean(self, values: Values) -> Estimate:
         """Mean of the metric over prompts."""
-        return self._estimate(values, *(self._bounds or (0.0, 0.0)))
+        return self._estimate(values, self._bounds)
 
     def difference(self, values: Values) -> Estimate:
         """Mean over prompts of a difference of two values of the metric."""
-        return self._estimate(values, -self._span, self._span)
+        return self._estimate(values, self._gap)
 
     def ratio(self, numerator: Values, denominator: Values) -> Estimate:
         """Ratio of the means of two differences. Infinite or NaN where the denominator is 0.
 
         What is unseen adds all it can to the numerator and nothing to the denominator: as far as it can from any ratio of at most 1.
         """
-        return self._estimate(numerator, -self._span, self._span, denominator)
+        return self._estimate(numerator, self._gap, denominator)
 
     def told(self, part: Values, whole: Values) -> dict[str, Any]:
         """A part of a shift, in the unit of its metric and as a share of the whole, for JSON."""
         return {"value": self.difference(part).as_dict(), "share": self.ratio(part, whole).as_dict()}
 
-    @property
-    def _span(self) -> float:
-        return 0.0 if self._bounds is None else self._bounds[1] - self._bounds[0]
-
-    def _estimate(self, values: Values, least: float, most: float, over: Values | None = None) -> Estimate:
-        """Of the mean of `values` over that of another, or over 1; the unseen prompt is between `least` and `most`."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            whole = np.float64(1.0) if over is None else over.mean()
-            sampled = np.ones(RESAMPLES) if over is None else self._weights @ over
-            value = float(np.divide(values.mean(), whole))
-            edges = [(self._weights @ values + self._unseen * edge) / sampled for edge in (least, most)]
-        if not np.isfinite(edges).all():
-            return Estimate(value, np.nan, np.nan)
+    def _estimate(self, values: Values, unseen: Bounds, over: Values | None = None) -> Estimate:
+        """Of the mean of `values`, or of its ratio to that of another; the unseen prompt is one of two values."""
+        value, sampled = values.mean(), self._weights @ values + np.outer(unseen, self._unseen)
+        if over is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value, sampled = np.divide(value, over.mean()), sampled / (self._weights @ over)
+        if not np.isfinite(sampled).all():
+            return Estimate(float(value), np.nan, np.nan)
         # Over a negative shift the least of a part is the most of its share.
-        low, high = (
-            np.quantile(bound, tail) for bound, tail in zip(np.sort(edges, axis=0), self._tails, strict=True)
-        )
-        return Estimate(value, float(low), float(high))
+        low, high = map(np.quantile, np.sort(sampled, axis=0), self._tails)
+        return Estimate(float(value), float(low), float(high))
 
 
 class SignFlips(NamedTuple):

@@ -4,6 +4,7 @@ half (Hanley and McNeil 1982). 0.5 is what a score that knows nothing gets, 1 th
 Counted by blocks of documents and levels of the score, so that documents can be resampled (`intervals`) without sorting again.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,60 +43,49 @@ def auroc(
 
     Each resample holds one block more, which nobody has seen: with as many positives and negatives as a block that has some, and all of
     them on the wrong side for the lower bound, on the right one for the upper. Without it, a handful of positives on the right side would be
-    1.00, and nothing else; of a share it gives the exact bounds of Clopper and Pearson (`behaviors.statistics.Resamples`).
+    1.00, and nothing else (`intervals`).
 
     Args:
         block: What each item is resampled with.
-        weights: Of each block in each resample, and of the unseen one: `unseen_weights`.
+        weights: Of each block in each resample, and of the unseen one: `intervals.unseen_weights`.
     """
     levels, level = np.unique(score, return_inverse=True)
     shape = weights.shape[1] - 1, len(levels)
-    positives, negatives = [
+    counts = [
         np.bincount(block[chosen] * shape[1] + level[chosen], minlength=shape[0] * shape[1])
         .reshape(shape)
         .astype(np.float64)
         for chosen in (positive, ~positive)
     ]
-    value = float(area(positives.sum(axis=0), negatives.sum(axis=0)))
+    value = float(area(*(count.sum(axis=0) for count in counts)))
     if np.isnan(value):
         return Auroc(value, value, value)
-    lowest, highest = 0, shape[1] - 1
-    tail = (1 - confidence) / 2
-    bounds = [
-        np.quantile(
-            _resampled(_with_unseen(positives, of_positives), _with_unseen(negatives, of_negatives), weights),
-            end,
-        )
-        for of_positives, of_negatives, end in ((lowest, highest, tail), (highest, lowest, 1 - tail))
-    ]
-    return Auroc(value, *map(float, bounds))
-
-
-def unseen_weights(
-    n_samples: int, n_blocks: int, seed: int
-) -> Float64[np.ndarray, "sample block_and_unseen"]:
-    """Weights of the blocks and of one that is unseen, uniform on the simplex."""
-    return np.random.default_rng(seed).dirichlet(np.ones(n_blocks + 1), size=n_samples)
-
-
-def _with_unseen(
-    counts: Float64[np.ndarray, "block level"], level: int
-) -> Float64[np.ndarray, "block_and_unseen level"]:
-    """The counts of one block more, with as many as a block that has any, all at one level."""
-    unseen = np.zeros((1, counts.shape[1]))
-    unseen[0, level] = counts.sum() / max(1, int(counts.any(axis=1).sum()))
-    return np.concatenate([counts, unseen])
-
-
-def _resampled(
-    positives: Float64[np.ndarray, "block level"],
-    negatives: Float64[np.ndarray, "block level"],
-    weights: Float64[np.ndarray, "sample block"],
-) -> Float64[np.ndarray, " sample"]:
-    size = max(1, _ENTRIES // positives.shape[1])
-    return np.concatenate(
-        [
-            area(*(weights[start : start + size] @ counts for counts in (positives, negatives)))
-            for start in range(0, len(weights), size)
-        ]
+    size = max(1, _ENTRIES // shape[1])
+    sampled = np.concatenate(
+        [_both_ends(counts, weights[start : start + size]) for start in range(0, len(weights), size)], axis=1
     )
+    tail = (1 - confidence) / 2
+    low, high = map(np.quantile, sampled, (tail, 1 - tail))
+    return Auroc(value, float(low), float(high))
+
+
+def _both_ends(
+    counts: Sequence[Float64[np.ndarray, "block level"]],
+    weights: Float64[np.ndarray, "sample block_and_unseen"],
+) -> Float64[np.ndarray, "2 sample"]:
+    """Areas of resamples of positives and negatives: the unseen block all wrong, and all right."""
+    seen = [weights[:, :-1] @ count for count in counts]
+    unseen = [weights[:, -1] * (count.sum() / count.any(axis=1).sum()) for count in counts]
+    lowest, highest = 0, -1
+    return np.stack(
+        [area(*map(_more_at, seen, unseen, levels)) for levels in ((lowest, highest), (highest, lowest))]
+    )
+
+
+def _more_at(
+    counts: Float64[np.ndarray, "sample level"], more: Float64[np.ndarray, " sample"], level: int
+) -> Float64[np.ndarray, "sample level"]:
+    """The counts with some more at one level."""
+    found = counts.copy()
+    found[:, level] += more
+    return found

@@ -17,11 +17,12 @@ from crosscoder.folder import RunFolder
 from ..behaviors.results import named_by_behaviors
 from ..columns import RULES
 from ..hashing import block_of
+from ..intervals import unseen_weights
 from ..labels import CLAIMED
 from ..observers import Observer
 from ..tables import write_parquet
 from ..token_context import DocumentContext, TokenContext
-from .auroc import auroc, unseen_weights
+from .auroc import auroc
 from .firing_table import FiringTable, for_finding, read_firings
 from .rules import learn_rule, rule_text
 from .token_families import Family, families

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.explanations.auroc import auroc, unseen_weights
+from analysis.explanations.auroc import auroc
 from analysis.hashing import block_of
+from analysis.intervals import unseen_weights
 
 
 def naive(positive: np.ndarray, score: np.ndarray) -> float:
