@@ -1,8 +1,5 @@
 """Rows of a file in the order of its latents: all of them, each once, and few at a time."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +14,9 @@ from analysis.browser.payload import CHUNK_LATENTS
 from analysis.latent_rows import BATCH_ROWS, rows_in_order
 from analysis.results import EXAMPLE_COLUMNS
 from crosscoder.errors import FormatError
+from tests.processes import run_python
 
 from .run_folder import make_run_folder
-
-ROOT = Path(__file__).parents[2]
 
 # In a process of its own: Arrow's threads give back what they read a moment after it was asked for, so that in a process that
 # has read before, the difference of two moments is now and then off by what an earlier reading still holds.
@@ -94,13 +90,7 @@ def peaks(folder: Path, n_rows: int) -> tuple[int, int]:
         "values": pa.ListArray.from_arrays(offsets, pa.array(values)),
     }
     pq.write_table(pa.table(columns), path, compression="zstd")
-    done = subprocess.run(
-        [sys.executable, "-c", PEAKS, str(path), str(n_rows // 20)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", PEAKS, path, str(n_rows // 20))
     assert done.returncode == 0, done.stderr
     in_parts, whole = map(int, done.stdout.split())
     return in_parts, whole

@@ -1,11 +1,9 @@
 """The command: which verbs there are, what they call in which order, and how they end."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,8 +21,8 @@ from crosscoder.errors import DataError
 from crosscoder.folder import RunFolder
 from crosscoder.settings import load_config
 from tests.analysis.run_folder import make_run_folder
+from tests.processes import ROOT, run_python, start_python
 
-ROOT = Path(__file__).parents[2]
 VERBS = [
     "demo",
     "run",
@@ -57,15 +55,7 @@ def call(*words: str | Path) -> Result:
 def shell(*words: str | Path, folder: Path, module: bool = True) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, run from `folder`."""
     program = ["-m", "crosscoder"] if module else []
-    return subprocess.run(
-        [sys.executable, *program, *map(str, words)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_python(*program, *words, folder=folder, timeout=120)
 
 
 @pytest.fixture
@@ -339,14 +329,7 @@ def train(config):
 command.module = lambda name: SimpleNamespace(train=train)
 command.main()
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", program, "train", str(config)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start_python("-c", program, "train", config, folder=tmp_path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"
         process.send_signal(signal.SIGTERM)

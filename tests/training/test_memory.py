@@ -1,5 +1,3 @@
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,9 +7,8 @@ import pytest
 
 from crosscoder.config import RunConfig
 from crosscoder.settings import dump_config
+from tests.processes import run_python
 from training.memory import LARGE, n_parameters, plan, training_memory
-
-ROOT = Path(__file__).parents[2]
 
 # The peak counts from the imports on. Not ru_maxrss: a process inherits that of the one that started it.
 PROGRAM = """
@@ -106,13 +103,7 @@ def test_the_estimate_covers_what_a_training_holds_and_little_more(
 ) -> None:
     config = config_of(tmp_path, **settings)
     (tmp_path / "run.yaml").write_text(dump_config(config))
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "run.yaml")],
-        env={**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", PROGRAM, tmp_path / "run.yaml", variables=ALLOCATOR)
     assert done.returncode == 0, done.stderr
     held = int(done.stdout.splitlines()[-1])
     assert 0.95 * held < estimate(config, 512) < 1.3 * held

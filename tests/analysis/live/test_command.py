@@ -1,11 +1,8 @@
 """The command behind the live page, in a process of its own: from the models to an answer, and how it ends."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,8 +12,7 @@ import pytest
 
 from analysis.live.requests import TextRequest
 from tests.analysis.live.live_runs import make_live_run
-
-ROOT = Path(__file__).parents[3]
+from tests.processes import run_python, start_python
 
 pytestmark = pytest.mark.slow
 
@@ -35,14 +31,7 @@ def post(address: str, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
 def test_both_pages_are_served_until_interrupted(tmp_path: Path) -> None:
     run = make_live_run(tmp_path)
     words = ["browse", str(run.folder.path), "--serve", "--live", "--port", "0"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "crosscoder", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start_python("-m", "crosscoder", *words, folder=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         lines = [process.stdout.readline() for _ in range(3)]
         told = re.fullmatch(
@@ -74,25 +63,8 @@ def test_both_pages_are_served_until_interrupted(tmp_path: Path) -> None:
 def test_models_that_are_gone_end_it_in_one_line(tmp_path: Path) -> None:
     run = make_live_run(tmp_path)
     (tmp_path / "base").rename(tmp_path / "elsewhere")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "crosscoder",
-            "browse",
-            str(run.folder.path),
-            "--serve",
-            "--live",
-            "--port",
-            "0",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    words = ["browse", run.folder.path, "--serve", "--live", "--port", "0"]
+    done = run_python("-m", "crosscoder", *words, folder=tmp_path, timeout=120)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("crosscoder: pair.reference.model:")

@@ -1,0 +1,54 @@
+"""Python in a process of its own, which finds the packages of this repository from wherever it is run."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_python(
+    *words: str | Path,
+    folder: Path | None = None,
+    timeout: float | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, whatever that is.
+
+    Args:
+        words: After `python`.
+        folder: To run it from.
+        timeout: Seconds.
+        variables: Of its environment, over those of this process.
+    """
+    return subprocess.run(
+        _command(words),
+        cwd=folder,
+        env=_environment() | dict(variables or {}),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start_python(*words: str | Path, folder: Path) -> subprocess.Popen[str]:
+    """Start it; what it writes is to be read from its pipes."""
+    return subprocess.Popen(
+        _command(words),
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _command(words: tuple[str | Path, ...]) -> list[str]:
+    return [sys.executable, *map(str, words)]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
