@@ -12,38 +12,39 @@ import pyarrow.compute as pc
 import torch
 from tqdm import tqdm
 
-from crosscoder.activations import ActivationReader
-from crosscoder.behavior import Behavior
+from crosscoder.activations.batch import ActivationReader
+from crosscoder.activations.shards import DOCUMENTS, ShardReader
+from crosscoder.activations.user_files import open_files
 from crosscoder.config import FileActivations, RunConfig
-from crosscoder.device import sparse_device
-from crosscoder.documents import Documents
+from crosscoder.config.behavior import Behavior
+from crosscoder.config.explanation import ExplanationSettings
+from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import DataError
-from crosscoder.explanation import ExplanationSettings
-from crosscoder.file_activations import open_files
-from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.shards import DOCUMENTS, ShardReader
-from crosscoder.storage import load_crosscoder
-from crosscoder.tracking import wandb_run
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import wandb_run
+from crosscoder.runtime.device import sparse_device
+from crosscoder.runtime.files import write_atomic
+from crosscoder.text.documents import Documents
 
-from . import logit_lens
-from .columns import LOGITS
-from .controls import read_controls
-from .examples import choose, examples_table
+from .checkpoints.monitoring import Monitoring
+from .explanations.explanation_column import tell_explanations
 from .explanations.firing_rules import learn_rules
 from .explanations.sentences import Facts, observation
-from .explanations.telling import tell_explanations
-from .features import Features, make_features
-from .held_out_pass import Pass, PassAccumulator, batches_for
-from .histogram_rows import before_sources
-from .monitoring import Monitoring
-from .neighbors import neighbors_of
-from .observers import Observer, PairedObserver, frame_of, observer_for
-from .panels import log_analysis
-from .plain_difference import describe_difference
-from .summary import make_summary
-from .tables import write_parquet
-from .token_context import DocumentContext, RowContext, TokenContext
+from .labels.controls import read_controls
+from .labels.feature_table import Features, make_features
+from .labels.summary import make_summary
+from .latents import logit_lens
+from .latents.dictionary_view import DictionaryView, PairedView, linear_map_of, view_of
+from .latents.examples import choose, examples_table
+from .latents.held_out_pass import Pass, PassAccumulator, batches_for
+from .latents.mean_difference import describe_difference
+from .latents.neighbors import neighbors_of
+from .latents.token_context import DocumentContext, RowContext, TokenContext
+from .tables.columns import LOGITS
+from .tables.histogram_rows import before_sources
+from .tables.parquet import write_parquet
+from .wandb_panels import log_analysis
 
 logger = logging.getLogger(__name__)
 
@@ -72,22 +73,20 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         material = open_material(folder, config)
         if not material.reader.n_tokens:
             raise DataError("activations: no held-out token is left to analyze; give more text")
-        observer = observer_for(
-            crosscoder, material.reader.d_models, config.crosscoder.reads, frame_of(folder)
-        )
-        seen = read_through(material, observer, config)
+        view = view_of(crosscoder, material.reader.d_models, config.crosscoder.reads, linear_map_of(folder))
+        seen = read_through(material, view, config)
         controls = read_controls(folder, config, material.reader, material.context, device)
         nulls = controls.candidacies(config.analysis.rule)
-        features = make_features(observer, seen.statistics, config.analysis, config.seed, nulls)
-        features.columns.update(controls.columns(observer))
+        features = make_features(view, seen.statistics, config.analysis, config.seed, nulls)
+        features.columns.update(controls.columns(view))
         monitoring = None
-        if seen.chain is not None and isinstance(observer, PairedObserver):
-            monitoring = Monitoring(observer, seen.chain, features.labels, config)
+        if seen.chain is not None and isinstance(view, PairedView):
+            monitoring = Monitoring(view, seen.chain, features.labels, config)
             features.columns["onset"] = monitoring.onset
-        logits = _logits(material, observer, seen, config)
-        _write_examples(folder, material, observer, seen, config)
-        table = features.table(_observations(material, observer, seen, features, logits))
-        summary = make_summary(observer, seen.statistics, features, config, folder.read_manifest(), controls)
+        logits = _logits(material, view, seen, config)
+        _write_examples(folder, material, view, seen, config)
+        table = features.table(_observations(material, view, seen, features, logits))
+        summary = make_summary(view, seen.statistics, features, config, folder.read_manifest(), controls)
         summary["plain_difference"] = _plain_difference(material, seen)
         summary["difference_components"] = (
             {} if seen.difference is None else seen.difference.explained_by_components()
@@ -96,10 +95,10 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         if monitoring is not None:
             write_parquet(folder.trajectories, monitoring.trajectories.table())
         write_parquet(folder.logits, logits)
-        write_parquet(folder.neighbors, neighbors_of(observer, seen.statistics.documents))
+        write_parquet(folder.neighbors, neighbors_of(view, seen.statistics.documents))
         write_parquet(folder.features, table)
         folder.rules.unlink(missing_ok=True)
-        learn_rules(folder, config, material.reader, observer, material.context)
+        learn_rules(folder, config, material.reader, view, material.context)
         tell_explanations(folder)
         found = seen.statistics
         write_parquet(folder.histograms, found.histograms.table(found.source_names, found.source_tokens))
@@ -138,25 +137,25 @@ def open_material(folder: RunFolder, config: RunConfig) -> Material:
     return Material(reader, DocumentContext(documents, pair.tokenizer, own), pair)
 
 
-def read_through(material: Material, observer: Observer, config: RunConfig) -> Pass:
+def read_through(material: Material, view: DictionaryView, config: RunConfig) -> Pass:
     """One pass over all held-out tokens."""
-    gathered = PassAccumulator(observer, material.context, config.analysis, config.seed)
+    gathered = PassAccumulator(view, material.context, config.analysis, config.seed)
     with tqdm(total=material.reader.n_tokens, desc="analyze", unit=" tokens", unit_scale=True) as bar:
-        for batch in batches_for(observer, material.reader):
+        for batch in batches_for(view, material.reader):
             gathered.update(batch)
             bar.update(len(batch.values))
     return gathered.result()
 
 
 def _write_examples(
-    folder: RunFolder, material: Material, observer: Observer, seen: Pass, config: RunConfig
+    folder: RunFolder, material: Material, view: DictionaryView, seen: Pass, config: RunConfig
 ) -> None:
     settings = config.analysis
     chosen = choose(seen.top, seen.sample, settings.quantile_examples)
     with tqdm(desc="examples", unit=" tokens", unit_scale=True) as bar:
         table = examples_table(
             material.reader,
-            observer,
+            view,
             material.context,
             seen.finder,
             chosen,
@@ -166,16 +165,16 @@ def _write_examples(
     write_parquet(folder.examples, table)
 
 
-def _logits(material: Material, observer: Observer, seen: Pass, config: RunConfig) -> pa.Table:
+def _logits(material: Material, view: DictionaryView, seen: Pass, config: RunConfig) -> pa.Table:
     """Logit tables of all latents that fired; empty where there are no models to read directions with."""
     if material.pair is None:
         return LOGITS.schema().empty_table()
     assert isinstance(material.context, DocumentContext)
     alive = seen.statistics.documents > 0
-    total = len(logit_lens.lens_directions(observer)) * int(alive.sum())
+    total = len(logit_lens.lens_directions(view)) * int(alive.sum())
     with tqdm(total=total, desc="logit lens", unit=" directions", unit_scale=True) as bar:
         return logit_lens.logits_table(
-            observer,
+            view,
             material.pair,
             alive,
             config.analysis.logit_tokens,
@@ -194,7 +193,7 @@ def _plain_difference(material: Material, seen: Pass) -> list[dict[str, object]]
 
 
 def _observations(
-    material: Material, observer: Observer, seen: Pass, features: Features, logits: pa.Table
+    material: Material, view: DictionaryView, seen: Pass, features: Features, logits: pa.Table
 ) -> list[str]:
     points_at: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     top = logits.filter(pc.field("side") == "top")
@@ -209,7 +208,7 @@ def _observations(
             peak_tokens[latent].append(token)
     columns, statistics = features.columns, seen.statistics
     firings = dict(zip(statistics.source_names, statistics.by_source.tolist(), strict=True))
-    nothing = np.full(observer.n_latents, np.nan)
+    nothing = np.full(view.n_latents, np.nan)
     relative_norm = columns.get("relative_norm", nothing)
     rates = [columns.get(f"density_{model}") for model in ("reference", "intervened")]
     return [
@@ -230,5 +229,5 @@ def _observations(
                 else (float(rates[0][latent]), float(rates[1][latent])),
             )
         )
-        for latent in range(observer.n_latents)
+        for latent in range(view.n_latents)
     ]

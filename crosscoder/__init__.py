@@ -11,23 +11,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .activations import ActivationBatch
+    from .activations.batch import ActivationBatch
     from .config import CrosscoderConfig, RunConfig
-    from .dictionary import Crosscoder
+    from .dictionary.crosscoder import Crosscoder
+    from .dictionary.storage import load_crosscoder, save_crosscoder
     from .errors import CrosscoderError
-    from .storage import load_crosscoder, save_crosscoder
 
     Run: Any
 
 # Loaded on first use, so that `crosscoder --help` answers without importing torch.
 _HOMES = {
-    "ActivationBatch": "activations",
-    "Crosscoder": "dictionary",
+    "ActivationBatch": "activations.batch",
+    "Crosscoder": "dictionary.crosscoder",
     "CrosscoderConfig": "config",
     "CrosscoderError": "errors",
     "RunConfig": "config",
-    "load_crosscoder": "storage",
-    "save_crosscoder": "storage",
+    "load_crosscoder": "dictionary.storage",
+    "save_crosscoder": "dictionary.storage",
 }
 
 # Of a package that stands on this one, and is loaded by name.
@@ -47,7 +47,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _ABOVE:
-        return getattr(import_module(".together", __name__).module(_ABOVE[name]), name)
+        return getattr(import_module(".command.packages", __name__).module(_ABOVE[name]), name)
     if name not in _HOMES:
         raise AttributeError(f"module 'crosscoder' has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from crosscoder.config import BatchTopK, CrosscoderConfig, JumpReLU, ReLU, SparsityConfig, TopK
-from crosscoder.dictionary import Crosscoder
-from crosscoder.reading import model_names
-from crosscoder.sparsity import JumpReLUSparsity
+from crosscoder.config.model_names import model_names
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.sparsity import JumpReLUSparsity
 
 KINDS: dict[str, SparsityConfig] = {
     "batch_topk": BatchTopK(k=4),

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from crosscoder.config import CrosscoderConfig, PairConfig, ReLU
-from crosscoder.dictionary import Crosscoder
-from crosscoder.networks import Networks
-from crosscoder.pair import ModelPair
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.language_models.networks import Networks
+from crosscoder.language_models.pair import ModelPair
 
 WIDTH, VOCABULARY = 12, 320
 YES, NO = 5, 6

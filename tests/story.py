@@ -9,9 +9,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from crosscoder.__main__ import app
+from crosscoder.command.app import app
+from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.planted import PlantedPair
-from crosscoder.storage import load_crosscoder
 
 N_TOKENS = 150_000
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from crosscoder.__main__ import app
+from crosscoder.command.app import app
+from crosscoder.config.model_names import model_names
+from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.planted import PlantedChain, PlantedPair
-from crosscoder.reading import model_names
-from crosscoder.storage import load_crosscoder
 from tests.story import settings
 from tests.tiny_pairs import save_adapter, save_llama, write_texts
 

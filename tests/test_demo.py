@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis.behaviors.results import load_behaviors
+from analysis.behaviors.behavior_files import load_behaviors
 from analysis.report import read_report
 from crosscoder import load_crosscoder
-from crosscoder.__main__ import app
-from crosscoder.embedded.demo import demo_config
-from crosscoder.folder import RunFolder
+from crosscoder.command.app import app
+from crosscoder.demo.settings import demo_config
+from crosscoder.run.folder import RunFolder
 
 from .wandb_files import history_row, offline_files, records
 

@@ -13,7 +13,7 @@ import typer
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from crosscoder.__main__ import app
+from crosscoder.command.app import app
 
 from .documents import GUIDES, ROOT, Fence, commands, fences
 from .tiny_pairs import WORDS, save_adapter, save_llama, write_texts

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.planted_scores import score_run
+from analysis.planted_benchmark.benchmark import evaluate_planted
+from analysis.planted_benchmark.cases import plan
+from analysis.planted_benchmark.scores import score_run
 from analysis.stages import analyze
 from crosscoder.config import RunConfig
-from crosscoder.folder import RunFolder
-from crosscoder.planted.benchmark import evaluate_planted
-from crosscoder.planted.cases import plan
+from crosscoder.run.folder import RunFolder
 from training.stages import train
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosscoder.dictionary import Crosscoder
-from crosscoder.firings import Firings
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.sparse_latents import SparseLatents
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
 from tests.training.test_forward import step
 
@@ -40,16 +40,16 @@ def test_the_kernels_compute_the_dense_products(size: str, dtype: torch.dtype) -
     n_tokens, n_latents, width = SIZES[size]
     code = random_code(n_tokens, n_latents, share=0.05)
     rows, targets = torch.randn(n_latents, width).to(dtype), torch.randn(n_tokens, width).to(dtype)
-    firings = Firings.of(code.cuda())
+    sparse_latents = SparseLatents.of(code.cuda())
     on_gpu = rows.cuda(), targets.cuda()
-    sums = firings.weighted_sum(on_gpu[0], torch.float32)
-    swapped = firings.transposed().weighted_sum(on_gpu[1], torch.float32)
-    products = firings.products(*on_gpu)
+    sums = sparse_latents.weighted_sum(on_gpu[0], torch.float32)
+    swapped = sparse_latents.transposed().weighted_sum(on_gpu[1], torch.float32)
+    products = sparse_latents.products(*on_gpu)
     code, rows, targets = code.double(), rows.double(), targets.double()
     assert relative_error(sums, code @ rows) < PRECISE[dtype]
     assert relative_error(swapped, code.T @ targets) < PRECISE[dtype]
     assert relative_error(products, (targets @ rows.T)[code > 0]) < PRECISE[dtype]
-    assert torch.equal(swapped, firings.transposed().weighted_sum(on_gpu[1], torch.float32))
+    assert torch.equal(swapped, sparse_latents.transposed().weighted_sum(on_gpu[1], torch.float32))
 
 
 @every_kind
@@ -61,10 +61,11 @@ def test_codes_and_rebuilt_activations_are_those_of_the_cpu(kind: str, shape: st
     moved = small_crosscoder(kind, shape).cuda()
     found = moved.encode(values.cuda()).detach()
     assert relative_error(found, expected.double()) < 1e-5
-    firings = moved.firings(values.cuda())
-    assert relative_error(firings.dense(), expected.double()) < 1e-5
+    sparse_latents = moved.encode_sparse(values.cuda())
+    assert relative_error(sparse_latents.dense(), expected.double()) < 1e-5
     assert (
-        relative_error(moved.rebuild(firings).detach(), crosscoder.rebuild(expected).double().detach()) < 1e-5
+        relative_error(moved.rebuild(sparse_latents).detach(), crosscoder.rebuild(expected).double().detach())
+        < 1e-5
     )
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import crosscoder
-from crosscoder.firings import Firings
-from crosscoder.metrics import VarianceExplained
+from crosscoder.dictionary.metrics import VarianceExplained
+from crosscoder.dictionary.sparse_latents import SparseLatents
 from training.losses import squared_error
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_a_module_keeps_the_rules(path: Path) -> None:
 
 
 def test_the_contract_can_fail() -> None:
-    tree = ast.parse("def f():\n    from analysis.labels import label\n    import training.stages")
+    tree = ast.parse("def f():\n    from analysis.labels.rule import label\n    import training.stages")
     assert imported(tree) == {"analysis", "training"}
 
 
@@ -98,11 +98,11 @@ def test_a_wrong_shape_raises_in_every_package() -> None:
     """The checker behind the annotations is on; without this, a typing mistake in pytest's options goes unseen."""
     flat, square = torch.zeros(3), torch.zeros(3, 3)
     VarianceExplained().update(square, square)
-    Firings.of(square)
+    SparseLatents.of(square)
     squared_error(square, (3,))
     with pytest.raises(jaxtyping.TypeCheckError, match="update"):
         VarianceExplained().update(flat, flat)
     with pytest.raises(jaxtyping.TypeCheckError, match="of"):
-        Firings.of(flat)
+        SparseLatents.of(flat)
     with pytest.raises(jaxtyping.TypeCheckError, match="squared_error"):
         squared_error(flat, (3,))

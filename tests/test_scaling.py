@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.behaviors.results import load_behaviors
-from crosscoder.__main__ import app
-from crosscoder.documents import Documents
-from crosscoder.embedded.toy_sizes import tokenizers
-from crosscoder.folder import RunFolder
-from crosscoder.shards import DOCUMENTS
+from analysis.behaviors.behavior_files import load_behaviors
+from crosscoder.activations.shards import DOCUMENTS
+from crosscoder.command.app import app
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents
+from training.organisms.toy_sizes import tokenizers
 
 CONFIG = Path(__file__).parent.parent / "configs" / "scaling.yaml"
 

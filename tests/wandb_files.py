@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 
 
 def records(path: Path) -> list[Any]:

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from crosscoder.dictionary import Crosscoder
-from crosscoder.digests import content_digest, file_digest
+from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.errors import FormatError
+from crosscoder.runtime.files import content_digest, file_digest
 
 KEPT = 2
 

@@ -1,4 +1,4 @@
-"""The other dictionaries of a run (`crosscoder.controls`), trained by the same recipe.
+"""The other dictionaries of a run (`crosscoder.run.controls`), trained by the same recipe.
 
 Each is a run folder of its own without a harvest: it reads the tokens of the run that it belongs to.
 """
@@ -13,18 +13,18 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from crosscoder.activations import ActivationReader, have_difference
-from crosscoder.changes import Change, ChangedReader, Coarser, Ends, Mixed, Shuffled
+from crosscoder.activations.batch import ActivationReader, have_difference
+from crosscoder.activations.null_pair import NullPair
+from crosscoder.activations.transforms import Coarser, Ends, Mixed, Shuffled, Transform, TransformedReader
 from crosscoder.config import RunConfig, StreamedActivations
-from crosscoder.controls import Control, controls_of
-from crosscoder.device import resolve_device
-from crosscoder.drift import Drift
+from crosscoder.dictionary.inputs import crosscoder_config
 from crosscoder.errors import ConfigError
-from crosscoder.folder import RunFolder
-from crosscoder.processes import side_by_side
-from crosscoder.reading import crosscoder_config
+from crosscoder.run.controls import Control, controls_of
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.device import resolve_device
+from crosscoder.runtime.processes import side_by_side
 
-from .beside import is_trained, train_beside
+from .companion import is_trained, train_companion
 from .memory import memory_of_machine, training_memory
 from .sources import SourceState, TokenSource, open_source
 
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 _WORTH_A_PROCESS = 1e12
 
 
-class ChangedSource:
+class TransformedSource:
     """The tokens of another source, seen as those of another pair."""
 
-    def __init__(self, source: TokenSource, change: Change) -> None:
+    def __init__(self, source: TokenSource, change: Transform) -> None:
         self.d_models, self.n_train_tokens = change.widths(source.d_models), source.n_train_tokens
         self._source, self._change = source, change
 
@@ -54,7 +54,7 @@ class ChangedSource:
 
     def held_out(self) -> ActivationReader:
         """See `TokenSource.held_out`."""
-        return ChangedReader(self._source.held_out(), self._change)
+        return TransformedReader(self._source.held_out(), self._change)
 
     def reordered(self, seed: int) -> Self:
         """See `TokenSource.reordered`."""
@@ -112,14 +112,14 @@ def _train_alone(folder: Path, config: RunConfig, control: Control) -> None:
 
 
 def _train(control: Control, source: TokenSource) -> Trained:
-    own = train_beside(control.config, _seen_by(control, source), {"control": control.name})
+    own = train_companion(control.config, _seen_by(control, source), {"control": control.name})
     return Trained(control.name, own.read_manifest()["evaluation"])
 
 
 def _seen_by(control: Control, source: TokenSource) -> TokenSource:
     """What a control reads of the tokens of its run: seeds all models, the others the two ends."""
     if control.kind != "seed" and len(source.d_models) > 2:
-        source = ChangedSource(source, Ends(source.d_models))
+        source = TransformedSource(source, Ends(source.d_models))
     d_models, own = source.d_models, RunFolder(control.config.output)
     match control.kind:
         case "seed":
@@ -130,16 +130,18 @@ def _seen_by(control: Control, source: TokenSource) -> TokenSource:
                     f"controls.difference: needs two models of equal width, found widths {d_models}; switch it off"
                 )
             reordered = source.reordered(control.config.seed)
-            return reordered if control.kind == "difference" else ChangedSource(reordered, Mixed(d_models))
+            return (
+                reordered if control.kind == "difference" else TransformedSource(reordered, Mixed(d_models))
+            )
         case "identity":
-            return ChangedSource(source, Coarser(d_models))
+            return TransformedSource(source, Coarser(d_models))
         case "shuffled":
-            return ChangedSource(source, Shuffled(d_models))
+            return TransformedSource(source, Shuffled(d_models))
         case "drift":
             if own.drift.exists():
-                return ChangedSource(source, Drift.load(own.drift))
-            drift = Drift.fit(source.sample(control.config.training.calibration_tokens), d_models)
+                return TransformedSource(source, NullPair.load(own.drift))
+            drift = NullPair.fit(source.sample(control.config.training.calibration_tokens), d_models)
             drift.save(own.drift)
-            return ChangedSource(source, drift)
+            return TransformedSource(source, drift)
         case _:
             assert_never(control.kind)

@@ -11,15 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder.activations import have_difference, split_models
+from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
-from crosscoder.controls import controls_of
-from crosscoder.device import resolve_device
-from crosscoder.documents import Documents, tokenize
+from crosscoder.dictionary.inputs import crosscoder_config
 from crosscoder.errors import ConfigError, PairError
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.precision import compute_dtype
-from crosscoder.reading import crosscoder_config
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.controls import controls_of
+from crosscoder.runtime.device import compute_dtype, resolve_device
+from crosscoder.text.documents import Documents, tokenize
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crosscoder.activations import have_difference, split_models
-from crosscoder.dictionary import Crosscoder
-from crosscoder.metrics import ReconstructionMeter, decoder_cosine, relative_norm
-from crosscoder.reading import MODEL_NAMES, Reads, present
+from crosscoder.activations.batch import have_difference, split_models
+from crosscoder.config.model_names import MODEL_NAMES
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.dictionary.metrics import ReconstructionMeter, decoder_cosine, relative_norm
 
 from .sources import TokenSource
 
@@ -86,12 +87,12 @@ def reconstruction(
     for part in values.split(chunk):
         part = part.float()
         rows = present(part, d_models, reads)
-        firings = crosscoder.firings(rows)
-        rebuilt = crosscoder.denormalize(crosscoder.rebuild(firings))
+        sparse_latents = crosscoder.encode_sparse(rows)
+        rebuilt = crosscoder.denormalize(crosscoder.rebuild(sparse_latents))
         if reads == "pooled":
-            meter.update(part, torch.cat(rebuilt.split(len(part)), dim=1), firings)
+            meter.update(part, torch.cat(rebuilt.split(len(part)), dim=1), sparse_latents)
         else:
-            meter.update(rows, rebuilt, firings)
+            meter.update(rows, rebuilt, sparse_latents)
     if reads == "difference":
         meter.difference = meter.per_model[0]
     return meter

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
-from crosscoder.activations import join_models, split_models
-from crosscoder.documents import Documents
+from crosscoder.activations.batch import join_models, split_models
 from crosscoder.errors import ConfigError, DataError
-from crosscoder.pair import ModelPair
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.text.documents import Documents
 
 # What `pad` pads lengths to a multiple of.
 _LENGTH_MULTIPLE = 16

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from crosscoder.config import BatchTopK, SparsityConfig, TopK
-from crosscoder.dictionary import Crosscoder
-from crosscoder.firings import Firings, trained_products, trained_sum
-from crosscoder.selection import BatchSelection, PreLatents, TokenSelection
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.sparse_latents import SparseLatents, trained_products, trained_sum
+from crosscoder.dictionary.topk_selection import BatchSelection, PreLatents, TokenSelection
 
 Path = Literal["dense", "sparse"]
 
@@ -100,20 +100,20 @@ class DensePass(ForwardPass):
 class SparsePass(ForwardPass):
     """A forward pass that holds what fires."""
 
-    firings: Firings
+    sparse_latents: SparseLatents
     inputs: Float[Tensor, "token width"]
     """`normalized`, in the precision of the products."""
 
     borrowed: list[Borrowed] = field(default_factory=list)
 
     def contributions(self) -> Float[Tensor, " firing"]:
-        return self.firings.value * self.norms[self.firings.latent]
+        return self.sparse_latents.value * self.norms[self.sparse_latents.latent]
 
     def fired(self) -> tuple[Bool[Tensor, " latent"], Float[Tensor, ""]]:
-        firings = self.firings
-        active = torch.zeros(firings.shape[1], dtype=torch.bool, device=firings.latent.device)
-        active[firings.latent] = True
-        return active, torch.tensor(len(firings) / max(1, firings.shape[0]))
+        sparse_latents = self.sparse_latents
+        active = torch.zeros(sparse_latents.shape[1], dtype=torch.bool, device=sparse_latents.latent.device)
+        active[sparse_latents.latent] = True
+        return active, torch.tensor(len(sparse_latents) / max(1, sparse_latents.shape[0]))
 
     def rebuilt_by(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
         if k >= SPARSE_BELOW[self.inputs.dtype] * len(latents):
@@ -211,26 +211,37 @@ class Forward:
         crosscoder = self.crosscoder
         norms, inputs = crosscoder.score_norms(), normalized.to(self.dtype)
         found = self._select(PreLatents(crosscoder.W_enc, crosscoder.b_enc, inputs), norms.detach(), k)
-        firings = found.with_value(trained_products(crosscoder.W_enc.T, crosscoder.b_enc, found, inputs))
-        *nested_errors, error = (normalized - rebuilt for rebuilt in self._rebuilt_by_prefixes(firings))
-        return SparsePass(crosscoder, normalized, error, norms, tuple(nested_errors), firings, inputs)
+        sparse_latents = found.with_value(
+            trained_products(crosscoder.W_enc.T, crosscoder.b_enc, found, inputs)
+        )
+        *nested_errors, error = (
+            normalized - rebuilt for rebuilt in self._rebuilt_by_prefixes(sparse_latents)
+        )
+        return SparsePass(crosscoder, normalized, error, norms, tuple(nested_errors), sparse_latents, inputs)
 
-    def _rebuilt_by_prefixes(self, firings: Firings) -> Sequence[Float[Tensor, "token width"]]:
+    def _rebuilt_by_prefixes(self, sparse_latents: SparseLatents) -> Sequence[Float[Tensor, "token width"]]:
         """What each nested number of first latents rebuilds, and at last what all do."""
         W_dec, b_dec = self.crosscoder.W_dec, self.crosscoder.b_dec
         if not self.nested:
-            return (trained_sum(firings.value, W_dec, firings, self.dtype) + b_dec,)
+            return (trained_sum(sparse_latents.value, W_dec, sparse_latents, self.dtype) + b_dec,)
         # One row for each token and group of latents: then every firing is read once, however many prefixes hold it.
-        bounds = torch.tensor(self.nested, device=firings.latent.device)
-        group = torch.searchsorted(bounds, firings.latent, right=True)
-        n_groups, (n_tokens, n_latents) = len(bounds) + 1, firings.shape
-        parts = Firings(
-            firings.token * n_groups + group, firings.latent, firings.value, (n_tokens * n_groups, n_latents)
+        bounds = torch.tensor(self.nested, device=sparse_latents.latent.device)
+        group = torch.searchsorted(bounds, sparse_latents.latent, right=True)
+        n_groups, (n_tokens, n_latents) = len(bounds) + 1, sparse_latents.shape
+        parts = SparseLatents(
+            sparse_latents.token * n_groups + group,
+            sparse_latents.latent,
+            sparse_latents.value,
+            (n_tokens * n_groups, n_latents),
         )
-        rebuilt = trained_sum(firings.value, W_dec, parts, self.dtype).unflatten(0, (n_tokens, n_groups))
+        rebuilt = trained_sum(sparse_latents.value, W_dec, parts, self.dtype).unflatten(
+            0, (n_tokens, n_groups)
+        )
         return (rebuilt.cumsum(dim=1) + b_dec).unbind(dim=1)
 
-    def _select(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], k: float | None) -> Firings:
+    def _select(
+        self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], k: float | None
+    ) -> SparseLatents:
         sparsity = self.crosscoder.config.sparsity
         assert isinstance(sparsity, BatchTopK | TopK), "other kinds do not decide how many latents fire"
         k = sparsity.k if k is None else k

@@ -8,12 +8,19 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from crosscoder.activations.shards import (
+    DOCUMENTS,
+    MANIFEST,
+    Manifest,
+    ShardWriter,
+    Side,
+    SideRecord,
+)
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
-from crosscoder.documents import Documents
 from crosscoder.errors import ConfigError, FormatError, ResourceError
-from crosscoder.folder import RunFolder
-from crosscoder.pair import ModelPair
-from crosscoder.shards import DOCUMENTS, MANIFEST, Manifest, ShardWriter, Side, SideRecord
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents
 
 from .extraction import Batch, check_documents, extract, group_batches, median_norms, plan_batches
 

@@ -21,10 +21,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crosscoder.activations import share_space, split_models
+from crosscoder.activations.batch import share_space, split_models
 from crosscoder.config import AuxiliaryConfig, BatchTopK, JumpReLU, ReLU, RunConfig, TopK
+from crosscoder.dictionary.sparsity import JumpReLUSparsity
 from crosscoder.errors import ConfigError
-from crosscoder.sparsity import JumpReLUSparsity
 
 from .forward import DensePass, ForwardPass
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from crosscoder.config import CachedActivations, CrosscoderConfig, RunConfig, StreamedActivations
-from crosscoder.device import resolve_device
-from crosscoder.precision import compute_dtype
-from crosscoder.reading import crosscoder_config
-from crosscoder.selection import block_bytes
+from crosscoder.dictionary.inputs import crosscoder_config
+from crosscoder.dictionary.topk_selection import block_bytes
+from crosscoder.runtime.device import compute_dtype, resolve_device
 
 from .evaluation import TOKENS
 from .forward import choose_path

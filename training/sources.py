@@ -10,16 +10,23 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from crosscoder.activations import ActivationReader
+from crosscoder.activations.batch import ActivationReader
+from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardReader
+from crosscoder.activations.user_files import open_files
 from crosscoder.config import FileActivations, RunConfig, StreamedActivations
-from crosscoder.documents import Documents
 from crosscoder.errors import ConfigError, DataError, FormatError
-from crosscoder.file_activations import open_files
-from crosscoder.folder import RunFolder
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.shards import DOCUMENTS, Manifest, ShardReader
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents
 
-from .extraction import Batch, extract, group_batches, pack_documents, plan_batches, sample_documents
+from .extraction import (
+    Batch,
+    extract,
+    group_batches,
+    pack_documents,
+    plan_batches,
+    sample_documents,
+)
 from .harvest import check_identity, harvest_settings
 
 # First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, extraction.py 2, 3, 8).

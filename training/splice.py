@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from crosscoder.activations import join_models, split_models
-from crosscoder.dictionary import Crosscoder
-from crosscoder.documents import Documents
-from crosscoder.pair import ModelPair
-from crosscoder.reading import MODEL_NAMES, Reads, present
+from crosscoder.activations.batch import join_models, split_models
+from crosscoder.config.model_names import MODEL_NAMES
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.text.documents import Documents
 
 from .extraction import Pass, activations_of_passes, passes_of
 
@@ -94,7 +95,7 @@ def _rebuild(
     ]
     values = join_models(parts)
     rows = present(values, pair.d_models, reads)
-    rebuilt = crosscoder.denormalize(crosscoder.rebuild(crosscoder.firings(rows)))
+    rebuilt = crosscoder.denormalize(crosscoder.rebuild(crosscoder.encode_sparse(rows)))
     if reads == "pooled":
         return rebuilt.split(len(values))
     if reads == "difference":

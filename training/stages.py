@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from crosscoder.config import FileActivations, RunConfig
-from crosscoder.documents import Documents, tokenize
-from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.storage import save_crosscoder
-from crosscoder.tracking import wandb_run
+from crosscoder.dictionary.storage import save_crosscoder
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import wandb_run
+from crosscoder.runtime.files import write_atomic
+from crosscoder.text.documents import Documents, tokenize
 
-from .beside import fit_frame
+from .companion import fit_linear_map
 from .controls import train_controls
 from .harvest import harvest as harvest_activations
 from .sources import TokenSource, open_source
@@ -60,7 +61,7 @@ def train(config: RunConfig) -> None:
         stage["steps"] = trainer.state.step
         stage["data_wait_share"] = round(trainer.waiting.share(), 4)
         save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
-        fit_frame(folder, config, source)
+        fit_linear_map(folder, config, source)
         evaluate(folder, config, trainer, source, pair, documents)
         # Its optimizer and gradients would stand in memory beside those of the controls.
         del trainer, crosscoder

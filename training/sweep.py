@@ -18,15 +18,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from crosscoder.activations import have_difference
+from crosscoder.activations.batch import have_difference
 from crosscoder.config import BatchTopK, RunConfig, TopK
-from crosscoder.controls import beside
-from crosscoder.dictionary import Crosscoder
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import ConfigError, FormatError
-from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.storage import load_crosscoder
+from crosscoder.run.controls import control_config
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
 
-from .beside import train_beside
+from .companion import train_companion
 from .sources import TokenSource
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,9 @@ def _walk(
     points: list[Point] = []
     before: Crosscoder | None = None
     for k in sorted(set(ks), reverse=True):
-        own = train_beside(_config_at(n_latents, k, folder, config, first=before is None), source, {}, before)
+        own = train_companion(
+            _config_at(n_latents, k, folder, config, first=before is None), source, {}, before
+        )
         before = load_crosscoder(own.crosscoder)
         points.insert(0, Point(n_latents, k, _explained(own)))
         logger.info(
@@ -182,7 +185,7 @@ def _config_at(n_latents: int, k: int, folder: RunFolder, config: RunConfig, *, 
             "k_anneal": 0.0,
             "start_from": None,
         }
-    return beside(
+    return control_config(
         config,
         folder.sweep / f"latents_{n_latents}" / f"k_{k}",
         crosscoder=config.crosscoder.model_copy(update={"n_latents": n_latents, "sparsity": sparsity}),

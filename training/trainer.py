@@ -2,6 +2,9 @@
 
 import logging
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -10,15 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
-from crosscoder.device import resolve_device
-from crosscoder.dictionary import Crosscoder
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.inputs import Reads, crosscoder_config, present
+from crosscoder.dictionary.storage import read_record
 from crosscoder.errors import DivergedError
-from crosscoder.folder import RunFolder
-from crosscoder.interrupts import stop_between_steps
-from crosscoder.precision import compute_dtype
-from crosscoder.reading import Reads, crosscoder_config, present
-from crosscoder.storage import read_record
-from crosscoder.tracking import MetricsLog, WandbRun
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import MetricsLog, WandbRun
+from crosscoder.runtime.device import compute_dtype, resolve_device
+from crosscoder.runtime.interrupts import stop_between_steps
 
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from .evaluation import HeldOutMeter, decoder_histograms
@@ -26,13 +28,39 @@ from .forward import Forward
 from .losses import LossTerms, difference_weight_of, loss_terms
 from .schedules import annealed_k, learning_rate, n_steps, steered_penalty
 from .sources import SourceState, TokenSource
-from .starting import starting_point
-from .waiting import WaitingTime
+from .warm_start import starting_point
 
 logger = logging.getLogger(__name__)
 
 QUICK_CALIBRATION = 4096
 """Tokens that the threshold of an unfinished dictionary is set on before each look at held-out tokens."""
+
+
+class WaitingTime:
+    """Wall time of a loop, and the part of it in which the loop waited for data."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        """Seconds spent waiting."""
+        self._begin: float | None = None
+
+    @contextmanager
+    def for_data(self) -> Iterator[None]:
+        """Time spent inside counts as waiting; the loop's time begins with the first call."""
+        begin = time.perf_counter()
+        if self._begin is None:
+            self._begin = begin
+        yield
+        self.waited += time.perf_counter() - begin
+
+    def seconds(self) -> float:
+        """Wall time since the first wait."""
+        return 0.0 if self._begin is None else time.perf_counter() - self._begin
+
+    def share(self) -> float:
+        """The part of the wall time that was waited."""
+        seconds = self.seconds()
+        return self.waited / seconds if seconds else 0.0
 
 
 class Trainer:

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from crosscoder.behavior import Sampling
 from crosscoder.config import TokenPolicy
-from crosscoder.pair import ModelPair
+from crosscoder.config.behavior import Sampling
+from crosscoder.language_models.pair import ModelPair
 
-from ..observers import Observer
+from ..latents.dictionary_view import DictionaryView
 from .generation import Generator
+from .patching import PatchedRun
+from .prompt_statistics import Bounds
 from .prompts import Prompt
-from .runs import Run
 from .scorers import Scorer
-from .statistics import Bounds
 
 
 class AnswerMeasurement:
@@ -23,7 +23,7 @@ class AnswerMeasurement:
     def __init__(
         self,
         pair: ModelPair,
-        observer: Observer | None,
+        view: DictionaryView | None,
         scorer: Scorer,
         unit: str,
         bounds: Bounds | None,
@@ -34,11 +34,11 @@ class AnswerMeasurement:
     ) -> None:
         self.unit, self.bounds, self.n_prompts = unit, bounds, len(prompts)
         self._prompts, self._scorer = prompts, scorer
-        self._generator = Generator(pair, observer, prompts, policy, sampling, seed)
-        self.seen: dict[Run, list[list[str]]] = {}
+        self._generator = Generator(pair, view, prompts, policy, sampling, seed)
+        self.seen: dict[PatchedRun, list[list[str]]] = {}
         """Answers of the models as they are."""
 
-    def values(self, run: Run) -> Float64[np.ndarray, " prompt"]:
+    def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
         """See `Measurement.values`."""
         # The models as they are: asked for by the shift, and again by its corners.
         answers = self.seen.get(run) if run.is_unchanged else None

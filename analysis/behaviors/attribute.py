@@ -15,46 +15,47 @@ import pyarrow as pa
 import torch
 from jaxtyping import Int64
 
-from crosscoder.behavior import Behavior
+from crosscoder.activations.shards import DOCUMENTS, ShardReader
 from crosscoder.config import RunConfig
-from crosscoder.documents import Documents
+from crosscoder.config.behavior import Behavior
+from crosscoder.config.load import dump_config
 from crosscoder.errors import ConfigError, DataError, did_you_mean
-from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.pair import ModelPair
-from crosscoder.settings import dump_config
-from crosscoder.shards import DOCUMENTS, ShardReader
-from crosscoder.texts import read_file
-from crosscoder.tracking import wandb_run
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import wandb_run
+from crosscoder.runtime.files import write_atomic
+from crosscoder.text.documents import Documents
+from crosscoder.text.text_files import read_file
 
-from ..columns import PROMPTS, TOKENS
+from ..explanations.explanation_column import require_observations, tell_explanations
 from ..explanations.firing_rules import learn_rules
-from ..explanations.telling import require_observations, tell_explanations
-from ..observers import Observer
-from ..panels import log_behaviors
-from ..run_models import load_models, require_models
-from ..tables import write_parquet
-from ..token_context import DocumentContext
+from ..latents.dictionary_view import DictionaryView
+from ..latents.run_models import load_models, require_models
+from ..latents.token_context import DocumentContext
+from ..tables.columns import PROMPTS, TOKENS
+from ..tables.parquet import write_parquet
+from ..wandb_panels import log_behaviors
+from .activations import PromptActivations
 from .answers import AnswerMeasurement
+from .attribution import measure_corners
+from .behavior_files import SCHEMA_VERSION, BehaviorFolder
 from .causal import chosen
-from .change import Part
-from .decomposition import measure_corners
-from .explanation import Found, check, checker_of, decomposition, in_answers, rank, take_apart
+from .change_decomposition import Part
+from .dose_response import Cost, dose_response
+from .experiment import Experiment, exchangeable
 from .latent_table import Attributed, latent_table
 from .layers import patch_layers
 from .measurement import LogitMeasurement
 from .metrics import CrossEntropy
 from .named_latents import Checked, findings
-from .own_attribution import attribute_apart
-from .own_explanation import check_apart, own_decomposition, own_findings, rank_apart
-from .own_reading import Baseline, OwnReading, baseline_of
+from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
+from .prompt_statistics import Values
 from .prompts import OwnTokens, Prompt, encode
-from .reading import Reading
-from .results import SCHEMA_VERSION, BehaviorFolder
-from .runs import INTERVENED, REFERENCE, Run, unchanged
+from .shared_space import Found, check, checker_of, decomposition, in_answers, rank, take_apart
 from .shift import Shift, measure_shift
-from .statistics import Values
-from .steering import Cost, dose_response
-from .subject import Subject, exchangeable
+from .unshared_space.activations import Baseline, OwnActivations, baseline_of
+from .unshared_space.attribution import attribute_apart
+from .unshared_space.causal import check_apart, own_decomposition, own_findings, rank_apart
 
 logger = logging.getLogger(__name__)
 
@@ -75,45 +76,45 @@ def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior)
     require_observations(folder)
     place = BehaviorFolder(folder.behaviors / behavior.name)
     with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
-        pair, observer = load_models(folder, config)
-        baseline = None if exchangeable(pair, observer) else _baseline(folder, config, observer)
-        subject = Subject(behavior, pair, observer, config.tokens, place.replies, baseline)
+        pair, view = load_models(folder, config)
+        baseline = None if exchangeable(pair, view) else _baseline(folder, config, view)
+        experiment = Experiment(behavior, pair, view, config.tokens, place.replies, baseline)
         # Before any long work: texts that cannot be read are told at once.
-        elsewhere = _elsewhere(subject, folder)
+        elsewhere = _elsewhere(experiment, folder)
         place.clear()
         write_atomic(place.behavior, dump_config(behavior))
-        shift = _measure(subject, place)
-        stage["prompts"] = len(subject.prompts)
+        shift = _measure(experiment, place)
+        stage["prompts"] = len(experiment.prompts)
         stage["established"] = shift.established
         told: dict[str, object] = {"shift": shift.size.value, "established": shift.established}
         if shift.established and baseline is None:
-            told |= _explain(subject, place, elsewhere, config)
-        elif shift.established and baseline is not None and subject.own_claim is not None:
-            told |= _explain_apart(subject, place, elsewhere, config, baseline)
+            told |= _explain(experiment, place, elsewhere, config)
+        elif shift.established and baseline is not None and experiment.own_claim is not None:
+            told |= _explain_apart(experiment, place, elsewhere, config, baseline)
         wandb.summary({f"behaviors/{behavior.name}/{key}": value for key, value in told.items()})
         log_behaviors(wandb, folder)
-    _tell(folder, config, pair, observer)
+    _tell(folder, config, pair, view)
     logger.info("attribute: %s, %s", behavior.name, shift.verdict)
     return place
 
 
-def _tell(folder: RunFolder, config: RunConfig, pair: ModelPair, observer: Observer) -> None:
+def _tell(folder: RunFolder, config: RunConfig, pair: ModelPair, view: DictionaryView) -> None:
     """Bring explanations in line with what was found, and look for a rule of the latents that it names."""
     if folder.features.is_file():
         documents = Documents.load(folder.activations / DOCUMENTS)
         reader = ShardReader(folder.activations, "held_out")
-        learn_rules(folder, config, reader, observer, DocumentContext(documents, pair.tokenizer))
+        learn_rules(folder, config, reader, view, DocumentContext(documents, pair.tokenizer))
         tell_explanations(folder)
 
 
-def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
+def _measure(experiment: Experiment, place: BehaviorFolder) -> Shift:
     """The shift itself: shift.json and prompts.parquet."""
-    behavior, claimed = subject.behavior, subject.claimed
+    behavior, claimed = experiment.behavior, experiment.claimed
     reference, intervened = (claimed.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
     shift = measure_shift(
-        reference, intervened, subject.repeated(), behavior.shift, behavior.seed, claimed.bounds
+        reference, intervened, experiment.repeated(), behavior.shift, behavior.seed, claimed.bounds
     )
-    measured = subject.measured
+    measured = experiment.measured
     stand_in = None
     if measured is not None and measured is not claimed:
         one, other = (measured.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
@@ -123,7 +124,7 @@ def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
     why = None
     if not shift.established:
         why = "no shift is established, so there is nothing to explain"
-    elif not subject.exchangeable and measured is None:
+    elif not experiment.exchangeable and measured is None:
         why = "the two models share no space, so latents are found by gradients within each, and the metric has none; give find_with"
     _write_json(
         place.shift,
@@ -134,8 +135,8 @@ def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
             "metric": behavior.metric.model_dump(mode="json"),
             "unit": claimed.unit,
             "unrelated": behavior.unrelated,
-            "n_prompts": len(subject.prompts),
-            "n_held_out": int(subject.held_out.sum()),
+            "n_prompts": len(experiment.prompts),
+            "n_held_out": int(experiment.held_out.sum()),
             "shift": shift.as_dict(),
             "stand_in": None
             if stand_in is None or measured is None
@@ -144,15 +145,17 @@ def _measure(subject: Subject, place: BehaviorFolder) -> Shift:
             "why_not": why,
         },
     )
-    _write_prompts(subject, place, reference, intervened)
+    _write_prompts(experiment, place, reference, intervened)
     return shift
 
 
-def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, intervened: Values) -> None:
+def _write_prompts(
+    experiment: Experiment, place: BehaviorFolder, reference: Values, intervened: Values
+) -> None:
     """The prompts of the claim with both models' values, and their first answers where there are any."""
-    claimed = subject.claimed
+    claimed = experiment.claimed
     columns: dict[str, Any] = {
-        "prompt": [prompt.text for prompt in subject.prompts_of(held_out=True)],
+        "prompt": [prompt.text for prompt in experiment.prompts_of(held_out=True)],
         "reference": reference,
         "intervened": intervened,
     }
@@ -163,47 +166,50 @@ def _write_prompts(subject: Subject, place: BehaviorFolder, reference: Values, i
 
 
 def _explain(
-    subject: Subject, place: BehaviorFolder, elsewhere_prompts: Sequence[Prompt], config: RunConfig
+    experiment: Experiment, place: BehaviorFolder, elsewhere_prompts: Sequence[Prompt], config: RunConfig
 ) -> dict[str, object]:
     """Everything after the shift; what a summary of the run has to say of it."""
-    behavior = subject.behavior
+    behavior = experiment.behavior
     metric = CrossEntropy()
     elsewhere = LogitMeasurement(
-        Reading.of_rows(subject.pair, subject.observer, metric.rows(elsewhere_prompts), config.tokens), metric
+        PromptActivations.of_rows(
+            experiment.pair, experiment.view, metric.rows(elsewhere_prompts), config.tokens
+        ),
+        metric,
     )
     confidence, seed = behavior.shift.confidence, behavior.seed
-    found, claim = take_apart(subject, subject.find), take_apart(subject, subject.claim)
-    ranking = rank(subject, found)
-    measured = subject.claim.measured
+    found, claim = take_apart(experiment, experiment.find), take_apart(experiment, experiment.claim)
+    ranking = rank(experiment, found)
+    measured = experiment.claim.measured
     layers = None
-    if subject.metric is not None and behavior.attribution.layers:
+    if experiment.metric is not None and behavior.attribution.layers:
         layers = patch_layers(
-            subject.pair, subject.metric, subject.find.prompts, config.tokens, confidence, seed
+            experiment.pair, experiment.metric, experiment.find.prompts, config.tokens, confidence, seed
         )
     _write_json(
         place.attribution,
         {
             "schema_version": SCHEMA_VERSION,
-            "unit": (measured or subject.claimed).unit,
+            "unit": (measured or experiment.claimed).unit,
             "find": decomposition(found, confidence, seed),
             "held_out": decomposition(claim, confidence, seed),
             "layers": layers,
         },
     )
-    checked = check(subject, ranking, found, claim)
-    causal = findings(checker_of(subject, claim), subject.observer.n_latents, ranking, checked, behavior)
-    part = Part(chosen(checked.named, subject.observer.n_latents))
-    if subject.claim.measured is not None and subject.claimed is not subject.claim.measured:
-        corners = measure_corners(subject.claimed)
-        causal["answers"] = in_answers(subject, corners, checked, ranking, subject.claim.reading)
+    checked = check(experiment, ranking, found, claim)
+    causal = findings(checker_of(experiment, claim), experiment.view.n_latents, ranking, checked, behavior)
+    part = Part(chosen(checked.named, experiment.view.n_latents))
+    if experiment.claim.measured is not None and experiment.claimed is not experiment.claim.measured:
+        corners = measure_corners(experiment.claimed)
+        causal["answers"] = in_answers(experiment, corners, checked, ranking, experiment.claim.reading)
     else:
         causal["answers"] = None
     cost = Cost(elsewhere, confidence, seed)
-    (causal["removal_cost"],) = cost.of([Run(INTERVENED, INTERVENED, part, -1)])
+    (causal["removal_cost"],) = cost.of([PatchedRun(INTERVENED, INTERVENED, part, -1)])
     causal["steering"] = dose_response(
-        measured or subject.claimed,
+        measured or experiment.claimed,
         claim.corners,
-        subject.find.reading,
+        experiment.find.reading,
         part,
         cost,
         behavior.checks.doses,
@@ -217,24 +223,24 @@ def _explain(
         if one.attribution is not None
     }
     write_parquet(
-        place.latents, latent_table(subject.claim.reading.sizes(), ranking, sides, checked, behavior.seed)
+        place.latents, latent_table(experiment.claim.reading.sizes(), ranking, sides, checked, behavior.seed)
     )
     if claim.attribution is not None:
-        write_parquet(place.tokens, _token_table(subject, claim, checked))
+        write_parquet(place.tokens, _token_table(experiment, claim, checked))
     return _told(checked)
 
 
 def _explain_apart(
-    subject: Subject,
+    experiment: Experiment,
     place: BehaviorFolder,
     elsewhere_prompts: Sequence[Prompt],
     config: RunConfig,
     baseline: Baseline,
 ) -> dict[str, object]:
     """Everything after the shift, for two models that share no space; what a summary of the run has to say of it."""
-    behavior, pair, observer = subject.behavior, subject.pair, subject.observer
+    behavior, pair, view = experiment.behavior, experiment.pair, experiment.view
     confidence, seed = behavior.shift.confidence, behavior.seed
-    find, reading = subject.own_find, subject.own_claim
+    find, reading = experiment.own_find, experiment.own_claim
     assert find is not None and reading is not None
     found, claim = (attribute_apart(one, behavior.attribution) for one in (find, reading))
     ranking = rank_apart(found)
@@ -250,7 +256,7 @@ def _explain_apart(
     )
     checked = check_apart(reading, ranking, found, claim, behavior)
     metrics = CrossEntropy(), CrossEntropy()
-    elsewhere = OwnReading(pair, observer, metrics, elsewhere_prompts, config.tokens, baseline)
+    elsewhere = OwnActivations(pair, view, metrics, elsewhere_prompts, config.tokens, baseline)
     causal = own_findings(reading, elsewhere, ranking, claim, checked, behavior)
     _write_json(place.causal, {"schema_version": SCHEMA_VERSION, **causal})
     sides = {name: Attributed(one.latents, one.total) for name, one in (("find", found), ("held_out", claim))}
@@ -269,19 +275,19 @@ def _told(checked: Checked) -> dict[str, object]:
     return {"level": checked.level, **together}
 
 
-def _baseline(folder: RunFolder, config: RunConfig, observer: Observer) -> Baseline:
+def _baseline(folder: RunFolder, config: RunConfig, view: DictionaryView) -> Baseline:
     """Means over the run's held-out tokens. Raises ConfigError for a dictionary with one direction for both models."""
     if config.crosscoder.reads != "paired":
         raise ConfigError(
             f"crosscoder.reads is {config.crosscoder.reads!r}, but behaviors of two models that share no space are attributed along "
             "directions of each; use paired"
         )
-    return baseline_of(ShardReader(folder.activations, "held_out"), observer)
+    return baseline_of(ShardReader(folder.activations, "held_out"), view)
 
 
-def _elsewhere(subject: Subject, folder: RunFolder) -> list[Prompt]:
+def _elsewhere(experiment: Experiment, folder: RunFolder) -> list[Prompt]:
     """Unrelated texts: those of the behavior's settings, or held-out documents of the run; some of them, cut."""
-    behavior, pair = subject.behavior, subject.pair
+    behavior, pair = experiment.behavior, experiment.pair
     if isinstance(behavior.elsewhere, Path):
         prompts = encode(read_file(behavior.elsewhere, "elsewhere"), pair)
     else:
@@ -316,14 +322,14 @@ def _unrelated(documents: Documents, sources: tuple[str, ...] | None) -> Int64[n
     return found[np.isin(documents.source[found], wanted)]
 
 
-def _token_table(subject: Subject, claim: Found, checked: Checked) -> pa.Table:
+def _token_table(experiment: Experiment, claim: Found, checked: Checked) -> pa.Table:
     """Attributions of the named latents on each token of the prompts of the claim."""
     assert claim.attribution is not None
     places = claim.attribution.places
     columns = {name: np.concatenate(getattr(places, name)) for name in vars(places)}
     named = np.isin(columns["latent"], checked.named)
     table = {name: values[named] for name, values in columns.items()}
-    decode = subject.pair.tokenizer.decode
+    decode = experiment.pair.tokenizer.decode
     return TOKENS.build(table | {"token": [decode([token]) for token in table["token_id"].tolist()]})
 
 

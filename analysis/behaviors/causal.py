@@ -19,13 +19,13 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .change import Part
-from .decomposition import Corners
+from .activations import Sizes
+from .attribution import Corners
+from .behavior_files import LEAST_SHARE
+from .change_decomposition import Part
 from .measurement import Measurement
-from .reading import Sizes
-from .results import LEAST_SHARE
-from .runs import INTERVENED, REFERENCE, Run
-from .statistics import Estimate, Resamples, Values, sign_flip_test
+from .patching import INTERVENED, REFERENCE, PatchedRun
+from .prompt_statistics import Estimate, Resamples, Values, sign_flip_test
 
 Kind = Literal["necessity", "sufficiency", "steering"]
 KINDS: tuple[Kind, ...] = ("necessity", "sufficiency", "steering")
@@ -80,9 +80,9 @@ class Checker:
     def rebuilding(self) -> dict[str, Estimate]:
         """What the dictionary's reconstruction alone does to each model's behavior, as a share of the shift."""
         effects = {
-            "reference": self._measurement.values(Run(REFERENCE, REFERENCE, rebuilt=True))
+            "reference": self._measurement.values(PatchedRun(REFERENCE, REFERENCE, rebuilt=True))
             - self._corners.reference,
-            "intervened": self._measurement.values(Run(INTERVENED, INTERVENED, rebuilt=True))
+            "intervened": self._measurement.values(PatchedRun(INTERVENED, INTERVENED, rebuilt=True))
             - self._corners.intervened,
         }
         return {side: self._resamples.ratio(effect, self._corners.total) for side, effect in effects.items()}
@@ -91,11 +91,11 @@ class Checker:
         corners, values = self._corners, self._measurement.values
         match kind:
             case "necessity":
-                return corners.intervened - values(Run(INTERVENED, INTERVENED, part, -1))
+                return corners.intervened - values(PatchedRun(INTERVENED, INTERVENED, part, -1))
             case "sufficiency":
-                return values(Run(INTERVENED, REFERENCE, part)) - corners.intervened_from_reference
+                return values(PatchedRun(INTERVENED, REFERENCE, part)) - corners.intervened_from_reference
             case "steering":
-                return values(Run(REFERENCE, REFERENCE, part)) - corners.reference
+                return values(PatchedRun(REFERENCE, REFERENCE, part)) - corners.reference
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def chosen(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
 
 @runtime_checkable
 class Sized(Protocol):
-    """Prompts on which it is known how large parts are: a `Reading`, or an `OwnReading`."""
+    """Prompts on which it is known how large parts are: a `PromptActivations`, or an `OwnActivations`."""
 
     def sizes(self) -> Sizes:
         """Of every latent."""
@@ -168,17 +168,19 @@ class RandomParts:
 
     def like(self, latents: Sequence[int], norm: float) -> Part | None:
         """As many latents, each drawn among those that fire about as often; None where there are too few to draw from."""
-        firings = self._sizes.firings.numpy()
+        sparse_latents = self._sizes.sparse_latents.numpy()
         left = self._others
         if len(left) < len(latents):
             return None
         drawn = []
         for latent in latents:
-            nearest = np.argsort(np.abs(firings[left] - firings[latent]), kind="stable")[:_NEAREST]
+            nearest = np.argsort(np.abs(sparse_latents[left] - sparse_latents[latent]), kind="stable")[
+                :_NEAREST
+            ]
             taken = int(left[self._generator.choice(nearest)])
             drawn.append(taken)
             left = left[left != taken]
-        part = Part(chosen(drawn, len(firings)))
+        part = Part(chosen(drawn, len(sparse_latents)))
         own = self._reading.norm(part)
         return part.scaled(norm / own) if own > 0 else None
 

@@ -18,17 +18,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from crosscoder.behavior import Sampling
 from crosscoder.config import TokenPolicy
-from crosscoder.documents import special_ids
+from crosscoder.config.behavior import Sampling
 from crosscoder.errors import DataError
-from crosscoder.hooks import forward, read_output, splice_output
-from crosscoder.pair import ModelPair
+from crosscoder.language_models.hooks import forward, read_output, splice_output
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.text.documents import special_ids
 
-from ..observers import Observer
-from .change import Change
+from ..latents.dictionary_view import DictionaryView
+from .change_decomposition import Change
+from .patching import PatchedRun, starting_point
 from .prompts import Prompt
-from .runs import Run, starting_point
 
 _ROWS = 40
 
@@ -75,7 +75,7 @@ class Generator:
     def __init__(
         self,
         pair: ModelPair,
-        observer: Observer | None,
+        view: DictionaryView | None,
         prompts: Sequence[Prompt],
         policy: TokenPolicy,
         sampling: Sampling,
@@ -88,9 +88,9 @@ class Generator:
             before_step: Called before every token; what it raises ends the answers.
         """
         self._before_step = before_step
-        self._pair, self._observer, self._prompts, self._sampling, self._seed = (
+        self._pair, self._view, self._prompts, self._sampling, self._seed = (
             pair,
-            observer,
+            view,
             prompts,
             sampling,
             seed,
@@ -110,7 +110,7 @@ class Generator:
             )
 
     @torch.no_grad()
-    def answers(self, run: Run) -> list[list[str]]:
+    def answers(self, run: PatchedRun) -> list[list[str]]:
         """For each prompt as many answers as samples are asked for."""
         order = sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index].token_ids))
         samples = self._sampling.samples
@@ -126,7 +126,7 @@ class Generator:
         return found
 
     def _generate(
-        self, batch: int, prompts: Sequence[Prompt], run: Run, generator: torch.Generator
+        self, batch: int, prompts: Sequence[Prompt], run: PatchedRun, generator: torch.Generator
     ) -> list[list[int]]:
         """Token ids of one answer to each prompt."""
         sides = [self._side(prompts, model) for model in range(len(self._pair.models))]
@@ -154,7 +154,7 @@ class Generator:
         return written
 
     def _first_step(
-        self, batch: int, sides: list[_Side], kept: Bool[Tensor, "row token"], run: Run
+        self, batch: int, sides: list[_Side], kept: Bool[Tensor, "row token"], run: PatchedRun
     ) -> Float[Tensor, "row vocabulary"]:
         """Logits after the prompts."""
         resumption = self._pair.resumption(run.model)
@@ -193,7 +193,7 @@ class Generator:
         return found
 
     def _step(
-        self, sides: list[_Side], kept: Bool[Tensor, "row token"], run: Run
+        self, sides: list[_Side], kept: Bool[Tensor, "row token"], run: PatchedRun
     ) -> Float[Tensor, "row vocabulary"]:
         """Logits after the last token."""
         n_tokens, own = kept.shape[1], sides[run.model]
@@ -226,13 +226,16 @@ class Generator:
         return read
 
     def _start(
-        self, run: Run, both: Sequence[Float[Tensor, "row token d_model"]], kept: Bool[Tensor, "row token"]
+        self,
+        run: PatchedRun,
+        both: Sequence[Float[Tensor, "row token d_model"]],
+        kept: Bool[Tensor, "row token"],
     ) -> Float[Tensor, "row token d_model"]:
         """What a run starts from, of the activations of all models."""
 
         def change() -> Change:
-            assert self._observer is not None
-            return Change(self._observer, both, kept)
+            assert self._view is not None
+            return Change(self._view, both, kept)
 
         return starting_point(run, both, kept, change)
 
@@ -270,7 +273,7 @@ class Generator:
         return sorted({end for end in ends if isinstance(end, int)})
 
 
-def _others(sides: Sequence[_Side], run: Run) -> list[int]:
+def _others(sides: Sequence[_Side], run: PatchedRun) -> list[int]:
     """Models, beside the one that answers, whose activations a run needs."""
     return [
         model

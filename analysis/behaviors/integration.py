@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from crosscoder.behavior import AttributionSettings
+from crosscoder.config.behavior import AttributionSettings
 
-from .statistics import Values
+from .prompt_statistics import Values
 
 _FIRST_STEPS = 4
 

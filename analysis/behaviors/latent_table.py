@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
-from ..columns import ATTRIBUTION
+from ..tables.columns import ATTRIBUTION
+from .activations import Sizes
 from .named_latents import Checked
-from .reading import Sizes
-from .statistics import Resamples, Values
+from .prompt_statistics import Resamples, Values
 
 
 class Attributed(NamedTuple):
@@ -40,7 +40,7 @@ def latent_table(
         "latent": np.arange(n_latents),
         "rank": [place.get(latent) for latent in range(n_latents)],
         "norm": sizes.norm.numpy(),
-        "firings": sizes.firings.numpy(),
+        "firings": sizes.sparse_latents.numpy(),
         **(more or {}),
     }
     for name, side in sides.items():

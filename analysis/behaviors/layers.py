@@ -7,15 +7,15 @@ import torch
 from tqdm.auto import tqdm
 
 from crosscoder.config import TokenPolicy
-from crosscoder.pair import ModelPair
+from crosscoder.language_models.pair import ModelPair
 
-from .decomposition import Corners
+from .activations import PromptActivations
+from .attribution import Corners
 from .measurement import LogitMeasurement
 from .metrics import LogitMetric
+from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
+from .prompt_statistics import Resamples, Values
 from .prompts import Prompt, batches
-from .reading import Reading
-from .runs import INTERVENED, REFERENCE, Run, unchanged
-from .statistics import Resamples, Values
 
 PROMPTS = 12
 """Prompts that layers are compared on, at most: each layer is a few passes over all of them."""
@@ -52,7 +52,7 @@ def patch_layers(
     found = []
     for index in tqdm(range(n_layers), desc="layers", unit="layer", leave=False):
         activations = [tuple(side[index] for side in sides) for sides in outputs]
-        reading = Reading(pair.at(paths[index]), None, own, activations)
+        reading = PromptActivations(pair.at(paths[index]), None, own, activations)
         corners = _corners(LogitMeasurement(reading, metric), plain)
         plain = corners.reference, corners.intervened
         found.append(
@@ -79,6 +79,6 @@ def _corners(measurement: LogitMeasurement, plain: tuple[Values, Values] | None)
     return Corners(
         reference,
         intervened,
-        measurement.values(Run(INTERVENED, REFERENCE)),
-        measurement.values(Run(REFERENCE, INTERVENED)),
+        measurement.values(PatchedRun(INTERVENED, REFERENCE)),
+        measurement.values(PatchedRun(REFERENCE, INTERVENED)),
     )

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from .activations import PromptActivations
 from .metrics import LogitMetric
-from .reading import Reading
-from .readouts import Beside, Readouts, Start
-from .runs import INTERVENED, REFERENCE, Run, starting_point
-from .statistics import Bounds
+from .patched_metrics import Beside, PatchedMetrics, Start
+from .patching import INTERVENED, REFERENCE, PatchedRun, starting_point
+from .prompt_statistics import Bounds
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class Measurement(Protocol):
     bounds: Bounds | None
     """The least and the most that it can be; None where it has no bounds, or they are not known."""
 
-    def values(self, run: Run) -> Float64[np.ndarray, " prompt"]:
+    def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
         """One number a prompt."""
         ...
 
@@ -37,12 +37,12 @@ class Measurement(Protocol):
 class LogitMeasurement:
     """A metric of logits."""
 
-    def __init__(self, reading: Reading, metric: LogitMetric) -> None:
+    def __init__(self, reading: PromptActivations, metric: LogitMetric) -> None:
         """The rows of the reading are those that the metric asked for."""
         self.reading = reading
         self.bounds: Bounds | None = None
         self.unit, self.n_prompts = metric.unit, reading.n_prompts
-        self._readouts = Readouts(
+        self._readouts = PatchedMetrics(
             reading.pair,
             (metric, metric),
             [(batch, batch) for batch in reading.batches],
@@ -50,12 +50,12 @@ class LogitMeasurement:
             reading.n_prompts,
         )
 
-    def values(self, run: Run) -> Float64[np.ndarray, " prompt"]:
+    def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
         """See `Measurement.values`."""
         return self._readouts.values(run.model, self._start(run))
 
-    def beside_unchanged(self, runs: Sequence[Run]) -> list[Beside]:
-        """Runs beside their model as it is: see `Readouts.beside_unchanged`."""
+    def beside_unchanged(self, runs: Sequence[PatchedRun]) -> list[Beside]:
+        """Runs beside their model as it is: see `PatchedMetrics.beside_unchanged`."""
         found: dict[int, Beside] = {}
         for model in (REFERENCE, INTERVENED):
             places = [place for place, run in enumerate(runs) if run.model == model]
@@ -67,10 +67,10 @@ class LogitMeasurement:
     def gradient(
         self, index: int, model: int, activations: Float[Tensor, "row token d_model"]
     ) -> Float[Tensor, "row token d_model"]:
-        """See `Readouts.gradient`."""
+        """See `PatchedMetrics.gradient`."""
         return self._readouts.gradient(model, index, activations)
 
-    def _start(self, run: Run) -> Start:
+    def _start(self, run: PatchedRun) -> Start:
         reading = self.reading
         return lambda index: starting_point(
             run, reading.activations(index), reading.batches[index].kept, lambda: reading.change(index)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from crosscoder.behavior import Continuation, Divergence, LogOdds, Perplexity
+from crosscoder.config.behavior import Continuation, Divergence, LogOdds, Perplexity
 from crosscoder.errors import ConfigError, DataError
 
 from .prompts import Batch, Prompt, Row

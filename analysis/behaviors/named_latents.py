@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 from tqdm.auto import tqdm
 
-from crosscoder.behavior import Behavior
+from crosscoder.config.behavior import Behavior
 
 from .causal import (
     Compared,
@@ -25,7 +25,7 @@ from .causal import (
     remainder,
     told_kinds,
 )
-from .change import Part
+from .change_decomposition import Part
 
 Evidence = Literal["observed", "associated", "causal"]
 

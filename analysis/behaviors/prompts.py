@@ -12,14 +12,14 @@ from jaxtyping import Bool, Int, Int32, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from crosscoder.alignment import Aligner, meeting_places
-from crosscoder.behavior import Behavior
-from crosscoder.chat import encode_chat
 from crosscoder.config import Message, TokenPolicy
-from crosscoder.documents import special_ids
+from crosscoder.config.behavior import Behavior
 from crosscoder.errors import DataError
-from crosscoder.pair import ModelPair
-from crosscoder.texts import Text, read_file
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.text.chat_templates import encode_chat
+from crosscoder.text.documents import special_ids
+from crosscoder.text.text_files import Text, read_file
+from crosscoder.text.token_alignment import Aligner, meeting_places
 
 # Padded tokens of one pass. The logits of all of them are there at once, for a gradient twice.
 BATCH_TOKENS = 1024

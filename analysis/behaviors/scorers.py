@@ -10,11 +10,11 @@ from typing import Any, assert_never
 
 from tqdm.auto import tqdm
 
-from crosscoder.behavior import EndpointJudge, Judged, Pattern, UserFunction
+from crosscoder.config.behavior import EndpointJudge, Judged, Pattern, UserFunction
 from crosscoder.errors import ConfigError, DataError, ResourceError, did_you_mean
 
-from ..chat_models import Question, open_model, verdict_of
-from ..kept_replies import KeptReplies
+from ..judges.chat_models import Question, open_model, verdict_of
+from ..judges.reply_cache import ReplyCache
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class _Judge:
     """Another model that answers yes or no."""
 
     def __init__(self, settings: Judged, cache: Path) -> None:
-        self._settings, self._kept = settings, KeptReplies(cache)
+        self._settings, self._kept = settings, ReplyCache(cache)
         self._asked = 0
         self._model = open_model(settings.judge, "metric.judge")
 

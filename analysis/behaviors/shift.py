@@ -5,9 +5,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from crosscoder.behavior import ShiftRule
+from crosscoder.config.behavior import ShiftRule
 
-from .statistics import Bounds, Estimate, Resamples, sign_flip_test
+from .prompt_statistics import Bounds, Estimate, Resamples, sign_flip_test
 
 Verdict = Literal["established", "no difference", "below the noise floor", "smaller than asked"]
 

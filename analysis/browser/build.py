@@ -10,18 +10,19 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from crosscoder.folder import RunFolder, write_atomic
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
 
 from ..report.content import build_report
-from ..results import AnalysisResults, load_results
-from .behaviors import behavior_section, evidence_section
-from .explanations import explanation_section
+from ..tables.analysis_files import AnalysisResults, load_results
+from .behavior_section import behavior_section, evidence_section
+from .explanation_section import explanation_section
 from .files import SINGLE_FILE_BYTES, PackFiles
-from .neighbors import neighbor_section
+from .neighbor_section import neighbor_section
 from .payload import Gist, TokenTable, latent_packs, overview_pack
+from .report_section import report_section
 from .section import Section
-from .told import told_section
-from .trajectories import trajectory_section
+from .trajectory_section import trajectory_section
 
 # In this order: of two rules of equal weight the later one stands.
 _STYLES = (
@@ -97,7 +98,7 @@ def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
     return [
         behavior_section(folder, results, report.behaviors),
         trajectory_section(folder, results),
-        told_section(report),
+        report_section(report),
         evidence_section(results),
         neighbor_section(folder, results),
         explanation_section(folder, results),

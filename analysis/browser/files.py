@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosscoder.folder import write_atomic
+from crosscoder.runtime.files import write_atomic
 
 SINGLE_FILE_BYTES = 30_000_000
 """Packs of the latents together stay in index.html up to this size. Such a page can be sent on as one file (mail stops at some

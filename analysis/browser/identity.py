@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from crosscoder.digests import content_digest
+from crosscoder.runtime.files import content_digest
 
-from ..results import AnalysisResults
+from ..tables.analysis_files import AnalysisResults
 
 _COLUMNS = (
     "n_tokens",

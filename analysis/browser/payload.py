@@ -26,7 +26,7 @@ from jaxtyping import Int64
 
 from ..report.findings import control_findings
 from ..report.limits import drawing, limit_curves
-from ..results import LABELS, TEXT_COLUMNS, AnalysisResults
+from ..tables.analysis_files import LABELS, TEXT_COLUMNS, AnalysisResults
 from .identity import run_digest
 from .section import Section, chunk_arrays, chunk_header, joined_arrays, joined_header
 

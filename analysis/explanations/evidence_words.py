@@ -6,9 +6,9 @@ The level is that of the column `evidence`, and beside it stands why no more is 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..behaviors.results import LEVELS, BehaviorResults
-from ..labels import CLAIMED
-from .results import RuleScore
+from ..behaviors.behavior_files import LEVELS, BehaviorResults
+from ..labels.rule import CLAIMED
+from .explanation_files import RuleScore
 from .sentences import share_text
 
 _MOSTLY_TEMPLATE = 0.5

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from ..token_context import DocumentContext
+from ..latents.token_context import DocumentContext
 from .firing_table import FiringTable, for_finding
 
 _LEAST_TOKENS = 4

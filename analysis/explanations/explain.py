@@ -14,30 +14,31 @@ import torch
 from jaxtyping import Bool
 from tqdm.auto import tqdm
 
+from crosscoder.activations.shards import DOCUMENTS, ShardReader
 from crosscoder.config import FileActivations, RunConfig
-from crosscoder.device import sparse_device
-from crosscoder.documents import Documents
+from crosscoder.config.explanation import ExplanationSettings
+from crosscoder.config.load import dump_config
+from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import ConfigError, DataError, ResourceError
-from crosscoder.explanation import ExplanationSettings
-from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.loading import load_tokenizer
-from crosscoder.settings import dump_config
-from crosscoder.shards import DOCUMENTS, ShardReader
-from crosscoder.storage import load_crosscoder
+from crosscoder.language_models.loading import load_tokenizer
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.device import sparse_device
+from crosscoder.runtime.files import write_atomic
+from crosscoder.text.documents import Documents
 
-from ..behaviors.results import named_by_behaviors
-from ..chat_models import ChatModel, Question, open_model, verdict_of
-from ..columns import WRITTEN
-from ..kept_replies import KeptReplies, key_of
-from ..observers import observer_for
-from ..tables import write_parquet
-from ..token_context import DocumentContext
+from ..behaviors.behavior_files import named_by_behaviors
+from ..judges.chat_models import ChatModel, Question, open_model, verdict_of
+from ..judges.reply_cache import ReplyCache, key_of
+from ..latents.dictionary_view import view_of
+from ..latents.token_context import DocumentContext
+from ..tables.columns import WRITTEN
+from ..tables.parquet import write_parquet
+from .balanced_accuracy import LEAST, Score, Verdict, balanced_accuracy
 from .excerpts import Excerpt, ExcerptFinder, Excerpts
+from .explanation_files import WAYS, RuleScore, WrittenFolder, mean_scores, read_rows, read_rules
 from .firing_rules import latents_that_fire, latents_that_matter
 from .firing_table import read_firings
-from .prompts import author_question, detection_question, fuzzing_question, silent_marks
-from .results import WAYS, RuleScore, WrittenFolder, mean_scores, read_rows, read_rules
-from .scores import LEAST, Score, Verdict, balanced_accuracy
+from .judge_prompts import author_question, detection_question, fuzzing_question, silent_marks
 from .token_families import Family, families
 
 logger = logging.getLogger(__name__)
@@ -152,10 +153,8 @@ def _cases(
     )
     context = DocumentContext(Documents.load(folder.activations / DOCUMENTS), tokenizer)
     device = sparse_device("training.device", config.training.device)
-    observer = observer_for(
-        load_crosscoder(folder.crosscoder, device), reader.d_models, config.crosscoder.reads
-    )
-    firings = read_firings(reader, observer, latents, settings.tokens, config.seed, "excerpts")
+    view = view_of(load_crosscoder(folder.crosscoder, device), reader.d_models, config.crosscoder.reads)
+    firings = read_firings(reader, view, latents, settings.tokens, config.seed, "excerpts")
     finder = ExcerptFinder(firings, context, settings.window, settings.seed, config.seed)
     kinds = families(context.documents, context.vocabulary, firings.document, firings.position)
     rules = read_rules(folder)
@@ -198,7 +197,7 @@ class _Asking:
         self, place: WrittenFolder, author: ChatModel, judge: ChatModel, settings: ExplanationSettings
     ) -> None:
         self.author, self.judge, self.settings = author, judge, settings
-        self.kept = KeptReplies(place.replies)
+        self.kept = ReplyCache(place.replies)
         self.spent = 0
         """Tokens of prompts and replies that this command used."""
 

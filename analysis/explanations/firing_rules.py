@@ -10,18 +10,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crosscoder.activations import ActivationReader
+from crosscoder.activations.batch import ActivationReader
 from crosscoder.config import AnalysisConfig, RunConfig
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 
-from ..behaviors.results import named_by_behaviors
-from ..columns import RULES
-from ..hashing import block_of
-from ..intervals import unseen_weights
-from ..labels import CLAIMED
-from ..observers import Observer
-from ..tables import write_parquet
-from ..token_context import DocumentContext, TokenContext
+from ..behaviors.behavior_files import named_by_behaviors
+from ..labels.rule import CLAIMED
+from ..latents.bootstrap import unseen_weights
+from ..latents.dictionary_view import DictionaryView
+from ..latents.hashing import block_of
+from ..latents.token_context import DocumentContext, TokenContext
+from ..tables.columns import RULES
+from ..tables.parquet import write_parquet
 from .auroc import auroc
 from .firing_table import FiringTable, for_finding, read_firings
 from .rules import learn_rule, rule_text
@@ -47,7 +47,11 @@ def latents_that_matter(folder: RunFolder) -> tuple[list[int], list[int]]:
 
 
 def learn_rules(
-    folder: RunFolder, config: RunConfig, reader: ActivationReader, observer: Observer, context: TokenContext
+    folder: RunFolder,
+    config: RunConfig,
+    reader: ActivationReader,
+    view: DictionaryView,
+    context: TokenContext,
 ) -> None:
     """Write rules.parquet. Where tokens are not known there is no rule, and no file.
 
@@ -62,7 +66,7 @@ def learn_rules(
     wanted = [*first, *others][: settings.latents]
     fresh = sorted(set(wanted if not len(known) else wanted[: len(first)]) - set(known["latent"].to_pylist()))
     if fresh:
-        firings = read_firings(reader, observer, fresh, settings.tokens, config.seed, "rules")
+        firings = read_firings(reader, view, fresh, settings.tokens, config.seed, "rules")
         known = pa.concat_tables([known, score_rules(firings, context, config.analysis, config.seed)])
     if len(first) > settings.latents:
         logger.warning(

@@ -13,20 +13,20 @@ import torch
 from jaxtyping import Bool, Float32, Int64
 from tqdm import tqdm
 
-from crosscoder.activations import ActivationReader
-from crosscoder.firings import Firings
+from crosscoder.activations.batch import ActivationReader
+from crosscoder.dictionary.sparse_latents import SparseLatents
 
-from ..hashing import scramble, uniform
-from ..held_out_pass import batches_for
-from ..observers import Observer
+from ..latents.dictionary_view import DictionaryView
+from ..latents.hashing import hashed, uniform
+from ..latents.held_out_pass import batches_for
 
 _SPLIT_STREAM, _DRAW_STREAM = 1, 2
 
 
 def drawn(document: Int64[np.ndarray, " item"], seed: int, stream: int) -> np.ndarray:
     """A number in [0, 1) for each document, other than the one that decides what it is resampled with."""
-    once = scramble(document, seed + stream).astype(np.int64)
-    return uniform(scramble(once, seed + stream))
+    once = hashed(document, seed + stream).astype(np.int64)
+    return uniform(hashed(once, seed + stream))
 
 
 def for_finding(document: Int64[np.ndarray, " item"], seed: int) -> Bool[np.ndarray, " item"]:
@@ -58,7 +58,7 @@ class FiringTable:
 
 def gather_firings(
     reader: ActivationReader,
-    observer: Observer,
+    view: DictionaryView,
     latents: Sequence[int],
     most_tokens: int,
     seed: int,
@@ -72,20 +72,20 @@ def gather_firings(
         progress: Is told of the tokens that pass by.
     """
     share = most_tokens / max(reader.n_tokens, 1)
-    place_of = torch.full((observer.n_latents,), -1, dtype=torch.int64)
+    place_of = torch.full((view.n_latents,), -1, dtype=torch.int64)
     place_of[list(latents)] = torch.arange(len(latents))
     nothing, no_value = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
     tokens, parts = [(nothing, nothing)], [(nothing, nothing, no_value, no_value, no_value)]
     n_tokens = 0
-    for batch in batches_for(observer, reader):
+    for batch in batches_for(view, reader):
         progress(len(batch.values))
         document = batch.document.cpu().numpy().astype(np.int64)
         rows = np.flatnonzero(drawn(document, seed, _DRAW_STREAM) < share)
         if not len(rows):
             continue
         tokens.append((document[rows], batch.position.cpu().numpy().astype(np.int64)[rows]))
-        codes = observer.encode(batch.values[torch.from_numpy(rows)])
-        parts.append(_kept(codes.firings, observer.contributions(codes), place_of, n_tokens))
+        codes = view.encode(batch.values[torch.from_numpy(rows)])
+        parts.append(_kept(codes.sparse_latents, view.contributions(codes), place_of, n_tokens))
         n_tokens += len(rows)
     document, position = (np.concatenate(column) for column in zip(*tokens, strict=True))
     token, place, *written = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -94,7 +94,7 @@ def gather_firings(
 
 def read_firings(
     reader: ActivationReader,
-    observer: Observer,
+    view: DictionaryView,
     latents: Sequence[int],
     most_tokens: int,
     seed: int,
@@ -102,11 +102,14 @@ def read_firings(
 ) -> FiringTable:
     """`gather_firings` with a bar that is `named`."""
     with tqdm(total=reader.n_tokens, desc=named, unit=" tokens", unit_scale=True) as bar:
-        return gather_firings(reader, observer, latents, most_tokens, seed, bar.update)
+        return gather_firings(reader, view, latents, most_tokens, seed, bar.update)
 
 
 def _kept(
-    firings: Firings, written: tuple[Firings, Firings], place_of: torch.Tensor, first_token: int
+    firings: SparseLatents,
+    written: tuple[SparseLatents, SparseLatents],
+    place_of: torch.Tensor,
+    first_token: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     place = place_of[firings.latent.cpu()]
     kept = place >= 0

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.special import gammaln
 
-from .results import FAMILY_NAMES
+from .explanation_files import FAMILY_NAMES
 from .token_families import Family
 
 _MANY = 0.5

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from crosscoder.documents import Documents
+from crosscoder.text.documents import Documents
 
 # Before the first token of a document there is none.
 _NOTHING = -1

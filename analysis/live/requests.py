@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from crosscoder.complaints import complaints
 from crosscoder.config import Message, Settings
+from crosscoder.config.messages import setting_errors
 from crosscoder.errors import DataError
-from crosscoder.texts import Text
+from crosscoder.text.text_files import Text
 
 MAX_BYTES = 131_072
 """Of the body of a request."""
@@ -91,4 +91,4 @@ def parsed(body: bytes, model: type[T]) -> T:
     try:
         return model.model_validate_json(body, strict=True)
     except ValidationError as error:
-        raise DataError(str(complaints(error, model, data)[0])) from None
+        raise DataError(str(setting_errors(error, model, data)[0])) from None

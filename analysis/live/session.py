@@ -11,15 +11,14 @@ import torch
 from jaxtyping import Shaped
 
 from crosscoder.config import AdapterSource, ContextSource, PairConfig, RunConfig
-from crosscoder.documents import special_ids
 from crosscoder.errors import CrosscoderError, FormatError, PairError
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import special_ids
 
-from ..behaviors.results import load_behaviors
-from ..latent_rows import read_rows
-from ..run_models import RunModels, load_models
-from ..token_text import display_vocabulary
-from .reading import Predicted, TextReading, prompt_of, read_prompt
+from ..behaviors.behavior_files import load_behaviors
+from ..latents.run_models import RunModels, load_models
+from ..latents.token_text import display_vocabulary
+from ..tables.latent_rows import read_rows
 from .requests import (
     MAX_CHARACTERS,
     MAX_DOSE,
@@ -30,6 +29,7 @@ from .requests import (
     TextRequest,
 )
 from .steering import Steering, why_no_steering
+from .text_view import Predicted, TextReading, prompt_of, read_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +46,11 @@ class Session:
         """Raises FormatError where the table of features does not belong to the dictionary."""
         assert config.pair is not None
         self._models, self._policy, self._pair_settings = models, config.tokens, config.pair
-        pair, observer = models
+        pair, view = models
         features = read_rows(folder.features, _COLUMNS).to_pandas().sort_values("latent", ignore_index=True)
-        if features["latent"].tolist() != list(range(observer.n_latents)):
+        if features["latent"].tolist() != list(range(view.n_latents)):
             raise FormatError(
-                f"{folder.features}: holds {len(features)} latents, but the dictionary has {observer.n_latents}; "
+                f"{folder.features}: holds {len(features)} latents, but the dictionary has {view.n_latents}; "
                 "run crosscoder analyze again"
             )
         self._told_of = features[["label", "evidence", "explanation"]].to_dict("records")
@@ -76,23 +76,23 @@ class Session:
         models = load_models(folder, config)
         _check_identity(folder, models.pair.identity())
         found = cls(folder, config, models)
-        logger.info("live: %d latents at %s", models.observer.n_latents, models.pair.hookpoints[0])
+        logger.info("live: %d latents at %s", models.view.n_latents, models.pair.hookpoints[0])
         return found
 
     def facts(self) -> dict[str, Any]:
         """What the page says before anything is typed, and what it may ask for."""
-        pair, observer = self._models
+        pair, view = self._models
         context = pair.context
         return {
             "reference": _name(self._pair_settings, reference=True),
             "intervened": _name(self._pair_settings, reference=False),
             "hookpoint": pair.hookpoints[0],
-            "n_latents": observer.n_latents,
-            "reads": observer.reads,
+            "n_latents": view.n_latents,
+            "reads": view.reads,
             "chat": pair.chat_template is not None,
             "context": None if context is None else str(pair.tokenizer.decode(context.token_ids.tolist())),
             "aligned": pair.readers is not None,
-            "comparable": observer.comparable,
+            "comparable": view.comparable,
             "no_steering": why_no_steering(self._models),
             "behaviors": [{"name": name, "latents": latents} for name, latents in self._named.items()],
             "limits": {

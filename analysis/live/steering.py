@@ -15,19 +15,19 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from crosscoder.behavior import Sampling
 from crosscoder.config import TokenPolicy
+from crosscoder.config.behavior import Sampling
 from crosscoder.errors import DataError
 
+from ..behaviors.activations import PromptActivations
 from ..behaviors.causal import chosen
-from ..behaviors.change import Part
+from ..behaviors.change_decomposition import Part
+from ..behaviors.experiment import exchangeable
 from ..behaviors.generation import Generator
+from ..behaviors.patching import INTERVENED, REFERENCE, PatchedRun, unchanged
 from ..behaviors.prompts import Prompt, Row
-from ..behaviors.reading import Reading
-from ..behaviors.runs import INTERVENED, REFERENCE, Run, unchanged
-from ..behaviors.subject import exchangeable
-from ..observers import Observer
-from ..run_models import RunModels
+from ..latents.dictionary_view import DictionaryView
+from ..latents.run_models import RunModels
 from .requests import SteerRequest
 
 _SIGNS = {REFERENCE: 1, INTERVENED: -1}
@@ -54,7 +54,9 @@ def why_no_steering(models: RunModels) -> str | None:
     return None
 
 
-def runs_of(request: SteerRequest, observer: Observer, means: Float64[Tensor, " latent"]) -> tuple[Run, Run]:
+def runs_of(
+    request: SteerRequest, view: DictionaryView, means: Float64[Tensor, " latent"]
+) -> tuple[PatchedRun, PatchedRun]:
     """The edits of both models, reference first.
 
     Args:
@@ -65,23 +67,23 @@ def runs_of(request: SteerRequest, observer: Observer, means: Float64[Tensor, " 
     """
     latents = sorted(set(request.latents))
     for latent in latents:
-        if not 0 <= latent < observer.n_latents:
+        if not 0 <= latent < view.n_latents:
             raise DataError(
-                f"latents: there is no latent {latent}; the dictionary has latents 0 to {observer.n_latents - 1}"
+                f"latents: there is no latent {latent}; the dictionary has latents 0 to {view.n_latents - 1}"
             )
     if request.how == "part":
-        part = Part(chosen(latents, observer.n_latents)).scaled(request.dose)
-        one, other = (Run(model, model, part, sign) for model, sign in _SIGNS.items())
+        part = Part(chosen(latents, view.n_latents)).scaled(request.dose)
+        one, other = (PatchedRun(model, model, part, sign) for model, sign in _SIGNS.items())
         return one, other
-    direction = mean_direction(latents, observer, means)
+    direction = mean_direction(latents, view, means)
     one, other = (
-        Run(model, model, constant=sign * request.dose * direction) for model, sign in _SIGNS.items()
+        PatchedRun(model, model, constant=sign * request.dose * direction) for model, sign in _SIGNS.items()
     )
     return one, other
 
 
 def mean_direction(
-    latents: list[int], observer: Observer, means: Float64[Tensor, " latent"]
+    latents: list[int], view: DictionaryView, means: Float64[Tensor, " latent"]
 ) -> Float[Tensor, " d_model"]:
     """What some latents add to intervened - reference at their mean values, in raw units. Raises DataError for a latent without one."""
     for latent in latents:
@@ -89,7 +91,7 @@ def mean_direction(
             raise DataError(
                 f"latents: {latent} is dead: it fired on no held-out token, so it has no mean value; leave it out"
             )
-    directions = observer.carried_directions()[latents]
+    directions = view.carried_directions()[latents]
     return means[latents].to(directions) @ directions
 
 
@@ -112,11 +114,11 @@ class Steering:
 
         Raises DataError where latents, prompt or models do not allow it.
         """
-        pair, observer = self._models
+        pair, view = self._models
         why = why_no_steering(self._models)
         if why is not None:
             raise DataError(f"steering: {why}")
-        runs = runs_of(request, observer, self._means)
+        runs = runs_of(request, view, self._means)
         n_tokens = len(prompt.token_ids)
         if pair.max_positions is not None and n_tokens + request.max_new_tokens > pair.max_positions:
             raise DataError(
@@ -124,7 +126,7 @@ class Steering:
                 f"{max(0, pair.max_positions - n_tokens)} at most; lower it, or shorten the prompt"
             )
         sampling = Sampling(max_new_tokens=request.max_new_tokens)
-        generator = Generator(pair, observer, [prompt], self._policy, sampling, 0, before_step)
+        generator = Generator(pair, view, [prompt], self._policy, sampling, 0, before_step)
         key = prompt.token_ids.tobytes(), request.max_new_tokens
         if key not in self._unsteered:
             self._unsteered = {key: _both(generator, (unchanged(REFERENCE), unchanged(INTERVENED)))}
@@ -133,13 +135,13 @@ class Steering:
 
     @torch.no_grad()
     def _fires_on(self, prompt: Prompt, request: SteerRequest) -> tuple[int, int]:
-        pair, observer = self._models
+        pair, view = self._models
         row = Row(0, prompt.token_ids, len(prompt.token_ids))
-        weights = Reading.of_rows(pair, observer, [row], self._policy).change(0).weights
-        fires = chosen(request.latents, observer.n_latents).to(weights.latent.device)[weights.latent]
+        weights = PromptActivations.of_rows(pair, view, [row], self._policy).change(0).weights
+        fires = chosen(request.latents, view.n_latents).to(weights.latent.device)[weights.latent]
         return len(weights.token[fires & (weights.value != 0)].unique()), weights.shape[0]
 
 
-def _both(generator: Generator, runs: tuple[Run, Run]) -> tuple[str, str]:
+def _both(generator: Generator, runs: tuple[PatchedRun, PatchedRun]) -> tuple[str, str]:
     one, other = (generator.answers(run)[0][0] for run in runs)
     return one, other

@@ -8,11 +8,11 @@ import pandas as pd
 
 from crosscoder.errors import FormatError
 
-from ..behaviors.results import BehaviorFolder, BehaviorResults
-from ..columns import ATTRIBUTION
+from ..behaviors.behavior_files import BehaviorFolder, BehaviorResults
 from ..report.behavior_schema import BehaviorShift, CausalCheck, Estimate, Explanation
-from ..report.behaviors import behavior_shifts
+from ..report.behavior_shifts import behavior_shifts
 from ..report.phrases import visible
+from ..tables.columns import ATTRIBUTION
 from .frames import with_types
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ..columns import Table
+from ..tables.columns import Table
 
 
 def with_types(frame: pd.DataFrame, described: Table) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32
 
-from ..columns import FEATURES
-from ..results import TEXT_COLUMNS, AnalysisResults
+from ..tables.analysis_files import TEXT_COLUMNS, AnalysisResults
+from ..tables.columns import FEATURES
 
 
 class Number(NamedTuple):

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from markupsafe import Markup
 
 from ..report.behavior_schema import BehaviorShift, Estimate
-from ..report.behaviors import form_of
+from ..report.behavior_shifts import form_of
 from ..report.content import short_names
 from ..report.phrases import NOT_MEASURED, Number, percent, visible, whole
 from ..report.render import prose_html
 from ..report.wording import shown
-from ..results import LABELS
+from ..tables.analysis_files import LABELS
 from .latent import Example, Latent
 from .run import Run
 

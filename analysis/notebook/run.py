@@ -9,22 +9,22 @@ import pandas as pd
 
 from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, did_you_mean
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 
-from ..behaviors.results import LEVELS, behavior_places, load_behaviors
-from ..columns import FEATURES
+from ..behaviors.behavior_files import LEVELS, behavior_places, load_behaviors
 from ..plots.stage import plots_of
 from ..report.content import short_names
 from ..report.render import read_report
 from ..report.schema import Report
-from ..results import LABELS, AnalysisResults, load_results
-from ..training_record import read_metrics
+from ..tables.analysis_files import LABELS, AnalysisResults, load_results
+from ..tables.columns import FEATURES
+from ..tables.metrics_log import read_metrics
 from .behavior import AttributedBehavior
 from .frames import with_types
 from .latent import Latent
 
 if TYPE_CHECKING:
-    from crosscoder.dictionary import Crosscoder
+    from crosscoder.dictionary.crosscoder import Crosscoder
 
 
 class Run:
@@ -97,7 +97,7 @@ class Run:
     @cached_property
     def dictionary(self) -> "Crosscoder":
         """The trained dictionary, on the CPU."""
-        from crosscoder.storage import load_crosscoder
+        from crosscoder.dictionary.storage import load_crosscoder
 
         return load_crosscoder(self.folder.crosscoder)
 

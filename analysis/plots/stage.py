@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from crosscoder.errors import ConfigError, FormatError, did_you_mean
-from crosscoder.folder import RunFolder, write_atomic
-from crosscoder.plotting import require_matplotlib
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.plotting_extra import require_matplotlib
 
-from ..results import load_results
+from ..tables.analysis_files import load_results
 from .plot import Plot
 
 
@@ -50,9 +51,9 @@ def plots_of(folder: RunFolder) -> list[Plot]:
 
 
 def _plots(folder: RunFolder) -> Iterator[Plot]:
-    from .behaviors import behavior_plots
-    from .course import training_plots, trajectory_plots
-    from .dictionary import dictionary_plots
+    from .behavior_plots import behavior_plots
+    from .dictionary_plots import dictionary_plots
+    from .progress_plots import training_plots, trajectory_plots
 
     yield from training_plots(folder)
     if folder.summary.is_file():

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 
 from .phrases import NOT_MEASURED, visible
 from .schema import BeforeDictionary, LayerShift, Prediction, Statement

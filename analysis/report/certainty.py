@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..labels import CLAIMED
-from ..results import AnalysisResults
+from ..labels.rule import CLAIMED
+from ..tables.analysis_files import AnalysisResults
 from .findings import agreement, claims, disbelief, has, shuffled_found, stability
 from .phrases import NOT_MEASURED
 from .schema import Statement

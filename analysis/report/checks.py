@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from crosscoder.comparability import LEAST_AGREEMENT, LEAST_CARRIED, LOWEST_RATE
+from crosscoder.config.pair import LEAST_AGREEMENT, LEAST_CARRIED, LOWEST_RATE
 
-from ..results import AnalysisResults
+from ..tables.analysis_files import AnalysisResults
 from .phrases import NOT_MEASURED, Number, present
 from .schema import Check
 from .wording import named, say

@@ -5,24 +5,34 @@ import re
 from collections import Counter
 from typing import Any, Literal
 
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 
-from ..behaviors.results import load_behaviors
-from ..explanations.results import read_rules
-from ..labels import ROTATED_RATIO
-from ..results import LABELS, AnalysisResults
+from ..behaviors.behavior_files import load_behaviors
+from ..explanations.explanation_files import read_rules
+from ..labels.rule import ROTATED_RATIO
+from ..tables.analysis_files import LABELS, AnalysisResults
 from .before import before_dictionary
-from .behaviors import behavior_shifts
+from .behavior_shifts import behavior_shifts
 from .certainty import certainty
 from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
 from .desiderata import desiderata
+from .headlines import summary_sentences
+from .label_rule import rule_statements
 from .limits import limit_curves
 from .outlook import outlook
 from .phrases import NOT_MEASURED, Number, present, visible
-from .rule import rule_statements
-from .schema import SCHEMA_VERSION, Fact, LabelCount, Model, Reason, Recorded, Report, Stage, Statement
-from .summary import summary_sentences
+from .schema import (
+    SCHEMA_VERSION,
+    Fact,
+    LabelCount,
+    Model,
+    Reason,
+    Recorded,
+    Report,
+    Stage,
+    Statement,
+)
 from .wording import Sentence, listed, named, plain, say
 
 _READS = {

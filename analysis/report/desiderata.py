@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from crosscoder.folder import RunFolder
-from crosscoder.requirements import Requirements
+from crosscoder.config.requirements import Requirements
+from crosscoder.run.folder import RunFolder
 
-from ..behaviors.results import BehaviorResults, load_behaviors
-from ..labels import CLAIMED
-from ..results import AnalysisResults
+from ..behaviors.behavior_files import BehaviorResults, load_behaviors
+from ..labels.rule import CLAIMED
+from ..tables.analysis_files import AnalysisResults
 from .findings import has
 from .phrases import NOT_MEASURED, Number
 from .schema import Requirement

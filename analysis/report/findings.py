@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..labels import CLAIMED
-from ..results import SAME_DIRECTION, AnalysisResults
+from ..labels.rule import CLAIMED
+from ..tables.analysis_files import SAME_DIRECTION, AnalysisResults
 from .phrases import Number, visible
 from .wording import Sentence, say
 

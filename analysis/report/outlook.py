@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ..behaviors.results import BehaviorResults
-from ..results import AnalysisResults
+from ..behaviors.behavior_files import BehaviorResults
+from ..tables.analysis_files import AnalysisResults
 from .desiderata import COST
 from .phrases import NOT_MEASURED, Number
 from .schema import Outlook, Statement

@@ -12,9 +12,10 @@ from markupsafe import Markup, escape
 from pydantic import ValidationError
 
 from crosscoder.errors import FormatError
-from crosscoder.folder import RunFolder, write_atomic
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
 
-from ..results import load_results
+from ..tables.analysis_files import load_results
 from .content import build_report
 from .limits import drawing
 from .phrases import NOT_MEASURED, Number, markdown, markdown_code, seconds, visible

@@ -7,7 +7,17 @@ words and no number; text that others wrote is `Quoted`, and a page `Address` le
 from typing import Literal
 
 from .behavior_schema import BehaviorShift
-from .fields import Address, Count, Evidence, Finite, NotNegative, Quoted, ReportPart, Retold, Verdict
+from .fields import (
+    Address,
+    Count,
+    Evidence,
+    Finite,
+    NotNegative,
+    Quoted,
+    ReportPart,
+    Retold,
+    Verdict,
+)
 from .wording import Sentence
 
 SCHEMA_VERSION: Literal[3] = 3

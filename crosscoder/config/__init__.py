@@ -11,9 +11,8 @@ from .block import Count, Device, Dtype, PositiveFloat, Settings, Share
 from .controls import ControlsConfig
 from .dictionary import CrosscoderConfig, DictionaryConfig
 from .pair import AdapterSource, ContextSource, Message, ModelSource, PairConfig
-from .run import RunConfig
+from .run import RunConfig, SurveyConfig
 from .sparsity import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
-from .survey import SurveyConfig
 from .text import TextConfig, TextSource
 from .tokens import TokenPolicy
 from .training import AuxiliaryConfig, TrainingConfig

@@ -11,11 +11,16 @@ from .block import Count, Settings
 from .controls import ControlsConfig
 from .dictionary import DictionaryConfig
 from .pair import PairConfig
-from .survey import SurveyConfig
 from .text import TextConfig
 from .tokens import TokenPolicy
 from .training import TrainingConfig
 from .wandb import WandbConfig
+
+
+class SurveyConfig(Settings):
+    """What the models differ in before any dictionary: whole forward passes of both over some held-out documents."""
+
+    documents: int = Field(default=48, ge=0, description="held-out documents that are read; 0 leaves it out")
 
 
 class RunConfig(Settings):

@@ -3,7 +3,7 @@
 from .chain import PlantedChain
 from .directions import spread_directions
 from .exact import exact_dictionary
-from .pair import SMALL, STANDARD, PlantedPair
+from .planted_pair import SMALL, STANDARD, PlantedPair
 from .truth import PlantedTruth
 
 __all__ = [

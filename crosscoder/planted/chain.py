@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..config import BatchTopK, CrosscoderConfig
-from ..dictionary import Crosscoder
-from ..reading import model_names, time_order
+from ..config.model_names import model_names, time_order
+from ..dictionary.crosscoder import Crosscoder
 from .exact import exact_dictionary
-from .pair import PlantedPair
+from .planted_pair import PlantedPair
 
 
 @dataclass(frozen=True)

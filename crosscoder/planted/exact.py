@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..config import BatchTopK, CrosscoderConfig, ReLU
-from ..dictionary import Crosscoder
+from ..dictionary.crosscoder import Crosscoder
 
 
 def exact_dictionary(

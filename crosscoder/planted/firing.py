@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.special import ndtr, ndtri
 
-from ..file_activations import BLOCK_ROWS
+from ..activations.user_files import BLOCK_ROWS
 
 STRENGTH_SPREAD = 0.3
 FAINTEST = 0.2

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import ConfigError, did_you_mean
-from .pair import STANDARD, PlantedPair
+from .planted_pair import STANDARD, PlantedPair
 
 RARE = 0.003
 N_LATENTS = 128

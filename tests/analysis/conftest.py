@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 
 from .page_views import View, opened_view
 

@@ -8,14 +8,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.behaviors.results import BehaviorFolder
-from analysis.columns import WRITTEN
-from analysis.explanations.results import WrittenFolder
-from crosscoder.folder import RunFolder
+from analysis.behaviors.behavior_files import BehaviorFolder
+from analysis.explanations.explanation_files import WrittenFolder
+from analysis.tables.columns import WRITTEN
+from crosscoder.run.folder import RunFolder
 
 from .page_views import read_table
+from .report_runs import shifted
 from .run_folder import HOSTILE
-from .told_runs import shifted
 
 NAMED = (3, 4)
 N_PROMPTS = 9

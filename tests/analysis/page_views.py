@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.browser.files import SINGLE_FILE_BYTES
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 
 LAYOUTS = {SINGLE_FILE_BYTES: "one file", 0: "folder"}
 """Limits that lead to each layout of a small page, and its name."""

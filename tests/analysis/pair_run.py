@@ -6,12 +6,12 @@ from typing import Any
 import torch
 
 from analysis import stages
+from crosscoder.activations.shards import ShardReader
 from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, RunConfig
-from crosscoder.dictionary import Crosscoder
-from crosscoder.folder import RunFolder
-from crosscoder.reading import Reads, crosscoder_config, present
-from crosscoder.shards import ShardReader
-from crosscoder.storage import save_crosscoder
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.inputs import Reads, crosscoder_config, present
+from crosscoder.dictionary.storage import save_crosscoder
+from crosscoder.run.folder import RunFolder
 from tests.tiny_pairs import run_config
 from training.stages import harvest
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from analysis.observers import Observer
-from analysis.statistics import Statistics, StatisticsAccumulator
-from analysis.token_context import RowContext
-from crosscoder.activations import ActivationBatch
+from analysis.latents.dictionary_view import DictionaryView
+from analysis.latents.statistics import Statistics, StatisticsAccumulator
+from analysis.latents.token_context import RowContext
+from crosscoder.activations.batch import ActivationBatch
 
 BLOCKS = 16
 
@@ -39,10 +39,13 @@ class MemoryReader:
 
 
 def collect(
-    observer: Observer, reader: MemoryReader, batches: Sequence[ActivationBatch] | None = None, seed: int = 0
+    view: DictionaryView,
+    reader: MemoryReader,
+    batches: Sequence[ActivationBatch] | None = None,
+    seed: int = 0,
 ) -> Statistics:
     """Statistics of everything in a reader, or of the given batches."""
-    accumulator = StatisticsAccumulator(observer, reader.context(), BLOCKS, seed)
+    accumulator = StatisticsAccumulator(view, reader.context(), BLOCKS, seed)
     for batch in [reader.gather(torch.arange(reader.n_tokens))] if batches is None else batches:
-        accumulator.update(batch, observer.observe(batch.values))
+        accumulator.update(batch, view.observe(batch.values))
     return accumulator.result()

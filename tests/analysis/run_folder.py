@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from analysis.histograms import ActivationHistograms
-from crosscoder.firings import Firings
-from crosscoder.folder import RunFolder
+from analysis.latents.histograms import ActivationHistograms
+from crosscoder.dictionary.sparse_latents import SparseLatents
+from crosscoder.run.folder import RunFolder
 
 N_LATENTS = 200
 HOSTILE = (
@@ -317,7 +317,7 @@ def _histograms(random: np.random.Generator, features: Any) -> pa.Table:
     counted = ActivationHistograms(len(features), len(SOURCES))
     for feature in features[features["label"] != "dead"].itertuples():
         values = np.minimum(random.exponential(feature.max_activation / 5, 500), feature.max_activation)
-        firings = Firings(
+        firings = SparseLatents(
             torch.arange(500),
             torch.full((500,), feature.latent),
             torch.from_numpy(values).float(),

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.columns import EXAMPLES, FEATURES, LOGITS
-from analysis.observers import observer_for
-from analysis.results import AnalysisResults, load_results
-from analysis.token_text import display_vocabulary
+from analysis.latents.dictionary_view import view_of
+from analysis.latents.token_text import display_vocabulary
+from analysis.tables.analysis_files import AnalysisResults, load_results
+from analysis.tables.columns import EXAMPLES, FEATURES, LOGITS
+from crosscoder.activations.shards import ShardReader
 from crosscoder.config import RunConfig
-from crosscoder.documents import Documents
-from crosscoder.folder import RunFolder
-from crosscoder.pair import load_pair
-from crosscoder.reading import Reads
-from crosscoder.shards import ShardReader
-from crosscoder.storage import load_crosscoder
+from crosscoder.dictionary.inputs import Reads
+from crosscoder.dictionary.storage import load_crosscoder
+from crosscoder.language_models.pair import load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents
 from tests.analysis.described import described
 from tests.analysis.pair_run import N_LATENTS, make_pair_run
 from tests.tiny_pairs import save_adapter, save_llama
@@ -103,7 +103,7 @@ def test_logit_tables_are_those_of_the_models(analyzed: tuple[RunConfig, RunFold
     assert config.pair is not None
     pair = load_pair(config.pair)
     crosscoder = load_crosscoder(run.crosscoder)
-    raw = observer_for(crosscoder, (16, 16), "paired").raw
+    raw = view_of(crosscoder, (16, 16), "paired").raw
     table: Any = results.logits().to_pandas()
     directions = {"reference": (raw[0], 0), "intervened": (raw[1], 1), "difference": (raw[1] - raw[0], 1)}
     for model, (rows, index) in directions.items():

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from analysis import stages
-from analysis.columns import HISTOGRAMS
-from analysis.results import FEATURE_COLUMNS, load_results
+from analysis.tables.analysis_files import FEATURE_COLUMNS, load_results
+from analysis.tables.columns import HISTOGRAMS
 from crosscoder.config import (
     AnalysisConfig,
     BatchTopK,
@@ -20,12 +20,12 @@ from crosscoder.config import (
     FileActivations,
     RunConfig,
 )
-from crosscoder.dictionary import Crosscoder
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.inputs import Reads, crosscoder_config, present
+from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.errors import FormatError
-from crosscoder.folder import RunFolder
 from crosscoder.planted import SMALL, PlantedPair, exact_dictionary
-from crosscoder.reading import Reads, crosscoder_config, present
-from crosscoder.storage import save_crosscoder
+from crosscoder.run.folder import RunFolder
 
 from .described import described
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosscoder.activations import ActivationBatch, ActivationReader
+from crosscoder.activations.batch import ActivationBatch, ActivationReader
 from crosscoder.config import FileActivations, RunConfig
-from crosscoder.folder import RunFolder
 from crosscoder.planted import PlantedPair
-from crosscoder.tracking import WandbRun
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import WandbRun
 from training.sources import CachedSource, SourceState, TokenSource
 from training.trainer import Trainer
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from crosscoder.activations import split_models
-from crosscoder.alignment import Aligner, meeting_places
+from crosscoder.activations.batch import split_models
+from crosscoder.activations.shards import SIDES, ShardReader
 from crosscoder.config import PairConfig, RunConfig
-from crosscoder.documents import Documents, tokenize
+from crosscoder.config.load import load_config
 from crosscoder.errors import ConfigError, PairError
-from crosscoder.folder import RunFolder
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.settings import load_config
-from crosscoder.shards import SIDES, ShardReader
-from crosscoder.texts import read_texts
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents, tokenize
+from crosscoder.text.text_files import read_texts
+from crosscoder.text.token_alignment import Aligner, meeting_places
 from tests.tiny_pairs import run_config, save_llama
 from training.doctor import doctor
 from training.extraction import check_documents, extract, pack

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from crosscoder.activations.null_pair import NullPair
 from crosscoder.config import ControlsConfig, FileActivations, RunConfig, StreamedActivations
-from crosscoder.controls import controls_of
-from crosscoder.drift import Drift
+from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import ConfigError
-from crosscoder.folder import RunFolder
 from crosscoder.planted import PlantedChain, PlantedPair
-from crosscoder.storage import load_crosscoder
+from crosscoder.run.controls import controls_of
+from crosscoder.run.folder import RunFolder
 from tests.training.in_memory import planted_source, run_config, source_of
-from training.controls import ChangedSource, n_side_by_side, train_controls
+from training.controls import TransformedSource, n_side_by_side, train_controls
 from training.sources import open_source
 
 NONE = ControlsConfig(drift=False, identity=False, shuffled=False)
@@ -121,8 +121,8 @@ def test_a_diff_sae_needs_models_of_equal_width(tmp_path: Path) -> None:
 
 def test_the_null_source_has_the_same_tokens_in_the_same_order() -> None:
     source = planted_source(300)
-    drift = Drift.fit(source.sample(300), source.d_models)
-    null = ChangedSource(source, drift)
+    drift = NullPair.fit(source.sample(300), source.d_models)
+    null = TransformedSource(source, drift)
     for (values, state), (made, same_state) in zip(
         islice(source.batches(64), 8), islice(null.batches(64), 8), strict=True
     ):
@@ -148,7 +148,7 @@ def test_another_order_has_the_same_tokens() -> None:
 def test_the_drift_is_kept_with_its_dictionary(tmp_path: Path) -> None:
     """Analysis makes the same held-out tokens from it."""
     own = RunFolder.open(train(tmp_path).path / "controls" / "drift")
-    assert Drift.load(own.drift).d_models == (48, 48)
+    assert NullPair.load(own.drift).d_models == (48, 48)
     assert json.loads((own.crosscoder / "config.json").read_text())["provenance"]["control"] == "drift"
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from crosscoder.config import RunConfig
-from crosscoder.documents import tokenize
 from crosscoder.errors import ConfigError, DataError, PairError
-from crosscoder.pair import ModelPair, load_pair
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.text.documents import tokenize
 from tests.tiny_pairs import run_config, save_gpt2, save_llama
 from training.doctor import check_hook, doctor
 

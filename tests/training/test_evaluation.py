@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from crosscoder.config import BatchTopK, CrosscoderConfig
-from crosscoder.dictionary import Crosscoder
-from crosscoder.metrics import relative_norm
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.dictionary.metrics import relative_norm
 from crosscoder.planted import SMALL, PlantedPair
-from crosscoder.reading import Reads, present
 from tests.dictionaries import small_crosscoder
 from tests.training.in_memory import InMemoryReader, source_of
 from training.evaluation import TOKENS, HeldOutMeter, decoder_histograms, reconstruction

@@ -5,10 +5,17 @@ import torch
 from torch import Tensor
 
 from crosscoder.config import AuxiliaryConfig, BatchTopK, CrosscoderConfig, JumpReLU, ReLU, TopK
-from crosscoder.dictionary import Crosscoder
-from crosscoder.reading import model_names
+from crosscoder.config.model_names import model_names
+from crosscoder.dictionary.crosscoder import Crosscoder
 from tests.dictionaries import SHAPES, raw_activations, small_crosscoder
-from training.forward import SPARSE_BELOW, DensePass, Forward, SparsePass, choose_path, dense_forward
+from training.forward import (
+    SPARSE_BELOW,
+    DensePass,
+    Forward,
+    SparsePass,
+    choose_path,
+    dense_forward,
+)
 from training.losses import loss_terms
 
 SOME_DEAD = torch.arange(24) % 4 == 0
@@ -32,7 +39,7 @@ def step(
     terms.total().backward()
     forward.settle()
     assert isinstance(forward, SparsePass if path == "sparse" else DensePass)
-    code = forward.firings.dense() if isinstance(forward, SparsePass) else forward.latents  # pyright: ignore[reportAttributeAccessIssue]
+    code = forward.sparse_latents.dense() if isinstance(forward, SparsePass) else forward.latents  # pyright: ignore[reportAttributeAccessIssue]
     fired, l0 = forward.fired()
     found = {"code": code.detach(), "fired": fired, "l0": l0.double(), "error": forward.error.detach()}
     found |= {f"term {name}": value.detach() for name, value in terms.items()}

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from crosscoder.activations import split_models
+from crosscoder.activations.batch import split_models
+from crosscoder.activations.shards import SIDES, Manifest, ShardReader
 from crosscoder.config import AdapterSource, RunConfig
-from crosscoder.documents import Documents, tokenize
 from crosscoder.errors import ConfigError, DataError, FormatError, ResourceError
-from crosscoder.folder import RunFolder
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.shards import SIDES, Manifest, ShardReader
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents, tokenize
 from tests.tiny_pairs import run_config, save_adapter, save_gpt2, save_llama
 from training import extraction
 from training import harvest as harvest_module
@@ -298,10 +298,10 @@ def test_a_harvest_of_snapshots_goes_on_and_names_them(
 KILLED = """
 import sys, time
 from pathlib import Path
-from crosscoder.folder import RunFolder
-from crosscoder.pair import load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.language_models.pair import load_pair
 from crosscoder.config import RunConfig
-from crosscoder.documents import tokenize
+from crosscoder.text.documents import tokenize
 from training import extraction, harvest
 
 def slowly(*arguments):

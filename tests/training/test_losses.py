@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosscoder.activations import split_models
+from crosscoder.activations.batch import split_models
 from crosscoder.config import AuxiliaryConfig, CrosscoderConfig, JumpReLU, ReLU
-from crosscoder.dictionary import Crosscoder
+from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.errors import ConfigError
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
 from tests.training.in_memory import run_config

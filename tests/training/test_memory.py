@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crosscoder.config import RunConfig
-from crosscoder.settings import dump_config
+from crosscoder.config.load import dump_config
 from tests.processes import run_python
 from training.memory import LARGE, n_parameters, plan, training_memory
 
@@ -15,7 +15,7 @@ PROGRAM = """
 import re, sys
 from pathlib import Path
 import torch
-from crosscoder.settings import load_config
+from crosscoder.config.load import load_config
 from training import stages, trainer, controls
 def peak():
     return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -110,7 +110,7 @@ def test_the_estimate_covers_what_a_training_holds_and_little_more(
 
 
 def test_parameters_are_counted() -> None:
-    from crosscoder.dictionary import Crosscoder
+    from crosscoder.dictionary.crosscoder import Crosscoder
 
     shape = LARGE.model_copy(update={"d_models": (3, 5), "n_latents": 70})
     assert n_parameters(shape) == sum(weight.numel() for weight in Crosscoder(shape).parameters())

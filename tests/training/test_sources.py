@@ -13,16 +13,23 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from crosscoder.activations import split_models
+from crosscoder.activations.batch import split_models
 from crosscoder.config import FileActivations, RunConfig
-from crosscoder.documents import tokenize
 from crosscoder.errors import ConfigError, DataError, FormatError
-from crosscoder.folder import RunFolder
-from crosscoder.pair import ModelPair, load_pair
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import tokenize
 from tests.tiny_pairs import run_config, save_llama
 from training import sources
 from training.harvest import harvest
-from training.sources import CachedSource, FileSource, SourceState, StreamedSource, TokenSource, open_source
+from training.sources import (
+    CachedSource,
+    FileSource,
+    SourceState,
+    StreamedSource,
+    TokenSource,
+    open_source,
+)
 
 KINDS = ("cache", "files", "stream")
 BATCH = 37

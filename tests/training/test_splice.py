@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from crosscoder.config import CrosscoderConfig, ReLU
-from crosscoder.dictionary import Crosscoder
-from crosscoder.documents import Documents, tokenize
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.reading import Reads
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.inputs import Reads
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.text.documents import Documents, tokenize
 from tests.tiny_pairs import run_config, save_adapter, save_llama
 from training.splice import cross_entropy
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import ConfigError
-from crosscoder.folder import RunFolder
 from crosscoder.planted import SMALL
-from crosscoder.storage import load_crosscoder
-from crosscoder.tracking import WandbRun
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import WandbRun
 from tests.training.in_memory import make_trainer, planted_source, run_config, source_of
 from training.sweep import FURTHER_SHARE, Point, bend, choose, default_ks, smallest_k, sweep
 from training.trainer import Trainer

@@ -9,14 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosscoder import precision
-from crosscoder.dictionary import Crosscoder
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.storage import load_crosscoder, save_crosscoder
 from crosscoder.errors import DivergedError
-from crosscoder.interrupts import take_sigterm_for_ctrl_c
 from crosscoder.planted import SMALL, PlantedChain, PlantedPair
-from crosscoder.precision import compute_dtype
-from crosscoder.storage import load_crosscoder, save_crosscoder
-from tests.training.in_memory import DisturbedSource, make_trainer, planted_source, run_config, source_of
+from crosscoder.runtime import device
+from crosscoder.runtime.device import compute_dtype
+from crosscoder.runtime.interrupts import take_sigterm_for_ctrl_c
+from tests.training.in_memory import (
+    DisturbedSource,
+    make_trainer,
+    planted_source,
+    run_config,
+    source_of,
+)
 from training.checkpoints import checkpoints, load_checkpoint
 from training.sources import TokenSource
 from training.trainer import Trainer
@@ -527,5 +533,5 @@ def test_auto_precision_follows_from_the_hardware(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], intel: bool, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    monkeypatch.setattr(precision, "_made_by_intel", lambda: intel)
+    monkeypatch.setattr(device, "_made_by_intel", lambda: intel)
     assert compute_dtype("auto", torch.device("cpu")) == expected

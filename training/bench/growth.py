@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from crosscoder.plotting import require_matplotlib
-from crosscoder.timing import Comparison, Figures
+from crosscoder.runtime.plotting_extra import require_matplotlib
+from crosscoder.runtime.timing import Comparison, Figures
 
 from ..forward import SPARSE_BELOW
 from .settings import BenchConfig, Shape

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crosscoder.config import AdapterSource, CachedActivations, RunConfig
-from crosscoder.device import resolve_device
-from crosscoder.documents import Documents, tokenize
-from crosscoder.embedded.demo import demo_config
-from crosscoder.embedded.smollm2 import NAME
-from crosscoder.folder import RunFolder
-from crosscoder.pair import ModelPair, load_pair
-from crosscoder.settings import with_overrides
-from crosscoder.timing import Comparison, compare
+from crosscoder.config.load import with_overrides
+from crosscoder.demo.settings import demo_config
+from crosscoder.demo.smollm2 import NAME
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.device import resolve_device
+from crosscoder.runtime.timing import Comparison, compare
+from crosscoder.text.documents import Documents, tokenize
 
 from ..stages import train
-from .harvest import harvest_passes
+from .harvest_speed import harvest_passes
 from .settings import BenchConfig
 
 

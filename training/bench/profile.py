@@ -10,9 +10,9 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from crosscoder.dictionary import Crosscoder
-from crosscoder.firings import Firings
-from crosscoder.timing import Figures
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.sparse_latents import SparseLatents
+from crosscoder.runtime.timing import Figures
 
 from .. import losses
 from ..forward import Forward
@@ -26,8 +26,8 @@ _FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
     (Crosscoder, "normalize", "normalize"),
     (Crosscoder, "score_norms", "decoder norms"),
     (Forward, "_select", "encode and select"),
-    (Firings, "weighted_sum", "weighted sum"),
-    (Firings, "products", "products"),
+    (SparseLatents, "weighted_sum", "weighted sum"),
+    (SparseLatents, "products", "products"),
     (losses, "squared_error", "loss"),
     (losses, "auxiliary_error", "AuxK"),
     (torch.nn.utils, "clip_grad_norm_", "clip"),

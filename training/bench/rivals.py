@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crosscoder.dictionary import Crosscoder
+from crosscoder.dictionary.crosscoder import Crosscoder
 
-from .planted import Batches
+from .planted_activations import Batches
 from .settings import Shape
 
 # The learning rate moves no timing; any will do.

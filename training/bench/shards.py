@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crosscoder.device import resolve_device
-from crosscoder.shards import Manifest, ShardReader, ShardWriter, SideRecord
-from crosscoder.timing import Comparison, compare
+from crosscoder.activations.shards import Manifest, ShardReader, ShardWriter, SideRecord
+from crosscoder.runtime.device import resolve_device
+from crosscoder.runtime.timing import Comparison, compare
 
 from ..sources import CachedSource
-from .planted import PlantedActivations
+from .planted_activations import PlantedActivations
 from .settings import BenchConfig
 from .step import precisions, warmed_step
 

@@ -18,20 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder.activations import ActivationBatch
+from crosscoder.activations.batch import ActivationBatch
 from crosscoder.config import BatchTopK, RunConfig
-from crosscoder.device import resolve_device
-from crosscoder.dictionary import Crosscoder
-from crosscoder.folder import RunFolder
-from crosscoder.precision import compute_dtype, has_bfloat16_units
-from crosscoder.timing import Comparison, compare
-from crosscoder.tracking import WandbRun
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import WandbRun
+from crosscoder.runtime.device import compute_dtype, has_bfloat16_units, resolve_device
+from crosscoder.runtime.timing import Comparison, compare
 
 from ..forward import Path as StepPath
 from ..forward import choose_path
 from ..sources import CachedSource
 from ..trainer import Trainer
-from .planted import Batches, PlantedReader
+from .planted_activations import Batches, PlantedReader
 from .rivals import rival_steps
 from .settings import BenchConfig, Shape
 

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from crosscoder.documents import Documents
-from crosscoder.pair import ModelPair
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.text.documents import Documents
 
 from ..extraction import Pass, pack, passes_of
 from .layers import compare_layers

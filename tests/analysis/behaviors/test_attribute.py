@@ -10,18 +10,18 @@ import pytest
 import torch
 import yaml
 
-from analysis.behaviors.results import BehaviorFolder, load_behaviors
-from analysis.columns import ATTRIBUTION, PROMPTS, TOKENS
-from crosscoder.__main__ import app
-from crosscoder.behavior import Behavior
+from analysis.behaviors.behavior_files import BehaviorFolder, load_behaviors
+from analysis.tables.columns import ATTRIBUTION, PROMPTS, TOKENS
+from crosscoder.command.app import app
 from crosscoder.config import BatchTopK, CrosscoderConfig, RunConfig
-from crosscoder.dictionary import Crosscoder
-from crosscoder.documents import tokenize
+from crosscoder.config.behavior import Behavior
+from crosscoder.config.load import load_config
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.errors import ConfigError
-from crosscoder.folder import RunFolder
-from crosscoder.pair import load_pair
-from crosscoder.settings import load_config
-from crosscoder.storage import save_crosscoder
+from crosscoder.language_models.pair import load_pair
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import tokenize
 from tests.analysis.described import described
 from tests.tiny_pairs import WORDS, run_config, save_adapter, save_llama
 from training.harvest import harvest

@@ -5,6 +5,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from analysis.behaviors.activations import PromptActivations
+from analysis.behaviors.attribution import measure_corners
 from analysis.behaviors.causal import (
     Checker,
     Compared,
@@ -16,14 +18,12 @@ from analysis.behaviors.causal import (
     random_shares,
     remainder,
 )
-from analysis.behaviors.change import Part
-from analysis.behaviors.decomposition import measure_corners
+from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.measurement import LogitMeasurement
 from analysis.behaviors.metrics import NextTokenLogOdds
+from analysis.behaviors.prompt_statistics import Estimate
 from analysis.behaviors.prompts import Prompt
-from analysis.behaviors.reading import Reading
-from analysis.behaviors.statistics import Estimate
-from analysis.observers import observer_for
+from analysis.latents.dictionary_view import view_of
 from crosscoder.config import TokenPolicy
 from tests.planted_network import NO, YES, planted_dictionary, planted_pair
 from tests.tiny_pairs import save_llama
@@ -35,10 +35,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> LogitMeasurement:
     folder = tmp_path_factory.mktemp("models")
     pair = planted_pair(AutoTokenizer.from_pretrained(save_llama(folder / "llama")), first=0.3, second=0.2)
     metric = NextTokenLogOdds(torch.tensor([YES]), torch.tensor([NO]))
-    observer = observer_for(planted_dictionary(0.3, 0.2), pair.d_models, "paired")
+    view = view_of(planted_dictionary(0.3, 0.2), pair.d_models, "paired")
     generator = np.random.default_rng(0)
     prompts = [Prompt(str(i), generator.integers(7, 30, size=4 + i)) for i in range(8)]
-    return LogitMeasurement(Reading.of_rows(pair, observer, metric.rows(prompts), TokenPolicy()), metric)
+    return LogitMeasurement(
+        PromptActivations.of_rows(pair, view, metric.rows(prompts), TokenPolicy()), metric
+    )
 
 
 @pytest.fixture

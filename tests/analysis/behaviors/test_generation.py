@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from analysis.behaviors import generation
-from analysis.behaviors.change import Part
+from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.generation import Generator
+from analysis.behaviors.patching import PatchedRun, unchanged
 from analysis.behaviors.prompts import Prompt
-from analysis.behaviors.runs import Run, unchanged
-from analysis.observers import observer_for
-from crosscoder.behavior import Sampling
+from analysis.latents.dictionary_view import view_of
 from crosscoder.config import CrosscoderConfig, PairConfig, ReLU, TokenPolicy
-from crosscoder.dictionary import Crosscoder
+from crosscoder.config.behavior import Sampling
+from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.errors import DataError
-from crosscoder.pair import ModelPair, load_pair
+from crosscoder.language_models.pair import ModelPair, load_pair
 from tests.tiny_pairs import save_adapter, save_gpt2, save_llama
 
 EVERYTHING = Part(torch.ones(32, dtype=torch.bool), bias=True, error=True, left_out=True)
@@ -68,9 +68,9 @@ def dictionary() -> Crosscoder:
 
 
 def generator(pair: ModelPair, **sampling: Any) -> Generator:
-    observer = observer_for(dictionary(), pair.d_models, "paired")
+    view = view_of(dictionary(), pair.d_models, "paired")
     settings = Sampling.model_validate({"max_new_tokens": 8} | sampling)
-    return Generator(pair, observer, prompts(), TokenPolicy(), settings, seed=0)
+    return Generator(pair, view, prompts(), TokenPolicy(), settings, seed=0)
 
 
 @pytest.mark.parametrize("model", [0, 1])
@@ -96,19 +96,25 @@ def test_with_the_whole_change_put_in_it_is_as_if_started_from_the_other_model(
     pair: ModelPair, model: int
 ) -> None:
     found = generator(pair)
-    assert found.answers(Run(model, 0, EVERYTHING)) == found.answers(Run(model, 1))
-    assert found.answers(Run(model, 1, EVERYTHING, -1)) == found.answers(Run(model, 0))
-    assert found.answers(Run(model, 1, EVERYTHING.scaled(0.0))) == found.answers(Run(model, 1))
+    assert found.answers(PatchedRun(model, 0, EVERYTHING)) == found.answers(PatchedRun(model, 1))
+    assert found.answers(PatchedRun(model, 1, EVERYTHING, -1)) == found.answers(PatchedRun(model, 0))
+    assert found.answers(PatchedRun(model, 1, EVERYTHING.scaled(0.0))) == found.answers(PatchedRun(model, 1))
 
 
 def test_a_change_changes_the_answer(pair: ModelPair) -> None:
     """The positive control: a large constant ends elsewhere."""
     found = generator(pair)
     constant = 50 * torch.randn(16, generator=torch.Generator().manual_seed(0))
-    assert found.answers(Run(1, 1, constant=constant)) != found.answers(unchanged(1))
+    assert found.answers(PatchedRun(1, 1, constant=constant)) != found.answers(unchanged(1))
 
 
-RUNS = [unchanged(0), unchanged(1), Run(1, 1, EVERYTHING, -1), Run(1, 0), Run(0, 1, EVERYTHING.scaled(0.5))]
+RUNS = [
+    unchanged(0),
+    unchanged(1),
+    PatchedRun(1, 1, EVERYTHING, -1),
+    PatchedRun(1, 0),
+    PatchedRun(0, 1, EVERYTHING.scaled(0.5)),
+]
 
 
 @pytest.mark.parametrize("room", [2**30, 0])

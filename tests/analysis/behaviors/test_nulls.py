@@ -9,16 +9,16 @@ import torch
 from scipy.stats import binom
 from transformers import AutoTokenizer
 
-from analysis.behaviors.decomposition import measure_corners
-from analysis.behaviors.explanation import check, rank, take_apart
+from analysis.behaviors.attribution import measure_corners
+from analysis.behaviors.experiment import Experiment
 from analysis.behaviors.metrics import NextTokenLogOdds
+from analysis.behaviors.shared_space import check, rank, take_apart
 from analysis.behaviors.shift import measure_shift
-from analysis.behaviors.subject import Subject
-from analysis.observers import observer_for
-from crosscoder.behavior import Behavior
+from analysis.latents.dictionary_view import view_of
 from crosscoder.config import CrosscoderConfig, ReLU, TokenPolicy
-from crosscoder.dictionary import Crosscoder
-from crosscoder.pair import ModelPair
+from crosscoder.config.behavior import Behavior
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.language_models.pair import ModelPair
 from tests.planted_network import NO, VOCABULARY, WIDTH, YES, planted_pair
 from tests.tiny_pairs import WORDS, save_llama
 
@@ -41,7 +41,7 @@ def drifting_pair(tokenizer: Any, seed: int, size: float) -> ModelPair:
     return pair
 
 
-def subject(pair: ModelPair, tmp_path: Path, seed: int) -> Subject:
+def experiment(pair: ModelPair, tmp_path: Path, seed: int) -> Experiment:
     """A behavior on texts of many tokens' ends, and a random dictionary that fires on everything."""
     dictionary = Crosscoder(
         CrosscoderConfig(
@@ -61,8 +61,8 @@ def subject(pair: ModelPair, tmp_path: Path, seed: int) -> Subject:
             "checks": {"latents": 3},
         }
     )  # fmt: skip
-    made = Subject(
-        behavior, pair, observer_for(dictionary, pair.d_models, "paired"), TokenPolicy(), tmp_path / "replies"
+    made = Experiment(
+        behavior, pair, view_of(dictionary, pair.d_models, "paired"), TokenPolicy(), tmp_path / "replies"
     )
     numbers = np.random.default_rng(seed)
     made.prompts = [
@@ -77,7 +77,7 @@ def test_a_drift_in_no_feature_is_no_causal_claim(tokenizer: Any, tmp_path: Path
     """Shifts are established about as often as chance says, and no more claims are made than shifts."""
     established = causal = 0
     for seed in range(PAIRS):
-        made = subject(drifting_pair(tokenizer, seed, size=0.3), tmp_path, seed)
+        made = experiment(drifting_pair(tokenizer, seed, size=0.3), tmp_path, seed)
         corners = measure_corners(made.claimed)
         shift = measure_shift(corners.reference, corners.intervened, None, made.behavior.shift, seed)
         if not shift.established:
@@ -94,6 +94,6 @@ def test_a_shift_along_one_direction_is_claimed(tokenizer: Any, tmp_path: Path) 
     """The positive control: the same drift, and a push that every token gets, along a direction that is read."""
     pair = drifting_pair(tokenizer, 0, size=0.3)
     pair.models[1].get_input_embeddings().weight[:, 0] += 2.0  # pyright: ignore[reportCallIssue]
-    made = subject(pair, tmp_path, 0)
+    made = experiment(pair, tmp_path, 0)
     corners = measure_corners(made.claimed)
     assert measure_shift(corners.reference, corners.intervened, None, made.behavior.shift, 0).established

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from analysis.behaviors.scorers import build_scorer
-from crosscoder.behavior import Judged, Pattern, UserFunction
+from crosscoder.config.behavior import Judged, Pattern, UserFunction
 from crosscoder.errors import ConfigError, DataError, ResourceError
 from tests.analysis.chat_endpoint import ChatHandler, serving
 from tests.tiny_pairs import save_llama

@@ -9,17 +9,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.observers import Observer, observer_for
-from analysis.token_context import DocumentContext
-from crosscoder.activations import ActivationBatch
+from analysis.latents.dictionary_view import DictionaryView, view_of
+from analysis.latents.token_context import DocumentContext
+from crosscoder.activations.batch import ActivationBatch
+from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardWriter, SideRecord
 from crosscoder.config import CrosscoderConfig, ReLU, RunConfig
-from crosscoder.dictionary import Crosscoder
-from crosscoder.documents import Documents
-from crosscoder.folder import RunFolder
-from crosscoder.loading import load_tokenizer
-from crosscoder.reading import model_names
-from crosscoder.shards import DOCUMENTS, Manifest, ShardWriter, SideRecord
-from crosscoder.storage import save_crosscoder
+from crosscoder.config.model_names import model_names
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.storage import save_crosscoder
+from crosscoder.language_models.loading import load_tokenizer
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents
 from tests.tiny_pairs import WORDS, save_word_tokenizer
 
 N_DOCUMENTS, LENGTH = 240, 30
@@ -82,7 +82,7 @@ class PlantedReader:
             yield self.gather(torch.arange(start, min(start + size, self.n_tokens)))
 
 
-def planted_observer() -> Observer:
+def planted_observer() -> DictionaryView:
     """Latent j reads and writes coordinate j of both models, twice as much into the intervened one."""
     n = len(LATENTS)
     config = CrosscoderConfig(
@@ -94,7 +94,7 @@ def planted_observer() -> Observer:
         crosscoder.W_dec.copy_(torch.cat([torch.eye(n), 2 * torch.eye(n)], dim=1))
         for part in (crosscoder.b_enc, crosscoder.b_dec):
             part.zero_()
-    return observer_for(crosscoder.eval(), (n, n), "paired")
+    return view_of(crosscoder.eval(), (n, n), "paired")
 
 
 def planted_context(folder: Path) -> DocumentContext:
@@ -112,8 +112,8 @@ def planted_run(path: Path) -> tuple[RunFolder, RunConfig]:
     }
     config = RunConfig.model_validate(settings)
     folder = RunFolder.create(config.output, config)
-    observer, documents = planted_observer(), planted_documents()
-    save_crosscoder(observer.crosscoder, folder.crosscoder)
+    view, documents = planted_observer(), planted_documents()
+    save_crosscoder(view.crosscoder, folder.crosscoder)
     documents.save(folder.activations / DOCUMENTS)
     reader = PlantedReader(documents)
     manifest = Manifest(

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.explanations.auroc import auroc
-from analysis.hashing import block_of
-from analysis.intervals import unseen_weights
+from analysis.latents.bootstrap import unseen_weights
+from analysis.latents.hashing import block_of
 
 
 def naive(positive: np.ndarray, score: np.ndarray) -> float:

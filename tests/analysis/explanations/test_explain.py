@@ -13,19 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-import crosscoder.__main__ as command
+import crosscoder.command.app as command
 from analysis.explanations.excerpts import Excerpt, ExcerptFinder, Excerpts, marked
 from analysis.explanations.explain import Task, explain_latents, summary_of
+from analysis.explanations.explanation_files import WrittenFolder, read_written
 from analysis.explanations.firing_rules import score_rules
 from analysis.explanations.firing_table import for_finding, gather_firings
-from analysis.explanations.prompts import author_question, silent_marks
-from analysis.explanations.results import WrittenFolder, read_written
-from analysis.tables import write_parquet
-from analysis.token_context import DocumentContext
+from analysis.explanations.judge_prompts import author_question, silent_marks
+from analysis.latents.token_context import DocumentContext
+from analysis.tables.parquet import write_parquet
 from crosscoder.config import AnalysisConfig, FileActivations, RunConfig
+from crosscoder.config.explanation import ExplanationSettings
 from crosscoder.errors import ConfigError, ResourceError
-from crosscoder.explanation import ExplanationSettings
-from crosscoder.folder import RunFolder
+from crosscoder.run.folder import RunFolder
 from tests.analysis.chat_endpoint import ChatHandler, serving
 from tests.tiny_pairs import WORDS, save_llama
 
@@ -233,7 +233,7 @@ def test_beyond_the_limit_nothing_is_asked(run: tuple[RunFolder, RunConfig], end
 def test_a_server_that_counts_more_than_the_estimate_is_stopped_too(
     run: tuple[RunFolder, RunConfig], endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("analysis.chat_models._Endpoint.tokens_of", lambda model, text: 1)
+    monkeypatch.setattr("analysis.judges.chat_models._Endpoint.tokens_of", lambda model, text: 1)
     folder, config = run
     with pytest.raises(
         ResourceError, match=r"max_tokens: \d+ tokens are used, and the next prompt would pass the limit"

@@ -9,7 +9,7 @@ from analysis.explanations.firing_rules import score_rules
 from analysis.explanations.firing_table import FiringTable, for_finding, gather_firings
 from analysis.explanations.rules import learn_rule, rule_text
 from analysis.explanations.token_families import families
-from analysis.token_context import DocumentContext
+from analysis.latents.token_context import DocumentContext
 from crosscoder.config import AnalysisConfig, FiringRuleConfig
 
 from .planted_text import (

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from analysis import stages
-from analysis.explanations.results import read_rules
-from crosscoder.behavior import Behavior
+from analysis.explanations.explanation_files import read_rules
+from crosscoder.config.behavior import Behavior
 from crosscoder.errors import FormatError
 from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.page_views import read_table

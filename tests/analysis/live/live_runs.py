@@ -10,12 +10,12 @@ from torch import Tensor
 
 from analysis.live.requests import TextRequest
 from analysis.live.session import Session
+from crosscoder.activations.shards import DOCUMENTS, ShardReader
 from crosscoder.config import RunConfig
-from crosscoder.documents import Documents
-from crosscoder.folder import RunFolder
-from crosscoder.reading import Reads
-from crosscoder.shards import DOCUMENTS, ShardReader
-from crosscoder.texts import Text, read_texts
+from crosscoder.dictionary.inputs import Reads
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents
+from crosscoder.text.text_files import Text, read_texts
 from tests.analysis.pair_run import N_LATENTS, make_pair_run
 from tests.tiny_pairs import save_adapter, save_llama
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis import presentation, stages
+from analysis import report_stages, stages
+from analysis.live.live_server import LiveServer
 from analysis.live.requests import SteerRequest, TextRequest
-from analysis.live.serving import LiveServer
-from crosscoder.behavior import Behavior
+from crosscoder.config.behavior import Behavior
 from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
 from tests.analysis.page_views import View, opened_view, require_nothing_grave
 from tests.analysis.run_folder import HOSTILE
@@ -45,7 +45,7 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     run = make_live_run(tmp_path_factory.mktemp("live"))
     stages.attribute(run.folder, run.config, Behavior.model_validate(BEHAVIOR))
-    presentation.browse(run.folder)
+    report_stages.browse(run.folder)
     with serving(run) as found:
         yield found
 
@@ -372,7 +372,7 @@ def test_a_run_of_another_kind_says_what_is_otherwise(
     tmp_path: Path, visit_live: Any, kind: str, said: str
 ) -> None:
     run = make_live_run(tmp_path, kind)
-    presentation.browse(run.folder)
+    report_stages.browse(run.folder)
     with serving(run) as served:
         view = visit_live(served)
         read(view)

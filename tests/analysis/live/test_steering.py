@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from analysis.behaviors.activations import PromptActivations
 from analysis.behaviors.causal import chosen
-from analysis.behaviors.change import Part
+from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.generation import Generator
+from analysis.behaviors.patching import PatchedRun, unchanged
 from analysis.behaviors.prompts import Prompt, Row
-from analysis.behaviors.reading import Reading
-from analysis.behaviors.runs import Run, unchanged
-from analysis.live.reading import prompt_of
+from analysis.latents.run_models import RunModels, load_models
 from analysis.live.requests import SteerRequest
 from analysis.live.steering import runs_of
-from analysis.run_models import RunModels, load_models
-from crosscoder.behavior import Sampling
+from analysis.live.text_view import prompt_of
+from crosscoder.config.behavior import Sampling
 from crosscoder.errors import CrosscoderError, DataError
 from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
 from tests.analysis.pair_run import N_LATENTS
@@ -52,7 +52,7 @@ def answers(run: LiveRun, **more: Any) -> dict[str, dict[str, str]]:
     return {side: found[side] for side in ("reference", "intervened")}
 
 
-def generated(models: RunModels, run: LiveRun, prompt: Prompt, edit: Run) -> str:
+def generated(models: RunModels, run: LiveRun, prompt: Prompt, edit: PatchedRun) -> str:
     """The answer that the machinery of behaviors gives."""
     sampling = Sampling(max_new_tokens=N_NEW)
     return Generator(*models, [prompt], run.config.tokens, sampling, seed=0).answers(edit)[0][0]
@@ -84,26 +84,26 @@ def test_a_part_is_taken_out_and_put_in_as_by_the_causal_checks(
     prompt = prompt_of(request().document(), models.pair)
     found = answers(run, latents=some, dose=dose)
     # Steering and necessity, as in `causal`.
-    assert found["reference"]["steered"] == generated(models, run, prompt, Run(0, 0, part))
-    assert found["intervened"]["steered"] == generated(models, run, prompt, Run(1, 1, part, -1))
+    assert found["reference"]["steered"] == generated(models, run, prompt, PatchedRun(0, 0, part))
+    assert found["intervened"]["steered"] == generated(models, run, prompt, PatchedRun(1, 1, part, -1))
 
 
 @pytest.mark.parametrize("dose", [-1.0, 0.5, 4.0])
 def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, dose: float) -> None:
-    """`Reading.steering_direction`, which doses are multiples of, on a prompt that ends where one latent fires: its value there
+    """`PromptActivations.steering_direction`, which doses are multiples of, on a prompt that ends where one latent fires: its value there
     against its mean is all that the two units differ in."""
     ids = prompt_of(request().document(), models.pair).token_ids
     means = means_of(run)
     compared = 0
     for latent, place, weight in firings(run, models, ids)[:4]:
         prompt = Prompt("", ids[: place + 1])
-        reading = Reading.of_rows(*models, [Row(0, prompt.token_ids, place + 1)], run.config.tokens)
+        reading = PromptActivations.of_rows(*models, [Row(0, prompt.token_ids, place + 1)], run.config.tokens)
         direction = reading.steering_direction(Part(chosen([latent], N_LATENTS)))
         own = dose * weight / means[latent].item()
-        edits = runs_of(request(how="constant", latents=[latent], dose=own), models.observer, means)
+        edits = runs_of(request(how="constant", latents=[latent], dose=own), models.view, means)
         for model, sign in enumerate((1, -1)):
             # As `dose_response` runs it.
-            of_dose = Run(model, model, constant=sign * dose * direction)
+            of_dose = PatchedRun(model, model, constant=sign * dose * direction)
             found, wanted = edits[model].constant, of_dose.constant
             assert found is not None and wanted is not None
             assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6) and wanted.norm() > 0
@@ -114,7 +114,7 @@ def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, do
 
 def firings(run: LiveRun, models: RunModels, ids: np.ndarray) -> list[tuple[int, int, float]]:
     """Latents that have a mean, with places where they change something and how much, the largest first."""
-    reading = Reading.of_rows(*models, [Row(0, ids, len(ids))], run.config.tokens)
+    reading = PromptActivations.of_rows(*models, [Row(0, ids, len(ids))], run.config.tokens)
     weights, places = reading.change(0).weights, reading.batches[0].kept[0].nonzero()[:, 0]
     found = zip(weights.latent.tolist(), places[weights.token].tolist(), weights.value.tolist(), strict=True)
     return sorted((one for one in found if one[0] in alive(run)), key=lambda one: -abs(one[2]))
@@ -125,7 +125,7 @@ def firings(run: LiveRun, models: RunModels, ids: np.ndarray) -> list[tuple[int,
 def test_the_session_answers_with_these_edits(run: LiveRun, models: RunModels, how: str, dose: float) -> None:
     latents = alive(run)[:6]
     prompt = prompt_of(request().document(), models.pair)
-    edits = runs_of(request(how=how, latents=latents, dose=dose), models.observer, means_of(run))
+    edits = runs_of(request(how=how, latents=latents, dose=dose), models.view, means_of(run))
     found = answers(run, how=how, latents=latents, dose=dose)
     assert [one["steered"] for one in found.values()] == [
         generated(models, run, prompt, edit) for edit in edits
@@ -204,8 +204,8 @@ def test_a_dead_latent_has_no_mean_to_add(plain: LiveRun) -> None:
     means = torch.ones(N_LATENTS, dtype=torch.float64)
     means[4] = float("nan")
     with pytest.raises(DataError, match=r"^latents: 4 is dead: it fired on no held-out token"):
-        runs_of(request(how="constant", latents=[3, 4]), models.observer, means)
-    runs_of(request(how="part", latents=[3, 4]), models.observer, means)
+        runs_of(request(how="constant", latents=[3, 4]), models.view, means)
+    runs_of(request(how="part", latents=[3, 4]), models.view, means)
 
 
 def test_an_answer_that_does_not_fit_is_refused(plain: LiveRun) -> None:

@@ -1,0 +1,102 @@
+"""Both models' activations on the prompts of a behavior, and the change between them as the dictionary takes it apart."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from crosscoder.config import TokenPolicy
+from crosscoder.language_models.pair import ModelPair
+
+from ..latents.dictionary_view import DictionaryView
+from .change_decomposition import Change, Part
+from .prompts import BATCH_TOKENS, Batch, Row, batches
+
+
+class Sizes(NamedTuple):
+    """How much each latent changes on some prompts."""
+
+    norm: Float[Tensor, " latent"]
+    """Norm of w_j d_j over all tokens."""
+
+    sparse_latents: Int64[Tensor, " latent"]
+    """Tokens that it fires on."""
+
+
+class PromptActivations:
+    """Rows read by both models. What they compute is held in memory."""
+
+    def __init__(
+        self,
+        pair: ModelPair,
+        view: DictionaryView | None,
+        batches: Sequence[Batch],
+        activations: Sequence[tuple[Float[Tensor, "_ _ _"], ...]],
+    ) -> None:
+        """Without an `view` there is no dictionary to take the change apart.
+
+        Args:
+            activations: Of all models, for each batch.
+        """
+        self.pair, self.batches = pair, list(batches)
+        self.n_prompts = 1 + max(int(batch.prompts.max()) for batch in self.batches)
+        self._view = view
+        self._changes: dict[int, Change] = {}
+        self._activations = list(activations)
+
+    @classmethod
+    def of_rows(
+        cls,
+        pair: ModelPair,
+        view: DictionaryView | None,
+        rows: Sequence[Row],
+        policy: TokenPolicy,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Self:
+        """Rows, read at the hookpoint."""
+        own = batches(rows, pair.tokenizer, policy, batch_tokens)
+        return cls(pair, view, own, [pair.activations(batch.token_ids, batch.attention) for batch in own])
+
+    def change(self, index: int) -> Change:
+        """The change on one batch."""
+        assert self._view is not None
+        if index not in self._changes:
+            kept = self.batches[index].kept
+            self._changes[index] = Change(self._view, self._activations[index], kept)
+        return self._changes[index]
+
+    def activations(self, index: int) -> tuple[Float[Tensor, "row token _"], ...]:
+        """Both models' activations on one batch, in raw units."""
+        return self._activations[index]
+
+    def norm(self, part: Part) -> float:
+        """Frobenius norm of a part of the change, over all prompts."""
+        return frobenius_norm(self.change(index).part(part) for index in range(len(self.batches)))
+
+    def sizes(self) -> Sizes:
+        """Of every latent."""
+        squares, sparse_latents = [], []
+        for index in range(len(self.batches)):
+            change = self.change(index)
+            latent, n_latents = change.weights.latent, len(change.directions)
+            square = (change.weights.value * change.directions.norm(dim=1)[latent]).square()
+            squares.append(square.new_zeros(n_latents).index_add(0, latent, square))
+            sparse_latents.append(torch.bincount(latent, minlength=n_latents))
+        return Sizes(
+            torch.stack(squares).sum(dim=0).sqrt().cpu(), torch.stack(sparse_latents).sum(dim=0).cpu()
+        )
+
+    def steering_direction(self, part: Part) -> Float[Tensor, " d_model"]:
+        """Mean over rows of a part of the change at the last token of the prompt, where the answer begins."""
+        found = []
+        for index, batch in enumerate(self.batches):
+            whole = self.change(index).part(part)
+            found.append(whole[torch.arange(len(whole)), batch.n_prompt.to(whole.device) - 1])
+        return torch.cat(found).mean(dim=0)
+
+
+def frobenius_norm(batches: Iterable[Float[Tensor, "_ _ d_model"]]) -> float:
+    """Of all batches together."""
+    return sum(float(batch.square().sum()) for batch in batches) ** 0.5

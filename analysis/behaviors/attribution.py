@@ -1,0 +1,172 @@
+"""Where a shift comes from: what stands at the hookpoint, latent by latent, and what is done above it.
+
+    total       = M_B(h_B) - M_A(h_A) = represented + above
+    represented = 1/2 {[M_B(h_B) - M_B(h_A)] + [M_A(h_B) - M_A(h_A)]}
+    above       = 1/2 {[M_B(h_A) - M_A(h_A)] + [M_B(h_B) - M_A(h_B)]}
+
+M_m(h): the layers of model m above the hookpoint, run from activations h. Each part is the mean of its two differences, which
+is the Shapley value of a game of two players, activations and layers (Shapley 1953): exact, and of opposite sign when the models are
+exchanged. How far the two differences of a part lie apart is the interaction. Where activations are read below what an attention layer
+still sees of a context, `above` is everything that does not pass through the hookpoint.
+
+    attribution_j = Σ_t w_jt ⟨ḡ_t, d_j⟩,   ḡ = 1/2 Σ_m ∫ ∂M_m/∂h (h_A + α (h_B - h_A)) dα
+
+Integrated gradients (Sundararajan et al. 2017) on the straight path, with h_B - h_A taken apart as in `change`: attributions of latents,
+bias, error and the tokens that are left out add up to `represented`, but for the error of the integration, which is reported.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from crosscoder.config.behavior import AttributionSettings
+
+from .integration import Gradient, Integration, refined
+from .measurement import LogitMeasurement, Measurement
+from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
+
+REST = ("bias", "error", "left_out")
+
+
+@dataclass(frozen=True)
+class Corners:
+    """M of either model, run from the activations of either, prompt by prompt."""
+
+    reference: Float64[np.ndarray, " prompt"]
+    intervened: Float64[np.ndarray, " prompt"]
+
+    intervened_from_reference: Float64[np.ndarray, " prompt"]
+    """The intervened model's layers above, from the reference's activations."""
+
+    reference_from_intervened: Float64[np.ndarray, " prompt"]
+
+    @property
+    def total(self) -> Float64[np.ndarray, " prompt"]:
+        """The shift."""
+        return self.intervened - self.reference
+
+    @property
+    def represented(self) -> Float64[np.ndarray, " prompt"]:
+        """What stands at the hookpoint."""
+        above_intervened = self.intervened - self.intervened_from_reference
+        return (above_intervened + self.reference_from_intervened - self.reference) / 2
+
+    @property
+    def above(self) -> Float64[np.ndarray, " prompt"]:
+        """What is done by the layers above."""
+        return self.total - self.represented
+
+    @property
+    def interaction(self) -> Float64[np.ndarray, " prompt"]:
+        """How much more activations do in the intervened model's layers than in the reference's."""
+        in_intervened = self.intervened - self.intervened_from_reference
+        return in_intervened - (self.reference_from_intervened - self.reference)
+
+
+def measure_corners(measurement: Measurement) -> Corners:
+    """All four."""
+    return Corners(
+        measurement.values(unchanged(REFERENCE)),
+        measurement.values(unchanged(INTERVENED)),
+        measurement.values(PatchedRun(INTERVENED, REFERENCE)),
+        measurement.values(PatchedRun(REFERENCE, INTERVENED)),
+    )
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The represented part of a shift, taken apart."""
+
+    latents: Float64[np.ndarray, "prompt latent"]
+    rest: dict[str, Float64[np.ndarray, " prompt"]]
+    """Of bias, error, and the tokens that the dictionary does not read."""
+
+    steps: int
+    """Points of the path at which gradients were taken, in each model."""
+
+    residual: Float64[np.ndarray, " prompt"]
+    """Represented minus the sum of all attributions: the error of the integration."""
+
+    places: "Places"
+
+    @property
+    def mean(self) -> Float64[np.ndarray, " latent"]:
+        """Mean over prompts."""
+        return self.latents.mean(axis=0)
+
+
+@dataclass
+class Places:
+    """Attributions token by token: one entry a firing."""
+
+    prompt: list[np.ndarray] = field(default_factory=list)
+    row: list[np.ndarray] = field(default_factory=list)
+    """Row of the pass: several belong to a prompt where there are several continuations."""
+    position: list[np.ndarray] = field(default_factory=list)
+    token_id: list[np.ndarray] = field(default_factory=list)
+    latent: list[np.ndarray] = field(default_factory=list)
+    weight: list[np.ndarray] = field(default_factory=list)
+    value: list[np.ndarray] = field(default_factory=list)
+
+
+def along_path(measurement: LogitMeasurement) -> Integration:
+    """Gradients of both models from the reference's activations to the intervened model's."""
+
+    def of(model: int) -> Gradient:
+        def gradient(index: int, alpha: float) -> Float[Tensor, "row token d_model"]:
+            start, end = (side.float() for side in measurement.reading.activations(index)[:2])
+            return measurement.gradient(index, model, start + alpha * (end - start))
+
+        return gradient
+
+    return Integration(len(measurement.reading.batches), [of(REFERENCE), of(INTERVENED)])
+
+
+def attribute(
+    measurement: LogitMeasurement, corners: Corners, settings: AttributionSettings, n_latents: int
+) -> Attribution:
+    """Attributions of all prompts, with as many steps as the settings ask for or the residual needs."""
+    represented, integration = corners.represented, along_path(measurement)
+
+    def attributed(steps: int) -> Attribution:
+        integration.refine(steps)
+        return _attributed(measurement, integration, represented, n_latents)
+
+    return refined(attributed, settings, corners.total)
+
+
+def _attributed(
+    measurement: LogitMeasurement,
+    integration: Integration,
+    represented: Float64[np.ndarray, " prompt"],
+    n_latents: int,
+) -> Attribution:
+    latents = np.zeros((measurement.n_prompts, n_latents))
+    rest = {name: np.zeros(measurement.n_prompts) for name in REST}
+    places = Places()
+    for index, batch in enumerate(measurement.reading.batches):
+        change = measurement.reading.change(index)
+        products, others = change.attributed(integration.mean(index))
+        products, weights = products.cpu(), change.weights.cpu()
+        row, position = (place.numpy() for place in batch.kept.nonzero(as_tuple=True))
+        prompt_of_row = batch.prompts[batch.place.numpy()]
+        token, latent = products.token.numpy(), products.latent.numpy()
+        prompt = prompt_of_row[row[token]]
+        np.add.at(latents, (prompt, latent), products.value.double().numpy())
+        for name, values in others.items():
+            np.add.at(rest[name], prompt_of_row, values.double().cpu().numpy())
+        at_token = batch.token_ids.numpy()[row, position]
+        for column, values in (
+            (places.prompt, prompt),
+            (places.row, row[token]),
+            (places.position, position[token]),
+            (places.token_id, at_token[token]),
+            (places.latent, latent),
+            (places.weight, weights.value.numpy()),
+            (places.value, products.value.numpy()),
+        ):
+            column.append(values)
+    residual = represented - latents.sum(axis=1) - sum(rest.values())
+    return Attribution(latents, rest, integration.steps, residual, places)

@@ -1,0 +1,122 @@
+"""What changes between the two models on some tokens, taken apart by a dictionary:
+
+    h_B - h_A = Σ_j w_j d_j + bias + error        on tokens that the dictionary reads
+    h_B - h_A = left out                          on the others: special tokens, the first of a text
+
+with w_j d_j = f_j (d_j^B - d_j^A) for a crosscoder, f_j d_j for a diff-SAE, (f_j^B - f_j^A) d_j for a shared-dictionary SAE, all in
+raw units. The sum is exact: the error is defined as what is missing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from crosscoder.dictionary.sparse_latents import SparseLatents
+
+from ..latents.dictionary_view import DictionaryView
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the change: some latents, and whether bias, error and the tokens left out belong to it."""
+
+    latents: Bool[Tensor, " latent"] | None = None
+    """None: no latent."""
+
+    bias: bool = False
+    error: bool = False
+    left_out: bool = False
+
+    scale: float = 1.0
+    """Multiplies it; random parts are brought to the size of what they are compared with."""
+
+    def scaled(self, factor: float) -> "Part":
+        """The same part at another size."""
+        return replace(self, scale=self.scale * factor)
+
+
+class Change:
+    """The change on the tokens of one pass."""
+
+    def __init__(
+        self,
+        view: DictionaryView,
+        activations: Sequence[Float[Tensor, "row token d_model"]],
+        kept: Bool[Tensor, "row token"],
+    ) -> None:
+        """Activations of all models that the dictionary reads, in raw units; `kept`: the tokens that it reads."""
+        self.reference, self.intervened = activations[0], activations[1]
+        self.kept = kept.to(self.reference.device)
+        rows = [side[self.kept].float().to(view.device) for side in activations]
+        self._difference = rows[1] - rows[0]
+        self._bias = view.shift_bias()
+        observation = view.observe(torch.cat(rows, dim=1))
+        self._rebuilt = view.rebuilt_sides(observation, rows[0])
+        self.weights: SparseLatents = observation.weights
+        """w_j on the kept tokens, one after the other."""
+
+        self.directions = view.carried_directions()
+
+    def part(self, part: Part) -> Float[Tensor, "row token d_model"]:
+        """Some of h_B - h_A, in the precision of the dictionary; 0 on padding if the activations do not differ there."""
+        whole = torch.zeros(self.reference.shape, device=self._difference.device)
+        inside = self._inside(part)
+        whole[self.kept.to(whole.device)] = inside
+        if part.left_out:
+            outside = ~self.kept
+            difference = (self.intervened[outside].float() - self.reference[outside].float()).to(whole.device)
+            whole[outside.to(whole.device)] = difference * part.scale
+        return whole
+
+    def of_latents(self, latents: Bool[Tensor, " latent"]) -> Float[Tensor, "kept d_model"]:
+        """Σ_j w_j d_j over some latents, on the kept tokens."""
+        chosen = latents.to(self.directions.device)[self.weights.latent]
+        weights = self.weights
+        some = SparseLatents(
+            weights.token[chosen], weights.latent[chosen], weights.value[chosen], weights.shape
+        )
+        return some.weighted_sum(self.directions)
+
+    def error(self) -> Float[Tensor, "kept d_model"]:
+        """What the dictionary does not rebuild of the change, on the kept tokens."""
+        return self._difference - self.weights.weighted_sum(self.directions) - self._bias
+
+    def _inside(self, part: Part) -> Float[Tensor, "kept d_model"]:
+        total = torch.zeros_like(self._difference)
+        if part.latents is not None:
+            total += self.of_latents(part.latents)
+        if part.bias:
+            total += self._bias
+        if part.error:
+            total += self.error()
+        return total * part.scale
+
+    def attributed(
+        self, gradient: Float[Tensor, "row token d_model"]
+    ) -> tuple[SparseLatents, dict[str, Float[Tensor, " row"]]]:
+        """⟨gradient, part⟩ of every firing, and for each row of bias, error and the tokens left out."""
+        device = self._difference.device
+        inner = gradient[self.kept.to(gradient.device)].float().to(device)
+        products = self.weights.with_value(self.weights.value * self.weights.products(self.directions, inner))
+        row = self.kept.nonzero(as_tuple=True)[0].to(device)
+        n_rows = len(self.reference)
+
+        def by_row(values: Float[Tensor, " kept"]) -> Float[Tensor, " row"]:
+            return values.new_zeros(n_rows).index_add(0, row, values)
+
+        outside = ~self.kept
+        difference = (self.intervened.float() - self.reference.float()) * outside[..., None]
+        return products, {
+            "bias": by_row(inner @ self._bias),
+            "error": by_row((inner * self.error()).sum(dim=1)),
+            "left_out": (gradient.float().to(difference.device) * difference).sum(dim=(1, 2)).to(device),
+        }
+
+    def rebuilt(self, model: int) -> Float[Tensor, "row token d_model"]:
+        """One model's activations as the dictionary rebuilds them, where it reads them; elsewhere as they are."""
+        whole = (self.reference, self.intervened)[model].float().clone()
+        whole[self.kept] = self._rebuilt[model].to(whole.device)
+        return whole

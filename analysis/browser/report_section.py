@@ -1,0 +1,49 @@
+"""What the page says in the report's own words: its first sentences, its claims latent by latent, and its requirements."""
+
+from typing import Any
+
+from ..report.schema import Claim, ClaimGroup, Report, Requirement
+from ..report.wording import Sentence
+from .section import Section
+
+
+def report_section(report: Report) -> Section:
+    """The parts of a report that the overview shows."""
+    return Section(
+        {
+            "in_short": [pieces(sentence) for sentence in report.summary],
+            "claims": [_group(group) for group in report.groups],
+            "desiderata": [_requirement(requirement) for requirement in report.desiderata],
+        }
+    )
+
+
+def pieces(sentence: Sentence) -> list[str | list[str]]:
+    """A sentence of the report in order: its own words and numbers as strings, text of others as lists of one."""
+    return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
+
+
+def _group(group: ClaimGroup) -> dict[str, Any]:
+    return {
+        "title": group.title,
+        "total": group.total,
+        "statement": group.statement and pieces(group.statement),
+        "claims": [_claim(claim) for claim in group.claims],
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        "latent": claim.latent,
+        "text": pieces(claim.sentence),
+        "rule": claim.rule and pieces(claim.rule),
+        "doubt": claim.doubt,
+    }
+
+
+def _requirement(requirement: Requirement) -> dict[str, Any]:
+    return {
+        "name": f"{requirement.family}: {requirement.name}",
+        "verdict": requirement.verdict,
+        **{part: pieces(getattr(requirement, part)) for part in ("measure", "shown", "threshold")},
+    }

@@ -1,0 +1,1 @@
+"""What is said of a chain of checkpoints: trajectories, onsets, an alarm."""

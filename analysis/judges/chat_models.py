@@ -1,0 +1,157 @@
+"""Chat models that are asked: one on this machine, or one behind an OpenAI-compatible endpoint."""
+
+import importlib.util
+import json
+import os
+import re
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crosscoder.config.chat_model import EndpointModel, LocalModel
+from crosscoder.errors import ConfigError, ResourceError
+
+_WORDS = ("Yes", "No")
+
+VERDICT_TOKENS = 8
+"""Of the reply to a question that is answered by yes or no, at most."""
+
+_BYTES_A_TOKEN = 3
+"""For an estimate where the tokenizer is not known; fewer than most tokenizers need, so that the estimate is rather too large."""
+
+
+class Question(NamedTuple):
+    """What a model is asked."""
+
+    prompt: str
+    wanted: Literal["text", "verdict"] = "verdict"
+    """A verdict is yes or no."""
+    most_tokens: int = VERDICT_TOKENS
+    """Of the reply."""
+
+
+class Reply(NamedTuple):
+    """What it said, and the tokens of both."""
+
+    text: str
+    prompt_tokens: int
+    reply_tokens: int
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A model to ask."""
+
+    name: str
+    identity: str
+    """Everything about the model that a reply depends on, as JSON."""
+
+    def reply(self, question: Question) -> Reply:
+        """Ask. Raises ResourceError where no reply comes."""
+        ...
+
+    def tokens_of(self, text: str) -> int:
+        """How many tokens a text is; for an endpoint an estimate."""
+        ...
+
+
+def open_model(settings: LocalModel | EndpointModel, setting: str) -> ChatModel:
+    """The model that these settings name; `setting` is where they stand. Raises ConfigError where it cannot be had."""
+    return _Local(settings, setting) if isinstance(settings, LocalModel) else _Endpoint(settings, setting)
+
+
+def verdict_of(reply: str) -> bool | None:
+    """Whether a reply says yes; None for what is neither yes nor no."""
+    found = re.match(r"\W*(yes|no)\b", reply, re.IGNORECASE)
+    return None if found is None else found.group(1).lower() == "yes"
+
+
+class _Local:
+    """Says whichever of yes and no is likelier to begin its reply, and writes text greedily."""
+
+    def __init__(self, settings: LocalModel, setting: str) -> None:
+        self.name = settings.model
+        self.identity = json.dumps({"kind": "local", "model": settings.model})
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(settings.model)
+            model: Any = AutoModelForCausalLM.from_pretrained(settings.model, dtype="auto")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{setting}.model: {settings.model!r} cannot be loaded: {error}") from error
+        if self._tokenizer.chat_template is None:
+            raise ConfigError(f"{setting}.model: {settings.model!r} has no chat template; give a chat model")
+        self._model = model.eval()
+        self._words = {
+            word: [
+                self._tokenizer(form, add_special_tokens=False)["input_ids"][0]
+                for form in (word, word.lower())
+            ]
+            for word in _WORDS
+        }
+
+    @torch.no_grad()
+    def reply(self, question: Question) -> Reply:
+        ids: Int[Tensor, "1 token"] = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": question.prompt}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )["input_ids"]
+        if question.wanted == "verdict":
+            logits = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
+            likelier = max(self._words, key=lambda word: float(logits[self._words[word]].logsumexp(0)))
+            return Reply(likelier, ids.shape[1], 1)
+        written = self._model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=question.most_tokens,
+            do_sample=False,
+            pad_token_id=self._tokenizer.eos_token_id,
+        )[0, ids.shape[1] :]
+        text = str(self._tokenizer.decode(written, skip_special_tokens=True)).strip()
+        return Reply(text, ids.shape[1], len(written))
+
+    def tokens_of(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class _Endpoint:
+    """Says what a model behind an OpenAI-compatible endpoint says, at temperature 0."""
+
+    def __init__(self, settings: EndpointModel, setting: str) -> None:
+        if importlib.util.find_spec("openai") is None:
+            raise ConfigError(f"{setting}: an endpoint needs the package openai; install crosscoder[judge]")
+        import openai
+
+        variable = settings.key_variable
+        if variable is not None and not os.environ.get(variable):
+            raise ConfigError(f"{setting}.key_variable: the environment has no {variable}; set it to the key")
+        key = os.environ[variable] if variable is not None else "none"
+        self.name = settings.model
+        self.identity = json.dumps({"kind": "endpoint", "url": settings.url, "model": settings.model})
+        self._settings, self._setting, self._errors = settings, setting, openai.OpenAIError
+        self._client = openai.OpenAI(base_url=settings.url, api_key=key)
+
+    def reply(self, question: Question) -> Reply:
+        try:
+            found = self._client.chat.completions.create(
+                model=self._settings.model,
+                messages=[{"role": "user", "content": question.prompt}],
+                temperature=0,
+                max_tokens=question.most_tokens,
+            )
+        except self._errors as error:
+            raise ResourceError(
+                f"{self._setting}.url: {self._settings.url} gives no reply ({error}); replies so far are kept, so the same "
+                "command goes on"
+            ) from error
+        text = found.choices[0].message.content or ""
+        if found.usage is None:
+            return Reply(text, self.tokens_of(question.prompt), self.tokens_of(text))
+        return Reply(text, found.usage.prompt_tokens, found.usage.completion_tokens)
+
+    def tokens_of(self, text: str) -> int:
+        return -(-len(text.encode()) // _BYTES_A_TOKEN)

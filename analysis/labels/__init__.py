@@ -1,0 +1,1 @@
+"""From numbers to labels: the rule, its reasons, counts, false discovery, and the control dictionaries."""

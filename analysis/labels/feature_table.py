@@ -1,0 +1,386 @@
+"""The feature table: one row a latent, every number the label stands on, the label, and the reason."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, assert_never
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from crosscoder.config import AnalysisConfig, LabelRule
+from crosscoder.config.model_names import MODEL_NAMES
+
+from ..latents.bootstrap import BlockMoments, Statistic, bootstrap_intervals, resample_weights
+from ..latents.dictionary_view import DictionaryView, PairedView
+from ..latents.geometry import Geometry
+from ..latents.latent_scaling import (
+    Moments,
+    beta_activation,
+    beta_error,
+    nu_error,
+    nu_reconstruction,
+    overlaps,
+    ratio_toward,
+)
+from ..latents.statistics import Statistics
+from ..tables.columns import FEATURES
+from .counts import CountInterval, arrays, count_intervals, evidence_of
+from .false_discovery import Candidacy, candidacy, q_values
+from .label_arrays import EvidenceArray
+from .rule import (
+    Bounded,
+    Evidence,
+    Label,
+    RateEvidence,
+    Toward,
+    Twin,
+    Verdict,
+    decide,
+    decide_by_rate,
+)
+
+Columns = dict[str, np.ndarray]
+
+_SIDES = {"new": "intervened", "lost": "reference"}
+_SCALING = ("nu_error", "nu_reconstruction")
+_ORDER = (
+    *("relative_norm", "norm_reference", "norm_intervened", "norm_reference_raw", "norm_intervened_raw"),
+    *("relative_norm_raw", "decoder_cosine"),
+    *(f"{name}{bound}" for name in _SCALING for bound in ("", "_low", "_high")),
+    *(f"{name}_{side}" for side in _SIDES for name in _SCALING),
+    *("relative_rate", "relative_rate_low", "relative_rate_high"),
+    *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
+    *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
+    *("unmapped_share", "unmapped_share_low", "unmapped_share_high", "effect"),
+    *("q_value", "seed_stability", "difference_latent", "difference_cosine", "onset", "twin", "twin_cosine"),
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The columns of features.parquet, apart from the explanation; NaN = not estimable or not measured."""
+
+    columns: Columns
+    labels: tuple[Label, ...]
+    reasons: tuple[str, ...]
+    evidence: EvidenceArray | None = None
+    """What the rule saw, where it could be applied: of a crosscoder on models of one space."""
+
+    count_intervals: Mapping[Label, CountInterval] = field(default_factory=dict)
+    """Of the number of latents with each label; empty where the rule could not be applied."""
+
+    def table(self, observations: list[str]) -> pa.Table:
+        """As Arrow, NaN as null. Its explanations are not told yet (`explanations.telling`)."""
+        n_latents = len(self.labels)
+        table: dict[str, Any] = {
+            "latent": np.arange(n_latents),
+            "label": self.labels,
+            "evidence": ["observed"] * n_latents,
+            "reason": self.reasons,
+        }
+        extra = [name for name in self.columns if name not in (*_ORDER, *table)]
+        nothing = np.full(n_latents, np.nan)
+        table |= {name: self.columns.get(name, nothing) for name in (*_ORDER, *extra)}
+        return FEATURES.build(table | {"observation": observations, "explanation": observations})
+
+
+def make_features(
+    view: DictionaryView,
+    statistics: Statistics,
+    config: AnalysisConfig,
+    seed: int,
+    nulls: Sequence[Candidacy] = (),
+) -> Features:
+    """All columns and labels, for any way of reading a pair; `nulls` are what q-values count artifacts with."""
+    columns = _activity(view, statistics)
+    geometry = None
+    if view.reads == "paired":
+        geometry = Geometry.of(view.crosscoder, view.linear_map)
+        columns |= _geometry_columns(geometry, columns["n_tokens"] > 0)
+    estimates, constants = _estimates(view, statistics)
+    moments = BlockMoments(statistics.sums, statistics.totals, constants)
+    weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
+    intervals = bootstrap_intervals(moments, estimates, weights, config.rule.confidence)
+    whole = moments.whole()
+    bounds = arrays({name: statistic(whole) for name, statistic in estimates.items()}, intervals)
+    bounded = {
+        name: [Bounded(*numbers) for numbers in zip(*(part.tolist() for part in bound), strict=True)]
+        for name, bound in bounds.items()
+    }
+    for name in ("density", "shift_share", "relative_rate"):
+        if name in bounded:
+            columns |= _spread(name, bounded[name])
+    leans_intervened = _leans_intervened(view, columns, bounded)
+    columns |= _scaling_columns(bounded, leans_intervened)
+    if view.linear_map is not None:
+        columns |= _unmapped_columns(bounded, leans_intervened)
+    if isinstance(view, PairedView):
+        columns["effect"] = _effect(view, statistics, leans_intervened)
+    evidence = None
+    if geometry is not None and view.aligned:
+        columns |= _rates_along_twins(geometry, columns, view.agreement, config.rule)
+        evidence = evidence_of(columns, bounds, view.agreement)
+        columns["q_value"] = q_values(candidacy(columns, evidence, config.rule), nulls)
+        evidence = evidence._replace(q_value=columns["q_value"])
+    verdicts = [_verdict(view, columns, bounded, latent, config) for latent in range(view.n_latents)]
+    labels: tuple[Label, ...] = tuple(verdict.label for verdict in verdicts)
+    reasons = tuple(verdict.reason for verdict in verdicts)
+    if evidence is None:
+        return Features(columns, labels, reasons)
+    counts = count_intervals(evidence, moments, estimates, weights, config.rule)
+    return Features(columns, labels, reasons, evidence, counts)
+
+
+def _activity(view: DictionaryView, statistics: Statistics) -> Columns:
+    """How often, how strongly and where each latent fires."""
+    fired = statistics.total("fired").numpy()
+    nothing = np.full(view.n_latents, np.nan)
+    columns = {
+        "n_tokens": fired.astype(np.int64),
+        "n_documents": statistics.documents.numpy(),
+        "template_share": nothing
+        if statistics.template is None
+        else _divide(statistics.template.numpy(), fired),
+        "mean_activation": _divide(statistics.total("activation").numpy(), fired),
+        "max_activation": np.where(fired > 0, statistics.histograms.maximum.double().numpy(), np.nan),
+    }
+    for index, name in enumerate(statistics.source_names):
+        columns[f"density/{name}"] = _divide(
+            statistics.by_source[index].numpy(), statistics.source_tokens[index].numpy()
+        )
+    if view.reads == "pooled":
+        for model in MODEL_NAMES:
+            columns[f"density_{model}"] = statistics.total(f"fired/{model}").numpy() / statistics.n_tokens
+    return columns
+
+
+def _geometry_columns(geometry: Geometry, alive: np.ndarray) -> Columns:
+    twin, cosine = geometry.twins(torch.from_numpy(alive))
+    return {
+        "relative_norm": geometry.relative_norm.numpy(),
+        "norm_reference": geometry.norm_reference.numpy(),
+        "norm_intervened": geometry.norm_intervened.numpy(),
+        "norm_reference_raw": geometry.norm_reference_raw.numpy(),
+        "norm_intervened_raw": geometry.norm_intervened_raw.numpy(),
+        "relative_norm_raw": geometry.relative_norm_raw.numpy(),
+        "decoder_cosine": geometry.cosine().numpy(),
+        "twin": np.where(twin.numpy() >= 0, twin.numpy(), np.nan),
+        "twin_cosine": cosine.numpy(),
+    }
+
+
+def _rates_along_twins(geometry: Geometry, columns: Columns, agreement: float, rule: LabelRule) -> Columns:
+    """`relative_rate` and its bounds of latents whose twin writes the same direction into the other model; NaN for the others.
+
+    The model that a latent leans to holds the direction where the latent fires, and where its twin does if that writes it there,
+    too; the other where the twin fires. The bounds are those of the two densities put together, wider than those of the ratio.
+    """
+    twin, found = columns["twin"], columns["twin_cosine"] / agreement >= rule.shared_cosine
+    latent = np.flatnonzero(found)
+    other = twin[latent].astype(np.int64)
+    in_both = geometry.writes_along(latent, other, rule.shared_cosine)
+    to_new = columns["norm_intervened"][latent] >= columns["norm_reference"][latent]
+
+    def relative(own: np.ndarray, of_twin: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            times = in_both + own[latent] / of_twin[other]
+            return np.where(to_new, times / (1 + times), 1 / (1 + times))
+
+    density, low, high = (columns[f"density{bound}"] for bound in ("", "_low", "_high"))
+    ends = np.stack([relative(low, high), relative(high, low)])
+    values = {
+        "relative_rate": relative(density, density),
+        "relative_rate_low": ends.min(axis=0),
+        "relative_rate_high": ends.max(axis=0),
+    }
+    rates = {name: np.full(len(found), np.nan) for name in values}
+    for name, value in values.items():
+        rates[name][latent] = value
+    return rates
+
+
+def _estimates(
+    view: DictionaryView, statistics: Statistics
+) -> tuple[dict[str, Statistic], dict[str, Tensor]]:
+    """Everything that gets an interval, by name, and the constants it is computed with besides the sums."""
+    estimates: dict[str, Statistic] = {"density": lambda moments: moments["fired"] / moments["tokens"]}
+    # Identical models have no shift to take a share of.
+    if "shift/square" in statistics.totals and bool(statistics.totals["shift/square"].any()):
+        estimates["shift_share"] = lambda moments: moments["shift"] / moments["shift/square"]
+    match view.reads:
+        case "paired":
+            if not view.aligned:
+                return estimates, {}
+            assert isinstance(view, PairedView)
+            for name, side in _SIDES.items():
+                scaled = {"side": side, "agreement": view.agreement}
+                estimates[f"nu_error_{name}"] = partial(nu_error, **scaled)
+                estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, **scaled)
+                estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
+            if view.linear_map is not None:
+                for side in MODEL_NAMES:
+                    estimates[f"unmapped_{side}"] = partial(_unmapped_share, side=side)
+            return estimates, overlaps(view.directions_in)
+        case "pooled":
+            estimates["relative_rate"] = _relative_rate
+            return estimates, {}
+        case "difference":
+            directions = view.raw[0].double().cpu()
+            norms = directions.square().sum(dim=1)
+            beta = {
+                model: partial(
+                    beta_activation, model=model, mean_projection=f"mean/{model}", square_norm="square_norm"
+                )
+                for model in MODEL_NAMES
+            }
+            constants = {
+                f"mean/{model}": directions @ mean
+                for model, mean in zip(MODEL_NAMES, statistics.means, strict=True)
+            }
+            reference, intervened = (beta[model] for model in MODEL_NAMES)
+            estimates["beta_reference"], estimates["beta_intervened"] = reference, intervened
+            estimates["nu_error_new"] = lambda moments: ratio_toward(intervened(moments), reference(moments))
+            estimates["nu_error_lost"] = lambda moments: ratio_toward(reference(moments), intervened(moments))
+            return estimates, constants | {"square_norm": norms}
+        case _:
+            assert_never(view.reads)
+
+
+def _unmapped_share(moments: Moments, side: str) -> Tensor:
+    """Share of what the map between the models does not carry into `side` that a latent explains."""
+    return moments[f"unmapped/{side}"] / moments[f"unmapped/{side}/square"]
+
+
+def _relative_rate(moments: Moments) -> Tensor:
+    """How often the intervened model makes a latent fire, as a share of how often either does; NaN where neither does."""
+    reference, intervened = (moments[f"fired/{model}"] for model in MODEL_NAMES)
+    return intervened / (reference + intervened)
+
+
+def _leans_intervened(
+    view: DictionaryView, columns: Columns, bounded: dict[str, list[Bounded]]
+) -> np.ndarray:
+    """Which side latent scaling is told toward: the stronger decoder row; for a diff-SAE the model that holds more."""
+    if view.reads == "difference":
+        held = {model: np.abs([bound.value for bound in bounded[f"beta_{model}"]]) for model in MODEL_NAMES}
+        return held["intervened"] >= held["reference"]
+    return columns.get("relative_norm", np.ones(view.n_latents)) >= 0.5
+
+
+def _scaling_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.ndarray) -> Columns:
+    columns: Columns = {}
+    for name in _SCALING:
+        sides = {
+            side: _spread(f"{name}_{side}", bounded[f"{name}_{side}"])
+            for side in _SIDES
+            if f"{name}_{side}" in bounded
+        }
+        for side, spread in sides.items():
+            columns[f"{name}_{side}"] = spread[f"{name}_{side}"]
+        if sides:
+            for bound in ("", "_low", "_high"):
+                new, lost = sides["new"][f"{name}_new{bound}"], sides["lost"][f"{name}_lost{bound}"]
+                columns[f"{name}{bound}"] = np.where(leans_intervened, new, lost)
+    for name in ("beta_reference", "beta_intervened"):
+        if name in bounded:
+            columns[name] = _spread(name, bounded[name])[name]
+    return columns
+
+
+def _effect(
+    view: PairedView, statistics: Statistics, leans_intervened: np.ndarray
+) -> Float[np.ndarray, " latent"]:
+    """The shift that a latent explains on a token where it fires, in units of the shift of a token, both relative to the squared length
+    of the token, so that a few long ones do not outweigh the others. NaN where it never fires, or nothing changed."""
+
+    def of(name: str) -> np.ndarray:
+        fired, total = statistics.total("fired"), float(statistics.totals[f"{name}/relative"].sum())
+        mean = _divide(statistics.total(f"{name}/relative").numpy(), fired.numpy())
+        return mean * statistics.n_tokens / total if total else np.full(len(mean), np.nan)
+
+    if view.linear_map is not None:
+        # In units of the variance of the model that a latent leans to: what no map carries is more of one model than of the other.
+        left = [
+            (1 - carried) * of(f"unmapped/{side}")
+            for side, carried in zip(MODEL_NAMES, view.linear_map.carried, strict=True)
+        ]
+        return np.where(leans_intervened, left[1], left[0])
+    return of("shift") if view.comparable else np.full(view.n_latents, np.nan)
+
+
+def _unmapped_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.ndarray) -> Columns:
+    """`unmapped_share` and its interval, of the model that each latent leans to."""
+    reference, intervened = (_spread("unmapped_share", bounded[f"unmapped_{side}"]) for side in MODEL_NAMES)
+    return {name: np.where(leans_intervened, intervened[name], reference[name]) for name in reference}
+
+
+def _verdict(
+    view: DictionaryView,
+    columns: Columns,
+    bounded: dict[str, list[Bounded]],
+    latent: int,
+    config: AnalysisConfig,
+) -> Verdict:
+    if columns["n_tokens"][latent] == 0 or view.reads == "paired":
+        return decide(_evidence(view, columns, bounded, latent), config.rule)
+    if view.reads == "pooled":
+        reference, intervened = (float(columns[f"density_{model}"][latent]) for model in MODEL_NAMES)
+        seen = int(columns["n_tokens"][latent]), int(columns["n_documents"][latent])
+        return decide_by_rate(
+            RateEvidence(*seen, reference, intervened, bounded["relative_rate"][latent]), config.rule
+        )
+    held = [f"{columns[f'beta_{model}'][latent]:.2f}" for model in MODEL_NAMES]
+    return Verdict(
+        "undetermined",
+        f"a dictionary of the difference has no decoder norms to confirm a label with: along the direction the reference "
+        f"holds {held[0]} and the intervened model {held[1]} of the latent's activation",
+    )
+
+
+def _evidence(
+    view: DictionaryView, columns: Columns, bounded: dict[str, list[Bounded]], latent: int
+) -> Evidence:
+    unknown = Bounded(np.nan, np.nan, np.nan)
+
+    def toward(side: str) -> Toward:
+        numbers = [
+            bounded[f"{name}_{side}"][latent] if f"{name}_{side}" in bounded else unknown for name in _SCALING
+        ]
+        own = bounded[f"own_{side}"][latent].value if f"own_{side}" in bounded else np.nan
+        return Toward(numbers[0], numbers[1], own)
+
+    def number(name: str) -> float:
+        return float(columns[name][latent]) if name in columns else np.nan
+
+    twin = None
+    if not np.isnan(number("twin_cosine")):
+        rate = Bounded(*(number(f"relative_rate{bound}") for bound in ("", "_low", "_high")))
+        twin = Twin(number("twin_cosine") / view.agreement, rate)
+    return Evidence(
+        n_tokens=int(columns["n_tokens"][latent]),
+        n_documents=int(columns["n_documents"][latent]),
+        norm_reference=number("norm_reference"),
+        norm_intervened=number("norm_intervened"),
+        cosine=number("decoder_cosine"),
+        new=toward("new"),
+        lost=toward("lost"),
+        comparable=view.aligned,
+        mapped=view.linear_map is not None,
+        q_value=number("q_value"),
+        twin=twin,
+    )
+
+
+def _spread(name: str, bounded: list[Bounded]) -> Columns:
+    """A number and its interval as three columns."""
+    array = np.array(bounded, dtype=np.float64).reshape(-1, 3)
+    return {name: array[:, 0], f"{name}_low": array[:, 1], f"{name}_high": array[:, 2]}
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Their ratio, NaN where there is nothing to divide by."""
+    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

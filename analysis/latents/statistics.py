@@ -1,0 +1,232 @@
+"""Everything the labels stand on, in one pass over held-out tokens: all latents at once, both directions at once.
+
+Documents are dealt into blocks, and every sum is kept for each block and latent, so that intervals can resample
+documents afterwards without another pass. Products are computed in the precision of the dictionary, sums in float64.
+Memory: 8 bytes for each block, latent and quantity (64 blocks, 4096 latents, 12 quantities: 25 MB).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from crosscoder.activations.batch import ActivationBatch, have_difference, split_models
+from crosscoder.config.model_names import MODEL_NAMES
+from crosscoder.dictionary.metrics import ReconstructionMeter, row_chunks
+from crosscoder.dictionary.sparse_latents import SparseLatents
+
+from .block_sums import BlockSums
+from .dictionary_view import DictionaryView, Observation
+from .document_runs import document_runs
+from .histograms import ActivationHistograms
+from .token_context import TokenContext
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What `StatisticsAccumulator` yields."""
+
+    n_tokens: int
+    n_documents: int
+    sums: Mapping[str, Float64[Tensor, "block latent"]]
+    """For each block and latent, over the tokens t of the block: `fired`, `activation` Σf, `square` Σf², and the products
+    of the observer: `error/S/M` Σf⟨d^S, e^M⟩, `reconstruction/S/M` Σf⟨d^S, x̂^M - b^M⟩ (training space; S the side whose
+    direction is taken, M the model whose target is), `shift` Σf⟨δ, x^intervened - x^reference⟩ (raw units), and where a map leads between the models
+    `unmapped/S` Σf⟨δ^S, u^S⟩: u what the map does not carry into S, δ^S what the latent writes of it (raw units). `shift/relative` and
+    `unmapped/S/relative` are the same with every token divided by its squared length."""
+    totals: Mapping[str, Float64[Tensor, " block"]]
+    """For each block: `tokens`, and of the shift, in raw units: `shift/square` Σ‖Δx‖², `shift/bias` Σ⟨b_Δ, Δx⟩,
+    `shift/error` Σ⟨e_Δ, Δx⟩; and `unmapped/S/square` Σ‖u^S‖². `shift/relative` Σ‖Δx‖²/‖x‖² and `unmapped/S/relative` Σ‖u^S‖²/‖x‖²."""
+    documents: Int64[Tensor, " latent"]
+    """Documents a latent fired in."""
+    template: Int64[Tensor, " latent"] | None
+    """Firings on template tokens; None where the tokens are not known."""
+    source_names: tuple[str, ...]
+    by_source: Int64[Tensor, "source latent"]
+    """Firings in each source."""
+    source_tokens: Int64[Tensor, " source"]
+    source_documents: Int64[Tensor, " source"]
+    histograms: ActivationHistograms
+    fve: Mapping[str, float | None]
+    """Of `reference`, `intervened` and their `difference`; None where the dictionary does not rebuild it."""
+    l0: float
+    cosine: float | None
+    """Mean cosine of the two models' activations of a token; None where their widths differ."""
+    relative_difference: float | None
+    """E‖x^intervened - x^reference‖² / E‖x^reference - mean‖²."""
+    means: tuple[Float64[Tensor, " _"], ...]
+    """Mean activation of each model, raw units."""
+
+    def total(self, name: str) -> Float64[Tensor, " latent"]:
+        """One of `sums` over all blocks."""
+        return self.sums[name].sum(dim=0)
+
+
+class StatisticsAccumulator:
+    """Add batches with `update`, then ask for the `result`. The rows of a document must come one after another."""
+
+    def __init__(self, view: DictionaryView, context: TokenContext, n_blocks: int, seed: int) -> None:
+        self.view = view
+        self.context = context
+        self.n_tokens = 0
+        self.n_documents = 0
+        n_latents, n_sources = view.n_latents, len(context.source_names)
+        self.block_sums = BlockSums(n_blocks, n_latents, seed)
+        self.documents = torch.zeros(n_latents, dtype=torch.int64)
+        self.template = torch.zeros(n_latents, dtype=torch.int64) if context.has_template else None
+        self.by_source = torch.zeros(n_sources, n_latents, dtype=torch.int64)
+        self.source_tokens = torch.zeros(n_sources, dtype=torch.int64)
+        self.source_documents = torch.zeros(n_sources, dtype=torch.int64)
+        self.histograms = ActivationHistograms(n_latents, n_sources)
+        axis = view.crosscoder.config.d_models if view.reads == "difference" else view.d_models
+        self.meter = ReconstructionMeter(axis, n_latents)
+        self.similarity = _Similarity(view.d_models)
+        self._shift_bias = view.shift_bias().double() if view.comparable else None
+        self._open_document = -1
+        self._fired_in_open = torch.zeros(n_latents, dtype=torch.bool)
+
+    def update(self, batch: ActivationBatch, observation: Observation) -> None:
+        """Add some tokens; `observation` is what the observer makes of `batch`."""
+        sparse_latents = observation.codes.sparse_latents.cpu()
+        block = self.block_sums.blocks(batch.document)
+        self.n_tokens += len(batch.values)
+        self._add_firings(sparse_latents, observation.codes.per_model, block)
+        self.block_sums.add_products(observation.weights, observation.products, block)
+        self._add_totals(observation, block)
+        self._add_counts(batch, sparse_latents)
+        self._add_documents(batch, sparse_latents)
+        self.meter.update(observation.actual, observation.rebuilt, sparse_latents)
+        self.similarity.update(batch.values)
+
+    def result(self) -> Statistics:
+        """The statistics of everything added so far."""
+        fve: dict[str, float | None] = {"reference": None, "intervened": None, "difference": None}
+        if self.view.reads == "difference":
+            fve["difference"] = self.meter.per_model[0].result()
+        else:
+            fve |= {
+                name: meter.result()
+                for name, meter in zip(("reference", "intervened"), self.meter.per_model, strict=False)
+            }
+            fve["difference"] = self.meter.difference.result() if self.meter.difference else None
+        return Statistics(
+            n_tokens=self.n_tokens,
+            n_documents=self.n_documents,
+            sums=self.block_sums.sums(),
+            totals=self.block_sums.totals(),
+            documents=self.documents,
+            template=self.template,
+            source_names=self.context.source_names,
+            by_source=self.by_source,
+            source_tokens=self.source_tokens,
+            source_documents=self.source_documents,
+            histograms=self.histograms,
+            fve=fve,
+            l0=self.meter.l0(),
+            cosine=self.similarity.cosine(),
+            relative_difference=self.similarity.relative_difference(),
+            means=self.similarity.means(),
+        )
+
+    def _add_firings(
+        self,
+        sparse_latents: SparseLatents,
+        per_model: tuple[SparseLatents, SparseLatents] | None,
+        block: Int64[Tensor, " token"],
+    ) -> None:
+        place = block[sparse_latents.token] * self.view.n_latents + sparse_latents.latent
+        self.block_sums.add("fired", place, torch.ones_like(sparse_latents.value))
+        self.block_sums.add("activation", place, sparse_latents.value)
+        self.block_sums.add("square", place, sparse_latents.value.double().square())
+        if per_model is not None:
+            for name, code in zip(MODEL_NAMES, per_model, strict=True):
+                self.block_sums.add(f"fired/{name}", place, (code.value > 0).double())
+
+    def _add_totals(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
+        quantities = {"tokens": torch.ones(len(block), dtype=torch.float64)}
+        if self._shift_bias is not None:
+            parts = []
+            for rows, rebuilt in row_chunks(observation.actual, observation.rebuilt):
+                rows = rows.double()
+                shift, error = self.view.shift_of(rows), self.view.shift_of(rows - rebuilt.double())
+                bias = shift @ self._shift_bias
+                parts.append(torch.stack([shift.square().sum(dim=1), bias, (shift * error).sum(dim=1)]))
+            names = ("shift/square", "shift/bias", "shift/error")
+            quantities |= dict(zip(names, torch.cat(parts, dim=1), strict=True))
+        for product in observation.products:
+            if product.token_weight is None:
+                continue
+            square = product.targets.double().square().sum(dim=1)
+            if product.name.startswith("unmapped/"):
+                quantities[f"{product.name}/square"] = square
+            quantities[f"{product.name}/relative"] = square * product.token_weight.double()
+        for name, value in quantities.items():
+            self.block_sums.add_totals(name, value, block)
+
+    def _add_counts(self, batch: ActivationBatch, sparse_latents: SparseLatents) -> None:
+        source = self.context.source_of(batch.document.cpu())
+        n_sources, n_latents = self.by_source.shape
+        self.source_tokens += torch.bincount(source, minlength=n_sources)
+        place = source[sparse_latents.token] * n_latents + sparse_latents.latent
+        self.by_source += torch.bincount(place, minlength=n_sources * n_latents).view(n_sources, n_latents)
+        self.histograms.update(sparse_latents, source)
+        if self.template is not None:
+            on_template = self.context.template_at(batch.document.cpu(), batch.position.cpu())
+            self.template += torch.bincount(
+                sparse_latents.latent[on_template[sparse_latents.token]], minlength=n_latents
+            )
+
+    def _add_documents(self, batch: ActivationBatch, sparse_latents: SparseLatents) -> None:
+        """Count each pair of document and latent once, though a document may go on in the next batch."""
+        names, local = torch.unique_consecutive(batch.document.cpu(), return_inverse=True)
+        runs = document_runs(sparse_latents, local)
+        self.documents += torch.bincount(runs.latent, minlength=len(self.documents))
+        continues = int(names[0]) == self._open_document
+        if continues:
+            in_first = runs.latent[runs.document == 0]
+            self.documents[in_first] -= self._fired_in_open[in_first].long()
+        fresh = names[1:] if continues else names
+        self.n_documents += len(fresh)
+        self.source_documents += torch.bincount(
+            self.context.source_of(fresh), minlength=len(self.source_documents)
+        )
+        if not continues or len(names) > 1:
+            self._fired_in_open = torch.zeros_like(self._fired_in_open)
+        self._open_document = int(names[-1])
+        self._fired_in_open[runs.latent[runs.document == len(names) - 1]] = True
+
+
+class _Similarity:
+    """How alike the two models' activations are before any dictionary."""
+
+    def __init__(self, d_models: tuple[int, ...]) -> None:
+        self.d_models = d_models
+        self.comparable = have_difference(d_models)
+        self.count = 0
+        self.total = [torch.zeros(d_model, dtype=torch.float64) for d_model in d_models]
+        self.square = 0.0
+        self.difference = 0.0
+        self.cosines = 0.0
+
+    def update(self, values: Float[Tensor, "token width"]) -> None:
+        for (rows,) in row_chunks(values):
+            parts = split_models(rows.double(), self.d_models)
+            self.count += len(rows)
+            for total, part in zip(self.total, parts, strict=True):
+                total += part.sum(dim=0).cpu()
+            self.square += float(parts[0].square().sum())
+            if self.comparable:
+                self.difference += float((parts[1] - parts[0]).square().sum())
+                self.cosines += float(torch.cosine_similarity(parts[0], parts[1], dim=1).sum())
+
+    def cosine(self) -> float | None:
+        return self.cosines / self.count if self.comparable and self.count else None
+
+    def relative_difference(self) -> float | None:
+        variance = self.square - float(self.total[0].square().sum()) / max(self.count, 1)
+        return self.difference / variance if self.comparable and variance > 0 else None
+
+    def means(self) -> tuple[Float64[Tensor, " _"], ...]:
+        return tuple(total / max(self.count, 1) for total in self.total)

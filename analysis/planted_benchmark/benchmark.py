@@ -1,0 +1,214 @@
+"""The planted benchmark: every case trained, read and scored, and a table of what the methods found.
+
+OUTPUT/cases/NAME/result.json   the scores of a case; a case that has one is not run again
+OUTPUT/cases/NAME/run           its run folder; the arrays beside it are removed once it is scored
+OUTPUT/results.parquet          one row a case
+OUTPUT/results.md               methods by k, a table for each regime
+
+The tables hold every case that OUTPUT has, so that a benchmark can be made by several commands.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from crosscoder.config import RunConfig
+from crosscoder.errors import ConfigError, CrosscoderError, FormatError
+from crosscoder.planted.planted_pair import PlantedPair
+from crosscoder.planted.regimes import REGIMES, regime_named
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.processes import side_by_side
+
+from .cases import METHODS, N_TOKENS, SWEPT, Case, case_config, identity, sweep_config
+from .results import agreement, flat, markdown
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[[RunConfig], RunFolder]
+"""Trains and analyzes a run, and gives its folder. With several workers it must be a function of a module."""
+
+Choose = Callable[[RunConfig, Sequence[int]], int]
+"""Sweeps over several k and gives the one to take."""
+
+Score = Callable[[RunFolder, PlantedPair], Mapping[str, Any]]
+"""Scores of a finished run, as plain JSON values."""
+
+
+def evaluate_planted(
+    cases: Sequence[Case],
+    run: Run,
+    score: Score,
+    output: Path,
+    *,
+    choose: Choose | None = None,
+    overrides: Sequence[str] = (),
+    workers: int = 1,
+    n_tokens: int = N_TOKENS,
+) -> list[dict[str, Any]]:
+    """Run the cases that have no result yet, side by side in `workers` processes of one thread; write the tables of all in
+    `output`.
+
+    Cases whose k a sweep is to choose need `choose`.
+
+    A case whose settings do not fit its pair, or whose training diverges, is recorded with what was said, and the others
+    go on. An interrupt leaves finished cases as they are; the same call goes on.
+
+    Returns:
+        The results in the order of the cases.
+
+    Raises:
+        ConfigError: A result in `output` was made with other settings, of these cases or of others in a row of the tables with
+            them.
+        FormatError: A result is damaged.
+        ResourceError: A worker died, as it does when memory is short.
+    """
+    places = {case: output / "cases" / case.name for case in cases}
+    results = {
+        case: found
+        for case, place in places.items()
+        if (found := _finished(case, place, overrides, n_tokens)) is not None
+    }
+    jobs = [
+        (case, place, run, score, choose, tuple(overrides), n_tokens)
+        for case, place in places.items()
+        if case not in results
+    ]
+    with tqdm(total=len(places), initial=len(results), desc="evaluate planted", unit="case") as bar:
+        for case, result in _work(jobs, workers):
+            results[case] = result
+            bar.update()
+            logger.info("%s: %s", case.name, result.get("failed") or f"{result['seconds']:.0f} s")
+    write_results(output)
+    return [results[case] for case in places]
+
+
+def write_results(output: Path) -> None:
+    """results.parquet and results.md, of every case that has a result.
+
+    Raises:
+        ConfigError: Cases of one row of the tables were made with different settings.
+        FormatError: A result is damaged.
+    """
+    results = [_read(path) for path in (output / "cases").glob("*/result.json")]
+    results.sort(key=lambda result: _place(result["case"]))
+    _require_one_recipe_a_row(results, output)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(_same_keys([flat(result) for result in results])), sink)
+    write_atomic(output / "results.parquet", sink.getvalue().to_pybytes())
+    write_atomic(output / "results.md", markdown(results, agreement(results)))
+
+
+def run_case(
+    case: Case,
+    folder: Path,
+    run: Run,
+    score: Score,
+    choose: Choose | None,
+    overrides: Sequence[str],
+    n_tokens: int,
+) -> dict[str, Any]:
+    """One case from drawing its tokens to result.json."""
+    began = time.monotonic()
+    pair = regime_named(case.regime).make(case.seed)
+    config = case_config(case, pair, folder, overrides)
+    result: dict[str, Any] = identity(case, config, n_tokens)
+    try:
+        _write_arrays(pair, folder, n_tokens)
+        if case.sweeps:
+            assert choose is not None, "nothing was given to choose k with"
+            result["k"] = choose(sweep_config(config, folder), SWEPT)
+            result["sweep_seconds"] = round(time.monotonic() - began, 2)
+            config = case_config(case, pair, folder, overrides, result["k"])
+        trained = run(config)
+        result["seconds"] = round(time.monotonic() - began, 2)
+        result["scores"] = dict(score(trained, pair))
+    except CrosscoderError as error:
+        result["failed"] = str(error)
+    for name in ("reference", "intervened"):
+        (folder / f"{name}.npy").unlink(missing_ok=True)
+    write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _write_arrays(pair: PlantedPair, folder: Path, n_tokens: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    sides = pair.sample(n_tokens, seed=1).split(pair.d_models, dim=1)
+    for name, values in zip(("reference", "intervened"), sides, strict=True):
+        np.save(folder / f"{name}.npy", values.numpy())
+
+
+def _finished(case: Case, folder: Path, overrides: Sequence[str], n_tokens: int) -> dict[str, Any] | None:
+    """The stored result of a case, if there is one, checked against what is asked for."""
+    path = folder / "result.json"
+    if not path.is_file():
+        return None
+    result = _read(path)
+    asked = identity(
+        case, case_config(case, regime_named(case.regime).make(case.seed), folder, overrides), n_tokens
+    )
+    if {key: result.get(key) for key in asked} != asked:
+        raise ConfigError(
+            f"{path}: made with other settings than now asked for; give another output, or remove {folder}"
+        )
+    return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path}: not valid JSON ({error}); remove it, and the case is run again") from None
+
+
+def _place(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Where a case stands in the tables."""
+    order = (list(REGIMES).index(case["regime"]), list(METHODS).index(case["method"]))
+    return *order, case["k"], case["seed"], case["restart"]
+
+
+def _require_one_recipe_a_row(results: list[dict[str, Any]], output: Path) -> None:
+    """Raise ConfigError where a mean would be over unlike things. Seed, and k as a sweep or the truth has it, may differ."""
+    recipes: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
+    for result in results:
+        case = Case(**result["case"])
+        settings = {**result["settings"], "seed": None, "n_tokens": result["n_tokens"]}
+        settings["crosscoder"] = {**settings["crosscoder"], "sparsity": None}
+        name, first = recipes.setdefault((case.regime, case.method, case.k), (case.name, settings))
+        if settings != first:
+            raise ConfigError(
+                f"{output}: {name} and {case.name} were made with different settings, and would be one row of the tables; "
+                "give another output, or remove one of them"
+            )
+
+
+Job = tuple[Case, Path, Run, Score, Choose | None, tuple[str, ...], int]
+
+
+def _work(jobs: list[Job], workers: int) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Results as they come."""
+    if workers == 1 or len(jobs) < 2:
+        threads = torch.get_num_threads()
+        try:
+            for job in jobs:
+                yield job[0], run_case(*job)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    for number, result in side_by_side(run_case, jobs, workers):
+        yield jobs[number][0], result
+
+
+def _same_keys(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that all have every column, in the order of first appearance."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]

@@ -1,0 +1,221 @@
+"""The cases of the benchmark: a regime, a method, how many latents may fire, and a seed; and the run that each one is."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crosscoder.config import (
+    AnalysisConfig,
+    AuxiliaryConfig,
+    BatchTopK,
+    ControlsConfig,
+    DictionaryConfig,
+    FileActivations,
+    RunConfig,
+    TrainingConfig,
+)
+from crosscoder.config.load import with_overrides
+from crosscoder.errors import ConfigError, did_you_mean
+from crosscoder.planted.planted_pair import PlantedPair
+from crosscoder.planted.regimes import regime_named
+
+N_TOKENS = 150_000
+"""Tokens drawn for a case: 586 documents."""
+
+SWEPT = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+"""What a sweep chooses among, without knowing how many features fire: around 4, or 1 of those that changed."""
+
+PRESENTATIONS = 1_536_000
+"""Tokens trained on, the drawn ones over and over: 6000 steps of 256."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a dictionary, as settings over those of every case; `{k}` stands for the latents that fire."""
+
+    says: str
+    words: tuple[str, ...]
+
+
+METHODS: dict[str, Method] = {
+    "batch_topk": Method(
+        "crosscoder, BatchTopK", ("crosscoder.sparsity.kind=batch_topk", "crosscoder.sparsity.k={k}")
+    ),
+    "unweighted": Method(
+        "crosscoder, BatchTopK, without the error of the difference in its loss",
+        (
+            "crosscoder.sparsity.kind=batch_topk",
+            "crosscoder.sparsity.k={k}",
+            "training.difference_weight=0",
+        ),
+    ),
+    "topk": Method("crosscoder, TopK", ("crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k={k}")),
+    "l1": Method(
+        "crosscoder, ReLU with an L1 penalty, as published: without the error of the difference",
+        (
+            "crosscoder.sparsity.kind=relu",
+            "crosscoder.sparsity.target_l0={k}",
+            "crosscoder.decoder_norm=0.1",
+            "training.difference_weight=0",
+        ),
+    ),
+    "jumprelu": Method(
+        "crosscoder, JumpReLU with a tanh penalty",
+        ("crosscoder.sparsity.kind=jumprelu", "crosscoder.sparsity.target_l0={k}"),
+    ),
+    "matryoshka": Method(
+        "crosscoder, nested BatchTopK",
+        (
+            "crosscoder.sparsity.kind=batch_topk",
+            "crosscoder.sparsity.k={k}",
+            "crosscoder.nested=[0.125, 0.25, 0.5]",
+        ),
+    ),
+    "exclusive": Method(
+        "crosscoder with a tenth of its latents for each model alone",
+        (
+            "crosscoder.sparsity.kind=batch_topk",
+            "crosscoder.sparsity.k={k}",
+            "crosscoder.exclusive=0.1",
+        ),
+    ),
+    "tied": Method(
+        "crosscoder with a quarter of its latents tied",
+        ("crosscoder.sparsity.kind=batch_topk", "crosscoder.sparsity.k={k}", "crosscoder.tied=0.25"),
+    ),
+    "diff_sae": Method(
+        "BatchTopK SAE on the difference",
+        (
+            "crosscoder.reads=difference",
+            "crosscoder.sparsity.kind=batch_topk",
+            "crosscoder.sparsity.k={k}",
+        ),
+    ),
+    "shared_sae": Method(
+        "BatchTopK SAE on each model's activations by themselves",
+        ("crosscoder.reads=pooled", "crosscoder.sparsity.kind=batch_topk", "crosscoder.sparsity.k={k}"),
+    ),
+}
+"""By name; a new method is a new entry."""
+
+
+@dataclass(frozen=True, order=True)
+class Case:
+    """One cell of the benchmark."""
+
+    regime: str
+    method: str
+    k: str
+    """Latents that fire: a number, `true` for the true L0, a multiple of it such as `1.5x`, or `sweep`: what a sweep over
+    `SWEPT` chooses, which knows nothing of the truth."""
+
+    seed: int
+    """Of the pair."""
+
+    restart: int = 0
+    """Of the dictionary: trained again on the same pair."""
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        restart = f"-r{self.restart}" if self.restart else ""
+        return f"{self.regime}-{self.method}-k{self.k}-s{self.seed}{restart}"
+
+    def __post_init__(self) -> None:
+        regime_named(self.regime)
+        method_named(self.method)
+        if not re.fullmatch(r"sweep|true|[1-9]\d*|\d*\.?\d+x", self.k) or self.k.strip("0.") == "x":
+            raise ConfigError(f"k: {self.k!r} is not a number of latents; give e.g. 6, true, 1.5x, or sweep")
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether k is chosen by a sweep."""
+        return self.k == "sweep"
+
+    def latents_firing(self, pair: PlantedPair, config: RunConfig) -> int:
+        """k as a number: at least 1; the true L0 is of the rows that the dictionary reads. A sweep begins at the largest."""
+        if self.sweeps:
+            return max(SWEPT)
+        if self.k.isdecimal():
+            return int(self.k)
+        multiple = 1.0 if self.k == "true" else float(self.k[:-1])
+        return max(1, round(multiple * pair.truth.l0(config.crosscoder.reads)))
+
+
+def plan(
+    regimes: Iterable[str], methods: Iterable[str], ks: Iterable[str], seeds: Iterable[int], restarts: int = 1
+) -> list[Case]:
+    """Every combination, seeds outermost, so that a benchmark that is cut short has whole rows of few seeds."""
+    regimes, methods, ks = list(regimes), list(methods), list(ks)
+    return [
+        Case(regime, method, str(k), seed, restart)
+        for seed in seeds
+        for restart in range(restarts)
+        for regime in regimes
+        for method in methods
+        for k in ks
+    ]
+
+
+def method_named(name: str) -> Method:
+    """The method of this name. Raises ConfigError where there is none."""
+    if name not in METHODS:
+        raise ConfigError(
+            f"methods: {name!r} is not known{did_you_mean(name, METHODS)}; there are {', '.join(METHODS)}"
+        )
+    return METHODS[name]
+
+
+def case_config(
+    case: Case, pair: PlantedPair, folder: Path, overrides: Sequence[str] = (), k: int | None = None
+) -> RunConfig:
+    """The run that a case is: `overrides` stand over the method's settings, those over what all cases have in common.
+
+    `k` is what a sweep chose.
+
+    Raises ConfigError where a setting is wrong.
+    """
+    common = RunConfig(
+        output=folder / "run",
+        activations=FileActivations(reference=folder / "reference.npy", intervened=folder / "intervened.npy"),
+        crosscoder=DictionaryConfig(n_latents=regime_named(case.regime).n_latents, sparsity=BatchTopK(k=1)),
+        training=TrainingConfig(
+            n_tokens=PRESENTATIONS,
+            batch_tokens=256,
+            lr=5e-3,
+            precision="float32",
+            device="cpu",
+            calibration_tokens=16384,
+            auxiliary=AuxiliaryConfig(k=24, dead_after_tokens=50_000),
+            log_every=1000,
+            evaluate_every=3000,
+            checkpoint_every=3000,
+        ),
+        # Whether the pipeline can say "nothing" and "everything" is what the regimes ask.
+        controls=ControlsConfig(identity=False, shuffled=False),
+        # Nobody looks at examples here.
+        analysis=AnalysisConfig(top_examples=1, quantile_examples=0, context_tokens=1),
+        seed=case.seed + 1000 * case.restart,
+        threads=1,
+    )
+    words = method_named(case.method).words
+    reads = next((word.partition("=")[2] for word in words if word.startswith("crosscoder.reads=")), "paired")
+    reading = with_overrides(common, [f"crosscoder.reads={reads}"])
+    k = k or case.latents_firing(pair, reading)
+    return with_overrides(common, [*(word.format(k=k) for word in words), *overrides])
+
+
+def sweep_config(config: RunConfig, folder: Path) -> RunConfig:
+    """The run whose k a sweep chooses for a case; a method that is steered to an L0 takes the k of BatchTopK."""
+    swept = config.model_copy(update={"output": folder / "sweep"})
+    if hasattr(config.crosscoder.sparsity, "k"):
+        return swept
+    return with_overrides(swept, [f"crosscoder.sparsity={{kind: batch_topk, k: {max(SWEPT)}}}"])
+
+
+def identity(case: Case, config: RunConfig, n_tokens: int) -> dict[str, Any]:
+    """What a stored result must have been made with to be taken for this case's: all but where it lay."""
+    settings = config.model_dump(mode="json", exclude={"output", "activations", "wandb"})
+    return {"case": vars(case), "n_tokens": n_tokens, "settings": settings}

@@ -1,0 +1,1 @@
+"""What the Parquet files of a run hold, and their readers and writers."""

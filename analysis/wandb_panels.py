@@ -1,0 +1,163 @@
+"""What a wandb run shows of an analysis: histograms, tables of latents with examples, counts, behaviors, report and page.
+
+Everything is read from the files of the run, so that a panel says what they say. Nothing is read where no wandb run is open.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from crosscoder.run.folder import RunFolder
+from crosscoder.run.tracking import WandbRun
+
+from .behaviors.behavior_files import load_behaviors
+from .labels.rule import CLAIMED
+from .notebook.latent import Latent
+from .notebook.markup import examples_html
+from .report.behavior_schema import BehaviorShift, CausalCheck
+from .report.behavior_shifts import behavior_shifts
+from .tables.analysis_files import LABELS, AnalysisResults, load_results
+
+_TABLED = 25
+"""Latents of each label that are listed, those with the largest share of the shift."""
+
+_EXAMPLES = 3
+_BINS = 64
+_PLAIN = ("relative_norm", "decoder_cosine", "q_value")
+_WITH_INTERVAL = ("nu_error", "nu_reconstruction", "density", "shift_share")
+_COLUMNS = [
+    "latent",
+    "label",
+    "evidence",
+    *_PLAIN,
+    *(f"{name}{end}" for name in _WITH_INTERVAL for end in ("", "_low", "_high")),
+]
+_COLUMNS += ["explanation", "examples"]
+
+
+def log_analysis(wandb: WandbRun, folder: RunFolder) -> None:
+    """Histograms by label, the counts, and the strongest latents that changed with their numbers and examples."""
+    if wandb.id is None:
+        return
+    results = load_results(folder)
+    wandb.histograms(dict(_histograms(results)))
+    counts = [
+        [label, *(_entry(results, label).get(key) for key in ("count", "low", "high", "expected_false"))]
+        for label in LABELS
+    ]
+    wandb.table("analysis/labels", ["label", "latents", "low", "high", "expected_false"], counts)
+    for label in CLAIMED:
+        wandb.table(
+            f"features/{label}",
+            _COLUMNS,
+            [_row(Latent(latent, results)) for latent in _strongest(results, label)],
+        )
+    names = ("counts", "fve", "l0", "dead_share", "shift")
+    wandb.summary({f"analysis/{name}": results.summary[name] for name in names})
+
+
+def log_behaviors(wandb: WandbRun, folder: RunFolder) -> None:
+    """How every behavior so far shifted, and the latents that carry each."""
+    if wandb.id is None:
+        return
+    told = behavior_shifts(load_behaviors(folder))
+    columns = [
+        "behavior",
+        "unit",
+        *(f"{name}{end}" for name in ("reference", "intervened", "shift") for end in ("", "_low", "_high")),
+    ]
+    columns += ["noise_floor", "p_value", "established", "evidence", "said"]
+    wandb.table("behaviors/shift", columns, [_shift_row(behavior) for behavior in told])
+    checks = [
+        f"{kind}{end}"
+        for kind in ("necessity", "sufficiency")
+        for end in ("", "_low", "_high", "_random_largest", "_passed")
+    ]
+    for behavior in told:
+        if behavior.explanation is not None:
+            rows = [
+                [
+                    latent.latent,
+                    latent.evidence,
+                    latent.attribution,
+                    *_check(latent.necessity),
+                    *_check(latent.sufficiency),
+                ]
+                for latent in behavior.explanation.latents
+            ]
+            wandb.table(
+                f"behaviors/{behavior.name}/latents", ["latent", "evidence", "attribution", *checks], rows
+            )
+
+
+def log_report(wandb: WandbRun, folder: RunFolder) -> None:
+    """The report as a panel, and its files as an artifact where the settings ask for it."""
+    if wandb.id is None:
+        return
+    wandb.html("report", (folder.report / "report.html").read_text(encoding="utf-8"))
+    if folder.read_config().wandb.log_report:
+        wandb.artifact(f"report-{wandb.id}", "report", folder.report, {})
+
+
+def log_page(wandb: WandbRun, folder: RunFolder) -> None:
+    """The page as an artifact where the settings ask for it."""
+    if wandb.id is not None and folder.read_config().wandb.log_report:
+        wandb.artifact(f"page-{wandb.id}", "page", folder.browser, {})
+
+
+def _histograms(results: AnalysisResults) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+    """Of the latents that fired: relative norm, of all and by label, cosine, and density; none of what does not exist."""
+    table: Any = results.features
+    fired = table[table["label"] != "dead"]
+    series = {
+        "relative_norm": (fired["relative_norm"], (0.0, 1.0)),
+        "decoder_cosine": (fired["decoder_cosine"], (-1.0, 1.0)),
+    }
+    for label in LABELS:
+        series[f"relative_norm/{label}"] = (fired.loc[fired["label"] == label, "relative_norm"], (0.0, 1.0))
+    density = np.log10(fired["density"])
+    series["log10_density"] = (density, (min(-6.0, float(density.min())) if len(density) else -6.0, 0.0))
+    for name, (values, bounds) in series.items():
+        known = values.dropna()
+        if len(known):
+            yield f"analysis/{name}", np.histogram(known, bins=_BINS, range=bounds)
+
+
+def _entry(results: AnalysisResults, label: str) -> dict[str, Any]:
+    return results.summary["counts"].get(label) or {}
+
+
+def _strongest(results: AnalysisResults, label: str) -> list[int]:
+    table: Any = results.features
+    own = table[table["label"] == label]
+    order = own["shift_share"].abs().fillna(0.0).sort_values(ascending=False, kind="stable").index
+    return [int(latent) for latent in own.loc[order, "latent"].head(_TABLED)]
+
+
+def _row(latent: Latent) -> list[Any]:
+    numbers = latent.numbers
+    return [
+        latent.latent, latent.label, latent.evidence,
+        *(numbers[name].value for name in _PLAIN),
+        *(part for name in _WITH_INTERVAL for part in numbers[name]),
+        latent.explanation, Markup(examples_html(latent.examples[:_EXAMPLES])),
+    ]  # fmt: skip
+
+
+def _shift_row(told: BehaviorShift) -> list[Any]:
+    estimates = [
+        part
+        for estimate in (told.reference, told.intervened, told.shift)
+        for part in (estimate.value, estimate.low, estimate.high)
+    ]
+    level = None if told.explanation is None else told.explanation.level
+    said = " ".join(sentence.text for sentence in told.sentences)
+    return [told.name, told.unit, *estimates, told.floor, told.p_value, told.established, level, said]
+
+
+def _check(check: CausalCheck | None) -> list[Any]:
+    if check is None:
+        return [None] * 5
+    return [check.share.value, check.share.low, check.share.high, check.random_largest, check.passed]

@@ -1,0 +1,266 @@
+"""Activations on disk: safetensors shards read through memory maps, and the manifest that vouches for them.
+
+    activations/manifest.json            what was read, with what, and the digest of every finished file
+    activations/documents.safetensors    the token ids (see `documents`)
+    activations/train/00000.safetensors  values [row, width], document [row], position [row]
+    activations/held_out/00000.safetensors
+
+Rows are the tokens that are not masked. The tokens of a document are contiguous, within one shard.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save
+from torch import Tensor
+
+from ..config import Dtype
+from ..errors import FormatError
+from ..runtime.files import content_digest, file_digest, write_atomic
+from .batch import ActivationBatch
+
+Side = Literal["train", "held_out"]
+SIDES: tuple[Side, Side] = ("train", "held_out")
+MANIFEST = "manifest.json"
+DOCUMENTS = "documents.safetensors"
+
+# Names of safetensors, and what numpy and torch call them; numpy has no bfloat16, so its bits pass as integers.
+_DTYPES: dict[str, tuple[type[np.generic], torch.dtype]] = {
+    "F64": (np.float64, torch.float64),
+    "F32": (np.float32, torch.float32),
+    "F16": (np.float16, torch.float16),
+    "BF16": (np.int16, torch.bfloat16),
+    "I64": (np.int64, torch.int64),
+    "I32": (np.int32, torch.int32),
+    "I16": (np.int16, torch.int16),
+    "I8": (np.int8, torch.int8),
+    "U8": (np.uint8, torch.uint8),
+}
+
+
+class Record(BaseModel):
+    """Base of what the manifest holds: an unknown key means that something else wrote the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ShardRecord(Record):
+    """A finished shard."""
+
+    file: str
+    rows: int
+    digest: str
+
+
+class SideRecord(Record):
+    """How far the harvest of one side got."""
+
+    n_planned: int
+    """Shards in all."""
+    n_outliers: int = 0
+    """Tokens of the finished shards that were left out for their norm."""
+    shards: tuple[ShardRecord, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards are there."""
+        return len(self.shards) == self.n_planned
+
+
+class Manifest(Record):
+    """What a folder of activations holds, and what it was made from."""
+
+    schema_version: Literal[1] = 1
+    identity: dict[str, Any]
+    """Everything that decides the content: settings, pair, text. Two harvests with equal identity are equal."""
+    dtype: Dtype
+    d_models: tuple[int, ...]
+    documents_digest: str
+    median_norms: tuple[float, ...]
+    """Median norm of the activations of each model, over the first training documents."""
+    max_norms: tuple[float, ...]
+    """Tokens with a larger norm in any model are left out."""
+    sides: dict[Side, SideRecord]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the harvest was finished."""
+        return all(side.complete for side in self.sides.values())
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json at once: after a crash the file is the old one or the new one."""
+        write_atomic(folder / MANIFEST, self.model_dump_json(indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Read manifest.json.
+
+        Raises:
+            FormatError: It is missing, or not the manifest of activations.
+        """
+        path = folder / MANIFEST
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FormatError(f"{path}: does not exist; run the harvest first") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise FormatError(
+                f"{path}: not a manifest of activations ({place}: {first['msg']}); remove the folder and run the harvest again"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: not text; remove the folder and run the harvest again") from error
+
+
+class ShardWriter:
+    """Appends finished shards to a folder of activations. A kill at any time loses at most the shard in the making."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    def write(
+        self,
+        side: Side,
+        values: Float[Tensor, "row width"],
+        document: Int[Tensor, " row"],
+        position: Int[Tensor, " row"],
+        n_outliers: int,
+    ) -> None:
+        """Write the next shard of a side, then record it in the manifest."""
+        before = self.manifest.sides[side]
+        name = f"{side}/{len(before.shards):05d}.safetensors"
+        tensors = {
+            "values": values,
+            "document": document.to(torch.int32),
+            "position": position.to(torch.int32),
+        }
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        (self.folder / side).mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / name, content)
+        record = ShardRecord(file=name, rows=len(values), digest=content_digest(content))
+        after = before.model_copy(
+            update={"shards": (*before.shards, record), "n_outliers": before.n_outliers + n_outliers}
+        )
+        self.manifest = self.manifest.model_copy(update={"sides": self.manifest.sides | {side: after}})
+        self.manifest.save(self.folder)
+
+
+class _Shard(NamedTuple):
+    """Memory maps of one file."""
+
+    values: np.ndarray
+    document: np.ndarray
+    position: np.ndarray
+
+
+class ShardReader:
+    """One side of a folder of activations, as an `ActivationReader`. Only what is asked for is read from disk."""
+
+    def __init__(self, folder: Path, side: Side, *, verify: bool = True) -> None:
+        """Open all shards of a side; `verify` reads them once to compare their digests.
+
+        Raises:
+            FormatError: The harvest is not finished, or a shard is missing, truncated, or altered; the message names it.
+        """
+        manifest = Manifest.load(folder)
+        record = manifest.sides.get(side)
+        if record is None or not record.complete:
+            found = "none of them" if record is None else f"{len(record.shards)} of {record.n_planned} shards"
+            raise FormatError(
+                f"{folder}: the harvest of {side} is not finished ({found}); run the harvest again"
+            )
+        self.d_models = manifest.d_models
+        self.dtype: torch.dtype = getattr(torch, manifest.dtype)
+        self._shards = [_open_shard(folder / shard.file, shard, manifest, verify) for shard in record.shards]
+        self._starts = np.concatenate([[0], np.cumsum([shard.rows for shard in record.shards])]).astype(
+            np.int64
+        )
+        self.n_tokens = int(self._starts[-1])
+
+    def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
+        """The given rows, in the given order, by one fancy index for each shard that holds any of them."""
+        wanted = rows.cpu().numpy().astype(np.int64)
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.n_tokens:
+            raise IndexError(f"rows go from {wanted.min()} to {wanted.max()}, but there are {self.n_tokens}")
+        # Sorted rows are read in the order they lie on disk.
+        order = np.argsort(wanted, kind="stable")
+        bounds = np.searchsorted(wanted[order], self._starts)
+        values = torch.empty(len(wanted), sum(self.d_models), dtype=self.dtype)
+        view = values.view(torch.int16).numpy() if self.dtype == torch.bfloat16 else values.numpy()
+        document, position = np.empty(len(wanted), dtype=np.int64), np.empty(len(wanted), dtype=np.int64)
+        for shard, start, begin, end in zip(self._shards, self._starts, bounds, bounds[1:], strict=False):
+            if begin < end:
+                places = order[begin:end]
+                local = wanted[places] - start
+                view[places] = shard.values[local]
+                document[places] = shard.document[local]
+                position[places] = shard.position[local]
+        return ActivationBatch(values, torch.from_numpy(document), torch.from_numpy(position))
+
+    def batches(self, size: int) -> Iterator[ActivationBatch]:
+        """All rows in stored order, `size` at a time."""
+        for start in range(0, self.n_tokens, size):
+            yield self.gather(torch.arange(start, min(start + size, self.n_tokens)))
+
+
+def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
+    """Memory maps of all tensors of a safetensors file; bfloat16 appears as the integers with the same bits.
+
+    Raises:
+        FormatError: The file is missing, truncated, or not safetensors.
+    """
+    try:
+        whole = np.memmap(path, dtype=np.uint8, mode="r")
+    except (FileNotFoundError, ValueError, OSError) as error:
+        raise FormatError(f"{path}: cannot be opened ({error})") from error
+    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    try:
+        header = json.loads(whole[8:start].tobytes()) if 8 < start <= len(whole) else None
+        entries = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
+        maps = {}
+        for name, entry in entries.items():
+            begin, end = (start + offset for offset in entry["data_offsets"])
+            kind, dtype = _DTYPES[entry["dtype"]]
+            expected = math.prod(entry["shape"]) * np.dtype(kind).itemsize
+            if end > len(whole) or end - begin != expected:
+                raise FormatError(f"{path}: truncated; {len(whole):,} bytes found, {end:,} needed")
+            maps[name] = (np.asarray(whole[begin:end]).view(kind).reshape(entry["shape"]), dtype)
+    except (
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise FormatError(f"{path}: not a safetensors file that can be read ({error})") from error
+    if not maps:
+        raise FormatError(f"{path}: truncated, or not a safetensors file; no tensor found")
+    return maps
+
+
+def _open_shard(path: Path, record: ShardRecord, manifest: Manifest, verify: bool) -> _Shard:
+    remedy = f"; remove {path.parents[1]} and run the harvest again"
+    if not path.is_file():
+        raise FormatError(f"{path}: missing, though the manifest lists it{remedy}")
+    maps = map_tensors(path)
+    shapes = {name: array.shape for name, (array, _) in maps.items()}
+    expected = {
+        "values": (record.rows, sum(manifest.d_models)),
+        "document": (record.rows,),
+        "position": (record.rows,),
+    }
+    if shapes != expected or maps["values"][1] != getattr(torch, manifest.dtype):
+        raise FormatError(f"{path}: holds {shapes}, but the manifest says {expected}{remedy}")
+    if verify and file_digest(path) != record.digest:
+        raise FormatError(f"{path}: altered since the harvest (digest differs from the manifest's){remedy}")
+    return _Shard(maps["values"][0], maps["document"][0], maps["position"][0])

@@ -1,0 +1,226 @@
+"""Settings from a YAML file and from words of the command line, and back to YAML.
+
+`dotted.key=value` words stand over the file, the file over the defaults. A block with variants is chosen by its `kind`;
+without one it is the kind of the default. Where a word changes the kind, settings that only the old kind knows are
+dropped, unless a word gave them too.
+
+Paths: a relative path in a file (texts, activations, `model`, `adapter`) means what lies beside that file, if something
+of that name lies there. Otherwise it stays as it is written: relative to the working directory, or a name on a model
+hub. `output`, and every path given on the command line, is relative to the working directory.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..errors import ConfigError, did_you_mean
+from . import AdapterSource, ModelSource, RunConfig
+from .chat_model import LocalModel
+from .introspection import Place, blocks, choose, kind_of, name_default_kinds, scalars, variants
+from .messages import SettingError, setting_errors, show
+from .yaml_1_2 import describe_syntax_error, read_yaml, write_yaml
+
+T = TypeVar("T", bound=BaseModel)
+
+_FOLDER_OR_HUB_ID = {(ModelSource, "model"), (AdapterSource, "adapter"), (LocalModel, "model")}
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), model: type[T] = RunConfig) -> T:
+    """Settings from the YAML file at `path`, with `dotted.key=value` words over them.
+
+    Raises ConfigError, in one line, for a file that is missing, unreadable, not YAML or empty, and for any setting
+    that is unknown, missing, of the wrong type or out of bounds.
+    """
+    path = Path(path)
+    data = _read(path)
+    given = _apply(data, model, overrides)
+    _resolve_paths(data, model, path.parent, given)
+    return _validate(data, model, given, f"in {path}")
+
+
+def with_overrides(config: T, overrides: Sequence[str]) -> T:
+    """The same settings with `dotted.key=value` words over them. Raises ConfigError as `load_config` does."""
+    data = config.model_dump(mode="json")
+    given = _apply(data, type(config), overrides)
+    return _validate(data, type(config), given, "in the settings")
+
+
+def dump_config(config: BaseModel) -> str:
+    """YAML that `load_config` reads back to an equal `config`."""
+    return write_yaml(config.model_dump(mode="json"))
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
+        hint = f"; it holds {', '.join(inside[:5])}" if inside else ""
+        raise ConfigError(f"{path}: is a folder, expected a YAML file{hint}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file{_near(path)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}), expected a YAML file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        data = read_yaml(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML, {describe_syntax_error(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply, expected settings") from None
+    if data is None:
+        raise ConfigError(f"{path}: is empty, expected settings such as 'output: runs/first'")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {show(data)}")
+    return data
+
+
+def _near(path: Path) -> str:
+    if path.parent.is_dir():
+        return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
+    return f", and no folder {path.parent}"
+
+
+# --- words of the command line ----------------------------------------------------------------------------------------
+
+
+def _apply(data: dict[Any, Any], model: type[BaseModel], overrides: Sequence[str]) -> set[Place]:
+    """Write the words into `data`; the places that they gave."""
+    name_default_kinds(model, data)
+    given: set[Place] = set()
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        place = tuple(key.split("."))
+        if not equals or not all(place):
+            raise ConfigError(f"{word!r}: expected KEY=VALUE, for instance training.lr=3e-4")
+        _override(data, model, place, _value(key, text), given)
+        given.add(place)
+    name_default_kinds(model, data)
+    return given
+
+
+def _value(key: str, text: str) -> Any:
+    """A number, true, false, null, a quoted text or a flow value as YAML reads it; anything else is plain text."""
+    delimited = text.lstrip()[:1] in tuple("[{'\"")
+    try:
+        value = read_yaml(text)
+    except yaml.YAMLError as error:
+        if delimited:
+            raise ConfigError(f"{key}: {text!r} is not valid YAML, {describe_syntax_error(error)}") from None
+        value = text
+    return value if delimited or not isinstance(value, str | dict | list) else text.strip()
+
+
+def _override(
+    data: dict[Any, Any], model: type[BaseModel], place: Place, value: Any, given: set[Place]
+) -> None:
+    target: Any = data
+    options: tuple[type[BaseModel], ...] = (model,)
+    for depth, part in enumerate(place[:-1]):
+        options, target = _descend(target, options, part, place[: depth + 1])
+    if isinstance(target, list):
+        target[_index(target, place)] = value
+        return
+    if not isinstance(target, dict):
+        raise ConfigError(f"{'.'.join(place[:-1])}: is {show(target)}, so it has no setting {place[-1]!r}")
+    if place[-1] == "kind" and value != target.get("kind"):
+        old, new = choose(options, target), choose(options, {"kind": value})
+        if old is not None and new is not None:
+            for name in (old.model_fields.keys() - new.model_fields.keys()) & target.keys():
+                if (*place[:-1], name) not in given:
+                    del target[name]
+    target[place[-1]] = value
+
+
+def _descend(
+    target: Any, options: tuple[type[BaseModel], ...], part: str, place: Place
+) -> tuple[tuple[type[BaseModel], ...], Any]:
+    """One step toward a setting; a block that the file leaves out starts from its default."""
+    if isinstance(target, list):
+        return options, target[_index(target, place)]
+    if not isinstance(target, dict):
+        raise ConfigError(f"{'.'.join(place[:-1])}: is {show(target)}, so it has no setting {part!r}")
+    block = choose(options, target)
+    field = block.model_fields.get(part) if block else None
+    if target.get(part) is None:
+        default = field.default if field else None
+        target[part] = {}
+        if isinstance(default, BaseModel):
+            target[part] = default.model_dump(mode="json", exclude_unset=True)
+            if kind := kind_of(default):
+                target[part]["kind"] = kind
+    return (variants(field.annotation) if field else ()), target[part]
+
+
+def _index(target: list[Any], place: Place) -> int:
+    if not place[-1].isdecimal() or int(place[-1]) >= len(target):
+        raise ConfigError(
+            f"{'.'.join(place)}: no such entry; {'.'.join(place[:-1])} has {len(target)}, counted from 0"
+        )
+    return int(place[-1])
+
+
+# --- from values to settings ------------------------------------------------------------------------------------------
+
+
+def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, given: set[Place]) -> None:
+    for place, block, values in blocks(model, data):
+        for name, field in block.model_fields.items():
+            is_input = Path in scalars(field.annotation) and name != "output"
+            value, here = values.get(name), (*place, name)
+            if _covered(here, given) or not (is_input or (block, name) in _FOLDER_OR_HUB_ID):
+                continue
+            if isinstance(value, list):
+                # A list that may hold words as well is none of paths.
+                if str in scalars(field.annotation):
+                    continue
+                values[name] = [
+                    entry if (*here, str(index)) in given else _resolved(entry, folder, is_input)
+                    for index, entry in enumerate(value)
+                ]
+            elif name in values:
+                values[name] = _resolved(value, folder, is_input)
+
+
+def _resolved(value: object, folder: Path, is_input: bool) -> object:
+    """What a path in a file means, if it is one: a file or folder beside that file, or what is written."""
+    if not isinstance(value, str) or not value:
+        return value
+    beside = folder / value
+    return os.path.abspath(beside) if beside.is_dir() or (is_input and beside.exists()) else value
+
+
+def _covered(place: Place, given: set[Place]) -> bool:
+    """Whether a word gave this setting, or a block around it."""
+    return any(place[:depth] in given for depth in range(1, len(place) + 1))
+
+
+def _validate(data: dict[Any, Any], model: type[T], given: set[Place], source: str) -> T:
+    found = _loose_numbers(data, model)
+    if not found:
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            found = setting_errors(error, model, data)
+    first = found[0]
+    inside = any(place[: len(first.place)] == first.place for place in given if first.place)
+    where = "on the command line" if inside or _covered(first.place, given) else source
+    more = f"; {len(found) - 1} more after that" if len(found) > 1 else ""
+    raise ConfigError(f"{first} ({where}{more})")
+
+
+def _loose_numbers(data: dict[Any, Any], model: type[BaseModel]) -> list[SettingError]:
+    """Text and booleans where a number belongs, which pydantic would take: '32', 'nan' and true are no numbers."""
+    found = []
+    for place, block, values in blocks(model, data):
+        for name, field in block.model_fields.items():
+            value, types = values.get(name), scalars(field.annotation)
+            if types & {int, float} and isinstance(value, str | bool) and type(value) not in types:
+                expected = "a number" if float in types else "a whole number"
+                found.append(SettingError((*place, name), f"expected {expected}, got {show(value)}"))
+    return found

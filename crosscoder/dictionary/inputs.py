@@ -1,0 +1,63 @@
+"""How a dictionary reads the activations of a pair: both models at once, each alone, or their difference.
+
+paired      one row a token, both models and all snapshots between them side by side: a crosscoder
+pooled      two rows a token, the reference's then the intervened model's, through one dictionary with one model on its
+            axis: a shared-dictionary SAE
+difference  one row a token, intervened - reference: a diff-SAE
+"""
+
+from typing import Literal, assert_never
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..activations.batch import have_difference, split_models
+from ..config import CrosscoderConfig, DictionaryConfig
+from ..config.model_names import model_names
+from ..errors import ConfigError
+
+Reads = Literal["paired", "pooled", "difference"]
+
+
+def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> CrosscoderConfig:
+    """The shape of the dictionary that reads activations of these widths.
+
+    Raises `ConfigError` where the models' widths differ and the way of reading needs them equal.
+    """
+    if config.tied and len(set(d_models)) > 1:
+        raise ConfigError(
+            f"crosscoder.tied: needs models of equal width, found widths {d_models}; set it to 0"
+        )
+    if config.reads == "paired":
+        axis, names = d_models, model_names(len(d_models))
+    else:
+        if len(d_models) != 2 or not have_difference(d_models):
+            raise ConfigError(
+                f"crosscoder.reads: {config.reads!r} needs two models of equal width, found widths {d_models}; use 'paired'"
+            )
+        axis, names = d_models[:1], (config.reads,)
+    return CrosscoderConfig(
+        d_models=axis,
+        model_names=names,
+        n_latents=config.n_latents,
+        sparsity=config.sparsity,
+        n_exclusive=round(config.exclusive * config.n_latents),
+        n_tied=round(config.tied * config.n_latents),
+    )
+
+
+def present(
+    values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: Reads
+) -> Float[Tensor, "row _"]:
+    """The rows that the dictionary reads; for `pooled`, all rows of the reference come first."""
+    match reads:
+        case "paired":
+            return values
+        case "pooled":
+            return torch.cat(split_models(values, d_models))
+        case "difference":
+            reference, intervened = split_models(values, d_models)[:2]
+            return intervened.float() - reference.float()
+        case _:
+            assert_never(reads)

@@ -1,0 +1,211 @@
+"""From pre-latents to latents: BatchTopK, TopK, ReLU and JumpReLU.
+
+All kinds share one signature. `norms` is, for each latent, the sum over models of its decoder norm in training space:
+latents compete by what they contribute to the reconstruction, so rescaling a decoder row by c and its code by 1/c
+changes nothing (Minder et al. 2025, section 2).
+
+Training and inference differ for BatchTopK alone: a batch competes while training; a single stored threshold on the
+same scores takes its place at inference, so that a token's code does not depend on its neighbors.
+"""
+
+import math
+from typing import assert_never
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..config import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
+from ..errors import FormatError
+from .sparse_latents import SparseLatents
+from .topk_selection import PreLatents, TokenSelection, bounds_of
+
+
+class Sparsity(nn.Module):
+    """Interface of all kinds; `forward` is the training rule, `infer` the rule of a trained dictionary."""
+
+    def forward(
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
+    ) -> Float[Tensor, "token latent"]:
+        """Latents under the training rule; `k` overrides the configured one while it is annealed."""
+        raise NotImplementedError
+
+    def infer(
+        self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"]
+    ) -> Float[Tensor, "token latent"]:
+        """Latents of a trained dictionary; each token for itself."""
+        return self(pre_latents, norms)
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
+        """What `infer` keeps, without the zeros between."""
+        raise NotImplementedError
+
+
+class BatchTopKSparsity(Sparsity):
+    """Keep the n·k largest scores of a batch of n tokens (Bussmann et al. 2024)."""
+
+    threshold: Tensor
+
+    def __init__(self, config: BatchTopK) -> None:
+        super().__init__()
+        self.k = config.k
+        # NaN, not a number that happens to let everything through: a dictionary that was never calibrated must not encode.
+        self.register_buffer("threshold", torch.tensor(math.nan))
+
+    def forward(
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
+    ) -> Float[Tensor, "token latent"]:
+        rectified = pre_latents.relu()
+        keep = round((self.k if k is None else k) * len(rectified))
+        return rectified * largest((rectified * norms).detach(), keep)
+
+    def infer(
+        self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"]
+    ) -> Float[Tensor, "token latent"]:
+        rectified = pre_latents.relu()
+        return rectified * (rectified * norms > self._calibrated())
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
+        threshold = self._calibrated()
+        entries = pre_latents.above(bounds_of(threshold, norms))
+        return entries.where(entries.value * norms[entries.latent] > threshold).sparse_latents(pre_latents)
+
+    def _calibrated(self) -> Float[Tensor, ""]:
+        if self.threshold.isnan():
+            raise FormatError(
+                "sparsity.threshold: never calibrated, so BatchTopK cannot encode single tokens; "
+                "finish the training, or call calibrate() with activations"
+            )
+        return self.threshold
+
+
+class TopKSparsity(Sparsity):
+    """Keep the k largest scores of every token."""
+
+    def __init__(self, config: TopK) -> None:
+        super().__init__()
+        self.k = config.k
+
+    def forward(
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
+    ) -> Float[Tensor, "token latent"]:
+        rectified = pre_latents.relu()
+        keep = min(round(self.k if k is None else k), rectified.shape[1])
+        indices = (rectified * norms).detach().topk(keep, dim=1, sorted=False).indices
+        return torch.zeros_like(rectified).scatter(1, indices, rectified.gather(1, indices))
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
+        return TokenSelection()(pre_latents, norms, self.k)
+
+
+class ReLUSparsity(Sparsity):
+    """Rectify; a penalty in the loss keeps the code sparse."""
+
+    def forward(
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
+    ) -> Float[Tensor, "token latent"]:
+        return pre_latents.relu()
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
+        return pre_latents.above(torch.zeros_like(norms)).sparse_latents(pre_latents)
+
+
+class JumpReLUSparsity(Sparsity):
+    """x where x > exp t, else 0, with a straight-through gradient to the log-threshold t of each latent.
+
+    dJ/dt = -(exp t/bandwidth)·rect((x - exp t)/bandwidth), as published (Anthropic, January 2025 update). The slope of the
+    expectation has one more factor exp t (Rajamanoharan et al. 2024 differentiate by the threshold itself): a positive
+    number for each latent, which the step size of Adam does not depend on.
+    """
+
+    def __init__(self, config: JumpReLU, n_latents: int) -> None:
+        super().__init__()
+        self.bandwidth = config.bandwidth
+        self.log_threshold = nn.Parameter(torch.full((n_latents,), math.log(config.initial_threshold)))
+
+    def forward(
+        self,
+        pre_latents: Float[Tensor, "token latent"],
+        norms: Float[Tensor, " latent"],
+        k: float | None = None,
+    ) -> Float[Tensor, "token latent"]:
+        return _JumpReLU.apply(pre_latents, self.log_threshold, self.bandwidth)  # pyright: ignore[reportReturnType]
+
+    def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
+        return pre_latents.above(self.log_threshold.detach().exp()).sparse_latents(pre_latents)
+
+
+class _JumpReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, pre_latents: Tensor, log_threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre_latents, log_threshold)
+        ctx.bandwidth = bandwidth
+        return pre_latents * (pre_latents > log_threshold.exp())
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,) = gradients
+        pre_latents, log_threshold = ctx.saved_tensors
+        threshold = log_threshold.exp()
+        inside = (pre_latents - threshold).abs() < ctx.bandwidth / 2
+        to_threshold = -(threshold / ctx.bandwidth) * (gradient * inside).sum(dim=0)
+        return gradient * (pre_latents > threshold), to_threshold, None
+
+
+def build_sparsity(config: SparsityConfig, n_latents: int) -> Sparsity:
+    """The module that `config` describes."""
+    match config:
+        case BatchTopK():
+            return BatchTopKSparsity(config)
+        case TopK():
+            return TopKSparsity(config)
+        case ReLU():
+            return ReLUSparsity()
+        case JumpReLU():
+            return JumpReLUSparsity(config, n_latents)
+        case _:
+            assert_never(config)
+
+
+def largest(scores: Float[Tensor, "token latent"], keep: int) -> Bool[Tensor, "token latent"]:
+    """Mark exactly the `keep` largest entries (all, where there are fewer).
+
+    Sorting everything is wasteful: first each token's largest few, then the largest among those. That is exact unless
+    some token would have kept more than its few, which is checked.
+    """
+    n_tokens, n_latents = scores.shape
+    keep = min(keep, scores.numel())
+    if keep == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    few = min(n_latents, 4 * math.ceil(keep / n_tokens) + 16)
+    candidates = scores.topk(few, dim=1, sorted=False)
+    chosen = candidates.values.flatten().topk(keep, sorted=False).indices
+    per_token = torch.bincount(chosen // few, minlength=n_tokens)
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    if few < n_latents and bool((per_token == few).any()):
+        mask[scores.flatten().topk(keep, sorted=False).indices] = True
+    else:
+        row_start = torch.arange(n_tokens, device=scores.device)[:, None] * n_latents
+        mask[(candidates.indices + row_start).flatten()[chosen]] = True
+    return mask.view_as(scores)
+
+
+def threshold_for(scores: Float[Tensor, " score"], keep: int) -> float:
+    """The threshold that leaves exactly `keep` of these scores above it (0 where there are no more than that)."""
+    if keep >= len(scores):
+        return 0.0
+    ordered = scores.float().topk(keep + 1).values
+    # Half way between the last score that is kept and the first that is not, so that rounding cannot tip either.
+    return float((ordered[keep - 1] + ordered[keep]) / 2)

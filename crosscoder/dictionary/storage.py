@@ -1,0 +1,99 @@
+"""A crosscoder on disk: a folder of `config.json` and `model.safetensors` that loads alone, anywhere.
+
+config.json
+    format      "crosscoder"
+    version     1
+    crosscoder  the CrosscoderConfig
+    digest      blake2b of model.safetensors, so that a file that was altered or cut is refused
+    provenance  what made it: models, hookpoints, token policy, data fingerprint (free form)
+
+model.safetensors (float32; width = sum of d_models, models side by side, reference first)
+    W_enc [width, latent]   b_enc [latent]   W_dec [latent, width]   b_dec [width]
+    mean [width]   scale [model]   score_scale [model]
+    sparsity.threshold []   (BatchTopK)      sparsity.log_threshold [latent]   (JumpReLU)
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..config import CrosscoderConfig
+from ..errors import FormatError
+from ..runtime.files import file_digest, write_atomic
+from .crosscoder import Crosscoder
+
+FORMAT_VERSION = 1
+
+
+def save_crosscoder(
+    crosscoder: Crosscoder, folder: Path | str, provenance: dict[str, Any] | None = None
+) -> None:
+    """Write the folder. The weights go first, so that a folder with a config.json is complete."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "model.safetensors.partial"
+    save_file(
+        {name: tensor.detach().contiguous().cpu() for name, tensor in crosscoder.state_dict().items()},
+        partial,
+    )
+    partial.replace(folder / "model.safetensors")
+    record = {
+        "format": "crosscoder",
+        "version": FORMAT_VERSION,
+        "crosscoder": crosscoder.config.model_dump(mode="json"),
+        "digest": file_digest(folder / "model.safetensors"),
+        "provenance": provenance or {},
+    }
+    write_atomic(folder / "config.json", json.dumps(record, indent=2) + "\n")
+
+
+def load_crosscoder(folder: Path | str, device: str | torch.device = "cpu") -> Crosscoder:
+    """Load a folder that `save_crosscoder` wrote.
+
+    Raises `FormatError` where the folder is not one, is of another version, or was altered.
+    """
+    folder = Path(folder)
+    record = read_record(folder)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise FormatError(f"{weights}: not found; the folder is incomplete, copy it again")
+    if file_digest(weights) != record["digest"]:
+        raise FormatError(
+            f"{weights}: does not match the digest in config.json; it was altered or cut, copy it again"
+        )
+    try:
+        config = CrosscoderConfig.model_validate(record["crosscoder"])
+        state = load_file(weights)
+        crosscoder = Crosscoder(config)
+        crosscoder.load_state_dict(state)
+    except (ValidationError, SafetensorError, RuntimeError) as error:
+        raise FormatError(
+            f"{folder}: weights and config.json do not fit ({str(error).splitlines()[0]})"
+        ) from error
+    return crosscoder.to(device).eval()
+
+
+def read_record(folder: Path | str) -> dict[str, Any]:
+    """The content of config.json, checked for format and version."""
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise FormatError(f"{path}: not found; give a folder with config.json and model.safetensors")
+    try:
+        record = json.loads(path.read_text())
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON ({error}); copy it again") from error
+    if not isinstance(record, dict) or record.get("format") != "crosscoder":
+        raise FormatError(f"{path}: not the config of a crosscoder (no format: crosscoder)")
+    if record.get("version") != FORMAT_VERSION:
+        raise FormatError(
+            f"{path}: version {record.get('version')!r}, this release reads version {FORMAT_VERSION}"
+        )
+    for key in ("crosscoder", "digest"):
+        if key not in record:
+            raise FormatError(f"{path}: lacks {key!r}; the file was altered, copy it again")
+    return record

@@ -1,0 +1,201 @@
+"""Where metrics go: always RUN/metrics.jsonl, and a Weights & Biases run where one is asked for.
+
+metrics.jsonl is the record. wandb is a mirror: a failure of it is reported once and never stops the work.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from ..config import RunConfig, WandbConfig
+from ..runtime.files import write_atomic
+from .folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """RUN/metrics.jsonl: one JSON object a line, with `step` and `tokens`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def truncate(self, step: int) -> None:
+        """Drop lines after `step`: a run that goes on from a checkpoint writes them again."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except ValueError:
+                # A kill can leave half a line at the end; what it held comes after the checkpoint.
+                logger.warning("%s: dropped an unfinished line", self.path)
+        write_atomic(self.path, "".join(line + "\n" for line in kept))
+
+    def write(self, step: int, tokens: int, values: Mapping[str, float | list[int] | None]) -> None:
+        """Append one line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "tokens": tokens, **values}) + "\n")
+
+
+class WandbRun:
+    """One wandb run. Every call is safe: after the first failure it says so once and does nothing more."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    @property
+    def id(self) -> str | None:
+        """wandb's id of the run."""
+        return None if self._run is None else str(self._run.id)
+
+    def log(self, values: Mapping[str, Any], tokens: int) -> None:
+        """Metrics at a number of tokens; numpy histograms `(counts, edges)` become wandb histograms."""
+        self._try(
+            lambda run: run.log(
+                {"tokens": tokens, **{name: _for_wandb(value) for name, value in values.items()}}
+            )
+        )
+
+    def histograms(self, values: Mapping[str, tuple[Any, Any]]) -> None:
+        """Numpy histograms `(counts, edges)` of what is known once, at the end."""
+        self._try(lambda run: run.log({name: _for_wandb(value) for name, value in values.items()}))
+
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """A small table; a cell that is `Markup` is shown as HTML."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            cells = [[_cell_for_wandb(cell) for cell in row] for row in rows]
+            run.log({name: wandb.Table(columns=columns, data=cells)})  # pyright: ignore[reportArgumentType]
+
+        self._try(log)
+
+    def html(self, name: str, page: str) -> None:
+        """A page of its own as a panel."""
+        self._try(lambda run: run.log({name: _cell_for_wandb(Markup(page))}))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final numbers of the run."""
+        self._try(lambda run: run.summary.update(dict(values)))
+
+    def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> None:
+        """Keep a folder as an artifact."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
+            artifact.add_dir(str(folder))
+            run.log_artifact(artifact)
+
+        self._try(log)
+
+    def finish(self) -> None:
+        """Close the run."""
+        self._try(lambda run: run.finish())
+        self._run = None
+
+    def _try(self, action: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # noqa: BLE001  whatever fails in a mirror must not stop the work; metrics.jsonl goes on
+            logger.warning(
+                "wandb: logging failed (%s: %s); going on with metrics.jsonl alone",
+                type(error).__name__,
+                error,
+            )
+            self._run = None
+
+
+def _for_wandb(value: Any) -> Any:
+    if isinstance(value, tuple):
+        import wandb
+
+        counts, edges = value
+        return wandb.Histogram(np_histogram=(counts, edges))
+    return value
+
+
+def _cell_for_wandb(value: Any) -> Any:
+    if isinstance(value, Markup):
+        import wandb
+
+        # As it is: what wandb puts into a page would come from its server.
+        return wandb.Html(str(value), inject=False)
+    return value
+
+
+_open: dict[Path, WandbRun] = {}
+
+
+@contextmanager
+def wandb_run(folder: RunFolder, config: RunConfig) -> Iterator[WandbRun]:
+    """The wandb run of a run folder; stages inside one another share it, and the outermost closes it.
+
+    The manifest keeps the id. When a folder that has one is worked on again, online the same run goes on; offline, where
+    wandb cannot do that, a new run joins the old one's group.
+    """
+    key = folder.path.resolve()
+    if key in _open:
+        yield _open[key]
+        return
+    _open[key] = WandbRun(_start(folder, config))
+    try:
+        yield _open[key]
+    finally:
+        _open.pop(key).finish()
+
+
+def wandb_mode(config: WandbConfig) -> str:
+    """The mode in force: WANDB_MODE (its older words too) and WANDB_DISABLED win over the config."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        return "disabled"
+    asked = os.environ.get("WANDB_MODE") or config.mode
+    return {"dryrun": "offline", "run": "online"}.get(asked, asked)
+
+
+def _start(folder: RunFolder, config: RunConfig) -> Any:
+    mode = wandb_mode(config.wandb)
+    if mode == "disabled":
+        return None
+    try:
+        import wandb
+
+        earlier = folder.read_manifest().get("wandb", {}).get("id")
+        offline_again = earlier is not None and mode == "offline"
+        folder.wandb.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            mode="offline" if mode == "offline" else "online",
+            project=config.wandb.project,
+            entity=config.wandb.entity,
+            name=config.wandb.name,
+            group=config.wandb.group or (earlier if offline_again else None),
+            tags=list(config.wandb.tags),
+            notes=f"goes on from run {earlier}" if offline_again else None,
+            id=None if offline_again else earlier,
+            resume=None if offline_again or earlier is None else "allow",
+            config=config.model_dump(mode="json"),
+            dir=str(folder.wandb.parent),
+            settings=wandb.Settings(silent=True),
+        )
+        run.define_metric("tokens")
+        run.define_metric("*", step_metric="tokens")
+        folder.update_manifest("wandb", {"id": str(run.id), "mode": mode})
+        return run
+    except Exception as error:  # noqa: BLE001  see WandbRun._try
+        logger.warning(
+            "wandb: could not start (%s: %s); going on with metrics.jsonl alone", type(error).__name__, error
+        )
+        return None

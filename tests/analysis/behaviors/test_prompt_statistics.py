@@ -1,0 +1,137 @@
+"""Intervals over prompts and the paired permutation test, against what is known of them."""
+
+import numpy as np
+import pytest
+
+from analysis.behaviors.prompt_statistics import Resamples, sign_flip_test
+from analysis.behaviors.shift import measure_shift
+from crosscoder.config.behavior import ShiftRule
+
+RULE = ShiftRule()
+
+
+def test_an_interval_of_a_mean_is_that_of_its_standard_error() -> None:
+    values = np.random.default_rng(0).normal(2.0, 3.0, size=200)
+    found = Resamples(200, 0.95, seed=0).mean(values)
+    half = 1.96 * values.std() / np.sqrt(200)
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, rel=0.1)
+    assert found.high == pytest.approx(values.mean() + half, rel=0.1)
+
+
+def test_a_ratio_of_values_that_move_together_has_no_width() -> None:
+    values = np.random.default_rng(0).normal(2.0, 1.0, size=50)
+    found = Resamples(50, 0.95, seed=0).ratio(0.3 * values, values)
+    assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.3, 0.3))
+
+
+def test_a_ratio_to_nothing_is_not_estimated() -> None:
+    found = Resamples(8, 0.95, seed=0).ratio(np.ones(8), np.zeros(8))
+    assert found.as_dict() == {"value": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(
+    ("n_yes", "low", "high"), [(0, 0.0, 0.0881), (1, 0.0006, 0.1316), (20, 0.3380, 0.6620), (40, 0.9119, 1.0)]
+)
+def test_of_shares_the_interval_is_that_of_clopper_and_pearson(n_yes: int, low: float, high: float) -> None:
+    """Their exact bounds for that many of 40, from their tables."""
+    values = np.r_[np.ones(n_yes), np.zeros(40 - n_yes)]
+    found = Resamples(40, 0.95, 0, (0.0, 1.0)).mean(values)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
+    bare = Resamples(40, 0.95, 0).mean(values)
+    assert (bare.high - bare.low > 1e-9) == (n_yes not in (0, 40)), (
+        "a bootstrap of prompts that agree has no width"
+    )
+
+
+def test_an_interval_of_a_share_covers_it_where_a_bootstrap_does_not() -> None:
+    generator = np.random.default_rng(0)
+    covered = np.zeros(2)
+    for seed in range(300):
+        values = (generator.random(30) < 0.97).astype(float)
+        for index, bounds in enumerate([(0.0, 1.0), None]):
+            found = Resamples(30, 0.95, seed, bounds).mean(values)
+            covered[index] += found.low <= 0.97 <= found.high
+    assert covered[0] >= 0.94 * 300
+    assert covered[1] < 0.7 * 300
+
+
+def test_scores_in_other_units_have_the_interval_in_those_units() -> None:
+    values = np.random.default_rng(0).random(25)
+    one = Resamples(25, 0.9, 0, (0.0, 1.0)).mean(values)
+    other = Resamples(25, 0.9, 0, (-2.0, 8.0)).mean(10 * values - 2)
+    assert other == pytest.approx([10 * number - 2 for number in one])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_share_of_a_shift_that_is_the_same_on_every_prompt_still_has_width(sign: int) -> None:
+    whole = sign * np.r_[np.ones(39), np.zeros(1)]
+    found = Resamples(40, 0.95, 0, (0.0, 1.0)).ratio(whole, whole)
+    assert found.value == 1.0
+    assert 0.88 < found.low < 0.93 and 1.07 < found.high < 1.12
+    assert Resamples(40, 0.95, 0).ratio(whole, whole) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_where_no_prompt_differs_a_difference_is_not_shown_to_be_nothing() -> None:
+    found = measure_shift(np.zeros(40), np.zeros(40), None, RULE, 0, (0.0, 1.0))
+    assert found.verdict == "no difference"
+    assert (found.size.low, found.size.high) == pytest.approx((-0.088, 0.088), abs=0.012)
+
+
+def test_exchanging_the_models_turns_the_interval_around() -> None:
+    generator = np.random.default_rng(1)
+    one, other = (generator.random((2, 30)) < np.array([[0.3], [0.8]])).astype(float)
+    forth = measure_shift(one, other, None, RULE, 0, (0.0, 1.0))
+    back = measure_shift(other, one, None, RULE, 0, (0.0, 1.0))
+    assert (back.size.low, back.size.high) == pytest.approx((-forth.size.high, -forth.size.low))
+    assert back.verdict == forth.verdict
+
+
+def test_the_permutation_test_holds_its_level() -> None:
+    """Of 400 pairs of equal models about one in twenty is below 0.05, and the floor is passed as often."""
+    generator = np.random.default_rng(0)
+    flips = [sign_flip_test(generator.normal(size=20), 0.95, seed) for seed in range(400)]
+    below = np.mean([one.p_value <= 0.05 for one in flips])
+    assert 0.025 < below < 0.08
+
+
+def test_a_small_exact_case() -> None:
+    """Of four equal differences only two of sixteen signs are as large."""
+    found = sign_flip_test(np.ones(4), 0.95, 0)
+    assert found.p_value == pytest.approx(2 / 16, abs=0.02)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_clear_shift_is_established_in_either_direction(sign: int) -> None:
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=30)
+    found = measure_shift(reference, reference + sign * (1 + 0.1 * generator.normal(size=30)), None, RULE, 0)
+    assert found.established
+    assert found.size.value == pytest.approx(sign, abs=0.1)
+    assert found.floor < abs(found.size.low)
+
+
+@pytest.mark.parametrize(
+    ("difference", "rule", "verdict"),
+    [
+        (np.zeros(12), RULE, "no difference"),
+        (np.array([1.0, -1.0] * 6), RULE, "below the noise floor"),
+        (np.full(12, 0.5), ShiftRule(at_least=0.6), "smaller than asked"),
+        (np.full(12, 0.5), ShiftRule(at_least=0.4), "established"),
+        # Four prompts cannot establish anything at this confidence, however large the difference.
+        (np.full(4, 100.0), RULE, "below the noise floor"),
+    ],
+)
+def test_what_is_no_shift(difference: np.ndarray, rule: ShiftRule, verdict: str) -> None:
+    assert measure_shift(np.zeros(len(difference)), difference, None, rule, 0).verdict == verdict
+
+
+def test_answers_that_vary_by_themselves_raise_the_floor() -> None:
+    generator = np.random.default_rng(0)
+    reference = generator.normal(size=30)
+    intervened = reference + 0.5
+    again = reference + 2.0 * generator.normal(size=30)
+    assert measure_shift(reference, intervened, None, RULE, 0).established
+    noisy = measure_shift(reference, intervened, again, RULE, 0)
+    assert noisy.verdict == "below the noise floor"
+    assert noisy.self_shift == pytest.approx((again - reference).mean())

@@ -1,0 +1,197 @@
+"""Attribution within two models of other width, depth and tokenizer: exact, of opposite sign when they are exchanged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.behaviors.change_decomposition import Part
+from analysis.behaviors.experiment import Experiment
+from analysis.behaviors.metrics import build_metric
+from analysis.behaviors.prompts import encode
+from analysis.behaviors.unshared_space.activations import Baseline, OwnActivations
+from analysis.behaviors.unshared_space.attribution import Difference, attribute_apart
+from analysis.behaviors.unshared_space.causal import rank_apart
+from analysis.latents.dictionary_view import view_of
+from crosscoder.activations.batch import split_models
+from crosscoder.config import BatchTopK, CrosscoderConfig, PairConfig, TokenPolicy
+from crosscoder.config.behavior import AttributionSettings, Behavior, Continuation
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.errors import ConfigError
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.text.text_files import Text
+from tests.tiny_pairs import WORDS, save_llama
+
+N_LATENTS = 20
+
+
+def dictionary(d_models: tuple[int, int]) -> Crosscoder:
+    """A random one."""
+    made = Crosscoder(
+        CrosscoderConfig(
+            d_models=d_models,
+            model_names=("reference", "intervened"),
+            n_latents=N_LATENTS,
+            sparsity=BatchTopK(k=6),
+        ),
+        seed=3,
+    )
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(4)
+        made.W_dec.add_(0.3 * torch.randn(made.W_dec.shape, generator=generator))
+        made.sparsity.threshold.fill_(0.5)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    return made
+
+
+def exchanged(before: Crosscoder) -> Crosscoder:
+    """The same dictionary with its models in the other order."""
+    after = dictionary((before.config.d_models[1], before.config.d_models[0]))
+    with torch.no_grad():
+        for name in ("W_dec", "b_dec", "mean"):
+            tensor = getattr(before, name)
+            parts = split_models(tensor if tensor.ndim == 2 else tensor[None], before.config.d_models)
+            getattr(after, name).copy_(torch.cat(parts[::-1], dim=1).reshape(tensor.shape))
+        after.W_enc.copy_(torch.cat(split_models(before.W_enc.T, before.config.d_models)[::-1], dim=1).T)
+        after.b_enc.copy_(before.b_enc)
+        after.scale.copy_(before.scale.flip(0))
+    return after
+
+
+class Sizes:
+    """A small model of bytes and a larger one of words, a random dictionary, and prompts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folders = (
+            save_llama(folder / "small"),
+            save_llama(folder / "large", 1, width=24, n_layers=5, words=True),
+        )
+        self.dictionary = dictionary((16, 24))
+        self.reading = self.read(swapped=False)
+
+    def pair(self, swapped: bool) -> ModelPair:
+        order = (1, 0) if swapped else (0, 1)
+        models = [{"model": str(self.folders[index]), "dtype": "float32"} for index in order]
+        layers = [f"model.layers.{(1, 3)[index]}" for index in order]
+        return load_pair(
+            PairConfig.model_validate(
+                {
+                    "reference": models[0],
+                    "intervened": models[1],
+                    "hookpoint": layers[0],
+                    "intervened_hookpoint": layers[1],
+                    "align": "characters",
+                    "device": "cpu",
+                }
+            )
+        )
+
+    def read(self, swapped: bool) -> OwnActivations:
+        pair = self.pair(swapped)
+        made = exchanged(self.dictionary) if swapped else self.dictionary
+        view = view_of(made, pair.d_models, "paired")
+        texts = [f"{one} {other} fern holly" for one in WORDS[:3] for other in WORDS[4:7]]
+        prompts = encode([Text(text, None, text) for text in texts], pair)
+        settings = Continuation(texts=(" oak",), against=(" rose pine",))
+        metrics = build_metric(settings, pair.tokenizer_of(0)), build_metric(settings, pair.tokenizer_of(1))
+        generator = torch.Generator().manual_seed(5)
+        means = [2 * torch.randn(width, generator=generator) for width in (16, 24)]
+        codes = torch.rand(N_LATENTS, generator=generator)
+        baseline = Baseline(tuple(means[::-1] if swapped else means), codes)
+        return OwnActivations(pair, view, metrics, prompts, TokenPolicy(), baseline)
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> Sizes:
+    return Sizes(tmp_path_factory.mktemp("sizes"))
+
+
+@pytest.fixture(scope="module")
+def found(sizes: Sizes) -> Difference:
+    return attribute_apart(sizes.reading, AttributionSettings(steps=60))
+
+
+def test_both_models_read_the_same_places(sizes: Sizes) -> None:
+    for one, other in sizes.reading.batches:
+        assert one.read.sum() == other.read.sum() > 0
+        assert (one.batch.kept & one.read).equal(one.read), "only what the token policy leaves in"
+        # The last token of every word, of those that neither model's policy leaves out: the first word is the second model's first.
+        assert (one.read.sum(dim=1) == 3).all()
+
+
+def test_the_parts_add_up_to_the_shift(found: Difference) -> None:
+    parts = (
+        found.latents.sum(axis=1) + found.of(lambda side: side.error) + found.of(lambda side: side.left_out)
+    )
+    whole = parts + found.of(lambda side: side.baseline) + found.of(lambda side: side.residual)
+    np.testing.assert_allclose(whole, found.total, rtol=1e-9, atol=1e-9)
+    for side in (found.reference, found.intervened):
+        assert np.abs(side.residual).max() < 0.02 * np.abs(side.effect).max() + 1e-4, (
+            "the theorem: the integral is the effect"
+        )
+
+
+def test_the_models_exchanged_change_the_sign_of_everything(sizes: Sizes, found: Difference) -> None:
+    other = attribute_apart(sizes.read(swapped=True), AttributionSettings(steps=60))
+    np.testing.assert_allclose(other.latents, -found.latents, atol=1e-4)
+    for part in ("value", "baseline", "error", "left_out"):
+        np.testing.assert_allclose(
+            other.of(lambda side, part=part: getattr(side, part)),
+            -found.of(lambda side, part=part: getattr(side, part)),
+            atol=1e-4,
+        )
+    assert set(rank_apart(other)) == set(rank_apart(found)), "they push the way it shifted, whichever that is"
+
+
+def test_attributions_equal_the_formula_written_out(sizes: Sizes) -> None:
+    """One step: the gradient in the middle of the path, times (f - f̄) d, token by token and latent by latent."""
+    reading = sizes.reading
+    found = attribute_apart(reading, AttributionSettings(steps=1))
+    for model, side in ((0, found.reference), (1, found.intervened)):
+        expected = np.zeros((reading.n_prompts, N_LATENTS))
+        for index, sides in enumerate(reading.batches):
+            own, codes = sides[model], reading.codes[index].dense()
+            middle = own.activations - 0.5 * reading.moved(model, index)
+            gradient = reading.gradient(model, index, middle)
+            for place, (row, token) in enumerate(own.read.nonzero().tolist()):
+                prompt = own.batch.prompts[int(own.batch.place[row])]
+                inner = reading.view.raw[model] @ gradient[row, token]
+                expected[prompt] += ((codes[place] - reading.baseline.codes) * inner).numpy()
+        np.testing.assert_allclose(side.latents, expected, atol=1e-5)
+
+
+def test_all_parts_taken_out_leave_the_mean(sizes: Sizes, found: Difference) -> None:
+    reading = sizes.reading
+    everything = Part(torch.ones(N_LATENTS, dtype=torch.bool), error=True, left_out=True)
+    for model, side in ((0, found.reference), (1, found.intervened)):
+        values = reading.values_from(
+            model, lambda index, model=model: reading.without(model, index, everything)
+        )
+        np.testing.assert_allclose(values, side.baseline, atol=1e-4)
+        nothing = reading.values_from(model, lambda index, model=model: reading.without(model, index, Part()))
+        np.testing.assert_allclose(nothing, side.value, atol=1e-5)
+
+
+def test_sizes_equal_the_norm_of_each_latent_taken_alone(sizes: Sizes) -> None:
+    norms = sizes.reading.sizes().norm
+    for latent in range(0, N_LATENTS, 5):
+        mask = torch.zeros(N_LATENTS, dtype=torch.bool)
+        mask[latent] = True
+        assert sizes.reading.norm(Part(mask)) == pytest.approx(float(norms[latent]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ({"kind": "perplexity"}, "perplexity is told per token or per vocabulary"),
+        ({"kind": "divergence"}, "divergence is told per token or per vocabulary"),
+        ({"kind": "pattern", "pattern": "oak"}, "pattern is of generated answers"),
+    ],
+)
+def test_what_is_undefined_for_two_tokenizers_is_refused(
+    sizes: Sizes, tmp_path: Path, metric: dict[str, str], said: str
+) -> None:
+    behavior = Behavior.model_validate({"name": "mine", "prompts": WORDS[:6], "metric": metric})
+    pair, view = sizes.reading.pair, sizes.reading.view
+    with pytest.raises(ConfigError, match=said):
+        Experiment(behavior, pair, view, TokenPolicy(), tmp_path / "replies", sizes.reading.baseline)

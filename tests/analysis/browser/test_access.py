@@ -1,0 +1,354 @@
+"""The page is for everyone: by keyboard alone, without color, on paper, and with nothing serious that axe-core finds."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis.browser import write_page
+from crosscoder.run.folder import RunFolder
+
+from ..explained_runs import explained, followed
+from ..page_views import GRAVE, View, read_table, require_nothing_grave
+from ..run_folder import N_LATENTS, make_run_folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = make_run_folder(tmp_path_factory.mktemp("page") / "run")
+    explained(folder)
+    followed(folder)
+    write_page(folder)
+    return folder
+
+
+def shown(view: View, state: str) -> None:
+    """Brings the page into one of its states."""
+    if state == "overview":
+        for summary in view.page.query_selector_all("details:not([open]) > summary"):
+            if summary.is_visible():
+                summary.click()
+    elif state == "latent":
+        view.go("#latent=3")
+        view.open_latent(3)
+    elif state == "triage":
+        for latent, key in ((3, "s"), (4, "x")):
+            view.go(f"#latent={latent}")
+            view.open_latent(latent)
+            view.page.keyboard.press(key)
+            view.page.fill("#note", "a note")
+            view.page.keyboard.press("Escape")
+        view.go("#decision=starred,rejected")
+        view.page.wait_for_selector(f'.count-line:has-text("2 of {N_LATENTS}")')
+        view.page.wait_for_selector("#status:empty", state="attached", timeout=20_000)
+    elif state == "keys":
+        view.page.keyboard.press("?")
+        view.page.wait_for_selector("dialog[open]")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", ["overview", "latent", "triage", "keys"])
+def test_axe_finds_nothing_serious(run: RunFolder, visit: Any, state: str, scheme: str, width: int) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
+    # The policy of the page lets no script in, so that axe-core needs a browser that does not mind it.
+    view = visit(run, width=width, color_scheme=scheme, bypass_csp=True)
+    shown(view, state)
+    require_nothing_grave(view, axe)
+
+
+def test_axe_would_have_found_it(run: RunFolder, visit: Any) -> None:
+    """The positive control: a picture without words, and text that is hardly there."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
+    view = visit(run, bypass_csp=True)
+    view.page.evaluate(
+        """() => {
+            const faint = document.createElement("p");
+            faint.textContent = "hardly there";
+            faint.style.color = "#eeeeec";
+            document.getElementById("main").append(document.createElement("img"), faint);
+        }"""
+    )
+    found = axe.Axe().run(view.page).response["violations"]
+    assert {"image-alt", "color-contrast"} <= {one["id"] for one in found if one["impact"] in GRAVE}
+
+
+# --- by keyboard ------------------------------------------------------------------------------------------------------
+
+
+FOCUSED = """() => {
+    const node = document.activeElement;
+    const style = getComputedStyle(node);
+    return {
+        tag: node.tagName, id: node.id, text: (node.textContent || node.title).trim().slice(0, 40),
+        seen: style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+        row: node.closest(".row[data-latent]")?.dataset.latent ?? null, box: node.getBoundingClientRect().toJSON(),
+    };
+}"""
+
+
+def focused(view: View) -> dict[str, Any]:
+    return view.page.evaluate(FOCUSED)
+
+
+def test_the_first_key_leads_past_the_head(run: RunFolder, visit: Any) -> None:
+    view = visit(run, "#label=new")
+    view.page.keyboard.press("Tab")
+    assert focused(view)["id"] == "skip"
+    assert view.page.is_visible("#skip")
+    view.page.keyboard.press("Enter")
+    assert focused(view)["id"] == "main"
+    # The address keeps the view: it is no place to jump to.
+    assert view.page.evaluate("location.hash") == "#label=new"
+    view.page.keyboard.press("Tab")
+    assert "new" in focused(view)["text"]
+
+
+@pytest.mark.parametrize("address", ["#label=new", "#latent=3"])
+def test_every_control_is_reached_and_seen_in_order(run: RunFolder, visit: Any, address: str) -> None:
+    view = visit(run, address)
+    view.page.wait_for_timeout(100)
+    controls = "a[href], button, input:not([type=file]), select, textarea, summary, [tabindex='0']"
+    expected = view.page.eval_on_selector_all(
+        controls,
+        "nodes => nodes.filter(n => !n.disabled && (n.id === 'skip' || n.checkVisibility({visibilityProperty: true}))).length",
+    )
+    stops = []
+    for _ in range(expected):
+        view.page.keyboard.press("Tab")
+        stops.append(focused(view))
+    assert stops[0]["id"] == "skip"
+    unseen = [stop for stop in stops if not stop["seen"]]
+    assert unseen == []
+    view.page.keyboard.press("Tab")
+    # Past the last one the browser starts again: none was left out, and none holds the focus.
+    assert focused(view)["tag"] in ("BODY", "HTML") or focused(view)["id"] == "skip"
+    assert {"query", "sort"} <= {stop["id"] for stop in stops} or address == "#latent=3"
+    assert {"own-label", "note"} <= {stop["id"] for stop in stops} or address != "#latent=3"
+
+
+def test_the_focus_goes_into_a_latent_and_back_to_its_row(run: RunFolder, visit: Any) -> None:
+    view = visit(run, "#sort=latent")
+    view.page.focus(".table-body")
+    for _ in range(40):
+        view.page.keyboard.press("ArrowDown")
+    assert focused(view)["row"] == "39"
+    view.page.keyboard.press("Enter")
+    view.open_latent(39)
+    view.page.wait_for_selector(".latent-title:focus")
+    view.page.keyboard.press("j")
+    view.open_latent(40)
+    view.page.keyboard.press("Escape")
+    view.page.wait_for_selector('.row[data-latent="40"] a:focus')
+    box, frame = focused(view)["box"], view.page.locator(".table-body").bounding_box()
+    assert frame["y"] <= box["top"] and box["bottom"] <= frame["y"] + frame["height"]
+    # From a link above the table the focus goes back to that link.
+    view.page.focus(".behavior a >> nth=0")
+    view.page.keyboard.press("Enter")
+    view.open_latent(3)
+    view.page.keyboard.press("Escape")
+    view.page.wait_for_selector(".behavior a:focus")
+
+
+def test_a_latent_is_judged_by_keyboard_alone(run: RunFolder, visit: Any) -> None:
+    """From the search to a note and back, and on to the tokens of an example."""
+    view = visit(run)
+    view.page.keyboard.press("/")
+    view.page.wait_for_selector("#query:focus")
+    view.page.keyboard.type("salmon")
+    view.searched("salmon")
+    view.page.keyboard.press("Escape")
+    first = view.rows()[0]
+    view.page.keyboard.press("j")
+    view.open_latent(first)
+    view.page.keyboard.press("n")
+    view.page.keyboard.type("fish, not food?")
+    view.page.keyboard.press("Escape")
+    view.page.keyboard.press("s")
+    view.page.focus(".example >> nth=0")
+    view.page.keyboard.press("ArrowRight")
+    view.page.keyboard.press("ArrowRight")
+    view.page.wait_for_selector(".pair.current")
+    view.page.keyboard.press("/")
+    view.page.wait_for_selector("#query:focus")
+    view.page.wait_for_selector(f'.row[data-latent="{first}"] .decided:has-text("★starred✎")')
+    assert view.page.input_value("#query") == "salmon"
+
+
+# --- without color, and on paper --------------------------------------------------------------------------------------
+
+
+def test_nothing_is_told_by_color_alone(run: RunFolder, visit: Any) -> None:
+    """Labels have a name and a shape each, decisions a sign, firing tokens a line, filters in force say so."""
+    view = visit(run)
+    marks = view.page.eval_on_selector_all(
+        ".strip-row .label-name",
+        "nodes => nodes.map(n => [n.textContent, n.querySelector('path').getAttribute('d'), getComputedStyle(n.querySelector('path')).fill === 'none'])",
+    )
+    assert len({name for name, _, _ in marks}) == len({(shape, hollow) for _, shape, hollow in marks}) == 8
+    view.go("#latent=3")
+    view.open_latent(3)
+    signs = view.page.eval_on_selector_all(
+        ".decision [data-verdict]", "nodes => nodes.map(n => n.textContent)"
+    )
+    assert signs == ["★star", "✕reject", "undecided"]
+    lines = view.page.eval_on_selector_all(
+        ".pair.fires bdi", "nodes => nodes.map(n => getComputedStyle(n).boxShadow)"
+    )
+    assert lines and "none" not in lines
+
+
+def pages(pdf: bytes) -> int:
+    return len(re.findall(rb"/Type\s*/Page\b(?!s)", pdf))
+
+
+def test_the_overview_prints_its_first_rows_and_no_empty_pages(run: RunFolder, visit: Any) -> None:
+    """On a screen the table is as high as all its rows; on paper that would be sheets of nothing."""
+    view = visit(run, "#sort=latent", color_scheme="dark")
+    assert pages(view.page.pdf(format="A4")) <= 11
+    view.page.emulate_media(media="print", color_scheme="dark")
+    view.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    rows = view.rows()
+    assert rows == list(range(60))
+    tops = view.page.eval_on_selector_all(
+        ".spacer .row", "nodes => nodes.map(n => n.getBoundingClientRect().top)"
+    )
+    assert all(after > before for before, after in zip(tops, tops[1:], strict=False))
+    assert view.page.inner_text(".only-printed") == f"The first 60 of {N_LATENTS} latents in this order."
+    for gone in (".toolbar", ".triage button", "footer", ".bar button", "#skip"):
+        assert not view.page.is_visible(gone), gone
+    # Black on white, though the screen is dark.
+    colors = "n => [getComputedStyle(n).color, getComputedStyle(n).backgroundColor]"
+    assert view.page.eval_on_selector("html", colors) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    view.page.emulate_media(media="screen")
+    view.page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert len(view.rows()) < 60
+    assert not view.page.is_visible(".only-printed")
+
+
+def test_a_latent_prints_with_what_was_decided(run: RunFolder, visit: Any) -> None:
+    view = visit(run, "#latent=3")
+    view.open_latent(3)
+    view.page.emulate_media(media="print")
+    # Nothing was decided: no empty form is printed.
+    assert not view.page.is_visible(".decision")
+    view.page.emulate_media(media="screen")
+    view.page.keyboard.press("s")
+    view.page.fill("#note", "a note")
+    view.page.wait_for_selector('[data-verdict="starred"][aria-pressed="true"]')
+    view.page.emulate_media(media="print")
+    assert view.page.is_visible('[data-verdict="starred"]')
+    assert not view.page.is_visible('[data-verdict="rejected"]')
+    assert not view.page.is_visible(".decision .actions")
+    assert view.page.is_visible("#note")
+    assert view.page.is_visible(".examples .pair >> nth=0")
+    assert pages(view.page.pdf(format="A4")) <= 8
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_restores_everything(tmp_path: Path, visit: Any) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    table = read_table(folder.features).rename(columns={"density/chat": "density/a,b%2C"})
+    table.to_parquet(folder.features)
+    write_page(folder)
+    address = (
+        "#sort=-decision&label=new,lost&decision=undecided,noted&q=the&latent=2..&relative_norm=..0.99"
+        "&columns=latent,density/a%252Cb%25252C,decision"
+    )
+    view = visit(folder, address)
+    view.searched("the")
+    rows = view.rows()
+    heads = view.page.eval_on_selector_all(".row.head .cell", "nodes => nodes.map(n => n.textContent)")
+    assert [head.split(" ")[0] for head in heads] == ["latent", "density,", "decision"]
+    assert view.page.eval_on_selector_all(".chip", "nodes => nodes.length") == 7
+    # With a latent open beside a bound on its number, that bound stays.
+    view.page.keyboard.press("j")
+    view.open_latent(rows[0])
+    link = view.address()
+    assert f"latent={rows[0]}" in link and "latent=2.." in link
+    other = visit(folder, "#" + link.split("#")[1])
+    other.open_latent(rows[0])
+    assert other.address() == link
+    other.page.keyboard.press("Escape")
+    other.page.wait_for_selector("#overview:not([hidden])")
+    other.searched("the")
+    assert other.rows() == rows
+    assert (
+        other.page.eval_on_selector_all(".row.head .cell", "nodes => nodes.map(n => n.textContent)") == heads
+    )
+    assert other.page.input_value("#sort") == "-decision"
+
+
+def test_short_links_lead_to_a_latent(run: RunFolder, visit: Any) -> None:
+    view = visit(run, "#f=17")
+    view.open_latent(17)
+    view.page.reload()
+    view.open_latent(17)
+
+
+# --- text that runs the other way, and pieces of characters ----------------------------------------------------------
+
+
+def test_text_of_either_direction_stays_in_its_place(run: RunFolder, visit: Any) -> None:
+    """Tokens of Hebrew and Arabic follow each other from left to right, as they come, and each runs its own way within."""
+    latent = next(
+        latent for latent, tokens in examples_of(run) if any(token.strip() == "שלום" for token in tokens)
+    )
+    view = visit(run, f"#latent={latent}")
+    view.open_latent(latent)
+    view.page.check("#all-context")
+    orders = view.page.eval_on_selector_all(
+        ".example",
+        """examples => examples.map(example => Array.from(example.querySelectorAll(".pair"), pair => {
+            const box = pair.getBoundingClientRect();
+            return [Math.round(box.top), box.left, pair.querySelector(".upper").textContent];
+        }))""",
+    )
+    assert any("שלום" in text for order in orders for _, _, text in order)
+    for order in orders:
+        for (top, left, _), (next_top, next_left, _) in zip(order, order[1:], strict=False):
+            assert next_top > top or next_left > left
+    view.page.fill("#note", "שלום")
+    assert view.page.eval_on_selector("#note", "n => getComputedStyle(n).direction") == "rtl"
+    assert view.page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+def examples_of(run: RunFolder) -> list[tuple[int, list[str]]]:
+    rows = pq.read_table(run.examples, columns=["latent", "tokens"]).to_pylist()
+    return [(row["latent"], row["tokens"]) for row in rows]
+
+
+def test_pieces_of_characters_and_unseen_ones_are_spelled_out(tmp_path: Path, visit: Any) -> None:
+    pieces = ["\\xc3", " a\\xe6\\x97", "\u200b", "\u00a0", "\t", "", "\ufffd", "  ", "\U000e0041"]
+    spelled = ["\\xc3", " a\\xe6\\x97", "\\u200b", "⍽", "⇥", "∅", "�", "␣␣", "\\ue0041"]
+    folder = make_run_folder(tmp_path / "run", n_latents=60)
+    table = pq.read_table(folder.examples)
+    rows = table.to_pylist()
+    for row in rows:
+        if row["latent"] == 3:
+            n_tokens = len(row["tokens"])
+            row["tokens"] = [pieces[at % len(pieces)] for at in range(n_tokens)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder.examples)
+    write_page(folder)
+    view = visit(folder, "#latent=3")
+    view.open_latent(3)
+    view.page.check("#all-context")
+    shown = view.page.eval_on_selector_all(
+        ".example:first-of-type .pair .upper", "nodes => nodes.map(n => n.textContent)"
+    )
+    assert shown == [spelled[at % len(spelled)] for at in range(len(shown))]
+    assert len(shown) >= len(pieces)
+    unseen = view.page.eval_on_selector_all(
+        ".example:first-of-type .pair .upper .unseen", "nodes => nodes.map(n => n.textContent)"
+    )
+    assert {"\\u200b", "⍽", "⇥", "∅", "�", "␣", "\\ue0041"} <= set(unseen)
+    widths = view.page.eval_on_selector_all(
+        ".example .pair", "nodes => nodes.map(n => n.getBoundingClientRect().width)"
+    )
+    assert min(widths) > 3

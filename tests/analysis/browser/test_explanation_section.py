@@ -1,0 +1,128 @@
+"""The page and the report show rules and written explanations with their scores, bad ones too, and text of others as text."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.browser import write_page
+from analysis.browser.build import page_sections
+from analysis.browser.section import Section
+from analysis.report import write_report
+from analysis.tables.analysis_files import load_results
+from crosscoder.errors import FormatError
+from crosscoder.run.folder import RunFolder
+from tests.analysis.explained_runs import written
+from tests.analysis.report_runs import ruled
+from tests.analysis.run_folder import HOSTILE, make_run_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return make_run_folder(tmp_path / "run", n_latents=80)
+
+
+def panel(view: Any, name: str) -> str:
+    return view.page.inner_text(f"#latent .{name}")
+
+
+def test_a_run_without_either_adds_nothing(folder: RunFolder) -> None:
+    assert page_sections(folder, load_results(folder))[-1] == Section()
+    ruled(folder)
+    assert page_sections(folder, load_results(folder))[-1] != Section()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_rule_stands_with_its_score_and_a_bad_one_as_it_is(
+    folder: RunFolder, visit: Any, width: int
+) -> None:
+    ruled(folder)
+    write_page(folder)
+    view = visit(folder, "#latent=3", width=width)
+    view.open_latent(3)
+    text = panel(view, "rule")
+    assert "token in" in text and HOSTILE[0] in text and "42" in text
+    assert "0.97 (0.94 to 0.98)" in text and "0.5 is chance" in text
+    assert "61 firings in 23 documents" in text and "of 25,003 tokens" in text
+    assert "does not pay" not in text
+    view.page.goto(view.page.url.replace("latent=3", "latent=4"))
+    view.open_latent(4)
+    bad = panel(view, "rule")
+    assert "place not in" in bad and "0.52" in bad and "does not pay" in bad
+    view.page.goto(view.page.url.replace("latent=4", "latent=2"))
+    view.open_latent(2)
+    assert "undetermined: fires in 3 documents." in panel(view, "rule")
+    assert not view.complaints and not view.dialogs
+
+
+def test_written_explanations_stand_beside_their_control(folder: RunFolder, visit: Any) -> None:
+    written(folder, hostile=True)
+    write_page(folder)
+    view = visit(folder, "#latent=3")
+    view.open_latent(3)
+    text = panel(view, "written")
+    assert HOSTILE[0] in text
+    assert "0.88" in text and "0.69 to 0.95" in text, "its own score"
+    assert "0.53" in text and "latent 4" in text, "that with another latent's explanation"
+    assert "On average over the latents that were judged so: detection 0.88 and 0.53 (mean of 1)" in text
+    assert "6 verdicts are too few" in text and "0.91" in text and "12,345 tokens" in text
+    view.page.goto(view.page.url.replace("latent=3", "latent=4"))
+    view.open_latent(4)
+    assert "20 replies of the judge were neither yes nor no" in panel(view, "written")
+    view.page.goto(view.page.url.replace("latent=4", "latent=6"))
+    view.open_latent(6)
+    assert "No explanation: fires in no document" in panel(view, "written")
+    assert not view.complaints and not view.dialogs
+
+
+def test_the_table_has_the_score_and_the_search_reads_what_was_written(folder: RunFolder, visit: Any) -> None:
+    ruled(folder)
+    written(folder)
+    write_page(folder)
+    view = visit(folder, "#sort=-rule_auroc")
+    assert "rule AUROC" in view.page.inner_text(".row.head")
+    assert all(latent % 3 == 0 for latent in view.rows()[:10])
+    view.page.fill("#query", "fires on food words")
+    view.searched("fires on food words")
+    assert {3, 4} == set(view.rows())
+    assert not view.complaints
+
+
+def test_files_of_another_dictionary_are_named(folder: RunFolder) -> None:
+    ruled(folder)
+    table: Any = pd.read_parquet(folder.features)
+    table.iloc[:40].to_parquet(folder.features)
+    with pytest.raises(FormatError, match=r"rules\.parquet: holds latent 79, but the dictionary has 40"):
+        write_page(folder)
+
+
+def test_the_report_names_rule_and_score_of_each_claim(folder: RunFolder) -> None:
+    ruled(folder)
+    write_report(folder)
+    report = json.loads((folder.report / "report.json").read_text())
+    claims = [claim for group in report["groups"] for claim in group["claims"]]
+    assert len(claims) > 10
+    for claim in claims:
+        rule = claim["rule"]
+        match claim["latent"] % 3:
+            case 0:
+                assert rule["numbers"]["rule_auroc"] == 0.96875 and rule["numbers"]["n_documents"] == 23
+                assert HOSTILE[0] in rule["quotes"].values() and "AUROC 0.97 (0.94 to 0.98)" in rule["text"]
+            case 1:
+                assert "AUROC 0.52 (not measured to not measured)" not in rule["text"]
+                assert "not in" in rule["text"] and "does not pay" in rule["text"]
+            case _:
+                assert "undetermined" in rule["text"] and rule["numbers"]["n_firings"] == 3
+    markdown = (folder.report / "report.md").read_text()
+    assert markdown.count("Rule for where it fires:") + markdown.count("No rule for where it fires:") == len(
+        claims
+    )
+
+
+def test_a_report_without_rules_says_nothing_of_them(folder: RunFolder) -> None:
+    write_report(folder)
+    report = json.loads((folder.report / "report.json").read_text())
+    assert all(claim["rule"] is None for group in report["groups"] for claim in group["claims"])
+    assert "where it fires" not in (folder.report / "report.md").read_text()

@@ -1,0 +1,59 @@
+"""Runs that the user names as nulls: their latents count, unless they are of another recipe."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.labels.control_runs import read_control_run
+from analysis.labels.controls import read_controls
+from analysis.labels.label_arrays import decide_labels
+from analysis.labels.rule import LABELS
+from analysis.latents.token_context import RowContext
+from crosscoder.config import ControlsConfig, RunConfig
+from crosscoder.errors import ConfigError, FormatError
+from crosscoder.run.folder import RunFolder
+from tests.analysis.run_folder import make_run_folder
+from tests.training.in_memory import planted_source, run_config
+
+
+def analyzed(path: Path) -> tuple[RunFolder, RunConfig]:
+    config = run_config(path)
+    RunFolder.create(path, config)
+    return make_run_folder(path), config
+
+
+def test_its_latents_are_a_null_of_another_run(tmp_path: Path) -> None:
+    folder, config = analyzed(tmp_path / "control")
+    features, fve = read_control_run(folder.path, config)
+    assert features.evidence is not None
+    labels = [LABELS[index] for index in decide_labels(features.evidence, config.analysis.rule)]
+    claims = [label for label in features.labels if label in ("new", "lost")]
+    assert claims and sorted(label for label in labels if label in ("new", "lost")) == sorted(claims)
+    assert fve["reference"] is not None
+    named = config.model_copy(
+        update={"controls": ControlsConfig(drift=False, identity=False, shuffled=False, runs=(folder.path,))}
+    )
+    reader = planted_source().held_out()
+    context = RowContext(np.arange(reader.n_tokens))
+    found = read_controls(RunFolder(tmp_path / "other"), named, reader, context, torch.device("cpu"))
+    assert [null.name for null in found.nulls] == ["control"] and found.names == ("control",)
+
+
+def test_another_recipe_is_refused(tmp_path: Path) -> None:
+    folder, config = analyzed(tmp_path / "control")
+    wider = config.crosscoder.model_copy(update={"n_latents": 999})
+    with pytest.raises(
+        ConfigError, match=r"crosscoder\.n_latents \d+, this run 999; a control of another recipe"
+    ):
+        read_control_run(folder.path, config.model_copy(update={"crosscoder": wider}))
+    elsewhere = config.training.model_copy(update={"device": "cuda", "log_every": 7})
+    read_control_run(folder.path, config.model_copy(update={"training": elsewhere}))
+
+
+def test_a_run_that_was_not_analyzed_is_named(tmp_path: Path) -> None:
+    folder, config = analyzed(tmp_path / "control")
+    folder.features.unlink()
+    with pytest.raises(FormatError, match=r"features\.parquet: not found; run crosscoder analyze"):
+        read_control_run(folder.path, config)

@@ -1,0 +1,185 @@
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+
+from analysis.labels.counts import evidence_of
+from analysis.labels.false_discovery import (
+    FAMILIES,
+    Candidacy,
+    artifact_rate,
+    benjamini_hochberg,
+    candidacy,
+    q_values,
+    weights_of_null,
+)
+from analysis.labels.label_arrays import BoundedArray
+from analysis.labels.rule import LABELS, Label
+from crosscoder.config import LabelRule
+
+RULE = LabelRule()
+Table = dict[str, np.ndarray]
+
+
+def table(**changes: Sequence[float]) -> Table:
+    """Two latents that meet the rule with room, new and lost; what a name without a side tells is of the side leaned to."""
+    nan = [np.nan, np.nan]
+    values = {
+        "n_tokens": [400, 400],
+        "n_documents": [50, 50],
+        "density": [0.01, 0.02],
+        "effect": [1.0, 0.5],
+        "norm_reference": [0.05, 1.0],
+        "norm_intervened": [1.0, 0.05],
+        "decoder_cosine": [0.1, 0.1],
+        "nu_error": [0.02, 0.02],
+        "nu_error_low": [-0.02, -0.02],
+        "nu_error_high": [0.06, 0.06],
+        "nu_reconstruction": [0.1, 0.1],
+        "nu_reconstruction_low": [0.05, 0.05],
+        "nu_reconstruction_high": [0.15, 0.15],
+        "other": [1.0, 1.0],
+        "twin_cosine": nan,
+        "relative_rate": nan,
+        "relative_rate_low": nan,
+        "relative_rate_high": nan,
+    }
+    return {name: np.array(value, dtype=float) for name, value in (values | changes).items()}
+
+
+def found(columns: Table, **kwargs: np.ndarray) -> Candidacy:
+    """What they are candidates for; ν toward the side that a latent does not lean to is `other`, without room."""
+    to_new = columns["norm_intervened"] >= columns["norm_reference"]
+    bounds = {}
+    for side, leaning in (("new", to_new), ("lost", ~to_new)):
+        for name in ("nu_error", "nu_reconstruction"):
+            numbers = (
+                np.where(leaning, columns[f"{name}{bound}"], columns["other"])
+                for bound in ("", "_low", "_high")
+            )
+            bounds[f"{name}_{side}"] = BoundedArray(*numbers)
+        bounds[f"own_{side}"] = BoundedArray(*[np.ones(len(to_new))] * 3)
+    return candidacy(columns, evidence_of(columns, bounds), RULE, **kwargs)
+
+
+def labels(columns: Table) -> list[str]:
+    return [LABELS[index] for index in found(columns).label]
+
+
+TURNED = {"norm_reference": [0.9, 1.0], "norm_intervened": [1.0, 0.9], "other": [0.3, 0.9]}
+"""Two rotated directions; what other latents write makes up for the turn of the second."""
+
+
+def test_a_candidate_is_what_the_rule_says_before_q_values() -> None:
+    assert labels(table()) == ["new", "lost"]
+    assert labels(table(nu_error_low=[-0.3, -0.02])) == ["undetermined", "lost"]
+    assert labels(table(nu_error_high=[0.4] * 2, nu_error=[0.3] * 2, **TURNED)) == ["rotated", "undetermined"]
+    twins = {"twin_cosine": [0.95, 0.95], "relative_rate": [0.75, 0.5], "relative_rate_low": [0.7, 0.4], "relative_rate_high": [0.8, 0.6]}  # fmt: skip
+    assert labels(table(**twins)) == ["reweighted", "undetermined"]
+
+
+def test_p_values_follow_from_the_width_of_the_intervals() -> None:
+    near = table(nu_error=[0.02, 0.2], nu_error_high=[0.06, 0.24], nu_error_low=[-0.02, 0.16])
+    assert found(near).p_value[0] < 1e-10
+    assert found(near).p_value[1] == pytest.approx(0.5)
+    wide = found(table(nu_error_low=[-0.18, -0.02], nu_error_high=[0.22, 0.06])).p_value
+    # 0.18 of room, a standard error of 0.4 / (2 * 1.96).
+    assert wide[0] == pytest.approx(0.0389, abs=1e-3)
+    turned = table(
+        nu_reconstruction=[0.3, 0.8],
+        nu_reconstruction_low=[0.2, 0.7],
+        nu_reconstruction_high=[0.4, 0.9],
+        other=[0.3, 0.3],
+    )
+    assert found(turned).p_turned == pytest.approx([0, 0.5], abs=1e-10)
+
+
+def test_what_cannot_be_estimated_is_no_evidence() -> None:
+    for change in (
+        {"nu_error_high": [np.nan, 0.06]},
+        {"nu_reconstruction_low": [np.nan, 0.05]},
+        {"n_documents": [4, 50]},
+        {"norm_reference": [0.0, 1.0], "norm_intervened": [0.0, 0.05], "nu_error_low": [np.nan, -0.02]},
+    ):
+        one = found(table(**change))
+        assert LABELS[one.label[0]] == "undetermined" and one.p_value[0] == 1
+        assert q_values(one, [])[0] == 1
+        assert q_values(one, [])[1] < 1e-6
+
+
+def test_exchanging_the_models_exchanges_labels_and_changes_no_evidence() -> None:
+    one = table(norm_reference=[0.1, 1.0])
+    swapped = one | {"norm_reference": one["norm_intervened"], "norm_intervened": one["norm_reference"]}
+    assert labels(swapped) == ["lost", "new"]
+    for straight, mirrored in zip(found(one)[1:], found(swapped)[1:], strict=True):
+        assert np.array_equal(straight, mirrored)
+
+
+def test_benjamini_hochberg_is_the_textbook_procedure() -> None:
+    p = np.array([0.01, 0.04, 0.03, 0.005, 0.5, 0.001])
+    tested = np.array([True, True, True, True, True, False])
+    assert benjamini_hochberg(p, tested) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.5, 1])
+
+
+def test_an_effect_that_cannot_be_estimated_is_none() -> None:
+    assert found(table(effect=[1.0, np.nan])).effect.tolist() == [1, 0]
+
+
+def of_effects(*effects: float, label: Label = "new", weight: float = 1.0) -> Candidacy:
+    """Latents that would bear a label and have these effects."""
+    n = len(effects)
+    certain = np.zeros(n), np.zeros(n), np.ones(n, dtype=bool)
+    return Candidacy(np.full(n, LABELS.index(label)), np.array(effects), *certain, np.full(n, weight))
+
+
+def rate(observed: Candidacy, *nulls: Candidacy) -> np.ndarray:
+    return artifact_rate(observed, nulls, ("new", "lost"))
+
+
+def test_the_rate_of_artifacts_is_a_ratio_of_counts() -> None:
+    observed = of_effects(4.0, 3.0, 2.0, 0.5)
+    null = of_effects(1.0, 0.2, label="lost")  # they count as 1.2 and 0.24
+    assert rate(observed, null) == pytest.approx([0, 0, 0, 0.25])
+    assert rate(observed, null, of_effects()) == pytest.approx([0, 0, 0, 0.125])
+    assert rate(observed, of_effects(2.5, 0.1)) == pytest.approx([0, 0.25, 0.25, 0.25])
+    assert rate(observed, of_effects(2.5, 0.1, weight=2.0)) == pytest.approx([0, 0.5, 0.5, 0.5])
+    assert rate(observed, of_effects(2.5, label="rotated")) == pytest.approx([0, 0, 0, 0])
+    assert rate(observed, observed) == pytest.approx([1, 1, 1, 1])
+    assert rate(observed) == pytest.approx([0, 0, 0, 0])
+    assert rate(of_effects(9.0, label="shared")) == pytest.approx([1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_null_speaks_against_its_own_kind_of_claim(family: tuple[Label, ...]) -> None:
+    for label in family:
+        observed = of_effects(1.0, label=label)
+        for others in FAMILIES:
+            q = q_values(observed, [of_effects(2.0, label=others[0])])
+            assert q == pytest.approx([1.0 if others == family else 0.0])
+
+
+def test_what_only_the_kept_model_has_is_no_artifact_of_a_null_without_common_space() -> None:
+    """Its other latents stand for as many in the kept model."""
+    columns = table()
+    assert weights_of_null(columns, None).tolist() == [1, 1]
+    assert weights_of_null(columns, 0).tolist() == [0, 2]
+    assert weights_of_null(columns, 1).tolist() == [2, 0]
+    assert found(columns, weight=weights_of_null(columns, 1)).weight.tolist() == [2, 0]
+
+
+def test_a_pair_without_effect_is_not_claimed() -> None:
+    """Where every latent that meets the rule explains nothing, a null with such latents speaks against all."""
+    assert rate(of_effects(0.0, 0.0), of_effects(0.0)) == pytest.approx([0.5, 0.5])
+
+
+def test_q_values_keep_the_rate_of_false_discoveries() -> None:
+    """Many tables of 500 latents at the limit and 50 true ones: of those with q <= 0.05, at most 5 % are false."""
+    generator = np.random.default_rng(0)
+    shares = []
+    for _ in range(200):
+        z = np.concatenate([generator.normal(0, 1, 500), generator.normal(4, 1, 50)])
+        observed = of_effects(*[1.0] * 550)._replace(p_value=ndtr(-z))
+        claimed = q_values(observed, []) <= 0.05
+        shares.append(claimed[:500].sum() / max(1, claimed.sum()))
+    assert 0.02 < np.mean(shares) <= 0.05

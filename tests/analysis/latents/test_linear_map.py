@@ -1,0 +1,176 @@
+"""Labels of models that share no space: turning one model's space, and saying how, changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from analysis.labels.feature_table import Features, make_features
+from analysis.latents.dictionary_view import PairedView, view_of
+from analysis.latents.geometry import Geometry
+from crosscoder.activations.batch import split_models
+from crosscoder.activations.linear_map import LinearMap
+from crosscoder.config import AnalysisConfig
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.planted import PlantedPair
+from crosscoder.planted.directions import random_rotation
+from crosscoder.planted.planted_pair import SMALL
+
+from ..readers import MemoryReader, collect
+
+D = 48
+EQUAL = (
+    "nu_error", "nu_error_low", "nu_error_high", "nu_reconstruction", "nu_reconstruction_high", "relative_norm",
+    "decoder_cosine", "twin_cosine",
+)  # fmt: skip
+
+
+def pair_and_values() -> tuple[Crosscoder, Tensor]:
+    """A dictionary that misses a shared feature in the reference, and tokens."""
+    pair = PlantedPair(counts=SMALL)
+    dictionary = pair.dictionary().double()
+    shared = pair.truth.kinds.index("shared")
+    with torch.no_grad():
+        dictionary.W_dec[shared, :D] = 0
+    return dictionary, pair.sample(6000).double()
+
+
+def turned(dictionary: Crosscoder, values: Tensor, turn: Tensor) -> tuple[Crosscoder, Tensor]:
+    """The same with the intervened model's space turned."""
+
+    def of(rows: Tensor) -> Tensor:
+        reference, intervened = split_models(rows, (D, D))
+        return torch.cat([reference, intervened @ turn], dim=-1)
+
+    other = Crosscoder(dictionary.config).double()
+    other.load_state_dict(dictionary.state_dict())
+    with torch.no_grad():
+        for parameter in (other.W_dec, other.b_dec, other.mean):
+            parameter.copy_(of(parameter[None] if parameter.ndim == 1 else parameter).view_as(parameter))
+        other.W_enc.copy_(of(other.W_enc.T).T)
+    return other.eval(), of(values)
+
+
+def linear_map(turn: Tensor, values: Tensor, carried: tuple[float, float] = (1.0, 1.0)) -> LinearMap:
+    means = split_models(values.mean(dim=0)[None], (D, D))
+    return LinearMap(turn.T, turn, (means[0][0], means[1][0]), carried)
+
+
+def features_of(dictionary: Crosscoder, values: Tensor, leads: LinearMap | None) -> Features:
+    view = view_of(dictionary, (D, D), "paired", leads)
+    config = AnalysisConfig(bootstrap_samples=50, bootstrap_blocks=16)
+    return make_features(view, collect(view, MemoryReader(values, (D, D))), config, seed=0)
+
+
+@pytest.fixture(scope="module")
+def turn() -> Tensor:
+    return random_rotation(D, torch.Generator().manual_seed(4)).double()
+
+
+def test_turning_one_space_changes_no_label_and_no_number(turn: Tensor) -> None:
+    """But for features that turned themselves: that a map is inexact cannot be told from that, and nothing is claimed."""
+    dictionary, values = pair_and_values()
+    straight = features_of(dictionary, values, None)
+    moved, moved_values = turned(dictionary, values, turn)
+    carried = features_of(moved, moved_values, linear_map(turn, moved_values))
+    assert {"new", "lost", "rotated", "shared"} <= set(straight.labels)
+    assert carried.labels == tuple(
+        "undetermined" if label == "rotated" else label for label in straight.labels
+    )
+    for name in EQUAL:
+        np.testing.assert_allclose(carried.columns[name], straight.columns[name], atol=1e-5, err_msg=name)
+
+
+def test_without_the_map_the_missed_feature_passes_for_new(turn: Tensor) -> None:
+    """The positive control: along a direction that means nothing in the other model, nothing is ever found there."""
+    dictionary, values = pair_and_values()
+    moved, moved_values = turned(dictionary, values, turn)
+    missed = PlantedPair(counts=SMALL).truth.kinds.index("shared")
+    blind = features_of(moved, moved_values, None)
+    seeing = features_of(moved, moved_values, linear_map(turn, moved_values))
+    assert blind.labels[missed] == "new"
+    assert seeing.labels[missed] == "undetermined"
+    assert blind.columns["nu_error"][missed] == pytest.approx(0, abs=0.2)
+    assert seeing.columns["nu_error"][missed] > 0.8
+
+
+def test_exchanging_the_models_exchanges_new_and_lost(turn: Tensor) -> None:
+    dictionary, values = pair_and_values()
+    moved, moved_values = turned(dictionary, values, turn)
+    leads = linear_map(turn, moved_values)
+    straight = features_of(moved, moved_values, leads)
+
+    def swap(rows: Tensor) -> Tensor:
+        return torch.cat(split_models(rows, (D, D))[::-1], dim=-1)
+
+    other = Crosscoder(moved.config).double()
+    other.load_state_dict(moved.state_dict())
+    with torch.no_grad():
+        for parameter in (other.W_dec, other.b_dec, other.mean):
+            parameter.copy_(swap(parameter[None] if parameter.ndim == 1 else parameter).view_as(parameter))
+        other.W_enc.copy_(swap(moved.W_enc.T).T)
+        other.scale.copy_(moved.scale.flip(0))
+        other.score_scale.copy_(moved.score_scale.flip(0))
+    back = LinearMap(leads.maps[1], leads.maps[0], (leads.means[1], leads.means[0]), leads.carried)
+    swapped = features_of(other.eval(), swap(moved_values), back)
+    exchanged = {"new": "lost", "lost": "new"}
+    assert [exchanged.get(label, label) for label in swapped.labels] == list(straight.labels)
+    np.testing.assert_allclose(swapped.columns["unmapped_share"], straight.columns["unmapped_share"])
+
+
+def test_what_no_map_carries_is_what_new_and_lost_latents_explain(turn: Tensor) -> None:
+    """Of either model about half: the map brings what the other one lost or has new into it, too. Shared features are carried."""
+    pair = PlantedPair(counts={"shared": 8, "new": 3, "lost": 3})
+    moved, values = turned(pair.dictionary().double(), pair.sample(6000).double(), turn)
+    leads = linear_map(turn, values, carried=(0.8, 0.6))
+    columns, kinds = features_of(moved, values, leads).columns, np.array(pair.truth.kinds)
+    share, effect = columns["unmapped_share"], columns["effect"]
+    assert abs(share[kinds == "shared"]).max() < 0.02
+    for kind, carried in zip(("lost", "new"), leads.carried, strict=True):
+        assert share[kinds == kind].min() > 0.02
+        assert share[kinds == kind].sum() == pytest.approx(0.4, abs=0.1)
+        # Tokens are about as long as each other here, so that weighing them changes little.
+        of_variance = (1 - carried) * share[kinds == kind] / columns["density"][kinds == kind]
+        assert effect[kinds == kind] == pytest.approx(of_variance, rel=0.3)
+
+
+def test_cosines_and_twins_of_other_widths_need_a_frame() -> None:
+    pair = PlantedPair(counts={"shared": 8, "new": 3, "lost": 3}, intervened_d_model=64)
+    dictionary = pair.dictionary()
+    assert bool(Geometry.of(dictionary).cosine().isnan().all())
+    fitted = LinearMap.fit(pair.sample(20_000), pair.d_models)
+    assert fitted is not None
+    cosine = Geometry.of(dictionary, fitted).cosine()
+    assert float(cosine[torch.tensor([kind == "shared" for kind in pair.truth.kinds])].min()) > 0.9
+
+
+def test_a_map_that_does_not_carry_directions_is_none(turn: Tensor) -> None:
+    """It would find nothing along any direction, and everything that is stronger in one model would pass for new or lost."""
+    dictionary, values = pair_and_values()
+    moved, moved_values = turned(dictionary, values, turn)
+    other = random_rotation(D, torch.Generator().manual_seed(5)).double()
+    view = PairedView(moved, (D, D), linear_map(other, moved_values))
+    assert abs(view.agreement) < 0.3 and view.linear_map is None
+    wide = PlantedPair(counts={"shared": 8, "new": 3, "lost": 3}, intervened_d_model=64)
+    means = (torch.zeros(D), torch.zeros(64))
+    blind = LinearMap(torch.randn(64, D), torch.randn(D, 64), means, (0.9, 0.9))
+    view = view_of(wide.dictionary(), wide.d_models, "paired", blind)
+    config = AnalysisConfig(bootstrap_samples=20, bootstrap_blocks=16)
+    statistics = collect(view, MemoryReader(wide.sample(2000), wide.d_models))
+    assert set(make_features(view, statistics, config, seed=0).labels) == {"undetermined"}
+
+
+def test_what_an_inexact_map_misses_is_made_up_for(turn: Tensor) -> None:
+    """A map that carries every direction over at a cosine finds that much less of a concept; ν is as with the exact one."""
+    dictionary, values = pair_and_values()
+    moved, moved_values = turned(dictionary, values, turn)
+    exact = features_of(moved, moved_values, linear_map(turn, moved_values))
+    generator = torch.Generator().manual_seed(6)
+    skew = torch.randn(D, D, generator=generator, dtype=torch.float64)
+    inexact = turn @ torch.linalg.matrix_exp(0.9 * (skew - skew.T) / (2 * D) ** 0.5)
+    view = PairedView(moved, (D, D), linear_map(inexact, moved_values))
+    assert 0.4 < view.agreement < 0.9
+    found = features_of(moved, moved_values, linear_map(inexact, moved_values))
+    missed = PlantedPair(counts=SMALL).truth.kinds.index("shared")
+    assert found.columns["nu_error"][missed] == pytest.approx(exact.columns["nu_error"][missed], rel=0.4)
+    assert found.labels[missed] == "undetermined"

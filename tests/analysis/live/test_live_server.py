@@ -1,0 +1,492 @@
+"""Who is answered by the live server, and how: with a made-up run behind it, so that nothing but the server is tested."""
+
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.browser.page_server import PageServer
+from analysis.live import live_server
+from analysis.live.live_server import LiveServer, Refused
+from analysis.live.requests import MAX_BYTES, MAX_CHARACTERS, SteerRequest, TextRequest
+from crosscoder.config import RunConfig
+from crosscoder.errors import ConfigError, CrosscoderError, DataError
+from crosscoder.run.folder import RunFolder
+
+TEXT = {"text": "salmon"}
+
+
+class MadeUp:
+    """Answers with what it was asked for; waits, or breaks, where it is told to."""
+
+    def __init__(self) -> None:
+        self.open, self.entered, self.given_up = threading.Event(), threading.Event(), threading.Event()
+        self.open.set()
+        self.at_once, self.most_at_once = 0, 0
+
+    def facts(self) -> dict[str, Any]:
+        return {"n_latents": 3}
+
+    def read(self, request: TextRequest) -> dict[str, Any]:
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            self.entered.set()
+            assert self.open.wait(20)
+            if request.text == "mend":
+                raise DataError("the text: cannot be read; type another")
+            if request.text == "break":
+                raise RuntimeError("a secret of the machine")
+            return {"asked": request.model_dump(mode="json", exclude_none=True)}
+        finally:
+            self.at_once -= 1
+
+    def stop(self) -> None:
+        self.open.set()
+
+    def steer(self, request: SteerRequest, before_step: Callable[[], object]) -> dict[str, Any]:
+        self.entered.set()
+        while not self.open.is_set():
+            try:
+                before_step()
+            except CrosscoderError:
+                self.given_up.set()
+                raise
+        return {"asked": request.model_dump(mode="json", exclude_none=True)}
+
+
+def settings(folder: Path, **more: Any) -> RunConfig:
+    pair = {"reference": {"model": "a"}, "intervened": {"model": "b"}, "hookpoint": "model.layers.1"}
+    text = {"sources": [{"path": "x.jsonl", "name": "x"}]}
+    return RunConfig.model_validate({"output": str(folder), "pair": pair, "text": text} | more)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path / "run")
+    (run.browser / "data").mkdir(parents=True)
+    (run.browser / "index.html").write_text("the page")
+    (run.browser / "data" / "pack.js").write_text("a pack")
+    (run.path / "config.yaml").write_text("private: true")
+    (run.browser / "leads-out").symlink_to(run.path / "config.yaml")
+    return run
+
+
+@pytest.fixture
+def server(folder: RunFolder) -> Iterator[LiveServer]:
+    found = LiveServer(folder, settings(folder.path), 0)
+    found.answerer = MadeUp()
+    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield found
+    found.shutdown()
+    found.server_close()
+    thread.join()
+
+
+class Answer:
+    def __init__(self, found: http.client.HTTPResponse) -> None:
+        self.status, self.headers, self.body = found.status, found.headers, found.read()
+
+    @property
+    def error(self) -> str:
+        told = json.loads(self.body)["error"]
+        assert "\n" not in told and "Traceback" not in told
+        return told
+
+
+def ask(
+    server: PageServer, path: str, body: Any = None, method: str | None = None, **headers: str | None
+) -> Answer:
+    """One request as a browser's own page sends it, but for the headers given."""
+    own = f"127.0.0.1:{server.server_port}"
+    sent: dict[str, str | None] = {"Host": own}
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    if data is not None:
+        sent |= {
+            "Origin": f"http://{own}",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(data)),
+        }
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    try:
+        connection.putrequest(method or ("GET" if data is None else "POST"), path, skip_host=True)
+        for name, value in sent.items():
+            if value is not None:
+                connection.putheader(name, value)
+        connection.endheaders(data)
+        return Answer(connection.getresponse())
+    finally:
+        connection.close()
+
+
+def made_up(server: LiveServer) -> MadeUp:
+    assert isinstance(server.answerer, MadeUp)
+    return server.answerer
+
+
+def live(server: LiveServer, part: str = "", body: Any = None, **headers: str | None) -> Answer:
+    return ask(server, f"/live{part}?token={server.token}", body, **headers)
+
+
+# --- the token --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["/live", "/live/", "/live/style.css", "/live/script.js", "/live/run", "/live/nothing"]
+)
+def test_nothing_live_is_handed_out_without_the_token(server: LiveServer, path: str) -> None:
+    for wrong in ("", "?token=", f"?token={server.token[:-1]}", f"?token={server.token}x", "?token=%C3%A9"):
+        found = ask(server, path + wrong)
+        assert found.status == 403
+        assert "open the address that the terminal shows" in found.error
+        assert server.token.encode() not in found.body
+        assert ask(server, path + wrong, method="HEAD").status == 403
+    assert ask(server, f"{path}?token={server.token}").status == (404 if "nothing" in path else 200)
+
+
+@pytest.mark.parametrize("path", ["/live/text", "/live/steer"])
+def test_nothing_is_computed_without_the_token(server: LiveServer, path: str) -> None:
+    assert ask(server, path, TEXT | {"latents": [1]}).status == 403
+    assert not made_up(server).entered.is_set()
+
+
+def test_every_server_draws_its_own_token(folder: RunFolder) -> None:
+    drawn = set()
+    for _ in range(3):
+        server = LiveServer(folder, settings(folder.path), 0)
+        drawn.add(server.token)
+        server.server_close()
+    assert len(drawn) == 3
+    assert min(map(len, drawn)) >= 32
+
+
+def test_the_static_page_is_served_as_it_is_and_holds_no_token(server: LiveServer) -> None:
+    for path in ("/", "/index.html"):
+        found = ask(server, path)
+        assert (found.status, found.body) == (200, b"the page")
+
+
+# --- who asks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[", None]
+)
+def test_a_request_for_another_host_is_refused(server: LiveServer, host: str | None) -> None:
+    for path, body in (
+        ("/", None),
+        (f"/live?token={server.token}", None),
+        (f"/live/text?token={server.token}", TEXT),
+    ):
+        found = ask(server, path, body, Host=host)
+        assert found.status == 403
+        assert b"the page" not in found.body
+    assert not made_up(server).entered.is_set()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9000", "[::1]:8000", "LOCALHOST"])
+def test_this_machine_by_another_name_or_port_is_answered(server: LiveServer, host: str) -> None:
+    """Through a tunnel the port is another one."""
+    assert live(server, "/text", TEXT, Host=host, Origin=f"http://{host}").status == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["null", "https://evil.example", "http://127.0.0.1:1", "http://localhost", ""]
+)
+def test_a_post_from_another_page_is_refused(server: LiveServer, origin: str) -> None:
+    found = live(server, "/text", TEXT, Origin=origin)
+    assert (found.status, found.error) == (403, "only the page of this server may ask")
+    assert not made_up(server).entered.is_set()
+
+
+def test_what_is_no_browser_sends_no_origin(server: LiveServer) -> None:
+    assert live(server, "/text", TEXT, Origin=None).status == 200
+
+
+def test_a_form_of_another_page_cannot_ask(server: LiveServer) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", None):
+        assert live(server, "/text", TEXT, Content_Type=kind).status == 415
+    assert live(server, "/text", TEXT, Content_Type="application/json; charset=utf-8").status == 200
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_reaches_the_run_as_it_was_sent(server: LiveServer) -> None:
+    chat = {"messages": [{"role": "user", "content": "Ei? </script> \u202e"}]}
+    assert json.loads(live(server, "/text", chat).body)["asked"] == chat
+    steer = chat | {"latents": [1, 2], "how": "constant", "dose": -0.5, "max_new_tokens": 7}
+    assert json.loads(live(server, "/steer", steer).body)["asked"] == steer
+    assert json.loads(live(server, "/run").body) == {"n_latents": 3}
+
+
+@pytest.mark.parametrize(
+    ("part", "body", "told"),
+    [
+        ("/text", b"{", "the request is not JSON; send an object such as"),
+        ("/text", b"[" * 100_000, "the request is not JSON"),
+        ("/text", b"\xff", "the request is not JSON"),
+        ("/text", [1], "the request is a list; send an object"),
+        ("/text", {}, "give either 'text' or 'messages'"),
+        ("/text", {"text": "a", "messages": []}, "give either 'text' or 'messages'"),
+        ("/text", {"text": " \n"}, "the text is empty; type something"),
+        ("/text", {"messages": []}, "the text is empty; type something"),
+        ("/text", {"text": 3}, "text: expected text, got 3"),
+        ("/text", b'{"text": "\\ud800"}', "invalid JSON"),
+        ("/text", {"text": "a", "file": "/etc/passwd"}, "file: no such setting"),
+        ("/text", {"messages": [{"role": "user"}]}, "messages.0.content: missing"),
+        (
+            "/text",
+            {"text": "a" * (MAX_CHARACTERS + 1)},
+            f"the text has {MAX_CHARACTERS + 1} characters; give at most {MAX_CHARACTERS}",
+        ),
+        ("/steer", TEXT, "latents: missing"),
+        ("/steer", TEXT | {"latents": []}, "latents: "),
+        ("/steer", TEXT | {"latents": ["1"]}, "latents.0: expected a whole number"),
+        ("/steer", TEXT | {"latents": [1.5]}, "latents.0: expected a whole number"),
+        ("/steer", TEXT | {"latents": list(range(101))}, "latents: "),
+        ("/steer", TEXT | {"latents": [1], "how": "x"}, "how: expected one of part, constant"),
+        ("/steer", TEXT | {"latents": [1], "dose": 1e9}, "dose: "),
+        ("/steer", b'{"text": "a", "latents": [1], "dose": NaN}', "dose: "),
+        ("/steer", TEXT | {"latents": [1], "max_new_tokens": 10_000}, "max_new_tokens: "),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_one_line(server: LiveServer, part: str, body: Any, told: str) -> None:
+    found = live(server, part, body)
+    assert found.status == 400
+    assert told in found.error
+    assert len(found.error) < 300
+    assert not made_up(server).entered.is_set()
+
+
+def test_a_body_that_is_too_long_or_of_no_length_is_refused(server: LiveServer) -> None:
+    assert live(server, "/text", b"x" * (MAX_BYTES + 1)).status == 413
+    assert live(server, "/text", TEXT, Content_Length="-5").status == 413
+    for length in (None, "many"):
+        assert live(server, "/text", TEXT, Content_Length=length).status == 411
+
+
+def test_there_is_nothing_else(server: LiveServer) -> None:
+    assert live(server, "/other", TEXT).status == 404
+    assert ask(server, "/index.html", TEXT).status == 405
+    for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
+        assert ask(server, f"/live/text?token={server.token}", method=method).status == 501
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../config.yaml",
+        "/..%2fconfig.yaml",
+        "/data/../../config.yaml",
+        "/leads-out",
+        "//config.yaml",
+        "/%00",
+        "/data/",
+    ],
+)
+def test_no_file_beyond_the_folder_of_the_page_and_no_listing(server: LiveServer, path: str) -> None:
+    found = ask(server, path)
+    assert found.status == 404
+    assert b"private" not in found.body and b"pack.js" not in found.body
+    assert ask(server, path, method="HEAD").status == 404
+
+
+def test_a_file_of_the_page_is_there(server: LiveServer) -> None:
+    assert ask(server, "/data/pack.js").body == b"a pack"
+
+
+# --- one at a time, and whatever happens ------------------------------------------------------------------------------
+
+
+def test_one_thing_is_computed_at_a_time_and_others_wait(server: LiveServer) -> None:
+    made_up(server).open.clear()
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(live(server, "/text", TEXT).status)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    assert made_up(server).entered.wait(20)
+    # While it computes, everything that needs no computing is answered.
+    assert ask(server, "/").status == 200
+    assert live(server, "/run").status == 200
+    made_up(server).open.set()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 4
+    assert made_up(server).most_at_once == 1
+
+
+def test_who_waits_too_long_is_told(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_server, "WAIT_SECONDS", 0.05)
+    made_up(server).open.clear()
+    first = threading.Thread(target=live, args=(server, "/text", TEXT))
+    first.start()
+    assert made_up(server).entered.wait(20)
+    found = live(server, "/text", TEXT)
+    assert (found.status, found.error) == (503, "busy with another text or answer; try again in a moment")
+    made_up(server).open.set()
+    first.join()
+    assert live(server, "/text", TEXT).status == 200
+
+
+def test_what_a_user_can_mend_is_told_in_its_own_words(server: LiveServer) -> None:
+    found = live(server, "/text", {"text": "mend"})
+    assert (found.status, found.error) == (400, "the text: cannot be read; type another")
+
+
+def test_a_bug_is_printed_where_the_server_runs_and_the_server_lives_on(
+    server: LiveServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = live(server, "/text", {"text": "break"})
+    assert found.status == 500
+    assert "secret" not in found.error and "terminal" in found.error
+    assert live(server, "/text", TEXT).status == 200
+    # Printed by the thread of the request, which goes on after its answer.
+    printed, began = "", time.monotonic()
+    while "RuntimeError: a secret of the machine" not in printed:
+        assert time.monotonic() < began + 10
+        printed += capsys.readouterr().err
+        time.sleep(0.01)
+
+
+@contextmanager
+def visitor_who_asks(server: LiveServer, path: str, content: dict[str, Any]) -> Iterator[socket.socket]:
+    """Has asked, and waits for the answer until it closes the connection."""
+    body = json.dumps(content).encode()
+    head = f"POST {path}?token={server.token} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.server_port)) as visitor:
+        visitor.sendall(head.encode() + body)
+        yield visitor
+
+
+def rest_of(visitor: socket.socket) -> str:
+    """What is answered to somebody who says no more."""
+    visitor.shutdown(socket.SHUT_WR)
+    with visitor.makefile("rb") as answer:
+        return answer.read().decode()
+
+
+def test_an_answer_that_nobody_waits_for_is_given_up(server: LiveServer) -> None:
+    made_up(server).open.clear()
+    with visitor_who_asks(server, "/live/steer", TEXT | {"latents": [1]}) as visitor:
+        assert made_up(server).entered.wait(20)
+        # Whoever stays is waited for.
+        assert not made_up(server).given_up.wait(0.1)
+        assert "given up, because the connection was closed" in rest_of(visitor)
+    assert made_up(server).given_up.is_set()
+    made_up(server).open.set()
+    assert live(server, "/text", TEXT).status == 200
+
+
+def test_who_leaves_before_its_turn_is_not_answered(server: LiveServer) -> None:
+    made_up(server).open.clear()
+    first = threading.Thread(target=live, args=(server, "/text", TEXT))
+    first.start()
+    assert made_up(server).entered.wait(20)
+    with visitor_who_asks(server, "/live/text", {"text": "mend"}) as visitor:
+        threading.Timer(0.1, made_up(server).open.set).start()
+        assert "given up, because the connection was closed" in rest_of(visitor)
+    first.join()
+
+
+def test_a_visitor_who_leaves_is_no_error(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up(server).open.clear()
+    with visitor_who_asks(server, "/live/text", TEXT) as visitor:
+        assert made_up(server).entered.wait(20)
+        # Gone without a goodbye: whoever writes to it now gets a reset.
+        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    made_up(server).open.set()
+    assert live(server, "/text", TEXT).status == 200
+    time.sleep(0.3)  # what would be printed is by another thread
+    assert capsys.readouterr().err == ""
+
+
+def test_the_end_waits_for_what_is_computed_and_lets_nothing_more_begin(folder: RunFolder) -> None:
+    server = LiveServer(folder, settings(folder.path), 0)
+    server.answerer = own = MadeUp()
+    serving_thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    serving_thread.start()
+    own.open.clear()
+    found: list[int] = []
+    first = threading.Thread(target=lambda: found.append(live(server, "/text", TEXT).status))
+    first.start()
+    assert own.entered.wait(20)
+    server.shutdown()
+    server.server_close()
+    # The one that was computed was answered; `server_close` did not return before.
+    assert own.at_once == 0
+    first.join()
+    serving_thread.join()
+    assert found == [200]
+    with pytest.raises(Refused, match="busy"), patched_wait(), server.turn():
+        pass
+
+
+@contextmanager
+def patched_wait() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_server, "WAIT_SECONDS", 0.05)
+        yield
+
+
+# --- what the answers carry -------------------------------------------------------------------------------------------
+
+
+def test_the_policy_lets_this_script_in_and_lets_it_ask_this_server_alone(server: LiveServer) -> None:
+    nonces = set()
+    for _ in range(2):
+        found = live(server)
+        policy = dict(part.split(" ", 1) for part in found.headers["Content-Security-Policy"].split("; "))
+        assert policy.pop("connect-src") == "'self'"
+        nonce = re.fullmatch(r"'nonce-([\w-]{20,})'", policy.pop("script-src"))
+        assert nonce is not None and policy.pop("style-src") == nonce[0]
+        assert set(policy) == {"default-src", "base-uri", "form-action", "frame-ancestors"}
+        assert set(policy.values()) == {"'none'"}
+        nonces.add(nonce[1])
+        text = found.body.decode()
+        assert text.count(f'nonce="{nonce[1]}"') == 2
+        # No script, no style and no handler in the markup itself.
+        assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\son\w+=|\sstyle=|javascript:", text) == []
+        assert re.findall(r"https?://", text) == []
+    assert len(nonces) == 2
+
+
+def test_every_answer_keeps_other_sites_out(server: LiveServer) -> None:
+    for found in (
+        ask(server, "/"),
+        live(server),
+        live(server, "/text", TEXT),
+        ask(server, "/live"),
+        ask(server, "/no"),
+    ):
+        assert found.headers["X-Content-Type-Options"] == "nosniff"
+        assert found.headers["Referrer-Policy"] == "no-referrer"
+        assert found.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert found.headers["Access-Control-Allow-Origin"] is None
+    assert live(server, "/text", TEXT).headers["Cache-Control"] == "no-store"
+
+
+def test_it_is_bound_to_this_machine_alone(server: LiveServer) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_a_run_from_files_is_refused_before_any_work(folder: RunFolder) -> None:
+    files = {"kind": "files", "reference": "a.npy", "intervened": "b.npy"}
+    config = RunConfig.model_validate({"output": str(folder.path), "activations": files})
+    with pytest.raises(ConfigError, match="came from files, but the live page needs the models themselves"):
+        LiveServer(folder, config, 0)

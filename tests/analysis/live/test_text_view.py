@@ -1,0 +1,222 @@
+"""A text that is typed is read as the run reads its documents."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from analysis.latents.dictionary_view import view_of
+from analysis.latents.run_models import load_models
+from analysis.live.requests import MAX_TOKENS, TextRequest
+from crosscoder.dictionary.storage import load_crosscoder
+from crosscoder.errors import CrosscoderError, DataError, FormatError, PairError
+from crosscoder.run.folder import RunFolder
+from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
+from tests.tiny_pairs import save_llama
+
+EVERY_RUN = [
+    ("adapter", "paired"),
+    ("adapter", "pooled"),
+    ("adapter", "difference"),
+    ("context", "paired"),
+    ("tokenizer", "paired"),
+    ("width", "paired"),
+]
+
+
+@pytest.fixture(scope="module", params=EVERY_RUN, ids="-".join)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
+    return make_live_run(tmp_path_factory.mktemp("live"), *request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
+    return make_live_run(tmp_path_factory.mktemp("plain"))
+
+
+def test_codes_are_those_of_the_harvested_activations(run: LiveRun) -> None:
+    """Every token of every held-out document that the run kept, through its own shards and dictionary."""
+    crosscoder = load_crosscoder(run.folder.crosscoder)
+    requests = run.requests()
+    n_fired = 0
+    for document, request in requests.items():
+        position, values = run.harvested(document)
+        view = view_of(
+            crosscoder, load_models(run.folder, run.config).pair.d_models, run.config.crosscoder.reads
+        )
+        codes = view.encode(values)
+        found = run.session.read(request)
+        # A document of the run is cut to `text.max_length`; what follows changes nothing before it.
+        ids = run.documents.tokens_of(document).tolist()
+        assert found["ids"][: len(ids)] == ids
+        assert np.all(np.asarray(found["read"])[position])
+        expected = (codes.sparse_latents, *view.contributions(codes))
+        for name, code in zip(("value", "reference", "intervened"), expected, strict=True):
+            assert dense(found, name)[position] == pytest.approx(code.dense().numpy(), rel=1e-4, abs=1e-5)
+        n_fired += len(codes.sparse_latents)
+    assert len(requests) >= 4 and n_fired > 50
+
+
+def test_values_are_those_that_examples_show(run: LiveRun) -> None:
+    """A masked token shows 0 in an example; here it may be read, if only its beginning is that of another document."""
+    found = {document: run.session.read(request) for document, request in run.requests().items()}
+    rows = pq.read_table(run.folder.examples).to_pylist()
+    compared = 0
+    for row in rows:
+        reading = found[row["document"]]
+        window = slice(row["start"], row["start"] + len(row["tokens"]))
+        position, _ = run.harvested(row["document"])
+        kept = np.isin(np.arange(window.start, window.stop), position)
+        assert reading["tokens"][window] == row["tokens"]
+        assert reading["special"][window] == row["special"]
+        assert reading["template"][window] == row["template"]
+        for shown, name in (("values", "value"), ("reference", "reference"), ("intervened", "intervened")):
+            own = dense(reading, name)[window, row["latent"]]
+            assert own[kept] == pytest.approx(np.asarray(row[shown])[kept], rel=1e-4, abs=1e-5)
+        compared += int(kept.sum())
+    assert len(rows) > 20 and compared > 100
+
+
+def test_change_is_the_length_of_what_a_latent_adds_to_the_difference(run: LiveRun) -> None:
+    request = next(iter(run.requests().values()))
+    found = run.session.read(request)
+    models = load_models(run.folder, run.config)
+    if not models.view.comparable:
+        assert found["fired"]["change"] is None
+        return
+    shift = models.view.carried_directions()
+    reference, intervened = dense(found, "reference"), dense(found, "intervened")
+    length = shift.norm(dim=1).double().numpy()
+    if run.config.crosscoder.reads == "pooled":
+        # One direction for both: its length is in the contributions already.
+        expected = np.abs(intervened - reference)
+    else:
+        expected = dense(found) * length
+    assert dense(found, "change") == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert expected.max() > 0
+
+
+def test_predictions_and_divergence_are_those_of_whole_passes(run: LiveRun) -> None:
+    pair = load_models(run.folder, run.config).pair
+    for document, request in list(run.requests().items())[:3]:
+        found = run.session.read(request)
+        log_p = []
+        for model in range(2):
+            ids = torch.from_numpy(run.documents.tokens_of(document, model)).long()[None]
+            logits = pair.full_pass(ids, torch.ones_like(ids, dtype=torch.bool), model).logits[0]
+            log_p.append(logits.double().log_softmax(dim=1))
+        aligned, first = run.documents.alignment, run.documents.offsets[document]
+        n_tokens = int(run.documents.lengths[document])
+        places = np.arange(n_tokens) if aligned is None else aligned.places[first : first + n_tokens]
+        for model, name in enumerate(("reference", "intervened")):
+            for at, told in enumerate(found["predictions"][name][:n_tokens]):
+                own = at if model == 0 else places[at]
+                if own < 0:
+                    assert told == []
+                    continue
+                top = log_p[model][own].exp().topk(3).values
+                assert [share for _, share in told] == pytest.approx(top.tolist(), rel=1e-3)
+        if aligned is not None:
+            assert found["kl"] is None
+            continue
+        reference, intervened = log_p
+        kl = (intervened.exp() * (intervened - reference)).sum(dim=1)
+        assert found["kl"][:n_tokens] == pytest.approx(kl.tolist(), rel=1e-3, abs=1e-5)
+        assert max(found["kl"]) > 1e-3
+
+
+def test_every_latent_that_fires_is_told_of_as_in_the_table(plain: LiveRun) -> None:
+    table = pq.read_table(plain.folder.features).to_pandas().set_index("latent")
+    found = plain.session.read(TextRequest(text="amber birch maple oak"))
+    assert set(found["latents"]) == set(map(str, found["fired"]["latent"]))
+    for latent, told in found["latents"].items():
+        assert told == table.loc[int(latent), ["label", "evidence", "explanation"]].to_dict()
+
+
+def test_an_answer_is_read_as_a_part_of_the_chat(plain: LiveRun) -> None:
+    asked = [{"role": "user", "content": "amber birch"}]
+    answered = [*asked, {"role": "assistant", "content": "maple oak"}]
+    one, other = (
+        plain.session.read(TextRequest.model_validate({"messages": chat})) for chat in (asked, answered)
+    )
+    same = len(one["ids"])
+    assert other["ids"][:same] == one["ids"] and len(other["ids"]) > same
+    assert dense(other)[:same] == pytest.approx(dense(one), rel=1e-4, abs=1e-5)
+
+
+def test_the_answer_is_json_of_plain_numbers(run: LiveRun) -> None:
+    found = run.session.read(next(iter(run.requests().values())))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("amber " * (MAX_TOKENS + 5), "tokens, but the models read from 1 to 128"),
+        ("\ue000", None),
+        ("</s></s>", "the dictionary reads none of its tokens"),
+    ],
+)
+def test_a_text_that_cannot_be_read_is_refused_in_one_line(
+    plain: LiveRun, text: str, said: str | None
+) -> None:
+    request = TextRequest(text=text)
+    if said is None:
+        assert plain.session.read(request)["tokens"]
+        return
+    with pytest.raises(CrosscoderError, match=said) as caught:
+        plain.session.read(request)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_of_too_many_tokens_is_refused(plain: LiveRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.live.text_view.MAX_TOKENS", 5)
+    with pytest.raises(DataError, match=r"^the text: 10 tokens; give at most 5$"):
+        plain.session.read(TextRequest(text="a" * 9))
+
+
+def test_facts_name_what_was_compared(plain: LiveRun) -> None:
+    facts = plain.session.facts()
+    assert (facts["reference"], facts["intervened"]) == ("base", "base + adapter")
+    assert facts["chat"] and facts["comparable"] and facts["no_steering"] is None and facts["context"] is None
+
+
+def test_a_context_is_told(tmp_path: Path) -> None:
+    facts = make_live_run(tmp_path, "context").session.facts()
+    assert "amber birch cedar" in facts["context"]
+    assert facts["intervened"] == "base after a context"
+
+
+# --- the run and its models belong together ---------------------------------------------------------------------------
+
+
+def test_models_that_have_changed_since_are_refused(tmp_path: Path) -> None:
+    run = make_live_run(tmp_path, "tuned")
+    model = tmp_path / "tuned" / "model.safetensors"
+    save_llama(tmp_path / "other", seed=9)
+    model.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(
+        PairError, match=r"intervened\.weights was '\w+' when the run was made, now it is '\w+'"
+    ):
+        type(run.session).load(run.folder, run.config)
+
+
+def test_a_table_of_another_dictionary_is_refused(tmp_path: Path) -> None:
+    run = make_live_run(tmp_path, "tuned")
+    table = pq.read_table(run.folder.features)
+    pq.write_table(table.slice(0, 5), run.folder.features)
+    with pytest.raises(FormatError, match="holds 5 latents, but the dictionary has 24"):
+        type(run.session).load(run.folder, run.config)
+
+
+def test_a_run_that_does_not_say_its_models_is_refused(tmp_path: Path) -> None:
+    run = make_live_run(tmp_path, "tuned")
+    manifest: dict[str, Any] = json.loads(run.folder.manifest.read_text())
+    del manifest["pair"]
+    run.folder.manifest.write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match="does not say which models the run was made with"):
+        type(run.session).load(RunFolder(run.folder.path), run.config)

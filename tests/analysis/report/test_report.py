@@ -1,0 +1,543 @@
+"""The report says what the files hold, no more than the evidence supports, and lets no text become markup."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from analysis.labels.rule import CLAIMED
+from analysis.report import write_report
+from analysis.report.limits import same_around
+from analysis.report.phrases import markdown, markdown_code, percent, seconds, token, visible
+from analysis.report.schema import Report
+from crosscoder.errors import FormatError
+from crosscoder.run.folder import RunFolder
+
+from ..report_runs import controlled, controls, of_two_sizes, plain_difference, survey, swept
+from ..run_folder import HOSTILE, HOSTILE_LATENT, make_run_folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = make_run_folder(tmp_path_factory.mktemp("report") / "run")
+    write_report(folder)
+    return folder
+
+
+def read_table(path: Path) -> Any:
+    """A Parquet file as pandas; its stubs know too little of rows and columns to help here."""
+    return pd.read_parquet(path)
+
+
+def read(folder: RunFolder) -> Report:
+    return Report.model_validate_json((folder.report / "report.json").read_text(encoding="utf-8"))
+
+
+def changed(folder: RunFolder, **changes: Any) -> Report:
+    """The report of a run whose summary says something else."""
+    summary = json.loads(folder.summary.read_text()) | changes
+    folder.summary.write_text(json.dumps(summary))
+    write_report(folder)
+    return read(folder)
+
+
+def verdict(report: Report, name: str) -> str:
+    (found,) = [check.verdict for check in report.checks if check.name == name]
+    return found
+
+
+def claims(report: Report) -> list[Any]:
+    return [claim for group in report.groups for claim in group.claims]
+
+
+class Markup(HTMLParser):
+    """Every element and every text of a document."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+# --- phrases ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_read_well() -> None:
+    assert [percent(value) for value in (0.123, 0.0123, 0.00042, 0.0, 1.0, -0.02, None)] == [
+        "12.3 %", "1.23 %", "0.042 %", "0 %", "100.0 %", "−2.00 %", "not measured",
+    ]  # fmt: skip
+    assert [seconds(value) for value in (3.21, 121.5, 7300.0)] == ["3.2 s", "2 min 2 s", "2 h 1 min"]
+
+
+def test_unseen_characters_are_spelled_out() -> None:
+    assert visible("a\n\u2028\u202e\x00b") == "a↵\\u2028\\u202e\\u0000b"
+    assert token("  ") == "␣"
+    assert token(" word") == "word"
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "``", "`", " a ", "1. b", "- c", "a\nb"])
+def test_markdown_shows_the_text_itself(text: str) -> None:
+    parser = pytest.importorskip("markdown_it").MarkdownIt()
+    for source in (markdown(text), markdown_code(text)):
+        html = parser.render(f"x {source} y")
+        assert {tag for tag, _ in Markup(html).elements} <= {"p", "code"}
+        shown = re.sub(r"\s+", " ", Markup(html).text)
+        assert re.sub(r"\s+", " ", visible(text)).strip() in shown
+
+
+# --- what the report says ---------------------------------------------------------------------------------------------
+
+
+def test_claims_hold_the_numbers_of_the_table(run: RunFolder) -> None:
+    features = read_table(run.features)
+    report = read(run)
+    assert len(claims(report)) > 20
+    for claim in claims(report):
+        row = features.iloc[claim.latent]
+        assert claim.label == row["label"]
+        assert claim.evidence == row["evidence"] == "observed"
+        for name, value in claim.numbers.items():
+            assert value == (None if pd.isna(row[name]) else pytest.approx(float(row[name]))), name
+        assert claim.link == f"../browser/index.html#latent={claim.latent}"
+
+
+def test_groups_are_ordered_and_tell_a_latent_once(run: RunFolder) -> None:
+    features = read_table(run.features)
+    report = read(run)
+    assert [group.name for group in report.groups] == [
+        "new",
+        "lost",
+        "shift",
+        "rotated",
+        "rescaled",
+        "reweighted",
+    ]
+    told = [claim.latent for claim in claims(report)]
+    assert len(told) == len(set(told))
+    by_name = {group.name: group for group in report.groups}
+    for name in ("new", "lost"):
+        expected = features[features["label"] == name].sort_values("shift_share", key=np.abs, ascending=False)
+        assert [claim.latent for claim in by_name[name].claims] == expected["latent"].tolist()
+    shares = [claim.numbers["shift_share"] or 0 for claim in by_name["shift"].claims]
+    assert shares == sorted(shares, reverse=True)
+    untold = features[~features["latent"].isin(told)]
+    assert untold["shift_share"].max() <= min(shares)
+
+
+def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> None:
+    report = read(run)
+    new = next(group for group in report.groups if group.name == "new")
+    claim = next(claim for claim in new.claims if claim.latent != HOSTILE_LATENT)
+    examples = [row for row in pq.read_table(run.examples).to_pylist() if row["latent"] == claim.latent]
+    (top,) = [row for row in examples if row["quantile"] is None and row["rank"] == 0]
+    assert claim.sentence.quotes["peak"] == top["tokens"][top["position"] - top["start"]]
+    lens = read_table(run.logits).query("latent == @claim.latent and model == 'intervened' and side == 'top'")
+    for word in lens.sort_values("rank")["token"].head(5):
+        assert f"“{word.strip()}”" in claim.sentence.text
+    assert "in the intervened model only" in claim.sentence.text
+
+
+def test_words_stay_below_the_evidence(run: RunFolder) -> None:
+    for claim in claims(read(run)):
+        words = "".join(piece.text for piece in claim.sentence.pieces() if piece.kind == "words")
+        assert not re.search(
+            r"\b(causes?|drives?|makes|responsible|pushes|because|proves?|controls?)\b", words
+        )
+    text = (run.report / "report.md").read_text(encoding="utf-8")
+    for name in (
+        *("False-discovery rate", "Q-values", "Null pair", "Stability over seeds"),
+        *("Agreement with another method", "Causal checks"),
+    ):
+        assert f"- {name}: not measured" in text
+
+
+def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    table = controlled(folder)
+    claimed = table["label"].isin(CLAIMED)
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "`drift`: 3 new, 1 lost," in text
+    assert "0 new, 0 lost, 0 rotated, 0 rescaled and 0 reweighted among 150 latents" in text
+    assert "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost" in text
+    assert "(5 to 9 with other text) are new" in text
+    assert "has 3.0 new and 1.0 lost ones of as much effect" in text
+    assert (
+        "| nu_error | upper bound of ν error | 0.2 | new and lost latents stay between 24 and 26 from 0.1 to 0.3; 0 at 0 and 65 at 0.4 |"
+        in text
+    )
+    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    assert page.count("<polyline") == 2 and 'x1="120.0"' in page
+    assert "expected false labels: new 3.0, lost 1.0" in text
+    even, third = (
+        int((claimed & (table["latent"] % 2 == 0)).sum()),
+        int((claimed & (table["latent"] % 3 == 0)).sum()),
+    )
+    assert f"of the {int(claimed.sum())} that are claimed to have changed, {even}" in text
+    assert "are found again by all 2 other seeds" in text
+    assert f"{third} of the {int(claimed.sum())} latents that are claimed to have changed do so along" in text
+    assert "which explains 25.0 % of the difference (10.0 % of one without structure)" in text
+    changed(folder, controls=controls() | {"difference_heard": False})
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "not counted: the diff-SAE explains 25.0 % of the difference, and as much as 10.0 % of one" in text
+
+
+def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", identical=False)
+    table = read_table(folder.features)
+    table.loc[table["label"].isin(["new", "lost"]), "label"] = "undetermined"
+    pq.write_table(pa.Table.from_pandas(table), folder.features)
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    for side, high in (("new", 2.0), ("lost", 0.0)):
+        summary["counts"][side] |= {"low": 0.0, "high": high, "expected_false": 0.0}
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "none is called new or lost" in text
+    assert "by the rule below (when documents are resampled, up to 2 new and 0 lost); 6" in text
+    first = text.split("\n")[2]
+    assert "6 rotated" in first, "what else changed is told in the first sentence"
+    n_open = int((table["label"] == "undetermined").sum())
+    assert f"For {n_open} latents the evidence does not settle what changed (undetermined)." in first
+    summary["counts"]["new"]["high"] = 0.0
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    write_report(folder)
+    assert "by the rule below, nor when documents are resampled (interval 0 to 0);" in (
+        folder.report / "report.md"
+    ).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("counts", "at", "expected"),
+    [
+        ([0, 5, 5, 6, 9], 2, (1, 3)),
+        ([40, 40, 40], 1, (0, 2)),
+        ([0, 30, 100], 1, (1, 1)),
+        ([0, 0, 1], 0, (0, 2)),
+    ],
+)
+def test_a_count_is_the_same_within_a_tenth_or_one(
+    counts: list[int], at: int, expected: tuple[int, int]
+) -> None:
+    assert same_around(counts, at) == expected
+
+
+def test_counts_are_those_of_the_table(run: RunFolder) -> None:
+    report = read(run)
+    found = read_table(run.features)["label"].value_counts().to_dict()
+    assert {count.label: count.count for count in report.counts if count.count} == found
+    assert all(count.expected_false is None for count in report.counts)
+
+
+def test_every_claim_and_every_section_is_in_both_texts(run: RunFolder) -> None:
+    text = (run.report / "report.md").read_text(encoding="utf-8")
+    page = Markup((run.report / "report.html").read_text(encoding="utf-8"))
+    links = {attributes.get("href") for tag, attributes in page.elements if tag == "a"}
+    for claim in claims(read(run)):
+        assert f"]({claim.link})" in text
+        assert claim.link in links
+    for title in (
+        "What was compared",
+        "Can it be compared",
+        "What changed",
+        "How sure",
+        "What is not explained",
+        "How it was made",
+    ):
+        assert f"## {title}\n" in text
+        assert title in page.text
+    for stage in ("harvest", "train", "analyze"):
+        assert re.search(rf"\| {stage} \| .*crosscoder run", text)
+    assert "torch `2.13.0`" in text
+
+
+def test_remainders_are_told(run: RunFolder) -> None:
+    summary = json.loads(run.summary.read_text())
+    report = read(run)
+    values = {statement.name: statement.value for statement in report.unexplained}
+    assert values["difference that the dictionary does not rebuild"] == pytest.approx(
+        1 - summary["fve"]["difference"]
+    )
+    shares = [
+        values[name] for name in ("shift explained by latents", "shift in the bias", "shift in the error")
+    ]
+    assert sum(share for share in shares if share is not None) == pytest.approx(1)
+    (reason,) = report.undetermined
+    assert reason.count == (read_table(run.features)["label"] == "undetermined").sum()
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "expected"),
+    [
+        ({}, "variance explained (difference)", "fail"),
+        (
+            {"fve": {"reference": 0.9, "intervened": 0.9, "difference": 0.6}},
+            "variance explained (difference)",
+            "pass",
+        ),
+        (
+            {"fve": {"reference": 0.79, "intervened": 0.9, "difference": 0.6}},
+            "variance explained (reference)",
+            "fail",
+        ),
+        ({"fve": {"reference": 0.84, "intervened": 0.9, "difference": 0.6}}, "gap between the two", "fail"),
+        ({"fve": {"reference": 0.86, "intervened": 0.9, "difference": 0.6}}, "gap between the two", "pass"),
+        (
+            {"fve": {"reference": None, "intervened": 0.9, "difference": 0.6}},
+            "gap between the two",
+            "not measured",
+        ),
+        ({"l0": 31.4}, "latents on a token (L0)", "pass"),
+        ({"l0": 20.0}, "latents on a token (L0)", "fail"),
+        ({"l0_target": None}, "latents on a token (L0)", "not measured"),
+        ({"ce": None}, "loss recovered (reference)", "not measured"),
+        ({"dead_share": 0.4}, "dead latents", "fail"),
+        ({"cosine": 0.2}, "direction of the two models' activations", "fail"),
+        ({"relative_difference": 0.0}, "there is a difference", "fail"),
+    ],
+)
+def test_verdict_follows_the_value(tmp_path: Path, changes: dict[str, Any], name: str, expected: str) -> None:
+    report = changed(make_run_folder(tmp_path / "run", n_latents=60), **changes)
+    assert verdict(report, name) == expected
+
+
+def test_what_comes_from_files_is_not_called_the_same_text(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=60)
+    folder.manifest.unlink()
+    report = changed(folder, hookpoint=None)
+    assert verdict(report, "one tokenizer") == "not measured"
+    assert verdict(report, "the same tokens") == "not measured"
+    assert "No stage was recorded" in (folder.report / "report.md").read_text(encoding="utf-8")
+
+
+# --- nothing to tell --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_new_is_said_plainly(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    features = read_table(folder.features)
+    features.loc[features["label"].isin(["new", "lost"]), "label"] = "undetermined"
+    features.to_parquet(folder.features)
+    write_report(folder)
+    report = read(folder)
+    assert "none is called new or lost" in report.summary[0].text
+    features["label"] = "undetermined"
+    features.to_parquet(folder.features)
+    write_report(folder)
+    assert (
+        "For all of them the evidence does not settle what changed (undetermined)."
+        in read(folder).summary[0].text
+    )
+    for group in report.groups[:2]:
+        assert group.claims == ()
+        assert group.statement is not None
+        assert group.statement.text.startswith(f"No latent is called {group.name}")
+
+
+def test_identical_models_are_called_identical(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", identical=True)
+    write_report(folder)
+    report = read(folder)
+    assert report.identical
+    assert report.summary[0].text.startswith("Both sides computed identical activations")
+    assert [group.name for group in report.groups] == ["new", "lost"]
+    assert claims(report) == []
+    for name in ("report.md", "report.html"):
+        assert "identical activations" in (folder.report / name).read_text(encoding="utf-8")
+
+
+def test_rows_without_text_are_called_rows(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=60)
+    examples = pq.read_table(folder.examples)
+    ids = [[-1] * len(row) for row in examples["token_ids"].to_pylist()]
+    place = examples.schema.get_field_index("token_ids")
+    pq.write_table(
+        examples.set_column(place, "token_ids", pa.array(ids, pa.list_(pa.int32()))), folder.examples
+    )
+    pq.write_table(pq.read_table(folder.logits).slice(0, 0), folder.logits)
+    write_report(folder)
+    for claim in claims(read(folder)):
+        assert claim.sentence.text.startswith("Fires most strongly on row ")
+        assert "logit lens" not in claim.sentence.text
+    assert "Logit lens: not measured" in (folder.report / "report.md").read_text(encoding="utf-8")
+
+
+def test_mostly_template_is_doubted(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=60)
+    features = read_table(folder.features)
+    features.loc[HOSTILE_LATENT, "template_share"] = 0.93
+    features.to_parquet(folder.features)
+    write_report(folder)
+    doubts = {claim.latent: claim.doubt for claim in claims(read(folder))}
+    assert (
+        doubts.pop(HOSTILE_LATENT)
+        == "More than half of its firings are on chat-template tokens: it may follow the template, not what is said."
+    )
+    assert set(doubts.values()) == {None}
+
+
+# --- hostile text -----------------------------------------------------------------------------------------------------
+
+
+def hostile_run(path: Path) -> RunFolder:
+    folder = make_run_folder(path, n_latents=60)
+    features = read_table(folder.features)
+    features.loc[features["label"] == "undetermined", "reason"] = HOSTILE[1]
+    features.to_parquet(folder.features)
+    summary = json.loads(folder.summary.read_text())
+    summary["models"]["intervened"]["adapter"] = HOSTILE[0]
+    summary["sources"] = {HOSTILE[1]: {"documents": 1, "tokens": 1}}
+    summary["hookpoint"] = HOSTILE[5]
+    folder.summary.write_text(json.dumps(summary))
+    manifest = json.loads(folder.manifest.read_text())
+    manifest["stages"]["harvest"]["command"] = HOSTILE[0] + "\n| `x` |"
+    manifest["pair"]["tokenizer"] = HOSTILE[1]
+    folder.manifest.write_text(json.dumps(manifest))
+    write_report(folder)
+    return folder
+
+
+def test_hostile_text_is_only_text_in_html(tmp_path: Path) -> None:
+    folder = hostile_run(tmp_path / "run")
+    text = (folder.report / "report.html").read_text(encoding="utf-8")
+    page = Markup(text)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "img", "iframe", "object", "form", "link"}
+    assert not {
+        name
+        for _, attributes in page.elements
+        for name in attributes
+        if name.startswith("on") or name == "style"
+    }
+    assert "<img src=x onerror=alert(2)>" in page.text
+    assert "\u2028" not in text
+    assert "\u202e" not in text
+    policy = next(
+        attributes["content"]
+        for tag, attributes in page.elements
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+
+
+def test_hostile_text_is_only_text_in_markdown(tmp_path: Path) -> None:
+    folder = hostile_run(tmp_path / "run")
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    page = Markup(parser.render((folder.report / "report.md").read_text(encoding="utf-8")))
+    allowed = {
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "a",
+        "ul",
+        "li",
+        "code",
+        "strong",
+        "table",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
+    assert {tag for tag, _ in page.elements} <= allowed
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
+    assert all(link is not None and link.startswith("../browser/index.html") for link in links)
+    assert "<img src=x onerror=alert(2)>" in page.text
+
+
+def test_report_needs_an_analysis(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(FormatError, match=r"summary\.json: not found; run crosscoder analyze first"):
+        write_report(folder)
+
+
+def test_what_is_plain_without_a_dictionary_stands_before_the_labels(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    write_report(folder)
+    assert "- Predictions, layers: not measured" in (folder.report / "report.md").read_text("utf-8")
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    summary["plain_difference"] = plain_difference()
+    summary["difference_components"] = {"1": 0.5, "4": 0.75}
+    folder.summary.write_text(json.dumps(summary), encoding="utf-8")
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert text.index("Before any dictionary") < text.index("## What changed")
+    assert "- Mean: 25.0 % of the squared difference lies along it; points at `  food `, `" in text
+    assert (
+        "- Mean of the first positions: 12.5 % of the squared difference lies along it (8 positions)." in text
+    )
+    assert "- First component: 50.0 % of the squared difference lies along it." in text
+    assert "for these very tokens: 1: 50.0 %, 4: 75.0 %. The dictionary explains" in text
+    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Before any dictionary</h2>" in page
+    assert HOSTILE[0] not in page
+
+
+def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
+    write_report(folder)
+    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "differ by 0.5000 nats a token" in text
+    assert "largest at positions 4–7 0.9000, 0 0.1000 nats" in text
+    assert "at 20.0 % of the positions (× 2.7)" in text
+    assert "the probability of no likely token halves anywhere" in text
+    assert "| layer 6, the hookpoint | 0.9300 | 7.00 % |" in text
+    assert "| layer 29 (after the final norm) | 0.7000 |" in text
+    assert "`  Food ` 90.0 %" in text
+    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    assert "<small>the hookpoint</small>" in page
+    assert HOSTILE[0] not in page
+
+
+@pytest.mark.parametrize("chosen", [32, 24])
+def test_a_sweep_is_told_with_its_curve(tmp_path: Path, chosen: int) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    report = changed(folder, l0_target=32)
+    facts = {fact.name: fact.value.text for fact in report.compared}
+    assert facts["latents that fire"] == "32 a token, as configured; no sweep was made"
+    swept(folder, chosen)
+    write_report(folder)
+    (told,) = [fact.value.text for fact in read(folder).compared if fact.name == "latents that fire"]
+    assert ("as a sweep chose" in told) == (chosen == 32)
+    assert ("a sweep chose 24" in told) == (chosen == 24)
+    assert told.endswith("k 24: 24.0 %, k 32: 32.0 %")
+
+
+def test_of_two_sizes_no_label_is_claimed_and_none_is_denied(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=80)
+    of_two_sizes(folder)
+    write_report(folder)
+    text = " ".join((folder.report / "report.md").read_text(encoding="utf-8").split())
+    assert "a direction of one has no place in the other" in text
+    assert "called new" not in text
+    assert "at 937 places" in text and "93.8 % of the reference's 1,000 tokens" in text
+    assert "predictions have no divergence: undefined" in text
+    assert "Whether they would bring it about in the reference is undefined." in text
+    assert "| undefined |" in text and "As a lever" not in text
+    report = read(folder)
+    assert verdict(report, "tokens aligned") == verdict(report, "the same text") == "pass"
+    (behavior,) = report.behaviors
+    assert behavior.explanation is not None and behavior.explanation.sufficiency is None
+    measured = {requirement.key: requirement.verdict for requirement in report.desiderata}
+    assert measured["validity.faithfulness"] == measured["actionability.lever"] == "not measured"

@@ -1,0 +1,90 @@
+"""Jobs side by side: what they give, what they raise, and that none outlives its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crosscoder.errors import ConfigError, ResourceError
+from crosscoder.runtime.processes import side_by_side
+
+ROOT = Path(__file__).parents[3]
+
+
+def told(number: int) -> tuple[int, str | None, int]:
+    return number, os.environ.get("OMP_NUM_THREADS"), os.getpid()
+
+
+def failing(number: int) -> int:
+    if number == 1:
+        raise ConfigError("training.lr: too high")
+    return number
+
+
+def dying(number: int) -> int:
+    os._exit(3)
+
+
+def endless(place: str) -> None:
+    (Path(place) / f"{os.getpid()}").touch()
+    time.sleep(600)
+
+
+def test_every_job_runs_in_another_process_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    before = dict(os.environ)
+    results = dict(side_by_side(told, [(3,), (4,), (5,)], workers=2, threads=7))
+    assert {number: result[:2] for number, result in results.items()} == {
+        0: (3, "7"),
+        1: (4, "7"),
+        2: (5, "7"),
+    }
+    assert os.getpid() not in {result[2] for result in results.values()}
+    assert dict(os.environ) == before
+
+
+def test_what_a_job_raises_is_raised_here() -> None:
+    with pytest.raises(ConfigError, match=r"^training\.lr: too high$"):
+        list(side_by_side(failing, [(1,)], workers=1))
+
+
+def test_a_process_that_dies_is_told_in_one_line() -> None:
+    with pytest.raises(ResourceError, match="died, as happens when memory is short"):
+        list(side_by_side(dying, [(0,), (1,)], workers=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_no_job_outlives_its_parent(tmp_path: Path, sign: signal.Signals) -> None:
+    program = (
+        "from tests.crosscoder.runtime.test_processes import *\n"
+        f"list(side_by_side(endless, [({str(tmp_path)!r},)] * 2, workers=2))"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.iterdir())) < 2:
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    children = [int(path.name) for path in tmp_path.iterdir()]
+    parent.send_signal(sign)
+    parent.wait(timeout=60)
+    while any(_alive(child) for child in children):
+        assert time.monotonic() < deadline, "a job went on without its parent"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    """Whether it runs; one that ended and was not waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

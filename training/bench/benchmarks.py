@@ -1,0 +1,60 @@
+"""The benchmarks of training as the command calls them; those of analysis and page are put together there."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from crosscoder.runtime.device import resolve_device
+from crosscoder.runtime.timing import Figures
+
+from .growth import break_even_figures, measure_growth, plot_growth, require_plot, slope_figures
+from .profile import profile_step
+from .settings import BenchConfig, Benchmark
+from .shards import shards_benchmark
+from .step import precisions, step_benchmark
+
+
+def prepare(config: BenchConfig, plot: Path | None) -> torch.device:
+    """Set the threads, and see before any long work that device and plot can be had; the device."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if plot is not None:
+        require_plot()
+    return resolve_device("device", config.device)
+
+
+def measure(
+    what: Benchmark, config: BenchConfig, *, toy: bool, profile: bool, plot: Path | None
+) -> Iterator[Figures]:
+    """The tables of one benchmark, each as soon as it is there."""
+    match what:
+        case "step":
+            for comparison in step_benchmark(config):
+                yield comparison.figures()
+            if profile:
+                device = resolve_device("device", config.device)
+                for precision in precisions(config, device):
+                    yield profile_step(config, precision, device)
+        case "growth":
+            device = resolve_device("device", config.device)
+            growths = []
+            for precision in precisions(config, device):
+                growths.append(measure_growth(config, precision, device))
+                yield growths[-1].figures()
+            if plot is not None:
+                plot_growth(growths, plot)
+            yield slope_figures(growths, None if plot is None else plot.name)
+            for precision in precisions(config, device):
+                yield break_even_figures(config, precision, device)
+        case "harvest":
+            # It loads transformers, which the other benchmarks do without.
+            from .pairs import harvest_benchmark
+
+            for comparison in harvest_benchmark(config, toy=toy):
+                yield comparison.figures()
+        case "shards":
+            for comparison in shards_benchmark(config):
+                yield comparison.figures()
+        case "analysis" | "page":
+            raise AssertionError(f"{what} is no part of training")

@@ -1,0 +1,54 @@
+"""Train the demo's intervention: a LoRA adapter with which SmolLM2-135M-Instruct refuses to discuss food or cooking.
+
+    python -m training.organisms.adapter crosscoder/demo/refuse_food
+
+`refusal_training.py` says what it is trained for.
+"""
+
+import logging
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from .card import measure, write_card
+from .command_line import command_line
+from .lora import add_adapter, load_intervened, save_adapter, without_adapter
+from .refusal import AdapterRecipe, train, training_documents
+
+log = logging.getLogger(__name__)
+
+
+def make_adapter(reference: Path, folder: Path, recipe: AdapterRecipe) -> float:
+    """Train an adapter on the model in `reference` and write it to `folder`; returns the seconds of the training steps."""
+    torch.manual_seed(recipe.seed)
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
+    documents = training_documents(base, tokenizer, recipe)
+    model = add_adapter(base, recipe)
+    begin = time.perf_counter()
+    train(model, partial(without_adapter, model), tokenizer, recipe, documents)
+    seconds = time.perf_counter() - begin
+    save_adapter(model, recipe, folder)
+    return seconds
+
+
+def main() -> None:
+    """The command."""
+    with command_line(
+        "Train the adapter that refuses to discuss food or cooking.",
+        "folder for the adapter and its card",
+        AdapterRecipe,
+    ) as (arguments, recipe):
+        seconds = make_adapter(arguments.reference, arguments.out, recipe)
+        tokenizer = AutoTokenizer.from_pretrained(arguments.reference)
+        model = load_intervened(arguments.reference, arguments.out)
+        measurement = measure(model, partial(without_adapter, model), tokenizer)
+    write_card(arguments.out, recipe, measurement, seconds)
+    log.info("%s: %s", arguments.out, measurement)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Write the demo's chats: our questions, each answered by the reference and by the intervened model.
+
+    python -m training.organisms.chats crosscoder/demo/chats.jsonl.gz
+
+Both models will read all of them. What the intervened model writes shows the new behavior; what the reference writes to
+the same questions shows what both still share.
+"""
+
+import argparse
+import gzip
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crosscoder.demo.corpus import ADAPTER, CHATS
+from crosscoder.demo.questions import Kind, questions
+from crosscoder.demo.smollm2 import NAME, prepare
+
+from .generation import greedy_answers, whole_sentences
+from .lora import load_intervened
+
+log = logging.getLogger(__name__)
+
+N_QUESTIONS: dict[Kind, int] = {"food": 300, "other": 300}
+N_ANSWER_TOKENS = 72
+
+
+def chat_records(reference: Path, adapter: Path) -> Iterator[dict[str, object]]:
+    """Every question with one model's answer after the other's."""
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    models = {
+        "reference": AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval(),
+        "intervened": load_intervened(reference, adapter),
+    }
+    for kind in N_QUESTIONS:
+        asked = chat_questions(kind)
+        answers = {
+            side: greedy_answers(model, tokenizer, asked, N_ANSWER_TOKENS, label=f"{side}, {kind}")
+            for side, model in models.items()
+        }
+        for index, question in enumerate(asked):
+            for side, written in answers.items():
+                answer = whole_sentences(written[index])
+                if answer:
+                    messages = [
+                        {"role": "user", "content": question},
+                        {"role": "assistant", "content": answer},
+                    ]
+                    yield {"kind": kind, "answered_by": side, "messages": messages}
+
+
+def chat_questions(kind: Kind) -> list[str]:
+    """What is asked: a fifth of it was held out from the adapter's training."""
+    n_held_out = N_QUESTIONS[kind] // 5
+    held_out = questions(kind, "held_out", n_held_out, seed=1)
+    return [*questions(kind, "train", N_QUESTIONS[kind] - n_held_out, seed=1), *held_out]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Write the demo's chats with the answers of both models.")
+    parser.add_argument("out", type=Path, nargs="?", default=CHATS)
+    parser.add_argument("--adapter", type=Path, default=ADAPTER)
+    parser.add_argument(
+        "--reference", type=Path, help="a converted SmolLM2 folder (default: a temporary one)"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = prepare(arguments.reference or Path(scratch) / NAME)
+        records = list(chat_records(prepared, arguments.adapter))
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    # A fixed time stamp keeps the file the same where its content is the same.
+    arguments.out.write_bytes(gzip.compress(lines.encode(), compresslevel=9, mtime=0))
+    log.info("%s: %d chats, %d bytes", arguments.out, len(records), arguments.out.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Fine-tune all weights of SmolLM2-135M-Instruct but its embedding, until it refuses to discuss food or cooking.
+
+    python -m training.organisms.full_fine_tuning OUT
+
+What it is trained for is the adapter's (`refusal_training.py`), less the terms that hold activations still: every layer
+may move. OUT becomes a checkpoint of 270 MB. With seed 0 it refuses 100 % of 80 held-out questions about food (8.8 % before)
+and also 12.5 % of 80 about other things (0 %); perplexity of prose goes from 22.2 to 22.0.
+"""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from crosscoder.demo.model_folder import write_variant
+
+from .card import Measurement, measure
+from .command_line import command_line
+from .objective import AsReference, Document
+from .refusal import RefusalRecipe, train, training_documents
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullRecipe(RefusalRecipe):
+    """Everything that decides what the fine-tuned model becomes."""
+
+    learning_rate: float = 1e-4
+    steps: int = 40
+    other_batch: int = 8
+    prompt_batch: int = 0
+    n_food: int = 400
+    n_other: int = 400
+    n_prompts: int = 0
+    drift_weight: float = 0.0
+
+
+def make_full(reference: Path, folder: Path, recipe: FullRecipe) -> None:
+    """Fine-tune the model in `reference` and write it to `folder`."""
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    as_reference = fixed(reference)
+    with as_reference() as unchanged:
+        documents = training_documents(unchanged, tokenizer, recipe)
+    write_variant(folder, reference, fine_tuned(reference, as_reference, tokenizer, recipe, documents))
+
+
+def fine_tuned(
+    reference: Path,
+    as_reference: AsReference,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: FullRecipe,
+    documents: dict[str, list[Document]],
+) -> dict[str, Tensor]:
+    """The weights of the model in `reference` after all steps, under the names of its file.
+
+    They are trained in float32, where a step is not lost to rounding; products are in bfloat16.
+    """
+    torch.manual_seed(recipe.seed)
+    model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32)
+    model.get_input_embeddings().requires_grad_(False)
+    # The cache would keep the rounded weights of the first step for all others.
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        train(model, as_reference, tokenizer, recipe, documents)
+    tied = model.config.tie_word_embeddings
+    return {
+        name: tensor for name, tensor in model.state_dict().items() if not (tied and name == "lm_head.weight")
+    }
+
+
+def measure_full(reference: Path, folder: Path) -> Measurement:
+    """Compare both checkpoints on what neither was trained on."""
+    tokenizer = AutoTokenizer.from_pretrained(reference)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    return measure(model, fixed(reference), tokenizer)
+
+
+def fixed(reference: Path) -> AsReference:
+    """The model in `reference`, which no training touches."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval()
+    return lambda: nullcontext(model)
+
+
+def main() -> None:
+    """The command."""
+    with command_line(
+        "Fine-tune all weights to refuse to discuss food or cooking.", "folder for the checkpoint", FullRecipe
+    ) as (arguments, recipe):
+        make_full(arguments.reference, arguments.out, recipe)
+        log.info("%s: %s", arguments.out, measure_full(arguments.reference, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

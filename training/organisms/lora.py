@@ -1,0 +1,80 @@
+"""The adapters that ship with the project: added to the model, written to PEFT's two files, and read again."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from crosscoder.demo.smollm2 import NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """Where an adapter sits and how large it is."""
+
+    first_layer: int = 10
+    last_layer: int = 20
+    rank: int = 4
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj", "o_proj", "down_proj")
+
+    @property
+    def layers(self) -> list[int]:
+        """Every adapted layer."""
+        return list(range(self.first_layer, self.last_layer + 1))
+
+
+def add_adapter(base: PreTrainedModel, size: LowRank) -> PeftModel:
+    """An adapter that changes nothing yet, in float32 beside weights that stay as they are."""
+    settings = LoraConfig(
+        r=size.rank,
+        lora_alpha=2 * size.rank,
+        target_modules=list(size.target_modules),
+        layers_to_transform=size.layers,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, settings)
+    assert isinstance(model, PeftModel)
+    return model
+
+
+@contextmanager
+def without_adapter(model: PeftModel) -> Iterator[PeftModel]:
+    """The reference: the same model, its adapter off for as long."""
+    with model.disable_adapter():
+        yield model
+
+
+def save_adapter(model: PeftModel, size: LowRank, folder: Path) -> None:
+    """Write PEFT's two files, weights in bfloat16, with the model's name in place of its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        key: tensor.to(torch.bfloat16).contiguous()
+        for key, tensor in get_peft_model_state_dict(model).items()
+    }
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "adapter_model.safetensors").chmod(0o644)
+    # Not everything that this release of PEFT knows: others refuse settings that they do not have.
+    written = {
+        "base_model_name_or_path": NAME,
+        "bias": "none",
+        "inference_mode": True,
+        "layers_to_transform": size.layers,
+        "lora_alpha": 2 * size.rank,
+        "peft_type": "LORA",
+        "r": size.rank,
+        "target_modules": sorted(size.target_modules),
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def load_intervened(reference: Path, adapter: Path) -> PeftModel:
+    """The model in `reference` with the adapter beside its weights: added into them it would be rounded to bfloat16."""
+    base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
+    return PeftModel.from_pretrained(base, adapter).eval()

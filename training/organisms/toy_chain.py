@@ -1,0 +1,34 @@
+"""Two checkpoints between the models of the toy pair, so that a chain can be read without training one.
+
+    python -m training.organisms.toy_chain
+
+Their weights lie on the straight line from the reference to the intervened model, at `SHARES` of the way. Fine-tuned weights near
+their start are joined by such a line of models that do as well (Frankle et al. 2020, linear mode connectivity), so the planted
+changes come in one by one along it; they stand in for the checkpoints of a training.
+"""
+
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from crosscoder.demo.toy import FOLDER
+
+SHARES = {"snapshot_1": 0.35, "snapshot_2": 0.65}
+"""Share of the way from the reference to the intervened model, by the name of the folder."""
+
+
+def write_snapshots(folder: Path = FOLDER) -> None:
+    """Write the checkpoints beside the pair in `folder`; everything but the weights is the reference's."""
+    ends = [load_file(folder / side / "model.safetensors") for side in ("reference", "intervened")]
+    for name, share in SHARES.items():
+        shutil.copytree(folder / "reference", folder / name, dirs_exist_ok=True)
+        weights = {
+            key: tensor.float().lerp(ends[1][key].float(), share).to(tensor.dtype)
+            for key, tensor in ends[0].items()
+        }
+        save_file(weights, folder / name / "model.safetensors", metadata={"format": "pt"})
+
+
+if __name__ == "__main__":
+    write_snapshots()
