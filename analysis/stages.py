@@ -2,59 +2,40 @@
 
 import json
 import logging
-from collections import defaultdict
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from tqdm import tqdm
 
-from crosscoder.activations.batch import ActivationReader
-from crosscoder.activations.shards import DOCUMENTS, ShardReader
-from crosscoder.activations.user_files import open_files
-from crosscoder.config import FileActivations, RunConfig
+from crosscoder.config import RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.explanation import ExplanationSettings
-from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import DataError
-from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
-from crosscoder.runtime.device import sparse_device
 from crosscoder.runtime.files import write_atomic
-from crosscoder.text.documents import Documents
 
 from .checkpoints.monitoring import Monitoring
-from .explanations.explanation_column import tell_explanations
 from .explanations.firing_rules import learn_rules
-from .explanations.sentences import Facts, observation
+from .explanations.observations import observations
+from .features_file import require_observations, write_features
 from .labels.controls import read_controls
-from .labels.feature_table import Features, make_features
+from .labels.feature_table import make_features
 from .labels.summary import make_summary
 from .latents import logit_lens
-from .latents.dictionary_view import DictionaryView, PairedView, linear_map_of, view_of
+from .latents.dictionary_view import PairedView
 from .latents.examples import choose, examples_table
 from .latents.held_out_pass import Pass, PassAccumulator, batches_for
 from .latents.mean_difference import describe_difference
 from .latents.neighbors import neighbors_of
-from .latents.token_context import DocumentContext, RowContext, TokenContext
+from .latents.trained_run import TrainedRun
 from .tables.columns import LOGITS
 from .tables.histogram_rows import before_sources
-from .tables.parquet import write_parquet
-from .wandb_panels import log_analysis
+from .tables.parquet import read_table, write_parquet
+from .wandb_panels import log_analysis, log_behaviors
 
 logger = logging.getLogger(__name__)
-
-
-class Material(NamedTuple):
-    """What a run folder offers for reading: held-out tokens, what is known of them, and the models where there are any."""
-
-    reader: ActivationReader
-    context: TokenContext
-    pair: ModelPair | None
 
 
 def analyze(folder: RunFolder, config: RunConfig) -> None:
@@ -65,17 +46,13 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         DataError: There is no held-out token.
         ConfigError, PairError: The models or files of the config cannot be opened.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    run = _opened(folder, config)
     with wandb_run(folder, config) as wandb, folder.stage("analyze") as stage:
-        device = sparse_device("training.device", config.training.device)
-        crosscoder = load_crosscoder(folder.crosscoder, device)
-        material = open_material(folder, config)
-        if not material.reader.n_tokens:
+        if not run.reader.n_tokens:
             raise DataError("activations: no held-out token is left to analyze; give more text")
-        view = view_of(crosscoder, material.reader.d_models, config.crosscoder.reads, linear_map_of(folder))
-        seen = read_through(material, view, config)
-        controls = read_controls(folder, config, material.reader, material.context, device)
+        view = run.view
+        seen = _read_through(run)
+        controls = read_controls(folder, config, run.reader, run.context, view.device)
         nulls = controls.candidacies(config.analysis.rule)
         features = make_features(view, seen.statistics, config.analysis, config.seed, nulls)
         features.columns.update(controls.columns(view))
@@ -83,11 +60,11 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         if seen.chain is not None and isinstance(view, PairedView):
             monitoring = Monitoring(view, seen.chain, features.labels, config)
             features.columns["onset"] = monitoring.onset
-        logits = _logits(material, view, seen, config)
-        _write_examples(folder, material, view, seen, config)
-        table = features.table(_observations(material, view, seen, features, logits))
+        logits = _logits(run, seen)
+        _write_examples(run, seen)
+        table = features.table(observations(run, seen, features, logits))
         summary = make_summary(view, seen.statistics, features, config, folder.read_manifest(), controls)
-        summary["plain_difference"] = _plain_difference(material, seen)
+        summary["plain_difference"] = _plain_difference(run, seen)
         summary["difference_components"] = (
             {} if seen.difference is None else seen.difference.explained_by_components()
         )
@@ -96,10 +73,9 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
             write_parquet(folder.trajectories, monitoring.trajectories.table())
         write_parquet(folder.logits, logits)
         write_parquet(folder.neighbors, neighbors_of(view, seen.statistics.documents))
-        write_parquet(folder.features, table)
         folder.rules.unlink(missing_ok=True)
-        learn_rules(folder, config, material.reader, view, material.context)
-        tell_explanations(folder)
+        learn_rules(run, table)
+        write_features(folder, table)
         found = seen.statistics
         write_parquet(folder.histograms, found.histograms.table(found.source_names, found.source_tokens))
         before_sources(folder).unlink(missing_ok=True)
@@ -111,123 +87,97 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
 
 
 def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
-    """Write RUN/behaviors/NAME for one behavior; its folder."""
+    """Write RUN/behaviors/NAME for one behavior; its folder.
+
+    Raises:
+        ConfigError: The run has no models (activations came from files), or a setting of the behavior cannot be used.
+        DataError, FormatError, PairError: Prompts, dictionary or models cannot be used.
+    """
     from .behaviors.attribute import attribute_behavior
 
-    return attribute_behavior(folder, config, behavior).path
+    run = _opened(folder, config)
+    run.require_models("a behavior")
+    require_observations(folder)
+    with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
+        attributed = attribute_behavior(run, behavior)
+        stage["prompts"] = attributed.n_prompts
+        stage["established"] = attributed.shift.established
+        wandb.summary(
+            {f"behaviors/{behavior.name}/{key}": value for key, value in attributed.summary.items()}
+        )
+        log_behaviors(wandb, folder)
+    if folder.features.is_file():
+        # The latents that the behavior names get a rule, and every explanation says what was found of its latent.
+        learn_rules(run, read_table(folder.features, "analyze"))
+        write_features(folder)
+    logger.info("attribute: %s, %s", behavior.name, attributed.shift.verdict)
+    return attributed.place.path
 
 
 def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings) -> None:
-    """Write RUN/explanations."""
-    from .explanations.explain import explain_latents
+    """Write RUN/explanations.
 
-    explain_latents(folder, config, settings)
+    Raises:
+        ConfigError: The run has no tokens, no latent is chosen, or a model cannot be had.
+        ResourceError: More tokens would be used than allowed, or an endpoint gives no reply.
+        FormatError: Dictionary, activations or rules are missing or damaged.
+    """
+    from .explanations.explain import explain_latents, summary_of
 
-
-def open_material(folder: RunFolder, config: RunConfig) -> Material:
-    """The held-out tokens of a run, wherever its activations come from."""
-    if isinstance(config.activations, FileActivations):
-        sides = open_files(config.activations, config.seed, check=False)
-        return Material(sides.held_out, RowContext(sides.document), None)
-    assert config.pair is not None  # the config sees to it
-    reader = ShardReader(folder.activations, "held_out")
-    documents = Documents.load(folder.activations / DOCUMENTS)
-    pair = load_pair(config.pair)
-    own = None if pair.readers is None else pair.tokenizer_of(1)
-    return Material(reader, DocumentContext(documents, pair.tokenizer, own), pair)
+    run = _opened(folder, config)
+    with folder.stage("explain") as stage:
+        rows, spent = explain_latents(run, settings)
+        stage["latents"], stage["tokens"] = len(rows), spent
+    logger.info("explain: %s", summary_of(rows))
 
 
-def read_through(material: Material, view: DictionaryView, config: RunConfig) -> Pass:
+def _opened(folder: RunFolder, config: RunConfig) -> TrainedRun:
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    return TrainedRun(folder, config)
+
+
+def _read_through(run: TrainedRun) -> Pass:
     """One pass over all held-out tokens."""
-    gathered = PassAccumulator(view, material.context, config.analysis, config.seed)
-    with tqdm(total=material.reader.n_tokens, desc="analyze", unit=" tokens", unit_scale=True) as bar:
-        for batch in batches_for(view, material.reader):
+    gathered = PassAccumulator(run.view, run.context, run.config.analysis, run.config.seed)
+    with tqdm(total=run.reader.n_tokens, desc="analyze", unit=" tokens", unit_scale=True) as bar:
+        for batch in batches_for(run.view, run.reader):
             gathered.update(batch)
             bar.update(len(batch.values))
     return gathered.result()
 
 
-def _write_examples(
-    folder: RunFolder, material: Material, view: DictionaryView, seen: Pass, config: RunConfig
-) -> None:
-    settings = config.analysis
+def _write_examples(run: TrainedRun, seen: Pass) -> None:
+    settings = run.config.analysis
     chosen = choose(seen.top, seen.sample, settings.quantile_examples)
     with tqdm(desc="examples", unit=" tokens", unit_scale=True) as bar:
         table = examples_table(
-            material.reader,
-            view,
-            material.context,
-            seen.finder,
-            chosen,
-            settings.context_tokens,
-            bar.update,
+            run.reader, run.view, run.context, seen.finder, chosen, settings.context_tokens, bar.update
         )
-    write_parquet(folder.examples, table)
+    write_parquet(run.folder.examples, table)
 
 
-def _logits(material: Material, view: DictionaryView, seen: Pass, config: RunConfig) -> pa.Table:
+def _logits(run: TrainedRun, seen: Pass) -> pa.Table:
     """Logit tables of all latents that fired; empty where there are no models to read directions with."""
-    if material.pair is None:
+    if not run.has_models:
         return LOGITS.schema().empty_table()
-    assert isinstance(material.context, DocumentContext)
+    context = run.document_context
     alive = seen.statistics.documents > 0
-    total = len(logit_lens.lens_directions(view)) * int(alive.sum())
+    total = len(logit_lens.lens_directions(run.view)) * int(alive.sum())
     with tqdm(total=total, desc="logit lens", unit=" directions", unit_scale=True) as bar:
         return logit_lens.logits_table(
-            view,
-            material.pair,
+            run.view,
+            run.pair,
             alive,
-            config.analysis.logit_tokens,
-            (material.context.vocabulary, material.context.intervened_vocabulary),
+            run.config.analysis.logit_tokens,
+            (context.vocabulary, context.intervened_vocabulary),
             bar.update,
         )
 
 
-def _plain_difference(material: Material, seen: Pass) -> list[dict[str, object]]:
+def _plain_difference(run: TrainedRun, seen: Pass) -> list[dict[str, object]]:
     if seen.difference is None:
         return []
-    vocabulary = (
-        material.context.intervened_vocabulary if isinstance(material.context, DocumentContext) else ()
-    )
-    return describe_difference(seen.difference, material.pair, vocabulary)
-
-
-def _observations(
-    material: Material, view: DictionaryView, seen: Pass, features: Features, logits: pa.Table
-) -> list[str]:
-    points_at: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    top = logits.filter(pc.field("side") == "top")
-    for latent, model, token in zip(
-        *(top[name].to_pylist() for name in ("latent", "model", "token")), strict=True
-    ):
-        points_at[latent][model].append(token)
-    peak_tokens: dict[int, list[str]] = defaultdict(list)
-    if material.pair is not None:
-        shown = material.context.show(seen.top.document, seen.top.position).tokens.to_pylist()
-        for latent, token in zip(seen.top.latent.tolist(), shown, strict=True):
-            peak_tokens[latent].append(token)
-    columns, statistics = features.columns, seen.statistics
-    firings = dict(zip(statistics.source_names, statistics.by_source.tolist(), strict=True))
-    nothing = np.full(view.n_latents, np.nan)
-    relative_norm = columns.get("relative_norm", nothing)
-    rates = [columns.get(f"density_{model}") for model in ("reference", "intervened")]
-    return [
-        observation(
-            Facts(
-                label=features.labels[latent],
-                reason=features.reasons[latent],
-                density=float(columns["density"][latent]),
-                n_tokens=int(columns["n_tokens"][latent]),
-                n_documents=int(columns["n_documents"][latent]),
-                firings_by_source={name: counts[latent] for name, counts in firings.items()},
-                template_share=float(columns["template_share"][latent]),
-                peak_tokens=peak_tokens[latent],
-                relative_norm=float(relative_norm[latent]),
-                points_at=points_at[latent],
-                density_by_model=None
-                if rates[0] is None or rates[1] is None
-                else (float(rates[0][latent]), float(rates[1][latent])),
-            )
-        )
-        for latent in range(view.n_latents)
-    ]
+    if not run.has_models:
+        return describe_difference(seen.difference, None, ())
+    return describe_difference(seen.difference, run.pair, run.document_context.intervened_vocabulary)

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import jaxtyping
@@ -21,6 +22,19 @@ PACKAGES = ("crosscoder", "training", "analysis")
 MAY_IMPORT = {"crosscoder": set(), "training": {"crosscoder"}, "analysis": {"crosscoder"}}
 VAGUE = {"utils", "util", "helpers", "common", "base", "types", "constants", "misc"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+MIRRORS = {
+    # A section of the settings is named after the package or module that it configures.
+    "crosscoder": {"activations", "controls", "dictionary", "pair", "run", "sparsity", "text"},
+    "training": set(),
+    # Two models without a common space are attributed by the same steps, each in a module of its own.
+    "analysis": {"activations", "attribution", "causal"},
+}
+"""Names that two modules of one package share on purpose."""
+LONGEST = 400
+"""Lines of a module."""
+AT_THE_ROOT = 8
+"""Modules at the root of `crosscoder` and of `analysis`."""
 
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
@@ -56,6 +70,32 @@ def test_a_module_keeps_the_rules(path: Path) -> None:
     assert not {part.removesuffix(".py") for part in path.relative_to(ROOT).parts} & VAGUE
     if text.strip():
         assert ast.get_docstring(tree), "a module says what it is for"
+
+
+def names_in(package: str) -> Counter[str]:
+    """How many modules and folders of a package have each name."""
+    inside = [path.relative_to(ROOT / package) for path in MODULES if (ROOT / package) in path.parents]
+    folders = {folder for path in inside for folder in path.parents if folder.name}
+    return Counter([path.stem for path in inside if path.stem != "__init__"] + [one.name for one in folders])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_name_has_one_home(package: str) -> None:
+    """Whoever looks for a module by its name finds one; the exceptions are real."""
+    assert {name for name, count in names_in(package).items() if count > 1 and name != "__main__"} == MIRRORS[
+        package
+    ]
+
+
+@pytest.mark.parametrize("package", ["crosscoder", "analysis"])
+def test_the_root_of_a_package_is_short(package: str) -> None:
+    root = [path for path in MODULES if path.parent == ROOT / package]
+    assert len(root) <= AT_THE_ROOT
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_fits_on_a_few_screens(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
 
 
 def test_the_contract_can_fail() -> None:
@@ -98,11 +138,11 @@ def test_a_wrong_shape_raises_in_every_package() -> None:
     """The checker behind the annotations is on; without this, a typing mistake in pytest's options goes unseen."""
     flat, square = torch.zeros(3), torch.zeros(3, 3)
     VarianceExplained().update(square, square)
-    SparseLatents.of(square)
+    SparseLatents.from_dense(square)
     squared_error(square, (3,))
     with pytest.raises(jaxtyping.TypeCheckError, match="update"):
         VarianceExplained().update(flat, flat)
-    with pytest.raises(jaxtyping.TypeCheckError, match="of"):
-        SparseLatents.of(flat)
+    with pytest.raises(jaxtyping.TypeCheckError, match="from_dense"):
+        SparseLatents.from_dense(flat)
     with pytest.raises(jaxtyping.TypeCheckError, match="squared_error"):
         squared_error(flat, (3,))

@@ -5,36 +5,22 @@ attribution.parquet (one row a latent), tokens.parquet (one row a firing of a na
 """
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
-from jaxtyping import Int64
 
-from crosscoder.activations.shards import DOCUMENTS, ShardReader
-from crosscoder.config import RunConfig
+from crosscoder.config import TokenPolicy
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.load import dump_config
-from crosscoder.errors import ConfigError, DataError, did_you_mean
-from crosscoder.language_models.pair import ModelPair
-from crosscoder.run.folder import RunFolder
-from crosscoder.run.tracking import wandb_run
+from crosscoder.errors import ConfigError
 from crosscoder.runtime.files import write_atomic
-from crosscoder.text.documents import Documents
-from crosscoder.text.text_files import read_file
 
-from ..explanations.explanation_column import require_observations, tell_explanations
-from ..explanations.firing_rules import learn_rules
-from ..latents.dictionary_view import DictionaryView
-from ..latents.run_models import load_models, require_models
-from ..latents.token_context import DocumentContext
+from ..latents.trained_run import TrainedRun
 from ..tables.columns import PROMPTS, TOKENS
 from ..tables.parquet import write_parquet
-from ..wandb_panels import log_behaviors
 from .activations import PromptActivations
 from .answers import AnswerMeasurement
 from .attribution import measure_corners
@@ -50,61 +36,47 @@ from .metrics import CrossEntropy
 from .named_latents import Checked, findings
 from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
 from .prompt_statistics import Values
-from .prompts import OwnTokens, Prompt, encode
+from .prompts import Prompt
 from .shared_space import Found, check, checker_of, decomposition, in_answers, rank, take_apart
 from .shift import Shift, measure_shift
+from .unrelated_text import unrelated_prompts
 from .unshared_space.activations import Baseline, OwnActivations, baseline_of
 from .unshared_space.attribution import attribute_apart
 from .unshared_space.causal import check_apart, own_decomposition, own_findings, rank_apart
 
-logger = logging.getLogger(__name__)
 
-_ELSEWHERE_TOKENS = 64
-"""Of each unrelated text are read."""
+class AttributedBehavior(NamedTuple):
+    """What was found of one behavior."""
+
+    place: BehaviorFolder
+    n_prompts: int
+    shift: Shift
+    summary: dict[str, object]
+    """For the summary of a wandb run."""
 
 
-def attribute_behavior(folder: RunFolder, config: RunConfig, behavior: Behavior) -> BehaviorFolder:
-    """Measure, explain and check one behavior of a finished run.
+def attribute_behavior(run: TrainedRun, behavior: Behavior) -> AttributedBehavior:
+    """Measure, explain and check one behavior of a run that has models.
 
     Raises:
-        ConfigError: The run has no models (activations came from files), or a setting of the behavior cannot be used.
+        ConfigError: A setting of the behavior cannot be used.
         DataError, FormatError, PairError: Prompts, dictionary or models cannot be used.
     """
-    require_models(folder, config, "a behavior")
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    require_observations(folder)
-    place = BehaviorFolder(folder.behaviors / behavior.name)
-    with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
-        pair, view = load_models(folder, config)
-        baseline = None if exchangeable(pair, view) else _baseline(folder, config, view)
-        experiment = Experiment(behavior, pair, view, config.tokens, place.replies, baseline)
-        # Before any long work: texts that cannot be read are told at once.
-        elsewhere = _elsewhere(experiment, folder)
-        place.clear()
-        write_atomic(place.behavior, dump_config(behavior))
-        shift = _measure(experiment, place)
-        stage["prompts"] = len(experiment.prompts)
-        stage["established"] = shift.established
-        told: dict[str, object] = {"shift": shift.size.value, "established": shift.established}
-        if shift.established and baseline is None:
-            told |= _explain(experiment, place, elsewhere, config)
-        elif shift.established and baseline is not None and experiment.own_claim is not None:
-            told |= _explain_apart(experiment, place, elsewhere, config, baseline)
-        wandb.summary({f"behaviors/{behavior.name}/{key}": value for key, value in told.items()})
-        log_behaviors(wandb, folder)
-    _tell(folder, config, pair, view)
-    logger.info("attribute: %s, %s", behavior.name, shift.verdict)
-    return place
-
-
-def _tell(folder: RunFolder, config: RunConfig, pair: ModelPair, view: DictionaryView) -> None:
-    """Bring explanations in line with what was found, and look for a rule of the latents that it names."""
-    if folder.features.is_file():
-        documents = Documents.load(folder.activations / DOCUMENTS)
-        reader = ShardReader(folder.activations, "held_out")
-        learn_rules(folder, config, reader, view, DocumentContext(documents, pair.tokenizer))
-        tell_explanations(folder)
+    place, policy = BehaviorFolder(run.folder.behaviors / behavior.name), run.config.tokens
+    pair, view = run.models
+    baseline = None if exchangeable(pair, view) else _baseline(run)
+    experiment = Experiment(behavior, pair, view, policy, place.replies, baseline)
+    # Before any long work: texts that cannot be read are reported at once.
+    unrelated = unrelated_prompts(behavior, run)
+    place.clear()
+    write_atomic(place.behavior, dump_config(behavior))
+    shift = _measure(experiment, place)
+    summary: dict[str, object] = {"shift": shift.size.value, "established": shift.established}
+    if shift.established and baseline is None:
+        summary |= _explain(experiment, place, unrelated, policy)
+    elif shift.established and baseline is not None and experiment.own_claim is not None:
+        summary |= _explain_apart(experiment, place, unrelated, policy, baseline)
+    return AttributedBehavior(place, len(experiment.prompts), shift, summary)
 
 
 def _measure(experiment: Experiment, place: BehaviorFolder) -> Shift:
@@ -166,15 +138,13 @@ def _write_prompts(
 
 
 def _explain(
-    experiment: Experiment, place: BehaviorFolder, elsewhere_prompts: Sequence[Prompt], config: RunConfig
+    experiment: Experiment, place: BehaviorFolder, unrelated_texts: Sequence[Prompt], policy: TokenPolicy
 ) -> dict[str, object]:
     """Everything after the shift; what a summary of the run has to say of it."""
     behavior = experiment.behavior
     metric = CrossEntropy()
     elsewhere = LogitMeasurement(
-        PromptActivations.of_rows(
-            experiment.pair, experiment.view, metric.rows(elsewhere_prompts), config.tokens
-        ),
+        PromptActivations.of_rows(experiment.pair, experiment.view, metric.rows(unrelated_texts), policy),
         metric,
     )
     confidence, seed = behavior.shift.confidence, behavior.seed
@@ -184,7 +154,7 @@ def _explain(
     layers = None
     if experiment.metric is not None and behavior.attribution.layers:
         layers = patch_layers(
-            experiment.pair, experiment.metric, experiment.find.prompts, config.tokens, confidence, seed
+            experiment.pair, experiment.metric, experiment.find.prompts, policy, confidence, seed
         )
     _write_json(
         place.attribution,
@@ -233,8 +203,8 @@ def _explain(
 def _explain_apart(
     experiment: Experiment,
     place: BehaviorFolder,
-    elsewhere_prompts: Sequence[Prompt],
-    config: RunConfig,
+    unrelated_texts: Sequence[Prompt],
+    policy: TokenPolicy,
     baseline: Baseline,
 ) -> dict[str, object]:
     """Everything after the shift, for two models that share no space; what a summary of the run has to say of it."""
@@ -256,7 +226,7 @@ def _explain_apart(
     )
     checked = check_apart(reading, ranking, found, claim, behavior)
     metrics = CrossEntropy(), CrossEntropy()
-    elsewhere = OwnActivations(pair, view, metrics, elsewhere_prompts, config.tokens, baseline)
+    elsewhere = OwnActivations(pair, view, metrics, unrelated_texts, policy, baseline)
     causal = own_findings(reading, elsewhere, ranking, claim, checked, behavior)
     _write_json(place.causal, {"schema_version": SCHEMA_VERSION, **causal})
     sides = {name: Attributed(one.latents, one.total) for name, one in (("find", found), ("held_out", claim))}
@@ -275,51 +245,14 @@ def _told(checked: Checked) -> dict[str, object]:
     return {"level": checked.level, **together}
 
 
-def _baseline(folder: RunFolder, config: RunConfig, view: DictionaryView) -> Baseline:
+def _baseline(run: TrainedRun) -> Baseline:
     """Means over the run's held-out tokens. Raises ConfigError for a dictionary with one direction for both models."""
-    if config.crosscoder.reads != "paired":
+    if run.config.crosscoder.reads != "paired":
         raise ConfigError(
-            f"crosscoder.reads is {config.crosscoder.reads!r}, but behaviors of two models that share no space are attributed along "
+            f"crosscoder.reads is {run.config.crosscoder.reads!r}, but behaviors of two models that share no space are attributed along "
             "directions of each; use paired"
         )
-    return baseline_of(ShardReader(folder.activations, "held_out"), view)
-
-
-def _elsewhere(experiment: Experiment, folder: RunFolder) -> list[Prompt]:
-    """Unrelated texts: those of the behavior's settings, or held-out documents of the run; some of them, cut."""
-    behavior, pair = experiment.behavior, experiment.pair
-    if isinstance(behavior.elsewhere, Path):
-        prompts = encode(read_file(behavior.elsewhere, "elsewhere"), pair)
-    else:
-        documents = Documents.load(folder.activations / DOCUMENTS)
-        prompts = [_prompt_of(documents, int(index)) for index in _unrelated(documents, behavior.elsewhere)]
-    every = max(1, -(-len(prompts) // behavior.elsewhere_limit))
-    cut = [prompt.cut(_ELSEWHERE_TOKENS) for prompt in prompts[::every]]
-    if not cut:
-        raise DataError(f"elsewhere: {behavior.elsewhere} holds no text; give some, or leave the setting out")
-    return cut
-
-
-def _prompt_of(documents: Documents, index: int) -> Prompt:
-    """A document in the tokens that the models read."""
-    aligned, own = documents.alignment, None
-    if aligned is not None:
-        places = aligned.places[documents.offsets[index] : documents.offsets[index + 1]]
-        own = OwnTokens(documents.tokens_of(index, 1).astype(np.int64), places)
-    return Prompt("", documents.tokens_of(index).astype(np.int64), own)
-
-
-def _unrelated(documents: Documents, sources: tuple[str, ...] | None) -> Int64[np.ndarray, " document"]:
-    """Held-out documents of some sources, or of all. Raises ConfigError for a source that the run does not have."""
-    names = documents.source_names
-    for source in sources or ():
-        if source not in names:
-            raise ConfigError(
-                f"elsewhere: the run has no text source {source!r}{did_you_mean(source, names)}; it has {', '.join(names)}"
-            )
-    found = documents.side(held_out=True)
-    wanted = [names.index(source) for source in sources or names]
-    return found[np.isin(documents.source[found], wanted)]
+    return baseline_of(run.reader, run.view)
 
 
 def _token_table(experiment: Experiment, claim: Found, checked: Checked) -> pa.Table:

@@ -157,7 +157,7 @@ class Generator:
         self, batch: int, sides: list[_Side], kept: Bool[Tensor, "row token"], run: PatchedRun
     ) -> Float[Tensor, "row vocabulary"]:
         """Logits after the prompts."""
-        resumption = self._pair.resumption(run.model)
+        resumption = self._pair.forward_from_hookpoint(run.model)
         if not resumption.n_skipped:
             return self._step(sides, kept, run)
         own, n_tokens = sides[run.model], kept.shape[1]

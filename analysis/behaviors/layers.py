@@ -52,7 +52,7 @@ def patch_layers(
     found = []
     for index in tqdm(range(n_layers), desc="layers", unit="layer", leave=False):
         activations = [tuple(side[index] for side in sides) for sides in outputs]
-        reading = PromptActivations(pair.at(paths[index]), None, own, activations)
+        reading = PromptActivations(pair.with_hookpoint(paths[index]), None, own, activations)
         corners = _corners(LogitMeasurement(reading, metric), plain)
         plain = corners.reference, corners.intervened
         found.append(

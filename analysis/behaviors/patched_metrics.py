@@ -96,7 +96,7 @@ class PatchedMetrics:
         """At the places of the metric."""
         batch = self._batches[index][model]
         places = self._metrics[model].places(batch)
-        return self._pair.resume(
+        return self._pair.logits_from_hookpoint(
             batch.token_ids, batch.attention, start, model, gradients=gradients, at=places
         )
 

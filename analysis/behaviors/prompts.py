@@ -19,7 +19,7 @@ from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.chat_templates import encode_chat
 from crosscoder.text.documents import special_ids
 from crosscoder.text.text_files import Text, read_file
-from crosscoder.text.token_alignment import Aligner, meeting_places
+from crosscoder.text.token_alignment import Aligner, counterpart_positions
 
 # Padded tokens of one pass. The logits of all of them are there at once, for a gradient twice.
 BATCH_TOKENS = 1024
@@ -153,7 +153,7 @@ def _encode_aligned(texts: Sequence[Text], pair: ModelPair, aligner: Aligner) ->
         reference, intervened = aligner.read(text)
         _check_length(max(len(side.token_ids) for side in (reference, intervened)), text, pair)
         own = OwnTokens(
-            intervened.token_ids.astype(np.int64), meeting_places(reference.ends, intervened.ends)
+            intervened.token_ids.astype(np.int64), counterpart_positions(reference.ends, intervened.ends)
         )
         prompts.append(Prompt(text.prompt, reference.token_ids.astype(np.int64), own, reference.template))
     return prompts

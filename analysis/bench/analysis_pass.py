@@ -6,7 +6,7 @@ import torch
 
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.config import AnalysisConfig
-from crosscoder.dictionary.inputs import present
+from crosscoder.dictionary.inputs import view_rows
 
 from ..latents.dictionary_view import DictionaryView
 from ..latents.held_out_pass import PassAccumulator
@@ -35,7 +35,7 @@ def analysis_passes(view: DictionaryView, batches: Sequence[ActivationBatch]) ->
         crosscoder = view.crosscoder
         for batch in batches:
             values = batch.values.to(view.device, crosscoder.W_enc.dtype)
-            crosscoder.encode(present(values, view.d_models, view.reads))
+            crosscoder.encode(view_rows(values, view.d_models, view.reads))
         return n_tokens
 
     def read_through() -> int:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosscoder.run.folder import RunFolder
-from crosscoder.runtime.processes import side_by_side
+from crosscoder.runtime.processes import run_in_processes
 
 from ..browser.build import write_page
+from ..report.content import build_report
 from ..tables.analysis_files import load_results
 
 
@@ -28,7 +29,7 @@ class Build:
 
 def measured_build(folder: RunFolder) -> Build:
     """Build the page of a run in a fresh process."""
-    ((_, build),) = side_by_side(_build, [(folder.path,)], workers=1)
+    ((_, build),) = run_in_processes(_build, [(folder.path,)], workers=1)
     return build
 
 
@@ -37,7 +38,7 @@ def _build(path: Path) -> Build:
     load_results(folder)
     held = _peak_bytes()
     begin = time.perf_counter()
-    write_page(folder)
+    write_page(folder, build_report(load_results(folder), folder))
     return Build(time.perf_counter() - begin, _peak_bytes(), held)
 
 

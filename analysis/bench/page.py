@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crosscoder.run.folder import RunFolder
-from crosscoder.runtime.timing import Figures
+from crosscoder.runtime.timing import BenchmarkTable
 
 from ..browser.files import DATA
 from .build_cost import Build, measured_build
@@ -62,7 +62,7 @@ class Opening:
     heap_bytes: int
 
 
-def page_benchmark(sizes: Sequence[int], repeats: int) -> Iterator[Figures]:
+def page_benchmark(sizes: Sequence[int], repeats: int) -> Iterator[BenchmarkTable]:
     """The page of a made-up run of each size; it is opened `repeats` times."""
     for n_latents in sizes:
         with tempfile.TemporaryDirectory() as place:
@@ -125,7 +125,7 @@ def _opening(browser: Any, address: str, latents: Sequence[int]) -> Opening:
     return Opening(ready, opened, sorts, filters, search, int(metrics["JSHeapUsedSize"]))
 
 
-def _figures(n_latents: int, folder: RunFolder, build: Build, openings: Sequence[Opening]) -> Figures:
+def _figures(n_latents: int, folder: RunFolder, build: Build, openings: Sequence[Opening]) -> BenchmarkTable:
     files = list((folder.browser / DATA).glob("*.js"))
     index = (folder.browser / "index.html").stat().st_size
     record: dict[str, Any] = {
@@ -169,7 +169,7 @@ def _figures(n_latents: int, folder: RunFolder, build: Build, openings: Sequence
         else "In a browser: not measured, for want of Chromium or playwright."
     )
     title = f"Page: {n_latents:,} latents, {N_EXAMPLES} examples of {TOKENS} tokens each"
-    return Figures(title, ("what", "figure"), tuple(rows), record, (note,))
+    return BenchmarkTable(title, ("what", "figure"), tuple(rows), record, (note,))
 
 
 def _megabytes(size: int | float) -> str:

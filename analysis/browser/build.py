@@ -13,7 +13,7 @@ from pathlib import Path
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
 
-from ..report.content import build_report
+from ..report.schema import Report
 from ..tables.analysis_files import AnalysisResults, load_results
 from .behavior_section import behavior_section, evidence_section
 from .explanation_section import explanation_section
@@ -74,13 +74,14 @@ _SCRIPTS = (
 )
 
 
-def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) -> Path:
-    """Write browser/index.html from RUN/analysis, and browser/data where the packs exceed `single_file_bytes`; the page's path.
+def write_page(folder: RunFolder, report: Report, single_file_bytes: int = SINGLE_FILE_BYTES) -> Path:
+    """Write browser/index.html from RUN/analysis and its report, and browser/data where the packs exceed `single_file_bytes`; the
+    page's path.
 
     Raises `FormatError` where the analysis, or a behavior, is missing or damaged.
     """
     results = load_results(folder)
-    sections = page_sections(folder, results)
+    sections = page_sections(folder, results, report)
     tokens = TokenTable()
     gist = Gist(len(results.features))
     files = PackFiles(folder.browser, single_file_bytes)
@@ -92,9 +93,8 @@ def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) ->
     return path
 
 
-def page_sections(folder: RunFolder, results: AnalysisResults) -> list[Section]:
-    """What the run has beside its analysis, and what the report says of it."""
-    report = build_report(results, folder)
+def page_sections(folder: RunFolder, results: AnalysisResults, report: Report) -> list[Section]:
+    """What the run has besides its analysis, and what the report says of it."""
     return [
         behavior_section(folder, results, report.behaviors),
         trajectory_section(folder, results),

@@ -10,29 +10,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Bool
 from tqdm.auto import tqdm
 
-from crosscoder.activations.shards import DOCUMENTS, ShardReader
-from crosscoder.config import FileActivations, RunConfig
 from crosscoder.config.explanation import ExplanationSettings
 from crosscoder.config.load import dump_config
-from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import ConfigError, DataError, ResourceError
-from crosscoder.language_models.loading import load_tokenizer
 from crosscoder.run.folder import RunFolder
-from crosscoder.runtime.device import sparse_device
 from crosscoder.runtime.files import write_atomic
-from crosscoder.text.documents import Documents
 
 from ..behaviors.behavior_files import named_by_behaviors
 from ..judges.chat_models import ChatModel, Question, open_model, verdict_of
 from ..judges.reply_cache import ReplyCache, key_of
-from ..latents.dictionary_view import view_of
-from ..latents.token_context import DocumentContext
+from ..latents.trained_run import TrainedRun
 from ..tables.columns import WRITTEN
-from ..tables.parquet import write_parquet
+from ..tables.parquet import read_table, write_parquet
 from .balanced_accuracy import LEAST, Score, Verdict, balanced_accuracy
 from .excerpts import Excerpt, ExcerptFinder, Excerpts
 from .explanation_files import WAYS, RuleScore, WrittenFolder, mean_scores, read_rows, read_rules
@@ -70,38 +62,34 @@ class Case(NamedTuple):
     tasks: tuple[Task, ...]
 
 
-def explain_latents(folder: RunFolder, config: RunConfig, settings: ExplanationSettings) -> None:
-    """Write RUN/explanations for the latents that the settings choose.
+def explain_latents(run: TrainedRun, settings: ExplanationSettings) -> tuple[list[dict[str, Any]], int]:
+    """Write RUN/explanations for the latents that the settings choose; the rows of the table, and the tokens that were used.
 
     Raises:
         ConfigError: The run has no tokens, no latent is chosen, or a model cannot be had.
         ResourceError: More tokens would be used than allowed, or an endpoint gives no reply.
         FormatError: Dictionary, activations or rules are missing or damaged.
     """
-    if config.pair is None or isinstance(config.activations, FileActivations):
+    if not run.has_models:
         raise ConfigError(
-            f"{folder.path}: its activations came from files, without their tokens, so there is no text to explain from; make a run with a pair"
+            f"{run.folder.path}: its activations came from files, without their tokens, so there is no text to explain from; make a run with a pair"
         )
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     if settings.author is None:
         raise ConfigError(
             "author: missing; give author.kind=local author.model=PATH, or author.kind=endpoint author.url=URL author.model=NAME"
         )
-    place = WrittenFolder(folder.explanations)
-    with folder.stage("explain") as stage:
-        latents = _chosen(folder, settings)
-        cases = _cases(folder, config, settings, latents)
-        author = open_model(settings.author, "author")
-        judge = author if settings.judge is None else open_model(settings.judge, "judge")
-        asking = _Asking(place, author, judge, settings)
-        asking.announce(cases)
-        texts = asking.explanations(cases)
-        rows = list(asking.rows(cases, texts, config.analysis.rule.confidence))
-        write_atomic(place.settings, dump_config(settings))
-        _write(place, rows)
-        stage["latents"], stage["tokens"] = len(latents), asking.spent
-    logger.info("explain: %s", summary_of(rows))
+    place = WrittenFolder(run.folder.explanations)
+    latents = _chosen(run.folder, settings)
+    cases = _cases(run, settings, latents)
+    author = open_model(settings.author, "author")
+    judge = author if settings.judge is None else open_model(settings.judge, "judge")
+    asking = _Asking(place, author, judge, settings)
+    asking.announce(cases)
+    texts = asking.explanations(cases)
+    rows = list(asking.rows(cases, texts, run.config.analysis.rule.confidence))
+    write_atomic(place.settings, dump_config(settings))
+    _write(place, rows)
+    return rows, asking.spent
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -122,7 +110,9 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> str:
 def _chosen(folder: RunFolder, settings: ExplanationSettings) -> list[int]:
     if not folder.features.is_file():
         raise ConfigError(f"{folder.path}: no analysis; run crosscoder analyze first")
-    first, others = latents_that_matter(folder)
+    features = read_table(folder.features, "analyze")
+    named = named_by_behaviors(folder)
+    first, others = latents_that_matter(features, named)
     if settings.only:
         unknown = sorted(set(settings.only) - {*first, *others})
         if unknown:
@@ -132,10 +122,9 @@ def _chosen(folder: RunFolder, settings: ExplanationSettings) -> list[int]:
         case "claimed":
             found = first
         case "named":
-            named = named_by_behaviors(folder)
             found = [latent for latent in first if latent in named]
         case "top":
-            found = latents_that_fire(folder)
+            found = latents_that_fire(features)
     if not found:
         raise ConfigError(
             f"latents: no latent of this run is {settings.latents}; give latents=top, or name some with only"
@@ -143,21 +132,12 @@ def _chosen(folder: RunFolder, settings: ExplanationSettings) -> list[int]:
     return found[: settings.limit]
 
 
-def _cases(
-    folder: RunFolder, config: RunConfig, settings: ExplanationSettings, latents: Sequence[int]
-) -> list[Case]:
-    assert config.pair is not None
-    reader = ShardReader(folder.activations, "held_out")
-    tokenizer = load_tokenizer(
-        "pair.reference.model", config.pair.reference.model, config.pair.reference.revision
-    )
-    context = DocumentContext(Documents.load(folder.activations / DOCUMENTS), tokenizer)
-    device = sparse_device("training.device", config.training.device)
-    view = view_of(load_crosscoder(folder.crosscoder, device), reader.d_models, config.crosscoder.reads)
-    firings = read_firings(reader, view, latents, settings.tokens, config.seed, "excerpts")
-    finder = ExcerptFinder(firings, context, settings.window, settings.seed, config.seed)
+def _cases(run: TrainedRun, settings: ExplanationSettings, latents: Sequence[int]) -> list[Case]:
+    context, seed = run.document_context, run.config.seed
+    firings = read_firings(run.reader, run.view, latents, settings.tokens, seed, "excerpts")
+    finder = ExcerptFinder(firings, context, settings.window, settings.seed, seed)
     kinds = families(context.documents, context.vocabulary, firings.document, firings.position)
-    rules = read_rules(folder)
+    rules = read_rules(run.folder)
     cases = []
     for latent in latents:
         holds = _holds(rules.get(latent), kinds)

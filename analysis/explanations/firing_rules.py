@@ -2,26 +2,22 @@
 well it tells where it fires on the other half."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from crosscoder.activations.batch import ActivationReader
-from crosscoder.config import AnalysisConfig, RunConfig
-from crosscoder.run.folder import RunFolder
+from crosscoder.config import AnalysisConfig
 
 from ..behaviors.behavior_files import named_by_behaviors
 from ..labels.rule import CLAIMED
 from ..latents.bootstrap import unseen_weights
-from ..latents.dictionary_view import DictionaryView
 from ..latents.hashing import block_of
-from ..latents.token_context import DocumentContext, TokenContext
+from ..latents.token_context import DocumentContext
+from ..latents.trained_run import TrainedRun
 from ..tables.columns import RULES
-from ..tables.parquet import write_parquet
+from ..tables.parquet import read_table, write_parquet
 from .auroc import auroc
 from .firing_table import FiringTable, for_finding, read_firings
 from .rules import learn_rule, rule_text
@@ -30,44 +26,39 @@ from .token_families import Family, families
 logger = logging.getLogger(__name__)
 
 
-def latents_that_fire(folder: RunFolder) -> list[int]:
-    """The one with the largest |shift share| first."""
-    table: Any = pd.read_parquet(folder.features, columns=["latent", "shift_share", "n_tokens"])
+def latents_that_fire(features: pa.Table) -> list[int]:
+    """Latents of features.parquet that fire, the one with the largest |shift share| first."""
+    table: Any = features.select(["shift_share", "n_tokens"]).to_pandas()
     size = table["shift_share"].abs().fillna(-1).to_numpy(np.float64)
     order = np.argsort(-size, kind="stable")
     return order[(table["n_tokens"].to_numpy() > 0)[order]].tolist()
 
 
-def latents_that_matter(folder: RunFolder) -> tuple[list[int], list[int]]:
+def latents_that_matter(features: pa.Table, named: Set[int]) -> tuple[list[int], list[int]]:
     """Those whose label claims a change or that a behavior names; and the others that fire. Both by |shift share|, largest first."""
-    table: Any = pd.read_parquet(folder.features, columns=["latent", "label"])
-    claimed = set(table["latent"][table["label"].isin(CLAIMED)]) | named_by_behaviors(folder)
-    alive = latents_that_fire(folder)
+    table: Any = features.select(["latent", "label"]).to_pandas()
+    claimed = set(table["latent"][table["label"].isin(CLAIMED)]) | named
+    alive = latents_that_fire(features)
     return [one for one in alive if one in claimed], [one for one in alive if one not in claimed]
 
 
-def learn_rules(
-    folder: RunFolder,
-    config: RunConfig,
-    reader: ActivationReader,
-    view: DictionaryView,
-    context: TokenContext,
-) -> None:
-    """Write rules.parquet. Where tokens are not known there is no rule, and no file.
+def learn_rules(run: TrainedRun, features: pa.Table) -> None:
+    """Write rules.parquet for the latents of `features` that matter most. Where tokens are not known there is no rule, and no file.
 
     Rules that are there stay, so that latents that a behavior names later only add to them; `analyze` begins anew by removing the
     file.
     """
-    settings = config.analysis.firing_rule
-    if not isinstance(context, DocumentContext) or not settings.latents:
+    folder, settings = run.folder, run.config.analysis.firing_rule
+    if not run.has_text or not settings.latents:
         return
-    known = pq.read_table(folder.rules) if folder.rules.is_file() else RULES.schema().empty_table()
-    first, others = latents_that_matter(folder)
+    known = read_table(folder.rules, "analyze") if folder.rules.is_file() else RULES.schema().empty_table()
+    first, others = latents_that_matter(features, named_by_behaviors(folder))
     wanted = [*first, *others][: settings.latents]
     fresh = sorted(set(wanted if not len(known) else wanted[: len(first)]) - set(known["latent"].to_pylist()))
     if fresh:
-        firings = read_firings(reader, view, fresh, settings.tokens, config.seed, "rules")
-        known = pa.concat_tables([known, score_rules(firings, context, config.analysis, config.seed)])
+        firings = read_firings(run.reader, run.view, fresh, settings.tokens, run.config.seed, "rules")
+        scored = score_rules(firings, run.document_context, run.config.analysis, run.config.seed)
+        known = pa.concat_tables([known, scored])
     if len(first) > settings.latents:
         logger.warning(
             "analyze: %d latents are claimed, and the %d with the largest share of the shift get a rule (analysis.firing_rule.latents)",

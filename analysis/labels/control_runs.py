@@ -10,9 +10,8 @@ from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
 
 from ..tables.analysis_files import load_results
-from .counts import evidence_of
+from .evidence import Bounded, Evidence, evidence_of
 from .feature_table import Columns, Features
-from .label_arrays import BoundedArray, EvidenceArray
 
 # What may differ without making it another recipe: where it runs, and what it tells of itself.
 _FREE = {"device", "log_every", "evaluate_every", "checkpoint_every", "precision", "step"}
@@ -53,20 +52,20 @@ def _require_same_recipe(path: Path, theirs: RunConfig, ours: RunConfig) -> None
                 )
 
 
-def _evidence(columns: Columns) -> EvidenceArray:
+def _evidence(columns: Columns) -> Evidence:
     """What the table tells of every latent: bounds of latent scaling toward the side it leans to, and toward the other what is measured
     without bounds, so that rather more of its latents meet the rule."""
     to_new = columns["norm_intervened"] >= columns["norm_reference"]
     whole = np.ones(len(to_new))
 
-    bounds: dict[str, BoundedArray] = {}
+    bounds: dict[str, Bounded] = {}
     for side, leaning in (("new", to_new), ("lost", ~to_new)):
         for name in ("nu_error", "nu_reconstruction"):
             numbers = (
                 np.where(leaning, columns[f"{name}{bound}"], columns[f"{name}_{side}"])
                 for bound in ("", "_low", "_high")
             )
-            bounds[f"{name}_{side}"] = BoundedArray(*numbers)
+            bounds[f"{name}_{side}"] = Bounded(*numbers)
         # How much of its own direction a model holds is not in the table: taken to be all.
-        bounds[f"own_{side}"] = BoundedArray(whole, whole, whole)
+        bounds[f"own_{side}"] = Bounded(whole, whole, whole)
     return evidence_of(columns, bounds)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from crosscoder.activations.batch import ActivationReader
 from crosscoder.activations.null_pair import NullPair
-from crosscoder.activations.transforms import Coarser, Ends, Shuffled, Transform, TransformedReader
+from crosscoder.activations.transforms import (
+    ReducedPrecision,
+    ShuffledTokens,
+    Transform,
+    TransformedReader,
+    WithoutSnapshots,
+)
 from crosscoder.config import LabelRule, RunConfig
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.storage import load_crosscoder
@@ -158,7 +164,7 @@ def read_controls(
     """
     asked = controls_of(config, folder.path)
     if len(reader.d_models) > 2:
-        reader = TransformedReader(reader, Ends(reader.d_models))
+        reader = TransformedReader(reader, WithoutSnapshots(reader.d_models))
     read: dict[str, ComparedDictionary] = {}
     seeds = []
     decoder: Float[Tensor, "_ d_model"] | None = None
@@ -210,7 +216,7 @@ def _change(control: Control, own: RunFolder, d_models: Sequence[int]) -> Transf
     """What makes the pair of a control from the run's own."""
     if control.kind == "drift":
         return NullPair.load(own.drift)
-    return Coarser(d_models) if control.kind == "identity" else Shuffled(d_models)
+    return ReducedPrecision(d_models) if control.kind == "identity" else ShuffledTokens(d_models)
 
 
 def _read(

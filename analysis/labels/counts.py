@@ -9,20 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from crosscoder.config import LabelRule
 
 from ..latents.bootstrap import BlockMoments, Statistic
-from .false_discovery import is_mapped
-from .label_arrays import BoundedArray, EvidenceArray, TowardArray, decide_labels
-from .rule import LABELS, Label
-
-Columns = Mapping[str, np.ndarray]
-Bounds = Mapping[str, BoundedArray]
-"""By the name of a statistic: for every latent its value and interval."""
+from .evidence import Bounded, Evidence, Toward
+from .rule import LABELS, Label, decide, labels_of
 
 LIMITS = ("weak_norm", "nu_error", "nu_reconstruction", "false_discovery_rate")
 """What decides between new or lost and not."""
@@ -47,35 +41,8 @@ class Curve(NamedTuple):
     lost: list[int]
 
 
-def evidence_of(columns: Columns, bounds: Bounds, agreement: float = 1.0) -> EvidenceArray:
-    """What is known of all latents, as one; q-values are not known yet.
-
-    Args:
-        agreement: The cosine with which directions are carried from one model to the other: see `PairedView.agreement`.
-    """
-
-    def toward(side: str) -> TowardArray:
-        return TowardArray(
-            bounds[f"nu_error_{side}"], bounds[f"nu_reconstruction_{side}"], bounds[f"own_{side}"].value
-        )
-
-    return EvidenceArray(
-        columns["n_tokens"],
-        columns["n_documents"],
-        columns["norm_reference"],
-        columns["norm_intervened"],
-        columns["decoder_cosine"],
-        toward("new"),
-        toward("lost"),
-        np.full(len(columns["density"]), np.nan),
-        np.asarray(is_mapped(columns)),
-        columns["twin_cosine"] / agreement,
-        BoundedArray(*(columns[f"relative_rate{bound}"] for bound in ("", "_low", "_high"))),
-    )
-
-
 def count_intervals(
-    evidence: EvidenceArray,
+    evidence: Evidence,
     moments: BlockMoments,
     statistics: Mapping[str, Statistic],
     weights: Float64[Tensor, "sample block"],
@@ -86,7 +53,8 @@ def count_intervals(
     counts = np.zeros((len(weights), len(LABELS)), dtype=np.int64)
     for start in range(0, len(evidence.n_tokens), chunk):
         latents = slice(start, start + chunk)
-        labels = decide_labels(_resampled(evidence, moments, statistics, weights, latents), rule)
+        resampled = _resampled(evidence, moments, statistics, weights, latents)
+        labels = labels_of(decide(resampled, rule), resampled.q_value, rule)
         for index in range(len(LABELS)):
             counts[:, index] += (labels == index).sum(axis=1)
     tail = (1 - rule.confidence) / 2
@@ -97,39 +65,38 @@ def count_intervals(
 
 
 def _resampled(
-    evidence: EvidenceArray,
+    evidence: Evidence,
     moments: BlockMoments,
     statistics: Mapping[str, Statistic],
     weights: Float64[Tensor, "sample block"],
     latents: slice,
-) -> EvidenceArray:
+) -> Evidence:
     """The evidence of some latents in every resample, `[sample, latent]`: what does not vary is left as it is."""
     sampled = moments.resampled(weights, latents)
 
-    def moved(name: str, bound: BoundedArray) -> BoundedArray:
+    def moved(name: str, bound: Bounded) -> Bounded:
         values = statistics[name](sampled).numpy()
         shift = values - bound.value[latents]
-        return BoundedArray(values, bound.low[latents] + shift, bound.high[latents] + shift)
+        return Bounded(values, bound.low[latents] + shift, bound.high[latents] + shift)
 
-    def toward(side: str, scaling: TowardArray) -> TowardArray:
-        return TowardArray(
+    def toward(side: str, scaling: Toward) -> Toward:
+        return Toward(
             moved(f"nu_error_{side}", scaling.nu_error),
             moved(f"nu_reconstruction_{side}", scaling.nu_reconstruction),
             statistics[f"own_{side}"](sampled).numpy(),
         )
 
-    return EvidenceArray(
-        sampled["fired"].numpy(),
-        evidence.n_documents[latents],
-        evidence.norm_reference[latents],
-        evidence.norm_intervened[latents],
-        evidence.cosine[latents],
-        toward("new", evidence.new),
-        toward("lost", evidence.lost),
-        evidence.q_value[latents],
-        evidence.mapped,
-        evidence.twin_cosine[latents],
-        BoundedArray(*(bound[latents] for bound in evidence.relative_rate)),
+    return evidence._replace(
+        n_tokens=sampled["fired"].numpy(),
+        n_documents=evidence.n_documents[latents],
+        norm_reference=evidence.norm_reference[latents],
+        norm_intervened=evidence.norm_intervened[latents],
+        cosine=evidence.cosine[latents],
+        new=toward("new", evidence.new),
+        lost=toward("lost", evidence.lost),
+        q_value=evidence.q_value[latents],
+        twin_cosine=evidence.twin_cosine[latents],
+        relative_rate=Bounded(*(bound[latents] for bound in evidence.relative_rate)),
     )
 
 
@@ -150,13 +117,3 @@ def limit_curves(rule: LabelRule, count: Callable[[LabelRule], Int64[np.ndarray,
         new, lost = ([int((of == LABELS.index(side)).sum()) for of in labels] for side in ("new", "lost"))
         curves.append(Curve(limit, configured, values, new, lost))
     return curves
-
-
-def arrays(
-    values: Mapping[str, Tensor], intervals: Mapping[str, tuple[Tensor, Tensor]]
-) -> dict[str, BoundedArray]:
-    """Values and intervals of statistics, as numpy holds them."""
-    return {
-        name: BoundedArray(value.numpy(), *(torch.as_tensor(bound).numpy() for bound in intervals[name]))
-        for name, value in values.items()
-    }

@@ -15,7 +15,7 @@ artifact    Null pairs, that is, dictionaries trained by the same recipe on a pa
 A null is one draw, and so is the largest effect in it: its latents count as if they had `SAFETY` times theirs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,10 +25,8 @@ from scipy.stats import false_discovery_control
 
 from crosscoder.config import LabelRule
 
-from .label_arrays import BoundedArray, EvidenceArray, decide_labels
-from .rule import LABELS, Label
-
-Columns = Mapping[str, np.ndarray]
+from .evidence import Bounded, Columns, Evidence
+from .rule import LABELS, Label, decide, labels_of
 
 FAMILIES: tuple[tuple[Label, ...], ...] = (("new", "lost"), ("rotated",), ("rescaled",), ("reweighted",))
 """Claims that are counted together: a latent of a null speaks against those of its own kind."""
@@ -65,12 +63,11 @@ class Candidacy(NamedTuple):
 
 def candidacy(
     columns: Columns,
-    evidence: EvidenceArray,
+    evidence: Evidence,
     rule: LabelRule,
     weight: Float[np.ndarray, " latent"] | None = None,
 ) -> Candidacy:
     """What the columns and the evidence of a feature table say; a weight of 1 unless another is given."""
-    unknown = np.full(len(evidence.n_documents), np.nan)
     alive = evidence.n_documents >= rule.min_documents
     leaning = [
         _room(evidence.leaning("nu_error"), rule.nu_error, rule),
@@ -80,7 +77,7 @@ def candidacy(
         _room(side.nu_reconstruction, rule.rotated_cosine, rule) for side in (evidence.new, evidence.lost)
     ]
     return Candidacy(
-        decide_labels(evidence._replace(q_value=unknown), rule),
+        labels_of(decide(evidence, rule)),
         np.nan_to_num(columns["effect"], nan=0.0),
         _p_value(leaning, alive),
         _p_value(both, alive),
@@ -89,7 +86,7 @@ def candidacy(
     )
 
 
-def _room(bound: BoundedArray, limit: float, rule: LabelRule) -> Float[np.ndarray, " latent"]:
+def _room(bound: Bounded, limit: float, rule: LabelRule) -> Float[np.ndarray, " latent"]:
     """Standard errors between |ν| and its limit; NaN where they cannot be estimated."""
     width = 2 * ndtri((1 + rule.confidence) / 2)
     room = limit - np.abs(bound.value)
@@ -118,11 +115,6 @@ def weights_of_null(columns: Columns, replaced: int | None) -> Float[np.ndarray,
         return np.ones(len(columns["density"]))
     to_new = columns["norm_intervened"] >= columns["norm_reference"]
     return np.where(to_new == bool(replaced), 2.0, 0.0)
-
-
-def is_mapped(columns: Columns) -> bool:
-    """Whether the latents are of models between which a map leads."""
-    return "unmapped_share" in columns and not np.isnan(columns["unmapped_share"]).all()
 
 
 def q_values(observed: Candidacy, nulls: Sequence[Candidacy]) -> Float[np.ndarray, " latent"]:

@@ -28,20 +28,11 @@ from ..latents.latent_scaling import (
 )
 from ..latents.statistics import Statistics
 from ..tables.columns import FEATURES
-from .counts import CountInterval, arrays, count_intervals, evidence_of
+from .counts import CountInterval, count_intervals
+from .evidence import Bounds, Evidence, RateEvidence, bounds_of, evidence_of
 from .false_discovery import Candidacy, candidacy, q_values
-from .label_arrays import EvidenceArray
-from .rule import (
-    Bounded,
-    Evidence,
-    Label,
-    RateEvidence,
-    Toward,
-    Twin,
-    Verdict,
-    decide,
-    decide_by_rate,
-)
+from .reasons import reason_of, reason_of_difference, reason_of_rate
+from .rule import LABELS, Label, Outcome, decide, decide_by_rate, labels_of
 
 Columns = dict[str, np.ndarray]
 
@@ -67,7 +58,7 @@ class Features:
     columns: Columns
     labels: tuple[Label, ...]
     reasons: tuple[str, ...]
-    evidence: EvidenceArray | None = None
+    evidence: Evidence | None = None
     """What the rule saw, where it could be applied: of a crosscoder on models of one space."""
 
     count_intervals: Mapping[Label, CountInterval] = field(default_factory=dict)
@@ -106,33 +97,64 @@ def make_features(
     weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
     intervals = bootstrap_intervals(moments, estimates, weights, config.rule.confidence)
     whole = moments.whole()
-    bounds = arrays({name: statistic(whole) for name, statistic in estimates.items()}, intervals)
-    bounded = {
-        name: [Bounded(*numbers) for numbers in zip(*(part.tolist() for part in bound), strict=True)]
-        for name, bound in bounds.items()
-    }
+    bounds = bounds_of({name: statistic(whole) for name, statistic in estimates.items()}, intervals)
     for name in ("density", "shift_share", "relative_rate"):
-        if name in bounded:
-            columns |= _spread(name, bounded[name])
-    leans_intervened = _leans_intervened(view, columns, bounded)
-    columns |= _scaling_columns(bounded, leans_intervened)
+        columns |= _with_bounds(name, bounds)
+    leans_intervened = _leans_intervened(view, columns, bounds)
+    columns |= _scaling_columns(bounds, leans_intervened)
     if view.linear_map is not None:
-        columns |= _unmapped_columns(bounded, leans_intervened)
+        columns |= _unmapped_columns(bounds, leans_intervened)
     if isinstance(view, PairedView):
         columns["effect"] = _effect(view, statistics, leans_intervened)
-    evidence = None
-    if geometry is not None and view.aligned:
+    if geometry is None:
+        return Features(columns, *_labels_without_norms(view, columns, bounds, config.rule))
+    if view.aligned:
         columns |= _rates_along_twins(geometry, columns, view.agreement, config.rule)
-        evidence = evidence_of(columns, bounds, view.agreement)
+    evidence = evidence_of(columns, bounds, view.agreement, view.aligned)
+    if view.aligned:
         columns["q_value"] = q_values(candidacy(columns, evidence, config.rule), nulls)
         evidence = evidence._replace(q_value=columns["q_value"])
-    verdicts = [_verdict(view, columns, bounded, latent, config) for latent in range(view.n_latents)]
-    labels: tuple[Label, ...] = tuple(verdict.label for verdict in verdicts)
-    reasons = tuple(verdict.reason for verdict in verdicts)
-    if evidence is None:
+    outcomes = decide(evidence, config.rule)
+    labels = _names(labels_of(outcomes, evidence.q_value, config.rule))
+    reasons = tuple(
+        reason_of(Outcome(outcome), evidence.at(latent), config.rule)
+        for latent, outcome in enumerate(outcomes.tolist())
+    )
+    if not view.aligned:
         return Features(columns, labels, reasons)
     counts = count_intervals(evidence, moments, estimates, weights, config.rule)
     return Features(columns, labels, reasons, evidence, counts)
+
+
+def _labels_without_norms(
+    view: DictionaryView, columns: Columns, bounds: Bounds, rule: LabelRule
+) -> tuple[tuple[Label, ...], tuple[str, ...]]:
+    """Labels and reasons of a dictionary with one direction for both models: by rates where each model has codes of its own."""
+    if view.reads == "pooled":
+        evidence = RateEvidence(
+            columns["n_tokens"],
+            columns["n_documents"],
+            columns["density_reference"],
+            columns["density_intervened"],
+            bounds["relative_rate"],
+        )
+        outcomes = decide_by_rate(evidence, rule)
+        reasons = [
+            reason_of_rate(Outcome(outcome), evidence.at(latent), rule)
+            for latent, outcome in enumerate(outcomes.tolist())
+        ]
+    else:
+        outcomes = np.where(columns["n_tokens"] == 0, Outcome.DEAD, Outcome.ONLY_DIFFERENCE)
+        held = [columns[f"beta_{model}"] for model in MODEL_NAMES]
+        reasons = [
+            reason_of_difference(Outcome(outcome), *(float(side[latent]) for side in held))
+            for latent, outcome in enumerate(outcomes.tolist())
+        ]
+    return _names(labels_of(outcomes)), tuple(reasons)
+
+
+def _names(labels: np.ndarray) -> tuple[Label, ...]:
+    return tuple(LABELS[index] for index in labels.tolist())
 
 
 def _activity(view: DictionaryView, statistics: Statistics) -> Columns:
@@ -261,33 +283,27 @@ def _relative_rate(moments: Moments) -> Tensor:
     return intervened / (reference + intervened)
 
 
-def _leans_intervened(
-    view: DictionaryView, columns: Columns, bounded: dict[str, list[Bounded]]
-) -> np.ndarray:
+def _leans_intervened(view: DictionaryView, columns: Columns, bounds: Bounds) -> np.ndarray:
     """Which side latent scaling is told toward: the stronger decoder row; for a diff-SAE the model that holds more."""
     if view.reads == "difference":
-        held = {model: np.abs([bound.value for bound in bounded[f"beta_{model}"]]) for model in MODEL_NAMES}
-        return held["intervened"] >= held["reference"]
+        reference, intervened = (np.abs(bounds[f"beta_{model}"].value) for model in MODEL_NAMES)
+        return intervened >= reference
     return columns.get("relative_norm", np.ones(view.n_latents)) >= 0.5
 
 
-def _scaling_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.ndarray) -> Columns:
+def _scaling_columns(bounds: Bounds, leans_intervened: np.ndarray) -> Columns:
     columns: Columns = {}
     for name in _SCALING:
-        sides = {
-            side: _spread(f"{name}_{side}", bounded[f"{name}_{side}"])
-            for side in _SIDES
-            if f"{name}_{side}" in bounded
-        }
-        for side, spread in sides.items():
-            columns[f"{name}_{side}"] = spread[f"{name}_{side}"]
-        if sides:
-            for bound in ("", "_low", "_high"):
-                new, lost = sides["new"][f"{name}_new{bound}"], sides["lost"][f"{name}_lost{bound}"]
-                columns[f"{name}{bound}"] = np.where(leans_intervened, new, lost)
+        sides = [bounds[f"{name}_{side}"] for side in _SIDES if f"{name}_{side}" in bounds]
+        if not sides:
+            continue
+        new, lost = sides
+        columns[f"{name}_new"], columns[f"{name}_lost"] = new.value, lost.value
+        for suffix, one, other in zip(("", "_low", "_high"), new, lost, strict=True):
+            columns[f"{name}{suffix}"] = np.where(leans_intervened, one, other)
     for name in ("beta_reference", "beta_intervened"):
-        if name in bounded:
-            columns[name] = _spread(name, bounded[name])[name]
+        if name in bounds:
+            columns[name] = bounds[name].value
     return columns
 
 
@@ -306,79 +322,26 @@ def _effect(
         # In units of the variance of the model that a latent leans to: what no map carries is more of one model than of the other.
         left = [
             (1 - carried) * of(f"unmapped/{side}")
-            for side, carried in zip(MODEL_NAMES, view.linear_map.carried, strict=True)
+            for side, carried in zip(MODEL_NAMES, view.linear_map.explained_variance, strict=True)
         ]
         return np.where(leans_intervened, left[1], left[0])
     return of("shift") if view.comparable else np.full(view.n_latents, np.nan)
 
 
-def _unmapped_columns(bounded: dict[str, list[Bounded]], leans_intervened: np.ndarray) -> Columns:
+def _unmapped_columns(bounds: Bounds, leans_intervened: np.ndarray) -> Columns:
     """`unmapped_share` and its interval, of the model that each latent leans to."""
-    reference, intervened = (_spread("unmapped_share", bounded[f"unmapped_{side}"]) for side in MODEL_NAMES)
-    return {name: np.where(leans_intervened, intervened[name], reference[name]) for name in reference}
+    reference, intervened = (bounds[f"unmapped_{side}"] for side in MODEL_NAMES)
+    return {
+        f"unmapped_share{suffix}": np.where(leans_intervened, one, other)
+        for suffix, one, other in zip(("", "_low", "_high"), intervened, reference, strict=True)
+    }
 
 
-def _verdict(
-    view: DictionaryView,
-    columns: Columns,
-    bounded: dict[str, list[Bounded]],
-    latent: int,
-    config: AnalysisConfig,
-) -> Verdict:
-    if columns["n_tokens"][latent] == 0 or view.reads == "paired":
-        return decide(_evidence(view, columns, bounded, latent), config.rule)
-    if view.reads == "pooled":
-        reference, intervened = (float(columns[f"density_{model}"][latent]) for model in MODEL_NAMES)
-        seen = int(columns["n_tokens"][latent]), int(columns["n_documents"][latent])
-        return decide_by_rate(
-            RateEvidence(*seen, reference, intervened, bounded["relative_rate"][latent]), config.rule
-        )
-    held = [f"{columns[f'beta_{model}'][latent]:.2f}" for model in MODEL_NAMES]
-    return Verdict(
-        "undetermined",
-        f"a dictionary of the difference has no decoder norms to confirm a label with: along the direction the reference "
-        f"holds {held[0]} and the intervened model {held[1]} of the latent's activation",
-    )
-
-
-def _evidence(
-    view: DictionaryView, columns: Columns, bounded: dict[str, list[Bounded]], latent: int
-) -> Evidence:
-    unknown = Bounded(np.nan, np.nan, np.nan)
-
-    def toward(side: str) -> Toward:
-        numbers = [
-            bounded[f"{name}_{side}"][latent] if f"{name}_{side}" in bounded else unknown for name in _SCALING
-        ]
-        own = bounded[f"own_{side}"][latent].value if f"own_{side}" in bounded else np.nan
-        return Toward(numbers[0], numbers[1], own)
-
-    def number(name: str) -> float:
-        return float(columns[name][latent]) if name in columns else np.nan
-
-    twin = None
-    if not np.isnan(number("twin_cosine")):
-        rate = Bounded(*(number(f"relative_rate{bound}") for bound in ("", "_low", "_high")))
-        twin = Twin(number("twin_cosine") / view.agreement, rate)
-    return Evidence(
-        n_tokens=int(columns["n_tokens"][latent]),
-        n_documents=int(columns["n_documents"][latent]),
-        norm_reference=number("norm_reference"),
-        norm_intervened=number("norm_intervened"),
-        cosine=number("decoder_cosine"),
-        new=toward("new"),
-        lost=toward("lost"),
-        comparable=view.aligned,
-        mapped=view.linear_map is not None,
-        q_value=number("q_value"),
-        twin=twin,
-    )
-
-
-def _spread(name: str, bounded: list[Bounded]) -> Columns:
-    """A number and its interval as three columns."""
-    array = np.array(bounded, dtype=np.float64).reshape(-1, 3)
-    return {name: array[:, 0], f"{name}_low": array[:, 1], f"{name}_high": array[:, 2]}
+def _with_bounds(name: str, bounds: Bounds) -> Columns:
+    """A number and its interval as three columns; none where it was not estimated."""
+    if name not in bounds:
+        return {}
+    return {f"{name}{suffix}": part for suffix, part in zip(("", "_low", "_high"), bounds[name], strict=True)}
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""From numbers to a label with its reason: one rule, `config.LabelRule`, the same for both directions.
+"""The rule that decides every label, for all latents of a dictionary at once, or for all of many resamples.
 
-In this order:
+The rule is `config.LabelRule`, the same for both directions. It asks in this order, and the first clause that holds decides
+(`Outcome`); `reasons` words each outcome:
 
 dead           fired on no held-out token
 undetermined   too few documents; or the models share no space, so that nothing can be compared
@@ -14,7 +15,7 @@ reweighted     as new or lost, but another latent writes the same direction into
                is not the same, but near it: its cosine lies between `rotated_cosine` and `shared_cosine`
 rotated        both models write strongly, in different directions; and what the other latents write makes up for it in neither: the upper
                bounds of |nu_reconstruction| are below `rotated_cosine` toward both sides. Two latents that split one feature
-               turn against each other, and together into nothing
+               turn against each other, but their sum does not turn
 shared         same direction, like strength
 rescaled       same direction, unlike strength, and latent scaling finds that ratio too
 undetermined   anything between
@@ -29,12 +30,14 @@ undetermined   anything between; or one model alone fires, more or less: then th
                norms and latent scaling cannot be told
 """
 
-import math
-from typing import Any, Literal, NamedTuple, overload
+from enum import IntEnum, auto
+from typing import Any, Literal
 
 import numpy as np
 
 from crosscoder.config import LabelRule
+
+from .evidence import Bounded, Evidence, RateEvidence, Toward
 
 Label = Literal["new", "lost", "shared", "rotated", "rescaled", "reweighted", "dead", "undetermined"]
 CLAIMED: tuple[Label, ...] = ("new", "lost", "rotated", "rescaled", "reweighted")
@@ -59,360 +62,171 @@ third and two thirds or a quarter and three quarters."""
 # Below this β a model's own concept explains less than half of what its decoder row writes: the row is leaked norm.
 OWN_CONCEPT = 0.5
 # Beyond this relative rate (or below one minus it) one model fires alone, more or less: where the bins of the field lie.
-_ALONE = 0.9
+ALONE = 0.9
 # How far the interval of nu_error may miss the norm ratio and still count as agreeing with it.
 RATIO_TOLERANCE = 0.1
 
 
-class Bounded(NamedTuple):
-    """A number and its interval; NaN = not estimable."""
+class Outcome(IntEnum):
+    """The clause of the rule that decided."""
 
-    value: float
-    low: float
-    high: float
-
-    @property
-    def largest(self) -> float:
-        """Upper bound of its magnitude; NaN where a bound is missing."""
-        return max(abs(self.low), abs(self.high)) if not math.isnan(self.low + self.high) else math.nan
-
-
-class Toward(NamedTuple):
-    """Latent scaling toward one side: how much of this side's direction the other model holds."""
-
-    nu_error: Bounded
-    nu_reconstruction: Bounded
-    own: float
-    """β of the error in this side's own model along its own direction: near 1 where the model holds what the row writes."""
-
-
-class Twin(NamedTuple):
-    """What is known of the latent that writes the direction nearest to a latent's into the other model."""
-
-    cosine: float
-    """Between the two directions, there."""
-    relative_rate: Bounded
-    """How often the intervened model holds the direction, as a share of how often either does; both latents counted. NaN where the
-    two directions are not the same."""
-
-
-class Evidence(NamedTuple):
-    """What is known of a latent. Norms in training space."""
-
-    n_tokens: int
-    n_documents: int
-    norm_reference: float
-    norm_intervened: float
-    cosine: float
-    """Between the two decoder directions; NaN where one is zero or the models share no space."""
-    new: Toward
-    """Toward the intervened model."""
-    lost: Toward
-    """Toward the reference."""
-    comparable: bool = True
-    """Whether the models share one space, or a map leads across, so that directions and latent scaling are defined."""
-    mapped: bool = False
-    """Whether a fitted map leads from one model's space to the other's: that it is inexact cannot be told from a turn."""
-    q_value: float = math.nan
-    """Of the change that the latent would be claimed to be; NaN where it was not computed."""
-    twin: Twin | None = None
-    """The nearest to it in the model that it does not lean to; None where no latent writes into that."""
+    DEAD = 0
+    TOO_FEW_DOCUMENTS = auto()
+    NOT_COMPARABLE = auto()
+    """The models share no space, and no map leads across."""
+    WRITES_NOTHING = auto()
+    """Both decoder norms are 0."""
+    FIRES_MORE_OFTEN = auto()
+    """In one model alone where it fires; another latent writes the same direction into the other model on other tokens, less often."""
+    FIRES_AS_OFTEN = auto()
+    """The same, but it is not established that one model holds the direction more often."""
+    NEAR_ANOTHER = auto()
+    """In one model alone where it fires; another latent writes a direction near it into the other model."""
+    NEW = auto()
+    LOST = auto()
+    NORM_ALONE = auto()
+    """The norm says that it is in one model only, latent scaling does not."""
+    ABSENT_FROM_WEAKER = auto()
+    """Latent scaling says that the model with the weaker decoder row lacks it, the norm does not."""
+    ABSENT_FROM_STRONGER = auto()
+    NO_COSINE = auto()
+    TURNED_OR_MAPPED = auto()
+    """Directions differ, but a fitted map leads from one space to the other, and it is inexact."""
+    TURNED_UNEQUAL = auto()
+    TURNED_LEAKED = auto()
+    """Directions differ, but one model holds little of what its row writes."""
+    TURNED_BACK = auto()
+    """Directions differ, but other latents may make up for it."""
+    ROTATED = auto()
+    BETWEEN_COSINES = auto()
+    SHARED = auto()
+    RESCALED = auto()
+    RATIO_UNCONFIRMED = auto()
+    """Same direction, unlike norms, and latent scaling does not find that ratio."""
+    RATE_UNBOUNDED = auto()
+    """Pooled codes: too few blocks of documents to bound how much more often one model fires."""
+    RATE_ALONE = auto()
+    RATE_DIFFERS = auto()
+    RATE_ALIKE = auto()
+    RATE_OPEN = auto()
+    ONLY_DIFFERENCE = auto()
+    """A dictionary of the difference has no norms to confirm a label with."""
 
 
-class Verdict(NamedTuple):
-    """A label, and the rule and numbers that gave it, in one sentence."""
+LABEL_OF: dict[Outcome, Label] = {
+    Outcome.DEAD: "dead",
+    Outcome.FIRES_MORE_OFTEN: "reweighted",
+    Outcome.NEW: "new",
+    Outcome.LOST: "lost",
+    Outcome.ROTATED: "rotated",
+    Outcome.SHARED: "shared",
+    Outcome.RESCALED: "rescaled",
+    Outcome.RATE_DIFFERS: "reweighted",
+    Outcome.RATE_ALIKE: "shared",
+}
+"""Every other outcome leaves a latent undetermined."""
 
-    label: Label
-    reason: str
-
-
-class _Leaning(NamedTuple):
-    """Evidence seen from the side that the latent leans to, so that one text serves both directions."""
-
-    label: Literal["new", "lost"]
-    strong: str
-    weak: str
-    ratio: float
-    scaling: Toward
-    opposite: Toward
-
-
-def decide(evidence: Evidence, rule: LabelRule) -> Verdict:
-    """The label of one latent. Exchanging the models exchanges new and lost and changes no other label."""
-    few = _too_few(evidence.n_tokens, evidence.n_documents, rule)
-    if few is not None:
-        return few
-    if not evidence.comparable:
-        return Verdict(
-            "undetermined",
-            "the models share no space and no linear map carries directions from one to the other, so they and latent scaling cannot be "
-            "compared, and norms alone never decide",
-        )
-    if evidence.norm_reference + evidence.norm_intervened == 0:
-        return Verdict("undetermined", "writes into neither model: both decoder norms are 0")
-    verdict = _compared(evidence, rule)
-    if verdict.label in CLAIMED and evidence.q_value > rule.false_discovery_rate:
-        return Verdict(
-            "undetermined",
-            f"{verdict.reason}: {verdict.label}, but q-value {evidence.q_value:.2g} (> {rule.false_discovery_rate:g}): too many "
-            "latents with this much evidence are to be expected from nothing",
-        )
-    return verdict
+_CLAIMED = [LABELS.index(label) for label in CLAIMED]
+_LABEL_INDEX = np.array([LABELS.index(LABEL_OF.get(outcome, "undetermined")) for outcome in Outcome])
 
 
-def _compared(evidence: Evidence, rule: LabelRule) -> Verdict:
-    """The label by norms, directions and latent scaling, before q-values."""
-    side = _lean(evidence)
-    if side.ratio <= rule.weak_norm and _absent(side.scaling, rule):
-        if evidence.twin is not None and lies_near(evidence.twin.cosine, rule):
-            return _elsewhere(evidence.twin, side, rule)
-        return _exclusive(side, rule)
-    if side.ratio <= min(NEARLY_NOTHING, rule.weak_norm):
-        return _artifact(side, rule)
-    for scaling, without in ((side.scaling, side.weak), (side.opposite, side.strong)):
-        if _absent(scaling, rule):
-            return _contradicted(evidence, side, scaling, without, rule)
-    return _geometry(evidence, side, rule)
+def decide(evidence: Evidence, rule: LabelRule) -> np.ndarray:
+    """The outcome of each latent, before q-values. Exchanging the models exchanges new and lost and changes no other label."""
+    weaker = np.minimum(evidence.norm_reference, evidence.norm_intervened)
+    stronger = np.maximum(evidence.norm_reference, evidence.norm_intervened)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.divide(weaker, stronger)
+    to_new, error = evidence.to_new, evidence.leaning("nu_error")
+    absent_new, absent_lost = (_absent(scaling, rule) for scaling in (evidence.new, evidence.lost))
+    absent = np.where(to_new, absent_new, absent_lost)
+    exclusive = (ratio <= rule.weak_norm) & absent
+    same_twin = evidence.twin_cosine >= rule.shared_cosine
+    turned = evidence.cosine < rule.rotated_cosine
+    # Not estimable counts as too little: NaN compares as false.
+    held = np.logical_and(evidence.new.own >= OWN_CONCEPT, evidence.lost.own >= OWN_CONCEPT)
+    stays_turned = (evidence.new.nu_reconstruction.largest < rule.rotated_cosine) & (
+        evidence.lost.nu_reconstruction.largest < rule.rotated_cosine
+    )
+    confirmed = (error.low - RATIO_TOLERANCE <= ratio) & (ratio <= error.high + RATIO_TOLERANCE)
+    return _first(
+        (evidence.n_tokens == 0, Outcome.DEAD),
+        (evidence.n_documents < rule.min_documents, Outcome.TOO_FEW_DOCUMENTS),
+        (np.logical_not(evidence.comparable), Outcome.NOT_COMPARABLE),
+        (stronger == 0, Outcome.WRITES_NOTHING),
+        (exclusive & same_twin & _differs_in_rate(evidence.relative_rate, rule), Outcome.FIRES_MORE_OFTEN),
+        (exclusive & same_twin, Outcome.FIRES_AS_OFTEN),
+        (exclusive & _lies_near(evidence.twin_cosine, rule), Outcome.NEAR_ANOTHER),
+        (exclusive & to_new, Outcome.NEW),
+        (exclusive, Outcome.LOST),
+        (ratio <= min(NEARLY_NOTHING, rule.weak_norm), Outcome.NORM_ALONE),
+        (absent, Outcome.ABSENT_FROM_WEAKER),
+        (absent_new | absent_lost, Outcome.ABSENT_FROM_STRONGER),
+        (np.isnan(evidence.cosine), Outcome.NO_COSINE),
+        (turned & evidence.mapped, Outcome.TURNED_OR_MAPPED),
+        (turned & (ratio < ROTATED_RATIO), Outcome.TURNED_UNEQUAL),
+        (turned & ~held, Outcome.TURNED_LEAKED),
+        (turned & ~stays_turned, Outcome.TURNED_BACK),
+        (turned, Outcome.ROTATED),
+        (evidence.cosine < rule.shared_cosine, Outcome.BETWEEN_COSINES),
+        (ratio >= rule.shared_ratio, Outcome.SHARED),
+        ((error.low > rule.nu_error) & confirmed, Outcome.RESCALED),
+        otherwise=Outcome.RATIO_UNCONFIRMED,
+    )
 
 
-def _too_few(n_tokens: int, n_documents: int, rule: LabelRule) -> Verdict | None:
-    """The label of a latent that was hardly seen; None where it was seen enough."""
-    if n_tokens == 0:
-        return Verdict("dead", "fired on no held-out token")
-    if n_documents < rule.min_documents:
-        seen = f"fired in {n_documents} held-out document{'s' * (n_documents != 1)}"
-        return Verdict("undetermined", f"{seen} (at least {rule.min_documents} needed)")
-    return None
+def decide_by_rate(evidence: RateEvidence, rule: LabelRule) -> np.ndarray:
+    """The outcome of each latent of a shared-dictionary SAE. Exchanging the models changes no label."""
+    relative, limit = evidence.relative_rate, _rate_limit(rule)
+    return _first(
+        (evidence.n_tokens == 0, Outcome.DEAD),
+        (evidence.n_documents < rule.min_documents, Outcome.TOO_FEW_DOCUMENTS),
+        (np.isnan(relative.low + relative.high), Outcome.RATE_UNBOUNDED),
+        (np.maximum(relative.value, 1 - relative.value) > ALONE, Outcome.RATE_ALONE),
+        (_differs_in_rate(relative, rule), Outcome.RATE_DIFFERS),
+        (np.logical_and(1 - limit < relative.low, relative.high < limit), Outcome.RATE_ALIKE),
+        otherwise=Outcome.RATE_OPEN,
+    )
 
 
-def _lean(evidence: Evidence) -> _Leaning:
-    weaker, stronger = sorted((evidence.norm_reference, evidence.norm_intervened))
-    ratio = weaker / stronger
-    if evidence.norm_intervened >= evidence.norm_reference:
-        return _Leaning("new", "intervened model", "reference", ratio, evidence.new, evidence.lost)
-    return _Leaning("lost", "reference", "intervened model", ratio, evidence.lost, evidence.new)
+def labels_of(outcomes: np.ndarray, q_value: Any = np.nan, rule: LabelRule | None = None) -> np.ndarray:
+    """Labels as indices into `LABELS`; with a rule, claims of too large a q-value are held back."""
+    labels = np.asarray(_LABEL_INDEX[outcomes])
+    return labels if rule is None else held_back(labels, q_value, rule)
 
 
-def _absent(scaling: Toward, rule: LabelRule) -> bool:
+def held_back(labels: np.ndarray, q_value: Any, rule: LabelRule) -> np.ndarray:
+    """Labels by norms, directions and latent scaling, with claims of too large a q-value undetermined."""
+    # A q-value that was not computed is NaN, and holds nothing back.
+    likely_false = q_value > rule.false_discovery_rate
+    return np.where(np.isin(labels, _CLAIMED) & likely_false, LABELS.index("undetermined"), labels)
+
+
+def _first(*clauses: tuple[Any, Outcome], otherwise: Outcome) -> np.ndarray:
+    """The outcome of the first clause that holds, element by element."""
+    shape = np.broadcast_shapes(*(np.shape(condition) for condition, _ in clauses))
+    outcomes = np.full(shape, otherwise, np.int8)
+    for condition, outcome in reversed(clauses):
+        np.copyto(outcomes, np.int8(outcome), where=np.broadcast_to(condition, shape))
+    return outcomes
+
+
+def _absent(scaling: Toward, rule: LabelRule) -> Any:
     """Whether latent scaling says, bounds included, that the other model lacks the concept."""
-    return (
-        scaling.nu_error.largest <= rule.nu_error
-        and scaling.nu_reconstruction.largest <= rule.nu_reconstruction
+    return np.logical_and(
+        scaling.nu_error.largest <= rule.nu_error, scaling.nu_reconstruction.largest <= rule.nu_reconstruction
     )
 
 
-def _contradicted(
-    evidence: Evidence, side: _Leaning, scaling: Toward, without: str, rule: LabelRule
-) -> Verdict:
-    """Latent scaling says that the model `without` lacks the concept, but its decoder row is not weak."""
-    share = side.ratio if without == side.weak else 1.0
-    reason = (
-        f"latent scaling finds it absent in the {without} (nu_error {_two(scaling.nu_error.value)}, nu_reconstruction "
-        f"{_two(scaling.nu_reconstruction.value)}), yet {_two(share)} of its larger norm lies there"
-    )
-    if evidence.cosine < rule.rotated_cosine and side.ratio >= ROTATED_RATIO:
-        reason += (
-            f", along another direction (cosine {_two(evidence.cosine)}): a turn by nearly 90° cannot be told from two "
-            "features in one latent"
-        )
-    return Verdict("undetermined", reason)
-
-
-def _exclusive(side: _Leaning, rule: LabelRule) -> Verdict:
-    """New or lost: norm and latent scaling agree."""
-    error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
-    return Verdict(
-        side.label,
-        f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s (<= {rule.weak_norm:.2f}), nu_error {_two(error.value)} "
-        f"(<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)} (<= {rule.nu_reconstruction:.2f}), {_percent(rule)} "
-        "upper bounds below",
-    )
-
-
-def _elsewhere(twin: Twin, side: _Leaning, rule: LabelRule) -> Verdict:
-    """In one model alone where it fires, but the other has the direction on other tokens: how much more often is the one?"""
-    if twin.cosine < rule.shared_cosine:
-        return Verdict(
-            "undetermined",
-            f"in the {side.strong} alone where it fires, but another latent writes a direction near it (cosine {_two(twin.cosine)}) into "
-            f"the {side.weak} on other tokens: neither absent (< {rule.rotated_cosine:.2f}) nor the same (>= {rule.shared_cosine:.2f})",
-        )
-    relative = twin.relative_rate
-    found = (
-        f"in the {side.strong} alone where it fires, but another latent writes the same direction (cosine {_two(twin.cosine)}) into "
-        f"the {side.weak} on other tokens, so the concept is in both; relative rate {_two(relative.value)} "
-        f"[{_two(relative.low)}, {_two(relative.high)}]"
-    )
-    times = f"{rule.rate_ratio:g} times as often in one model"
-    if differs_in_rate(relative.low, relative.high, rule):
-        return Verdict("reweighted", f"{found}: at least {times}, interval included")
-    return Verdict("undetermined", f"{found}: it is not established that it is there {times}")
-
-
-def _artifact(side: _Leaning, rule: LabelRule) -> Verdict:
-    """The norm alone says that the latent is in one model only: why latent scaling does not."""
-    norm = f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s"
-    error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
-    if math.isnan(error.value) or math.isnan(reconstruction.value):
-        return Verdict(
-            "undetermined",
-            f"{norm}, but latent scaling is not estimable: the {side.strong} itself hardly holds the direction",
-        )
-    numbers = f"nu_error {_two(error.value)} (<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)}"
-    numbers = f"{numbers} (<= {rule.nu_reconstruction:.2f})"
-    if math.isnan(error.largest + reconstruction.largest):
-        return Verdict(
-            "undetermined", f"{norm}, but it fires in too few blocks of documents to bound latent scaling"
-        )
-    if abs(error.value) > rule.nu_error:
-        return Verdict(
-            "undetermined",
-            f"{norm}, but nu_error {_two(error.value)} (> {rule.nu_error:.2f}): the concept sits in the {side.weak}'s residual "
-            "(complete shrinkage)",
-        )
-    if abs(reconstruction.value) > rule.nu_reconstruction:
-        return Verdict(
-            "undetermined",
-            f"{norm}, but nu_reconstruction {_two(reconstruction.value)} (> {rule.nu_reconstruction:.2f}): other latents "
-            f"already write it in the {side.weak} (latent decoupling)",
-        )
-    wide = f"bounds reach nu_error {_two(error.largest)}, nu_reconstruction {_two(reconstruction.largest)}"
-    return Verdict("undetermined", f"{norm}, {numbers}, but the evidence is thin: {_percent(rule)} {wide}")
-
-
-def _geometry(evidence: Evidence, side: _Leaning, rule: LabelRule) -> Verdict:
-    """Rotated, shared or rescaled: the latent writes into both models."""
-    both = (
-        f"decoder cosine {_two(evidence.cosine)}, {side.weak} norm {_two(side.ratio)} of the {side.strong}'s"
-    )
-    if math.isnan(evidence.cosine):
-        return Verdict("undetermined", "the two decoder directions cannot be compared")
-    if evidence.cosine < rule.rotated_cosine:
-        if evidence.mapped:
-            return Verdict(
-                "undetermined",
-                f"{both}: the models share no space, and that the map between them is inexact cannot be told from a turn",
-            )
-        if side.ratio < ROTATED_RATIO:
-            return Verdict(
-                "undetermined",
-                f"{both}: turned (cosine < {rule.rotated_cosine:.2f}), but too unequal for rotated (< {ROTATED_RATIO:.2f})",
-            )
-        # Not estimable counts as too little: NaN compares as false.
-        if not (side.scaling.own >= OWN_CONCEPT and side.opposite.own >= OWN_CONCEPT):
-            return Verdict(
-                "undetermined",
-                f"{both}, but one model holds little of what its direction writes (leaked norm)",
-            )
-        made_up = _made_up_for(evidence, rule)
-        if made_up is not None:
-            return Verdict("undetermined", f"{both}, but {made_up}")
-        return Verdict(
-            "rotated",
-            f"{both} (cosine < {rule.rotated_cosine:.2f}, norm >= {ROTATED_RATIO:.2f}), and the other latents do not turn it back "
-            f"(nu_reconstruction {_two(evidence.new.nu_reconstruction.value)} and {_two(evidence.lost.nu_reconstruction.value)}, "
-            f"{_percent(rule)} upper bounds < {rule.rotated_cosine:.2f})",
-        )
-    if evidence.cosine < rule.shared_cosine:
-        return Verdict(
-            "undetermined",
-            f"{both}: between rotated (cosine < {rule.rotated_cosine:.2f}) and shared (>= {rule.shared_cosine:.2f})",
-        )
-    if side.ratio >= rule.shared_ratio:
-        return Verdict(
-            "shared", f"{both} (cosine >= {rule.shared_cosine:.2f}, norm >= {rule.shared_ratio:.2f})"
-        )
-    return _rescaled(side, rule, both)
-
-
-def _made_up_for(evidence: Evidence, rule: LabelRule) -> str | None:
-    """Why a turn may be none: a model holds the direction that its own row lacks, by what other latents write into it."""
-    for scaling, model in ((evidence.new, "reference"), (evidence.lost, "intervened model")):
-        part = scaling.nu_reconstruction
-        if math.isnan(part.largest):
-            return f"what the {model} holds of the other's direction has no bound: too few blocks of documents, or none of its own"
-        if part.largest >= rule.rotated_cosine:
-            return (
-                f"other latents write the other direction into the {model}: nu_reconstruction {_two(part.value)}, with an upper bound that "
-                f"is not below {rule.rotated_cosine:.2f}, so together they may not turn at all"
-            )
-    return None
-
-
-def _rescaled(side: _Leaning, rule: LabelRule, both: str) -> Verdict:
-    error = side.scaling.nu_error
-    if math.isnan(error.low + error.high):
-        return Verdict("undetermined", f"{both}, but nu_error has no interval to compare the norms with")
-    measured = f"nu_error {_two(error.value)} [{_two(error.low)}, {_two(error.high)}]"
-    near = error.low - RATIO_TOLERANCE <= side.ratio <= error.high + RATIO_TOLERANCE
-    if error.low > rule.nu_error and near:
-        return Verdict("rescaled", f"{both} (norm < {rule.shared_ratio:.2f}), and {measured} agrees")
-    return Verdict("undetermined", f"{both}, but {measured} does not agree with that ratio")
-
-
-class RateEvidence(NamedTuple):
-    """What is known of a latent with one direction for both models and a code of each."""
-
-    n_tokens: int
-    n_documents: int
-    rate_reference: float
-    """Share of the tokens on which it fires in the reference."""
-    rate_intervened: float
-    relative_rate: Bounded
-    """rate_intervened / (rate_reference + rate_intervened)."""
-
-
-@overload
-def lies_near(cosine: float, rule: LabelRule) -> bool: ...
-@overload
-def lies_near(cosine: np.ndarray, rule: LabelRule) -> np.ndarray: ...
-def lies_near(cosine: Any, rule: LabelRule) -> Any:
-    """Whether the nearest direction in the other model is too near for a latent's to be absent there; of one latent or many."""
+def _lies_near(cosine: Any, rule: LabelRule) -> Any:
+    """Whether the nearest direction in the other model is too near for a latent's to be absent there."""
     return cosine >= min(rule.rotated_cosine, rule.shared_cosine)
 
 
-@overload
-def differs_in_rate(low: float, high: float, rule: LabelRule) -> bool: ...
-@overload
-def differs_in_rate(low: np.ndarray, high: np.ndarray, rule: LabelRule) -> np.ndarray: ...
-def differs_in_rate(low: Any, high: Any, rule: LabelRule) -> Any:
-    """Whether one model holds a direction at least `rate_ratio` times as often, by the bounds of its relative rate; of one latent or many."""
-    limit = rule.rate_ratio / (1 + rule.rate_ratio)
-    return (low >= limit) | (high <= 1 - limit)
+def _rate_limit(rule: LabelRule) -> float:
+    return rule.rate_ratio / (1 + rule.rate_ratio)
 
 
-def decide_by_rate(evidence: RateEvidence, rule: LabelRule) -> Verdict:
-    """The label of one latent of a shared-dictionary SAE. Exchanging the models changes no label."""
-    few = _too_few(evidence.n_tokens, evidence.n_documents, rule)
-    if few is not None:
-        return few
-    relative, limit = evidence.relative_rate, rule.rate_ratio / (1 + rule.rate_ratio)
-    rates = (
-        f"fires on {100 * evidence.rate_reference:.3g} % of the reference's tokens and {100 * evidence.rate_intervened:.3g} % of "
-        f"the intervened model's"
-    )
-    if math.isnan(relative.low + relative.high):
-        return Verdict(
-            "undetermined", f"{rates}, in too few blocks of documents to bound how much more often"
-        )
-    measured = f"{rates} (relative rate {_two(relative.value)} [{_two(relative.low)}, {_two(relative.high)}])"
-    if max(relative.value, 1 - relative.value) > _ALONE:
-        return Verdict(
-            "undetermined",
-            f"{measured}: nearly in one model alone, so it may be new or lost; one direction for both models has no norms to tell",
-        )
-    times = f"{rule.rate_ratio:g} times as often in one model"
-    if differs_in_rate(relative.low, relative.high, rule):
-        return Verdict("reweighted", f"{measured}: at least {times}, interval included")
-    if 1 - limit < relative.low and relative.high < limit:
-        return Verdict("shared", f"{measured}: less than {times}, interval included")
-    return Verdict("undetermined", f"{measured}: the interval leaves open whether it fires {times}")
-
-
-def _percent(rule: LabelRule) -> str:
-    return f"{100 * rule.confidence:g} %"
-
-
-def _two(number: float) -> str:
-    """Two decimals, and no minus before a zero."""
-    return f"{round(number, 2) + 0.0:.2f}"
+def _differs_in_rate(relative: Bounded, rule: LabelRule) -> Any:
+    """Whether one model holds a direction at least `rate_ratio` times as often, by the bounds of its relative rate."""
+    limit = _rate_limit(rule)
+    return np.logical_or(relative.low >= limit, relative.high <= 1 - limit)

@@ -16,8 +16,7 @@ from .controls import Controls
 from .counts import limit_curves
 from .false_discovery import FAMILIES, Candidacy, candidacy, q_values
 from .feature_table import Features
-from .label_arrays import held_back
-from .rule import LABELS, Label
+from .rule import LABELS, Label, held_back
 
 SCHEMA_VERSION = 1
 _BINS = 50
@@ -93,7 +92,10 @@ def _frame(view: DictionaryView) -> dict[str, float] | None:
     """Of the maps that lead between two models without a common space; None where they share one, or there are none."""
     if not isinstance(view, PairedView) or view.linear_map is None:
         return None
-    return {**dict(zip(MODEL_NAMES, view.linear_map.carried, strict=True)), "agreement": view.agreement}
+    return {
+        **dict(zip(MODEL_NAMES, view.linear_map.explained_variance, strict=True)),
+        "agreement": view.agreement,
+    }
 
 
 def expected_false(

@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 from crosscoder.activations.batch import have_difference, join_models, split_models
 from crosscoder.activations.linear_map import LinearMap
 from crosscoder.config.model_names import MODEL_NAMES
-from crosscoder.config.pair import LEAST_AGREEMENT
+from crosscoder.config.pair import MIN_MAP_COSINE
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.dictionary.inputs import View, view_rows
 from crosscoder.dictionary.sparse_latents import SparseLatents
 from crosscoder.run.folder import RunFolder
 
@@ -68,7 +68,7 @@ class Observation:
 class DictionaryView:
     """Reads tokens with a trained dictionary. Made by `view_of`."""
 
-    reads: Reads
+    reads: View
     linear_map: LinearMap | None = None
     """Leads between models that share no space; None where they share one, or nothing does."""
 
@@ -156,7 +156,7 @@ class DictionaryView:
 class PairedView(DictionaryView):
     """A crosscoder on any number of models; comparisons are made between the first two."""
 
-    reads: Reads = "paired"
+    reads: View = "paired"
 
     def __init__(
         self, crosscoder: Crosscoder, d_models: tuple[int, ...], linear_map: LinearMap | None = None
@@ -164,7 +164,7 @@ class PairedView(DictionaryView):
         super().__init__(crosscoder, d_models)
         agreement = 1.0 if linear_map is None else Geometry.of(crosscoder, linear_map).agreement()
         # Not estimable counts as too little: NaN compares as false.
-        self.linear_map = linear_map if agreement >= LEAST_AGREEMENT else None
+        self.linear_map = linear_map if agreement >= MIN_MAP_COSINE else None
         self.agreement = agreement
         # Leads to training space from the space of the stored rows, which after folding is raw space.
         scales = crosscoder.score_scale.tolist()
@@ -264,10 +264,10 @@ class PairedView(DictionaryView):
 class PooledView(DictionaryView):
     """An SAE that both models share; each model's tokens are encoded alone."""
 
-    reads: Reads = "pooled"
+    reads: View = "pooled"
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
-        return _pooled(self.crosscoder.encode_sparse(present(values, self.d_models, "pooled")))
+        return _pooled(self.crosscoder.encode_sparse(view_rows(values, self.d_models, "pooled")))
 
     def _observe(self, values: Float[Tensor, "token width"], codes: Codes) -> Observation:
         assert codes.per_model is not None
@@ -303,7 +303,7 @@ class PooledView(DictionaryView):
 class DifferenceView(DictionaryView):
     """A sparse autoencoder of intervened - reference."""
 
-    reads: Reads = "difference"
+    reads: View = "difference"
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
         return Codes(self.crosscoder.encode_sparse(_difference(values, self.d_models)))
@@ -332,7 +332,7 @@ class DifferenceView(DictionaryView):
 
 
 def view_of(
-    crosscoder: Crosscoder, d_models: tuple[int, ...], reads: Reads, linear_map: LinearMap | None = None
+    crosscoder: Crosscoder, d_models: tuple[int, ...], reads: View, linear_map: LinearMap | None = None
 ) -> DictionaryView:
     """The observer for a way of reading a pair with models of widths `d_models`; of a crosscoder, with the frame of its run."""
     match reads:
@@ -354,7 +354,7 @@ def linear_map_of(folder: RunFolder) -> LinearMap | None:
 def _difference(
     values: Float[Tensor, "token width"], d_models: tuple[int, ...]
 ) -> Float[Tensor, "token d_model"]:
-    """Like `reading.present`, in the precision of `values`."""
+    """Like `inputs.view_rows`, in the precision of `values`."""
     reference, intervened = split_models(values, d_models)[:2]
     return intervened - reference
 

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
-from crosscoder.dictionary.inputs import present
+from crosscoder.dictionary.inputs import view_rows
 
 from .logit_lens import DirectionReader
 
@@ -95,7 +95,7 @@ class DifferenceAccumulator:
 
     def update(self, batch: ActivationBatch) -> None:
         """Add some tokens."""
-        difference = present(batch.values.cpu(), self.d_models, "difference")
+        difference = view_rows(batch.values.cpu(), self.d_models, "difference")
         early = batch.position.cpu() < EARLY
         before = self._n
         self._n += len(difference)

@@ -28,7 +28,7 @@ from crosscoder.run.folder import RunFolder
 from ..browser import build
 from ..browser.build import bundled, filled, page_style
 from ..browser.page_server import PageHandler, PageServer
-from ..latents.run_models import require_models
+from ..latents.trained_run import TrainedRun
 from .requests import MAX_BYTES, SteerRequest, TextRequest, parsed
 
 _OWN = Path(__file__).parent / "page"
@@ -253,7 +253,7 @@ class LiveServer(PageServer):
     def __init__(self, folder: RunFolder, config: RunConfig, port: int) -> None:
         """Takes the port, and loads nothing. Raises ConfigError where it cannot be had, or the run has no models."""
         self._folder, self._config = folder, config
-        require_models(folder, config, "the live page")
+        TrainedRun(folder, config).require_models("the live page")
         super().__init__(folder.browser, port, LiveHandler)
         self.token = secrets.token_urlsafe(24)
         self._turn = threading.Lock()

@@ -16,8 +16,8 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import special_ids
 
 from ..behaviors.behavior_files import load_behaviors
-from ..latents.run_models import RunModels, load_models
 from ..latents.token_text import display_vocabulary
+from ..latents.trained_run import RunModels, TrainedRun
 from ..tables.latent_rows import read_rows
 from .requests import (
     MAX_CHARACTERS,
@@ -73,7 +73,7 @@ class Session:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         logger.info("live: loading both models and the dictionary")
-        models = load_models(folder, config)
+        models = TrainedRun(folder, config).models
         _check_identity(folder, models.pair.identity())
         found = cls(folder, config, models)
         logger.info("live: %d latents at %s", models.view.n_latents, models.pair.hookpoints[0])

@@ -27,7 +27,7 @@ from ..behaviors.generation import Generator
 from ..behaviors.patching import INTERVENED, REFERENCE, PatchedRun, unchanged
 from ..behaviors.prompts import Prompt, Row
 from ..latents.dictionary_view import DictionaryView
-from ..latents.run_models import RunModels
+from ..latents.trained_run import RunModels
 from .requests import SteerRequest
 
 _SIGNS = {REFERENCE: 1, INTERVENED: -1}

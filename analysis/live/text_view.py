@@ -18,7 +18,7 @@ from ..behaviors.patching import INTERVENED, REFERENCE
 from ..behaviors.prompts import Batch, Prompt, Row, batches, encode
 from ..behaviors.unshared_space.activations import tokens_read
 from ..latents.dictionary_view import DictionaryView
-from ..latents.run_models import RunModels
+from ..latents.trained_run import RunModels
 from .requests import MAX_TOKENS
 
 PREDICTED = 3

@@ -14,6 +14,7 @@ from ..report.behavior_shifts import behavior_shifts
 from ..report.phrases import visible
 from ..tables.columns import ATTRIBUTION
 from .frames import with_types
+from .markup import behaviors_html
 
 
 class AttributedBehavior:
@@ -135,8 +136,6 @@ class AttributedBehavior:
         )
 
     def _repr_html_(self) -> str:
-        from .markup import behaviors_html
-
         return behaviors_html([self.told])
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ..tables.columns import Table
+from ..tables.described_table import Table
 
 
 def with_types(frame: pd.DataFrame, described: Table) -> pd.DataFrame:

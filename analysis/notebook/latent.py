@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,16 +10,8 @@ from jaxtyping import Float32
 
 from ..tables.analysis_files import TEXT_COLUMNS, AnalysisResults
 from ..tables.columns import FEATURES
-
-
-class Number(NamedTuple):
-    """A number of a latent; None: not measured."""
-
-    value: float | int | None
-    low: float | None = None
-    """Lower bound of its interval, where it has one."""
-    high: float | None = None
-    """Upper bound."""
+from .markup import examples_html, latent_html
+from .records import LatentRecord, Number
 
 
 @dataclass(frozen=True)
@@ -61,8 +53,6 @@ class Example:
         return f"Example(latent={self.latent}, document={self.document}, position={self.position}, peak={self.peak:.3g})"
 
     def _repr_html_(self) -> str:
-        from .markup import examples_html
-
         return examples_html([self], most_context=None)
 
 
@@ -160,9 +150,18 @@ class Latent:
         return f"Latent({self.latent}: {self.label}, {self.evidence}{of_shift})"
 
     def _repr_html_(self) -> str:
-        from .markup import latent_html
-
-        return latent_html(self)
+        return latent_html(
+            LatentRecord(
+                self.latent,
+                self.label,
+                self.evidence,
+                self.reason,
+                self.explanation,
+                self.numbers,
+                self.examples,
+                self.logits,
+            )
+        )
 
 
 def _plain(value: Any) -> Any:

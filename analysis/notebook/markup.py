@@ -15,8 +15,7 @@ from ..report.phrases import NOT_MEASURED, Number, percent, visible, whole
 from ..report.render import prose_html
 from ..report.wording import shown
 from ..tables.analysis_files import LABELS
-from .latent import Example, Latent
-from .run import Run
+from .records import ExampleRecord, LatentRecord, RunRecord
 
 _CONTEXT = 9
 """Tokens on each side of a peak."""
@@ -61,7 +60,7 @@ _STYLE = Markup(
 )
 
 
-def examples_html(examples: Sequence[Example], most_context: int | None = _CONTEXT) -> str:
+def examples_html(examples: Sequence[ExampleRecord], most_context: int | None = _CONTEXT) -> str:
     """Examples with two rows of tokens each: above what the latent writes into the reference, below into the intervened model.
 
     Args:
@@ -70,7 +69,7 @@ def examples_html(examples: Sequence[Example], most_context: int | None = _CONTE
     return _output(_examples(examples, most_context))
 
 
-def latent_html(latent: Latent) -> str:
+def latent_html(latent: LatentRecord) -> str:
     """One latent: its label with the reason, its numbers with intervals, the tokens it points at, and examples."""
     head = Markup('<p><span class="cc-title">latent {}</span> {} <small>evidence: {}</small></p>').format(
         latent.latent, latent.label, latent.evidence
@@ -101,12 +100,12 @@ def behaviors_html(behaviors: Iterable[BehaviorShift]) -> str:
     return _output(*(_behavior(told) for told in behaviors))
 
 
-def run_html(run: Run) -> str:
+def run_html(run: RunRecord) -> str:
     """A run: what was compared, how many latents bear each label, and how behaviors shifted."""
-    place = Markup("<p><small>{}</small></p>").format(visible(str(run.folder.path)))
-    if not run.analyzed:
-        return _output(Markup('<p class="cc-title">A run that is not analyzed yet</p>'), place)
+    place = Markup("<p><small>{}</small></p>").format(visible(str(run.path)))
     summary = run.summary
+    if summary is None:
+        return _output(Markup('<p class="cc-title">A run that is not analyzed yet</p>'), place)
     reference, intervened = (visible(name) for name in short_names(summary))
     head = Markup('<p class="cc-title"><bdi>{}</bdi> → <bdi>{}</bdi></p>').format(reference, intervened)
     counts = [
@@ -133,12 +132,9 @@ def run_html(run: Run) -> str:
             _estimate(found.shift, found.unit),
             "established" if found.established else "not established",
         )
-        for found in run.behaviors.values()
+        for found in run.behaviors
     ]
-    report = run.report
-    sentences = (
-        [] if report is None else [Markup("<p>{}</p>").format(prose_html(said)) for said in report.summary]
-    )
+    sentences = [Markup("<p>{}</p>").format(prose_html(sentence)) for sentence in run.sentences]
     return _output(
         head, place, *sentences, columns,
         _table(("behavior", "shift", "verdict"), behaviors, numeric=(1,)) if behaviors else Markup(""),
@@ -185,7 +181,7 @@ def _behavior(told: BehaviorShift) -> Markup:
     ).format(visible(told.name), visible(told.description), said, _table(("", told.unit), rows))
 
 
-def _logits(latent: Latent) -> Markup:
+def _logits(latent: LatentRecord) -> Markup:
     if not latent.logits:
         return Markup("")
     rows = []
@@ -199,7 +195,7 @@ def _logits(latent: Latent) -> Markup:
     return Markup("<h4>Points at (logit lens)</h4>") + _table(("", "tokens"), rows)
 
 
-def _examples(examples: Sequence[Example], most_context: int | None) -> Markup:
+def _examples(examples: Sequence[ExampleRecord], most_context: int | None) -> Markup:
     written = [float(max(one.reference.max(), one.intervened.max())) for one in examples if len(one.tokens)]
     largest = max([1e-12, *written])
     about = Markup(
@@ -209,7 +205,7 @@ def _examples(examples: Sequence[Example], most_context: int | None) -> Markup:
     return about + Markup("").join(_example(one, largest, most_context) for one in examples)
 
 
-def _example(example: Example, largest: float, most_context: int | None) -> Markup:
+def _example(example: ExampleRecord, largest: float, most_context: int | None) -> Markup:
     peak, length = example.position - example.start, len(example.tokens)
     first, last = (
         (0, length)
@@ -225,7 +221,7 @@ def _example(example: Example, largest: float, most_context: int | None) -> Mark
     ).format("… " if first else "", pairs, " …" if last < length else "", where)
 
 
-def _pair(example: Example, at: int, is_peak: bool, largest: float) -> Markup:
+def _pair(example: ExampleRecord, at: int, is_peak: bool, largest: float) -> Markup:
     amounts = {name: float(getattr(example, name)[at]) for name in ("reference", "intervened")}
     text = visible(example.tokens[at])
     rows = Markup("").join(

@@ -22,6 +22,8 @@ from ..tables.metrics_log import read_metrics
 from .behavior import AttributedBehavior
 from .frames import with_types
 from .latent import Latent
+from .markup import run_html
+from .records import RunRecord
 
 if TYPE_CHECKING:
     from crosscoder.dictionary.crosscoder import Crosscoder
@@ -137,6 +139,9 @@ class Run:
         return f"Run({place!r}: {' → '.join(short_names(self.summary))}; {told})"
 
     def _repr_html_(self) -> str:
-        from .markup import run_html
-
-        return run_html(self)
+        if not self.analyzed:
+            return run_html(RunRecord(self.folder.path, None))
+        behaviors = [found.told for found in self.behaviors.values()]
+        report = self.report
+        sentences = () if report is None else tuple(report.summary)
+        return run_html(RunRecord(self.folder.path, self.summary, behaviors, sentences))

@@ -27,7 +27,7 @@ from crosscoder.planted.planted_pair import PlantedPair
 from crosscoder.planted.regimes import REGIMES, regime_named
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
-from crosscoder.runtime.processes import side_by_side
+from crosscoder.runtime.processes import run_in_processes
 
 from .cases import METHODS, N_TOKENS, SWEPT, Case, case_config, identity, sweep_config
 from .results import agreement, flat, markdown
@@ -204,7 +204,7 @@ def _work(jobs: list[Job], workers: int) -> Iterator[tuple[Case, dict[str, Any]]
         finally:
             torch.set_num_threads(threads)
         return
-    for number, result in side_by_side(run_case, jobs, workers):
+    for number, result in run_in_processes(run_case, jobs, workers):
         yield jobs[number][0], result
 
 

@@ -71,7 +71,10 @@ def markdown(
         grouped[case["regime"]][case["method"], case["k"]].append(result)
     parts = ["# Planted benchmark", _legend(), "## In short", _IN_SHORT, in_short(results)]
     for regime in (name for name in REGIMES if name in grouped):
-        parts += [f"## {regime}", REGIMES[regime].says[0].upper() + REGIMES[regime].says[1:] + "."]
+        parts += [
+            f"## {regime}",
+            REGIMES[regime].description[0].upper() + REGIMES[regime].description[1:] + ".",
+        ]
         rows = []
         for (method, k), runs in grouped[regime].items():
             done = [run for run in runs if "scores" in run]

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from crosscoder.dictionary.inputs import Reads
+from crosscoder.dictionary.inputs import View
 from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.planted import PlantedPair, PlantedTruth
 from crosscoder.run.folder import RunFolder
@@ -47,7 +47,7 @@ class Labeling:
     """For each kind it ranks: a score per latent, NaN where it has none. The larger, the more of that kind."""
 
 
-def labelings(features: pd.DataFrame, reads: Reads) -> dict[str, Labeling]:
+def labelings(features: pd.DataFrame, reads: View) -> dict[str, Labeling]:
     """Every labeler that can read this table: `rule`, and a baseline of the field for each way of reading."""
     ours = Labeling(tuple(features["label"]), _rule_scores(features))
     match reads:
@@ -239,7 +239,7 @@ def geometry_errors(
 
 
 def mean_max_cosine(
-    decoder: tuple[Float[Tensor, "latent _"], ...], truth: PlantedTruth, reads: Reads, alive: np.ndarray
+    decoder: tuple[Float[Tensor, "latent _"], ...], truth: PlantedTruth, reads: View, alive: np.ndarray
 ) -> float | None:
     """MCC: mean over the features of the cosine with their nearest latent that fired; two features may share one.
 
@@ -251,7 +251,7 @@ def mean_max_cosine(
 
 
 def score_table(
-    features: pd.DataFrame, decoder: tuple[Float[Tensor, "latent _"], ...], truth: PlantedTruth, reads: Reads
+    features: pd.DataFrame, decoder: tuple[Float[Tensor, "latent _"], ...], truth: PlantedTruth, reads: View
 ) -> dict[str, Any]:
     """All scores of a table of features and its dictionary; plain JSON values.
 

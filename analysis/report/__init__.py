@@ -2,5 +2,6 @@
 
 from .desiderata import unmet
 from .render import read_report, write_report
+from .schema import Report
 
-__all__ = ["read_report", "unmet", "write_report"]
+__all__ = ["Report", "read_report", "unmet", "write_report"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from crosscoder.config.pair import LEAST_AGREEMENT, LEAST_CARRIED, LOWEST_RATE
+from crosscoder.config.pair import MIN_ALIGNMENT_RATE, MIN_MAP_COSINE, MIN_MAP_EXPLAINED_VARIANCE
 
 from ..tables.analysis_files import AnalysisResults
 from .phrases import NOT_MEASURED, Number, present
@@ -67,7 +67,7 @@ def _alignment(aligned: dict[str, Any]) -> Check:
         name="tokens aligned",
         value=min(rates.values()),
         shown=say("{reference:percent} and {intervened:percent}", **rates),
-        threshold=say("at least {limit:percent}", limit=LOWEST_RATE),
+        threshold=say("at least {limit:percent}", limit=MIN_ALIGNMENT_RATE),
         verdict="pass",
         meaning="the tokenizers differ; share of each model's tokens (reference, intervened) that end where a token of the other ends, "
         "so that both have read the same characters: only these are compared",
@@ -142,12 +142,12 @@ def _common_space(summary: dict[str, Any], limits: Thresholds) -> tuple[Check, .
     if frame:
         return (
             _at_least(
-                "linear map between the two models", min(frame["reference"], frame["intervened"]), LEAST_CARRIED, "percent",
+                "linear map between the two models", min(frame["reference"], frame["intervened"]), MIN_MAP_EXPLAINED_VARIANCE, "percent",
                 "the models share no space, so a direction of one is looked for in the other where the linear map between their activations "
                 "takes it; share of the variance that it carries, into the model where that is less",
             ),
             _at_least(
-                "directions carried by that map", frame["agreement"], LEAST_AGREEMENT, ".2f",
+                "directions carried by that map", frame["agreement"], MIN_MAP_COSINE, ".2f",
                 "median cosine with where they are, of latents that write into both models; latent scaling is divided by it",
             ),
         )  # fmt: skip

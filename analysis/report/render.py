@@ -28,8 +28,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SCHEMA = Path(__file__).with_name("report.schema.json")
 
 
-def write_report(folder: RunFolder) -> None:
-    """Write report.json, its schema, report.md and report.html from RUN/analysis and the manifest.
+def write_report(folder: RunFolder) -> Report:
+    """Write report.json, its schema, report.md and report.html from RUN/analysis and the manifest; the report as data.
 
     Raises `FormatError` where the analysis is missing or damaged.
     """
@@ -38,6 +38,7 @@ def write_report(folder: RunFolder) -> None:
     write_atomic(folder.report / _SCHEMA.name, _SCHEMA.read_text(encoding="utf-8"))
     write_atomic(folder.report / "report.md", render_markdown(report))
     write_atomic(folder.report / "report.html", render_html(report))
+    return report
 
 
 def read_report(folder: RunFolder) -> Report:

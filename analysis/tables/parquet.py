@@ -28,3 +28,9 @@ def readable(path: Path, verb: str) -> Iterator[None]:
         raise FormatError(
             f"{path}: not a readable Parquet file ({reason}); run crosscoder {verb} again"
         ) from error
+
+
+def read_table(path: Path, verb: str) -> pa.Table:
+    """A whole table. Raises FormatError where the file is missing or damaged; `verb` says what makes it anew."""
+    with readable(path, verb):
+        return pq.read_table(path)

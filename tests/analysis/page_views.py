@@ -9,7 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.browser import build
 from analysis.browser.files import SINGLE_FILE_BYTES
+from analysis.browser.section import Section
+from analysis.report.content import build_report
+from analysis.tables.analysis_files import load_results
 from crosscoder.run.folder import RunFolder
 
 LAYOUTS = {SINGLE_FILE_BYTES: "one file", 0: "folder"}
@@ -18,6 +22,17 @@ LAYOUTS = {SINGLE_FILE_BYTES: "one file", 0: "folder"}
 
 GRAVE = ("serious", "critical")
 """Impacts of what axe-core finds that no page may have."""
+
+
+def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) -> Path:
+    """The page of a run, with the report that its files give."""
+    return build.write_page(folder, build_report(load_results(folder), folder), single_file_bytes)
+
+
+def sections_of(folder: RunFolder) -> list[Section]:
+    """Everything that the page holds besides the table of latents."""
+    results = load_results(folder)
+    return build.page_sections(folder, results, build_report(results, folder))
 
 
 def page_files(folder: RunFolder) -> dict[str, bytes]:

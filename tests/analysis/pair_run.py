@@ -9,7 +9,7 @@ from analysis import stages
 from crosscoder.activations.shards import ShardReader
 from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, RunConfig
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, crosscoder_config, present
+from crosscoder.dictionary.inputs import View, crosscoder_config, view_rows
 from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.run.folder import RunFolder
 from tests.tiny_pairs import run_config
@@ -19,7 +19,7 @@ N_LATENTS = 24
 
 
 def make_pair_run(
-    folder: Path, reads: Reads, intervened: Path | dict[str, Any], reference: Path, **pair: Any
+    folder: Path, reads: View, intervened: Path | dict[str, Any], reference: Path, **pair: Any
 ) -> tuple[RunConfig, RunFolder]:
     """A harvest, a dictionary, and its analysis; `pair`: further settings of the pair."""
     dictionary = DictionaryConfig(reads=reads, n_latents=N_LATENTS, sparsity=BatchTopK(k=4))
@@ -40,7 +40,7 @@ def make_pair_run(
     reader = ShardReader(run.activations, "train")
     values = reader.gather(torch.arange(reader.n_tokens)).values
     crosscoder = Crosscoder(crosscoder_config(dictionary, reader.d_models))
-    rows = present(values, reader.d_models, reads)
+    rows = view_rows(values, reader.d_models, reads)
     crosscoder.set_normalization(rows)
     crosscoder.calibrate(rows)
     save_crosscoder(crosscoder, run.crosscoder)

@@ -12,12 +12,12 @@ from analysis.tables.analysis_files import AnalysisResults, load_results
 from analysis.tables.columns import EXAMPLES, FEATURES, LOGITS
 from crosscoder.activations.shards import ShardReader
 from crosscoder.config import RunConfig
-from crosscoder.dictionary.inputs import Reads
+from crosscoder.dictionary.inputs import View
 from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.language_models.pair import load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
-from tests.analysis.described import described
+from tests.analysis.table_checks import described
 from tests.analysis.pair_run import N_LATENTS, make_pair_run
 from tests.tiny_pairs import save_adapter, save_llama
 
@@ -142,7 +142,7 @@ def test_models_of_different_width(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
-def test_other_ways_of_reading(reads: Reads, tmp_path: Path) -> None:
+def test_other_ways_of_reading(reads: View, tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
     _, run = make_pair_run(tmp_path, reads, {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base)
     results = load_results(run)

@@ -21,20 +21,20 @@ from crosscoder.config import (
     RunConfig,
 )
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, crosscoder_config, present
+from crosscoder.dictionary.inputs import View, crosscoder_config, view_rows
 from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.errors import FormatError
 from crosscoder.planted import SMALL, PlantedPair, exact_dictionary
 from crosscoder.run.folder import RunFolder
 
-from .described import described
+from .table_checks import described
 
 SETTINGS = AnalysisConfig(top_examples=3, quantile_examples=2, context_tokens=4, bootstrap_samples=200)
 WIDTH = 48
 
 
 def make_run(
-    path: Path, values: Tensor, crosscoder: Crosscoder, reads: Reads = "paired"
+    path: Path, values: Tensor, crosscoder: Crosscoder, reads: View = "paired"
 ) -> tuple[RunFolder, RunConfig]:
     path.mkdir(parents=True)
     d_model = values.shape[1] // 2
@@ -61,7 +61,7 @@ def make_run(
 
 
 def analyzed(
-    path: Path, values: Tensor, crosscoder: Crosscoder, reads: Reads = "paired"
+    path: Path, values: Tensor, crosscoder: Crosscoder, reads: View = "paired"
 ) -> tuple[Any, dict[str, Any]]:
     folder, config = make_run(path, values, crosscoder, reads)
     stages.analyze(folder, config)
@@ -257,13 +257,13 @@ def test_the_same_command_twice_writes_the_same(
 
 
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
-def test_dictionaries_with_one_direction_a_latent(reads: Reads, tmp_path: Path) -> None:
+def test_dictionaries_with_one_direction_a_latent(reads: View, tmp_path: Path) -> None:
     """They have no two norms to compare, so nothing is new or lost; what they do measure is there."""
     pair = PlantedPair(counts=SMALL)
     values = pair.sample(10_000)
     config = DictionaryConfig(reads=reads, n_latents=12, sparsity=BatchTopK(k=1))
     crosscoder = Crosscoder(crosscoder_config(config, (WIDTH, WIDTH)))
-    rows = present(values, (WIDTH, WIDTH), reads)
+    rows = view_rows(values, (WIDTH, WIDTH), reads)
     crosscoder.set_normalization(rows)
     crosscoder.calibrate(rows)
     features, summary = analyzed(tmp_path / reads, values, crosscoder, reads)
@@ -316,7 +316,7 @@ def test_a_shared_dictionary_tells_what_fires_at_another_rate(tmp_path: Path) ->
     pair = PlantedPair(counts={"shared": 8, "reweighted": 6})
     values = pair.sample(30_000)
     config = DictionaryConfig(reads="pooled", n_latents=14, sparsity=BatchTopK(k=1))
-    rows = present(values, (WIDTH, WIDTH), "pooled")
+    rows = view_rows(values, (WIDTH, WIDTH), "pooled")
     crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), pair.truth.reference, rows)
     features, summary = analyzed(tmp_path / "pooled", values, crosscoder, "pooled")
     assert (features["label"][:8] == "shared").all()
@@ -338,7 +338,7 @@ def test_a_difference_dictionary_tells_what_held_its_direction(tmp_path: Path) -
     shift = pair.truth.intervened - pair.truth.reference
     changed = shift.norm(dim=1) > 0
     config = DictionaryConfig(reads="difference", n_latents=6, sparsity=BatchTopK(k=1))
-    rows = present(values, (WIDTH, WIDTH), "difference")
+    rows = view_rows(values, (WIDTH, WIDTH), "difference")
     crosscoder = exact_dictionary(crosscoder_config(config, (WIDTH, WIDTH)), shift[changed], rows)
     features, _ = analyzed(tmp_path / "difference", values, crosscoder, "difference")
     new, lost = features[:3], features[3:]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from analysis import report_stages, wandb_panels
-from analysis.browser import write_page
 from analysis.report import write_report
 from analysis.tables.analysis_files import LABELS
 from crosscoder.config.load import dump_config, load_config
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import WandbRun, wandb_run
+from tests.analysis.page_views import write_page
 from tests.training.in_memory import run_config
 from tests.wandb_files import history_row, offline_files, records
 

@@ -22,7 +22,7 @@ from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import tokenize
-from tests.analysis.described import described
+from tests.analysis.table_checks import described
 from tests.tiny_pairs import WORDS, run_config, save_adapter, save_llama
 from training.harvest import harvest
 

@@ -32,7 +32,7 @@ from crosscoder.config.behavior import (
     Perplexity,
 )
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads
+from crosscoder.dictionary.inputs import View
 from crosscoder.language_models.pair import ModelPair, load_pair
 from tests.planted_network import NO, YES, exchanged, planted_dictionary, planted_pair
 from tests.tiny_pairs import save_adapter, save_gpt2, save_llama
@@ -55,7 +55,7 @@ def tokens(n_prompts: int = 6) -> list[Prompt]:
 
 
 def measurement(
-    pair: ModelPair, dictionary: Crosscoder, metric: LogitMetric, reads: Reads = "paired"
+    pair: ModelPair, dictionary: Crosscoder, metric: LogitMetric, reads: View = "paired"
 ) -> LogitMeasurement:
     view = view_of(dictionary, pair.d_models, reads)
     return LogitMeasurement(PromptActivations.of_rows(pair, view, metric.rows(tokens()), POLICY), metric)
@@ -102,7 +102,7 @@ def pairs(folder: Path, name: str) -> ModelPair:
             return load(folder, "gpt2", "gpt2_tuned")
 
 
-def random_dictionary(reads: Reads = "paired", n_latents: int = 40) -> Crosscoder:
+def random_dictionary(reads: View = "paired", n_latents: int = 40) -> Crosscoder:
     d_models = (16, 16) if reads == "paired" else (16,)
     dictionary = Crosscoder(
         CrosscoderConfig(
@@ -160,7 +160,7 @@ def test_parts_add_up_to_the_shift(folder: Path, name: str, metric: str) -> None
 
 
 @pytest.mark.parametrize("reads", ["paired", "pooled", "difference"])
-def test_every_kind_of_dictionary_takes_the_change_apart(folder: Path, reads: Reads) -> None:
+def test_every_kind_of_dictionary_takes_the_change_apart(folder: Path, reads: View) -> None:
     pair = pairs(folder, "models")
     measured = measurement(
         pair, random_dictionary(reads), build_metric(METRICS["log_odds"], pair.tokenizer), reads

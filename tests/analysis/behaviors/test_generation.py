@@ -129,13 +129,13 @@ def test_what_is_kept_of_the_prompts_changes_no_answer(
     assert [together.answers(run) for run in RUNS] == alone
     assert bool(together._kept) == bool(room)
     for model in range(2):
-        monkeypatch.setattr(pair.resumption(model), "_skipped", [])
+        monkeypatch.setattr(pair.forward_from_hookpoint(model), "_skipped", [])
     assert [generator(pair).answers(run) for run in RUNS] == alone
 
 
 def test_prompts_are_read_once_for_all_runs(pair: ModelPair) -> None:
     for model in range(2):
-        assert pair.resumption(model).n_skipped  # tried out when it is first asked for
+        assert pair.forward_from_hookpoint(model).n_skipped  # tried out when it is first asked for
     below = pair.hookpoints[0].replace("1", "0") + ".mlp"
     lengths: list[int] = []
     handles = [

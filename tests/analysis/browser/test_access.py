@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.browser import write_page
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..explained_runs import explained, followed
 from ..page_views import GRAVE, View, read_table, require_nothing_grave

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.behaviors.behavior_files import BehaviorFolder
-from analysis.browser import build, write_page
+from analysis.browser import build
 from analysis.browser.attributed_tokens import PROMPTS, TOKENS, attributed_tokens
 from analysis.browser.payload import Gist, TokenTable, latent_packs, overview_pack
 from analysis.browser.report_section import report_section
@@ -20,6 +20,7 @@ from analysis.report.phrases import percent
 from analysis.tables.analysis_files import load_results
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..explained_runs import CHECKPOINTS, N_PROMPTS, NAMED, explained, followed
 from ..page_views import read_table, unpacked
@@ -61,7 +62,11 @@ def test_without_behaviors_and_snapshots_only_the_requirements_are_added(tmp_pat
     def packs(folder: RunFolder, with_sections: bool) -> list[str]:
         results = load_results(folder)
         required = report_section(build_report(results, folder))
-        sections = build.page_sections(folder, results) if with_sections else [required]
+        sections = (
+            build.page_sections(folder, results, build_report(results, folder))
+            if with_sections
+            else [required]
+        )
         tokens, gist = TokenTable(), Gist(len(results.features))
         made = list(latent_packs(results, tokens, gist, sections))
         return [overview_pack(results, gist, tokens, sections), *made]

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.browser import build, write_page
+from analysis.browser import build
 from analysis.browser.files import SINGLE_FILE_BYTES
 from analysis.browser.payload import TokenTable, pack
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..page_views import LAYOUTS, page_files, read_table, unpacked
 from ..run_folder import HOSTILE, HOSTILE_LATENT, N_LATENTS, make_run_folder

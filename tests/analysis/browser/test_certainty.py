@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.browser import write_page
 from analysis.report import write_report
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..page_views import read_table, unpacked
 from ..report_runs import limits

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from analysis.browser import write_page
 from analysis.browser.identity import run_digest
 from analysis.report import write_report
 from analysis.report.phrases import percent
 from analysis.tables.analysis_files import load_results
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..explained_runs import explained
 from ..page_decisions import NOTE, counts, decide_three, entry, imported, open_latent, saved

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from analysis.behaviors.behavior_files import BehaviorFolder
-from analysis.browser import write_page
 from analysis.report import write_report
 from analysis.report.desiderata import COST
 from analysis.report.phrases import percent
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..explained_runs import explained
 from ..run_folder import make_run_folder

@@ -7,14 +7,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.browser import write_page
-from analysis.browser.build import page_sections
 from analysis.browser.section import Section
 from analysis.report import write_report
-from analysis.tables.analysis_files import load_results
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 from tests.analysis.explained_runs import written
+from tests.analysis.page_views import sections_of, write_page
 from tests.analysis.report_runs import ruled
 from tests.analysis.run_folder import HOSTILE, make_run_folder
 
@@ -29,9 +27,9 @@ def panel(view: Any, name: str) -> str:
 
 
 def test_a_run_without_either_adds_nothing(folder: RunFolder) -> None:
-    assert page_sections(folder, load_results(folder))[-1] == Section()
+    assert sections_of(folder)[-1] == Section()
     ruled(folder)
-    assert page_sections(folder, load_results(folder))[-1] != Section()
+    assert sections_of(folder)[-1] != Section()
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from analysis.bench import large_run
-from analysis.browser import build, write_page
+from analysis.browser import build
 from analysis.browser.files import PackFiles
 from analysis.tables.analysis_files import load_results
+from tests.analysis.page_views import write_page
 
 from ..page_views import page_files
 from ..run_folder import make_run_folder

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from analysis.bench.large_run import write_large_run
-from analysis.browser import write_page
 from analysis.latents.histograms import ActivationHistograms
 from analysis.report.phrases import percent
 from analysis.tables.analysis_files import load_results
@@ -20,8 +19,9 @@ from analysis.tables.histogram_rows import before_sources
 from crosscoder.dictionary.sparse_latents import SparseLatents
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
-from ..described import described
+from ..table_checks import described
 from ..page_views import read_table
 from ..run_folder import HOSTILE, SOURCES, make_run_folder
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from analysis.browser import write_page
 from analysis.report.content import build_report
 from analysis.tables.analysis_files import load_results
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..explained_runs import explained
 from ..report_runs import ruled

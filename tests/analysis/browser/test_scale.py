@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from analysis.bench import large_run
-from analysis.browser import write_page
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..page_views import page_files, read_table
 from ..run_folder import HOSTILE, HOSTILE_LATENT, make_run_folder

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from analysis.browser import write_page
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..run_folder import make_run_folder
 

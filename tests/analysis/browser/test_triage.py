@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.browser import write_page
 from analysis.browser.identity import run_digest
 from analysis.tables.analysis_files import load_results
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
 from ..page_decisions import NOTE, counts, decide_three, entry, pressed, saved
 from ..page_views import read_table

@@ -12,7 +12,7 @@ from torch import Tensor
 from analysis.latents.dictionary_view import DictionaryView, view_of
 from analysis.latents.token_context import DocumentContext
 from crosscoder.activations.batch import ActivationBatch
-from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardWriter, SideRecord
+from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardWriter, SplitRecord
 from crosscoder.config import CrosscoderConfig, ReLU, RunConfig
 from crosscoder.config.model_names import model_names
 from crosscoder.dictionary.crosscoder import Crosscoder
@@ -118,7 +118,7 @@ def planted_run(path: Path) -> tuple[RunFolder, RunConfig]:
     reader = PlantedReader(documents)
     manifest = Manifest(
         identity={}, dtype="float32", d_models=reader.d_models, documents_digest="", median_norms=(1, 1), max_norms=(9, 9),
-        sides={"held_out": SideRecord(n_planned=1)},
+        sides={"held_out": SplitRecord(n_planned=1)},
     )  # fmt: skip
     ShardWriter(folder.activations, manifest).write(
         "held_out", reader.values, reader.document, reader.position, 0

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 import crosscoder.command.app as command
 from analysis.explanations.excerpts import Excerpt, ExcerptFinder, Excerpts, marked
-from analysis.explanations.explain import Task, explain_latents, summary_of
+from analysis.explanations.explain import Task, summary_of
 from analysis.explanations.explanation_files import WrittenFolder, read_written
 from analysis.explanations.firing_rules import score_rules
 from analysis.explanations.firing_table import for_finding, gather_firings
 from analysis.explanations.judge_prompts import author_question, silent_marks
 from analysis.latents.token_context import DocumentContext
+from analysis.stages import explain
 from analysis.tables.parquet import write_parquet
 from crosscoder.config import AnalysisConfig, FileActivations, RunConfig
 from crosscoder.config.explanation import ExplanationSettings
@@ -182,7 +183,7 @@ def test_an_informed_judge_tells_the_explanation_from_that_of_another_latent(
 ) -> None:
     folder, config = run
     with caplog.at_level(logging.INFO, "analysis"):
-        explain_latents(folder, config, settings(endpoint))
+        explain(folder, config, settings(endpoint))
     row = rows(folder)[0]
     assert set(re.findall(r"\[(\w+)\]", row["text"])) == set(NAMED) and "\n" not in row["text"]
     assert row["detection"] == row["fuzzing"] == 1
@@ -202,7 +203,7 @@ def test_an_informed_judge_tells_the_explanation_from_that_of_another_latent(
 def test_a_coin_scores_half_with_either_explanation(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
     _Endpoint.judge = "coin"
-    explain_latents(folder, config, settings(endpoint, scored=40, only=[0, 1, 3], max_tokens=10**6))
+    explain(folder, config, settings(endpoint, scored=40, only=[0, 1, 3], max_tokens=10**6))
     found = rows(folder).values()
     values = [
         row[f"{way}{of}"] for row in found for way in ("detection", "fuzzing") for of in ("", "_control")
@@ -215,7 +216,7 @@ def test_replies_that_say_neither_yes_nor_no_are_counted(
 ) -> None:
     folder, config = run
     _Endpoint.judge = "evasive"
-    explain_latents(folder, config, settings(endpoint))
+    explain(folder, config, settings(endpoint))
     row = rows(folder)[0]
     assert row["detection"] == 1, "what can be read is right"
     assert row["detection_unparsed"] > 0 and row["detection_n"] + row["detection_unparsed"] == 24
@@ -226,7 +227,7 @@ def test_beyond_the_limit_nothing_is_asked(run: tuple[RunFolder, RunConfig], end
     with pytest.raises(
         ResourceError, match=r"max_tokens: 194 prompts need about \d+ tokens, the limit is 9000;"
     ):
-        explain_latents(folder, config, settings(endpoint, max_tokens=9000))
+        explain(folder, config, settings(endpoint, max_tokens=9000))
     assert not _Endpoint.asked and not WrittenFolder(folder.explanations).table.exists()
 
 
@@ -238,7 +239,7 @@ def test_a_server_that_counts_more_than_the_estimate_is_stopped_too(
     with pytest.raises(
         ResourceError, match=r"max_tokens: \d+ tokens are used, and the next prompt would pass the limit"
     ):
-        explain_latents(folder, config, settings(endpoint, max_tokens=3000))
+        explain(folder, config, settings(endpoint, max_tokens=3000))
     assert len(_Endpoint.asked) == 30, "of 103 tokens each: it passes the limit by no more than one reply"
 
 
@@ -246,18 +247,18 @@ def test_after_an_interrupt_nothing_is_asked_twice(run: tuple[RunFolder, RunConf
     folder, config = run
     _Endpoint.fails_after = 50
     with pytest.raises(ResourceError, match=r"author\.url: .* gives no reply .*replies so far are kept"):
-        explain_latents(folder, config, settings(endpoint))
+        explain(folder, config, settings(endpoint))
     assert len(_Endpoint.asked) == 50
     place = WrittenFolder(folder.explanations)
     # A kill in the middle of a line: what it answered is lost, and nothing else.
     text = place.replies.read_text()
     place.replies.write_text(text[:-30])
     _Endpoint.fails_after = None
-    explain_latents(folder, config, settings(endpoint))
+    explain(folder, config, settings(endpoint))
     asked = len(_Endpoint.asked)
     assert asked == len(set(_Endpoint.asked)) + 1 > 180
     whole = rows(folder)
-    explain_latents(folder, config, settings(endpoint, max_tokens=1))
+    explain(folder, config, settings(endpoint, max_tokens=1))
     assert len(_Endpoint.asked) == asked, "everything is kept, so the limit is of no matter"
     assert rows(folder) == whole
 
@@ -267,7 +268,7 @@ def test_prompts_and_replies_are_stored_and_the_key_is_not(
 ) -> None:
     folder, config = run
     monkeypatch.setenv("A_KEY", "sk-very-secret")
-    explain_latents(folder, config, settings(endpoint, key_variable="A_KEY"))
+    explain(folder, config, settings(endpoint, key_variable="A_KEY"))
     assert set(_Endpoint.headers_seen) == {"Bearer sk-very-secret"}
     stored = [
         json.loads(line) for line in WrittenFolder(folder.explanations).replies.read_text().splitlines()
@@ -278,17 +279,17 @@ def test_prompts_and_replies_are_stored_and_the_key_is_not(
         assert not path.is_file() or b"very-secret" not in path.read_bytes(), path
     monkeypatch.delenv("A_KEY")
     with pytest.raises(ConfigError, match=r"author\.key_variable: the environment has no A_KEY"):
-        explain_latents(folder, config, settings(endpoint, key_variable="A_KEY"))
+        explain(folder, config, settings(endpoint, key_variable="A_KEY"))
 
 
 def test_rows_of_other_latents_and_authors_stay(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
-    explain_latents(folder, config, settings(endpoint, only=[0, 1]))
-    explain_latents(folder, config, settings(endpoint, only=[1, 3]))
+    explain(folder, config, settings(endpoint, only=[0, 1]))
+    explain(folder, config, settings(endpoint, only=[1, 3]))
     assert set(read_written(folder)) == {0, 1, 3}
     assert rows(folder)[1]["control_latent"] == 3
     other = {"kind": "endpoint", "url": endpoint, "model": "other"}
-    explain_latents(folder, config, settings(endpoint, only=[1, 3], judge=other))
+    explain(folder, config, settings(endpoint, only=[1, 3], judge=other))
     assert [row["judge"] for row in read_written(folder)[1]] == ["chat", "other"]
 
 
@@ -296,10 +297,10 @@ def test_one_latent_alone_has_no_control_and_a_silent_one_no_explanation(
     run: tuple[RunFolder, RunConfig], endpoint: str
 ) -> None:
     folder, config = run
-    explain_latents(folder, config, settings(endpoint, only=[0]))
+    explain(folder, config, settings(endpoint, only=[0]))
     row = rows(folder)[0]
     assert row["control_latent"] is row["detection_control"] is None and row["detection"] == 1
-    explain_latents(folder, config, settings(endpoint, only=[0, 4, 5]))
+    explain(folder, config, settings(endpoint, only=[0, 4, 5]))
     seldom, always = rows(folder)[4], rows(folder)[5]
     assert seldom["detection"] is None and seldom["reason"]
     assert (
@@ -310,12 +311,12 @@ def test_one_latent_alone_has_no_control_and_a_silent_one_no_explanation(
 
 def test_the_rule_is_scored_beside_without_any_judge(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
-    explain_latents(folder, config, settings(endpoint))
+    explain(folder, config, settings(endpoint))
     assert rows(folder)[0]["detection_rule"] is None, "no rule was learnt in this run"
     table = gather_firings(PlantedReader(planted_documents()), planted_observer(), [0, 1], 10**9, 0)
     documents = planted_context(folder.path.parent / "tokenizer")
     write_parquet(folder.rules, score_rules(table, documents, AnalysisConfig(bootstrap_samples=20), 0))
-    explain_latents(folder, config, settings(endpoint))
+    explain(folder, config, settings(endpoint))
     assert rows(folder)[0]["detection_rule"] == 1
 
 
@@ -332,7 +333,7 @@ def test_latents_are_chosen_by_what_is_claimed_or_by_their_share(
     run: tuple[RunFolder, RunConfig], endpoint: str, more: dict[str, Any], chosen: list[int]
 ) -> None:
     folder, config = run
-    explain_latents(folder, config, settings(endpoint, **{"only": [], "max_tokens": 10**6, **more}))
+    explain(folder, config, settings(endpoint, **{"only": [], "max_tokens": 10**6, **more}))
     assert sorted(read_written(folder)) == chosen
 
 
@@ -347,11 +348,11 @@ def test_what_cannot_be_explained_is_one_line(run: tuple[RunFolder, RunConfig], 
         (settings(endpoint, only=[], latents="named"), "latents: no latent of this run is named"),
     ):
         with pytest.raises(ConfigError, match=re.escape(said)):
-            explain_latents(folder, config, asked)
+            explain(folder, config, asked)
     files = FileActivations(reference=Path("a.npy"), intervened=Path("b.npy"))
     from_files = RunConfig(output=folder.path, activations=files)
     with pytest.raises(ConfigError, match="came from files, without their tokens"):
-        explain_latents(folder, from_files, settings(endpoint))
+        explain(folder, from_files, settings(endpoint))
     assert not _Endpoint.asked
 
 
@@ -386,11 +387,11 @@ def test_a_local_model_explains_and_judges(run: tuple[RunFolder, RunConfig], tmp
             "reply_tokens": 3,
         }
     )
-    explain_latents(folder, config, asked)
+    explain(folder, config, asked)
     first = rows(folder)
     assert all(row["detection_unparsed"] == 0 and row["detection"] is not None for row in first.values())
     WrittenFolder(folder.explanations).replies.unlink()
-    explain_latents(folder, config, asked)
+    explain(folder, config, asked)
     assert rows(folder) == first
 
 
@@ -402,7 +403,7 @@ def test_tasks_know_their_answer(excerpts: Excerpts) -> None:
 
 def test_columns_are_those_of_the_schema(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
-    explain_latents(folder, config, settings(endpoint))
+    explain(folder, config, settings(endpoint))
     names = pq.read_schema(WrittenFolder(folder.explanations).table).names
     guide = (Path(__file__).parents[3] / "docs" / "explanations.md").read_text()
     bases = {re.sub(r"_(low|high|n|unparsed)$", "", name) for name in names}

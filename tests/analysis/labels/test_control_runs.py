@@ -8,8 +8,7 @@ import torch
 
 from analysis.labels.control_runs import read_control_run
 from analysis.labels.controls import read_controls
-from analysis.labels.label_arrays import decide_labels
-from analysis.labels.rule import LABELS
+from analysis.labels.rule import LABELS, decide, labels_of
 from analysis.latents.token_context import RowContext
 from crosscoder.config import ControlsConfig, RunConfig
 from crosscoder.errors import ConfigError, FormatError
@@ -28,7 +27,12 @@ def test_its_latents_are_a_null_of_another_run(tmp_path: Path) -> None:
     folder, config = analyzed(tmp_path / "control")
     features, fve = read_control_run(folder.path, config)
     assert features.evidence is not None
-    labels = [LABELS[index] for index in decide_labels(features.evidence, config.analysis.rule)]
+    labels = [
+        LABELS[index]
+        for index in labels_of(
+            decide(features.evidence, config.analysis.rule), features.evidence.q_value, config.analysis.rule
+        )
+    ]
     claims = [label for label in features.labels if label in ("new", "lost")]
     assert claims and sorted(label for label in labels if label in ("new", "lost")) == sorted(claims)
     assert fve["reference"] is not None

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.labels.counts import LIMITS, count_intervals, evidence_of, limit_curves
-from analysis.labels.label_arrays import BoundedArray, EvidenceArray, TowardArray, decide_labels
-from analysis.labels.rule import LABELS, Bounded, Evidence, Toward, decide
+from analysis.labels.counts import LIMITS, count_intervals, limit_curves
+from analysis.labels.evidence import Bounded, Evidence, Toward, evidence_of
+from analysis.labels.reasons import verdict_of
+from analysis.labels.rule import LABELS, decide, labels_of
 from analysis.latents.bootstrap import BlockMoments, resample_weights
 from crosscoder.config import LabelRule
 from tests.analysis.labels.test_rule import evidences
@@ -18,39 +19,19 @@ from tests.analysis.labels.test_rule import evidences
 RULE = LabelRule()
 
 
-def together(several: list[Evidence]) -> EvidenceArray:
+def many(several: list[Evidence]) -> Evidence:
     """Evidence of single latents as arrays."""
 
-    def column(pick: Any) -> np.ndarray:
-        return np.array([pick(one) for one in several], dtype=float)
+    def gathered(parts: tuple[Any, ...]) -> Any:
+        if isinstance(parts[0], tuple):
+            return type(parts[0])(*(gathered(column) for column in zip(*parts, strict=True)))
+        return np.array(parts)
 
-    def toward(side: str) -> TowardArray:
-        parts = [
-            BoundedArray(
-                *(
-                    column(lambda one, n=n, b=b: getattr(getattr(getattr(one, side), n), b))
-                    for b in Bounded._fields
-                )
-            )
-            for n in ("nu_error", "nu_reconstruction")
-        ]
-        return TowardArray(parts[0], parts[1], column(lambda one: getattr(one, side).own))
+    return gathered(tuple(several))
 
-    names = ("n_tokens", "n_documents", "norm_reference", "norm_intervened", "cosine", "q_value")
-    columns = {name: column(lambda one, name=name: getattr(one, name)) for name in names}
-    mapped = np.array([one.mapped for one in several])
-    nothing = Bounded(np.nan, np.nan, np.nan)
-    twin_cosine = column(lambda one: np.nan if one.twin is None else one.twin.cosine)
-    rate = BoundedArray(
-        *(
-            column(lambda one, b=b: getattr(nothing if one.twin is None else one.twin.relative_rate, b))
-            for b in Bounded._fields
-        )
-    )
-    new, lost = toward("new"), toward("lost")
-    return EvidenceArray(
-        **columns, new=new, lost=lost, mapped=mapped, twin_cosine=twin_cosine, relative_rate=rate
-    )
+
+def labels_under(evidence: Evidence, rule: LabelRule) -> np.ndarray:
+    return labels_of(decide(evidence, rule), evidence.q_value, rule)
 
 
 @settings(max_examples=300)
@@ -59,17 +40,17 @@ def together(several: list[Evidence]) -> EvidenceArray:
     st.sampled_from([RULE, LabelRule(weak_norm=0.1, min_documents=51), LabelRule(shared_cosine=0.7)]),
 )
 def test_many_at_once_get_the_labels_that_each_gets(several: list[Evidence], rule: LabelRule) -> None:
-    several = [one._replace(comparable=True) for one in several]
-    assert [LABELS[index] for index in decide_labels(together(several), rule)] == [
-        decide(one, rule).label for one in several
+    assert [LABELS[index] for index in labels_under(many(several), rule)] == [
+        verdict_of(one, rule).label for one in several
     ]
+    assert many(several).at(len(several) - 1) == pytest.approx(several[-1], nan_ok=True)
 
 
 def test_a_q_value_holds_back_many_as_it_holds_back_one() -> None:
-    absent = Toward(Bounded(0, 0, 0), Bounded(0, 0, 0), 1.0)
+    absent = Toward(Bounded(0.0, 0.0, 0.0), Bounded(0.0, 0.0, 0.0), 1.0)
     one = Evidence(9, 9, 0.0, 1.0, 0.0, absent, absent)
     several = [one._replace(q_value=q) for q in (0.01, 0.5, float("nan"))]
-    assert [LABELS[index] for index in decide_labels(together(several), RULE)] == [
+    assert [LABELS[index] for index in labels_under(many(several), RULE)] == [
         "new",
         "undetermined",
         "new",
@@ -78,7 +59,7 @@ def test_a_q_value_holds_back_many_as_it_holds_back_one() -> None:
 
 def moments_of(
     spread: float, n_latents: int = 40, n_blocks: int = 32
-) -> tuple[EvidenceArray, BlockMoments, dict[str, Any]]:
+) -> tuple[Evidence, BlockMoments, dict[str, Any]]:
     """Latents that lack the concept in the reference on average, a ν of 0.1, and by how much it varies between blocks."""
     generator = torch.Generator().manual_seed(0)
     noise = spread * torch.randn(n_blocks, n_latents, generator=generator, dtype=torch.float64)
@@ -91,7 +72,7 @@ def moments_of(
     }  # fmt: skip
     value = np.full(n_latents, 0.1)
     error = spread / np.sqrt(n_blocks)
-    bound = BoundedArray(value, value - 2 * error, value + 2 * error)
+    bound = Bounded(value, value - 2 * error, value + 2 * error)
     bounds = dict.fromkeys(statistics, bound)
     columns = {
         "n_tokens": np.full(n_latents, 32.0),
@@ -125,14 +106,14 @@ def test_counts_vary_with_the_text_where_the_evidence_does() -> None:
 
 def test_every_limit_has_a_curve_that_holds_the_configured_value() -> None:
     evidence, *_ = moments_of(spread=0.05 * 32**0.5)
-    curves = {curve.limit: curve for curve in limit_curves(RULE, lambda rule: decide_labels(evidence, rule))}
+    curves = {curve.limit: curve for curve in limit_curves(RULE, lambda rule: labels_under(evidence, rule))}
     assert tuple(curves) == LIMITS
     for name, curve in curves.items():
         configured = getattr(RULE, name)
         assert curve.configured == configured
         at = int(np.argmin(np.abs(np.array(curve.values) - configured)))
         assert curve.values[at] == pytest.approx(configured)
-        assert curve.new[at] == int((decide_labels(evidence, RULE) == LABELS.index("new")).sum())
+        assert curve.new[at] == int((labels_under(evidence, RULE) == LABELS.index("new")).sum())
         assert 0 < curve.values[0] < 0.1 * configured and max(curve.values) <= 1
         assert curve.new == sorted(curve.new), "a wider limit lets no latent out"
         assert not any(curve.lost)

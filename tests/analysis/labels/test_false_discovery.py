@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from analysis.labels.counts import evidence_of
+from analysis.labels.evidence import Bounded, evidence_of
 from analysis.labels.false_discovery import (
     FAMILIES,
     Candidacy,
@@ -14,7 +14,6 @@ from analysis.labels.false_discovery import (
     q_values,
     weights_of_null,
 )
-from analysis.labels.label_arrays import BoundedArray
 from analysis.labels.rule import LABELS, Label
 from crosscoder.config import LabelRule
 
@@ -58,8 +57,8 @@ def found(columns: Table, **kwargs: np.ndarray) -> Candidacy:
                 np.where(leaning, columns[f"{name}{bound}"], columns["other"])
                 for bound in ("", "_low", "_high")
             )
-            bounds[f"{name}_{side}"] = BoundedArray(*numbers)
-        bounds[f"own_{side}"] = BoundedArray(*[np.ones(len(to_new))] * 3)
+            bounds[f"{name}_{side}"] = Bounded(*numbers)
+        bounds[f"own_{side}"] = Bounded(*[np.ones(len(to_new))] * 3)
     return candidacy(columns, evidence_of(columns, bounds), RULE, **kwargs)
 
 

@@ -1,24 +1,27 @@
 import math
+from typing import NamedTuple
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analysis.labels.rule import (
-    Bounded,
-    Evidence,
-    RateEvidence,
-    Toward,
-    Twin,
-    Verdict,
-    decide,
-    decide_by_rate,
-)
+from analysis.labels.evidence import Bounded, Evidence, RateEvidence, Toward
+from analysis.labels.reasons import Verdict, verdict_of, verdict_of_rates
 from crosscoder.config import LabelRule
 
 RULE = LabelRule()
 SWAPPED = {"new": "lost", "lost": "new"}
 NAN = math.nan
+
+
+class Twin(NamedTuple):
+    """The nearest latent in the other model."""
+
+    cosine: float
+    relative_rate: Bounded
+
+
+NO_TWIN = Twin(NAN, Bounded(NAN, NAN, NAN))
 
 
 def about(value: float, spread: float = 0.02) -> Bounded:
@@ -40,16 +43,16 @@ def evidence(
     comparable: bool = True,
     mapped: bool = False,
     q_value: float = NAN,
-    twin: Twin | None = None,
+    twin: Twin = NO_TWIN,
 ) -> Evidence:
     sides = new or toward(), lost or toward()
     return Evidence(
-        n_tokens, n_documents, reference, intervened, cosine, *sides, comparable, mapped, q_value, twin
+        n_tokens, n_documents, reference, intervened, cosine, *sides, comparable, mapped, q_value, *twin
     )
 
 
 def label(found: Evidence) -> str:
-    return decide(found, RULE).label
+    return verdict_of(found, RULE).label
 
 
 numbers = st.one_of(st.just(NAN), st.floats(-3, 3))
@@ -70,15 +73,13 @@ evidences = st.builds(
     st.booleans(),
     st.booleans(),
     st.sampled_from([NAN, 0.0, 0.5]),
-    st.one_of(st.none(), st.builds(Twin, st.floats(0.6, 1), bounds)),
+    st.one_of(st.just(NAN), st.floats(0.6, 1)),
+    bounds,
 )
 
 
-def seen_from_the_other_model(twin: Twin | None) -> Twin | None:
-    if twin is None:
-        return None
-    value, low, high = twin.relative_rate
-    return twin._replace(relative_rate=Bounded(1 - value, 1 - high, 1 - low))
+def seen_from_the_other_model(rate: Bounded) -> Bounded:
+    return Bounded(1 - rate.value, 1 - rate.high, 1 - rate.low)
 
 
 @given(evidences)
@@ -90,15 +91,15 @@ def test_exchanging_the_models_exchanges_new_and_lost(found: Evidence) -> None:
         norm_intervened=found.norm_reference,
         new=found.lost,
         lost=found.new,
-        twin=seen_from_the_other_model(found.twin),
+        relative_rate=seen_from_the_other_model(found.relative_rate),
     )
-    one, other = decide(found, RULE), decide(mirrored, RULE)
+    one, other = verdict_of(found, RULE), verdict_of(mirrored, RULE)
     assert other.label == SWAPPED.get(one.label, one.label)
 
 
 @given(evidences)
 def test_every_verdict_has_a_reason_on_one_line(found: Evidence) -> None:
-    verdict = decide(found, RULE)
+    verdict = verdict_of(found, RULE)
     assert verdict.reason
     assert "\n" not in verdict.reason
     assert "-0.00" not in verdict.reason
@@ -106,7 +107,7 @@ def test_every_verdict_has_a_reason_on_one_line(found: Evidence) -> None:
 
 @given(evidences)
 def test_new_and_lost_need_both_the_norm_and_latent_scaling(found: Evidence) -> None:
-    verdict = decide(found, RULE)
+    verdict = verdict_of(found, RULE)
     if verdict.label not in ("new", "lost"):
         return
     side = found.new if verdict.label == "new" else found.lost
@@ -118,7 +119,7 @@ def test_new_and_lost_need_both_the_norm_and_latent_scaling(found: Evidence) -> 
 
 
 def test_dead_comes_first() -> None:
-    assert decide(evidence(0, 1, n_tokens=0, n_documents=0), RULE) == Verdict(
+    assert verdict_of(evidence(0, 1, n_tokens=0, n_documents=0), RULE) == Verdict(
         "dead", "fired on no held-out token"
     )
 
@@ -139,11 +140,11 @@ def test_a_turn_that_other_latents_make_up_for_is_none() -> None:
     """Latents that split one feature between them turn against each other: what is rebuilt is the same in both models."""
     half, made_up = toward(0.5, 0.5), toward(0.5, 0.98)
     for new, lost in ((made_up, half), (half, made_up)):
-        verdict = decide(evidence(1.0, 0.9, 0.5, new=new, lost=lost), RULE)
+        verdict = verdict_of(evidence(1.0, 0.9, 0.5, new=new, lost=lost), RULE)
         assert verdict.label == "undetermined"
         assert "other latents write the other direction into the" in verdict.reason
     unknown = half._replace(nu_reconstruction=Bounded(0.5, NAN, NAN))
-    verdict = decide(evidence(1.0, 0.9, 0.5, new=half, lost=unknown), RULE)
+    verdict = verdict_of(evidence(1.0, 0.9, 0.5, new=half, lost=unknown), RULE)
     assert verdict.label == "undetermined" and "no bound" in verdict.reason
 
 
@@ -151,13 +152,13 @@ def test_a_direction_that_the_other_model_has_on_other_tokens_is_not_new() -> No
     """It fires three times as often: the extra firings get a latent that is in one model alone."""
     absent = toward(0.0, 0.0)
     more = Twin(0.98, Bounded(0.75, 0.7, 0.8))
-    verdict = decide(evidence(0.02, 1.0, 0.1, new=absent, twin=more), RULE)
+    verdict = verdict_of(evidence(0.02, 1.0, 0.1, new=absent, twin=more), RULE)
     assert verdict.label == "reweighted"
     assert "another latent writes the same direction (cosine 0.98) into the reference" in verdict.reason
     as_often = more._replace(relative_rate=Bounded(0.55, 0.5, 0.65))
-    verdict = decide(evidence(0.02, 1.0, 0.1, new=absent, twin=as_often), RULE)
+    verdict = verdict_of(evidence(0.02, 1.0, 0.1, new=absent, twin=as_often), RULE)
     assert verdict.label == "undetermined" and "not established" in verdict.reason
-    near = decide(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.85)), RULE)
+    near = verdict_of(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.85)), RULE)
     assert (
         near.label == "undetermined" and "a direction near it (cosine 0.85) into the reference" in near.reason
     )
@@ -177,7 +178,7 @@ def test_every_claim_of_a_change_needs_a_q_value(q_value: float) -> None:
         "shared": evidence(),
     }
     for name, found in claims.items():
-        verdict = decide(found._replace(q_value=q_value), RULE)
+        verdict = verdict_of(found._replace(q_value=q_value), RULE)
         held_back = q_value > RULE.false_discovery_rate and name != "shared"
         assert verdict.label == ("undetermined" if held_back else name)
         assert (f"{name}, but q-value" in verdict.reason) == held_back
@@ -186,7 +187,7 @@ def test_every_claim_of_a_change_needs_a_q_value(q_value: float) -> None:
 def test_a_right_angle_cannot_be_told_from_two_features_in_one_latent() -> None:
     """Each direction is absent from the other model: a turn by 90°, or a new and a lost feature that share a latent."""
     absent = toward(0.0, 0.0)
-    verdict = decide(evidence(1.0, 0.9, 0.0, new=absent, lost=absent), RULE)
+    verdict = verdict_of(evidence(1.0, 0.9, 0.0, new=absent, lost=absent), RULE)
     assert verdict.label == "undetermined"
     assert "two features in one latent" in verdict.reason
 
@@ -195,10 +196,10 @@ def test_norm_that_only_leaked_is_not_a_rotation() -> None:
     """The reference's row is long, but nothing in the reference's activations is along it."""
     leaked = Toward(about(NAN), about(NAN), 0.02)
     assert label(evidence(0.6, 1.0, 0.3, new=toward(0.3, 0.3), lost=toward(0.3, 0.3))) == "rotated"
-    verdict = decide(evidence(0.6, 1.0, 0.3, new=toward(0.3, 0.3), lost=leaked), RULE)
+    verdict = verdict_of(evidence(0.6, 1.0, 0.3, new=toward(0.3, 0.3), lost=leaked), RULE)
     assert verdict.label == "undetermined"
     assert "leaked norm" in verdict.reason
-    verdict = decide(evidence(0.6, 1.0, 0.1, new=toward(0.0, 0.0), lost=leaked), RULE)
+    verdict = verdict_of(evidence(0.6, 1.0, 0.1, new=toward(0.0, 0.0), lost=leaked), RULE)
     assert "absent in the reference" in verdict.reason
     assert "0.60 of its larger norm" in verdict.reason
 
@@ -228,7 +229,7 @@ def test_norm_that_only_leaked_is_not_a_rotation() -> None:
     ],
 )
 def test_what_stays_undetermined_says_why(found: Evidence, words: str) -> None:
-    verdict = decide(found, RULE)
+    verdict = verdict_of(found, RULE)
     assert verdict.label == "undetermined"
     assert words in verdict.reason
 
@@ -236,13 +237,13 @@ def test_what_stays_undetermined_says_why(found: Evidence, words: str) -> None:
 def test_the_rule_is_the_one_that_was_configured() -> None:
     found = evidence(0.25, 1.0, 0.3, new=toward(0.05, 0.1))
     assert label(found) == "new"
-    assert decide(found, LabelRule(weak_norm=0.2)).label == "undetermined"
-    assert decide(found, LabelRule(min_documents=51)).label == "undetermined"
+    assert verdict_of(found, LabelRule(weak_norm=0.2)).label == "undetermined"
+    assert verdict_of(found, LabelRule(min_documents=51)).label == "undetermined"
 
 
 def test_a_limit_below_nearly_nothing_holds_too() -> None:
     found = evidence(0.15, 1.0, 0.3, new=toward(0.05, 0.1))
-    verdict = decide(found, LabelRule(weak_norm=0.1))
+    verdict = verdict_of(found, LabelRule(weak_norm=0.1))
     assert verdict.label == "undetermined"
     assert "yet 0.15 of its larger norm lies there" in verdict.reason
 
@@ -281,7 +282,7 @@ def rates(
 def test_rates_decide_where_both_models_share_a_direction(
     found: RateEvidence, label: str, because: str
 ) -> None:
-    verdict = decide_by_rate(found, RULE)
+    verdict = verdict_of_rates(found, RULE)
     assert verdict.label == label
     assert because in verdict.reason
 
@@ -298,8 +299,8 @@ def test_exchanging_the_models_changes_no_label_by_rate(one: float, other: float
         abs(end - limit) for end in (relative, relative - spread, relative + spread) for limit in limits
     )
     if near > 1e-9:  # at a limit itself, rounding of 1 - x decides
-        assert decide_by_rate(there, RULE).label == decide_by_rate(back, RULE).label
+        assert verdict_of_rates(there, RULE).label == verdict_of_rates(back, RULE).label
 
 
 def test_the_limit_of_rates_is_a_setting() -> None:
-    assert decide_by_rate(rates(0.01, 0.03), RULE.model_copy(update={"rate_ratio": 4})).label == "shared"
+    assert verdict_of_rates(rates(0.01, 0.03), RULE.model_copy(update={"rate_ratio": 4})).label == "shared"

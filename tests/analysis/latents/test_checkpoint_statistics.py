@@ -18,7 +18,7 @@ from crosscoder.config import AnalysisConfig
 from crosscoder.config.model_names import model_names, time_order
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.planted import SMALL, PlantedChain, PlantedPair
-from tests.analysis.described import described
+from tests.analysis.table_checks import described
 from tests.analysis.readers import BLOCKS, MemoryReader, collect
 from tests.dictionaries import raw_activations, small_crosscoder
 
@@ -101,7 +101,7 @@ def test_a_trajectory_ends_in_the_feature_table(last: int, tmp_path: Path) -> No
     write_parquet(tmp_path / "trajectories.parquet", found.table())
     described(tmp_path / "trajectories.parquet", TRAJECTORIES)
     table: pd.DataFrame = found.table().to_pandas()
-    assert len(table) == len(chain.begins) * (last + 1)
+    assert len(table) == len(chain.onsets) * (last + 1)
     row = table[(table["latent"] == 3) & (table["checkpoint"] == last)].iloc[0]
     assert (row["name"], row["norm"]) == ("intervened", found.norm[last, 3])
 
@@ -112,7 +112,7 @@ def test_planted_beginnings_are_found(last: int) -> None:
     found = trajectories_of(chain.dictionary(), chain.sample(6000))
     kinds = chain.pair.truth.kinds
     beginnings = onsets(found, kinds)
-    for kind, begins, found_at in zip(kinds, chain.begins.tolist(), beginnings.tolist(), strict=True):
+    for kind, begins, found_at in zip(kinds, chain.onsets.tolist(), beginnings.tolist(), strict=True):
         assert found_at == begins if kind in CHANGED else np.isnan(found_at), kind
 
 
@@ -122,7 +122,7 @@ def test_where_nothing_changes_nothing_begins() -> None:
     assert np.nanmax(np.abs(found.shift_share)) < 0.01
     assert np.isnan(onsets(found, chain.pair.truth.kinds)).all()
     # Called changed all the same, a latent that explains nothing has no beginning, but for one in forty by its interval.
-    assert np.isfinite(onsets(found, ["new"] * len(chain.begins))).sum() <= 3
+    assert np.isfinite(onsets(found, ["new"] * len(chain.onsets))).sum() <= 3
 
 
 def test_a_reversed_chain_reverses_trajectories() -> None:
@@ -132,8 +132,8 @@ def test_a_reversed_chain_reverses_trajectories() -> None:
     # In training space norms are scaled by model; as a share of all checkpoints they are the same the other way round.
     np.testing.assert_allclose(forth.norm, back.norm[::-1], rtol=0.02, atol=0.02)
     is_new = chain.pair.truth.is_kind("new").numpy()
-    assert (onsets(forth, ["new"] * 20)[is_new] == chain.begins.numpy()[is_new]).all()
-    assert (onsets(back, ["lost"] * 20)[is_new] == chain.last + 1 - chain.begins.numpy()[is_new]).all()
+    assert (onsets(forth, ["new"] * 20)[is_new] == chain.onsets.numpy()[is_new]).all()
+    assert (onsets(back, ["lost"] * 20)[is_new] == chain.last + 1 - chain.onsets.numpy()[is_new]).all()
 
 
 def test_another_width_leaves_undefined_what_needs_one_space() -> None:

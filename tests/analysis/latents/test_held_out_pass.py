@@ -16,21 +16,21 @@ from analysis.latents.hashing import block_of
 from analysis.latents.held_out_pass import Pass, PassAccumulator
 from crosscoder.config import AnalysisConfig
 from crosscoder.config.model_names import MODEL_NAMES
-from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.dictionary.inputs import View, view_rows
 from tests.analysis.readers import MemoryReader
 from tests.dictionaries import KINDS, raw_activations, small_crosscoder
 
 D_MODEL, TOKENS, DOCUMENT = 6, 307, 20
 D_MODELS = (D_MODEL, D_MODEL)
-READS: tuple[Reads, ...] = ("paired", "pooled", "difference")
+READS: tuple[View, ...] = ("paired", "pooled", "difference")
 SETTINGS = AnalysisConfig(bootstrap_blocks=16, top_examples=3, quantile_examples=1)
 
 
-def setting(kind: str, reads: Reads, n_latents: int = 24) -> tuple[DictionaryView, MemoryReader]:
+def setting(kind: str, reads: View, n_latents: int = 24) -> tuple[DictionaryView, MemoryReader]:
     """A dictionary with random weights, in float64, and tokens of which each latent misses many."""
     values = raw_activations(D_MODELS, TOKENS).double()
     crosscoder = small_crosscoder(kind, "two" if reads == "paired" else "one", n_latents).double()
-    rows = present(values, D_MODELS, reads).double()
+    rows = view_rows(values, D_MODELS, reads).double()
     crosscoder.set_normalization(rows)
     crosscoder.calibrate(rows)
     return view_of(crosscoder, D_MODELS, reads), MemoryReader(values, D_MODELS, DOCUMENT)
@@ -52,8 +52,8 @@ class Dense:
         scale = crosscoder.scale.repeat_interleave(D_MODEL)
         shift = intervened - reference
         with torch.no_grad():
-            # `present` gives differences in float32.
-            rows = shift if reads == "difference" else present(values, D_MODELS, reads)
+            # `view_rows` returns differences in float32.
+            rows = shift if reads == "difference" else view_rows(values, D_MODELS, reads)
             codes = crosscoder.encode(rows)
             normalized = (rows - crosscoder.mean) * scale
             written = codes @ crosscoder.W_dec
@@ -123,7 +123,7 @@ class Dense:
 @pytest.mark.parametrize("batch", [TOKENS, 33])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reads", READS)
-def test_the_pass_comes_to_what_the_dense_code_comes_to(reads: Reads, kind: str, batch: int) -> None:
+def test_the_pass_comes_to_what_the_dense_code_comes_to(reads: View, kind: str, batch: int) -> None:
     view, reader = setting(kind, reads)
     found, dense = read_through(view, reader, batch), Dense(view, reader)
     statistics = found.statistics
@@ -176,7 +176,7 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_nothing_as_large_as_a_dense_code_is_held(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_as_large_as_a_dense_code_is_held(reads: View, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here a dense code is by far larger than the weights, than the activations and than their float64 copies."""
     monkeypatch.setattr(crosscoder.dictionary.topk_selection, "_BLOCK_BYTES", {"cpu": 1})
     view, reader = setting("batch_topk", reads, n_latents=200)
@@ -187,7 +187,7 @@ def test_nothing_as_large_as_a_dense_code_is_held(reads: Reads, monkeypatch: pyt
         gathered.update(batch)
     assert not watch.seen
     with Watch(TOKENS * 200) as control:
-        view.crosscoder.encode(present(batch.values, D_MODELS, reads).double())
+        view.crosscoder.encode(view_rows(batch.values, D_MODELS, reads).double())
     assert control.seen
 
 

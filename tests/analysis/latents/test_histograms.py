@@ -11,7 +11,7 @@ from analysis.latents.histograms import ActivationHistograms
 from analysis.tables.columns import HISTOGRAMS
 from crosscoder.dictionary.sparse_latents import SparseLatents
 
-from ..described import described
+from ..table_checks import described
 
 SOURCES = ("chat", "prose", "code")
 
@@ -22,7 +22,7 @@ def counted(
     histograms = ActivationHistograms(code.shape[1], len(SOURCES))
     order = torch.arange(len(code)) if order is None else order
     for part in order.split(batch):
-        histograms.update(SparseLatents.of(code[part]), source[part])
+        histograms.update(SparseLatents.from_dense(code[part]), source[part])
     return histograms
 
 

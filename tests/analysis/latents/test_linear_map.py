@@ -111,7 +111,7 @@ def test_exchanging_the_models_exchanges_new_and_lost(turn: Tensor) -> None:
         other.W_enc.copy_(swap(moved.W_enc.T).T)
         other.scale.copy_(moved.scale.flip(0))
         other.score_scale.copy_(moved.score_scale.flip(0))
-    back = LinearMap(leads.maps[1], leads.maps[0], (leads.means[1], leads.means[0]), leads.carried)
+    back = LinearMap(leads.maps[1], leads.maps[0], (leads.means[1], leads.means[0]), leads.explained_variance)
     swapped = features_of(other.eval(), swap(moved_values), back)
     exchanged = {"new": "lost", "lost": "new"}
     assert [exchanged.get(label, label) for label in swapped.labels] == list(straight.labels)
@@ -126,7 +126,7 @@ def test_what_no_map_carries_is_what_new_and_lost_latents_explain(turn: Tensor) 
     columns, kinds = features_of(moved, values, leads).columns, np.array(pair.truth.kinds)
     share, effect = columns["unmapped_share"], columns["effect"]
     assert abs(share[kinds == "shared"]).max() < 0.02
-    for kind, carried in zip(("lost", "new"), leads.carried, strict=True):
+    for kind, carried in zip(("lost", "new"), leads.explained_variance, strict=True):
         assert share[kinds == kind].min() > 0.02
         assert share[kinds == kind].sum() == pytest.approx(0.4, abs=0.1)
         # Tokens are about as long as each other here, so that weighing them changes little.

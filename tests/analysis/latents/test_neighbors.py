@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import analysis.latents.neighbors as module
-from analysis.browser import write_page
 from analysis.browser.neighbor_section import by_latent
 from analysis.latents.dictionary_view import view_of
 from analysis.latents.neighbors import neighbors, neighbors_of
@@ -19,8 +18,9 @@ from crosscoder.errors import FormatError
 from crosscoder.planted import PlantedPair
 from crosscoder.planted.planted_pair import SMALL
 from crosscoder.run.folder import RunFolder
+from tests.analysis.page_views import write_page
 
-from ..described import described
+from ..table_checks import described
 from ..page_views import read_table
 from ..run_folder import N_LATENTS, make_run_folder
 

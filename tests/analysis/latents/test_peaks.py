@@ -26,7 +26,7 @@ def accumulate(
     rows = torch.arange(TOKENS)
     for part in rows.split(batch):
         where = ActivationBatch(values[part], part // LENGTH, part % LENGTH)
-        accumulator.update(where, SparseLatents.of(values[part]))
+        accumulator.update(where, SparseLatents.from_dense(values[part]))
     return accumulator
 
 

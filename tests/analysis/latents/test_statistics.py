@@ -10,15 +10,15 @@ from analysis.latents.statistics import Statistics, StatisticsAccumulator
 from crosscoder.activations.batch import ActivationBatch, split_models
 from crosscoder.config import BatchTopK, CrosscoderConfig, DictionaryConfig, ReLU
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, crosscoder_config
+from crosscoder.dictionary.inputs import View, crosscoder_config
 from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.readers import MemoryReader, collect
 
 D_MODELS = (48, 48)
-READS: tuple[Reads, ...] = ("paired", "pooled", "difference")
+READS: tuple[View, ...] = ("paired", "pooled", "difference")
 
 
-def observer_on(values: Tensor, reads: Reads, n_latents: int = 24) -> DictionaryView:
+def observer_on(values: Tensor, reads: View, n_latents: int = 24) -> DictionaryView:
     """An untrained dictionary in float64: theorems about sums hold for any weights."""
     config = DictionaryConfig(reads=reads, n_latents=n_latents, sparsity=BatchTopK(k=4))
     crosscoder = Crosscoder(crosscoder_config(config, D_MODELS)).double()
@@ -57,7 +57,7 @@ def assert_same(one: Statistics, other: Statistics, tolerance: float = 1e-9) -> 
 
 @pytest.mark.parametrize("reads", READS)
 @pytest.mark.parametrize("batch", [1, 7, 20, 64])
-def test_batched_equals_whole(reads: Reads, batch: int) -> None:
+def test_batched_equals_whole(reads: View, batch: int) -> None:
     """Also where batches cut documents in two, or in many."""
     values = PlantedPair().sample(160)
     reader, view = MemoryReader(values, D_MODELS), observer_on(values, reads)
@@ -65,7 +65,7 @@ def test_batched_equals_whole(reads: Reads, batch: int) -> None:
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_the_order_of_documents_does_not_matter(reads: Reads) -> None:
+def test_the_order_of_documents_does_not_matter(reads: View) -> None:
     values = PlantedPair().sample(400)
     reader, view = MemoryReader(values, D_MODELS), observer_on(values, reads)
     batches = list(reader.batches(40))
@@ -74,7 +74,7 @@ def test_the_order_of_documents_does_not_matter(reads: Reads) -> None:
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_permuting_the_latents_permutes_the_statistics(reads: Reads) -> None:
+def test_permuting_the_latents_permutes_the_statistics(reads: View) -> None:
     values = PlantedPair().sample(400)
     reader, view = MemoryReader(values, D_MODELS), observer_on(values, reads)
     order = torch.randperm(view.n_latents)
@@ -94,7 +94,7 @@ def test_permuting_the_latents_permutes_the_statistics(reads: Reads) -> None:
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_latents_bias_and_error_account_for_the_whole_shift(reads: Reads) -> None:
+def test_latents_bias_and_error_account_for_the_whole_shift(reads: View) -> None:
     """x_int - x_ref is a sum of parts, so their projections onto it sum to its square, whatever the dictionary is worth."""
     values = PlantedPair().sample(2000) + 3 * torch.randn(96)
     statistics = collect(observer_on(values, reads), MemoryReader(values, D_MODELS))

@@ -12,7 +12,7 @@ from analysis.live.requests import TextRequest
 from analysis.live.session import Session
 from crosscoder.activations.shards import DOCUMENTS, ShardReader
 from crosscoder.config import RunConfig
-from crosscoder.dictionary.inputs import Reads
+from crosscoder.dictionary.inputs import View
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
 from crosscoder.text.text_files import Text, read_texts
@@ -31,7 +31,7 @@ class LiveRun:
         """Every held-out document, as a person would type it."""
         assert self.config.text is not None
         texts = [text for source in self.config.text.sources for text in read_texts(source)]
-        return {int(document): typed(texts[document]) for document in self.documents.side(held_out=True)}
+        return {int(document): typed(texts[document]) for document in self.documents.split(held_out=True)}
 
     def harvested(self, document: int) -> tuple[np.ndarray, Tensor]:
         """Positions and activations of one held-out document, as the run has them on disk."""
@@ -47,7 +47,7 @@ def typed(text: Text) -> TextRequest:
     return TextRequest.model_validate({"messages": list(text.messages)})
 
 
-def make_live_run(folder: Path, kind: str = "adapter", reads: Reads = "paired") -> LiveRun:
+def make_live_run(folder: Path, kind: str = "adapter", reads: View = "paired") -> LiveRun:
     """`kind`: adapter, context, tokenizer (each model its own), width (each model its own) or tuned."""
     base = save_llama(folder / "base")
     more: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.generation import Generator
 from analysis.behaviors.patching import PatchedRun, unchanged
 from analysis.behaviors.prompts import Prompt, Row
-from analysis.latents.run_models import RunModels, load_models
+from analysis.latents.trained_run import RunModels, TrainedRun
 from analysis.live.requests import SteerRequest
 from analysis.live.steering import runs_of
 from analysis.live.text_view import prompt_of
@@ -38,7 +38,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def models(run: LiveRun) -> RunModels:
-    return load_models(run.folder, run.config)
+    return TrainedRun(run.folder, run.config).models
 
 
 def request(**more: Any) -> SteerRequest:
@@ -200,7 +200,7 @@ def test_a_latent_that_is_not_there_is_refused(plain: LiveRun, latent: int) -> N
 
 
 def test_a_dead_latent_has_no_mean_to_add(plain: LiveRun) -> None:
-    models = load_models(plain.folder, plain.config)
+    models = TrainedRun(plain.folder, plain.config).models
     means = torch.ones(N_LATENTS, dtype=torch.float64)
     means[4] = float("nan")
     with pytest.raises(DataError, match=r"^latents: 4 is dead: it fired on no held-out token"):

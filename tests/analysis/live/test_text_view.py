@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from analysis.latents.dictionary_view import view_of
-from analysis.latents.run_models import load_models
+from analysis.latents.trained_run import TrainedRun
 from analysis.live.requests import MAX_TOKENS, TextRequest
 from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import CrosscoderError, DataError, FormatError, PairError
@@ -46,7 +46,7 @@ def test_codes_are_those_of_the_harvested_activations(run: LiveRun) -> None:
     for document, request in requests.items():
         position, values = run.harvested(document)
         view = view_of(
-            crosscoder, load_models(run.folder, run.config).pair.d_models, run.config.crosscoder.reads
+            crosscoder, TrainedRun(run.folder, run.config).models.pair.d_models, run.config.crosscoder.reads
         )
         codes = view.encode(values)
         found = run.session.read(request)
@@ -84,7 +84,7 @@ def test_values_are_those_that_examples_show(run: LiveRun) -> None:
 def test_change_is_the_length_of_what_a_latent_adds_to_the_difference(run: LiveRun) -> None:
     request = next(iter(run.requests().values()))
     found = run.session.read(request)
-    models = load_models(run.folder, run.config)
+    models = TrainedRun(run.folder, run.config).models
     if not models.view.comparable:
         assert found["fired"]["change"] is None
         return
@@ -101,7 +101,7 @@ def test_change_is_the_length_of_what_a_latent_adds_to_the_difference(run: LiveR
 
 
 def test_predictions_and_divergence_are_those_of_whole_passes(run: LiveRun) -> None:
-    pair = load_models(run.folder, run.config).pair
+    pair = TrainedRun(run.folder, run.config).models.pair
     for document, request in list(run.requests().items())[:3]:
         found = run.session.read(request)
         log_p = []

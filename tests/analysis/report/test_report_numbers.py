@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from analysis.labels.rule import Bounded, Evidence, Toward, decide
+from analysis.labels.evidence import Bounded, Evidence, Toward
+from analysis.labels.reasons import verdict_of
 from analysis.report import content, write_report
 from analysis.report.wording import Quote, Sentence, listed, named, say, shown
 from crosscoder.config import LabelRule
@@ -114,7 +115,7 @@ def test_every_reason_of_the_rule_is_told_with_its_numbers(
                 f"{name}_lost": getattr(evidence.lost, name).value,
             }
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), getattr(side, name), strict=True))
-        row["label"], row["reason"] = decide(evidence, rule)
+        row["label"], row["reason"] = verdict_of(evidence, rule)
         table.loc[latent, list(row)] = list(row.values())
     table.to_parquet(folder.features)
     summary = json.loads(folder.summary.read_text()) | {"rule": rule.model_dump()}

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pytest
 
 from analysis.tables.analysis_files import FEATURE_COLUMNS, LABELS
-from analysis.tables.columns import EXAMPLES, FEATURES, TABLES, Table
+from analysis.tables.columns import EXAMPLES, FEATURES, TABLES
+from analysis.tables.described_table import Table
 
-from ..described import described
+from ..table_checks import described
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.tables.columns import Table
+from analysis.tables.described_table import Table
 
 
 def described(path: Path, by: Table) -> set[str]:

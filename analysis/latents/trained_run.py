@@ -1,0 +1,119 @@
+"""A run whose dictionary is trained, opened for reading: its held-out tokens, dictionary, tokenizers and models.
+
+The one place where these are put together, for every verb that reads a run. Each part is loaded when it is first asked for.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+from crosscoder.activations.batch import ActivationReader
+from crosscoder.activations.shards import DOCUMENTS, ShardReader
+from crosscoder.activations.user_files import FileSplits, open_files
+from crosscoder.config import FileActivations, PairConfig, RunConfig
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.storage import load_crosscoder
+from crosscoder.errors import ConfigError
+from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.language_models.tokenizers import load_tokenizers
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.device import sparse_device
+from crosscoder.text.documents import Documents
+
+from .dictionary_view import DictionaryView, linear_map_of, view_of
+from .token_context import DocumentContext, RowContext, TokenContext
+
+
+class RunModels(NamedTuple):
+    """Both models of a run, and its dictionary."""
+
+    pair: ModelPair
+    view: DictionaryView
+
+
+class TrainedRun:
+    """A run folder with its settings. Every part raises FormatError, ConfigError or PairError where it cannot be loaded."""
+
+    def __init__(self, folder: RunFolder, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+        self._views: dict[tuple[int, ...], DictionaryView] = {}
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the tokens behind the activations are known; not where the activations came from a user's own files."""
+        return not isinstance(self.config.activations, FileActivations)
+
+    @property
+    def has_models(self) -> bool:
+        """Whether there are models to run."""
+        return self.config.pair is not None and self.has_text
+
+    def require_models(self, purpose: str) -> None:
+        """Raise ConfigError where the run has no models, which `purpose` needs."""
+        if not self.has_models:
+            raise ConfigError(
+                f"{self.folder.path}: its activations came from files, but {purpose} needs the models themselves; make a run with a pair"
+            )
+
+    @cached_property
+    def reader(self) -> ActivationReader:
+        """The held-out tokens."""
+        return ShardReader(self.folder.activations, "held_out") if self.has_text else self._files.held_out
+
+    @cached_property
+    def documents(self) -> Documents:
+        """The texts that both models read; only of a run with text."""
+        return Documents.load(self.folder.activations / DOCUMENTS)
+
+    @property
+    def context(self) -> TokenContext:
+        """What is known of each token."""
+        return self.document_context if self.has_text else self._row_context
+
+    @cached_property
+    def document_context(self) -> DocumentContext:
+        """The same of a run with text."""
+        reference, intervened = load_tokenizers(self._pair_config)
+        return DocumentContext(
+            self.documents, reference, None if self.documents.alignment is None else intervened
+        )
+
+    @cached_property
+    def _row_context(self) -> RowContext:
+        return RowContext(self._files.document)
+
+    @cached_property
+    def pair(self) -> ModelPair:
+        """Both models; only of a run with models."""
+        return load_pair(self._pair_config)
+
+    @cached_property
+    def crosscoder(self) -> Crosscoder:
+        """The dictionary, on the device that it was trained on."""
+        device = sparse_device("training.device", self.config.training.device)
+        return load_crosscoder(self.folder.crosscoder, device)
+
+    @cached_property
+    def view(self) -> DictionaryView:
+        """How the dictionary reads the held-out tokens."""
+        return self._view(self.reader.d_models)
+
+    @cached_property
+    def models(self) -> RunModels:
+        """Both models, and how the dictionary reads them; needs no activations on disk."""
+        return RunModels(self.pair, self._view(self.pair.d_models))
+
+    @cached_property
+    def _files(self) -> FileSplits:
+        assert isinstance(self.config.activations, FileActivations)
+        return open_files(self.config.activations, self.config.seed, check=False)
+
+    @property
+    def _pair_config(self) -> PairConfig:
+        assert self.config.pair is not None  # the config sees to it
+        return self.config.pair
+
+    def _view(self, d_models: tuple[int, ...]) -> DictionaryView:
+        if d_models not in self._views:
+            reads = self.config.crosscoder.reads
+            self._views[d_models] = view_of(self.crosscoder, d_models, reads, linear_map_of(self.folder))
+        return self._views[d_models]
