@@ -1,4 +1,4 @@
-"""The verbs that read a trained dictionary: statistics, labels, examples, report, page."""
+"""The verbs that analyze a trained dictionary: statistics, labels, behaviors, explanations, report and page."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ __all__ = ["Run"]
 
 
 def __getattr__(name: str) -> object:
-    # Loaded on first use: a run brings pandas and torch.
+    # Imported on first use, because it imports pandas and torch.
     if name != "Run":
         raise AttributeError(f"module 'analysis' has no attribute {name!r}")
     from .notebook.run import Run

@@ -1,7 +1,7 @@
-"""features.parquet, and the one place that writes it.
+"""Writes features.parquet.
 
-`analyze` measures most columns. Two follow from files that other verbs write later: `evidence` from the behaviors, `explanation` from
-the column `observation`, the rules and the behaviors. A verb that changes one of these calls `write_features`, which makes both anew.
+`analyze` measures most columns. Two depend on files that other verbs write later: `evidence` on the behaviors, and `explanation` on the
+column `observation`, the rules and the behaviors. A verb that changes these files calls `write_features`, which recomputes both columns.
 """
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 
 from .behaviors.behavior_files import evidence_by_latent, load_behaviors
-from .explanations.evidence_words import doubt_sentence, evidence_sentence, rule_sentence
+from .explanations.evidence_words import caveat_sentence, evidence_sentence, rule_sentence
 from .explanations.explanation_files import read_rules
 from .tables.parquet import read_table, write_parquet
 
@@ -30,10 +30,10 @@ def write_features(folder: RunFolder, measured: pa.Table | None = None) -> None:
     """Write RUN/analysis/features.parquet.
 
     Args:
-        measured: What `analyze` measured; left out, it is taken from the file, which has to be there.
+        measured: The columns that `analyze` measured; default: those of the existing file.
 
     Raises:
-        FormatError: A file of the run is damaged, or of an earlier release.
+        FormatError: A file of the run is damaged, or from an earlier release.
     """
     if measured is None:
         require_observations(folder)
@@ -47,7 +47,7 @@ def write_features(folder: RunFolder, measured: pa.Table | None = None) -> None:
             parts += [
                 rule_sentence(rules.get(row["latent"])),
                 evidence_sentence(row["latent"], behaviors),
-                doubt_sentence(row, without_tokens),
+                caveat_sentence(row, without_tokens),
             ]
         explanations.append(" ".join(part for part in parts if part))
     columns = {
@@ -60,6 +60,6 @@ def write_features(folder: RunFolder, measured: pa.Table | None = None) -> None:
 
 
 def require_observations(folder: RunFolder) -> None:
-    """Raise FormatError for the analysis of an earlier release, whose explanations cannot be made anew."""
+    """Raise FormatError for an analysis of an earlier release, whose explanations cannot be recomputed."""
     if folder.features.is_file() and "observation" not in pq.read_schema(folder.features).names:
         raise FormatError(f"{folder.features}: no column observation; run crosscoder analyze again")

@@ -1,7 +1,7 @@
-"""The stages that write what people read, from the files of a run alone, as the command calls them: `report` and `browse`.
+"""The stages `report` and `browse`, which need only the files of a run.
 
-Nothing here imports torch or transformers: they would take ten times as long to load as a page of a small run takes to write, and
-more memory than that of a large one.
+Nothing here imports torch or transformers: loading them takes ten times as long as writing the page of a small run, and more memory than
+the page of a large one.
 """
 
 from pathlib import Path
@@ -12,12 +12,12 @@ from crosscoder.run.tracking import wandb_run
 
 from .browser.build import write_page
 from .report import Report, read_report, write_report
-from .report import unmet as missed
+from .report import unmet as unmet_requirements
 from .wandb_panels import log_page, log_report
 
 
 def report(folder: RunFolder) -> Report:
-    """Write RUN/report; the report as data."""
+    """Write RUN/report, and return the report."""
     written = write_report(folder)
     with wandb_run(folder, folder.read_config()) as wandb:
         log_report(wandb, folder)
@@ -25,16 +25,15 @@ def report(folder: RunFolder) -> Report:
 
 
 def unmet(folder: RunFolder, requirements: Requirements) -> list[str]:
-    """A line for every requirement that the run does not fulfill, by its report."""
-    return missed(requirements, read_report(folder).desiderata)
+    """Return one line per requirement that the report does not meet."""
+    return unmet_requirements(requirements, read_report(folder).desiderata)
 
 
 def browse(folder: RunFolder, written: Report | None = None) -> Path:
-    """Write RUN/browser; the page to open.
+    """Write RUN/browser, and return the path of the page.
 
     Args:
-        written: The report that was just written. Left out, the report is written first: the page says what the report says, and links
-            to it.
+        written: The current report; default: write it first, because the page shows it and links to it.
     """
     page = write_page(folder, written or write_report(folder))
     with wandb_run(folder, folder.read_config()) as wandb:

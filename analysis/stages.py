@@ -1,4 +1,4 @@
-"""The stages that read a dictionary, as the command calls them: `analyze`, `attribute` and `explain`."""
+"""The stages `analyze`, `attribute` and `explain`, which read a trained dictionary."""
 
 import json
 import logging
@@ -25,13 +25,13 @@ from .labels.feature_table import make_features
 from .labels.summary import make_summary
 from .latents import logit_lens
 from .latents.dictionary_view import PairedView
-from .latents.examples import choose, examples_table
+from .latents.examples import examples_table, select_examples
 from .latents.held_out_pass import Pass, PassAccumulator, batches_for
 from .latents.mean_difference import describe_difference
 from .latents.neighbors import neighbors_of
 from .latents.trained_run import TrainedRun
 from .tables.columns import LOGITS
-from .tables.histogram_rows import before_sources
+from .tables.histogram_rows import legacy_histograms_path
 from .tables.parquet import read_table, write_parquet
 from .wandb_panels import log_analysis, log_behaviors
 
@@ -43,17 +43,17 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
 
     Raises:
         FormatError: The dictionary or the activations are missing or damaged.
-        DataError: There is no held-out token.
-        ConfigError, PairError: The models or files of the config cannot be opened.
+        DataError: There are no held-out tokens.
+        ConfigError, PairError: The models or files of the settings cannot be opened.
     """
     run = _opened(folder, config)
     with wandb_run(folder, config) as wandb, folder.stage("analyze") as stage:
         if not run.reader.n_tokens:
-            raise DataError("activations: no held-out token is left to analyze; give more text")
+            raise DataError("activations: there are no held-out tokens to analyze; add text")
         view = run.view
         seen = _read_through(run)
         controls = read_controls(folder, config, run.reader, run.context, view.device)
-        nulls = controls.candidacies(config.analysis.rule)
+        nulls = controls.null_candidates(config.analysis.rule)
         features = make_features(view, seen.statistics, config.analysis, config.seed, nulls)
         features.columns.update(controls.columns(view))
         monitoring = None
@@ -78,7 +78,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         write_features(folder, table)
         found = seen.statistics
         write_parquet(folder.histograms, found.histograms.table(found.source_names, found.source_tokens))
-        before_sources(folder).unlink(missing_ok=True)
+        legacy_histograms_path(folder).unlink(missing_ok=True)
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
         log_analysis(wandb, folder)
@@ -87,10 +87,10 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
 
 
 def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
-    """Write RUN/behaviors/NAME for one behavior; its folder.
+    """Write RUN/behaviors/NAME for one behavior, and return that folder.
 
     Raises:
-        ConfigError: The run has no models (activations came from files), or a setting of the behavior cannot be used.
+        ConfigError: The run has no models (its activations came from files), or a setting of the behavior is not possible.
         DataError, FormatError, PairError: Prompts, dictionary or models cannot be used.
     """
     from .behaviors.attribute import attribute_behavior
@@ -107,19 +107,19 @@ def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
         )
         log_behaviors(wandb, folder)
     if folder.features.is_file():
-        # The latents that the behavior names get a rule, and every explanation says what was found of its latent.
+        # Latents that the behavior names get a rule, and their explanations include its evidence.
         learn_rules(run, read_table(folder.features, "analyze"))
         write_features(folder)
     logger.info("attribute: %s, %s", behavior.name, attributed.shift.verdict)
-    return attributed.place.path
+    return attributed.files.path
 
 
 def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings) -> None:
     """Write RUN/explanations.
 
     Raises:
-        ConfigError: The run has no tokens, no latent is chosen, or a model cannot be had.
-        ResourceError: More tokens would be used than allowed, or an endpoint gives no reply.
+        ConfigError: The run has no tokens, no latent is selected, or a model is not available.
+        ResourceError: The token budget would be exceeded, or an endpoint does not reply.
         FormatError: Dictionary, activations or rules are missing or damaged.
     """
     from .explanations.explain import explain_latents, summary_of
@@ -138,27 +138,27 @@ def _opened(folder: RunFolder, config: RunConfig) -> TrainedRun:
 
 
 def _read_through(run: TrainedRun) -> Pass:
-    """One pass over all held-out tokens."""
-    gathered = PassAccumulator(run.view, run.context, run.config.analysis, run.config.seed)
+    """Return the statistics of one pass over all held-out tokens."""
+    accumulator = PassAccumulator(run.view, run.context, run.config.analysis, run.config.seed)
     with tqdm(total=run.reader.n_tokens, desc="analyze", unit=" tokens", unit_scale=True) as bar:
         for batch in batches_for(run.view, run.reader):
-            gathered.update(batch)
+            accumulator.update(batch)
             bar.update(len(batch.values))
-    return gathered.result()
+    return accumulator.result()
 
 
 def _write_examples(run: TrainedRun, seen: Pass) -> None:
     settings = run.config.analysis
-    chosen = choose(seen.top, seen.sample, settings.quantile_examples)
+    selection = select_examples(seen.top, seen.sample, settings.quantile_examples)
     with tqdm(desc="examples", unit=" tokens", unit_scale=True) as bar:
         table = examples_table(
-            run.reader, run.view, run.context, seen.finder, chosen, settings.context_tokens, bar.update
+            run.reader, run.view, run.context, seen.finder, selection, settings.context_tokens, bar.update
         )
     write_parquet(run.folder.examples, table)
 
 
 def _logits(run: TrainedRun, seen: Pass) -> pa.Table:
-    """Logit tables of all latents that fired; empty where there are no models to read directions with."""
+    """Return the logit tables of all latents that fired; empty if the run has no models."""
     if not run.has_models:
         return LOGITS.schema().empty_table()
     context = run.document_context

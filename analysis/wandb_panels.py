@@ -1,6 +1,6 @@
-"""What a wandb run shows of an analysis: histograms, tables of latents with examples, counts, behaviors, report and page.
+"""Logs an analysis to wandb: histograms, tables of latents with examples, counts, behaviors, report and page.
 
-Everything is read from the files of the run, so that a panel says what they say. Nothing is read where no wandb run is open.
+Everything comes from the files of the run, so panels and files agree. Without an open wandb run, nothing is read.
 """
 
 from collections.abc import Iterator
@@ -20,25 +20,25 @@ from .report.behavior_schema import BehaviorShift, CausalCheck
 from .report.behavior_shifts import behavior_shifts
 from .tables.analysis_files import LABELS, AnalysisResults, load_results
 
-_TABLED = 25
-"""Latents of each label that are listed, those with the largest share of the shift."""
+_N_LISTED = 25
+"""Latents listed per label: those with the largest share of the shift."""
 
 _EXAMPLES = 3
 _BINS = 64
-_PLAIN = ("relative_norm", "decoder_cosine", "q_value")
+_WITHOUT_INTERVAL = ("relative_norm", "decoder_cosine", "q_value")
 _WITH_INTERVAL = ("nu_error", "nu_reconstruction", "density", "shift_share")
 _COLUMNS = [
     "latent",
     "label",
     "evidence",
-    *_PLAIN,
+    *_WITHOUT_INTERVAL,
     *(f"{name}{end}" for name in _WITH_INTERVAL for end in ("", "_low", "_high")),
 ]
 _COLUMNS += ["explanation", "examples"]
 
 
 def log_analysis(wandb: WandbRun, folder: RunFolder) -> None:
-    """Histograms by label, the counts, and the strongest latents that changed with their numbers and examples."""
+    """Log histograms by label, the counts, and the changed latents with the largest shares, with their numbers and examples."""
     if wandb.id is None:
         return
     results = load_results(folder)
@@ -59,23 +59,23 @@ def log_analysis(wandb: WandbRun, folder: RunFolder) -> None:
 
 
 def log_behaviors(wandb: WandbRun, folder: RunFolder) -> None:
-    """How every behavior so far shifted, and the latents that carry each."""
+    """Log the shift of every behavior so far, and the latents that carry it."""
     if wandb.id is None:
         return
-    told = behavior_shifts(load_behaviors(folder))
+    shifts = behavior_shifts(load_behaviors(folder))
     columns = [
         "behavior",
         "unit",
         *(f"{name}{end}" for name in ("reference", "intervened", "shift") for end in ("", "_low", "_high")),
     ]
     columns += ["noise_floor", "p_value", "established", "evidence", "said"]
-    wandb.table("behaviors/shift", columns, [_shift_row(behavior) for behavior in told])
+    wandb.table("behaviors/shift", columns, [_shift_row(behavior) for behavior in shifts])
     checks = [
         f"{kind}{end}"
         for kind in ("necessity", "sufficiency")
         for end in ("", "_low", "_high", "_random_largest", "_passed")
     ]
-    for behavior in told:
+    for behavior in shifts:
         if behavior.explanation is not None:
             rows = [
                 [
@@ -93,7 +93,7 @@ def log_behaviors(wandb: WandbRun, folder: RunFolder) -> None:
 
 
 def log_report(wandb: WandbRun, folder: RunFolder) -> None:
-    """The report as a panel, and its files as an artifact where the settings ask for it."""
+    """Log the report as a panel, and its files as an artifact if the settings enable it."""
     if wandb.id is None:
         return
     wandb.html("report", (folder.report / "report.html").read_text(encoding="utf-8"))
@@ -102,13 +102,13 @@ def log_report(wandb: WandbRun, folder: RunFolder) -> None:
 
 
 def log_page(wandb: WandbRun, folder: RunFolder) -> None:
-    """The page as an artifact where the settings ask for it."""
+    """Log the page as an artifact if the settings enable it."""
     if wandb.id is not None and folder.read_config().wandb.log_report:
         wandb.artifact(f"page-{wandb.id}", "page", folder.browser, {})
 
 
 def _histograms(results: AnalysisResults) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
-    """Of the latents that fired: relative norm, of all and by label, cosine, and density; none of what does not exist."""
+    """Yield histograms over latents that fired: relative norm (all, and by label), cosine and density, as far as they were measured."""
     table: Any = results.features
     fired = table[table["label"] != "dead"]
     series = {
@@ -131,30 +131,32 @@ def _entry(results: AnalysisResults, label: str) -> dict[str, Any]:
 
 def _strongest(results: AnalysisResults, label: str) -> list[int]:
     table: Any = results.features
-    own = table[table["label"] == label]
-    order = own["shift_share"].abs().fillna(0.0).sort_values(ascending=False, kind="stable").index
-    return [int(latent) for latent in own.loc[order, "latent"].head(_TABLED)]
+    labeled = table[table["label"] == label]
+    order = labeled["shift_share"].abs().fillna(0.0).sort_values(ascending=False, kind="stable").index
+    return [int(latent) for latent in labeled.loc[order, "latent"].head(_N_LISTED)]
 
 
 def _row(latent: Latent) -> list[Any]:
     numbers = latent.numbers
     return [
         latent.latent, latent.label, latent.evidence,
-        *(numbers[name].value for name in _PLAIN),
+        *(numbers[name].value for name in _WITHOUT_INTERVAL),
         *(part for name in _WITH_INTERVAL for part in numbers[name]),
         latent.explanation, Markup(examples_html(latent.examples[:_EXAMPLES])),
     ]  # fmt: skip
 
 
-def _shift_row(told: BehaviorShift) -> list[Any]:
+def _shift_row(behavior: BehaviorShift) -> list[Any]:
     estimates = [
         part
-        for estimate in (told.reference, told.intervened, told.shift)
+        for estimate in (behavior.reference, behavior.intervened, behavior.shift)
         for part in (estimate.value, estimate.low, estimate.high)
     ]
-    level = None if told.explanation is None else told.explanation.level
-    said = " ".join(sentence.text for sentence in told.sentences)
-    return [told.name, told.unit, *estimates, told.floor, told.p_value, told.established, level, said]
+    level = None if behavior.explanation is None else behavior.explanation.level
+    text = " ".join(sentence.text for sentence in behavior.sentences)
+    return [
+        behavior.name, behavior.unit, *estimates, behavior.floor, behavior.p_value, behavior.established, level, text,
+    ]  # fmt: skip
 
 
 def _check(check: CausalCheck | None) -> list[Any]:

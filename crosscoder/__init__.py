@@ -1,10 +1,10 @@
-"""crosscoder: what changed between two language models, feature by feature, and how sure that is.
+"""crosscoder: explains what changed between two language models, feature by feature, with the evidence.
 
-Axis words used in every shape annotation of the project:
-`token` one position of a document · `model` the reference, then the intervened model, then the snapshots between them where
-there are any (a `checkpoint` is one of all these in the order of time) · `d_model` the width of one model at its hookpoint ·
-`width` the sum of all d_model (activations of all models side by side) · `latent` a learned unit of the dictionary · `document`
-one text · `vocabulary` the tokens of a language model.
+Axis names in shape annotations:
+`token` one position of a document · `model` the reference, the intervened model, then any snapshots between them
+(`checkpoint`: the same models in order of time) · `d_model` the width of one model at its hookpoint · `width` the sum of all
+d_model (the activations of all models, concatenated) · `latent` a learned unit of the dictionary · `document` one text ·
+`vocabulary` the tokens of a language model.
 """
 
 from importlib import import_module
@@ -30,7 +30,7 @@ _HOMES = {
     "save_crosscoder": "dictionary.storage",
 }
 
-# Of a package that stands on this one, and is loaded by name.
+# Defined in `analysis`, which imports this package, and therefore loaded by name.
 _ABOVE = {"Run": "analysis.notebook.run"}
 
 __all__ = [

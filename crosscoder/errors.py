@@ -1,15 +1,15 @@
-"""What can go wrong because of what a user gave us. The command prints these as one line and exits with code 2.
+"""Errors that a user can fix. The command prints them as one line and exits with code 2.
 
 CrosscoderError
 ├── ConfigError    a setting is missing, misspelled, of the wrong type, or contradicts another
-├── FormatError    a file is not what it says it is: truncated, tampered with, of another version
-├── PairError      the two models cannot be compared the way that was asked (tokenizer, width, hookpoint)
+├── FormatError    a file is truncated, altered, or written by another version
+├── PairError      the two models cannot be compared as requested (tokenizer, width, hookpoint)
 ├── DataError      the text or the activations cannot be used (empty, NaN, infinite)
 ├── DivergedError  training produced a loss that is not finite
-└── ResourceError  the machine lacks what the work needs (disk, memory)
+└── ResourceError  the machine lacks a resource (disk, memory, an installed package)
 
-A message names the setting or file first, then what was found, then what would be right. Anything else that is raised
-is a bug and keeps its traceback.
+A message names the setting or file, then what was found, then what would be right. Any other exception is a bug and
+keeps its traceback.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 
 class CrosscoderError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can fix."""
 
 
 class ConfigError(CrosscoderError):
@@ -25,11 +25,11 @@ class ConfigError(CrosscoderError):
 
 
 class FormatError(CrosscoderError):
-    """A file is not what it says it is."""
+    """A file is truncated, altered, or written by another version."""
 
 
 class PairError(CrosscoderError):
-    """The two models cannot be compared the way that was asked."""
+    """The two models cannot be compared as requested."""
 
 
 class DataError(CrosscoderError):
@@ -41,11 +41,11 @@ class DivergedError(CrosscoderError):
 
 
 class ResourceError(CrosscoderError):
-    """The machine lacks what the work needs."""
+    """The machine lacks a resource that the command needs."""
 
 
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
-    """A hint to append to a message: ` (did you mean 'x' or 'y'?)`, or nothing where no known word is near."""
+    """Return a hint to append to a message, ` (did you mean 'x' or 'y'?)`; empty if no known word is similar."""
     near = difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
     if not near:
         return ""

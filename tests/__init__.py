@@ -1,1 +1,1 @@
-"""Tests, one folder for each package."""
+"""Tests, one folder per package."""

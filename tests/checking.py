@@ -1,8 +1,8 @@
-"""The checker behind every annotation while tests run: beartype, which by itself cannot read `Self` on a method."""
+"""The runtime type checker for annotations during tests: beartype, configured to accept `Self` on methods."""
 
 from typing import Any, Self
 
 from beartype import BeartypeConf, FrozenDict, beartype
 
 checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({Self: Any})))
-"""Decorator named in pyproject.toml's `--jaxtyping-packages`."""
+"""Decorator that `--jaxtyping-packages` in pyproject.toml names."""

@@ -1,10 +1,10 @@
-"""Every test starts from the same seeds on one thread, and nothing goes online."""
+"""Run every test with the same seeds, on one thread and offline."""
 
 import os
 import random
 import signal
 
-# Before any test module imports transformers, wandb or torch: they read these once.
+# Set before any test module imports transformers, wandb or torch, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -14,14 +14,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# Whoever runs the tests in the background may have interrupts ignored, by these and by the processes that they start. What is
-# handled here is at its default there.
+# A background shell may start the tests with SIGINT ignored, and subprocesses inherit that. A handler set here is reset to the
+# default in subprocesses.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from . import checking  # noqa: F401 (pyproject.toml names it, and jaxtyping imports no more than `tests`)
+from . import checking  # noqa: F401 (pyproject.toml names it, but jaxtyping imports only `tests`)
 
-# The same examples every time, however slow the machine is at the moment.
+# The same examples every time, and no failures on a slow machine.
 settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -29,8 +29,8 @@ settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)
-def same_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seeds, one thread, and a wandb that follows the test's own settings but reaches no server."""
+def fixed_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set seeds, use one thread, and configure wandb from the test's settings alone, without a server."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

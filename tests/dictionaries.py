@@ -1,4 +1,4 @@
-"""Small dictionaries of every kind and shape, with weights, normalization and thresholds that are far from trivial."""
+"""Small dictionaries of every kind and shape, with nontrivial weights, normalization and thresholds."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def raw_activations(d_models: tuple[int, ...], n_tokens: int = 64, seed: int = 0) -> Tensor:
-    """Tokens whose models differ in mean and scale by more than an order of magnitude."""
+    """Return activations whose mean and scale differ between models by an order of magnitude or more."""
     generator = torch.Generator().manual_seed(100 + seed)
     parts = [
         10.0 ** (index - 1) * (torch.randn(n_tokens, d_model, generator=generator) + 2 * index + 1)
@@ -34,7 +34,7 @@ def raw_activations(d_models: tuple[int, ...], n_tokens: int = 64, seed: int = 0
 
 
 def small_crosscoder(kind: str, shape: str, n_latents: int = 24, seed: int = 0) -> Crosscoder:
-    """A calibrated dictionary with random weights: norms differ between latents and between models."""
+    """Return a calibrated dictionary with random weights, whose norms differ between latents and between models."""
     d_models = SHAPES[shape]
     config = CrosscoderConfig(
         d_models=d_models, model_names=model_names(len(d_models)), n_latents=n_latents, sparsity=KINDS[kind]

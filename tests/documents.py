@@ -1,4 +1,4 @@
-"""What a Markdown document asks its reader to do: files to write, commands to type, Python to run."""
+"""Code fences of the Markdown documents: files to write, commands to run, Python code."""
 
 import re
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Fence:
-    """A block of code in a document."""
+    """A fenced code block."""
 
     language: str
-    """After the opening fence; empty for what a program prints."""
+    """Language after the opening fence; empty for program output."""
     text: str
 
     @property
     def file(self) -> str | None:
-        """The file that it is to be written to, if its first line names one: `# pair.yaml`."""
+        """File to write the block to, if its first line names one: `# pair.yaml`."""
         found = re.match(r"# ([\w.-]+\.(?:yaml|py|jsonl))\b", self.text)
         return found[1] if found else None
 
     @property
     def commands(self) -> list[str]:
-        """The lines that are typed, without the comments behind them."""
+        """Shell commands, without trailing comments."""
         if self.language != "sh":
             return []
         lines = self.text.replace("\\\n", " ").splitlines()
@@ -35,12 +35,12 @@ class Fence:
 
 
 def fences(path: Path) -> list[Fence]:
-    """All of a document, in order."""
+    """Return all fenced code blocks of a document, in order."""
     return [Fence(*found) for found in _FENCE.findall(path.read_text(encoding="utf-8"))]
 
 
 def commands() -> Iterator[tuple[Path, str]]:
-    """Everything that any document has its reader type."""
+    """Yield every shell command of every document."""
     for path in GUIDES:
         for fence in fences(path):
             for command in fence.commands:

@@ -1,11 +1,11 @@
-"""A network whose shift is mediated as planned: through two latents, through what no latent explains, and through later weights.
+"""A network with planted mediation of its shift: through two latents, through the dictionary's error, and through later weights.
 
-    h      = embedding                      the hookpoint, which writes no more than it is told
-    M      = squash(⟨u, h⟩) + constant      read off as the difference of two logits
+    h      = embedding                      the hookpoint, whose output is exactly the embedding
+    M      = squash(⟨u, h⟩) + constant      the difference of two logits
 
-The intervened model adds to its embeddings g_1 and g_2 along the directions of two latents, e along a direction of no latent, and has
-another constant. ⟨u, ·⟩ of the three are planned, so are the shares of the shift: integrated gradients of a function of one projection
-are proportional to the projections.
+The intervened model adds g_1 and g_2 to its embeddings along the directions of two latents, and e along a direction of no latent; it
+also has another constant. The projections ⟨u, ·⟩ of all three are planted, and with them the shares of the shift: integrated gradients
+of a function of one projection are proportional to the projections.
 """
 
 from types import SimpleNamespace
@@ -23,11 +23,11 @@ from crosscoder.language_models.pair import ModelPair
 WIDTH, VOCABULARY = 12, 320
 YES, NO = 5, 6
 U, FIRST, SECOND, ERROR = range(4)
-"""Dimensions: the one that is read, those of the two latents, and that of the error."""
+"""Dimensions: the one that is read out, those of the two latents, and that of the error."""
 
 
 class Above(nn.Module):
-    """The layer above the hookpoint; bends the projection that is read."""
+    """The layer above the hookpoint: a nonlinear function of the projection that is read out."""
 
     def __init__(self, constant: float, curvature: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Above(nn.Module):
 
 
 class Network(nn.Module):
-    """A causal language model of the smallest kind: no token sees another."""
+    """A minimal causal language model, in which tokens do not attend to each other."""
 
     def __init__(self, embeddings: Tensor, constant: float, curvature: float) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ def planted_pair(
     above: float = 0.25,
     curvature: float = 0.0,
 ) -> ModelPair:
-    """A pair whose shift at the last token is 1 in all, in these shares where the curvature is 0."""
+    """Return a pair whose shift at the last token is 1 in total, with these shares if the curvature is 0."""
     embeddings = torch.zeros(VOCABULARY, WIDTH)
     embeddings[:, FIRST] = embeddings[:, SECOND] = 1.0
-    # What is read of the two latents and of the error is written along U by the intervened model alone.
+    # Only the intervened model writes along U what is read out of the two latents and of the error.
     moved = embeddings.clone()
     moved[:, U] += first + second + error
     moved[:, FIRST] += 2.0
@@ -96,7 +96,7 @@ def planted_pair(
 
 
 def planted_dictionary(first: float = 0.25, second: float = 0.25) -> Crosscoder:
-    """Knows the two latents, and has as many that never fire; the error is nowhere in it."""
+    """Return a dictionary with the two latents and two latents that never fire; it does not contain the error direction."""
     config = CrosscoderConfig(
         d_models=(WIDTH, WIDTH),
         model_names=("reference", "intervened"),
@@ -108,7 +108,7 @@ def planted_dictionary(first: float = 0.25, second: float = 0.25) -> Crosscoder:
         dictionary.W_enc.zero_()
         dictionary.W_dec.zero_()
         dictionary.b_enc.copy_(torch.tensor([0.0, 0.0, -1.0, -1.0]))
-        # Both read the reference, where each fires at 1.
+        # Both latents read the reference, where each fires with activation 1.
         dictionary.W_enc[FIRST, 0] = dictionary.W_enc[SECOND, 1] = 1.0
         dictionary.W_dec[0, FIRST] = dictionary.W_dec[1, SECOND] = 1.0
         dictionary.W_dec[0, WIDTH + FIRST] = 3.0
@@ -119,7 +119,7 @@ def planted_dictionary(first: float = 0.25, second: float = 0.25) -> Crosscoder:
 
 
 def exchanged(dictionary: Crosscoder) -> Crosscoder:
-    """The same dictionary with the two models exchanged."""
+    """Return the same dictionary with the two models swapped."""
     other = Crosscoder(dictionary.config)
     other.load_state_dict(dictionary.state_dict())
     one, two = dictionary.config.d_models

@@ -1,4 +1,4 @@
-"""Python in a process of its own, which finds the packages of this repository from wherever it is run."""
+"""Python subprocesses that can import the packages of this repository from any folder."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ def run_python(
     timeout: float | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run it to its end, whatever that is.
+    """Run Python to completion, whatever its exit code.
 
     Args:
-        words: After `python`.
-        folder: To run it from.
-        timeout: Seconds.
-        variables: Of its environment, over those of this process.
+        words: Arguments of `python`.
+        folder: Working directory.
+        timeout: In seconds.
+        variables: Environment variables, in addition to those of this process.
     """
     return subprocess.run(
         _command(words),
@@ -35,7 +35,7 @@ def run_python(
 
 
 def start_python(*words: str | Path, folder: Path) -> subprocess.Popen[str]:
-    """Start it; what it writes is to be read from its pipes."""
+    """Start Python with its output in pipes."""
     return subprocess.Popen(
         _command(words),
         cwd=folder,

@@ -1,4 +1,4 @@
-"""A planted pair through the console command, from arrays on disk to labels."""
+"""Run a planted pair through the console command, from arrays on disk to labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +18,24 @@ N_TOKENS = 150_000
 
 @dataclass(frozen=True)
 class Story:
-    """One finished run and what was planted in it."""
+    """A finished run, with the pair that it analyzed."""
 
     pair: PlantedPair
     folder: Path
     features: pd.DataFrame
     matches: list[int]
-    """For each latent the planted feature it is, or -1."""
+    """For each latent, the planted feature it matches, or -1."""
 
     def found(self, label: str) -> set[int]:
-        """Planted features among the latents of a label (-1 for latents that match none)."""
+        """Return the planted features that latents with this label match (-1 if a latent matches none)."""
         return {self.matches[latent] for latent in self.features.latent[self.features.label == label]}
 
     def planted(self, kind: str) -> set[int]:
-        """Planted features of a kind."""
+        """Return the planted features of a kind."""
         return {index for index, name in enumerate(self.pair.truth.kinds) if name == kind}
 
     def f1(self, label: str) -> float:
-        """Each planted feature counts once; every latent with the label that matches none counts against it."""
+        """Return the F1 score of a label. A planted feature counts once; a labeled latent that matches none is a false positive."""
         labeled = [self.matches[latent] for latent in self.features.latent[self.features.label == label]]
         planted = self.planted(label)
         right = [match for match in labeled if match in planted]
@@ -46,7 +46,7 @@ class Story:
 
 
 def settings(folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool = False) -> dict[str, object]:
-    """The config of a story: what the cases of the planted benchmark have in common, at a k that suits the standard regime."""
+    """Return the config of a story: the common settings of the planted benchmark, with a k for the standard regime."""
     return {
         "output": str(folder / "run"),
         "activations": {
@@ -72,7 +72,7 @@ def settings(folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool 
     }
 
 
-def tell(
+def run_story(
     pair: PlantedPair,
     folder: Path,
     seed: int = 0,
@@ -81,7 +81,7 @@ def tell(
     *,
     drift: bool = False,
 ) -> Story:
-    """Write the pair's activations, run the command on them, and read the labels back."""
+    """Write the pair's activations, run the command on them, and read the labels."""
     folder.mkdir(parents=True, exist_ok=True)
     values = pair.sample(N_TOKENS, seed=1) if values is None else values
     np.save(folder / "reference.npy", values[:, : pair.d_model].numpy())
@@ -91,11 +91,11 @@ def tell(
     threads = torch.get_num_threads()
     app(["run", str(config)], standalone_mode=False)
     torch.set_num_threads(threads)
-    return read(pair, folder)
+    return read_story(pair, folder)
 
 
-def read(pair: PlantedPair, folder: Path) -> Story:
-    """What a finished run says."""
+def read_story(pair: PlantedPair, folder: Path) -> Story:
+    """Read the labels of a finished run."""
     run = folder / "run"
     features = pd.read_parquet(run / "analysis" / "features.parquet")
     reference, intervened = load_crosscoder(run / "crosscoder").raw_decoder()

@@ -1,4 +1,4 @@
-"""Monitoring from end to end: a chain of checkpoints through the console command, from arrays or models to the table of onsets."""
+"""Monitoring end to end: a chain of checkpoints through the console command, from arrays or models to the onsets."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 N_TOKENS = 60_000
 
 
-def tell(chain: PlantedChain, folder: Path) -> tuple[Any, Any, dict[str, Any], list[int]]:
-    """Features, trajectories, the section on monitoring, and the planted feature of each latent."""
+def run_chain(chain: PlantedChain, folder: Path) -> tuple[Any, Any, dict[str, Any], list[int]]:
+    """Run a chain; return features, trajectories, the monitoring summary, and the planted feature of each latent."""
     folder.mkdir(parents=True)
     names = model_names(chain.last + 1)
     for name, part in zip(names, chain.sample(N_TOKENS, seed=1).split(48, dim=1), strict=True):
@@ -40,25 +40,25 @@ def tell(chain: PlantedChain, folder: Path) -> tuple[Any, Any, dict[str, Any], l
     return features, trajectories, summary["monitoring"], chain.pair.matches(raw[0], raw[1])
 
 
-def test_what_appears_at_checkpoint_two_of_four_is_said_to(tmp_path: Path) -> None:
-    """New features appear at checkpoint 2; nothing happens before or after, and the alarm rings there alone."""
+def test_features_new_at_checkpoint_two_of_four_have_onset_two(tmp_path: Path) -> None:
+    """New features appear at checkpoint 2; nothing changes before or after, and the alarm rings only there."""
     pair = PlantedPair(0, counts={"shared": 60, "new": 6})
     chain = PlantedChain.spread(pair, 4)
-    chain.begins.fill_(2)
-    features, trajectories, monitoring, matches = tell(chain, tmp_path / "forth")
+    chain.onsets.fill_(2)
+    features, trajectories, monitoring, matches = run_chain(chain, tmp_path / "forth")
     new = features[features["label"] == "new"]
     assert {matches[latent] for latent in new["latent"]} >= pair.truth.features_of("new")
-    right = [latent for latent in new["latent"] if pair.truth.kinds[matches[latent]] == "new"]
-    assert (features["onset"][right] == 2).all()
+    matched = [latent for latent in new["latent"] if pair.truth.kinds[matches[latent]] == "new"]
+    assert (features["onset"][matched] == 2).all()
     assert features["onset"][features["label"] == "shared"].isna().all()
-    course = trajectories[trajectories["latent"].isin(right)].groupby("checkpoint")["relative_norm"]
-    assert (course.max()[[0]] == 0.5).all()
-    assert (course.max()[[1]] < 0.6).all()
-    assert (course.min()[[2, 3, 4]] > 0.7).all()
+    norms = trajectories[trajectories["latent"].isin(matched)].groupby("checkpoint")["relative_norm"]
+    assert (norms.max()[[0]] == 0.5).all()
+    assert (norms.max()[[1]] < 0.6).all()
+    assert (norms.min()[[2, 3, 4]] > 0.7).all()
     rung = {entry["checkpoint"]: entry for entry in monitoring["alarm"]["checkpoints"]}
     assert rung[2]["rings"]
     named = {entry["latent"] for entry in rung[2]["latents"]}
-    assert set(right) <= named
+    assert set(matched) <= named
     changes = [entry["relative_change"] for entry in monitoring["checkpoints"][1:]]
     assert changes[0] < 0.2 * changes[1]
     assert changes[1] == pytest.approx(changes[3], rel=0.05)
@@ -66,7 +66,7 @@ def test_what_appears_at_checkpoint_two_of_four_is_said_to(tmp_path: Path) -> No
 
 def test_a_null_chain_has_no_onset_and_no_alarm(tmp_path: Path) -> None:
     chain = PlantedChain.spread(PlantedPair(0), 3).null()
-    features, _, monitoring, _ = tell(chain, tmp_path / "null")
+    features, _, monitoring, _ = run_chain(chain, tmp_path / "null")
     assert features["onset"].isna().all()
     assert monitoring["onset"]["changed"] == 0
     assert not any(entry["rings"] for entry in monitoring["alarm"]["checkpoints"])

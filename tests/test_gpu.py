@@ -1,5 +1,5 @@
-"""What a GPU computes is what a CPU computes. Skipped where there is none; every other test of training then runs on it, too,
-since `training.device` is `auto`.
+"""A GPU computes the same results as a CPU. Skipped without a GPU. With one, all other training tests run on it too, because
+`training.device` is `auto`.
 """
 
 import pytest
@@ -20,7 +20,7 @@ PRECISE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 def random_code(n_tokens: int, n_latents: int, share: float) -> Tensor:
-    """Non-negative, with one latent that always fires and one that never does."""
+    """Return a nonnegative code with one latent that always fires and one that never does."""
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(n_tokens, n_latents, generator=generator)
     code = torch.where(torch.rand(values.shape, generator=generator) < share, values, 0.0)
@@ -40,7 +40,7 @@ def test_the_kernels_compute_the_dense_products(size: str, dtype: torch.dtype) -
     n_tokens, n_latents, width = SIZES[size]
     code = random_code(n_tokens, n_latents, share=0.05)
     rows, targets = torch.randn(n_latents, width).to(dtype), torch.randn(n_tokens, width).to(dtype)
-    sparse_latents = SparseLatents.of(code.cuda())
+    sparse_latents = SparseLatents.from_dense(code.cuda())
     on_gpu = rows.cuda(), targets.cuda()
     sums = sparse_latents.weighted_sum(on_gpu[0], torch.float32)
     swapped = sparse_latents.transposed().weighted_sum(on_gpu[1], torch.float32)
@@ -54,7 +54,7 @@ def test_the_kernels_compute_the_dense_products(size: str, dtype: torch.dtype) -
 
 @every_kind
 @every_shape
-def test_codes_and_rebuilt_activations_are_those_of_the_cpu(kind: str, shape: str) -> None:
+def test_codes_and_reconstructions_equal_those_of_the_cpu(kind: str, shape: str) -> None:
     crosscoder = small_crosscoder(kind, shape)
     values = raw_activations(SHAPES[shape])
     expected = crosscoder.encode(values).detach()
@@ -71,15 +71,15 @@ def test_codes_and_rebuilt_activations_are_those_of_the_cpu(kind: str, shape: st
 
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
 @every_shape
-def test_both_paths_of_a_step_are_those_of_the_cpu(kind: str, shape: str) -> None:
-    def of(crosscoder: Crosscoder, path: str) -> dict[str, Tensor]:
+def test_both_paths_of_a_training_step_equal_those_of_the_cpu(kind: str, shape: str) -> None:
+    def run_step(crosscoder: Crosscoder, path: str) -> dict[str, Tensor]:
         device = crosscoder.W_enc.device
         normalized = crosscoder.normalize(raw_activations(SHAPES[shape], 256).to(device))
         dead = torch.arange(200, device=device) % 4 == 0
         return step(crosscoder, normalized, dead, 3.0, path, (20, 90))
 
-    expected = of(small_crosscoder(kind, shape, n_latents=200), "dense")
+    expected = run_step(small_crosscoder(kind, shape, n_latents=200), "dense")
     for path in ("dense", "sparse"):
-        found = of(small_crosscoder(kind, shape, n_latents=200).cuda(), path)
+        found = run_step(small_crosscoder(kind, shape, n_latents=200).cuda(), path)
         for name, value in expected.items():
             assert relative_error(found[name], value.double()) < 1e-4, (path, name)

@@ -1,4 +1,4 @@
-"""A run that was killed and started again ends in the same bits as one that was left alone."""
+"""A run that is killed and resumed is bitwise identical to an uninterrupted one."""
 
 import os
 import random
@@ -26,7 +26,7 @@ SETTINGS = [
 
 
 def command(folder: Path, kind: str) -> list[str]:
-    """The demo on the toy pair, small."""
+    """Return the command of a small demo on the toy pair."""
     words = [f"activations.kind={kind}", *SETTINGS] + (
         ["activations.buffer_tokens=2048"] if kind == "stream" else []
     )
@@ -34,12 +34,12 @@ def command(folder: Path, kind: str) -> list[str]:
 
 
 def run(folder: Path, kind: str) -> None:
-    """Run to the end."""
+    """Run the demo to the end."""
     subprocess.run(command(folder, kind), check=True, capture_output=True, timeout=500)
 
 
-def killed(folder: Path, kind: str, reached: Path, chance: random.Random) -> None:
-    """Start, wait until `reached` exists and a random moment longer, and kill -9."""
+def run_and_kill(folder: Path, kind: str, reached: Path, chance: random.Random) -> None:
+    """Start the demo, wait until `reached` exists plus a random time, and kill it with SIGKILL."""
     process = subprocess.Popen(command(folder, kind), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not any(folder.glob(str(reached))):
@@ -52,19 +52,19 @@ def killed(folder: Path, kind: str, reached: Path, chance: random.Random) -> Non
 
 
 @pytest.mark.parametrize("kind", ["cache", "stream"])
-def test_killed_three_times_equals_undisturbed(tmp_path: Path, kind: str) -> None:
-    """Killed in the harvest and twice in training; weights, metrics and features are those of an undisturbed run."""
+def test_a_run_killed_three_times_equals_an_uninterrupted_one(tmp_path: Path, kind: str) -> None:
+    """Killed in the harvest and twice in training, a run has the weights, metrics and features of an uninterrupted run."""
     os.environ["OMP_NUM_THREADS"] = "1"
     chance = random.Random(0)
-    disturbed, undisturbed = tmp_path / "a" / "run", tmp_path / "b" / "run"
-    run(undisturbed, kind)
+    interrupted, uninterrupted = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    run(uninterrupted, kind)
     side = "train" if kind == "cache" else "held_out"
     for reached in (
         Path("activations") / side / "00000.safetensors",
         Path("checkpoints/step_*10"),
         Path("checkpoints/step_*1?0"),
     ):
-        killed(disturbed, kind, reached, chance)
-    run(disturbed, kind)
+        run_and_kill(interrupted, kind, reached, chance)
+    run(interrupted, kind)
     for name in ("crosscoder/model.safetensors", "metrics.jsonl", "analysis/features.parquet"):
-        assert (disturbed / name).read_bytes() == (undisturbed / name).read_bytes(), name
+        assert (interrupted / name).read_bytes() == (uninterrupted / name).read_bytes(), name

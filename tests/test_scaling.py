@@ -1,4 +1,4 @@
-"""A pair of two sizes, end to end: other width, depth and tokenizer. What is undefined is said, and nothing fails."""
+"""A scaling pair end to end: the models differ in width, depth and tokenizer. Undefined quantities are reported as such."""
 
 import json
 from pathlib import Path
@@ -38,11 +38,11 @@ def test_words_and_byte_pairs_meet_after_every_word(run: RunFolder) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_undefined_is_null_and_has_its_reason(run: RunFolder) -> None:
+def test_undefined_quantities_are_null_and_have_a_reason(run: RunFolder) -> None:
     features = pd.read_parquet(run.features)
     alive = features[features.n_documents >= 5]
     assert set(alive.label) == {"undetermined"}
-    assert alive.reason.str.contains("the models share no space").all()
+    assert alive.reason.str.contains("the models share no activation space").all()
     undefined = ["decoder_cosine", "nu_error", "nu_reconstruction", "shift_share", "q_value"]
     assert features[undefined].isna().to_numpy().all()
     assert (
@@ -58,7 +58,7 @@ def test_what_is_undefined_is_null_and_has_its_reason(run: RunFolder) -> None:
 
 
 @pytest.mark.slow
-def test_the_report_says_what_it_cannot_say(run: RunFolder) -> None:
+def test_the_report_states_what_is_undefined(run: RunFolder) -> None:
     text = " ".join((run.report / "report.md").read_text().split())
     assert "The models share no space, and no linear map leads between them" in text
     assert "called new" not in text
@@ -69,7 +69,7 @@ def test_the_report_says_what_it_cannot_say(run: RunFolder) -> None:
 
 
 @pytest.mark.slow
-def test_each_model_directions_are_read_through_its_own_lens(run: RunFolder) -> None:
+def test_each_model_has_its_own_logit_lens(run: RunFolder) -> None:
     logits = pd.read_parquet(run.path / "analysis" / "logits.parquet")
     assert set(logits.model) == {"reference", "intervened"}
     assert np.isfinite(logits.value).all()
@@ -81,8 +81,8 @@ def test_each_model_directions_are_read_through_its_own_lens(run: RunFolder) -> 
 
 
 @pytest.mark.slow
-def test_looking_up_is_found_where_the_larger_model_does_it(run: RunFolder) -> None:
-    """The positive control: it is planted that the larger model looks words up, and nothing of it stands in the small one."""
+def test_the_lookup_behavior_of_the_larger_model_is_found(run: RunFolder) -> None:
+    """Positive control: by construction, only the larger model looks words up."""
     (found,) = load_behaviors(run)
     assert found.shift["explained"] and found.attribution is not None and found.causal is not None
     parts = found.attribution["held_out"]

@@ -1,4 +1,4 @@
-"""The whole idea: a planted difference is found end to end, and nothing is found where nothing was planted."""
+"""End to end: a planted difference is found, and nothing is found without one."""
 
 import json
 from pathlib import Path
@@ -8,15 +8,15 @@ import torch
 
 from crosscoder.planted import PlantedPair
 
-from .story import N_TOKENS, tell
+from .story import N_TOKENS, run_story
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_planted_features_are_found_and_labeled(tmp_path: Path, seed: int) -> None:
-    """64 shared, 8 rotated, 8 rescaled, 8 new and 8 lost features; the command must tell them apart."""
-    story = tell(PlantedPair(seed), tmp_path, seed)
+    """64 shared, 8 rotated, 8 rescaled, 8 new and 8 lost features; the command must distinguish them."""
+    story = run_story(PlantedPair(seed), tmp_path, seed)
     assert story.f1("new") >= 0.95
     assert story.f1("lost") >= 0.95
     assert story.f1("rotated") >= 0.8
@@ -24,33 +24,33 @@ def test_planted_features_are_found_and_labeled(tmp_path: Path, seed: int) -> No
 
 
 def test_swapped_models_swap_the_labels(tmp_path: Path) -> None:
-    """Which planted features are new and which are lost changes places exactly when the files do."""
+    """Swapping the files swaps the sets of new and lost features exactly."""
     pair = PlantedPair(0)
     values = pair.sample(N_TOKENS, seed=1)
     swapped = torch.cat([values[:, pair.d_model :], values[:, : pair.d_model]], dim=1)
-    forth = tell(pair, tmp_path / "forth")
-    back = tell(pair.swapped(), tmp_path / "back", values=swapped)
+    forth = run_story(pair, tmp_path / "forth")
+    back = run_story(pair.swapped(), tmp_path / "back", values=swapped)
     assert forth.found("new") == back.found("lost") != set()
     assert forth.found("lost") == back.found("new") != set()
 
 
 @pytest.mark.parametrize("drift", ["none", "noise"])
 def test_nothing_is_found_where_nothing_was_planted(tmp_path: Path, drift: str) -> None:
-    """The identity pair and a pair that differs by noise alone have no new and no lost latents."""
+    """An identity pair and a pair that differs only in noise have no new and no lost latents."""
     pair = PlantedPair(0).null()
     values = pair.sample(N_TOKENS, seed=1)
     if drift == "none":
         values = values[:, : pair.d_model].repeat(1, 2)
-    story = tell(pair, tmp_path, values=values)
+    story = run_story(pair, tmp_path, values=values)
     counts = story.features.label.value_counts()
     assert counts.get("new", 0) == counts.get("lost", 0) == 0
     assert counts.get("shared", 0) >= 80
 
 
-def test_the_null_of_a_run_bears_its_labels_out(tmp_path: Path) -> None:
-    """The null differs as much as the pair, and no latent of it explains as much where it fires as those that are new and lost; so
-    the labels of the pair keep low q-values."""
-    story = tell(PlantedPair(0), tmp_path, drift=True)
+def test_the_null_of_a_run_supports_its_labels(tmp_path: Path) -> None:
+    """The null differs as much as the pair, but none of its latents explains as much where it fires as the new and lost latents do,
+    so the labels of the pair have low q-values."""
+    story = run_story(PlantedPair(0), tmp_path, drift=True)
     summary = json.loads((story.folder / "analysis" / "summary.json").read_text(encoding="utf-8"))
     (null,) = summary["controls"]["nulls"]
     assert null["alive"] >= 64

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it runs where other people's `training` and `analysis` lie about."""
+"""The wheel: its content, and that it works next to other modules named `training` and `analysis`."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from this tree."""
+    """Build a wheel from this tree."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=300)
@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the programs of a fresh environment that holds the wheel, and borrows everything else from this one."""
+    """Install the wheel in a fresh environment that shares all other packages with this one; return its scripts folder."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     paths = sysconfig.get_paths("venv", vars={"base": str(folder), "platbase": str(folder)})
@@ -44,14 +44,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--no-index",
     ]
     subprocess.run([*command, str(wheel)], check=True, timeout=300)
-    # Appended to the path, and without the .pth files there: the tree's own editable install stays out of sight.
+    # Appended to the path without processing its .pth files, so the editable install of this tree is not visible.
     Path(paths["purelib"], "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return Path(paths["scripts"])
 
 
 @pytest.fixture
 def decoys(tmp_path: Path) -> Path:
-    """A working directory with namesakes of two of our packages."""
+    """Make a working directory with modules of the same names as two of our packages."""
     (tmp_path / "training.py").write_text("raise SystemExit('the decoy ran')\n")
     (tmp_path / "analysis").mkdir()
     (tmp_path / "analysis" / "__init__.py").write_text("raise SystemExit('the decoy ran')\n")
@@ -80,14 +80,14 @@ def test_the_wheel_holds_three_packages_and_their_data(wheel: Path) -> None:
     assert any(name.endswith("/LICENSE") for name in names)
 
 
-def test_the_command_runs_beside_decoys(installed: Path, decoys: Path) -> None:
+def test_the_command_runs_next_to_decoys(installed: Path, decoys: Path) -> None:
     for program in ([installed / "crosscoder"], [installed / "python", "-m", "crosscoder"]):
         done = run(*program, "--help", folder=decoys)
         assert (done.returncode, done.stderr) == (0, "")
         assert "Usage: crosscoder" in done.stdout
 
 
-def test_the_console_command_runs_our_packages_beside_decoys(installed: Path, decoys: Path) -> None:
+def test_the_console_command_runs_our_packages_next_to_decoys(installed: Path, decoys: Path) -> None:
     (decoys / "files.yaml").write_text(
         "output: run\nactivations: {kind: files, reference: a.npy, intervened: b.npy}\n"
     )
@@ -107,7 +107,7 @@ def test_the_module_names_the_decoy_that_it_will_not_run(installed: Path, decoys
     assert done.stderr.count("\n") == 1
 
 
-def test_what_is_imported_is_the_wheel(installed: Path, tmp_path: Path) -> None:
+def test_imports_resolve_to_the_wheel(installed: Path, tmp_path: Path) -> None:
     program = "import analysis, crosscoder, training; print(*(m.__file__ for m in (analysis, crosscoder, training)))"
     done = run(installed / "python", "-c", program, folder=tmp_path)
     assert done.returncode == 0, done.stderr

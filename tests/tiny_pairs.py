@@ -1,4 +1,4 @@
-"""Tiny random language models, adapters, a tokenizer and texts, saved as a user would have them."""
+"""Tiny random language models, adapters, tokenizers and texts, saved as a user would have them."""
 
 import json
 import warnings
@@ -49,7 +49,7 @@ CHAT_TEMPLATE = (
 def save_tokenizer(
     folder: Path, chat_template: str | None = CHAT_TEMPLATE, extra: tuple[str, ...] = ()
 ) -> None:
-    """A byte-level BPE tokenizer that puts a BOS before plain text."""
+    """Save a byte-level BPE tokenizer that adds a BOS token to plain text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,7 +75,7 @@ WORD_CHAT_TEMPLATE = (
 
 
 def save_word_tokenizer(folder: Path) -> None:
-    """One token a word, other words unknown; no BOS, and another chat template than `save_tokenizer`'s."""
+    """Save a tokenizer with one token per known word, no BOS, and another chat template than `save_tokenizer`'s."""
     vocabulary = {word: index for index, word in enumerate(["<unk>", ":", ";", "user", "assistant", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -85,7 +85,7 @@ def save_word_tokenizer(folder: Path) -> None:
 
 
 def save_llama(folder: Path, seed: int = 0, width: int = 16, n_layers: int = 3, **tokenizer: Any) -> Path:
-    """A Llama whose layers put out tensors."""
+    """Save a Llama, whose layers return tensors."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=320,
@@ -103,7 +103,7 @@ def save_llama(folder: Path, seed: int = 0, width: int = 16, n_layers: int = 3, 
 
 
 def save_gpt2(folder: Path, seed: int = 0) -> Path:
-    """A GPT-2 of three layers with learned positions, not a multiple of 16 of them."""
+    """Save a GPT-2 with three layers and learned positions, whose number is not a multiple of 16."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=320,
@@ -119,7 +119,7 @@ def save_gpt2(folder: Path, seed: int = 0) -> Path:
 
 
 def save_adapter(base: Path, folder: Path, seed: int = 1, **settings: Any) -> Path:
-    """A LoRA adapter that changes the outputs: peft starts B at zero, so it is filled here."""
+    """Save a LoRA adapter that changes the outputs: peft initializes B to zero, so it is randomized here."""
     torch.manual_seed(seed)
     lora = LoraConfig(
         r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **settings
@@ -144,7 +144,7 @@ def _save(model: Any, folder: Path, words: bool = False, **tokenizer: Any) -> Pa
 
 
 def write_texts(folder: Path, n_documents: int = 24) -> tuple[Path, Path]:
-    """A chat file and a prose file. No two documents begin alike, so no two tokens have the same activations."""
+    """Write a chat file and a prose file. All documents start differently, so no two tokens have the same activations."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = torch.Generator().manual_seed(0)
 
@@ -172,7 +172,7 @@ def write_texts(folder: Path, n_documents: int = 24) -> tuple[Path, Path]:
 def run_config(
     folder: Path, reference: Path, intervened: Path | dict[str, str], **overrides: Any
 ) -> RunConfig:
-    """Settings of a run on tiny models in float32, reading both text files."""
+    """Return settings of a run on tiny models in float32, with both text files."""
     chat, prose = write_texts(folder / "texts")
     settings: dict[str, Any] = {
         "output": str(folder / "run"),

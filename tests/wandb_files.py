@@ -1,4 +1,4 @@
-"""What an offline wandb run holds, read from its own file."""
+"""Read the records of an offline wandb run from its file."""
 
 import json
 import struct
@@ -11,9 +11,9 @@ from crosscoder.run.folder import RunFolder
 
 
 def records(path: Path) -> list[Any]:
-    """The records of a .wandb file: a 7-byte header, then LevelDB's log format in blocks of 32 KiB.
+    """Read a .wandb file: a 7-byte header, then LevelDB's log format in blocks of 32 KiB.
 
-    wandb's service writes the last block a moment after the run was closed, so this waits for the closing record.
+    wandb's service writes the last block shortly after the run is closed, so this waits for the exit record.
     """
     deadline = time.monotonic() + 20
     found = list(parse(path.read_bytes()))

@@ -1,12 +1,12 @@
-"""Everything needed to go on, on disk: an interrupted run that is started again ends bit-identical to one that was not.
+"""Checkpoints of training: an interrupted run that resumes ends bit-identical to one that was never interrupted.
 
 RUN/checkpoints/step_00000200/
     state.safetensors   weights and buffers (crosscoder/…), optimizer moments (exp_avg/…, exp_avg_sq/…), tokens since each
                         latent fired, torch's RNG state, tensors of the data source (source/…)
     state.json          step, tokens, penalty, JSON values of the data source, compute precision, wandb id, the digest of
-                        state.safetensors, and its own
+                        state.safetensors, and a digest of this record
 
-A checkpoint appears under its name only when it is whole; the two newest are kept.
+Checkpoints are written atomically; the two newest are kept.
 """
 
 import json
@@ -29,7 +29,7 @@ KEPT = 2
 
 @dataclass
 class TrainState:
-    """What changes while a dictionary is trained."""
+    """Everything that changes during training."""
 
     crosscoder: Crosscoder
     optimizer: torch.optim.Adam
@@ -43,7 +43,7 @@ class TrainState:
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> Path:
-    """Write one checkpoint and remove all but the newest ones."""
+    """Write a checkpoint, and remove all but the newest ones."""
     final = folder / f"step_{state.step:08d}"
     partial = folder / f"step_{state.step:08d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -81,37 +81,38 @@ def save_checkpoint(folder: Path, state: TrainState) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All whole checkpoints, oldest first."""
+    """All complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step_*") if path.suffix != ".partial")
 
 
 def record_digest(record: dict[str, Any]) -> str:
-    """blake2b of everything that state.json says, but for this digest itself."""
+    """blake2b of everything in state.json except this digest."""
     text = json.dumps({key: value for key, value in record.items() if key != "record_digest"}, sort_keys=True)
     return content_digest(text.encode())
 
 
 def load_checkpoint(path: Path, state: TrainState) -> None:
-    """Put the content of a checkpoint into `state`.
+    """Load a checkpoint into `state`.
 
-    Raises `FormatError` where it was altered, cut, or belongs to another dictionary.
+    Raises:
+        FormatError: The checkpoint was modified or truncated, or belongs to another dictionary.
     """
     try:
         record = json.loads((path / "state.json").read_text())
         if not isinstance(record, dict) or record.get("record_digest") != record_digest(record):
             raise FormatError(
-                f"{path / 'state.json'}: does not match its own digest; it was altered or cut; "
-                f"remove {path} to go on from the checkpoint before it"
+                f"{path / 'state.json'}: does not match its own digest; it was modified or truncated; "
+                f"remove {path} to resume from the previous checkpoint"
             )
         if file_digest(path / "state.safetensors") != record["digest"]:
             raise FormatError(
-                f"{path / 'state.safetensors'}: does not match the digest in state.json; it was altered or cut; "
-                f"remove {path} to go on from the checkpoint before it"
+                f"{path / 'state.safetensors'}: does not match the digest in state.json; it was modified or truncated; "
+                f"remove {path} to resume from the previous checkpoint"
             )
         tensors = load_file(path / "state.safetensors")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FormatError(
-            f"{path}: not a whole checkpoint ({error}); remove it to go on from the one before it"
+            f"{path}: not a complete checkpoint ({error}); remove it to resume from the previous one"
         ) from error
     weights = {
         name.removeprefix("crosscoder/"): t for name, t in tensors.items() if name.startswith("crosscoder/")
@@ -120,13 +121,13 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         state.crosscoder.load_state_dict(weights)
     except RuntimeError as error:
         raise FormatError(
-            f"{path}: of another dictionary ({str(error).splitlines()[0]}); use a new run folder"
+            f"{path}: belongs to another dictionary ({str(error).splitlines()[0]}); use a new run folder"
         ) from error
     for name, parameter in state.crosscoder.named_parameters():
         if f"step/{name}" in tensors:
             moments = {key: tensors[f"{key}/{name}"] for key in ("exp_avg", "exp_avg_sq", "step")}
             state.optimizer.state[parameter] = {
-                # Laid out in memory as the parameter is: the fused optimizer walks them side by side.
+                # In the memory layout of the parameter: the fused optimizer iterates over both together.
                 key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
                 for key, value in moments.items()
             }

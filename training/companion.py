@@ -1,4 +1,5 @@
-"""Train another dictionary of a run, in a run folder of its own, on tokens that are there already."""
+"""Train further dictionaries of a run (controls, points of a sweep), each in its own run folder, on the tokens that the run
+already harvested."""
 
 import logging
 import shutil
@@ -17,37 +18,37 @@ logger = logging.getLogger(__name__)
 
 
 def is_trained(folder: RunFolder) -> bool:
-    """Whether its training is finished."""
+    """Whether the dictionary of a run folder is fully trained."""
     return bool(folder.read_manifest().get("stages", {}).get("train", {}).get("finished"))
 
 
 def train_companion(
-    config: RunConfig, source: TokenSource, made_as: dict[str, object], start: Crosscoder | None = None
+    config: RunConfig, source: TokenSource, provenance: dict[str, object], start: Crosscoder | None = None
 ) -> RunFolder:
-    """The run folder at `config.output` with a trained dictionary and its evaluation; a finished one is left as it is.
+    """Train and evaluate a dictionary in the run folder at `config.output`, unless it is already finished.
 
     Args:
-        made_as: What its provenance says besides how it reads a pair.
+        provenance: Entries of the dictionary's provenance, in addition to its view.
         start: See `Trainer`.
     """
-    own = RunFolder.create(config.output, config)
-    if is_trained(own):
-        return own
-    logger.info("%s: training", "/".join(config.output.parts[-2:]))
-    with own.stage("train") as stage:
-        trainer = Trainer(config, source, own, WandbRun(None), start)
+    folder = RunFolder.create(config.output, config)
+    if is_trained(folder):
+        return folder
+    logger.info("train: dictionary %s", "/".join(config.output.parts[-2:]))
+    with folder.stage("train") as stage:
+        trainer = Trainer(config, source, folder, WandbRun(None), start)
         crosscoder = trainer.fit()
-        fit_linear_map(own, config, source)
-        own.update_manifest("evaluation", dict(trainer.held_out.measure(crosscoder)))
-        save_crosscoder(crosscoder, own.crosscoder, {"reads": config.crosscoder.reads, **made_as})
+        fit_linear_map(folder, config, source)
+        folder.update_manifest("evaluation", dict(trainer.held_out.measure(crosscoder)))
+        save_crosscoder(crosscoder, folder.crosscoder, {"reads": config.crosscoder.reads, **provenance})
         stage["tokens"] = trainer.state.n_tokens
-    # A finished one is not trained on, and its checkpoints can be large.
-    shutil.rmtree(own.checkpoints)
-    return own
+    # Training is finished, and checkpoints can be large.
+    shutil.rmtree(folder.checkpoints)
+    return folder
 
 
 def fit_linear_map(folder: RunFolder, config: RunConfig, source: TokenSource) -> None:
-    """Write the maps between two models that share no space, as far as there are any."""
+    """Fit and save the linear map between two models that share no space; a paired dictionary alone needs one."""
     if config.crosscoder.reads != "paired":
         return
     linear_map = LinearMap.fit(source.sample(config.training.calibration_tokens), source.d_models)

@@ -1,4 +1,4 @@
-"""Before any long work: can these models be compared, is the hook right, and what will the run need?"""
+"""Checks before any long work: whether the models can be compared, whether the hook is right, and what the run will need."""
 
 import math
 import shutil
@@ -22,33 +22,33 @@ from crosscoder.text.documents import Documents, tokenize
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards
-from .memory import LARGE, memory_of_machine, plan, training_memory
+from .memory import LARGE, machine_memory, plan, training_memory
 from .sources import FileSource
 from .survey import layer_lines, survey_layers
 from .survey.layers import unbiased_cka
 
-# Documents that the hook is checked on, and tokens each is cut to.
+# Documents that the hook is checked on, and the tokens to which each is truncated.
 _CHECKED_DOCUMENTS = 10
 _CHECKED_TOKENS = 64
 
 # Documents that layers are compared on.
 _COMPARED_DOCUMENTS = 16
 
-# Tokens behind the statistics of the activations and the measured speed.
+# Tokens on which speed and activation statistics are measured.
 _MEASURED_TOKENS = 2048
 
-# Largest relative difference between hook and hidden states that rounding explains.
+# Largest relative difference between hook and hidden states that can be due to rounding.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
-# Matrix products of one step: encoder and decoder, each forward and twice backward.
+# Matrix products per step: encoder and decoder, each with one forward and two backward.
 _PRODUCTS_PER_STEP = 6
 
 
 def doctor(config: RunConfig) -> str:
-    """Check what a run is about to use, and estimate what it needs; the text to print.
+    """Check everything that a run will use, estimate what it needs, and return the text to print.
 
     Raises:
-        PairError: The models cannot be compared, or the hook does not read what the model computes.
+        PairError: The models cannot be compared, or the hook does not read the model's hidden states.
         CrosscoderError: Anything else that would stop the run later.
     """
     sections = (
@@ -62,7 +62,7 @@ def doctor(config: RunConfig) -> str:
 
 
 def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
-    """All sections for two language models."""
+    """Report sections for a pair of language models."""
     assert config.pair is not None
     assert config.text is not None
     settings = config.activations
@@ -79,21 +79,21 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
         "activations": _describe_activations(values, pair.d_models),
         "layers": _describe_layers(pair, documents),
         "texts": _describe_texts(documents),
-        "needs": [
+        "requirements": [
             f"speed    {speed:,.0f} tokens/s through all models, on {pair.device.type}",
             *_estimate_harvest(config, settings, pair, documents, speed),
             *_estimate_training(
                 config,
                 pair.d_models,
                 _weight_bytes(pair),
-                *(int(documents.unmasked[documents.side(held_out)].sum()) for held_out in (False, True)),
+                *(int(documents.unmasked[documents.split(held_out)].sum()) for held_out in (False, True)),
             ),
         ],
     }
 
 
 def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, list[str]]:
-    """All sections for a user's own arrays; opening them checks shapes and finds values that are not finite."""
+    """Report sections for a user's own arrays. Opening the files checks their shapes and that all values are finite."""
     source = FileSource(settings, config.seed)
     held_out = source.held_out()
     return {
@@ -104,31 +104,33 @@ def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, li
                 f"snapshot    {path}  [{source.n_train_tokens + held_out.n_tokens:,}, {d_model}]"
                 for path, d_model in zip(settings.snapshots, source.d_models[2:], strict=True)
             ),
-            "every value is finite",
+            "all values are finite",
             f"rows        {source.n_train_tokens:,} to train on, {held_out.n_tokens:,} held out",
         ],
         "activations": _describe_activations(source.sample(_MEASURED_TOKENS), source.d_models),
-        "needs": _estimate_training(config, source.d_models, 0, source.n_train_tokens, held_out.n_tokens),
+        "requirements": _estimate_training(
+            config, source.d_models, 0, source.n_train_tokens, held_out.n_tokens
+        ),
     }
 
 
 def check_hook(pair: ModelPair, documents: Documents, model: int) -> str:
-    """Compare what the hook reads with the model's own hidden states on a few short documents.
+    """Compare the activations that the hook reads with the model's own hidden states on a few short documents.
 
-    hidden_states[i + 1] is the output of layer i, except for the last layer, where it is after the final norm.
+    hidden_states[i + 1] is the output of layer i; for the last layer, it is that output after the final norm.
 
     Raises:
         PairError: They differ by more than rounding.
     """
     name, hookpoint, layer = pair.model_names[model], pair.hookpoints[model], pair.layer(model)
     if layer is None:
-        return f"hook        {name}: {hookpoint} is no decoder layer, so there is nothing to compare it with"
+        return f"hook        {name}: {hookpoint} is not a decoder layer, so no hidden states exist to check it against"
     chosen = np.concatenate(plan_batches(documents, False, 1, 0))[:_CHECKED_DOCUMENTS]
     token_ids, mask = pad(documents, chosen, pair.max_positions, model)
     token_ids, mask = token_ids[:, :_CHECKED_TOKENS], mask[:, :_CHECKED_TOKENS]
     states = pair.full_pass(token_ids, mask, model).hidden_states
     if states is None:
-        return f"hook        {name}: the model reports no hidden states, so {hookpoint} cannot be compared"
+        return f"hook        {name}: the model returns no hidden states, so {hookpoint} cannot be checked"
     read = (
         pair.activations(token_ids, mask)[model]
         if pair.readers is None
@@ -140,22 +142,25 @@ def check_hook(pair: ModelPair, documents: Documents, model: int) -> str:
     difference = _relative_difference(read[mask.to(read.device)], states[layer + 1][mask.to(read.device)])
     if not difference <= _TOLERANCES.get(read.dtype, _TOLERANCES[torch.float32]):
         raise PairError(
-            f"pair.hookpoint: what the hook reads at {hookpoint} of the {name} model differs from the model's own "
-            f"hidden_states[{layer + 1}] by {difference:.1%} of the norm; choose another layer, and report the model's name"
+            f"pair.hookpoint: the activations that the hook reads at {hookpoint} of the {name} model differ from the model's own "
+            f"hidden_states[{layer + 1}] by {difference:.1%} of the norm; choose another layer, and file an issue that names the model"
         )
     after = ", compared after the final norm" if last else ""
     return f"hook        {name}: equals hidden_states[{layer + 1}] on {len(chosen)} documents (largest difference {difference:.1e}{after})"
 
 
-def _relative_difference(read: Float[Tensor, "token d_model"], own: Float[Tensor, "token d_model"]) -> float:
-    """Largest norm of a token's difference, as a share of the token's norm."""
-    return float(((read.float() - own.float()).norm(dim=1) / own.float().norm(dim=1).clamp_min(1e-12)).max())
+def _relative_difference(
+    read: Float[Tensor, "token d_model"], expected: Float[Tensor, "token d_model"]
+) -> float:
+    """Largest norm of a token's difference, relative to the expected norm of that token."""
+    norms = expected.float().norm(dim=1).clamp_min(1e-12)
+    return float(((read.float() - expected.float()).norm(dim=1) / norms).max())
 
 
 def _measure(
     pair: ModelPair, documents: Documents, settings: CachedActivations | StreamedActivations
 ) -> tuple[Float[Tensor, "token width"], float]:
-    """Activations of a few batches, and tokens a second; the hook check has warmed the models up."""
+    """Activations of a few batches, and tokens per second. The hook check has already warmed up the models."""
     chosen = sample_documents(documents, _MEASURED_TOKENS, seed=0)
     batches = pack(chosen, documents.lengths, settings.batch_tokens)
     begin = time.perf_counter()
@@ -173,29 +178,29 @@ def _describe_pair(pair: ModelPair) -> list[str]:
             shown += f" after a context of {len(pair.context)} tokens"
         lines.append(f"{name:<11} {shown}, {side['dtype']}, {side['d_model']} wide at {side['hookpoint']}")
     if pair.identical:
-        lines.append("both sides are the same model: an identity control")
+        lines.append("reference and intervened are the same model: an identity control")
     if not have_difference(pair.d_models):
         lines.append(
-            "widths      differ: there is no difference to explain, and no latent can be called new, lost, rotated or shared"
+            "widths      differ, so there is no difference to explain, and no latent can be labeled new, lost, rotated or shared"
         )
     return lines
 
 
 def _describe_tokenizers(pair: ModelPair, documents: Documents) -> list[str]:
-    """One tokenizer, or where the tokens of two meet."""
+    """Describe the common tokenizer, or the alignment of two."""
     aligned = documents.alignment
     if pair.readers is None or aligned is None:
         template = "with a chat template" if pair.chat_template else "without a chat template"
-        return [f"tokenizer   the same on both sides, {len(pair.tokenizer):,} tokens, {template}"]
+        return [f"tokenizer   the same for all models, {len(pair.tokenizer):,} tokens, {template}"]
     sizes = [len(reader.tokenizer) for reader in pair.readers]
     lines = [
         f"tokenizers  {sizes[0]:,} tokens in the reference, {sizes[1]:,} in the intervened model: aligned by characters",
-        f"aligned     {aligned.n_places:,} places, {aligned.rates[0]:.1%} of the reference's tokens and {aligned.rates[1]:.1%} of the "
-        "intervened model's; the others are read, but not compared",
+        f"aligned     {aligned.n_places:,} positions: {aligned.rates[0]:.1%} of the reference's tokens and {aligned.rates[1]:.1%} of the "
+        "intervened model's; the other tokens are read, but not compared",
     ]
     if documents.template.any():
         lines.append(
-            "chats       each model reads them in its own template; only what messages say is compared"
+            "chats       each model reads them in its own template; only the text of the messages is compared"
         )
     return lines
 
@@ -220,12 +225,12 @@ def _describe_activations(values: Float[Tensor, "token width"], d_models: Sequen
 
 
 def _describe_layers(pair: ModelPair, documents: Documents) -> list[str]:
-    """How the models part from layer to layer: where a hookpoint would see the difference."""
+    """How far the models differ at each layer, to choose the hookpoint by."""
     layers = survey_layers(pair, documents, _COMPARED_DOCUMENTS)
     if layers is None:
-        return ["a model reports no hidden states, so layers cannot be compared"]
+        return ["a model returns no hidden states, so layers cannot be compared"]
     return [
-        "similarity of geometry (linear CKA, unbiased) and E‖difference‖² over the variance of the reference",
+        "CKA: linear and unbiased; change: E‖difference‖² over the variance of the reference",
         *layer_lines(layers),
     ]
 
@@ -233,16 +238,17 @@ def _describe_layers(pair: ModelPair, documents: Documents) -> list[str]:
 def _describe_texts(documents: Documents) -> list[str]:
     lines = []
     for index, name in enumerate(documents.source_names):
-        own = documents.source == index
-        train, held_out = own & ~documents.held_out, own & documents.held_out
+        in_source = documents.source == index
+        train, held_out = in_source & ~documents.held_out, in_source & documents.held_out
         lines.append(
-            f"{name:<11} {int(own.sum()):,} documents; tokens {int(documents.unmasked[train].sum()):,} to train on, "
+            f"{name:<11} {int(in_source.sum()):,} documents; tokens {int(documents.unmasked[train].sum()):,} to train on, "
             f"{int(documents.unmasked[held_out].sum()):,} held out"
         )
     share = documents.template[~documents.masked].mean()
     return [
         *lines,
-        f"tokens left out by the token policy {documents.masked.mean():.1%}; of the others, chat template {share:.1%}",
+        f"{documents.masked.mean():.1%} of the tokens are masked by the token policy; "
+        f"{share:.1%} of the unmasked tokens belong to the chat template",
     ]
 
 
@@ -257,7 +263,7 @@ def _estimate_harvest(
     plans = plan_shards(config, settings, documents)
     n_tokens = sum(int(unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group)
     needed = bytes_needed(n_tokens, pair.d_models, settings.dtype) * DISK_MARGIN
-    free = shutil.disk_usage(_existing(config.output)).free
+    free = shutil.disk_usage(_nearest_existing_folder(config.output)).free
     verdict = (
         "" if needed <= free else ": TOO LITTLE; use activations.kind stream, less text, or another disk"
     )
@@ -267,7 +273,7 @@ def _estimate_harvest(
     ]
     if isinstance(settings, StreamedActivations):
         lines.append(
-            f"stream   about {_duration(config.training.n_tokens / speed)} of model time while training"
+            f"stream   about {_duration(config.training.n_tokens / speed)} of forward passes during training"
         )
     return lines
 
@@ -275,21 +281,21 @@ def _estimate_harvest(
 def _estimate_training(
     config: RunConfig, d_models: tuple[int, ...], weight_bytes: int, n_train: int, n_held_out: int
 ) -> list[str]:
-    """Memory and time of training, from the size of the dictionary and one measured matrix product."""
+    """Estimate memory and time of training from the size of the dictionary and one measured matrix product."""
     shape = crosscoder_config(config.crosscoder, d_models)
     rows = config.training.batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
     memory = training_memory(config, d_models, weight_bytes, n_train, n_held_out)
-    machine = memory_of_machine()
+    machine = machine_memory()
     verdict = (
         ""
         if machine is None or memory.total < machine
         else ": TOO LITTLE; lower crosscoder.n_latents or training.batch_tokens"
     )
-    there = "" if machine is None else f"; the machine has {machine / 1e9:.1f} GB{verdict}"
+    available = "" if machine is None else f"; the machine has {machine / 1e9:.1f} GB{verdict}"
     steps = math.ceil(config.training.n_tokens / config.training.batch_tokens)
     step = _PRODUCTS_PER_STEP * _time_product(config, rows, shape.width, shape.n_latents)
     return [
-        f"memory   {memory}{there}",
+        f"memory   {memory}{available}",
         f"train    about {_duration(steps * step)} for {steps:,} steps of {config.training.batch_tokens:,} tokens "
         "(matrix products alone)",
         *_estimate_controls(config),
@@ -298,17 +304,19 @@ def _estimate_training(
 
 
 def _estimate_controls(config: RunConfig) -> list[str]:
-    """How much longer the controls train than the run itself; nothing where there are none."""
+    """Training time of the controls relative to that of the run; no line without controls."""
     controls = controls_of(config, config.output)
     if not controls:
         return []
     trained = sum(control.config.training.n_tokens for control in controls) / config.training.n_tokens
     names = ", ".join(control.name for control in controls)
-    return [f"controls {trained:.1f} times that besides, if one after the other: {names}"]
+    return [
+        f"controls {trained:.1f} times the training time in addition, if trained one after the other: {names}"
+    ]
 
 
 def _time_product(config: RunConfig, rows: int, width: int, n_latents: int) -> float:
-    """Seconds of one matrix product of a training step, the better of three."""
+    """Seconds of one matrix product of a training step, the best of three."""
     device = resolve_device("training.device", config.training.device)
     dtype = compute_dtype(config.training.precision, device)
     one, other = (
@@ -318,19 +326,19 @@ def _time_product(config: RunConfig, rows: int, width: int, n_latents: int) -> f
     times = []
     for _ in range(3):
         begin = time.perf_counter()
-        (one @ other)[0, 0].item()  # item waits for the device
+        (one @ other)[0, 0].item()  # item() waits for the device
         times.append(time.perf_counter() - begin)
     return min(times)
 
 
 def _weight_bytes(pair: ModelPair) -> int:
-    """Bytes of all weights; shared ones once."""
+    """Bytes of the weights of all models, counting shared weights once."""
     weights = {parameter.data_ptr(): parameter for model in pair.models for parameter in model.parameters()}
     return sum(weight.numel() * weight.element_size() for weight in weights.values())
 
 
-def _existing(path: Path) -> Path:
-    """The nearest folder above a path that exists.
+def _nearest_existing_folder(path: Path) -> Path:
+    """The nearest existing folder at or above `path`.
 
     Raises:
         ConfigError: A file is in the way.

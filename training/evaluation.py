@@ -1,4 +1,4 @@
-"""How good a dictionary is on held-out tokens: variance explained, and cross-entropy when it is spliced in."""
+"""Evaluation of a dictionary on held-out tokens: variance explained, L0, dead share, decoder histograms."""
 
 from typing import Any
 
@@ -10,41 +10,41 @@ from torch import Tensor
 from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.dictionary.inputs import View, view_rows
 from crosscoder.dictionary.metrics import ReconstructionMeter, decoder_cosine, relative_norm
 
 from .sources import TokenSource
 
-TOKENS = 8192
-"""Held-out tokens that a look during training takes; analysis reads them all."""
+EVALUATION_TOKENS = 8192
+"""Held-out tokens that each evaluation during training reads; analysis reads all of them."""
 
 
 class HeldOutMeter:
-    """Looks at the same held-out tokens again and again while a dictionary is trained.
+    """Evaluates a dictionary on the same held-out tokens throughout training.
 
-    The inference threshold, one number, is set on other held-out tokens than those that are measured: on tokens that were
-    trained on, fewer latents fire than on fresh ones.
+    The inference threshold, one number, is calibrated on held-out tokens too, but on other ones than are evaluated. Training
+    tokens would bias it: fewer latents fire on them than on fresh tokens.
     """
 
-    def __init__(self, source: TokenSource, reads: Reads, calibration_tokens: int) -> None:
+    def __init__(self, source: TokenSource, reads: View, calibration_tokens: int) -> None:
         self.d_models = source.d_models
-        self.reads: Reads = reads
+        self.reads: View = reads
         reader = source.held_out()
-        # Evenly spaced, so that every source of text has its share; odd rows are measured, even ones calibrated on.
-        self.values = reader.gather(_spaced(1, reader.n_tokens, TOKENS)).values
+        # Evenly spaced, so that every text source has its share. Odd rows are for evaluation, even rows for calibration.
+        self.values = reader.gather(_spaced(1, reader.n_tokens, EVALUATION_TOKENS)).values
         self.calibration = reader.gather(_spaced(0, reader.n_tokens, calibration_tokens)).values
 
     def calibrate(self, crosscoder: Crosscoder, n_tokens: int | None = None) -> None:
-        """Set the inference threshold on held-out tokens: on all that are set aside for it, or on about `n_tokens` of them."""
+        """Set the inference threshold on all calibration tokens, or on about `n_tokens` of them."""
         every = 1 if n_tokens is None else max(1, len(self.calibration) // n_tokens)
         sample = self.calibration[::every].to(crosscoder.W_enc.device)
-        crosscoder.calibrate(present(sample, self.d_models, self.reads).float())
+        crosscoder.calibrate(view_rows(sample, self.d_models, self.reads).float())
 
     @torch.no_grad()
     def measure(self, crosscoder: Crosscoder) -> dict[str, float | None]:
         """FVE per model and of the difference, L0 and dead share under the inference rule."""
         device = crosscoder.W_enc.device
-        meter = reconstruction(crosscoder, self.values.to(device), self.d_models, self.reads)
+        meter = measure_reconstruction(crosscoder, self.values.to(device), self.d_models, self.reads)
         named = zip(meter.names, meter.per_model, strict=True)
         values: dict[str, float | None] = {
             f"metrics/explained_variance/{name}": variance.result() for name, variance in named
@@ -56,7 +56,7 @@ class HeldOutMeter:
 
 
 def _spaced(first: int, n_rows: int, count: int) -> Int[Tensor, " row"]:
-    """At most `count` of the rows first, first + 2, first + 4, …, evenly spaced (the only row, where there is one)."""
+    """Return at most `count` of the rows first, first + 2, first + 4, …, evenly spaced; the only row if there is one."""
     first = min(first, n_rows - 1)
     available = (n_rows - first + 1) // 2
     count = min(count, available)
@@ -64,20 +64,20 @@ def _spaced(first: int, n_rows: int, count: int) -> Int[Tensor, " row"]:
 
 
 class NamedMeter(ReconstructionMeter):
-    """A `ReconstructionMeter` that knows the names of its models."""
+    """A `ReconstructionMeter` with the names of its models."""
 
     names: tuple[str, ...] = ()
 
 
 @torch.no_grad()
-def reconstruction(
+def measure_reconstruction(
     crosscoder: Crosscoder,
     values: Float[Tensor, "token width"],
     d_models: tuple[int, ...],
-    reads: Reads,
+    reads: View,
     chunk: int = 2048,
 ) -> NamedMeter:
-    """Measure the dictionary on raw activations of the pair, whatever way it reads them."""
+    """Measure how a dictionary of any view reconstructs raw activations of the pair."""
     if reads == "difference":
         meter = NamedMeter(d_models[:1], crosscoder.config.n_latents)
         meter.names = ("difference",)
@@ -86,13 +86,13 @@ def reconstruction(
         meter.names = MODEL_NAMES if len(d_models) == 2 else crosscoder.config.model_names
     for part in values.split(chunk):
         part = part.float()
-        rows = present(part, d_models, reads)
+        rows = view_rows(part, d_models, reads)
         sparse_latents = crosscoder.encode_sparse(rows)
-        rebuilt = crosscoder.denormalize(crosscoder.rebuild(sparse_latents))
+        reconstructed = crosscoder.denormalize(crosscoder.rebuild(sparse_latents))
         if reads == "pooled":
-            meter.update(part, torch.cat(rebuilt.split(len(part)), dim=1), sparse_latents)
+            meter.update(part, torch.cat(reconstructed.split(len(part)), dim=1), sparse_latents)
         else:
-            meter.update(rows, rebuilt, sparse_latents)
+            meter.update(rows, reconstructed, sparse_latents)
     if reads == "difference":
         meter.difference = meter.per_model[0]
     return meter
@@ -100,8 +100,8 @@ def reconstruction(
 
 @torch.no_grad()
 def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]:
-    """Histograms `(counts, edges)` of the decoder norms of each model, and of relative norm and decoder cosine between reference
-    and intervened model."""
+    """Histograms `(counts, edges)` of each model's decoder norms, and of relative norm and decoder cosine between reference and
+    intervened model."""
     norms = crosscoder.decoder_norms().cpu()
     histograms: dict[str, Any] = {
         f"weights/decoder_norm/{name}": np.histogram(norms[:, index].numpy(), bins=bins)

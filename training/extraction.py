@@ -1,4 +1,4 @@
-"""From documents to activations: which documents go through the models together, and the rows that come out."""
+"""From documents to activations: which documents share a batch, and the rows that the models produce."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,32 +13,32 @@ from crosscoder.errors import ConfigError, DataError
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 
-# What `pad` pads lengths to a multiple of.
+# `pad` pads lengths to a multiple of this.
 _LENGTH_MULTIPLE = 16
 
-# Documents that begin with the same tokens, this many, go through the models together, if there are a few of them.
+# At least `_OPENING_DOCUMENTS` documents that begin with the same `_OPENING_TOKENS` tokens are batched together.
 _OPENING_TOKENS = 8
 _OPENING_DOCUMENTS = 8
 
-# A common prefix is run once where that spares this share of a batch; it costs a short pass of its own.
+# A common prefix is run once if that saves at least this share of a batch, since it costs an extra short pass.
 _PREFIX_SHARE = 0.1
 
-# Documents that are sorted by length together. More means less padding, fewer means batches that vary more.
+# Documents sorted by length together: a larger window pads less, a smaller one mixes lengths more.
 _WINDOW_DOCUMENTS = 1024
 
-# Documents behind the median norm.
+# Documents that the median norms are estimated on.
 _NORM_DOCUMENTS = 64
 
-# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, sources.py 4 to 7).
+# First entry of every seed, so that no two random streams coincide (documents.py has 1, sources.py 4 to 7).
 _PLAN_STREAM = 2
 _SAMPLE_STREAM = 3
 _NORM_STREAM = 8
 
-Batch = Int64[np.ndarray, " _"]  # indices of the documents that go through the models together
+Batch = Int64[np.ndarray, " _"]  # indices of the documents of one batch
 
 
 class Extracted(NamedTuple):
-    """Rows of some documents, outliers left out; the tokens of a document are contiguous and in order."""
+    """Activations of some documents without norm outliers. The tokens of a document are contiguous and in order."""
 
     values: Float[Tensor, "token width"]
     document: Int[Tensor, " token"]
@@ -47,24 +47,24 @@ class Extracted(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Each model's activations at the tokens of a batch that are not masked."""
+    """Each model's activations at the unmasked tokens of a batch."""
 
     parts: list[Tensor]
     document: Int[Tensor, " token"]
-    """Place in the batch."""
+    """Index of the document within the batch."""
     position: Int[Tensor, " token"]
 
 
 def plan_batches(
     documents: Documents, held_out: bool, batch_tokens: int, seed: int, pass_index: int = 0
 ) -> list[Batch]:
-    """Documents of one side, packed into batches of at most `batch_tokens` tokens, padding included.
+    """Pack the training or held-out documents into batches of at most `batch_tokens` tokens, padding included.
 
     The order is seeded: documents are shuffled, packed by `pack_documents` within windows, and the batches shuffled. The
-    same arguments give the same batches, so that an interrupted harvest goes on where it was.
+    same arguments give the same batches, so that an interrupted harvest can resume.
     """
     generator = np.random.default_rng([seed, _PLAN_STREAM, int(held_out), pass_index])
-    order = generator.permutation(documents.side(held_out))
+    order = generator.permutation(documents.split(held_out))
     batches: list[Batch] = []
     for start in range(0, len(order), _WINDOW_DOCUMENTS):
         window = order[start : start + _WINDOW_DOCUMENTS]
@@ -73,7 +73,7 @@ def plan_batches(
 
 
 def pack_documents(chosen: Batch, documents: Documents, batch_tokens: int) -> list[Batch]:
-    """Batches of documents of similar length, and with the same beginning where many have one, e.g. a system prompt."""
+    """Batch documents of similar length, and documents that share an opening (e.g. a system prompt) if many do."""
     openings: dict[bytes, list[int]] = {}
     for document in chosen.tolist():
         openings.setdefault(documents.tokens_of(document)[:_OPENING_TOKENS].tobytes(), []).append(document)
@@ -91,11 +91,11 @@ def pack_documents(chosen: Batch, documents: Documents, batch_tokens: int) -> li
 
 
 def pack(chosen: Batch, lengths: Int64[np.ndarray, " document"], batch_tokens: int) -> list[Batch]:
-    """Sort documents by length and cut them into batches; a document longer than a batch gets its own."""
+    """Sort documents by length and split them into batches. A document longer than a batch forms its own."""
     ordered = chosen[np.argsort(lengths[chosen], kind="stable")]
     batches, begin = [], 0
     for end in range(1, len(ordered) + 1):
-        # Sorted, so the last document is the longest and decides the padded length.
+        # Sorted by length, so the last document determines the padded length.
         if end == len(ordered) or (end + 1 - begin) * int(lengths[ordered[end]]) > batch_tokens:
             batches.append(ordered[begin:end])
             begin = end
@@ -103,7 +103,7 @@ def pack(chosen: Batch, lengths: Int64[np.ndarray, " document"], batch_tokens: i
 
 
 def group_batches(batches: Sequence[Batch], documents: Documents, n_tokens: int) -> list[list[Batch]]:
-    """Consecutive batches in groups of at most `n_tokens` tokens that are not masked (a larger batch stands alone)."""
+    """Group consecutive batches up to `n_tokens` unmasked tokens; a larger batch forms its own group."""
     groups: list[list[Batch]] = []
     room, unmasked = 0, documents.unmasked
     for batch in batches:
@@ -117,36 +117,36 @@ def group_batches(batches: Sequence[Batch], documents: Documents, n_tokens: int)
 
 
 def check_documents(documents: Documents, pair: ModelPair) -> None:
-    """Refuse documents that are longer than the models can read, or masked throughout.
+    """Refuse documents that exceed the context of the models, and texts whose tokens are all masked.
 
     Raises:
         ConfigError: A document is too long.
-        DataError: No token is left to train on, or none is left held out.
+        DataError: No unmasked token is left to train on, or none to hold out.
     """
     longest = int(documents.read_lengths.max())
     if pair.max_positions is not None and longest > pair.max_positions:
         raise ConfigError(
-            f"text.max_length: a document has {longest} tokens, but the models read {pair.max_positions} at most; "
+            f"text.max_length: a document has {longest} tokens, but the models read at most {pair.max_positions}; "
             f"set text.max_length to {pair.max_positions} or less"
         )
     for held_out, side in ((False, "train on"), (True, "hold out")):
-        if not len(documents.side(held_out)):
+        if not len(documents.split(held_out)):
             raise DataError(
                 f"text.sources: every token to {side} is masked (special tokens and the first tokens.mask_first positions); "
-                "give longer texts, or mask less"
+                "add longer texts, or mask less"
             )
 
 
 def sample_documents(documents: Documents, n_tokens: int, seed: int) -> Batch:
-    """Training documents drawn at random, as many as hold `n_tokens` tokens that are not masked (or all)."""
-    order = np.random.default_rng([seed, _SAMPLE_STREAM]).permutation(documents.side(held_out=False))
+    """Draw random training documents until they hold `n_tokens` unmasked tokens; all if there are fewer."""
+    order = np.random.default_rng([seed, _SAMPLE_STREAM]).permutation(documents.split(held_out=False))
     enough = int(np.searchsorted(np.cumsum(documents.unmasked[order]), n_tokens)) + 1
     return order[:enough]
 
 
 def median_norms(pair: ModelPair, documents: Documents, batch_tokens: int, seed: int) -> tuple[float, ...]:
-    """Median norm of each model's activations over the tokens of some training documents that are not masked."""
-    order = np.random.default_rng([seed, _NORM_STREAM]).permutation(documents.side(held_out=False))
+    """Median norm of each model's activations over the unmasked tokens of some training documents."""
+    order = np.random.default_rng([seed, _NORM_STREAM]).permutation(documents.split(held_out=False))
     chosen = order[:_NORM_DOCUMENTS]
     norms = []
     for batch in pack_documents(chosen, documents, batch_tokens):
@@ -164,16 +164,16 @@ def extract(
     max_norms: Sequence[float] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Extracted:
-    """Activations of both models on the tokens of a batch that are not masked, on the CPU.
+    """Activations of all models on the unmasked tokens of a batch, on the CPU.
 
     Args:
-        max_norms: One for each model; a token with a larger norm in any of them is left out.
-        dtype: Precision of the rows; the models' own where none is given.
+        max_norms: One for each model; a token that exceeds it in any model is dropped as a norm outlier.
+        dtype: Precision of the rows; that of the models if not given.
 
     Raises:
         DataError: Activations are NaN or infinite.
     """
-    read = _read_in_one if documents.alignment is None else _read_apart
+    read = _read_shared_tokens if documents.alignment is None else _read_aligned_tokens
     parts, document, position = read(pair, documents, batch)
     if dtype is not None:
         parts = [part.to(dtype) for part in parts]
@@ -191,70 +191,72 @@ def extract(
     return Extracted(values, document, position, n_outliers)
 
 
-def _read_in_one(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
-    """Both models on the same tokens; what they share is run once."""
+def _read_shared_tokens(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
+    """Run all models on the same tokens, a common prefix of the documents only once."""
     rows = [documents.tokens_of(index) for index in batch]
     token_ids, mask = _stack(rows, max(map(len, rows)))
     document, position = kept_tokens(documents, batch, mask).nonzero(as_tuple=True)
     n_prefix = _common_prefix(rows)
-    spared = n_prefix * (len(rows) - 1) / token_ids.numel()
-    outputs = pair.activations(token_ids, mask, n_prefix if spared >= _PREFIX_SHARE else 0)
+    saved = n_prefix * (len(rows) - 1) / token_ids.numel()
+    outputs = pair.activations(token_ids, mask, n_prefix if saved >= _PREFIX_SHARE else 0)
     parts = [output[document.to(output.device), position.to(output.device)].cpu() for output in outputs]
     return _Rows(parts, document, position)
 
 
-def _read_apart(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
-    """Each model on tokens of its own, at the places where they meet."""
-    passes = passes_of(pair, documents, batch)
-    outputs = activations_of_passes(pair, passes)
-    parts = [output[own.kept.to(output.device)].cpu() for output, own in zip(outputs, passes, strict=True)]
-    document, position = passes[0].kept.nonzero(as_tuple=True)
+def _read_aligned_tokens(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
+    """Run each model on its own tokens, and keep the aligned ones."""
+    inputs = model_inputs(pair, documents, batch)
+    outputs = read_activations(pair, inputs)
+    parts = [output[one.kept.to(output.device)].cpu() for output, one in zip(outputs, inputs, strict=True)]
+    document, position = inputs[0].kept.nonzero(as_tuple=True)
     return _Rows(parts, document, position)
 
 
-class Pass(NamedTuple):
-    """What one model is given of a batch."""
+class ModelInputs(NamedTuple):
+    """A padded batch as one model reads it."""
 
     token_ids: Int[Tensor, "document token"]
     attention: Bool[Tensor, "document token"]
     kept: Bool[Tensor, "document token"]
-    """Tokens that are not masked: as many for every model, in the same order."""
+    """Unmasked tokens: equally many for every model, in the same order."""
 
 
-def passes_of(pair: ModelPair, documents: Documents, batch: Batch) -> tuple[Pass, ...]:
-    """A padded batch as each model reads it: the same one for all, unless their tokenizers differ."""
-    passes: list[Pass] = []
+def model_inputs(pair: ModelPair, documents: Documents, batch: Batch) -> tuple[ModelInputs, ...]:
+    """Pad a batch for each model. All models share the inputs unless their tokenizers differ."""
+    inputs: list[ModelInputs] = []
     for model in range(len(pair.models)):
         if model and documents.alignment is None:
-            passes.append(passes[0])
+            inputs.append(inputs[0])
         else:
             token_ids, mask = pad(documents, batch, pair.max_positions, model)
-            passes.append(Pass(token_ids, mask, kept_tokens(documents, batch, mask, model)))
-    return tuple(passes)
+            inputs.append(ModelInputs(token_ids, mask, kept_tokens(documents, batch, mask, model)))
+    return tuple(inputs)
 
 
-def activations_of_passes(
-    pair: ModelPair, passes: Sequence[Pass]
+def read_activations(
+    pair: ModelPair, inputs: Sequence[ModelInputs]
 ) -> tuple[Float[Tensor, "document token _"], ...]:
-    """Each model's activations, in one go where all read the same tokens."""
+    """Each model's activations, with a single call if all models read the same tokens."""
     if pair.readers is None:
-        return pair.activations(passes[0].token_ids, passes[0].attention)
-    return tuple(pair.activations_of(model, own.token_ids, own.attention) for model, own in enumerate(passes))
+        return pair.activations(inputs[0].token_ids, inputs[0].attention)
+    return tuple(pair.activations_of(model, one.token_ids, one.attention) for model, one in enumerate(inputs))
 
 
 def kept_tokens(
     documents: Documents, batch: Batch, mask: Bool[Tensor, "document token"], model: int = 0
 ) -> Bool[Tensor, "document token"]:
-    """Which tokens of a padded batch are not masked: as many for both models, in the same order."""
+    """Which tokens of a padded batch are unmasked: equally many for every model, in the same order."""
     kept = mask.clone()
-    kept[mask] = torch.from_numpy(np.concatenate([documents.kept_of(index, model) for index in batch]))
+    kept[mask] = torch.from_numpy(
+        np.concatenate([documents.compared_tokens(index, model) for index in batch])
+    )
     return kept
 
 
 def pad(
     documents: Documents, batch: Batch, max_positions: int | None = None, model: int = 0
 ) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
-    """Token ids of a batch, padded on the right to a multiple of 16 where the models read so many, and the mask."""
+    """Token ids and mask of a batch, right-padded to a multiple of 16, or to at most `max_positions`."""
     rows = [documents.tokens_of(int(index), model) for index in batch]
     longest = max(map(len, rows))
     padded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
@@ -264,7 +266,7 @@ def pad(
 def _stack(
     rows: Sequence[Int32[np.ndarray, " _"]], length: int
 ) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
-    """Token ids of some documents, padded on the right to `length`, and which of them are there."""
+    """Token ids of some documents, right-padded to `length`, and the mask of real tokens."""
     token_ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.bool)
     for index, row in enumerate(rows):
@@ -274,7 +276,7 @@ def _stack(
 
 
 def _common_prefix(rows: Sequence[Int32[np.ndarray, " _"]]) -> int:
-    """Tokens with which all of the documents begin; at least one is left over in each."""
+    """Length of the longest common prefix that leaves at least one token in each document."""
     prefix = rows[0][: min(map(len, rows)) - 1]
     for row in rows[1:]:
         different = np.flatnonzero(row[: len(prefix)] != prefix)

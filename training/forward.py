@@ -1,10 +1,10 @@
-"""The forward pass of one training step, in two ways that agree: with the whole code, or with its firings alone.
+"""The forward pass of one training step, by two equivalent paths: over all latents, or over the firing ones alone.
 
-    dense    encoder, sparsity, decoder as matrix products of `[token, latent]`; autograd does the rest. The reference.
-    sparse   the encoder block by block, of which only what fires is kept; decoder and all gradients are sums over the
-             firings. BatchTopK and TopK only: they decide how many fire.
+    dense    encoder, sparsity and decoder as matrix products over `[token, latent]`, with gradients from autograd
+    sparse   the encoder block by block, keeping the firing latents alone; decoder and all gradients are sums over the
+             firings. For BatchTopK and TopK, which fix how many latents fire.
 
-A step then costs one product of tokens and encoder, and little more, where the dense one costs five.
+A sparse step costs little more than one product of tokens and encoder; a dense step costs five.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 
 from crosscoder.config import BatchTopK, SparsityConfig, TopK
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.sparse_latents import SparseLatents, trained_products, trained_sum
+from crosscoder.dictionary.sparse_latents import SparseLatents, differentiable_products, differentiable_sum
 from crosscoder.dictionary.topk_selection import BatchSelection, PreLatents, TokenSelection
 
 Path = Literal["dense", "sparse"]
 
-# Below this share of firing latents the sparse path is the faster one: `crosscoder bench step`, docs/benchmarks.md.
+# The sparse path is faster below this share of firing latents: `crosscoder bench step`, docs/benchmarks.md.
 SPARSE_BELOW = {torch.float64: 0.15, torch.float32: 0.15, torch.bfloat16: 0.15}
 
-# On a GPU the hundreds of launches of the sparse path take longer than the dense products of a smaller dictionary: on an H200
-# it took 1.4 times as long at 8,192 latents, 1.1 times at 16,384, and 0.75 times at 32,768 (batch 4,096, 1,152 wide).
+# On a GPU the sparse path launches hundreds of kernels, which takes longer than the dense products of a small dictionary: on an
+# H200 it took 1.4 times as long at 8,192 latents, 1.1 times at 16,384, and 0.75 times at 32,768 (batch 4,096, 1,152 wide).
 _SPARSE_FROM_ON_GPU = 20_480
 
 
-class Borrowed(NamedTuple):
-    """Rows of a weight that were taken out of it, and where their gradient goes."""
+class GatheredRows(NamedTuple):
+    """Rows gathered from a weight matrix, and the gradient that theirs is added to."""
 
     gradient: Callable[[], Tensor]
-    """The gradient of all rows, once there is one."""
+    """Returns the gradient of the whole matrix, after the backward pass."""
 
     latents: Int64[Tensor, " column"]
     leaf: Float[Tensor, "column width"]
@@ -42,36 +42,36 @@ class Borrowed(NamedTuple):
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """What one training step computes before its loss."""
+    """What one training step computes before the loss."""
 
     crosscoder: Crosscoder
     normalized: Float[Tensor, "token width"]
     error: Float[Tensor, "token width"]
     norms: Float[Tensor, " latent"]
     nested_errors: tuple[Float[Tensor, "token width"], ...]
-    """The error of the first latents alone, for each of the nested sizes."""
+    """Reconstruction error of the first latents alone, for each nested size."""
 
     def contributions(self) -> Float[Tensor, "*entry"]:
-        """f_j · norm_j of every entry of the code that may be other than zero."""
+        """f_j · norm_j of every latent activation that may be nonzero."""
         raise NotImplementedError
 
     def fired(self) -> tuple[Bool[Tensor, " latent"], Float[Tensor, ""]]:
-        """Which latents fired, and how many did on a token, on average."""
+        """Which latents fired in the batch, and the mean number of firing latents per token (L0)."""
         raise NotImplementedError
 
-    def rebuilt_by(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
-        """What the k strongest of some latents alone make of each token, without the bias; to be trained through."""
+    def reconstruct_with(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
+        """Reconstruct each token from its k strongest of the given latents, without the bias. Differentiable."""
         rectified = self._pre_latents_of(latents).relu()
         keep = min(k, len(latents))
         best = (rectified * self.norms[latents]).detach().topk(keep, dim=1, sorted=False).indices
         chosen = torch.zeros_like(rectified).scatter(1, best, rectified.gather(1, best))
         return (chosen @ self._decoder_of(latents)).to(self.error.dtype)
 
-    def settle(self) -> None:
-        """Complete the gradients after a backward pass."""
+    def complete_gradients(self) -> None:
+        """Add what the backward pass left out of the gradients; call it after the backward pass."""
 
     def _pre_latents_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "token column"]:
-        """Pre-latents of some latents, to be trained through."""
+        """Pre-latents of the given latents. Differentiable."""
         raise NotImplementedError
 
     def _decoder_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "column width"]:
@@ -80,7 +80,7 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class DensePass(ForwardPass):
-    """A forward pass that holds the whole code."""
+    """A forward pass that holds the activations of all latents."""
 
     pre_latents: Float[Tensor, "token latent"]
     latents: Float[Tensor, "token latent"]
@@ -98,13 +98,13 @@ class DensePass(ForwardPass):
 
 @dataclass(frozen=True)
 class SparsePass(ForwardPass):
-    """A forward pass that holds what fires."""
+    """A forward pass that holds the firing latents alone."""
 
     sparse_latents: SparseLatents
     inputs: Float[Tensor, "token width"]
-    """`normalized`, in the precision of the products."""
+    """`normalized`, in the precision of the matrix products."""
 
-    borrowed: list[Borrowed] = field(default_factory=list)
+    gathered: list[GatheredRows] = field(default_factory=list)
 
     def contributions(self) -> Float[Tensor, " firing"]:
         return self.sparse_latents.value * self.norms[self.sparse_latents.latent]
@@ -115,20 +115,20 @@ class SparsePass(ForwardPass):
         active[sparse_latents.latent] = True
         return active, torch.tensor(len(sparse_latents) / max(1, sparse_latents.shape[0]))
 
-    def rebuilt_by(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
+    def reconstruct_with(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
         if k >= SPARSE_BELOW[self.inputs.dtype] * len(latents):
-            return super().rebuilt_by(latents, k)
+            return super().reconstruct_with(latents, k)
         encoder, bias = self._encoder_of(latents)
         pre_latents = PreLatents(encoder.T, bias, self.inputs)
         found = TokenSelection()(pre_latents, self.norms[latents].detach(), k)
-        value = trained_products(encoder, bias, found, self.inputs)
-        return trained_sum(value, self._decoder_of(latents), found, self.inputs.dtype)
+        value = differentiable_products(encoder, bias, found, self.inputs)
+        return differentiable_sum(value, self._decoder_of(latents), found, self.inputs.dtype)
 
-    def settle(self) -> None:
-        """Add the gradients of borrowed rows to those of all rows."""
-        for gradient_of, latents, leaf in self.borrowed:
+    def complete_gradients(self) -> None:
+        """Add the gradients of the gathered rows to those of the whole matrices."""
+        for gradient, latents, leaf in self.gathered:
             if leaf.grad is not None:
-                gradient_of().index_add_(0, latents, leaf.grad)
+                gradient().index_add_(0, latents, leaf.grad)
 
     def _pre_latents_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "token column"]:
         encoder, bias = self._encoder_of(latents)
@@ -137,23 +137,23 @@ class SparsePass(ForwardPass):
     def _encoder_of(
         self, latents: Int64[Tensor, " column"]
     ) -> tuple[Float[Tensor, "column width"], Float[Tensor, " column"]]:
-        return self._borrow(self.crosscoder.W_enc, True, latents), self.crosscoder.b_enc[latents]
+        return self._gather_rows(self.crosscoder.W_enc, True, latents), self.crosscoder.b_enc[latents]
 
     def _decoder_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "column width"]:
-        return self._borrow(self.crosscoder.W_dec, False, latents)
+        return self._gather_rows(self.crosscoder.W_dec, False, latents)
 
-    def _borrow(
+    def _gather_rows(
         self, weights: nn.Parameter, transposed: bool, latents: Int64[Tensor, " column"]
     ) -> Float[Tensor, "column width"]:
-        """Some rows to be trained through. Autograd would make a gradient as large as all weights for them, and add it."""
+        """Gather rows of `weights`. Through an index, autograd would allocate a gradient as large as the whole matrix."""
         rows = weights.detach().T if transposed else weights.detach()
         leaf = rows.index_select(0, latents).requires_grad_()
 
         def gradient() -> Tensor:
-            assert weights.grad is not None, "settle() comes after the backward pass"
+            assert weights.grad is not None, "complete_gradients() comes after the backward pass"
             return weights.grad.T if transposed else weights.grad
 
-        self.borrowed.append(Borrowed(gradient, latents, leaf))
+        self.gathered.append(GatheredRows(gradient, latents, leaf))
         return leaf
 
 
@@ -163,11 +163,11 @@ def dense_forward(
     k: float | None,
     nested: Sequence[int] = (),
 ) -> DensePass:
-    """Encode under the training rule and rebuild.
+    """Encode with the training rule and reconstruct.
 
     Args:
-        k: The annealed one, or None for the configured.
-        nested: Numbers of first latents that rebuild the activations alone as well.
+        k: The annealed k; None for the configured one.
+        nested: Sizes of the nested dictionaries: numbers of first latents that also reconstruct by themselves.
     """
     norms = crosscoder.score_norms()
     pre_latents = crosscoder.pre_latents(normalized)
@@ -181,7 +181,7 @@ def dense_forward(
 
 
 class Forward:
-    """The forward pass of a training, on the path that is the faster one for its k."""
+    """The forward pass of training, on the faster path for its k."""
 
     def __init__(
         self,
@@ -195,7 +195,7 @@ class Forward:
         self._select_of_batch, self._select_of_tokens = BatchSelection(), TokenSelection()
 
     def __call__(self, normalized: Float[Tensor, "token width"], k: float | None) -> ForwardPass:
-        """Encode under the training rule and rebuild; `k` is the annealed one, or None."""
+        """Encode with the training rule and reconstruct. `k`: see `dense_forward`."""
         config = self.crosscoder.config
         path = (
             choose_path(config.sparsity, k, config.n_latents, self.dtype, normalized.device)
@@ -207,24 +207,26 @@ class Forward:
         return self.sparse_forward(normalized, k)
 
     def sparse_forward(self, normalized: Float[Tensor, "token width"], k: float | None) -> SparsePass:
-        """`dense_forward`, by firings."""
+        """Compute what `dense_forward` does, over the firing latents alone."""
         crosscoder = self.crosscoder
         norms, inputs = crosscoder.score_norms(), normalized.to(self.dtype)
         found = self._select(PreLatents(crosscoder.W_enc, crosscoder.b_enc, inputs), norms.detach(), k)
         sparse_latents = found.with_value(
-            trained_products(crosscoder.W_enc.T, crosscoder.b_enc, found, inputs)
+            differentiable_products(crosscoder.W_enc.T, crosscoder.b_enc, found, inputs)
         )
         *nested_errors, error = (
-            normalized - rebuilt for rebuilt in self._rebuilt_by_prefixes(sparse_latents)
+            normalized - reconstructed for reconstructed in self._nested_reconstructions(sparse_latents)
         )
         return SparsePass(crosscoder, normalized, error, norms, tuple(nested_errors), sparse_latents, inputs)
 
-    def _rebuilt_by_prefixes(self, sparse_latents: SparseLatents) -> Sequence[Float[Tensor, "token width"]]:
-        """What each nested number of first latents rebuilds, and at last what all do."""
+    def _nested_reconstructions(
+        self, sparse_latents: SparseLatents
+    ) -> Sequence[Float[Tensor, "token width"]]:
+        """Reconstructions by each nested dictionary, and last by all latents."""
         W_dec, b_dec = self.crosscoder.W_dec, self.crosscoder.b_dec
         if not self.nested:
-            return (trained_sum(sparse_latents.value, W_dec, sparse_latents, self.dtype) + b_dec,)
-        # One row for each token and group of latents: then every firing is read once, however many prefixes hold it.
+            return (differentiable_sum(sparse_latents.value, W_dec, sparse_latents, self.dtype) + b_dec,)
+        # One row per token and group of latents, so that each firing is read once, however many nested dictionaries hold it.
         bounds = torch.tensor(self.nested, device=sparse_latents.latent.device)
         group = torch.searchsorted(bounds, sparse_latents.latent, right=True)
         n_groups, (n_tokens, n_latents) = len(bounds) + 1, sparse_latents.shape
@@ -234,16 +236,16 @@ class Forward:
             sparse_latents.value,
             (n_tokens * n_groups, n_latents),
         )
-        rebuilt = trained_sum(sparse_latents.value, W_dec, parts, self.dtype).unflatten(
+        by_group = differentiable_sum(sparse_latents.value, W_dec, parts, self.dtype).unflatten(
             0, (n_tokens, n_groups)
         )
-        return (rebuilt.cumsum(dim=1) + b_dec).unbind(dim=1)
+        return (by_group.cumsum(dim=1) + b_dec).unbind(dim=1)
 
     def _select(
         self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], k: float | None
     ) -> SparseLatents:
         sparsity = self.crosscoder.config.sparsity
-        assert isinstance(sparsity, BatchTopK | TopK), "other kinds do not decide how many latents fire"
+        assert isinstance(sparsity, BatchTopK | TopK), "other kinds do not fix how many latents fire"
         k = sparsity.k if k is None else k
         if isinstance(sparsity, BatchTopK):
             return self._select_of_batch(pre_latents, norms, round(k * pre_latents.n_tokens))
@@ -253,9 +255,9 @@ class Forward:
 def choose_path(
     sparsity: SparsityConfig, k: float | None, n_latents: int, dtype: torch.dtype, device: torch.device
 ) -> Path:
-    """The faster path, from the share of latents that fire and, on a GPU, from their number.
+    """Choose the faster path from the share of latents that fire and, on a GPU, from their number.
 
-    A rule of numbers that were measured, not a timing: an interrupted run must choose the same when it goes on.
+    A fixed rule from earlier measurements, and no timing: a resumed run must choose the same path.
     """
     if not isinstance(sparsity, BatchTopK | TopK):
         return "dense"

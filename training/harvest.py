@@ -13,8 +13,8 @@ from crosscoder.activations.shards import (
     MANIFEST,
     Manifest,
     ShardWriter,
-    Side,
-    SideRecord,
+    Split,
+    SplitRecord,
 )
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
 from crosscoder.errors import ConfigError, FormatError, ResourceError
@@ -26,29 +26,29 @@ from .extraction import Batch, check_documents, extract, group_batches, median_n
 
 logger = logging.getLogger(__name__)
 
-# What has to be free on the disk, as a multiple of what will be written.
+# Required free disk space, as a multiple of the bytes to be written.
 DISK_MARGIN = 1.1
 
-# Entries of the pair's identity that may change without changing an activation: a moved folder is the same model.
+# Entries of the pair's identity that do not affect the activations: a moved folder holds the same model.
 _NAMES = ("model", "revision", "adapter")
 
 
 def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
-    """Write the activations of both models to the run folder; only those of held-out documents when they are streamed.
+    """Write the activations of all models to the run folder; if training streams, those of held-out documents alone.
 
-    An interrupted harvest goes on after its last finished shard, and ends in the same bytes as an uninterrupted one. A
-    finished one is left as it is.
+    An interrupted harvest resumes after its last finished shard, and ends in the same bytes as an uninterrupted one. A
+    finished harvest is reused.
 
     Raises:
-        ConfigError: Activations come from files, or a document is longer than the models can read.
-        FormatError: The folder holds a harvest of another pair, text or setting.
+        ConfigError: Activations come from files, or a document is longer than the context of the models.
+        FormatError: The folder holds a harvest of another pair, of other texts or of other settings.
         DataError: Activations are NaN or infinite.
         ResourceError: The disk is too small.
     """
     settings = config.activations
     if isinstance(settings, FileActivations):
         raise ConfigError(
-            "activations.kind: files are read where they are; there is nothing to harvest, so train directly"
+            "activations.kind: files are read in place, so there is nothing to harvest; run train directly"
         )
     target = folder.activations
     check_documents(documents, pair)
@@ -68,17 +68,17 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
             documents_digest=documents.digest(),
             median_norms=norms,
             max_norms=tuple(norm * config.tokens.outlier_multiple for norm in norms),
-            sides={side: SideRecord(n_planned=len(plan)) for side, plan in plans.items()},
+            sides={side: SplitRecord(n_planned=len(plan)) for side, plan in plans.items()},
         )
         manifest.save(target)
     if manifest.complete:
-        logger.info("the activations in %s are complete; they are used again", target)
+        logger.info("harvest: reusing the finished harvest in %s", target)
         return
     done = sum(shard.rows for side in manifest.sides.values() for shard in side.shards)
     if done:
         _check_disk(folder, settings, pair, documents, plans, done)
     for partial in target.rglob(".*.partial"):
-        partial.unlink()  # what a killed harvest was writing
+        partial.unlink()  # left by a harvest that was killed
     writer = ShardWriter(target, manifest)
     with folder.stage("harvest") as stage:
         folder.update_manifest("pair", pair.identity())
@@ -93,10 +93,10 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
 
 def plan_shards(
     config: RunConfig, settings: CachedActivations | StreamedActivations, documents: Documents
-) -> dict[Side, list[list[Batch]]]:
-    """The batches behind every shard. A shard depends on nothing but its own batches, so each can be made alone."""
+) -> dict[Split, list[list[Batch]]]:
+    """Assign batches to shards. A shard depends on its own batches alone, so each can be written separately."""
     batch_tokens = min(settings.batch_tokens, settings.shard_tokens)
-    sides: tuple[Side, ...] = (
+    sides: tuple[Split, ...] = (
         ("held_out", "train") if isinstance(settings, CachedActivations) else ("held_out",)
     )
     return {
@@ -110,7 +110,7 @@ def plan_shards(
 
 
 def harvest_identity(config: RunConfig, pair: ModelPair, documents: Documents) -> dict[str, Any]:
-    """Everything that decides the bytes of a harvest."""
+    """Everything that determines the bytes of a harvest."""
     return {
         "settings": harvest_settings(config),
         "pair": pair.identity(),
@@ -127,31 +127,31 @@ def harvest_settings(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def check_identity(manifest: Manifest, identity: dict[str, Any], place: str) -> None:
-    """Refuse activations that were made from something else; parts that `identity` leaves out are not compared.
+def check_identity(manifest: Manifest, identity: dict[str, Any], location: str) -> None:
+    """Refuse stored activations whose identity differs. Parts that `identity` leaves out are not compared.
 
     Raises:
-        FormatError: They were; the message names the first difference.
+        FormatError: They differ; the message names the first difference.
     """
     for part, wanted in identity.items():
         stored, asked = _flatten(manifest.identity.get(part)), _flatten(wanted)
         for key in sorted(stored.keys() | asked.keys()):
             name = key.rpartition(".")[2]
-            # The buffer of a stream shuffles training tokens only; what is on disk does not depend on it.
+            # The buffer of a stream shuffles training tokens alone; the shards on disk do not depend on it.
             if name not in (*_NAMES, "buffer_tokens") and stored.get(key) != asked.get(key):
                 raise FormatError(
-                    f"{place}: holds the activations of another run: {part}.{key} was {stored.get(key)!r}, now it is "
-                    f"{asked.get(key)!r}; give another output folder, or remove this one"
+                    f"{location}: holds the activations of another run: {part}.{key} was {stored.get(key)!r}, now it is "
+                    f"{asked.get(key)!r}; choose another output folder, or remove this one"
                 )
 
 
 def bytes_needed(n_tokens: int, d_models: Sequence[int], dtype: str) -> int:
-    """Bytes of that many tokens in shards: their activations, and where each is from."""
+    """Bytes of `n_tokens` in shards: the activations, and the document and position of each token."""
     return n_tokens * (sum(d_models) * getattr(torch, dtype).itemsize + 8)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted keys."""
+    """Flatten nested dicts into one with dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
@@ -161,17 +161,17 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _describe(config: RunConfig, documents: Documents) -> dict[str, Any]:
-    """The texts and the token policy, for the manifest of the run."""
+    """Describe the texts and the token policy for the manifest of the run."""
     assert config.text is not None
     sources = {}
     for index, source in enumerate(config.text.sources):
-        own = documents.source == index
+        in_source = documents.source == index
         sources[source.name] = {
             "path": str(source.path),
-            "documents": int(own.sum()),
-            "documents_held_out": int((own & documents.held_out).sum()),
-            "tokens_train": int(documents.unmasked[own & ~documents.held_out].sum()),
-            "tokens_held_out": int(documents.unmasked[own & documents.held_out].sum()),
+            "documents": int(in_source.sum()),
+            "documents_held_out": int((in_source & documents.held_out).sum()),
+            "tokens_train": int(documents.unmasked[in_source & ~documents.held_out].sum()),
+            "tokens_held_out": int(documents.unmasked[in_source & documents.held_out].sum()),
         }
     policy = config.tokens.model_dump(mode="json")
     aligned = {} if documents.alignment is None else {"alignment": documents.alignment.describe()}
@@ -189,10 +189,14 @@ def _check_disk(
     settings: CachedActivations | StreamedActivations,
     pair: ModelPair,
     documents: Documents,
-    plans: dict[Side, list[list[Batch]]],
+    plans: dict[Split, list[list[Batch]]],
     n_done: int,
 ) -> None:
-    """Say how much will be written, and refuse when it does not fit."""
+    """Log how much will be written, and refuse if it does not fit on the disk.
+
+    Raises:
+        ResourceError: It does not fit.
+    """
     unmasked = documents.unmasked
     n_tokens = (
         sum(int(unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group)
@@ -202,7 +206,7 @@ def _check_disk(
     folder.activations.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.activations).free
     logger.info(
-        "harvest of %s tokens: %.2f GB to %s (%.1f GB free)",
+        "harvest: writing %s tokens (%.2f GB) to %s (%.1f GB free)",
         f"{n_tokens:,}",
         n_bytes / 1e9,
         folder.activations,
@@ -216,9 +220,9 @@ def _check_disk(
 
 
 def _write_shards(
-    writer: ShardWriter, plans: dict[Side, list[list[Batch]]], pair: ModelPair, documents: Documents
+    writer: ShardWriter, plans: dict[Split, list[list[Batch]]], pair: ModelPair, documents: Documents
 ) -> None:
-    """Make the shards that are missing, in order."""
+    """Write the missing shards in order."""
     manifest, unmasked = writer.manifest, documents.unmasked
     dtype: torch.dtype = getattr(torch, manifest.dtype)
 
@@ -244,5 +248,7 @@ def _write_shards(
                 )
     dropped = sum(side.n_outliers for side in writer.manifest.sides.values())
     logger.info(
-        "harvest finished: %s tokens, %s left out for their norm", f"{total - dropped:,}", f"{dropped:,}"
+        "harvest: finished, %s tokens written, %s dropped as norm outliers",
+        f"{total - dropped:,}",
+        f"{dropped:,}",
     )

@@ -1,17 +1,17 @@
-"""What is minimized: named terms, each already weighted, whose sum is trained and whose values are logged.
+"""The training loss: a sum of named terms, each already weighted and each logged.
 
-With normalized activations x' and error e = x' - x̂', means over the tokens of a batch, d^m the width of model m:
+With normalized activations x', error e = x' - x̂', and d^m the width of model m, averaged over the tokens of a batch:
 
     mse        Σ_m ‖e^m‖² / d^m              predicting the mean costs 1 for each model, so this is Σ_m (1 - FVE_m)
-    nested     Σ_p Σ_m ‖e_p^m‖² / d^m        e_p: what the first latents alone leave over (Bussmann et al. 2025, Matryoshka)
+    nested     Σ_p Σ_m ‖e_p^m‖² / d^m        e_p: the error of the first latents alone (Bussmann et al. 2025, Matryoshka)
     difference w · ‖e^int - e^ref‖² / d      the error of the difference (Kassem et al. 2026, delta loss); of M models
-               w · 2/M · Σ_(m<n) ‖e^m - e^n‖² / d, which counts whatever they do not have in common alike
-    auxk       α · Σ_m ‖e^m - ê^m‖² / d^m    ê: the error as rebuilt by dead latents alone (Gao et al. 2024, section 2)
+               w · 2/M · Σ_(m<n) ‖e^m - e^n‖² / d, which weights every error that they do not share alike
+    auxk       α · Σ_m ‖e^m - ê^m‖² / d^m    ê: the error as reconstructed by dead latents alone (Gao et al. 2024, section 2)
     sparsity   λ · Σ_j f_j Σ_m ‖d_j^m‖ / d̄   ReLU: "L1 of norms" (Lindsey et al. 2024)
                λ · Σ_j tanh(c f_j Σ_m ‖d_j^m‖) / d̄   JumpReLU (Anthropic, January 2025 update)
-    dead       pulls JumpReLU latents that stay under their threshold up (same update)
+    dead       pulls JumpReLU latents that stay below their threshold up (same update)
 
-d̄ is the mean width: it keeps λ of the same order as the mse term for models of any size.
+d̄ is the mean width; dividing by it keeps λ comparable with the mse term for models of any size.
 """
 
 from itertools import combinations
@@ -21,23 +21,24 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from crosscoder.activations.batch import share_space, split_models
+from crosscoder.activations.batch import have_equal_width, split_models
 from crosscoder.config import AuxiliaryConfig, BatchTopK, JumpReLU, ReLU, RunConfig, TopK
 from crosscoder.dictionary.sparsity import JumpReLUSparsity
 from crosscoder.errors import ConfigError
 
 from .forward import DensePass, ForwardPass
 
-# Seven times what the models have in common, in the loss: ‖e^A‖² + ‖e^B‖² + w ‖e^B - e^A‖² is ‖e_s‖² + (1 + 2w) ‖e_δ‖², with
-# e_s and e_δ the errors of their sum and difference, each over √2. On planted pairs 1 to 5 do alike, and all better than 0.
+# Weights the error of the difference seven times as much as that of the sum: ‖e^A‖² + ‖e^B‖² + w ‖e^B - e^A‖² is
+# ‖e_s‖² + (1 + 2w) ‖e_δ‖², with e_s and e_δ the errors of sum and difference, each over √2. On planted pairs, weights from 1 to 5
+# do equally well, and all do better than 0.
 _DIFFERENCE_WEIGHT = 3.0
 
 
 class LossTerms(dict[str, Float[Tensor, ""]]):
-    """Named parts of a loss, each already weighted."""
+    """Named terms of a loss, each already weighted."""
 
     def total(self) -> Float[Tensor, ""]:
-        """The sum: this is what is trained."""
+        """Sum of the terms, which is minimized."""
         return torch.stack(list(self.values())).sum()
 
 
@@ -48,7 +49,7 @@ def loss_terms(
     penalty: float,
     difference_weight: float = 0.0,
 ) -> LossTerms:
-    """All terms that the dictionary's kind asks for."""
+    """Compute all terms that apply to the dictionary's kind and settings."""
     config = forward.crosscoder.config
     d_models = config.d_models
     terms = LossTerms(mse=squared_error(forward.error, d_models))
@@ -75,13 +76,13 @@ def loss_terms(
     return terms
 
 
-def difference_weight_of(config: RunConfig, d_models: tuple[int, ...]) -> float:
-    """The weight of the difference's error: as configured, or by default where there is a difference that it can be of.
+def resolve_difference_weight(config: RunConfig, d_models: tuple[int, ...]) -> float:
+    """Return the configured weight of the difference term, or its default: 0 for pairs and views without a difference.
 
     Raises:
         ConfigError: A weight is configured, but the models differ in width.
     """
-    asked, exists = config.training.difference_weight, share_space(d_models)
+    asked, exists = config.training.difference_weight, have_equal_width(d_models)
     if asked and not exists:
         raise ConfigError(
             f"training.difference_weight: needs two or more models of equal width, found widths {d_models}; set it to 0"
@@ -100,7 +101,7 @@ def squared_error(error: Float[Tensor, "token width"], d_models: tuple[int, ...]
 def difference_error(error: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> Float[Tensor, ""]:
     """2/M · Σ_(m<n) ‖e^n - e^m‖² / d, mean over tokens, of M models of equal width: ‖e^int - e^ref‖² / d for a pair.
 
-    It is 2 Σ_m ‖e^m - ē‖² / d, so that an error that all models share costs nothing, and any other counts as much as in a pair.
+    It equals 2 Σ_m ‖e^m - ē‖² / d: an error that all models share costs nothing, and any other costs as much as in a pair.
     """
     pairs = combinations(split_models(error, d_models), 2)
     errors = [(later - earlier).square().sum(dim=1).mean() / d_models[0] for earlier, later in pairs]
@@ -108,15 +109,15 @@ def difference_error(error: Float[Tensor, "token width"], d_models: tuple[int, .
 
 
 def auxiliary_error(forward: ForwardPass, dead: Bool[Tensor, " latent"], k: int) -> Float[Tensor, ""]:
-    """How badly dead latents rebuild the error; its gradient reaches their rows and no others."""
-    rebuilt_error = forward.rebuilt_by(dead.nonzero().squeeze(1), k)
-    return squared_error(forward.error.detach() - rebuilt_error, forward.crosscoder.config.d_models)
+    """Error of dead latents at reconstructing the error. Its gradient reaches their rows alone."""
+    error_reconstruction = forward.reconstruct_with(dead.nonzero().squeeze(1), k)
+    return squared_error(forward.error.detach() - error_reconstruction, forward.crosscoder.config.d_models)
 
 
 def below_threshold(forward: ForwardPass) -> Float[Tensor, ""]:
     """Σ_j ReLU(t_j - pre-latent_j) · Σ_m ‖d_j^m‖, mean over tokens."""
     sparsity = forward.crosscoder.sparsity
     assert isinstance(sparsity, JumpReLUSparsity)
-    assert isinstance(forward, DensePass), "all pre-latents take part, so all are needed"
+    assert isinstance(forward, DensePass), "this term needs the pre-latents of all latents"
     shortfall = (sparsity.log_threshold.exp() - forward.pre_latents.float()).relu()
     return (shortfall.mean(dim=0) * forward.norms).sum()

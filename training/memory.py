@@ -1,8 +1,8 @@
-"""How much memory a training needs at its peak, part by part, counted from what the code holds.
+"""Estimate of the peak memory of training, itemized and derived from what the code allocates.
 
-Settings decide nearly all of it. What a formula cannot give, the rate of temporaries, was measured, and
-`tests/training/test_memory.py` compares the whole with the peak of real trainings. An allocator that keeps what is freed comes on
-top: with glibc's at its defaults, peaks were between 0.95 and 1.35 times the estimate.
+The settings determine nearly all of it. Temporaries per entry, which no formula gives, were measured, and
+`tests/training/test_memory.py` compares the total with the peaks of real trainings. An allocator that keeps freed memory adds to
+it: with the defaults of glibc, peaks were between 0.95 and 1.35 times the estimate.
 """
 
 import math
@@ -16,76 +16,76 @@ from crosscoder.dictionary.inputs import crosscoder_config
 from crosscoder.dictionary.topk_selection import block_bytes
 from crosscoder.runtime.device import compute_dtype, resolve_device
 
-from .evaluation import TOKENS
+from .evaluation import EVALUATION_TOKENS
 from .forward import choose_path
 from .schedules import annealed_k
 
-# Libraries that load late, thread pools, and scratch space of the products.
+# Bytes of lazily loaded libraries, thread pools, and workspaces of the matrix products.
 _RUNTIME = 55_000_000
 
-# Bytes of one number: float32 weights, their gradients, and the two moments of Adam.
+# Bytes per parameter: float32 weights, their gradients, and the two moments of Adam.
 _WEIGHT, _GRADIENT, _MOMENTS = 4, 4, 8
 
-# Bytes of the dense path for one entry of the code, by kind: pre-latents, rectified, scores, what is kept, the
-# candidates of a selection or the terms of a penalty, and the gradients of them. Measured.
+# Bytes of the dense path per token and latent, by kind: pre-latents, rectified pre-latents, scores, latents, the candidates of
+# a selection or the terms of a penalty, and their gradients. Measured.
 _DENSE_ENTRY = {"batch_topk": 27, "topk": 22, "relu": 19, "jumprelu": 27}
 
-# Bytes of the sparse path for one firing: places, values and orders of what passes the bound and of what is kept; on a GPU also
-# the working memory of its sorts.
+# Bytes of the sparse path per firing latent of a token: indices, values and sort orders of the candidates and of the selected
+# ones; on a GPU also the workspace of the sorts.
 _FIRING, _FIRING_ON_GPU = 60, 200
 
-# Bytes of one score that passes the bound of a calibration: its place and value, and its share in their order.
+# Bytes per candidate score in calibration: its index, its value, and its entry in the sort order.
 _SCORE = 16
 
-# Copies of a batch in float32 that are there at once: normalized, in the precision of the products, rebuilt, error, and
+# Copies of a batch, counted in float32, that coexist: normalized, in the precision of the products, reconstruction, error, and
 # the gradients of the last two.
-_BATCHES = 6
+_BATCH_COPIES = 6
 
-# Copies of one of the two matrices beside its gradient: the sum in the precision of the products, and what autograd adds. The
-# kernels of a GPU sum in float32 at once.
-_MATRICES, _MATRICES_ON_GPU = 2, 1
+# Copies of the encoder or decoder in addition to its gradient: the sum in the precision of the products, and what autograd
+# adds. The GPU kernels sum in float32 directly.
+_MATRIX_COPIES, _MATRIX_COPIES_ON_GPU = 2, 1
 
-# Matrices that a checkpoint lays out anew before they are written: the encoder, which is stored by latents, and its moments.
+# Matrices that a checkpoint copies into another memory layout: the encoder, which is stored by latent, and its two moments.
 _CHECKPOINT_MATRICES = 3
 
-# Bytes of one number of the sample behind the normalization, beside the sample: float32, float64, centered, and squares.
-_NORMALIZATION = 4 + 8 + 8 + 4
+# Bytes per entry of the normalization sample, in addition to the sample: float32, float64, centered, and squares.
+_NORMALIZATION_ENTRY = 4 + 8 + 8 + 4
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak of a training."""
+    """Bytes at the peak of training."""
 
     parts: dict[str, int]
-    """By name; they are all there at once."""
+    """By name; all of them coexist at the peak."""
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """Sum of all parts."""
         return sum(self.parts.values())
 
     def __str__(self) -> str:
         shown = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in self.parts.items() if size)
-        return f"about {self.total / 1e9:.2f} GB, up to a third more where the allocator keeps what is freed: {shown}"
+        return f"about {self.total / 1e9:.2f} GB, or up to a third more if the allocator keeps freed memory: {shown}"
 
 
 def n_parameters(shape: CrosscoderConfig) -> int:
-    """Numbers in a dictionary: encoder and decoder, and a bias of each."""
+    """Number of parameters of a dictionary: encoder and decoder, each with a bias."""
     return 2 * shape.n_latents * shape.width + shape.n_latents + shape.width
 
 
 def training_memory(
     config: RunConfig, d_models: tuple[int, ...], model_bytes: int, n_train: int, n_held_out: int
 ) -> Memory:
-    """Peak of a training of these settings, on the device that holds the dictionary and in the process around it.
+    """Estimate the peak memory of training, summed over the training device and the process that uses it.
 
-    Controls are trained after it, and each needs only what changes a batch besides; where several are trained side by side,
-    together they take at most half of the machine.
+    Controls are trained afterwards, and each needs the same plus the transformed batches. Controls that are trained in parallel
+    together take at most half of the memory of the machine.
 
     Args:
-        model_bytes: Weights of the two language models.
-        n_train: Tokens to train on.
-        n_held_out: Tokens that are never trained on.
+        model_bytes: Bytes of the weights of the language models.
+        n_train: Number of training tokens.
+        n_held_out: Number of held-out tokens.
     """
     shape = crosscoder_config(config.crosscoder, d_models)
     parameters = n_parameters(shape)
@@ -95,8 +95,8 @@ def training_memory(
     step = state + max(
         _step(config, shape, matrix), _CHECKPOINT_MATRICES * matrix, _calibration(config, shape, n_held_out)
     )
-    # Before the first step there are no gradients and no moments yet.
-    normalization = _NORMALIZATION * min(config.training.calibration_tokens, n_train) * sum(d_models)
+    # The normalization is computed before the first step, when there are no gradients and moments yet.
+    normalization = _NORMALIZATION_ENTRY * min(config.training.calibration_tokens, n_train) * sum(d_models)
     working = max(step, normalization)
     return Memory(
         {
@@ -104,7 +104,7 @@ def training_memory(
             "weights": parameters * _WEIGHT,
             "gradients and moments": min(state, working),
             "one step": working - min(state, working),
-            "batches of controls": _changed(config, d_models),
+            "batches of controls": _control_batches(config, d_models),
             "held-out tokens": held_out,
             "shuffle buffer": _buffer(config, d_models),
             "libraries": _RUNTIME,
@@ -112,21 +112,21 @@ def training_memory(
     )
 
 
-def memory_of_machine() -> int | None:
-    """Bytes of memory, where the system tells."""
+def machine_memory() -> int | None:
+    """Bytes of physical memory; None if the system does not report it."""
     if not hasattr(os, "sysconf"):
         return None
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _step(config: RunConfig, shape: CrosscoderConfig, matrix: int) -> int:
-    """Temporaries of a step at the largest k it has, on the path it takes there."""
+    """Bytes of the temporaries of a step, at the larger of the first and last k and on the path taken there."""
     training, sparsity = config.training, config.crosscoder.sparsity
     rows = training.batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
-    batches = 4 * _BATCHES * rows * shape.width
+    batches = 4 * _BATCH_COPIES * rows * shape.width
     device = resolve_device("training.device", training.device)
     dtype, on_gpu = compute_dtype(training.precision, device), device.type == "cuda"
-    matrices = _MATRICES_ON_GPU if on_gpu else _MATRICES
+    matrices = _MATRIX_COPIES_ON_GPU if on_gpu else _MATRIX_COPIES
     configured = getattr(sparsity, "k", None)
     needed = []
     for step in (0, math.ceil(training.n_tokens / training.batch_tokens)):
@@ -146,36 +146,36 @@ def _step(config: RunConfig, shape: CrosscoderConfig, matrix: int) -> int:
 
 
 def _held_out(config: RunConfig, d_models: tuple[int, ...], n_held_out: int) -> int:
-    """Tokens that are measured again and again, and those that the threshold is set on."""
+    """Bytes of the held-out tokens for evaluation and for calibration."""
     half = n_held_out // 2
-    n_tokens = min(TOKENS, half) + min(config.training.calibration_tokens, half)
-    return n_tokens * sum(d_models) * _bytes_of(config)
+    n_tokens = min(EVALUATION_TOKENS, half) + min(config.training.calibration_tokens, half)
+    return n_tokens * sum(d_models) * _bytes_per_entry(config)
 
 
 def _calibration(config: RunConfig, shape: CrosscoderConfig, n_held_out: int) -> int:
-    """Setting the threshold: its tokens in float32, and the scores that pass the bound."""
+    """Bytes of calibrating the threshold: its tokens in float32, and the candidate scores."""
     n_tokens = min(config.training.calibration_tokens, n_held_out // 2)
     k = getattr(config.crosscoder.sparsity, "k", 0)
     return n_tokens * (4 * shape.width + _SCORE * k)
 
 
-def _changed(config: RunConfig, d_models: tuple[int, ...]) -> int:
-    """A control on another pair holds a batch as it was read, and in float32 as it was made, beside what it trains on."""
+def _control_batches(config: RunConfig, d_models: tuple[int, ...]) -> int:
+    """Bytes of what a control with a transform adds: its batch as read, and in float32 as transformed."""
     controls = config.controls
     if not (controls.drift or controls.identity or controls.shuffled or controls.difference):
         return 0
-    return config.training.batch_tokens * sum(d_models) * (_bytes_of(config) + 4)
+    return config.training.batch_tokens * sum(d_models) * (_bytes_per_entry(config) + 4)
 
 
 def _buffer(config: RunConfig, d_models: tuple[int, ...]) -> int:
-    """Tokens that are shuffled together, and on a GPU the block after them."""
+    """Bytes of the shuffle buffer of streamed activations."""
     if not isinstance(config.activations, StreamedActivations):
         return 0
-    return config.activations.buffer_tokens * sum(d_models) * _bytes_of(config)
+    return config.activations.buffer_tokens * sum(d_models) * _bytes_per_entry(config)
 
 
-def _bytes_of(config: RunConfig) -> int:
-    """Bytes of one activation as it is read."""
+def _bytes_per_entry(config: RunConfig) -> int:
+    """Bytes per entry of the activations as they are read."""
     settings = config.activations
     if isinstance(settings, CachedActivations | StreamedActivations):
         return getattr(torch, settings.dtype).itemsize
@@ -192,13 +192,13 @@ LARGE = CrosscoderConfig.model_validate(
         "sparsity": {"kind": "batch_topk", "k": 64},
     }
 )
-"""A dictionary for two models of some 8 billion parameters."""
+"""A dictionary for two models of about 8 billion parameters."""
 
 
 def plan(shapes: list[CrosscoderConfig]) -> list[str]:
-    """What dictionaries need before any batch, in lines of a table: GB of weights, gradients, moments, and a checkpoint."""
+    """Lines of a table of the memory that dictionaries need without any batch: weights, gradients, moments, checkpoint."""
     rows: list[tuple[str, ...]] = [
-        ("dictionary", "parameters", "weights", "gradients", "moments", "together", "checkpoint")
+        ("dictionary", "parameters", "weights", "gradients", "moments", "total", "checkpoint")
     ]
     for shape in shapes:
         parameters = n_parameters(shape)

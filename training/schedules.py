@@ -1,4 +1,4 @@
-"""What changes over a run, as functions of the step."""
+"""Schedules: learning rate, k and sparsity penalty as functions of the training step."""
 
 import math
 
@@ -6,12 +6,12 @@ from crosscoder.config import TrainingConfig
 
 
 def n_steps(config: TrainingConfig) -> int:
-    """Steps of a run."""
+    """Number of training steps of a run."""
     return max(1, math.ceil(config.n_tokens / config.batch_tokens))
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up, a plateau, then a linear fall to zero at the end."""
+    """Learning rate at `step`: linear warm-up, plateau, linear decay to zero."""
     steps = n_steps(config)
     rising = (step + 1) / max(1.0, config.warmup * steps)
     falling = (steps - step) / max(1.0, config.decay * steps)
@@ -19,7 +19,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def annealed_k(step: int, k: int | float, n_latents: int, config: TrainingConfig) -> float:
-    """k of a step, or the L0 that it is steered to: falls linearly from `k_start_multiple` · k to k, then stays."""
+    """k (or target L0) at `step`: falls linearly from `k_start_multiple` · k to k, then stays."""
     over = config.k_anneal * n_steps(config)
     if step >= over:
         return float(k)
@@ -27,6 +27,6 @@ def annealed_k(step: int, k: int | float, n_latents: int, config: TrainingConfig
     return start + (k - start) * step / over
 
 
-def steered_penalty(penalty: float, l0: float, target: float) -> float:
-    """One move of the controller of a sparsity penalty: up where L0 is above its target, down where below."""
+def updated_penalty(penalty: float, l0: float, target: float) -> float:
+    """One update of the sparsity penalty's controller: up if L0 is above its target, down if below."""
     return penalty * math.exp(0.01 * max(-1.0, min(1.0, (l0 - target) / target)))

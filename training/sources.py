@@ -1,4 +1,4 @@
-"""Where the tokens of a training step come from: shards, a user's own arrays, or the models themselves."""
+"""Sources of training tokens: shards, a user's own arrays, or the models themselves."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,58 +29,58 @@ from .extraction import (
 )
 from .harvest import check_identity, harvest_settings
 
-# First word of every seed, so that no two uses of randomness share a stream (documents.py has 1, extraction.py 2, 3, 8).
+# First entry of every seed, so that no two random streams coincide (documents.py has 1, extraction.py 2, 3, 8).
 _PASS_STREAM = 4
 _SAMPLE_STREAM = 5
 _BLOCK_STREAM = 6
 
 
 class SourceState(TypedDict):
-    """Where a stream of batches stands. Everything else follows from the seed, so three numbers are enough."""
+    """Position in a stream of batches. Everything else follows from the seed, so three numbers are enough."""
 
     pass_index: int
-    """Full passes over the training tokens before this one."""
+    """Complete passes over the training tokens so far."""
     block: int
-    """Block of the pass, for streamed activations; 0 for the others."""
+    """Block of the pass, for streamed activations; 0 for other sources."""
     offset: int
-    """Tokens of the block (or of the pass) that were handed out."""
+    """Tokens of the block (or of the pass) that were already returned."""
 
 
 @runtime_checkable
 class TokenSource(Protocol):
-    """Training tokens in a seeded random order, and the held-out ones beside them."""
+    """Training tokens in a seeded random order, and held-out tokens."""
 
     d_models: tuple[int, ...]
     """Width of each model."""
 
     n_train_tokens: int
-    """Tokens of one pass; with streamed activations an upper bound, as outliers are found only on the way."""
+    """Tokens of one pass. An upper bound for streamed activations, whose norm outliers are dropped during the pass."""
 
     def batches(
         self, batch_tokens: int, state: SourceState | None = None
     ) -> Iterator[tuple[Float[Tensor, "token width"], SourceState]]:
-        """Batches without end, each with the state after it.
+        """Yield batches endlessly, each with the state after it.
 
-        Every training token occurs exactly once a pass; each pass has its own order. A batch that the end of a pass
-        leaves short is filled up from the beginning of the next. From a state, the same batches follow, bit for bit.
+        Every training token occurs exactly once per pass, and each pass has its own order. A batch that crosses the end of a
+        pass continues with the next pass. The batches that follow a state are reproduced bit for bit.
         """
         ...
 
     def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
-        """Training tokens drawn without replacement (all, where there are fewer); independent of the batches."""
+        """Draw up to `n_tokens` training tokens without replacement, independently of the batches."""
         ...
 
     def held_out(self) -> ActivationReader:
-        """The tokens that are never trained on."""
+        """Reader of the tokens that are never trained on."""
         ...
 
     def reordered(self, seed: int) -> Self:
-        """The same tokens in the orders of another seed; the same ones are held out."""
+        """The same source with its passes in the order of another seed, and the same tokens held out."""
         ...
 
 
 class _SeededSource:
-    """What all sources have: an order that follows from a seed, and held-out tokens that do not."""
+    """Base of all sources: the seed determines the order of the tokens, but not which are held out."""
 
     _held_out: ActivationReader
     _seed: int
@@ -91,18 +91,18 @@ class _SeededSource:
 
     def reordered(self, seed: int) -> Self:
         """See `TokenSource.reordered`."""
-        twin = copy(self)
-        twin._seed = seed
-        return twin
+        other = copy(self)
+        other._seed = seed
+        return other
 
 
 class CachedSource(_SeededSource):
-    """Training tokens from a reader with random access. Made for shards; serves any `ActivationReader`."""
+    """Training tokens from a reader with random access: shards, or any other `ActivationReader`."""
 
     def __init__(self, train: ActivationReader, held_out: ActivationReader, seed: int) -> None:
         if not train.n_tokens:
             raise DataError(
-                "activations: no token is left to train on; raise tokens.outlier_multiple, or give more text"
+                "activations: no token is left to train on; raise tokens.outlier_multiple, or add more text"
             )
         self.d_models = train.d_models
         self.n_train_tokens = train.n_tokens
@@ -137,7 +137,11 @@ class CachedSource(_SeededSource):
 
 
 class FileSource(CachedSource):
-    """Training tokens from a user's own arrays; whole documents are held out. Raises what `open_files` raises."""
+    """Training tokens from a user's own arrays; whole documents are held out.
+
+    Raises:
+        DataError, ConfigError, FormatError: See `open_files`.
+    """
 
     def __init__(self, config: FileActivations, seed: int) -> None:
         sides = open_files(config, seed)
@@ -145,10 +149,10 @@ class FileSource(CachedSource):
 
 
 class StreamedSource(_SeededSource):
-    """Training tokens straight from the models, shuffled in blocks of about `buffer_tokens`.
+    """Training tokens directly from the models, shuffled in blocks of about `buffer_tokens`.
 
-    A pass goes over all training documents in a seeded order, cut into blocks before it starts. A block is computed,
-    shuffled as a whole and handed out. So a state needs no tokens in it: on resuming, its block is computed again.
+    A pass covers all training documents in a seeded order, split into blocks in advance. Each block is extracted, shuffled as
+    a whole and split into batches. A state therefore holds no tokens: on resuming, its block is extracted again.
     """
 
     def __init__(
@@ -160,9 +164,9 @@ class StreamedSource(_SeededSource):
         held_out: ActivationReader,
         max_norms: tuple[float, ...],
     ) -> None:
-        """`max_norms` and `held_out` are from the harvest of the held-out documents."""
+        """`max_norms` and `held_out` come from the harvest of the held-out documents."""
         self.d_models = pair.d_models
-        self.n_train_tokens = int(documents.unmasked[documents.side(held_out=False)].sum())
+        self.n_train_tokens = int(documents.unmasked[documents.split(held_out=False)].sum())
         self._pair = pair
         self._documents = documents
         self._config = config
@@ -180,8 +184,8 @@ class StreamedSource(_SeededSource):
         parts: list[Tensor] = []
         missing, offset = batch_tokens, state["offset"]
         blocks = self._blocks(state["pass_index"], state["block"])
-        # On a CPU the models would only take the cores from the training step.
-        for pass_index, block, rows in ahead(blocks) if self._pair.device.type == "cuda" else blocks:
+        # On a CPU, prefetching would only take cores away from the training step.
+        for pass_index, block, rows in prefetch(blocks) if self._pair.device.type == "cuda" else blocks:
             order = torch.from_numpy(
                 np.random.default_rng([self._seed, _BLOCK_STREAM, pass_index, block]).permutation(len(rows))
             )
@@ -195,7 +199,7 @@ class StreamedSource(_SeededSource):
             offset = 0
 
     def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
-        """See `TokenSource.sample`. Whole documents are read until there are enough tokens; the last sample is kept."""
+        """See `TokenSource.sample`. Extracts whole documents until there are enough tokens, and caches the last sample."""
         if self._sampled is None or self._sampled[0] != n_tokens:
             chosen = sample_documents(self._documents, n_tokens, self._seed)
             batches = pack_documents(chosen, self._documents, self._config.batch_tokens)
@@ -207,7 +211,7 @@ class StreamedSource(_SeededSource):
         return self._sampled[1]
 
     def _blocks(self, pass_index: int, block: int) -> Iterator[tuple[int, int, Float[Tensor, "token width"]]]:
-        """Blocks in order from the given one on, pass after pass, not yet shuffled."""
+        """Yield unshuffled blocks in order, pass after pass, beginning with `block` of `pass_index`."""
         settings = self._config
         while True:
             plan = plan_batches(self._documents, False, settings.batch_tokens, self._seed, pass_index)
@@ -217,7 +221,7 @@ class StreamedSource(_SeededSource):
             pass_index, block = pass_index + 1, 0
 
     def _extract(self, batches: list[Batch]) -> Float[Tensor, "token width"]:
-        """Rows of some batches, written into one buffer, so that memory holds them once."""
+        """Extract the rows of `batches` into one buffer, so that memory holds a single copy."""
         size = sum(int(self._documents.unmasked[batch].sum()) for batch in batches)
         buffer = torch.empty(size, sum(self.d_models), dtype=self._dtype)
         filled = 0
@@ -231,8 +235,8 @@ class StreamedSource(_SeededSource):
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; the next one is made on another thread while one is used, so that two are held at most."""
+def prefetch(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the same items, computing the next one on another thread meanwhile; at most two are held."""
     done = object()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next block") as executor:
         upcoming = executor.submit(next, items, done)
@@ -242,33 +246,33 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
 
 
 def open_source(folder: RunFolder, config: RunConfig, pair: ModelPair | None = None) -> TokenSource:
-    """The tokens a run trains on, as its settings say. For cached and streamed ones the harvest comes first.
+    """Open the source of a run's training tokens. Cached and streamed activations need a finished harvest.
 
     Args:
-        pair: The models, for streamed activations; loaded here where they are not given.
+        pair: The models, for streamed activations; loaded here if not given.
 
     Raises:
-        FormatError: The harvest is missing, unfinished, damaged, or of other settings.
+        FormatError: The harvest is missing, unfinished, damaged, or was made with other settings.
         DataError, ConfigError: See `FileSource`.
     """
     settings = config.activations
     if isinstance(settings, FileActivations):
         return FileSource(settings, config.seed)
-    place = folder.activations
-    manifest = Manifest.load(place)
-    check_identity(manifest, {"settings": harvest_settings(config)}, str(place))
+    harvest_folder = folder.activations
+    manifest = Manifest.load(harvest_folder)
+    check_identity(manifest, {"settings": harvest_settings(config)}, str(harvest_folder))
     if pair is not None:
-        check_identity(manifest, {"pair": pair.identity()}, str(place))
-    held_out = ShardReader(place, "held_out")
+        check_identity(manifest, {"pair": pair.identity()}, str(harvest_folder))
+    held_out = ShardReader(harvest_folder, "held_out")
     if not isinstance(settings, StreamedActivations):
-        return CachedSource(ShardReader(place, "train"), held_out, config.seed)
+        return CachedSource(ShardReader(harvest_folder, "train"), held_out, config.seed)
     if config.pair is None:
         raise ConfigError("pair: missing; streamed activations need both models")
     pair = pair or load_pair(config.pair)
-    check_identity(manifest, {"pair": pair.identity()}, str(place))
-    documents = Documents.load(place / DOCUMENTS)
+    check_identity(manifest, {"pair": pair.identity()}, str(harvest_folder))
+    documents = Documents.load(harvest_folder / DOCUMENTS)
     if documents.digest() != manifest.documents_digest:
         raise FormatError(
-            f"{place / DOCUMENTS}: altered since the harvest; remove {place} and run the harvest again"
+            f"{harvest_folder / DOCUMENTS}: changed since the harvest; remove {harvest_folder} and run the harvest again"
         )
     return StreamedSource(pair, documents, settings, config.seed, held_out, manifest.max_norms)

@@ -1,9 +1,9 @@
-"""How much of each model's next-token prediction survives when its activations are replaced by their reconstruction.
+"""Splicing: how much of each model's next-token prediction survives when its activations are replaced by reconstructions.
 
     recovered = (CE_ablated - CE_spliced) / (CE_ablated - CE_clean)
 
-CE_ablated puts the model's mean activation in place of every token's: a harder floor than zeros, which break a model so
-badly that any reconstruction looks good. Masked tokens keep their own activations throughout; they were never trained on.
+CE_ablated is the cross-entropy with the model's mean activation at every token: a stricter baseline than zeros, which break a
+model so badly that any reconstruction looks good. Masked tokens, which are never trained on, always keep their activations.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from tqdm.auto import tqdm
 from crosscoder.activations.batch import join_models, split_models
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.dictionary.inputs import View, view_rows
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 
-from .extraction import Pass, activations_of_passes, passes_of
+from .extraction import ModelInputs, model_inputs, read_activations
 
 DOCUMENTS = 64
-"""Held-out documents that cross-entropy is measured on, at most."""
+"""Maximum number of held-out documents on which cross-entropy is measured."""
 
 _BATCH = 8
 
@@ -39,34 +39,34 @@ class _Sums:
         clean, spliced, ablated = (
             value / max(self.count, 1) for value in (self.clean, self.spliced, self.ablated)
         )
-        # Where ablation does no harm there is nothing to recover, and the ratio says nothing.
+        # If ablation does no harm, there is nothing to recover and the ratio is meaningless.
         recovered = (ablated - spliced) / (ablated - clean) if ablated - clean > 1e-3 else None
         return {"clean": clean, "spliced": spliced, "ablated": ablated, "recovered": recovered}
 
 
 @torch.no_grad()
 def cross_entropy(
-    pair: ModelPair, crosscoder: Crosscoder, documents: Documents, reads: Reads, mean: Float[Tensor, " width"]
+    pair: ModelPair, crosscoder: Crosscoder, documents: Documents, reads: View, mean: Float[Tensor, " width"]
 ) -> dict[str, dict[str, float | None]]:
-    """Cross-entropy in nats a token for each model: clean, spliced, ablated, and the share recovered.
+    """Cross-entropy in nats per token for each model: clean, spliced, ablated, and the share recovered.
 
-    `mean` is the mean activation of all models side by side. A diff-SAE rebuilds the difference alone, so with it only
-    the intervened model is spliced, as reference activations plus the rebuilt difference.
+    `mean` is the mean activation of all models, concatenated. A diff-SAE reconstructs the difference alone, so only the intervened
+    model is spliced, with the reference's activations plus the reconstructed difference.
     """
-    held_out = documents.side(held_out=True)
+    held_out = documents.split(held_out=True)
     chosen = held_out[:: max(1, -(-len(held_out) // DOCUMENTS))]
     sums = {name: _Sums() for name in (MODEL_NAMES[1:] if reads == "difference" else MODEL_NAMES)}
     means = split_models(mean[None], pair.d_models)
     for start in tqdm(range(0, len(chosen), _BATCH), desc="splice", unit="batch"):
         batch = chosen[start : start + _BATCH]
-        passes = passes_of(pair, documents, batch)
-        rebuilt = _rebuild(pair, crosscoder, passes, reads)
+        inputs = model_inputs(pair, documents, batch)
+        reconstructed = _reconstruct(pair, crosscoder, inputs, reads)
         for name, sum_ in sums.items():
             index = MODEL_NAMES.index(name)
-            token_ids, attention, kept = passes[index]
+            token_ids, attention, kept = inputs[index]
             replacements = {
                 "clean": None,
-                "spliced": rebuilt[index],
+                "spliced": reconstructed[index],
                 "ablated": means[index].expand(int(kept.sum()), -1),
             }
             for kind, replacement in replacements.items():
@@ -81,26 +81,26 @@ def cross_entropy(
     return {name: sum_.result() for name, sum_ in sums.items()}
 
 
-def _rebuild(
+def _reconstruct(
     pair: ModelPair,
     crosscoder: Crosscoder,
-    passes: tuple[Pass, ...],
-    reads: Reads,
+    inputs: tuple[ModelInputs, ...],
+    reads: View,
 ) -> tuple[Float[Tensor, "kept _"], ...]:
-    """Each model's activations at the kept tokens, as the dictionary rebuilds them."""
+    """The dictionary's reconstruction of each model's activations at the kept tokens."""
     device = crosscoder.W_enc.device
     parts = [
-        part[own.kept.to(part.device)].float().to(device)
-        for part, own in zip(activations_of_passes(pair, passes), passes, strict=True)
+        part[one.kept.to(part.device)].float().to(device)
+        for part, one in zip(read_activations(pair, inputs), inputs, strict=True)
     ]
     values = join_models(parts)
-    rows = present(values, pair.d_models, reads)
-    rebuilt = crosscoder.denormalize(crosscoder.rebuild(crosscoder.encode_sparse(rows)))
+    rows = view_rows(values, pair.d_models, reads)
+    reconstructed = crosscoder.denormalize(crosscoder.rebuild(crosscoder.encode_sparse(rows)))
     if reads == "pooled":
-        return rebuilt.split(len(values))
+        return reconstructed.split(len(values))
     if reads == "difference":
-        return parts[0], parts[0] + rebuilt
-    return split_models(rebuilt, pair.d_models)
+        return parts[0], parts[0] + reconstructed
+    return split_models(reconstructed, pair.d_models)
 
 
 def _replace(kept: Bool[Tensor, "document token"], replacement: Float[Tensor, "kept d_model"]):
@@ -119,7 +119,7 @@ def _summed_loss(
     token_ids: Int[Tensor, "document token"],
     attention: Bool[Tensor, "document token"],
 ) -> float:
-    """Sum over all predicted tokens of the cross-entropy in nats."""
+    """Sum of the cross-entropy over all predicted tokens, in nats."""
     predicted = attention[:, 1:].to(logits.device)
     targets = token_ids[:, 1:].to(logits.device)[predicted]
     return float(

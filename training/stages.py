@@ -1,4 +1,4 @@
-"""The stages that make a dictionary, as the command calls them: `harvest` and `train`."""
+"""The stages that make a dictionary, as the command calls them: `doctor`, `harvest`, `train` and `sweep`."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def doctor(config: RunConfig) -> str:
-    """Check the pair, the texts and the machine before any long work; the text to print."""
+    """Check the pair, the texts and the machine before any long work; return the text to print."""
     from .doctor import doctor as check
 
     _set_threads(config)
@@ -36,17 +36,17 @@ def doctor(config: RunConfig) -> str:
 
 
 def harvest(config: RunConfig) -> None:
-    """Put the activations of both models on disk: all of them, or the held-out ones when training streams."""
+    """Write the activations of all models to disk: those of all tokens, or of held-out tokens alone if training streams."""
     _set_threads(config)
     folder = RunFolder.create(config.output, config)
     if isinstance(config.activations, FileActivations):
-        logger.info("harvest: nothing to do, activations come from files")
+        logger.info("harvest: nothing to do, because the activations come from files")
         return
     _harvest(folder, config)
 
 
 def train(config: RunConfig) -> None:
-    """Train the dictionary, going on where an earlier run of the same folder stopped; harvests first where needed."""
+    """Train the dictionary, resuming an interrupted run of the same folder. Harvests first if needed."""
     _set_threads(config)
     folder = RunFolder.create(config.output, config)
     pair, documents = None, None
@@ -63,7 +63,7 @@ def train(config: RunConfig) -> None:
         save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
         fit_linear_map(folder, config, source)
         evaluate(folder, config, trainer, source, pair, documents)
-        # Its optimizer and gradients would stand in memory beside those of the controls.
+        # Frees its optimizer state and gradients before the controls allocate theirs.
         del trainer, crosscoder
         stage["controls"] = dict(train_controls(folder, config, source))
         if config.wandb.log_weights:
@@ -76,7 +76,7 @@ def train(config: RunConfig) -> None:
 
 
 def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> Sweep:
-    """Train at several k and widths, and choose the smallest that explain the difference as well as it will be."""
+    """Train at several k and widths, and choose the smallest at which the explained difference levels off."""
     _set_threads(config)
     folder = RunFolder.create(config.output, config)
     pair = None
@@ -88,7 +88,7 @@ def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> S
 
 
 def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
-    """Load the pair and make sure that its activations are on disk as the config says."""
+    """Load the pair and its documents, and harvest whatever the settings ask for and the disk lacks."""
     assert config.pair is not None and config.text is not None
     pair = load_pair(config.pair)
     documents = tokenize(
@@ -99,7 +99,7 @@ def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents
 
 
 def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
-    """Write survey.json, unless it is there as the settings ask."""
+    """Write survey.json, unless the file already covers the number of documents that the settings ask for."""
     wanted = config.survey.documents
     if wanted == 0:
         folder.survey.unlink(missing_ok=True)
@@ -125,9 +125,9 @@ def evaluate(
     pair: ModelPair | None,
     documents: Documents | None,
 ) -> None:
-    """Measure the finished dictionary on held-out tokens; into the manifest and the wandb summary.
+    """Evaluate the finished dictionary on held-out tokens, and write the result to the manifest and the wandb summary.
 
-    Cross-entropy needs the models and their texts; activations from files have neither.
+    Cross-entropy needs the models and their texts, so it is missing for activations from files.
     """
     crosscoder = trainer.state.crosscoder
     values: dict[str, object] = dict(trainer.held_out.measure(crosscoder))
@@ -139,7 +139,7 @@ def evaluate(
 
 
 def provenance(folder: RunFolder, config: RunConfig) -> dict[str, object]:
-    """What made a dictionary, kept beside its weights so that it can be used anywhere."""
+    """What produced a dictionary: stored with its weights, so that the folder can be used without the run."""
     manifest = folder.read_manifest()
     started = {name: manifest[name] for name in ("started_from",) if name in manifest}
     return {

@@ -1,14 +1,15 @@
-"""How many latents may fire, and how many there should be: the fewest at which the difference is explained as well as it will be.
+"""Sweep over k and width: choose the fewest firing latents, and the smallest dictionary, at which the explained difference levels
+off.
 
-What the dictionary explains of intervened - reference rises with k and then stops; below the bend, features of one model are
-left out (rare ones first), and far above it, their directions leak into the other model. Variance explained of the models
-themselves hardly shows the bend.
+The variance of intervened - reference that the dictionary explains rises with k and then levels off. Below this elbow, features of
+one model are missing (rare ones first); far above it, their directions leak into the other model. The variance explained of the
+models themselves hardly shows the elbow.
 
-One dictionary walks down: it is trained at the largest k, and from there goes on at each smaller k for a share of that
-training. So a sweep over many k costs little more than one run and a part of one for each further k. Every width has a walk of
-its own; of the widths, the smallest is taken whose best is as good as that of all.
+For each width, one dictionary is trained at the largest k and then trained on at each smaller k in turn, for a share of the first
+training. A sweep over many k thus costs one run, plus that share of a run for each further k. The smallest width is chosen whose
+best dictionary is as good as the best of all.
 
-RUN/sweep/latents_M/k_N/   the run of each (config, metrics, dictionary)
+RUN/sweep/latents_M/k_N/   the run folder of each point (config, metrics, dictionary)
 RUN/sweep/sweep.json       the curve, the rule and the choice
 """
 
@@ -35,39 +36,39 @@ logger = logging.getLogger(__name__)
 FVE_DIFFERENCE = "diff/explained_variance"
 
 TOLERANCE = 0.01
-"""Variance explained of the difference that may be given up for fewer latents."""
+"""Loss in explained variance of the difference that is accepted for fewer latents."""
 
 NOISE_GAIN = 0.03
-"""Variance explained that twice as many latents may gain by fitting noise, at most; where more is gained, more is found."""
+"""Largest gain in explained variance that doubling the latents can bring by fitting noise; a larger gain comes from features."""
 
 MARGIN = 1.2
-"""How far above the bend k is taken. At the bend itself features that fire only beside others still share a latent with them; a
-little more costs nothing, and far more lets a direction of one model leak into the other."""
+"""Chosen k as a multiple of the elbow. At the elbow, features that only fire together with others still share a latent with them. A
+slightly larger k costs nothing; a much larger one lets a direction of one model leak into the other."""
 
 FURTHER_SHARE = 0.25
-"""Length of the training at each further k, as a share of the first."""
+"""Tokens of the training at each further k, as a share of those at the first."""
 
 
 class Point(NamedTuple):
-    """What one dictionary explains."""
+    """The explained variance of one dictionary."""
 
     n_latents: int
     k: int
     explained: float
-    """Variance explained of the difference, on held-out tokens."""
+    """Explained variance of the difference on held-out tokens."""
 
 
 class Sweep(NamedTuple):
-    """What a sweep found."""
+    """The result of a sweep."""
 
     points: tuple[Point, ...]
-    """By n_latents, then k."""
+    """Sorted by n_latents, then k."""
 
     chosen: Point
 
 
 def default_ks(k: int) -> tuple[int, ...]:
-    """From half of the configured k to three times it, in steps of about a quarter."""
+    """Eight values from half the configured k to three times k."""
     return tuple(sorted({max(1, round(k * factor)) for factor in (0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0)}))
 
 
@@ -78,10 +79,10 @@ def sweep(
     ks: Sequence[int],
     widths: Sequence[int] = (),
 ) -> Sweep:
-    """Train at every k, from the largest down, for every width, and choose. Finished ones are left as they are.
+    """Train at every k, from the largest down, for every width, and choose. Finished points are not trained again.
 
     Args:
-        widths: Numbers of latents; none: the configured one.
+        widths: Numbers of latents; if empty, the configured one.
 
     Raises:
         ConfigError: The kind of dictionary has no k, a k is larger than a width, or the models have no difference.
@@ -94,33 +95,33 @@ def sweep(
     d_models = source.d_models
     if not have_difference(d_models):
         raise ConfigError(
-            f"sweep: models of widths {d_models} have no difference to explain; choose k by the variance explained of each"
+            f"sweep: models of widths {d_models} have no difference to explain; choose k by the explained variance of each model"
         )
     widths = sorted(set(widths)) or [config.crosscoder.n_latents]
     if max(ks) > widths[0]:
         raise ConfigError(
-            f"sweep: k {max(ks)} is more than {widths[0]} latents; give smaller k, or more latents"
+            f"sweep: k {max(ks)} is larger than the dictionary of {widths[0]} latents; give smaller k, or more latents"
         )
-    points = [point for width in widths for point in _walk(folder, config, source, ks, width)]
-    found = Sweep(tuple(points), choose(points))
-    write_atomic(folder.sweep / "sweep.json", json.dumps(_record(found), indent=2) + "\n")
-    return found
+    points = [point for width in widths for point in _sweep_width(folder, config, source, ks, width)]
+    result = Sweep(tuple(points), choose(points))
+    write_atomic(folder.sweep / "sweep.json", json.dumps(_record(result), indent=2) + "\n")
+    return result
 
 
-def _walk(
+def _sweep_width(
     folder: RunFolder, config: RunConfig, source: TokenSource, ks: Sequence[int], n_latents: int
 ) -> list[Point]:
-    """One dictionary from the largest k down; its points from the smallest up."""
+    """Train one dictionary from the largest k down; return its points by ascending k."""
     points: list[Point] = []
-    before: Crosscoder | None = None
+    previous: Crosscoder | None = None
     for k in sorted(set(ks), reverse=True):
-        own = train_companion(
-            _config_at(n_latents, k, folder, config, first=before is None), source, {}, before
+        trained = train_companion(
+            _point_config(n_latents, k, folder, config, first=previous is None), source, {}, previous
         )
-        before = load_crosscoder(own.crosscoder)
-        points.insert(0, Point(n_latents, k, _explained(own)))
+        previous = load_crosscoder(trained.crosscoder)
+        points.insert(0, Point(n_latents, k, _explained(trained)))
         logger.info(
-            "sweep: k %d of %d latents explains %.1f %% of the difference",
+            "sweep: k %d with %d latents explains %.1f %% of the variance of the difference",
             k,
             n_latents,
             100 * points[0].explained,
@@ -129,7 +130,7 @@ def _walk(
 
 
 def choose(points: Sequence[Point]) -> Point:
-    """k for each width, as `smallest_k` has it, and of the widths the smallest whose explained share is that of the best."""
+    """Choose k for each width by `smallest_k`, then the smallest width within `TOLERANCE` of the best."""
     by_width: dict[int, dict[int, Point]] = {}
     for point in points:
         by_width.setdefault(point.n_latents, {})[point.k] = point
@@ -140,48 +141,48 @@ def choose(points: Sequence[Point]) -> Point:
     return next(best[width] for width in sorted(best) if best[width].explained >= most - TOLERANCE)
 
 
-def _record(found: Sweep) -> dict[str, Any]:
+def _record(result: Sweep) -> dict[str, Any]:
     return {
         "measure": FVE_DIFFERENCE,
         "tolerance": TOLERANCE,
         "curve": [
             {"n_latents": point.n_latents, "k": point.k, FVE_DIFFERENCE: point.explained}
-            for point in found.points
+            for point in result.points
         ],
-        "chosen": {"n_latents": found.chosen.n_latents, "k": found.chosen.k},
+        "chosen": {"n_latents": result.chosen.n_latents, "k": result.chosen.k},
     }
 
 
-def bend(curve: Mapping[int, float]) -> int:
-    """The smallest k from which on nothing is gained but what every further latent gains by fitting noise.
+def elbow(curve: Mapping[int, float]) -> int:
+    """The smallest k beyond which further latents gain only by fitting noise.
 
-    That gain is the slope between the two largest k, as far as `NOISE_GAIN` allows. From the bend on, no k explains more
-    than the line of that slope says, but for `TOLERANCE`.
+    That gain is the slope between the two largest k, limited by `NOISE_GAIN`. No k above the elbow explains more than the line of
+    that slope through the elbow, within `TOLERANCE`.
     """
     ks = sorted(curve)
     last = (curve[ks[-1]] - curve[ks[-2]]) / (ks[-1] - ks[-2]) if len(ks) > 1 else 0.0
     slope = min(max(0.0, last), NOISE_GAIN / ks[-1])
-    short = [
+    below = [
         k
         for k in ks
         if any(curve[further] - slope * (further - k) > curve[k] + TOLERANCE for further in ks if further > k)
     ]
-    return min(k for k in ks if k > max(short, default=0))
+    return min(k for k in ks if k > max(below, default=0))
 
 
 def smallest_k(curve: Mapping[int, float]) -> int:
-    """The smallest swept k that is `MARGIN` times the bend; the largest where none is."""
-    wanted = MARGIN * bend(curve)
-    return min((k for k in curve if k >= wanted), default=max(curve))
+    """The smallest swept k of at least `MARGIN` times the elbow; the largest if there is none."""
+    least = MARGIN * elbow(curve)
+    return min((k for k in curve if k >= least), default=max(curve))
 
 
-def _config_at(n_latents: int, k: int, folder: RunFolder, config: RunConfig, *, first: bool) -> RunConfig:
+def _point_config(n_latents: int, k: int, folder: RunFolder, config: RunConfig, *, first: bool) -> RunConfig:
     sparsity = config.crosscoder.sparsity.model_copy(update={"k": k})
     training: dict[str, Any] = {}
     if not first:
         training = {
             "n_tokens": max(1, math.ceil(FURTHER_SHARE * config.training.n_tokens)),
-            # It begins where a larger k ended.
+            # Training starts from the dictionary of a larger k.
             "k_anneal": 0.0,
             "start_from": None,
         }
@@ -193,8 +194,8 @@ def _config_at(n_latents: int, k: int, folder: RunFolder, config: RunConfig, *, 
     )
 
 
-def _explained(own: RunFolder) -> float:
-    value = own.read_manifest()["evaluation"][FVE_DIFFERENCE]
+def _explained(folder: RunFolder) -> float:
+    value = folder.read_manifest()["evaluation"][FVE_DIFFERENCE]
     if value is None:
-        raise FormatError(f"{own.path}: the models do not differ, so there is no k to choose")
+        raise FormatError(f"{folder.path}: the models do not differ, so no k can be chosen")
     return float(value)

@@ -1,4 +1,4 @@
-"""The training loop: one `Trainer` for every kind of dictionary and every way of reading a pair."""
+"""The training loop: one `Trainer` for every kind of dictionary and every view of a pair."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, crosscoder_config, present
+from crosscoder.dictionary.inputs import View, crosscoder_config, view_rows
 from crosscoder.dictionary.storage import read_record
 from crosscoder.errors import DivergedError
 from crosscoder.run.folder import RunFolder
@@ -25,19 +25,19 @@ from crosscoder.runtime.interrupts import stop_between_steps
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from .evaluation import HeldOutMeter, decoder_histograms
 from .forward import Forward
-from .losses import LossTerms, difference_weight_of, loss_terms
-from .schedules import annealed_k, learning_rate, n_steps, steered_penalty
+from .losses import LossTerms, loss_terms, resolve_difference_weight
+from .schedules import annealed_k, learning_rate, n_steps, updated_penalty
 from .sources import SourceState, TokenSource
 from .warm_start import starting_point
 
 logger = logging.getLogger(__name__)
 
 QUICK_CALIBRATION = 4096
-"""Tokens that the threshold of an unfinished dictionary is set on before each look at held-out tokens."""
+"""Held-out tokens that calibrate the inference threshold before each evaluation during training."""
 
 
 class WaitingTime:
-    """Wall time of a loop, and the part of it in which the loop waited for data."""
+    """Wall time of the training loop, and how much of it was spent waiting for data."""
 
     def __init__(self) -> None:
         self.waited = 0.0
@@ -46,7 +46,7 @@ class WaitingTime:
 
     @contextmanager
     def for_data(self) -> Iterator[None]:
-        """Time spent inside counts as waiting; the loop's time begins with the first call."""
+        """Count the time inside the block as waiting. The first call starts the clock of the loop."""
         begin = time.perf_counter()
         if self._begin is None:
             self._begin = begin
@@ -58,13 +58,13 @@ class WaitingTime:
         return 0.0 if self._begin is None else time.perf_counter() - self._begin
 
     def share(self) -> float:
-        """The part of the wall time that was waited."""
+        """Share of the wall time that was spent waiting."""
         seconds = self.seconds()
         return self.waited / seconds if seconds else 0.0
 
 
 class Trainer:
-    """Trains the dictionary of a run, and goes on from the newest checkpoint of its folder by itself."""
+    """Trains the dictionary of a run, and resumes from the newest checkpoint in its folder."""
 
     def __init__(
         self,
@@ -74,13 +74,13 @@ class Trainer:
         wandb: WandbRun,
         start: Crosscoder | None = None,
     ) -> None:
-        """`start`: a dictionary of the same shape that training begins from, normalization included; else that of
-        `training.start_from`, or a fresh one."""
+        """`start`: a dictionary of the same shape to begin from, normalization included. Without it, training begins from
+        `training.start_from`, or from a fresh dictionary."""
         self.config, self.source, self.folder, self.wandb = config, source, folder, wandb
         self.training = config.training
-        self.reads: Reads = config.crosscoder.reads
+        self.reads: View = config.crosscoder.reads
         self.device = resolve_device("training.device", self.training.device)
-        self.difference_weight = difference_weight_of(config, source.d_models)
+        self.difference_weight = resolve_difference_weight(config, source.d_models)
         self.metrics = MetricsLog(folder.metrics)
         self._start = start
         self.state = self._fresh_state()
@@ -115,18 +115,19 @@ class Trainer:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def fit(self) -> Crosscoder:
-        """Train to the end, or from where an earlier run stopped, and return the calibrated dictionary.
+        """Train to the end, resuming from the newest checkpoint if there is one, and return the calibrated dictionary.
 
-        Raises `DivergedError` where the loss is no longer finite; the checkpoints before that stay. Raises what `starting_point`
-        raises.
+        Raises:
+            DivergedError: The loss or the weights are no longer finite. Earlier checkpoints are kept.
+            ConfigError, FormatError: See `starting_point`.
         """
         found = checkpoints(self.folder.checkpoints)
         if found:
             load_checkpoint(found[-1], self.state)
             self.forward = self._forward()
-            logger.info("train: going on from step %d (%s)", self.state.step, found[-1])
+            logger.info("train: resuming from step %d (%s)", self.state.step, found[-1])
         else:
-            self._begin()
+            self._initialize()
         self.metrics.truncate(self.state.step)
         steps, done = n_steps(self.training), self.state.n_tokens
         batches = self.source.batches(
@@ -149,25 +150,25 @@ class Trainer:
         self.held_out.calibrate(crosscoder)
         return crosscoder.eval()
 
-    def _begin(self) -> None:
-        """Put the weights that the first step finds into the dictionary, normalization included."""
-        crosscoder, place = self.state.crosscoder, self.training.start_from
+    def _initialize(self) -> None:
+        """Initialize the weights and the normalization for the first step."""
+        crosscoder, start_from = self.state.crosscoder, self.training.start_from
         if self._start is not None:
             crosscoder.load_state_dict(self._start.state_dict())
-        elif place is not None:
-            crosscoder.load_state_dict(starting_point(place, crosscoder.config).state_dict())
-            record = {"folder": str(place), "digest": read_record(place.expanduser())["digest"]}
+        elif start_from is not None:
+            crosscoder.load_state_dict(starting_point(start_from, crosscoder.config).state_dict())
+            record = {"folder": str(start_from), "digest": read_record(start_from.expanduser())["digest"]}
             self.folder.update_manifest("started_from", record)
         else:
-            crosscoder.set_normalization(self._sample())
+            crosscoder.set_normalization(self._calibration_sample())
 
     def step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, Float[Tensor, ""]]:
-        """One update; returns the terms of its loss and its L0. Nothing is read back from the device unless a kind needs it."""
+        """Make one update; return its loss terms and L0. Reads nothing back from the device unless the sparsity kind needs it."""
         state, crosscoder = self.state, self.state.crosscoder
         rate = learning_rate(state.step, self.training)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        normalized = crosscoder.normalize(present(values, self.source.d_models, self.reads).float())
+        normalized = crosscoder.normalize(view_rows(values, self.source.d_models, self.reads).float())
         dtype = self.forward.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             forward = self.forward(normalized, self._k())
@@ -181,7 +182,7 @@ class Trainer:
             )
         state.optimizer.zero_grad(set_to_none=True)
         terms.total().backward()
-        forward.settle()
+        forward.complete_gradients()
         crosscoder.constrain_gradients()
         torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), self.training.gradient_clip)
         state.optimizer.step()
@@ -189,7 +190,7 @@ class Trainer:
         fired, l0 = forward.fired()
         state.tokens_since_fired += len(normalized)
         state.tokens_since_fired[fired] = 0
-        self._steer(l0)
+        self._update_penalty(l0)
         state.step += 1
         state.n_tokens += len(values)
         return LossTerms({name: value.detach() for name, value in terms.items()}), l0
@@ -203,16 +204,17 @@ class Trainer:
     def _annealed(self, k: int | float) -> float:
         return annealed_k(self.state.step, k, self.config.crosscoder.n_latents, self.training)
 
-    def _steer(self, l0: Float[Tensor, ""]) -> None:
+    def _update_penalty(self, l0: Float[Tensor, ""]) -> None:
         sparsity = self.config.crosscoder.sparsity
         if not isinstance(sparsity, ReLU | JumpReLU):
             return
         target = sparsity.target_l0
         if isinstance(sparsity, JumpReLU):
-            # Sent to its target at once, L0 falls far below it, and latents that stop firing then seldom come back: rare features
-            # stay unfound. With L1 it is the other way about: latents that shared a feature while many fired go on sharing it.
+            # Without annealing, L0 overshoots far below its target, and latents that stop firing then rarely recover: rare
+            # features are not found. With an L1 penalty, annealing hurts: latents that share a feature while many fire keep
+            # sharing it.
             target = self._annealed(target)
-        self.state.penalty = steered_penalty(self.state.penalty, float(l0), target)
+        self.state.penalty = updated_penalty(self.state.penalty, float(l0), target)
 
     def _after_step(self, terms: LossTerms, l0: Float[Tensor, ""], bar: tqdm, last: bool) -> None:
         step, training = self.state.step, self.training
@@ -228,16 +230,16 @@ class Trainer:
                 values |= evaluated
                 histograms = decoder_histograms(self.state.crosscoder)
                 self.wandb.log(histograms, self.state.n_tokens)
-                # Fixed edges: counts of 64 equal bins over [0, 1], so that curves over time need nothing else.
+                # Counts of 64 equal bins over [0, 1]: with fixed edges, counts of different steps can be compared.
                 if "diff/relative_norm" in histograms:
                     counts["diff/relative_norm_counts"] = histograms["diff/relative_norm"][0].tolist()
             self.metrics.write(step, self.state.n_tokens, values | counts)
-            # Clocks differ between two runs of the same training, and metrics.jsonl must not.
-            clocks = {
+            # Timings differ between two runs of the same training, and metrics.jsonl must not: they go to wandb alone.
+            timings = {
                 "performance/seconds": self.waiting.seconds(),
                 "performance/data_wait_share": self.waiting.share(),
             }
-            self.wandb.log(values | clocks, self.state.n_tokens)
+            self.wandb.log(values | timings, self.state.n_tokens)
         if checkpoint_due:
             save_checkpoint(self.folder.checkpoints, self.state)
 
@@ -255,17 +257,17 @@ class Trainer:
         }
 
     def _require_finite(self, terms: LossTerms) -> None:
-        # The loss is of the weights before the last update, so the weights after it are looked at as well.
+        # The loss was computed before the last update, so the updated weights are checked too.
         weights = self.state.crosscoder.parameters()
         if math.isfinite(float(terms.total())) and all(bool(weight.isfinite().all()) for weight in weights):
             return
         found = checkpoints(self.folder.checkpoints)
-        last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was reached"
+        last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved before that"
         raise DivergedError(
             f"training.lr: loss or weights are no longer finite at step {self.state.step} (lr {self.training.lr:g}); {last}; "
             "train with a lower training.lr in a new run folder"
         )
 
-    def _sample(self) -> Float[Tensor, "token width"]:
+    def _calibration_sample(self) -> Float[Tensor, "token width"]:
         sample = self.source.sample(self.training.calibration_tokens).to(self.device)
-        return present(sample, self.source.d_models, self.reads).float()
+        return view_rows(sample, self.source.d_models, self.reads).float()

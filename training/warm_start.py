@@ -1,8 +1,9 @@
-"""A finished dictionary that another training begins from (`training.start_from`): the next stage of a model, or more models.
+"""Warm start: training that begins from a finished dictionary (`training.start_from`), for the next stage of a model or for more
+models.
 
-A dictionary of fewer models is extended: each new model on the axis begins as the reference. Its decoder rows, bias and
-normalization are the reference's, and the reference's encoder rows are divided among it and the new ones, so that tokens on which
-they agree with the reference have the code that they had.
+A dictionary of fewer models is extended: each new model on the axis begins as a copy of the reference. It takes over the decoder
+rows, bias and normalization of the reference. The encoder rows of the reference are divided equally among the reference and the
+new models, so that tokens on which these agree keep their latent activations.
 """
 
 from pathlib import Path
@@ -21,10 +22,10 @@ _SETTING = "training.start_from"
 
 
 def starting_point(folder: Path, shape: CrosscoderConfig) -> Crosscoder:
-    """The dictionary in `folder`, as one of the given shape.
+    """Load the dictionary in `folder`, and extend it to the models of `shape`.
 
     Raises:
-        ConfigError: It is of another shape, and not of fewer models.
+        ConfigError: It differs in shape by more than missing models.
         FormatError: The folder holds no dictionary, or a damaged one.
     """
     found = load_crosscoder(folder.expanduser())
@@ -34,34 +35,36 @@ def starting_point(folder: Path, shape: CrosscoderConfig) -> Crosscoder:
 
 
 def _require_fit(folder: Path, found: CrosscoderConfig, shape: CrosscoderConfig) -> None:
-    asked = {
+    compared = {
         "crosscoder.n_latents": (found.n_latents, shape.n_latents),
         "crosscoder.sparsity.kind": (found.sparsity.kind, shape.sparsity.kind),
-        "latents of one model alone": (found.n_exclusive, shape.n_exclusive),
+        "exclusive latents": (found.n_exclusive, shape.n_exclusive),
         "tied latents": (found.n_tied, shape.n_tied),
     }
-    for name, (there, here) in asked.items():
-        if there != here:
+    for name, (stored, wanted) in compared.items():
+        if stored != wanted:
             raise ConfigError(
-                f"{_SETTING}: {folder} has {name} {there}, this run {here}; give a dictionary of this run's shape"
+                f"{_SETTING}: {folder} has {name} {stored}, but this run has {wanted}; give a dictionary with the shape of this run"
             )
     n_known = len(found.d_models)
     beginning = shape.d_models[:n_known], shape.model_names[:n_known]
-    # A shared-dictionary SAE reads each model alone, so it can begin as the reference's.
+    # A shared-dictionary SAE reads each model alone, so it can serve as the reference's dictionary.
     names = shape.model_names[:1] if found.model_names == ("pooled",) else found.model_names
     if beginning != (found.d_models, names):
         raise ConfigError(
-            f"{_SETTING}: {folder} reads {_axis(found)}, this run {_axis(shape)}; the models of the dictionary must be the first ones"
+            f"{_SETTING}: {folder} reads {_axis(found)}, but this run reads {_axis(shape)}; the first models of this run must be those "
+            "of the dictionary"
         )
     new = shape.d_models[n_known:]
     if any(d_model != shape.d_models[0] for d_model in new):
         raise ConfigError(
-            f"{_SETTING}: {folder} reads {_axis(found)}, this run {_axis(shape)}; further models must be as wide as the reference"
+            f"{_SETTING}: {folder} reads {_axis(found)}, but this run reads {_axis(shape)}; the additional models must be as wide as "
+            "the reference"
         )
     if new and found.n_exclusive:
         raise ConfigError(
-            f"{_SETTING}: {folder} has latents of one model alone, so it cannot be extended to {len(shape.d_models)} models; "
-            "give one without"
+            f"{_SETTING}: {folder} has exclusive latents, so it cannot be extended to {len(shape.d_models)} models; "
+            "give a dictionary without exclusive latents"
         )
 
 
@@ -73,7 +76,7 @@ def _axis(config: CrosscoderConfig) -> str:
 
 @torch.no_grad()
 def _extended(found: Crosscoder, shape: CrosscoderConfig, n_new: int) -> Crosscoder:
-    """The dictionary with `n_new` more models, all of the reference's width."""
+    """Add `n_new` models to a dictionary, each a copy of the reference and of its width."""
     d_models = found.config.d_models
 
     def repeated(values: Float[Tensor, "row _"]) -> Float[Tensor, "row _"]:

@@ -15,7 +15,7 @@ from .change_decomposition import Change, Part
 from .prompts import BATCH_TOKENS, Batch, Row, batches
 
 
-class Sizes(NamedTuple):
+class LatentSizes(NamedTuple):
     """How much each latent changes on some prompts."""
 
     norm: Float[Tensor, " latent"]
@@ -47,7 +47,7 @@ class PromptActivations:
         self._activations = list(activations)
 
     @classmethod
-    def of_rows(
+    def from_rows(
         cls,
         pair: ModelPair,
         view: DictionaryView | None,
@@ -67,7 +67,7 @@ class PromptActivations:
             self._changes[index] = Change(self._view, self._activations[index], kept)
         return self._changes[index]
 
-    def activations(self, index: int) -> tuple[Float[Tensor, "row token _"], ...]:
+    def of_batch(self, index: int) -> tuple[Float[Tensor, "row token _"], ...]:
         """Both models' activations on one batch, in raw units."""
         return self._activations[index]
 
@@ -75,7 +75,7 @@ class PromptActivations:
         """Frobenius norm of a part of the change, over all prompts."""
         return frobenius_norm(self.change(index).part(part) for index in range(len(self.batches)))
 
-    def sizes(self) -> Sizes:
+    def latent_sizes(self) -> LatentSizes:
         """Of every latent."""
         squares, sparse_latents = [], []
         for index in range(len(self.batches)):
@@ -84,7 +84,7 @@ class PromptActivations:
             square = (change.weights.value * change.directions.norm(dim=1)[latent]).square()
             squares.append(square.new_zeros(n_latents).index_add(0, latent, square))
             sparse_latents.append(torch.bincount(latent, minlength=n_latents))
-        return Sizes(
+        return LatentSizes(
             torch.stack(squares).sum(dim=0).sqrt().cpu(), torch.stack(sparse_latents).sum(dim=0).cpu()
         )
 

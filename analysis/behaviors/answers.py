@@ -35,17 +35,17 @@ class AnswerMeasurement:
         self.unit, self.bounds, self.n_prompts = unit, bounds, len(prompts)
         self._prompts, self._scorer = prompts, scorer
         self._generator = Generator(pair, view, prompts, policy, sampling, seed)
-        self.seen: dict[PatchedRun, list[list[str]]] = {}
+        self.unchanged_answers: dict[PatchedRun, list[list[str]]] = {}
         """Answers of the models as they are."""
 
     def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
         """See `Measurement.values`."""
         # The models as they are: asked for by the shift, and again by its corners.
-        answers = self.seen.get(run) if run.is_unchanged else None
+        answers = self.unchanged_answers.get(run) if run.is_unchanged else None
         if answers is None:
             answers = self._generator.answers(run)
             if run.is_unchanged:
-                self.seen[run] = answers
+                self.unchanged_answers[run] = answers
         questions = [prompt.text for prompt, own in zip(self._prompts, answers, strict=True) for _ in own]
         scores = self._scorer(questions, [answer for own in answers for answer in own])
         return np.asarray(scores, dtype=np.float64).reshape(self.n_prompts, -1).mean(axis=1)

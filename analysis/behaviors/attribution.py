@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crosscoder.config.behavior import AttributionSettings
 
-from .integration import Gradient, Integration, refined
+from .integration import Gradient, Integration, refine_until_complete
 from .measurement import LogitMeasurement, Measurement
 from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
 
@@ -31,7 +31,7 @@ REST = ("bias", "error", "left_out")
 
 
 @dataclass(frozen=True)
-class Corners:
+class PatchingCorners:
     """M of either model, run from the activations of either, prompt by prompt."""
 
     reference: Float64[np.ndarray, " prompt"]
@@ -65,9 +65,9 @@ class Corners:
         return in_intervened - (self.reference_from_intervened - self.reference)
 
 
-def measure_corners(measurement: Measurement) -> Corners:
+def measure_corners(measurement: Measurement) -> PatchingCorners:
     """All four."""
-    return Corners(
+    return PatchingCorners(
         measurement.values(unchanged(REFERENCE)),
         measurement.values(unchanged(INTERVENED)),
         measurement.values(PatchedRun(INTERVENED, REFERENCE)),
@@ -89,7 +89,7 @@ class Attribution:
     residual: Float64[np.ndarray, " prompt"]
     """Represented minus the sum of all attributions: the error of the integration."""
 
-    places: "Places"
+    tokens: "TokenAttributions"
 
     @property
     def mean(self) -> Float64[np.ndarray, " latent"]:
@@ -98,7 +98,7 @@ class Attribution:
 
 
 @dataclass
-class Places:
+class TokenAttributions:
     """Attributions token by token: one entry a firing."""
 
     prompt: list[np.ndarray] = field(default_factory=list)
@@ -111,30 +111,30 @@ class Places:
     value: list[np.ndarray] = field(default_factory=list)
 
 
-def along_path(measurement: LogitMeasurement) -> Integration:
+def path_gradients(measurement: LogitMeasurement) -> Integration:
     """Gradients of both models from the reference's activations to the intervened model's."""
 
     def of(model: int) -> Gradient:
         def gradient(index: int, alpha: float) -> Float[Tensor, "row token d_model"]:
-            start, end = (side.float() for side in measurement.reading.activations(index)[:2])
+            start, end = (side.float() for side in measurement.activations.of_batch(index)[:2])
             return measurement.gradient(index, model, start + alpha * (end - start))
 
         return gradient
 
-    return Integration(len(measurement.reading.batches), [of(REFERENCE), of(INTERVENED)])
+    return Integration(len(measurement.activations.batches), [of(REFERENCE), of(INTERVENED)])
 
 
 def attribute(
-    measurement: LogitMeasurement, corners: Corners, settings: AttributionSettings, n_latents: int
+    measurement: LogitMeasurement, corners: PatchingCorners, settings: AttributionSettings, n_latents: int
 ) -> Attribution:
     """Attributions of all prompts, with as many steps as the settings ask for or the residual needs."""
-    represented, integration = corners.represented, along_path(measurement)
+    represented, integration = corners.represented, path_gradients(measurement)
 
     def attributed(steps: int) -> Attribution:
         integration.refine(steps)
         return _attributed(measurement, integration, represented, n_latents)
 
-    return refined(attributed, settings, corners.total)
+    return refine_until_complete(attributed, settings, corners.total)
 
 
 def _attributed(
@@ -145,10 +145,10 @@ def _attributed(
 ) -> Attribution:
     latents = np.zeros((measurement.n_prompts, n_latents))
     rest = {name: np.zeros(measurement.n_prompts) for name in REST}
-    places = Places()
-    for index, batch in enumerate(measurement.reading.batches):
-        change = measurement.reading.change(index)
-        products, others = change.attributed(integration.mean(index))
+    tokens = TokenAttributions()
+    for index, batch in enumerate(measurement.activations.batches):
+        change = measurement.activations.change(index)
+        products, others = change.attributions(integration.mean(index))
         products, weights = products.cpu(), change.weights.cpu()
         row, position = (place.numpy() for place in batch.kept.nonzero(as_tuple=True))
         prompt_of_row = batch.prompts[batch.place.numpy()]
@@ -159,14 +159,14 @@ def _attributed(
             np.add.at(rest[name], prompt_of_row, values.double().cpu().numpy())
         at_token = batch.token_ids.numpy()[row, position]
         for column, values in (
-            (places.prompt, prompt),
-            (places.row, row[token]),
-            (places.position, position[token]),
-            (places.token_id, at_token[token]),
-            (places.latent, latent),
-            (places.weight, weights.value.numpy()),
-            (places.value, products.value.numpy()),
+            (tokens.prompt, prompt),
+            (tokens.row, row[token]),
+            (tokens.position, position[token]),
+            (tokens.token_id, at_token[token]),
+            (tokens.latent, latent),
+            (tokens.weight, weights.value.numpy()),
+            (tokens.value, products.value.numpy()),
         ):
             column.append(values)
     residual = represented - latents.sum(axis=1) - sum(rest.values())
-    return Attribution(latents, rest, integration.steps, residual, places)
+    return Attribution(latents, rest, integration.steps, residual, tokens)

@@ -83,10 +83,10 @@ def load_behaviors(folder: RunFolder) -> tuple[BehaviorResults, ...]:
 
     Raises `FormatError` where a file is damaged or of another version.
     """
-    return tuple(_load(place) for place in behavior_places(folder))
+    return tuple(_load(place) for place in behavior_folders(folder))
 
 
-def behavior_places(folder: RunFolder) -> tuple[BehaviorFolder, ...]:
+def behavior_folders(folder: RunFolder) -> tuple[BehaviorFolder, ...]:
     """Where the behaviors lie, in the order of `load_behaviors`. Their names come from files and are no paths."""
     if not folder.behaviors.is_dir():
         return ()
@@ -115,7 +115,7 @@ def named_by_behaviors(folder: RunFolder) -> set[int]:
 LEVELS = ("observed", "associated", "causal")
 """Of evidence, from the weakest to the strongest."""
 
-LEAST_SHARE = 0.01
+MIN_SHARE = 0.01
 """Of the shift. A latent that carries less is no cause of it that anybody could use, however sure it is that it does more than nothing."""
 
 

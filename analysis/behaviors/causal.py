@@ -5,7 +5,7 @@
     steering     [M_A(h_A + part) - M_A(h_A)] / ΔB     the same in the reference alone
 
 on prompts that nothing was found with. Each is compared with random latents, matched in how often they fire and brought to the same
-norm: any edit of that size does something. A check is passed where the interval lies above `LEAST_SHARE` and no more than 1 - confidence
+norm: any edit of that size does something. A check is passed where the interval lies above `MIN_SHARE` and no more than 1 - confidence
 of the random draws reach it, the claim itself counted among them.
 """
 
@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .activations import Sizes
-from .attribution import Corners
-from .behavior_files import LEAST_SHARE
+from .activations import LatentSizes
+from .attribution import PatchingCorners
+from .behavior_files import MIN_SHARE
 from .change_decomposition import Part
 from .measurement import Measurement
 from .patching import INTERVENED, REFERENCE, PatchedRun
@@ -57,7 +57,7 @@ class Shares(Protocol):
         """That of a part, and its interval over prompts."""
         ...
 
-    def rebuilding(self) -> dict[str, Estimate]:
+    def reconstruction_effect(self) -> dict[str, Estimate]:
         """That goes with rebuilding each model's activations by the dictionary, where it is defined."""
         ...
 
@@ -68,7 +68,9 @@ class Checker:
     kinds = KINDS
     parts = PARTS
 
-    def __init__(self, measurement: Measurement, corners: Corners, confidence: float, seed: int) -> None:
+    def __init__(
+        self, measurement: Measurement, corners: PatchingCorners, confidence: float, seed: int
+    ) -> None:
         self._measurement, self._corners = measurement, corners
         self.n_prompts = measurement.n_prompts
         self._resamples = Resamples(measurement.n_prompts, confidence, seed, measurement.bounds)
@@ -77,12 +79,12 @@ class Checker:
         """How much of the shift goes with a part, and its interval over prompts."""
         return self._resamples.ratio(self._effect(kind, part), self._corners.total)
 
-    def rebuilding(self) -> dict[str, Estimate]:
+    def reconstruction_effect(self) -> dict[str, Estimate]:
         """What the dictionary's reconstruction alone does to each model's behavior, as a share of the shift."""
         effects = {
-            "reference": self._measurement.values(PatchedRun(REFERENCE, REFERENCE, rebuilt=True))
+            "reference": self._measurement.values(PatchedRun(REFERENCE, REFERENCE, reconstructed=True))
             - self._corners.reference,
-            "intervened": self._measurement.values(PatchedRun(INTERVENED, INTERVENED, rebuilt=True))
+            "intervened": self._measurement.values(PatchedRun(INTERVENED, INTERVENED, reconstructed=True))
             - self._corners.intervened,
         }
         return {side: self._resamples.ratio(effect, self._corners.total) for side, effect in effects.items()}
@@ -113,9 +115,9 @@ class Compared:
         return (1 + sum(value >= self.estimate.value for value in self.random)) / (1 + len(self.random))
 
     def passed(self, confidence: float) -> bool:
-        """Whether the interval lies above `LEAST_SHARE` and chance does not reach it."""
+        """Whether the interval lies above `MIN_SHARE` and chance does not reach it."""
         p_value = self.p_value
-        return p_value is not None and self.estimate.low > LEAST_SHARE and p_value <= 1 - confidence + 1e-9
+        return p_value is not None and self.estimate.low > MIN_SHARE and p_value <= 1 - confidence + 1e-9
 
     def as_dict(self, confidence: float) -> dict[str, Any]:
         """For JSON."""
@@ -129,7 +131,7 @@ class Compared:
         }
 
 
-def chosen(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
+def latent_mask(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
     """A mask of some latents."""
     mask = torch.zeros(n_latents, dtype=torch.bool)
     mask[list(latents)] = True
@@ -137,10 +139,10 @@ def chosen(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
 
 
 @runtime_checkable
-class Sized(Protocol):
-    """Prompts on which it is known how large parts are: a `PromptActivations`, or an `OwnActivations`."""
+class PartNorms(Protocol):
+    """Prompts on which it is known how large parts are: a `PromptActivations`, or an `PerModelActivations`."""
 
-    def sizes(self) -> Sizes:
+    def latent_sizes(self) -> LatentSizes:
         """Of every latent."""
         ...
 
@@ -152,9 +154,9 @@ class Sized(Protocol):
 class RandomParts:
     """Random latents that fire about as often as named ones, brought to a given norm."""
 
-    def __init__(self, reading: Sized, named: Sequence[int], seed: int) -> None:
-        self._reading, self._named = reading, list(named)
-        self._sizes = reading.sizes()
+    def __init__(self, activations: PartNorms, named: Sequence[int], seed: int) -> None:
+        self._activations, self._named = activations, list(named)
+        self._sizes = activations.latent_sizes()
         self._generator = np.random.default_rng([seed, 2])
         alive = self._sizes.norm > 0
         alive[self._named] = False
@@ -168,7 +170,7 @@ class RandomParts:
 
     def like(self, latents: Sequence[int], norm: float) -> Part | None:
         """As many latents, each drawn among those that fire about as often; None where there are too few to draw from."""
-        sparse_latents = self._sizes.sparse_latents.numpy()
+        sparse_latents = self._sizes.firings.numpy()
         left = self._others
         if len(left) < len(latents):
             return None
@@ -180,8 +182,8 @@ class RandomParts:
             taken = int(left[self._generator.choice(nearest)])
             drawn.append(taken)
             left = left[left != taken]
-        part = Part(chosen(drawn, len(sparse_latents)))
-        own = self._reading.norm(part)
+        part = Part(latent_mask(drawn, len(sparse_latents)))
+        own = self._activations.norm(part)
         return part.scaled(norm / own) if own > 0 else None
 
 
@@ -202,7 +204,7 @@ def compare(shares: Shares, part: Part, null: Null) -> dict[Kind, Compared]:
     return {kind: Compared(shares.share(kind, part), null[kind]) for kind in _defined(shares, CHECKS)}
 
 
-def told_kinds(found: Mapping[Kind, Compared], confidence: float) -> dict[str, Any]:
+def checks_as_dict(found: Mapping[Kind, Compared], confidence: float) -> dict[str, Any]:
     """What `compare` found, for JSON; null for what is undefined."""
     return {kind: found[kind].as_dict(confidence) if kind in found else None for kind in CHECKS}
 
@@ -211,33 +213,33 @@ def _defined(shares: Shares, kinds: Sequence[Kind]) -> list[Kind]:
     return [kind for kind in kinds if kind in shares.kinds]
 
 
-def _told(shares: Shares, kinds: Sequence[Kind], part: Part) -> dict[str, Any]:
+def _shares_as_dict(shares: Shares, kinds: Sequence[Kind], part: Part) -> dict[str, Any]:
     return {kind: shares.share(kind, part).as_dict() if kind in shares.kinds else None for kind in kinds}
 
 
-def along(
+def top_n_parts(
     ranking: Sequence[int], counts: Iterable[int], n_latents: int, leave_out: int = 0
 ) -> Iterator[tuple[int, Part]]:
     """The first n latents of a ranking together, for each of some counts up to its length, but for one that is told elsewhere."""
     for n in tqdm(
         sorted({min(count, len(ranking)) for count in counts} - {0, leave_out}), desc="curve", leave=False
     ):
-        yield n, Part(chosen(ranking[:n], n_latents))
+        yield n, Part(latent_mask(ranking[:n], n_latents))
 
 
 def curve(
     shares: Shares, parts: Iterable[tuple[int, Part]], kinds: Sequence[Kind] = KINDS
 ) -> list[dict[str, Any]]:
-    """Shares that go with parts `along` a ranking; null for what is undefined."""
-    return [{"n": n} | _told(shares, kinds, part) for n, part in parts]
+    """Shares that go with parts `top_n_parts` a ranking; null for what is undefined."""
+    return [{"n": n} | _shares_as_dict(shares, kinds, part) for n, part in parts]
 
 
-def association(pushing: Values, confidence: float, seed: int) -> float:
+def association(contribution: Values, confidence: float, seed: int) -> float:
     """How likely chance gives so large an attribution the way of the shift, prompt by prompt; 1 for one that goes the other way."""
-    return sign_flip_test(pushing, confidence, seed).p_value if pushing.mean() > 0 else 1.0
+    return sign_flip_test(contribution, confidence, seed).p_value if contribution.mean() > 0 else 1.0
 
 
 def remainder(shares: Shares, n_latents: int) -> dict[str, Any]:
     """Shares that go with all latents, and with what is no latent; null for what is undefined."""
     parts = {"latents": Part(torch.ones(n_latents, dtype=torch.bool)), **shares.parts}
-    return {name: _told(shares, CHECKS, part) for name, part in parts.items()}
+    return {name: _shares_as_dict(shares, CHECKS, part) for name, part in parts.items()}

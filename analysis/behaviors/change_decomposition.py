@@ -54,11 +54,11 @@ class Change:
         self._difference = rows[1] - rows[0]
         self._bias = view.shift_bias()
         observation = view.observe(torch.cat(rows, dim=1))
-        self._rebuilt = view.rebuilt_sides(observation, rows[0])
+        self._reconstructions = view.rebuilt_sides(observation, rows[0])
         self.weights: SparseLatents = observation.weights
         """w_j on the kept tokens, one after the other."""
 
-        self.directions = view.carried_directions()
+        self.directions = view.weighted_shift_directions()
 
     def part(self, part: Part) -> Float[Tensor, "row token d_model"]:
         """Some of h_B - h_A, in the precision of the dictionary; 0 on padding if the activations do not differ there."""
@@ -71,7 +71,7 @@ class Change:
             whole[outside.to(whole.device)] = difference * part.scale
         return whole
 
-    def of_latents(self, latents: Bool[Tensor, " latent"]) -> Float[Tensor, "kept d_model"]:
+    def sum_of_latents(self, latents: Bool[Tensor, " latent"]) -> Float[Tensor, "kept d_model"]:
         """Σ_j w_j d_j over some latents, on the kept tokens."""
         chosen = latents.to(self.directions.device)[self.weights.latent]
         weights = self.weights
@@ -87,14 +87,14 @@ class Change:
     def _inside(self, part: Part) -> Float[Tensor, "kept d_model"]:
         total = torch.zeros_like(self._difference)
         if part.latents is not None:
-            total += self.of_latents(part.latents)
+            total += self.sum_of_latents(part.latents)
         if part.bias:
             total += self._bias
         if part.error:
             total += self.error()
         return total * part.scale
 
-    def attributed(
+    def attributions(
         self, gradient: Float[Tensor, "row token d_model"]
     ) -> tuple[SparseLatents, dict[str, Float[Tensor, " row"]]]:
         """⟨gradient, part⟩ of every firing, and for each row of bias, error and the tokens left out."""
@@ -115,8 +115,8 @@ class Change:
             "left_out": (gradient.float().to(difference.device) * difference).sum(dim=(1, 2)).to(device),
         }
 
-    def rebuilt(self, model: int) -> Float[Tensor, "row token d_model"]:
+    def reconstruction(self, model: int) -> Float[Tensor, "row token d_model"]:
         """One model's activations as the dictionary rebuilds them, where it reads them; elsewhere as they are."""
         whole = (self.reference, self.intervened)[model].float().clone()
-        whole[self.kept] = self._rebuilt[model].to(whole.device)
+        whole[self.kept] = self._reconstructions[model].to(whole.device)
         return whole

@@ -1,6 +1,6 @@
 """The named latents as a lever: one constant direction, added to every token of one model alone, and what that costs elsewhere.
 
-The direction is the mean over prompts of what the named latents change where the answer begins. Beside it stand the mean of the whole
+The direction is the mean over prompts of what the named latents change where the answer begins. EditEffect it stand the mean of the whole
 change at that place (the plain difference of means) and a random direction, both of the same norm.
 """
 
@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .activations import PromptActivations
-from .attribution import Corners
+from .attribution import PatchingCorners
 from .change_decomposition import Part
 from .measurement import LogitMeasurement, Measurement
-from .patched_metrics import Beside
+from .patched_metrics import EditEffect
 from .patching import INTERVENED, REFERENCE, PatchedRun
 from .prompt_statistics import Resamples
 
@@ -29,12 +29,14 @@ class Cost:
         """`elsewhere` measures cross-entropy."""
         self._elsewhere, self._resamples = elsewhere, Resamples(elsewhere.n_prompts, confidence, seed)
 
-    def of(self, runs: Sequence[PatchedRun]) -> list[dict[str, Any]]:
+    def measure(self, runs: Sequence[PatchedRun]) -> list[dict[str, Any]]:
         """KL of the next token in nats, and cross-entropy in nats a token before and after, of each run."""
-        return [told_cost(self._resamples, beside) for beside in self._elsewhere.beside_unchanged(runs)]
+        return [
+            cost_as_dict(self._resamples, beside) for beside in self._elsewhere.compare_with_unchanged(runs)
+        ]
 
 
-def told_cost(resamples: Resamples, beside: Beside) -> dict[str, Any]:
+def cost_as_dict(resamples: Resamples, beside: EditEffect) -> dict[str, Any]:
     """KL of the next token in nats, and cross-entropy in nats a token before and after."""
     plain, changed = float(beside.plain.mean()), float(beside.changed.mean())
     return {
@@ -48,8 +50,8 @@ def told_cost(resamples: Resamples, beside: Beside) -> dict[str, Any]:
 
 def dose_response(
     measurement: Measurement,
-    corners: Corners,
-    reading: PromptActivations,
+    corners: PatchingCorners,
+    activations: PromptActivations,
     part: Part,
     cost: Cost,
     doses: Sequence[float],
@@ -59,25 +61,25 @@ def dose_response(
     """Every dose of the named latents' direction, and a dose of 1 of the directions beside it.
 
     Args:
-        reading: Prompts that the direction is made of.
+        activations: Prompts that the direction is made of.
         part: The named latents.
     """
-    own = reading.steering_direction(part)
+    own = activations.steering_direction(part)
     everything = Part(torch.ones_like(part.latents) if part.latents is not None else None, True, True, True)
     beside = {
-        "difference of means": reading.steering_direction(everything),
+        "difference of means": activations.steering_direction(everything),
         "random": torch.randn(own.shape, generator=torch.Generator().manual_seed(seed)).to(own.device),
     }
     resamples = Resamples(measurement.n_prompts, confidence, seed)
     plans = [("named latents", own, dose) for dose in doses]
-    plans += [(name, _as_long_as(direction, own), 1.0) for name, direction in beside.items()]
+    plans += [(name, _with_norm_of(direction, own), 1.0) for name, direction in beside.items()]
     sides = ((REFERENCE, 1, corners.reference), (INTERVENED, -1, corners.intervened))
     runs = [
         PatchedRun(model, model, constant=sign * dose * direction)
         for _, direction, dose in plans
         for model, sign, _ in sides
     ]
-    costs = cost.of(runs)
+    costs = cost.measure(runs)
     found = []
     steps = [(plan, side) for plan in plans for side in sides]
     for run, own_cost, ((name, _, dose), (model, sign, before)) in zip(
@@ -96,7 +98,7 @@ def dose_response(
     return found
 
 
-def _as_long_as(
+def _with_norm_of(
     direction: Float[Tensor, " d_model"], other: Float[Tensor, " d_model"]
 ) -> Float[Tensor, " d_model"]:
     norm = direction.norm()

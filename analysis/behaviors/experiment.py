@@ -28,7 +28,7 @@ from .metrics import LogitMetric, build_metric
 from .patching import REFERENCE, unchanged
 from .prompts import Prompt, Row, read_prompts, split
 from .scorers import Scorer, build_scorer
-from .unshared_space.activations import Baseline, OwnActivations
+from .unshared_space.activations import Baseline, PerModelActivations
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Side:
     """Some of the prompts, read by both models."""
 
     prompts: tuple[Prompt, ...]
-    reading: PromptActivations
+    activations: PromptActivations
     """For a metric with a gradient the rows that it needs, otherwise the prompts."""
 
-    measured: LogitMeasurement | None
+    gradient_measurement: LogitMeasurement | None
     """The metric that latents are found with; None where there is none with a gradient."""
 
 
@@ -58,7 +58,7 @@ class Experiment:
         """
         Args:
             replies: File that the replies of a judge are kept in.
-            baseline: Where attributions begin, in each model; for models that are not `exchangeable`.
+            baseline: Where attributions begin, in each model; for models that are not `has_shared_space`.
 
         Raises:
             ConfigError, DataError, FormatError: Prompts or metric cannot be used.
@@ -69,7 +69,7 @@ class Experiment:
         if pair.readers is not None:
             _check_two_tokenizers(behavior)
         self.metric: LogitMetric | None = None if settings is None else build_metric(settings, pair.tokenizer)
-        self._own_metric = None if settings is None else build_metric(settings, pair.tokenizer_of(1))
+        self._intervened_metric = None if settings is None else build_metric(settings, pair.tokenizer_of(1))
         # Before any long work: a scorer that cannot be had is told at once.
         self._scorer: Scorer | None = (
             None if settings is behavior.metric else build_scorer(behavior.metric, replies)  # pyright: ignore[reportArgumentType]
@@ -90,35 +90,35 @@ class Experiment:
         return self._side(held_out=True)
 
     @cached_property
-    def own_find(self) -> OwnActivations | None:
-        """`find` of models that are not exchangeable; None where the metric has no gradient."""
+    def unshared_find(self) -> PerModelActivations | None:
+        """`find` of models that are not has_shared_space; None where the metric has no gradient."""
         return self._own(self.prompts_of(held_out=False))
 
     @cached_property
-    def own_claim(self) -> OwnActivations | None:
-        """`claim` of models that are not exchangeable; None where the metric has no gradient."""
+    def unshared_claim(self) -> PerModelActivations | None:
+        """`claim` of models that are not has_shared_space; None where the metric has no gradient."""
         return self._own(self.prompts_of(held_out=True))
 
     @property
-    def measured(self) -> Measurement | None:
+    def gradient_measurement(self) -> Measurement | None:
         """The metric that latents are found with, on the prompts that claims are checked on."""
-        return self.claim.measured if self.exchangeable else self.own_claim
+        return self.claim.gradient_measurement if self.has_shared_space else self.unshared_claim
 
     @cached_property
-    def claimed(self) -> Measurement:
+    def behavior_measurement(self) -> Measurement:
         """The behavior's own metric, on the prompts that claims are checked on."""
-        measured = self.measured if self._scorer is None else None
+        measured = self.gradient_measurement if self._scorer is None else None
         return measured or self.answers(self.prompts_of(held_out=True))
 
     @cached_property
-    def finder(self) -> Measurement:
+    def find_measurement(self) -> Measurement:
         """What latents are found with, on the prompts to find them with."""
-        return self.find.measured or self.answers(self.find.prompts)
+        return self.find.gradient_measurement or self.answers(self.find.prompts)
 
     @property
-    def exchangeable(self) -> bool:
+    def has_shared_space(self) -> bool:
         """Whether one model can run on from the other's activations, and directions of the two have a difference."""
-        return exchangeable(self.pair, self.view)
+        return has_shared_space(self.pair, self.view)
 
     def answers(self, prompts: Sequence[Prompt], seed: int = 0) -> AnswerMeasurement:
         """The metric of answers, with other random numbers for another seed."""
@@ -151,25 +151,27 @@ class Experiment:
             prompt for prompt, own in zip(self.prompts, self.held_out, strict=True) if own == held_out
         )
 
-    def _own(self, prompts: Sequence[Prompt]) -> OwnActivations | None:
-        if self.metric is None or self._own_metric is None:
+    def _own(self, prompts: Sequence[Prompt]) -> PerModelActivations | None:
+        if self.metric is None or self._intervened_metric is None:
             return None
         assert self._baseline is not None
-        metrics = self.metric, self._own_metric
-        return OwnActivations(self.pair, self.view, metrics, prompts, self._policy, self._baseline)
+        metrics = self.metric, self._intervened_metric
+        return PerModelActivations(self.pair, self.view, metrics, prompts, self._policy, self._baseline)
 
     def _side(self, held_out: bool) -> Side:
         prompts = self.prompts_of(held_out)
         rows = _plain_rows(prompts) if self.metric is None else self.metric.rows(prompts)
-        reading = PromptActivations.of_rows(self.pair, self.view, rows, self._policy)
-        return Side(prompts, reading, None if self.metric is None else LogitMeasurement(reading, self.metric))
+        activations = PromptActivations.from_rows(self.pair, self.view, rows, self._policy)
+        return Side(
+            prompts, activations, None if self.metric is None else LogitMeasurement(activations, self.metric)
+        )
 
 
 def _plain_rows(prompts: Sequence[Prompt]) -> list[Row]:
     return [Row(i, prompt.token_ids, len(prompt.token_ids)) for i, prompt in enumerate(prompts)]
 
 
-def exchangeable(pair: ModelPair, view: DictionaryView) -> bool:
+def has_shared_space(pair: ModelPair, view: DictionaryView) -> bool:
     """Whether both models have one width and one tokenizer."""
     return view.comparable and pair.readers is None
 

@@ -20,7 +20,7 @@ Gradient = Callable[[int, float], Float[Tensor, "row token d_model"]]
 
 
 class Integration:
-    """Mean gradients along a path, refined by threes: the middles of n equal steps are among those of 3 n."""
+    """Mean gradients along a path, refine_until_complete by threes: the middles of n equal steps are among those of 3 n."""
 
     def __init__(self, n_batches: int, gradients: Sequence[Gradient]) -> None:
         """Of several gradients it is the mean that is sought."""
@@ -51,7 +51,7 @@ class Integration:
 
 
 @runtime_checkable
-class Adding(Protocol):
+class HasResidual(Protocol):
     """Attributions that add up to a shift, but for the error of the integration."""
 
     @property
@@ -60,10 +60,12 @@ class Adding(Protocol):
         ...
 
 
-Found = TypeVar("Found", bound=Adding)
+AttributionT = TypeVar("AttributionT", bound=HasResidual)
 
 
-def refined(attributed: Callable[[int], Found], settings: AttributionSettings, shift: Values) -> Found:
+def refine_until_complete(
+    attributed: Callable[[int], AttributionT], settings: AttributionSettings, shift: Values
+) -> AttributionT:
     """Attributions with as many steps as the settings ask for, or as their residual needs to be small beside the shift.
 
     Args:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from ..tables.columns import ATTRIBUTION
-from .activations import Sizes
+from .activations import LatentSizes
 from .named_latents import Checked
 from .prompt_statistics import Resamples, Values
 
@@ -21,7 +21,7 @@ class Attributed(NamedTuple):
 
 
 def latent_table(
-    sizes: Sizes,
+    sizes: LatentSizes,
     ranking: Sequence[int],
     sides: Mapping[str, Attributed],
     checked: Checked,
@@ -40,7 +40,7 @@ def latent_table(
         "latent": np.arange(n_latents),
         "rank": [place.get(latent) for latent in range(n_latents)],
         "norm": sizes.norm.numpy(),
-        "firings": sizes.sparse_latents.numpy(),
+        "firings": sizes.firings.numpy(),
         **(more or {}),
     }
     for name, side in sides.items():

@@ -10,7 +10,7 @@ from crosscoder.config import TokenPolicy
 from crosscoder.language_models.pair import ModelPair
 
 from .activations import PromptActivations
-from .attribution import Corners
+from .attribution import PatchingCorners
 from .measurement import LogitMeasurement
 from .metrics import LogitMetric
 from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
@@ -51,9 +51,9 @@ def patch_layers(
     plain: tuple[Values, Values] | None = None
     found = []
     for index in tqdm(range(n_layers), desc="layers", unit="layer", leave=False):
-        activations = [tuple(side[index] for side in sides) for sides in outputs]
-        reading = PromptActivations(pair.with_hookpoint(paths[index]), None, own, activations)
-        corners = _corners(LogitMeasurement(reading, metric), plain)
+        layer_outputs = [tuple(side[index] for side in sides) for sides in outputs]
+        activations = PromptActivations(pair.with_hookpoint(paths[index]), None, own, layer_outputs)
+        corners = _corners(LogitMeasurement(activations, metric), plain)
         plain = corners.reference, corners.intervened
         found.append(
             {
@@ -66,17 +66,17 @@ def patch_layers(
     return found
 
 
-def _corners(measurement: LogitMeasurement, plain: tuple[Values, Values] | None) -> Corners:
+def _corners(measurement: LogitMeasurement, plain: tuple[Values, Values] | None) -> PatchingCorners:
     """The models as they are do not depend on the layer; below the first layer that differs nothing can be exchanged."""
     reference, intervened = plain or (
         measurement.values(unchanged(REFERENCE)),
         measurement.values(unchanged(INTERVENED)),
     )
-    reading = measurement.reading
-    sides = [reading.activations(index)[:2] for index in range(len(reading.batches))]
+    activations = measurement.activations
+    sides = [activations.of_batch(index)[:2] for index in range(len(activations.batches))]
     if all(torch.equal(*side) for side in sides):
-        return Corners(reference, intervened, intervened, reference)
-    return Corners(
+        return PatchingCorners(reference, intervened, intervened, reference)
+    return PatchingCorners(
         reference,
         intervened,
         measurement.values(PatchedRun(INTERVENED, REFERENCE)),

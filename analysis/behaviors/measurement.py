@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .activations import PromptActivations
 from .metrics import LogitMetric
-from .patched_metrics import Beside, PatchedMetrics, Start
+from .patched_metrics import EditEffect, PatchedMetrics, Start
 from .patching import INTERVENED, REFERENCE, PatchedRun, starting_point
 from .prompt_statistics import Bounds
 
@@ -37,41 +37,44 @@ class Measurement(Protocol):
 class LogitMeasurement:
     """A metric of logits."""
 
-    def __init__(self, reading: PromptActivations, metric: LogitMetric) -> None:
-        """The rows of the reading are those that the metric asked for."""
-        self.reading = reading
+    def __init__(self, activations: PromptActivations, metric: LogitMetric) -> None:
+        """The rows of the activations are those that the metric asked for."""
+        self.activations = activations
         self.bounds: Bounds | None = None
-        self.unit, self.n_prompts = metric.unit, reading.n_prompts
-        self._readouts = PatchedMetrics(
-            reading.pair,
+        self.unit, self.n_prompts = metric.unit, activations.n_prompts
+        self._patched = PatchedMetrics(
+            activations.pair,
             (metric, metric),
-            [(batch, batch) for batch in reading.batches],
-            lambda model, index: reading.activations(index)[model],
-            reading.n_prompts,
+            [(batch, batch) for batch in activations.batches],
+            lambda model, index: activations.of_batch(index)[model],
+            activations.n_prompts,
         )
 
     def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
         """See `Measurement.values`."""
-        return self._readouts.values(run.model, self._start(run))
+        return self._patched.values(run.model, self._start(run))
 
-    def beside_unchanged(self, runs: Sequence[PatchedRun]) -> list[Beside]:
-        """Runs beside their model as it is: see `PatchedMetrics.beside_unchanged`."""
-        found: dict[int, Beside] = {}
+    def compare_with_unchanged(self, runs: Sequence[PatchedRun]) -> list[EditEffect]:
+        """Runs beside their model as it is: see `PatchedMetrics.compare_with_unchanged`."""
+        found: dict[int, EditEffect] = {}
         for model in (REFERENCE, INTERVENED):
             places = [place for place, run in enumerate(runs) if run.model == model]
             starts = [self._start(runs[place]) for place in places]
             if starts:
-                found |= zip(places, self._readouts.beside_unchanged(model, starts), strict=True)
+                found |= zip(places, self._patched.compare_with_unchanged(model, starts), strict=True)
         return [found[place] for place in range(len(runs))]
 
     def gradient(
         self, index: int, model: int, activations: Float[Tensor, "row token d_model"]
     ) -> Float[Tensor, "row token d_model"]:
         """See `PatchedMetrics.gradient`."""
-        return self._readouts.gradient(model, index, activations)
+        return self._patched.gradient(model, index, activations)
 
     def _start(self, run: PatchedRun) -> Start:
-        reading = self.reading
+        activations = self.activations
         return lambda index: starting_point(
-            run, reading.activations(index), reading.batches[index].kept, lambda: reading.change(index)
+            run,
+            activations.of_batch(index),
+            activations.batches[index].kept,
+            lambda: activations.change(index),
         )

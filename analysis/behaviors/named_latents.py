@@ -13,17 +13,17 @@ from crosscoder.config.behavior import Behavior
 from .causal import (
     Compared,
     Kind,
+    PartNorms,
     RandomParts,
     Shares,
-    Sized,
-    along,
     association,
-    chosen,
+    checks_as_dict,
     compare,
     curve,
+    latent_mask,
     random_shares,
     remainder,
-    told_kinds,
+    top_n_parts,
 )
 from .change_decomposition import Part
 
@@ -59,18 +59,18 @@ class Checked:
         return "associated" if levels & {"associated", "causal"} else "observed"
 
 
-def pushing_order(pushing: Float64[np.ndarray, " latent"]) -> list[int]:
+def rank_by_contribution(contribution: Float64[np.ndarray, " latent"]) -> list[int]:
     """Latents that push a behavior the way it shifted, the strongest first."""
-    order = np.argsort(-pushing, kind="stable")
-    return order[pushing[order] > 0].tolist()
+    order = np.argsort(-contribution, kind="stable")
+    return order[contribution[order] > 0].tolist()
 
 
 def check_named(
     shares: Shares,
-    reading: Sized,
+    activations: PartNorms,
     n_latents: int,
     ranking: Sequence[int],
-    pushing: Float64[np.ndarray, "prompt latent"] | None,
+    contribution: Float64[np.ndarray, "prompt latent"] | None,
     behavior: Behavior,
 ) -> Checked:
     """Named latents, all together and one by one, beside random ones.
@@ -79,17 +79,17 @@ def check_named(
     rather than one for each.
 
     Args:
-        pushing: Attributions on the prompts of the claim, positive where they go the way of the shift that latents were found with.
+        contribution: Attributions on the prompts of the claim, positive where they go the way of the shift that latents were found with.
             None: there are none, and the checks themselves say whether anything goes with a latent.
     """
     settings, confidence = behavior.checks, behavior.shift.confidence
     named = tuple(ranking[: settings.latents])
-    part = Part(chosen(named, n_latents))
-    random = RandomParts(reading, named, behavior.seed)
-    draws = random.draws([named] * settings.draws, reading.norm(part))
+    part = Part(latent_mask(named, n_latents))
+    random = RandomParts(activations, named, behavior.seed)
+    draws = random.draws([named] * settings.draws, activations.norm(part))
     together = compare(shares, part, random_shares(shares, draws, "random sets"))
-    alone = {latent: Part(chosen([latent], n_latents)) for latent in named}
-    largest = max((reading.norm(own) for own in alone.values()), default=0.0)
+    alone = {latent: Part(latent_mask([latent], n_latents)) for latent in named}
+    largest = max((activations.norm(own) for own in alone.values()), default=0.0)
     singles = random_shares(
         shares, random.draws(_one_by_one(named, settings.draws), largest), "random latents"
     )
@@ -98,8 +98,8 @@ def check_named(
         for latent, own in tqdm(alone.items(), desc="one by one", leave=False)
     }
     associated = {
-        latent: association(pushing[:, latent], confidence, behavior.seed)
-        if pushing is not None
+        latent: association(contribution[:, latent], confidence, behavior.seed)
+        if contribution is not None
         else (0.0 if any(check.estimate.low > 0 for check in single[latent].values()) else 1.0)
         for latent in named
     }
@@ -122,17 +122,17 @@ def findings(
         "level": checked.level,
         "confidence": confidence,
         "n_prompts": shares.n_prompts,
-        "together": told_kinds(checked.together, confidence),
+        "together": checks_as_dict(checked.together, confidence),
         "latents": [
             {
                 "latent": latent,
                 "evidence": checked.evidence(latent),
                 "association_p": checked.association[latent],
-                **told_kinds(checked.single[latent], confidence),
+                **checks_as_dict(checked.single[latent], confidence),
             }
             for latent in checked.named
         ],
-        "curve": curve(shares, along(ranking, counts, n_latents)),
+        "curve": curve(shares, top_n_parts(ranking, counts, n_latents)),
         "remainder": remainder(shares, n_latents),
-        "rebuilding": {side: one.as_dict() for side, one in shares.rebuilding().items()},
+        "rebuilding": {side: one.as_dict() for side, one in shares.reconstruction_effect().items()},
     }

@@ -19,7 +19,7 @@ Start = Callable[[int], Float[Tensor, "row token d_model"]]
 """What stands at the hookpoint of a model in one batch."""
 
 
-class Beside(NamedTuple):
+class EditEffect(NamedTuple):
     """A model beside itself with something changed, prompt by prompt."""
 
     plain: Values
@@ -62,9 +62,9 @@ class PatchedMetrics:
         return values
 
     @torch.no_grad()
-    def beside_unchanged(self, model: int, starts: Sequence[Start]) -> list[Beside]:
+    def compare_with_unchanged(self, model: int, starts: Sequence[Start]) -> list[EditEffect]:
         """A model with other starts beside the model as it is; for metrics of one row a prompt that read all tokens."""
-        found = [Beside(*(np.empty(self.n_prompts) for _ in range(3))) for _ in starts]
+        found = [EditEffect(*(np.empty(self.n_prompts) for _ in range(3))) for _ in starts]
         metric = self._metrics[model]
         for index, sides in enumerate(self._batches):
             batch = sides[model]

@@ -24,7 +24,7 @@ class PatchedRun:
     constant: Float[Tensor, " d_model"] | None = None
     """Added to every token that the dictionary reads."""
 
-    rebuilt: bool = False
+    reconstructed: bool = False
     """Start from what the dictionary rebuilds of the activations."""
 
     @property
@@ -35,7 +35,7 @@ class PatchedRun:
     @property
     def needs_change(self) -> bool:
         """Whether the activations of both models are needed."""
-        return self.part is not None or self.rebuilt
+        return self.part is not None or self.reconstructed
 
 
 def unchanged(model: int) -> PatchedRun:
@@ -56,7 +56,7 @@ def starting_point(
         kept: The tokens that the dictionary reads.
         change: The change on these tokens; asked for only where the run needs it.
     """
-    start = change().rebuilt(run.start) if run.rebuilt else activations[run.start]
+    start = change().reconstruction(run.start) if run.reconstructed else activations[run.start]
     if run.part is not None:
         start = start.float() + run.sign * change().part(run.part).to(start.device)
     if run.constant is not None:

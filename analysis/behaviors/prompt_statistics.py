@@ -64,7 +64,7 @@ class Resamples:
         """
         return self._estimate(numerator, self._gap, denominator)
 
-    def told(self, part: Values, whole: Values) -> dict[str, Any]:
+    def value_and_share(self, part: Values, whole: Values) -> dict[str, Any]:
         """A part of a shift, in the unit of its metric and as a share of the whole, for JSON."""
         return {"value": self.difference(part).as_dict(), "share": self.ratio(part, whole).as_dict()}
 

@@ -29,7 +29,7 @@ _SPLIT_STREAM = 11
 
 
 @dataclass(frozen=True)
-class OwnTokens:
+class IntervenedTokens:
     """A prompt in the tokens of the intervened model, where its tokenizer is another one."""
 
     token_ids: Int64[np.ndarray, " own_token"]
@@ -47,7 +47,7 @@ class Prompt:
 
     token_ids: Int64[np.ndarray, " token"]
 
-    intervened: OwnTokens | None = None
+    intervened: IntervenedTokens | None = None
     """None: both models read the same tokens."""
 
     template: Bool[np.ndarray, " token"] | None = None
@@ -63,8 +63,10 @@ class Prompt:
         """Its first tokens, in either model."""
         own = self.intervened
         if own is not None:
-            places = np.where(own.places[:length] < length, own.places[:length], -1).astype(np.int32)
-            own = OwnTokens(own.token_ids[:length], places)
+            places = np.where(own.counterparts[:length] < length, own.counterparts[:length], -1).astype(
+                np.int32
+            )
+            own = IntervenedTokens(own.token_ids[:length], places)
         template = None if self.template is None else self.template[:length]
         return Prompt(self.text, self.token_ids[:length], own, template)
 
@@ -152,7 +154,7 @@ def _encode_aligned(texts: Sequence[Text], pair: ModelPair, aligner: Aligner) ->
     for text in texts:
         reference, intervened = aligner.read(text)
         _check_length(max(len(side.token_ids) for side in (reference, intervened)), text, pair)
-        own = OwnTokens(
+        own = IntervenedTokens(
             intervened.token_ids.astype(np.int64), counterpart_positions(reference.ends, intervened.ends)
         )
         prompts.append(Prompt(text.prompt, reference.token_ids.astype(np.int64), own, reference.template))

@@ -11,7 +11,7 @@ from crosscoder.text.documents import Documents
 from crosscoder.text.text_files import read_file
 
 from ..latents.trained_run import TrainedRun
-from .prompts import OwnTokens, Prompt, encode
+from .prompts import IntervenedTokens, Prompt, encode
 
 _TOKENS = 64
 """Of each text are read."""
@@ -42,7 +42,7 @@ def _prompt_of(documents: Documents, index: int) -> Prompt:
     aligned, own = documents.alignment, None
     if aligned is not None:
         places = aligned.places[documents.offsets[index] : documents.offsets[index + 1]]
-        own = OwnTokens(documents.tokens_of(index, 1).astype(np.int64), places)
+        own = IntervenedTokens(documents.tokens_of(index, 1).astype(np.int64), places)
     return Prompt("", documents.tokens_of(index).astype(np.int64), own)
 
 

@@ -1,1 +1,1 @@
-"""Speed and memory of the analysis and of the page."""
+"""Benchmarks of the speed and memory of the analysis and the page."""

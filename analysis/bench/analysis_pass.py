@@ -1,4 +1,4 @@
-"""What analysis costs, beside the encoding that no reading of a dictionary can do without."""
+"""The cost of the analysis pass, compared with encoding alone."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,20 +14,20 @@ from ..latents.token_context import RowContext
 
 
 class _TemplateContext(RowContext):
-    """Tokens of one source none of which a template wrote, though that is looked up."""
+    """Tokens of one source without template tokens, but with the cost of looking them up."""
 
     has_template = True
 
 
 def analysis_passes(view: DictionaryView, batches: Sequence[ActivationBatch]) -> dict[str, Callable[[], int]]:
-    """Ways through the same tokens; each goes through all of them and returns how many there are.
+    """Return the passes to time; each processes all tokens and returns their number.
 
-    encode   the reference: the dense code of every batch, and nothing made of it
-    pass     what `analyze` does with every batch. It goes on from where the call before it stopped, as in a long pass, in
-             which the lists of examples are cut back now and then
+    encode   the baseline: the dense code of every batch, without any statistics
+    pass     what `analyze` does with every batch. Each call continues the previous one, as in a long pass, in which the
+             lists of examples are truncated from time to time
     """
     document = torch.cat([batch.document for batch in batches]).long().cpu().numpy()
-    gathered = PassAccumulator(view, _TemplateContext(document), AnalysisConfig(), seed=0)
+    accumulator = PassAccumulator(view, _TemplateContext(document), AnalysisConfig(), seed=0)
     n_tokens = len(document)
 
     @torch.no_grad()
@@ -38,9 +38,9 @@ def analysis_passes(view: DictionaryView, batches: Sequence[ActivationBatch]) ->
             crosscoder.encode(view_rows(values, view.d_models, view.reads))
         return n_tokens
 
-    def read_through() -> int:
+    def full_pass() -> int:
         for batch in batches:
-            gathered.update(batch)
+            accumulator.update(batch)
         return n_tokens
 
-    return {"encode": encode, "pass": read_through}
+    return {"encode": encode, "pass": full_pass}

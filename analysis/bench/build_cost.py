@@ -1,4 +1,4 @@
-"""Time and memory that building the page takes, in a process that does nothing else and imports no more than it needs."""
+"""Time and memory of building the page, measured in a fresh process that imports only what it needs."""
 
 import resource
 import sys
@@ -16,19 +16,19 @@ from ..tables.analysis_files import load_results
 
 @dataclass(frozen=True)
 class Build:
-    """Of one page."""
+    """Cost of building one page."""
 
     seconds: float
 
     peak_bytes: int
-    """Most memory that the process held, Python and its libraries included."""
+    """Peak memory of the process, including Python and its libraries."""
 
     held_bytes: int
-    """Of that, once the table of latents was read, and no example yet."""
+    """Peak memory after reading the feature table, before any example."""
 
 
 def measured_build(folder: RunFolder) -> Build:
-    """Build the page of a run in a fresh process."""
+    """Build the page of a run in a fresh process, and measure it."""
     ((_, build),) = run_in_processes(_build, [(folder.path,)], workers=1)
     return build
 
@@ -43,8 +43,7 @@ def _build(path: Path) -> Build:
 
 
 def _peak_bytes() -> int:
-    """Of this process. On Linux `ru_maxrss` begins with what the process held that started this one, so the kernel's own
-    count of this address space is read there."""
+    """Return the peak memory of this process. On Linux `ru_maxrss` starts at that of the parent process, so VmHWM is read instead."""
     if sys.platform == "linux":
         status = Path("/proc/self/status").read_text(encoding="ascii")
         (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]

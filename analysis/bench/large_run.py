@@ -1,7 +1,6 @@
-"""A made-up run of any size, for measuring the page: every file and column that `analyze` writes, with plausible numbers.
+"""A made-up run of any size to benchmark the page: every file that `analyze` writes, with plausible random numbers.
 
-Tokens follow Zipf's law over a vocabulary of made-up words; around its peak a latent fires on a few tokens more. Nothing
-here says anything about a model.
+Tokens follow Zipf's law over a vocabulary of made-up words, and each latent fires on a few tokens besides its peak.
 """
 
 import json
@@ -22,23 +21,23 @@ from ..tables.analysis_files import SCHEMA_VERSION
 from ..tables.columns import EXAMPLES, HISTOGRAMS, LOGITS
 
 N_EXAMPLES = 20
-"""Of each latent that fires: 14 at its strongest, 6 over the quantiles."""
+"""Examples per latent that fires: 14 strongest, 6 across quantiles."""
 
 TOKENS = 40
-"""Of each example."""
+"""Tokens per example."""
 
 _TOP = 14
 _LOGITS = 10
 _VOCABULARY = 49_152
 _DOCUMENTS = 20_000
 _HELD_OUT = 4_000_000
-_LATENTS = 1024  # that are made at a time
+_LATENTS = 1024  # written at a time
 _BINS = 32
 _SOURCES = {
     "chat": {"documents": 12_000, "tokens": 2_400_000},
     "prose": {"documents": 8_000, "tokens": 1_600_000},
 }
-# How many of a thousand latents; the others are shared.
+# Latents per thousand with each label; the others are shared.
 _LABELS = {
     "new": 8,
     "lost": 4,
@@ -52,7 +51,7 @@ Columns = dict[str, np.ndarray]
 
 
 def write_large_run(path: Path, n_latents: int, seed: int = 0) -> RunFolder:
-    """Write a finished analysis of a dictionary of `n_latents` under `path`; memory does not grow with the number of examples."""
+    """Write the analysis of a dictionary with `n_latents` latents to `path`; memory does not grow with the number of examples."""
     random = np.random.default_rng(seed)
     folder = RunFolder(path)
     folder.analysis.mkdir(parents=True)
@@ -70,7 +69,7 @@ def write_large_run(path: Path, n_latents: int, seed: int = 0) -> RunFolder:
 
 
 def _words() -> pa.Array:
-    """Distinct short words, each but every eighth with a space before it, the more frequent the shorter."""
+    """Return distinct words, shorter ones first; all but every eighth start with a space."""
     syllables = ["".join(letters) for letters in product("bdfgklmnprstvz", "aeiou")]
     found = [*syllables, *map("".join, product(syllables, syllables))]
     found += map("".join, product(syllables, syllables, syllables))
@@ -80,27 +79,27 @@ def _words() -> pa.Array:
 
 
 def _zipf(random: np.random.Generator, size: int) -> Int64[np.ndarray, " token"]:
-    """Ranks with a probability of one over the rank: the logarithm of the rank is uniform."""
+    """Sample ranks with probability proportional to 1 / rank: the logarithm of the rank is uniform."""
     return np.exp(random.uniform(0, np.log(_VOCABULARY), size)).astype(np.int64) - 1
 
 
 def _features(random: np.random.Generator, n_latents: int) -> Columns:
     labels = np.full(n_latents, "shared", dtype=object)
     counts = [round(count * n_latents / 1000) for count in _LABELS.values()]
-    placed = random.permutation(n_latents)[: sum(counts)]
-    labels[placed] = np.repeat(list(_LABELS), counts)
-    of = {label: labels == label for label in _LABELS}
+    labeled = random.permutation(n_latents)[: sum(counts)]
+    labels[labeled] = np.repeat(list(_LABELS), counts)
+    has = {label: labels == label for label in _LABELS}
     columns: Columns = {
         "latent": np.arange(n_latents, dtype=np.int32),
         "label": labels,
         "evidence": np.full(n_latents, "observed"),
     }
     relative = np.clip(random.normal(0.5, 0.03, n_latents), 0.02, 0.98)
-    relative[of["new"]] = random.uniform(0.9, 1, of["new"].sum())
-    relative[of["lost"]] = random.uniform(0, 0.1, of["lost"].sum())
+    relative[has["new"]] = random.uniform(0.9, 1, has["new"].sum())
+    relative[has["lost"]] = random.uniform(0, 0.1, has["lost"].sum())
     cosine = np.clip(1 - np.abs(random.normal(0, 0.04, n_latents)), -1, 1)
-    turned = of["new"] | of["lost"] | of["rotated"] | of["undetermined"]
-    cosine[turned] = random.uniform(-0.2, 0.85, turned.sum())
+    differs = has["new"] | has["lost"] | has["rotated"] | has["undetermined"]
+    cosine[differs] = random.uniform(-0.2, 0.85, differs.sum())
     total = random.uniform(1.4, 2.4, n_latents)
     columns |= {
         "relative_norm": relative,
@@ -112,11 +111,11 @@ def _features(random: np.random.Generator, n_latents: int) -> Columns:
         "decoder_cosine": cosine,
     }
     for name in ("nu_error", "nu_reconstruction"):
-        value = np.where(of["new"] | of["lost"], 0.1, 0.9) + random.normal(0, 0.05, n_latents)
+        value = np.where(has["new"] | has["lost"], 0.1, 0.9) + random.normal(0, 0.05, n_latents)
         columns |= {name: value, f"{name}_low": value - 0.03, f"{name}_high": value + 0.03}
         columns |= {f"{name}_new": value, f"{name}_lost": value + 0.1}
-    density = np.where(of["dead"], 0, 10 ** random.uniform(-5, -1, n_latents))
-    shift = random.exponential(np.where(turned, 10, 1), n_latents)
+    density = np.where(has["dead"], 0, 10 ** random.uniform(-5, -1, n_latents))
+    shift = random.exponential(np.where(differs, 10, 1), n_latents)
     shift /= shift.sum()
     for name, value in {"density": density, "shift_share": shift}.items():
         columns |= {name: value, f"{name}_low": 0.8 * value, f"{name}_high": 1.2 * value}
@@ -128,7 +127,7 @@ def _features(random: np.random.Generator, n_latents: int) -> Columns:
         "n_documents": np.minimum(n_tokens, _DOCUMENTS),
         "template_share": random.beta(1, 12, n_latents),
         "mean_activation": random.uniform(1, 4, n_latents),
-        "max_activation": np.where(of["dead"], 0, random.uniform(5, 14, n_latents)),
+        "max_activation": np.where(has["dead"], 0, random.uniform(5, 14, n_latents)),
         "q_value": random.uniform(0, 1, n_latents),
         "seed_stability": random.uniform(0, 1, n_latents),
         "twin": random.integers(n_latents, size=n_latents).astype(np.int32),
@@ -158,9 +157,9 @@ def _examples(
     )
     ids = _zipf(random, n_rows * TOKENS).reshape(n_rows, TOKENS)
     at = random.integers(4, TOKENS - 4, n_rows)
-    # Each latent has a few tokens that it peaks on.
-    own = _zipf(random, 3 * len(latents)).reshape(-1, 3).repeat(N_EXAMPLES, axis=0)
-    ids[np.arange(n_rows), at] = own[np.arange(n_rows), random.integers(3, size=n_rows)]
+    # Each latent peaks on three tokens of its own.
+    peak_tokens = _zipf(random, 3 * len(latents)).reshape(-1, 3).repeat(N_EXAMPLES, axis=0)
+    ids[np.arange(n_rows), at] = peak_tokens[np.arange(n_rows), random.integers(3, size=n_rows)]
     share = np.where(np.isnan(quantile), 1 - 0.03 * rank, quantile)
     peak = columns["max_activation"][latents].repeat(N_EXAMPLES) * share
     fires = random.random((n_rows, TOKENS)) < 0.06
@@ -217,13 +216,13 @@ def _logits(random: np.random.Generator, latents: np.ndarray, words: pa.Array) -
 
 
 def _histograms(random: np.random.Generator, latents: np.ndarray, largest: np.ndarray) -> pa.Table:
-    """Counts that fall exponentially, in 17 to 32 bins as `analyze` has them, on each source."""
+    """Return exponentially falling counts for each source, in 17 to 32 bins as `analyze` writes them."""
     mantissa, exponent = np.frexp(largest[latents])
     n_bins = (mantissa * _BINS).astype(np.int64) + 1
     n_sources = len(_SOURCES)
     shown = np.arange(_BINS) < n_bins.repeat(n_sources)[:, None]
-    falling = 4000 * np.exp(-np.linspace(0, 6, _BINS))
-    counts = random.poisson(falling, shown.shape)[shown]
+    rates = 4000 * np.exp(-np.linspace(0, 6, _BINS))
+    counts = random.poisson(rates, shown.shape)[shown]
     offsets = np.concatenate([[0], np.cumsum(n_bins.repeat(n_sources))])
     return HISTOGRAMS.build(
         {

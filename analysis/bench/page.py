@@ -1,4 +1,4 @@
-"""What the page costs on a made-up run: time and memory to build it, its size, and in a browser how fast it answers."""
+"""Benchmark of the page on a made-up run: time and memory to build it, its size, and its response times in a browser."""
 
 import importlib.util
 import os
@@ -20,10 +20,10 @@ from ..browser.files import DATA
 from .build_cost import Build, measured_build
 from .large_run import N_EXAMPLES, TOKENS, write_large_run
 
-OPENED = 30
-"""Latents that are opened, of as many packs where there are so many."""
+N_OPENED = 30
+"""Latents to open, at random, so mostly from different packs."""
 
-_RARE = "no such words"
+_ABSENT = "no such words"
 _SORTED = ("density", "relative_norm", "nu_error", "max_activation", "n_tokens")
 _FILTERED = (
     "relative_norm=0.4..0.48",
@@ -34,7 +34,7 @@ _FILTERED = (
 )
 _WAIT_MS = 300_000
 
-# Changes the address and waits until the page shows what it asks for, laid out; milliseconds. A canvas is drawn when it is read.
+# Changes the address and returns the milliseconds until the page shows the result, after layout. Reading a canvas forces it to draw.
 _TIMED = """([address, selector, attribute, value]) => new Promise((resolve) => {
   const begin = performance.now();
   const node = document.querySelector(selector);
@@ -51,8 +51,8 @@ _TIMED = """([address, selector, attribute, value]) => new Promise((resolve) => 
 
 
 @dataclass(frozen=True)
-class Opening:
-    """The page in a browser; times in milliseconds."""
+class PageTiming:
+    """Response times of the page in a browser, in milliseconds, and its memory."""
 
     ready: float
     latents: Sequence[float] = field(repr=False)
@@ -63,42 +63,42 @@ class Opening:
 
 
 def page_benchmark(sizes: Sequence[int], repeats: int) -> Iterator[BenchmarkTable]:
-    """The page of a made-up run of each size; it is opened `repeats` times."""
+    """Yield the benchmark of a made-up run of each size, with `repeats` browser sessions each."""
     for n_latents in sizes:
         with tempfile.TemporaryDirectory() as place:
             folder = write_large_run(Path(place) / "run", n_latents)
             build = measured_build(folder)
-            openings = list(openings_of(folder, n_latents, repeats))
-            yield _figures(n_latents, folder, build, openings)
+            timings = list(page_timings(folder, n_latents, repeats))
+            yield _figures(n_latents, folder, build, timings)
 
 
 def find_chromium() -> str | None:
-    """The browser of this machine, where playwright can drive it."""
+    """Return the path of a local Chromium that playwright can drive; None if there is none."""
     if importlib.util.find_spec("playwright") is None:
         return None
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((found for found in map(shutil.which, names) if found), None)
 
 
-def openings_of(folder: RunFolder, n_latents: int, repeats: int) -> Iterator[Opening]:
-    """What a browser needs for the page, each time in a fresh process; nothing where there is no browser."""
+def page_timings(folder: RunFolder, n_latents: int, repeats: int) -> Iterator[PageTiming]:
+    """Yield the timings of the page, each in a fresh browser process; none without a browser."""
     chromium = find_chromium()
     if chromium is None:
         return
     from playwright.sync_api import sync_playwright
 
     address = (folder.browser / "index.html").resolve().as_uri()
-    chosen = np.random.default_rng(0).permutation(n_latents)[:OPENED].tolist()
+    latents = np.random.default_rng(0).permutation(n_latents)[:N_OPENED].tolist()
     with sync_playwright() as driver:
         for _ in range(repeats):
             browser = driver.chromium.launch(
                 executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--no-first-run"]
             )
-            yield _opening(browser, address, chosen)
+            yield _time_page(browser, address, latents)
             browser.close()
 
 
-def _opening(browser: Any, address: str, latents: Sequence[int]) -> Opening:
+def _time_page(browser: Any, address: str, latents: Sequence[int]) -> PageTiming:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.goto(address)
     page.wait_for_selector("html[data-ready]", timeout=_WAIT_MS)
@@ -106,7 +106,7 @@ def _opening(browser: Any, address: str, latents: Sequence[int]) -> Opening:
     counted = (".count-line", None, None)
 
     def timed(address: str, *until: str | None) -> float:
-        # JavaScript's whole numbers come as int.
+        # JavaScript numbers without a fraction arrive as int.
         return float(page.evaluate(_TIMED, [address, *until]))
 
     sorts = [timed(f"#sort={sign}{name}", *counted) for name in _SORTED for sign in ("", "-")]
@@ -118,14 +118,16 @@ def _opening(browser: Any, address: str, latents: Sequence[int]) -> Opening:
     session.send("HeapProfiler.collectGarbage")
     metrics = {entry["name"]: entry["value"] for entry in session.send("Performance.getMetrics")["metrics"]}
     begin = time.perf_counter()
-    page.evaluate("address => { location.hash = address }", f"#q={_RARE}")
-    page.wait_for_selector(f'.chip:has-text("{_RARE}")')
+    page.evaluate("address => { location.hash = address }", f"#q={_ABSENT}")
+    page.wait_for_selector(f'.chip:has-text("{_ABSENT}")')
     page.wait_for_selector('.count-line:not(:has-text("searching"))', timeout=_WAIT_MS)
     search = 1e3 * (time.perf_counter() - begin)
-    return Opening(ready, opened, sorts, filters, search, int(metrics["JSHeapUsedSize"]))
+    return PageTiming(ready, opened, sorts, filters, search, int(metrics["JSHeapUsedSize"]))
 
 
-def _figures(n_latents: int, folder: RunFolder, build: Build, openings: Sequence[Opening]) -> BenchmarkTable:
+def _figures(
+    n_latents: int, folder: RunFolder, build: Build, timings: Sequence[PageTiming]
+) -> BenchmarkTable:
     files = list((folder.browser / DATA).glob("*.js"))
     index = (folder.browser / "index.html").stat().st_size
     record: dict[str, Any] = {
@@ -136,7 +138,7 @@ def _figures(n_latents: int, folder: RunFolder, build: Build, openings: Sequence
         "index_bytes": index,
         "data_bytes": sum(path.stat().st_size for path in files),
         "data_files": len(files),
-        "openings": [vars(opening) for opening in openings],
+        "openings": [vars(timing) for timing in timings],
     }
     rows = [
         ("build", f"{build.seconds:.1f} s"),
@@ -146,27 +148,27 @@ def _figures(n_latents: int, folder: RunFolder, build: Build, openings: Sequence
         (f"{len(files):,} files in {DATA}", _megabytes(record["data_bytes"])),
     ]
 
-    def of(name: str, worst: bool = True) -> str:
-        each = [getattr(opening, name) for opening in openings]
+    def median_ms(name: str, worst: bool = True) -> str:
+        each = [getattr(timing, name) for timing in timings]
         if not worst:
             return f"{statistics.median(each):,.0f} ms"
         middle = statistics.median(statistics.median(times) for times in each)
         return f"{middle:,.0f}, {statistics.median(max(times) for times in each):,.0f} ms"
 
-    if openings:
-        heap = statistics.median(opening.heap_bytes for opening in openings)
+    if timings:
+        heap = statistics.median(timing.heap_bytes for timing in timings)
         rows += [
-            ("ready", of("ready", worst=False)),
-            (f"open a latent, median and worst of {OPENED}", of("latents")),
-            ("sort, median and worst", of("sorts")),
-            ("filter and draw the scatter, median and worst", of("filters")),
-            ("search all text, nothing unpacked yet", of("search", worst=False)),
+            ("ready", median_ms("ready", worst=False)),
+            (f"open a latent, median and worst of {N_OPENED}", median_ms("latents")),
+            ("sort, median and worst", median_ms("sorts")),
+            ("filter and draw the scatter, median and worst", median_ms("filters")),
+            ("search all text, nothing unpacked yet", median_ms("search", worst=False)),
             ("JavaScript heap", _megabytes(heap)),
         ]
     note = (
-        f"Medians of {len(openings)} fresh browsers, opened from disk; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
-        if openings
-        else "In a browser: not measured, for want of Chromium or playwright."
+        f"Medians of {len(timings)} fresh browsers, opened from disk; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
+        if timings
+        else "Not measured in a browser: needs Chromium and playwright."
     )
     title = f"Page: {n_latents:,} latents, {N_EXAMPLES} examples of {TOKENS} tokens each"
     return BenchmarkTable(title, ("what", "figure"), tuple(rows), record, (note,))

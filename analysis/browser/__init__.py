@@ -1,4 +1,4 @@
-"""The static page: one self-contained file, or one with a folder of data beside it, that opens from disk, offline."""
+"""The static page: one self-contained file, or a file with a folder of data next to it. Opens from disk, offline."""
 
 from .build import write_page
 

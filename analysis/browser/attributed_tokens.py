@@ -1,4 +1,4 @@
-"""On which tokens of which prompts a named latent carries the most of a shift."""
+"""Selects the prompts and tokens to which most of a named latent's share of a shift is attributed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,54 +12,54 @@ from ..behaviors.behavior_files import BehaviorFolder
 from ..tables.read_columns import read_columns
 
 PROMPTS = 5
-"""Of each latent are kept in the page, those on which it carries the most."""
+"""Prompts kept per latent: those on which it carries most of the shift."""
 
 TOKENS = 48
-"""Of each of these prompts are kept, at most."""
+"""Most tokens kept per prompt."""
 
-_LETTERS = 400
-"""Of a prompt or an answer are kept, at most."""
+_MAX_CHARACTERS = 400
+"""Most characters kept of a prompt or answer."""
 
 _TEXTS = ("prompt", "reference_answer", "intervened_answer")
 
 
 def attributed_tokens(
-    place: BehaviorFolder, named: Sequence[int], direction: float
+    behavior_folder: BehaviorFolder, named: Sequence[int], direction: float
 ) -> dict[int, list[dict[str, Any]]]:
-    """For each named latent the prompts on which it carries the most, the strongest first, with their tokens.
+    """Return the prompts on which each named latent carries most of the shift, strongest first, with their tokens.
 
-    Each prompt has its texts, both models' values, the sum of the latent's values on it, and `tokens`: [position, token, value] in
-    order. Value is null where only other named latents fire: these tokens are there to be read along.
+    Each prompt has its texts, both models' values, the sum of the latent's values, and `tokens`: [position, token, value] in
+    order. The value is null on context tokens, on which only other named latents fire.
 
     Args:
         direction: Sign of the shift.
 
     Raises:
-        FormatError: A file is missing, damaged, or names a prompt that is not there.
+        FormatError: A file is missing, damaged, or names an unknown prompt.
     """
     names = ("prompt", "row", "position", "token", "latent", "value")
-    columns = read_columns(place.tokens, names, "attribute")
+    columns = read_columns(behavior_folder.tokens, names, "attribute")
     prompts = read_columns(
-        place.prompts, ("prompt", "reference", "intervened"), "attribute", optional=_TEXTS[1:]
+        behavior_folder.prompts, ("prompt", "reference", "intervened"), "attribute", optional=_TEXTS[1:]
     )
     n_prompts = len(prompts["prompt"])
     if len(columns["prompt"]) and columns["prompt"].max() >= n_prompts:
         raise FormatError(
-            f"{place.tokens}: holds prompt {columns['prompt'].max()}, but {place.prompts.name} has {n_prompts}; "
+            f"{behavior_folder.tokens}: holds prompt {columns['prompt'].max()}, but {behavior_folder.prompts.name} has {n_prompts}; "
             "run crosscoder attribute again"
         )
     found = {}
     for latent in named:
-        own = np.flatnonzero(columns["latent"] == latent)
-        pushed = direction * columns["value"][own].astype(np.float64)
-        sums = np.bincount(columns["prompt"][own], weights=pushed, minlength=n_prompts)
+        firings = np.flatnonzero(columns["latent"] == latent)
+        values = direction * columns["value"][firings].astype(np.float64)
+        sums = np.bincount(columns["prompt"][firings], weights=values, minlength=n_prompts)
         strongest = [int(prompt) for prompt in np.argsort(-sums, kind="stable")[:PROMPTS] if sums[prompt] > 0]
         found[latent] = [
             {
-                **{name: _cut(prompts[name][prompt]) for name in _TEXTS if name in prompts},
+                **{name: _truncated(prompts[name][prompt]) for name in _TEXTS if name in prompts},
                 "values": [float(prompts[model][prompt]) for model in ("reference", "intervened")],
                 "sum": float(direction * sums[prompt]),
-                **_strongest_row(columns, own[columns["prompt"][own] == prompt], direction),
+                **_strongest_row(columns, firings[columns["prompt"][firings] == prompt], direction),
             }
             for prompt in strongest
         ]
@@ -67,19 +67,19 @@ def attributed_tokens(
 
 
 def _strongest_row(
-    columns: dict[str, np.ndarray], own: Int64[np.ndarray, " firing"], direction: float
+    columns: dict[str, np.ndarray], firings: Int64[np.ndarray, " firing"], direction: float
 ) -> dict[str, Any]:
-    """The tokens of the row on which it carries the most, and how many rows there are: a prompt has one a continuation."""
-    rows, place = np.unique(columns["row"][own], return_inverse=True)
-    sums = np.bincount(place, weights=direction * columns["value"][own])
+    """Return the tokens of the row with the largest sum, and the number of rows; a prompt has one row per continuation."""
+    rows, row_of = np.unique(columns["row"][firings], return_inverse=True)
+    sums = np.bincount(row_of, weights=direction * columns["value"][firings])
     row = rows[int(np.argmax(sums))]
-    own = own[columns["row"][own] == row]
-    # Rows are counted within a batch, so a row alone names none.
-    beside = np.flatnonzero((columns["row"] == row) & (columns["prompt"] == columns["prompt"][own[0]]))
-    tokens = dict(zip(columns["position"][beside].tolist(), columns["token"][beside], strict=True))
-    values = dict(zip(columns["position"][own].tolist(), columns["value"][own].tolist(), strict=True))
+    firings = firings[columns["row"][firings] == row]
+    # Rows are numbered within a batch, so only prompt and row together identify one.
+    in_row = np.flatnonzero((columns["row"] == row) & (columns["prompt"] == columns["prompt"][firings[0]]))
+    tokens = dict(zip(columns["position"][in_row].tolist(), columns["token"][in_row], strict=True))
+    values = dict(zip(columns["position"][firings].tolist(), columns["value"][firings].tolist(), strict=True))
     peak = max(values, key=lambda position: direction * values[position])
-    # Its own firings first, the largest before the others; then what is read along, the nearest before the others.
+    # The latent's firings first, largest to smallest; then context tokens, nearest to the peak first.
     order = sorted(
         tokens,
         key=lambda position: (-abs(values.get(position, 0.0)), position not in values, abs(position - peak)),
@@ -88,15 +88,15 @@ def _strongest_row(
     return {
         "rows": len(rows),
         "left_out": len(tokens) - len(kept),
-        "tokens": [[position, str(tokens[position]), _short(values.get(position))] for position in kept],
+        "tokens": [[position, str(tokens[position]), _rounded(values.get(position))] for position in kept],
     }
 
 
-def _short(value: float | None) -> float | None:
-    """Six digits are more than the page shows."""
+def _rounded(value: float | None) -> float | None:
+    """Round to six significant digits, more than the page shows."""
     return None if value is None else float(f"{value:.6g}")
 
 
-def _cut(text: Any) -> str:
-    words = str(text)
-    return words if len(words) <= _LETTERS else words[:_LETTERS] + " …"
+def _truncated(text: Any) -> str:
+    full = str(text)
+    return full if len(full) <= _MAX_CHARACTERS else full[:_MAX_CHARACTERS] + " …"

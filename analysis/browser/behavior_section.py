@@ -1,4 +1,4 @@
-"""What the page holds of behaviors: the report's own words and numbers, every latent's share, and where named latents carry it."""
+"""The behaviors on the page: the report's sentences and numbers, every latent's share, and the tokens of named latents."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from ..behaviors.behavior_files import (
     LEVELS,
     BehaviorFolder,
     BehaviorResults,
-    behavior_places,
+    behavior_folders,
     load_behaviors,
 )
 from ..report.behavior_schema import BehaviorShift, Explanation
-from ..report.behavior_shifts import form_of
 from ..report.desiderata import COST
 from ..report.outlook import outlook
+from ..report.phrases import unit_format
 from ..tables.analysis_files import AnalysisResults
 from ..tables.read_columns import read_columns
 from .attributed_tokens import attributed_tokens
@@ -32,32 +32,35 @@ _CHECKS = ("necessity", "sufficiency")
 
 
 def behavior_section(folder: RunFolder, results: AnalysisResults, shifts: Sequence[BehaviorShift]) -> Section:
-    """All behaviors of a run, with what the report says of how each shifted; nothing for a run without any.
+    """Return all behaviors of a run with the report's statements on each shift; empty for a run without behaviors.
 
-    Raises `FormatError` where a file of a behavior is damaged.
+    Raises:
+        FormatError: A file of a behavior is damaged.
     """
     behaviors = load_behaviors(folder)
     if not behaviors:
         return Section()
     n_latents = len(results.features)
-    told, arrays, per_latent, carried = [], {}, {}, {}
+    records, arrays, latent_arrays, attributed = [], {}, {}, {}
     levers = _levers(results, behaviors)
-    told_of = zip(behavior_places(folder), behaviors, shifts, strict=True)
-    for index, (place, found, shift) in enumerate(told_of):
-        shares = _shares(place.latents, n_latents) if shift.explanation else {}
-        told.append(_told(found, shift, shares, levers.get(found.name, [])))
+    inputs = zip(behavior_folders(folder), behaviors, shifts, strict=True)
+    for index, (behavior_folder, found, shift) in enumerate(inputs):
+        shares = _shares(behavior_folder.latents, n_latents) if shift.explanation else {}
+        records.append(_behavior_record(found, shift, shares, levers.get(found.name, [])))
         if shares:
             arrays[f"column:attributed/{found.name}"] = shares.pop("share_held_out").astype(np.float32)
-            per_latent |= {
+            latent_arrays |= {
                 f"behavior_{index}_{name}": values.astype(np.float32) for name, values in shares.items()
             }
-        for latent, prompts in _carried(place, found).items():
-            carried.setdefault(latent, {})[str(index)] = prompts
-    return Section({"behaviors": told, "cost": COST}, arrays, per_latent, {"carried": carried})
+        for latent, prompts in _attributed_tokens(behavior_folder, found).items():
+            attributed.setdefault(latent, {})[str(index)] = prompts
+    return Section(
+        {"behaviors": records, "cost": COST}, arrays, latent_arrays, {"attributed_tokens": attributed}
+    )
 
 
 def evidence_section(results: AnalysisResults) -> Section:
-    """What may be said of each latent, to filter by; nothing where everything was merely observed."""
+    """Return the evidence level of each latent, as a filter; empty if all latents are only observed."""
     found = results.features["evidence"].tolist()
     if set(found) <= {"observed"}:
         return Section()
@@ -68,7 +71,7 @@ def evidence_section(results: AnalysisResults) -> Section:
 def _levers(
     results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What the report says of each behavior's levers, by the behavior's name."""
+    """Return the report's statements on steering each behavior, by behavior name."""
     return {
         behavior.name: [
             {"name": statement.name, "text": pieces(statement.text)}
@@ -79,45 +82,48 @@ def _levers(
     }
 
 
-def _told(
+def _behavior_record(
     results: BehaviorResults,
     shift: BehaviorShift,
     shares: dict[str, Float64[np.ndarray, " latent"]],
     levers: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    told = shift.model_dump(mode="json", exclude={"sentences", "explanation"})
-    return told | {
-        "percent": form_of(shift.unit) == "percent",
-        "stands_in": results.shift["stand_in"] is not None,
-        "said": [pieces(sentence) for sentence in shift.sentences],
+    record = shift.model_dump(mode="json", exclude={"sentences", "explanation"})
+    return record | {
+        "percent": unit_format(shift.unit) == "percent",
+        "stand_in": results.shift["stand_in"] is not None,
+        "sentences": [pieces(sentence) for sentence in shift.sentences],
         "explanation": shift.explanation
-        and _explained(results, shift.explanation, shares) | {"levers": levers},
+        and _explanation_record(results, shift.explanation, shares) | {"levers": levers},
     }
 
 
-def _explained(
+def _explanation_record(
     results: BehaviorResults, explanation: Explanation, shares: dict[str, Float64[np.ndarray, " latent"]]
 ) -> dict[str, Any]:
-    """What the report says, with every layer, and beside each check what became of each random draw."""
+    """Return the report's explanation, with every layer and the result of every random draw of each check."""
     attribution, causal = results.attribution, results.causal
     assert attribution is not None and causal is not None
-    told = explanation.model_dump(
+    record = explanation.model_dump(
         mode="json", include={"origins", "level", "latents", "curve", "necessity", "sufficiency", "doses"}
     )
-    for latent, entry in zip(told["latents"], causal["latents"], strict=True):
+    for latent, entry in zip(record["latents"], causal["latents"], strict=True):
         del latent["link"]
         latent["attribution"] = {
             "value": latent["attribution"],
-            **{end: _at(shares.get(f"share_held_out_{end}"), latent["latent"]) for end in ("low", "high")},
+            **{
+                end: _value_at(shares.get(f"share_held_out_{end}"), latent["latent"])
+                for end in ("low", "high")
+            },
         }
         for kind in _CHECKS:
             # Undefined between two models that share no space.
             if latent[kind] is not None:
                 latent[kind]["random"] = entry[kind]["random"]
-    return told | {
+    return record | {
         "unit": attribution["unit"],
         "n_prompts": causal["n_prompts"],
-        "answers": _in_answers(explanation, causal),
+        "answers": _answers_record(explanation, causal),
         "layers": [
             {"layer": row["layer"], "hookpoint": row["hookpoint"], "represented": row["represented"]}
             for row in attribution["layers"] or ()
@@ -125,20 +131,20 @@ def _explained(
     }
 
 
-def _in_answers(explanation: Explanation, causal: dict[str, Any]) -> dict[str, Any] | None:
-    """The checks in generated answers, of the named latents and of more of the ranking; None where the metric is not of answers."""
+def _answers_record(explanation: Explanation, causal: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the checks in generated answers, for the named latents and more of the ranking; None if the metric does not score answers."""
     answers = causal["answers"]
     if answers is None:
         return None
     checks = {"necessity": explanation.answers_necessity, "sufficiency": explanation.answers_sufficiency}
-    told = {kind: check and check.model_dump(mode="json") for kind, check in checks.items()}
-    for kind, check in told.items():
+    record = {kind: check and check.model_dump(mode="json") for kind, check in checks.items()}
+    for kind, check in record.items():
         if check is not None:
             check["random"] = answers["together"][kind]["random"]
     n_named = len(causal["named"])
-    first = {kind: check and check["share"] for kind, check in told.items()}
+    first = {kind: check and check["share"] for kind, check in record.items()}
     more = [{"latents": point["n"], **{kind: point[kind] for kind in _CHECKS}} for point in answers["curve"]]
-    return told | {
+    return record | {
         "n_prompts": answers["n_prompts"],
         "n_named": n_named,
         "confidence": causal["confidence"],
@@ -146,12 +152,12 @@ def _in_answers(explanation: Explanation, causal: dict[str, Any]) -> dict[str, A
     }
 
 
-def _at(values: Float64[np.ndarray, " latent"] | None, latent: int) -> float | None:
+def _value_at(values: Float64[np.ndarray, " latent"] | None, latent: int) -> float | None:
     return None if values is None else float(values[latent])
 
 
 def _shares(path: Path, n_latents: int) -> dict[str, Float64[np.ndarray, " latent"]]:
-    """Columns of attribution.parquet, NaN where a latent has no such number; empty without any."""
+    """Return columns of attribution.parquet, NaN for latents without a value; empty if nothing was attributed."""
     if not path.is_file():
         return {}
     columns = read_columns(path, ("latent",), "attribute", _SHARES)
@@ -167,9 +173,11 @@ def _shares(path: Path, n_latents: int) -> dict[str, Float64[np.ndarray, " laten
     return shares if "share_held_out" in shares else {}
 
 
-def _carried(place: BehaviorFolder, results: BehaviorResults) -> dict[int, list[dict[str, Any]]]:
+def _attributed_tokens(
+    behavior_folder: BehaviorFolder, results: BehaviorResults
+) -> dict[int, list[dict[str, Any]]]:
     attribution, causal = results.attribution, results.causal
-    if attribution is None or causal is None or not place.tokens.is_file():
+    if attribution is None or causal is None or not behavior_folder.tokens.is_file():
         return {}
     direction = float(np.sign(attribution["held_out"]["total"]["value"]))
-    return attributed_tokens(place, causal["named"], direction)
+    return attributed_tokens(behavior_folder, causal["named"], direction)

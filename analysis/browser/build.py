@@ -1,8 +1,8 @@
-"""Assemble browser/index.html: markup, style, script and data under a content-security policy.
+"""Assembles browser/index.html: markup, style, script and data under a content-security policy.
 
-The policy allows exactly this script and this style (by their digest), where the packs are files of their own those that
-the script itself asks for (`files.py`), and nothing else: no request of any kind can leave the page, and no markup that
-hides in a token can run. Every latent has its examples, whatever the size of the dictionary.
+The policy allows exactly this script and this style (by digest), plus the packs that the script loads if they are separate
+files (`files.py`). Everything else is blocked: no request leaves the page, and no markup hidden in a token can run. Every
+latent has its examples, whatever the size of the dictionary.
 """
 
 import base64
@@ -24,7 +24,7 @@ from .report_section import report_section
 from .section import Section
 from .trajectory_section import trajectory_section
 
-# In this order: of two rules of equal weight the later one stands.
+# Order matters: of two rules with equal specificity the later one applies.
 _STYLES = (
     "theme.css",
     "elements.css",
@@ -63,7 +63,7 @@ _SCRIPTS = (
     "ranges.js",
     "table.js",
     "examples.js",
-    "carried.js",
+    "attributed_tokens.js",
     "explanations.js",
     "neighbors.js",
     "latent.js",
@@ -75,10 +75,12 @@ _SCRIPTS = (
 
 
 def write_page(folder: RunFolder, report: Report, single_file_bytes: int = SINGLE_FILE_BYTES) -> Path:
-    """Write browser/index.html from RUN/analysis and its report, and browser/data where the packs exceed `single_file_bytes`; the
-    page's path.
+    """Write browser/index.html from RUN/analysis and the report, and return its path.
 
-    Raises `FormatError` where the analysis, or a behavior, is missing or damaged.
+    Packs larger than `single_file_bytes` in total are written to browser/data.
+
+    Raises:
+        FormatError: The analysis or a behavior is missing or damaged.
     """
     results = load_results(folder)
     sections = page_sections(folder, results, report)
@@ -94,7 +96,7 @@ def write_page(folder: RunFolder, report: Report, single_file_bytes: int = SINGL
 
 
 def page_sections(folder: RunFolder, results: AnalysisResults, report: Report) -> list[Section]:
-    """What the run has besides its analysis, and what the report says of it."""
+    """Return the parts of the page besides the table of latents, from the run and its report."""
     return [
         behavior_section(folder, results, report.behaviors),
         trajectory_section(folder, results),
@@ -106,14 +108,14 @@ def page_sections(folder: RunFolder, results: AnalysisResults, report: Report) -
 
 
 def page(overview: str, packs: list[str], nonce: str | None = None) -> str:
-    """The whole of index.html; `nonce` marks the scripts that it may load, none without one."""
+    """Return index.html; it may load only scripts marked with `nonce`, none if it is None."""
     source = Path(__file__).parent / "page"
     markup = (source / "page.html").read_text(encoding="utf-8")
     style = page_style()
     script = bundled((source / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    own = f"'{content_digest(script)}'" + (f" 'nonce-{nonce}'" if nonce else "")
+    allowed = f"'{content_digest(script)}'" + (f" 'nonce-{nonce}'" if nonce else "")
     policy = (
-        f"default-src 'none'; script-src {own}; style-src '{content_digest(style)}'; "
+        f"default-src 'none'; script-src {allowed}; style-src '{content_digest(style)}'; "
         "connect-src 'none'; base-uri 'none'; form-action 'none'"
     )
     chunks = "\n".join(
@@ -124,12 +126,12 @@ def page(overview: str, packs: list[str], nonce: str | None = None) -> str:
 
 
 def bundled(parts: Iterable[str]) -> str:
-    """Scripts as one, with names that no other script sees."""
+    """Join scripts into one with its own scope."""
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
 
 
 def filled(markup: str, values: Mapping[str, str]) -> str:
-    """Markup with each [[NAME]] in it replaced: in one pass, so that nothing that is put in is searched for a mark again."""
+    """Replace each [[NAME]] in the markup, in one pass, so that inserted text is not searched for placeholders."""
     head, *rest = markup.split("[[")
     pieces = [head]
     for piece in rest:
@@ -139,11 +141,11 @@ def filled(markup: str, values: Mapping[str, str]) -> str:
 
 
 def page_style() -> str:
-    """The rules of the page, file by file."""
+    """Return the style sheet of the page, all files joined."""
     source = Path(__file__).parent / "page"
     return "\n".join((source / name).read_text(encoding="utf-8") for name in _STYLES)
 
 
 def content_digest(text: str) -> str:
-    """The digest of an inline script or style as a content-security policy writes it."""
+    """Return the digest of an inline script or style in the notation of a content-security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

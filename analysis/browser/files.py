@@ -1,17 +1,16 @@
-"""Where the packs of the page lie: in the page itself, or beyond a size as scripts in a folder beside it.
+"""Storage of the packs: inside the page, or above a total size as scripts in a folder next to it.
 
-A page that was opened from disk may not fetch its neighbors, but it may add scripts. So a pack in a file of its own is a
-script that hands one string to the page: `crosscoderPack("NAME", "BASE64");`.
+A page opened from disk may not fetch files, but it may load scripts. So a pack in a separate file is a script that passes
+one string to the page: `crosscoderPack("NAME", "BASE64");`.
 
-*Which scripts may run.* An ordinary digest in the policy cannot allow a file: browsers check digests only of files that a
-server sends with permission to be read. 'strict-dynamic' would let inline scripts in as well, and 'self' or file: any file
-of the disk. So the policy names a nonce, which only the page's own script knows and puts on the elements that it makes. It
-is a digest of all packs: the same for the same run, and known to no text inside them. Chromium keeps to this on disk, too;
-Firefox exempts files on disk from every policy, and there keeps the rest of it (no inline script, no request).
+*Which scripts may run.* A digest in the policy cannot allow a file: browsers check digests only for files that a server
+sends with read permission. 'strict-dynamic' would also allow inline scripts, and 'self' or file: any file on disk. So the
+policy names a nonce, which only the page's own script knows and sets on the elements that it creates. The nonce is a digest
+of all packs: equal for equal runs, and unknown to any text inside them. Chromium enforces it on disk too; Firefox exempts
+script files on disk from the policy, but enforces the rest of it (no inline script, no request).
 
-*Interrupted builds.* A file's name holds a digest of its content, and index.html, written last and whole, names the files
-it needs. So a build that ends early leaves the page before it as it was; what is in no page's use any more goes with the
-next build that ends.
+*Interrupted builds.* A file's name contains a digest of its content, and index.html, written last and atomically, names the
+files that it needs. So an interrupted build leaves the previous page intact; the next completed build removes unused files.
 """
 
 import base64
@@ -25,32 +24,32 @@ from typing import Any
 from crosscoder.runtime.files import write_atomic
 
 SINGLE_FILE_BYTES = 30_000_000
-"""Packs of the latents together stay in index.html up to this size. Such a page can be sent on as one file (mail stops at some
-25 to 50 MB), and a browser reads it within a second; what is larger it would have to read before it shows anything."""
+"""Largest total size of the latent packs that stay inside index.html. Such a page can be sent as one file (mail servers limit
+attachments to about 25 to 50 MB), and a browser reads it within a second. A browser reads the whole file before it shows anything."""
 
 DATA = "data"
-"""Folder of packs beside index.html."""
+"""Folder of the packs, next to index.html."""
 
 _NAME = re.compile(r"\d{5}-[0-9a-f]{16}")
 
 
 @dataclass
 class PackFiles:
-    """Takes packs in order; keeps them for the page, or from `limit` bytes on writes each into a file."""
+    """Collects the packs of a page in order; above `limit` bytes in total, writes each to a file."""
 
     folder: Path
-    """Of index.html."""
+    """Folder of index.html."""
 
     limit: int = SINGLE_FILE_BYTES
 
     inside: list[str] = field(default_factory=list)
-    """Packs that go into the page itself: all of them or none."""
+    """Packs stored in the page: all of them or none."""
 
     names: list[str] = field(default_factory=list)
-    """Of the files, without ending: all packs or none."""
+    """Names of the pack files, without extension: of all packs or none."""
 
     def take(self, packs: Iterable[str]) -> None:
-        """Go through all packs of a page; holds at most `limit` bytes and one pack of them."""
+        """Collect all packs of a page; holds at most `limit` bytes plus one pack in memory."""
         size = 0
         for pack in packs:
             self.inside.append(pack)
@@ -61,17 +60,17 @@ class PackFiles:
 
     @property
     def nonce(self) -> str | None:
-        """What a script of a pack has to carry; none where there is no such script."""
+        """The nonce that pack scripts must have; None if all packs are inside the page."""
         if not self.names:
             return None
         return base64.b64encode(hashlib.sha256(" ".join(self.names).encode()).digest()).decode("ascii")
 
     def record(self) -> dict[str, Any] | None:
-        """How the page finds the files, for its overview."""
+        """Return folder, names and nonce of the pack files for the overview; None if there are none."""
         return {"folder": DATA, "names": self.names, "nonce": self.nonce} if self.names else None
 
     def remove_stale(self) -> None:
-        """Remove packs of earlier builds; files that no build made are left alone."""
+        """Remove pack files of earlier builds; other files are left alone."""
         folder = self.folder / DATA
         if not folder.is_dir():
             return

@@ -1,4 +1,4 @@
-"""Which run a page is of: what people decide of its latents is kept, and taken over, under this name."""
+"""The digest that identifies a run; a person's decisions on latents are stored and imported under it."""
 
 import numpy as np
 
@@ -18,11 +18,11 @@ _COLUMNS = (
 
 
 def run_digest(results: AnalysisResults) -> str:
-    """Digest of what each latent is and where it fires, as 32 hexadecimal digits.
+    """Return a digest of the latents and their firing statistics, as 32 hexadecimal digits.
 
-    It covers the directions' norms and cosine and how often and how strongly each latent fires on held-out tokens. It does
-    not cover what is said of a latent: labels, evidence, explanations and rates of errors may be made anew, and decisions
-    on the same latents stay. Another dictionary, or other held-out tokens, give another digest.
+    It covers decoder norms and cosines, and how often and how strongly each latent fires on held-out tokens. It does not
+    cover labels, evidence, explanations and error rates: these can be recomputed without losing decisions. Another
+    dictionary, or other held-out tokens, give another digest.
     """
     parts = [
         results.features[name].to_numpy(np.float64, na_value=np.nan).astype("<f4").tobytes()

@@ -1,4 +1,4 @@
-"""What the page holds of the latents nearest to each."""
+"""The nearest latents on the page."""
 
 import numpy as np
 
@@ -12,7 +12,11 @@ from .section import Section
 
 
 def neighbor_section(folder: RunFolder, results: AnalysisResults) -> Section:
-    """Nothing for a run that an earlier release analyzed. Raises `FormatError` where the file is damaged or of another dictionary."""
+    """Return the nearest latents of each latent; empty for a run analyzed by an earlier release.
+
+    Raises:
+        FormatError: The file is damaged or belongs to another dictionary.
+    """
     if not folder.neighbors.is_file():
         return Section()
     n_latents = len(results.features)
@@ -22,16 +26,16 @@ def neighbor_section(folder: RunFolder, results: AnalysisResults) -> Section:
     )
     if largest >= n_latents or (len(columns["rank"]) and columns["rank"].max() >= NEIGHBORS_KEPT):
         raise FormatError(
-            f"{folder.neighbors}: not of this dictionary of {n_latents} latents; run crosscoder analyze again"
+            f"{folder.neighbors}: does not belong to this dictionary of {n_latents} latents; run crosscoder analyze again"
         )
     found, cosine = by_latent(columns, n_latents)
-    return Section(per_latent={"neighbors": found, "neighbor_cosines": cosine})
+    return Section(latent_arrays={"neighbors": found, "neighbor_cosines": cosine})
 
 
 def by_latent(columns: dict[str, np.ndarray], n_latents: int) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbors and cosines `[latent, rank]` from the columns of the table; -1 and NaN where there is none."""
+    """Return neighbors and cosines `[latent, rank]` from the columns of the table; -1 and NaN for missing ranks."""
     found = np.full((n_latents, NEIGHBORS_KEPT), -1, dtype=np.int32)
     cosine = np.full((n_latents, NEIGHBORS_KEPT), np.nan, dtype=np.float32)
-    place = columns["latent"], columns["rank"]
-    found[place], cosine[place] = columns["neighbor"], columns["cosine"]
+    index = columns["latent"], columns["rank"]
+    found[index], cosine[index] = columns["neighbor"], columns["cosine"]
     return found, cosine

@@ -1,15 +1,15 @@
-"""What the page holds: packs of typed arrays, compressed, in inert script elements or in files of their own.
+"""The data of the page: compressed packs of typed arrays, in inert script elements or in separate files.
 
-A *pack* is a JSON header and arrays behind it, little-endian:
+A *pack* is a JSON header followed by arrays, little-endian:
 
     uint32 length of the header, uint32 zero, header (UTF-8, padded with spaces to a multiple of 8), arrays
 
-The header's `arrays` gives [type, byte offset behind the header, length] for each name; every array starts at a
-multiple of 8. On disk a pack is gzip and then base64, so that what holds it (a script element of the page, or a string in
-a script of its own: `files.py`) can hold no markup and no code.
+The header's `arrays` gives [type, byte offset after the header, length] for each name; every array starts at a
+multiple of 8. On disk a pack is gzip and then base64, so that its container (a script element of the page, or a string in
+a separate script: `files.py`) contains no markup and no code.
 
-There is one pack for the overview (every column of every latent, the token table) and one for every 64 latents
-(their examples, logit tables and histograms), which the page decodes when one of them is opened. Sections add to both.
+One pack holds the overview (every column of every latent, and the token table). One pack per 64 latents holds their
+examples, logit tables and histograms; the page decodes it when one of them is opened. Sections add to both.
 """
 
 import base64
@@ -45,10 +45,10 @@ _TYPES = {
 
 
 class Gist:
-    """What the table shows of a latent's examples and logit tables: a few rows of the token table each, -1 where fewer.
+    """Each latent's few tokens for the table, from its examples and logit tables, as rows of the token table; padded with -1.
 
-    `peaks` are the distinct tokens its top examples peak on, strongest first. `points` are the tokens on top of the logit
-    table of the model that has it (new: intervened, lost: reference), of the difference where both have it.
+    `peaks` are the distinct peak tokens of its top examples, strongest first. `points` are the top tokens of a logit table:
+    that of the model that has the latent (new: intervened, lost: reference), or that of the difference if both have it.
     """
 
     def __init__(self, n_latents: int) -> None:
@@ -57,17 +57,17 @@ class Gist:
 
 
 class TokenTable:
-    """Every distinct (id, display text) once; examples and logit tables point into it."""
+    """Every distinct (id, display text) once; examples and logit tables refer to its rows."""
 
     def __init__(self) -> None:
         self.index: dict[tuple[int, str], int] = {}
 
     def add(self, ids: np.ndarray, texts: pa.DictionaryArray) -> np.ndarray:
-        """Rows of the table for tokens given by id and text."""
+        """Add tokens given by id and text, and return their rows."""
         text_codes = np.asarray(texts.indices, dtype=np.int64)
         keys = ids.astype(np.int64) << 32 | text_codes
         distinct, inverse = np.unique(keys, return_inverse=True)
-        # The dictionary can hold a whole vocabulary; only what occurs is turned into Python's own strings.
+        # The Arrow dictionary may hold a whole vocabulary; only tokens that occur become Python strings.
         words = texts.dictionary.take(pa.array(distinct & 0xFFFFFFFF)).to_pylist()
         index = self.index
         rows = [
@@ -77,12 +77,12 @@ class TokenTable:
         return np.asarray(rows, dtype=np.uint32)[inverse]
 
     def header(self) -> dict[str, list[Any]]:
-        """The table as JSON."""
+        """Return the table for the JSON header."""
         return {"ids": [token_id for token_id, _ in self.index], "texts": [text for _, text in self.index]}
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    """One pack, as base64 of gzip."""
+    """Encode a pack as base64 of gzip."""
     layout, body, offset = {}, [], 0
     for name, array in arrays.items():
         data = np.ascontiguousarray(array).tobytes()
@@ -105,10 +105,10 @@ def overview_pack(
     sections: Sequence[Section] = (),
     files: Mapping[str, Any] | None = None,
 ) -> str:
-    """Every numeric column as float32 (integers as int32, -1 where there is none), labels as codes, texts as JSON.
+    """Return the overview: numeric columns as float32 (integers as int32, -1 if missing), labels as codes, texts as JSON.
 
     Args:
-        files: How the page finds the other packs where they are files of their own.
+        files: Record of the pack files (`PackFiles.record`), if the packs are separate files.
     """
     features = results.features
     arrays: dict[str, np.ndarray] = {}
@@ -141,7 +141,7 @@ def overview_pack(
 
 
 def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
-    """How sure the counts are, in the words and drawings of the report: the page must not say it differently."""
+    """Return the certainty of the counts in the report's sentences and charts, so that page and report agree."""
     return {
         "findings": [
             {"name": finding.name, "text": finding.text and finding.text.text, "meaning": finding.meaning}
@@ -164,11 +164,11 @@ def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
 def latent_packs(
     results: AnalysisResults, tokens: TokenTable, gist: Gist, sections: Sequence[Section] = ()
 ) -> Iterator[str]:
-    """The packs of 64 latents each, in order; fills the token table and the gist.
+    """Yield the packs of 64 latents each, in order; fills the token table and the gist.
 
-    One pass over the examples and logit tables, of which those of one pack are held at a time.
+    Makes one pass over the examples and logit tables, with one pack in memory at a time.
     """
-    wanted = _pointing(results.features["label"].tolist())
+    logit_models = _logit_models(results.features["label"].tolist())
     starts = range(0, len(results.features), CHUNK_LATENTS)
     tables = zip(
         starts,
@@ -184,7 +184,7 @@ def latent_packs(
         logits = _logit_arrays(logit_rows.combine_chunks(), tokens)
         histograms, counted_sources = _histogram_arrays(histogram_rows.combine_chunks())
         _fill_peaks(gist, examples)
-        _fill_points(gist, wanted, logits)
+        _fill_points(gist, logit_models, logits)
         header = {
             "reasons": rows["reason"].fillna("").tolist(),
             "evidence": rows["evidence"].tolist(),
@@ -197,7 +197,7 @@ def latent_packs(
 
 
 def _example_arrays(table: pa.Table, tokens: TokenTable) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Examples as flat arrays, one entry an example or one a token; and the sources that they name by number."""
+    """Return examples as flat arrays, with one entry per example or per token, and the sources they refer to by number."""
     lists = {name: _flat(table[name]) for name in ("token_ids", "tokens", "special", "template")}
     values = {name: _flat(table[name]) for name in ("values", "reference", "intervened")}
     special, template = (
@@ -227,36 +227,38 @@ def _example_arrays(table: pa.Table, tokens: TokenTable) -> tuple[dict[str, np.n
 
 
 def _fill_peaks(gist: Gist, examples: Mapping[str, np.ndarray]) -> None:
-    """The distinct tokens that top examples peak on."""
+    """Fill in the distinct peak tokens of the top examples."""
     begins = np.cumsum(examples["example_length"], dtype=np.int64) - examples["example_length"]
     at = begins + examples["example_position"] - examples["example_start"]
     top = np.isnan(examples["example_quantile"])
     found: dict[int, list[int]] = {}
     order = np.lexsort((examples["example_rank"], examples["example_latent"]))
     for row in order[top[order]]:
-        listed = found.setdefault(int(examples["example_latent"][row]), [])
+        peaks = found.setdefault(int(examples["example_latent"][row]), [])
         token = int(examples["example_tokens"][at[row]])
-        if token not in listed and len(listed) < GIST_TOKENS:
-            listed.append(token)
-    for latent, listed in found.items():
-        gist.peaks[latent, : len(listed)] = listed
+        if token not in peaks and len(peaks) < GIST_TOKENS:
+            peaks.append(token)
+    for latent, peaks in found.items():
+        gist.peaks[latent, : len(peaks)] = peaks
 
 
-def _pointing(labels: Sequence[str]) -> Int64[np.ndarray, " latent"]:
-    """For each latent, which model's logit table tells what it points at."""
+def _logit_models(labels: Sequence[str]) -> Int64[np.ndarray, " latent"]:
+    """Return, for each latent, the index in MODELS of the logit table that the overview shows."""
     models = {"new": MODELS.index("intervened"), "lost": MODELS.index("reference")}
     return np.asarray([models.get(label, MODELS.index("difference")) for label in labels])
 
 
-def _fill_points(gist: Gist, wanted: Int64[np.ndarray, " latent"], logits: Mapping[str, np.ndarray]) -> None:
+def _fill_points(
+    gist: Gist, logit_models: Int64[np.ndarray, " latent"], logits: Mapping[str, np.ndarray]
+) -> None:
     latents = logits["logit_latent"]
-    top = (logits["logit_side"] == SIDES.index("top")) & (logits["logit_model"] == wanted[latents])
+    top = (logits["logit_side"] == SIDES.index("top")) & (logits["logit_model"] == logit_models[latents])
     rows = np.flatnonzero(top)
-    # Rows are ordered by latent, then by rank, so a row's place among its latent's is its distance to the first.
+    # Rows are ordered by latent, then by rank, so a row's rank is its distance to the latent's first row.
     first = np.searchsorted(latents[rows], latents[rows])
-    place = np.arange(len(rows)) - first
-    kept = place < GIST_TOKENS
-    gist.points[latents[rows[kept]], place[kept]] = logits["logit_token"][rows[kept]]
+    rank = np.arange(len(rows)) - first
+    kept = rank < GIST_TOKENS
+    gist.points[latents[rows[kept]], rank[kept]] = logits["logit_token"][rows[kept]]
 
 
 def _logit_arrays(table: pa.Table, tokens: TokenTable) -> dict[str, np.ndarray]:
@@ -274,7 +276,7 @@ def _logit_arrays(table: pa.Table, tokens: TokenTable) -> dict[str, np.ndarray]:
 def _histogram_arrays(
     table: pa.Table,
 ) -> tuple[dict[str, np.ndarray], list[tuple[str | None, int | None]]]:
-    """Histograms as flat arrays, one entry a latent and source or one a bin; and the sources that they name by number, each with its tokens."""
+    """Return histograms as flat arrays, with one entry per latent and source or per bin, and the sources with their token counts."""
     named = zip(table["source"].to_pylist(), table["tokens"].to_pylist(), strict=True)
     numbers: dict[tuple[str | None, int | None], int] = {}
     codes = [numbers.setdefault(source, len(numbers)) for source in named]
@@ -300,7 +302,7 @@ def _flat(column: pa.ChunkedArray) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: it becomes null."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

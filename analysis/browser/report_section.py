@@ -1,4 +1,4 @@
-"""What the page says in the report's own words: its first sentences, its claims latent by latent, and its requirements."""
+"""The parts of the report on the page, verbatim: its summary, its claims about latents, and its requirements."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from .section import Section
 
 
 def report_section(report: Report) -> Section:
-    """The parts of a report that the overview shows."""
+    """Return the parts of a report that the overview shows."""
     return Section(
         {
             "in_short": [pieces(sentence) for sentence in report.summary],
@@ -19,7 +19,7 @@ def report_section(report: Report) -> Section:
 
 
 def pieces(sentence: Sentence) -> list[str | list[str]]:
-    """A sentence of the report in order: its own words and numbers as strings, text of others as lists of one."""
+    """Split a sentence of the report: words and numbers as strings, quoted text as one-element lists."""
     return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
 
 

@@ -1,4 +1,4 @@
-"""What a part of the page adds to its packs; a run that does not have that part adds nothing."""
+"""A part of the page and its contribution to the packs; empty if the run lacks that part."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,36 +10,36 @@ from jaxtyping import Shaped
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page beside the analysis itself."""
+    """A part of the page in addition to the table of latents."""
 
     header: dict[str, Any] = field(default_factory=dict)
-    """Of the overview's pack."""
+    """Entries for the header of the overview pack."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    """Of the overview's pack."""
+    """Arrays for the overview pack."""
 
-    per_latent: dict[str, Shaped[np.ndarray, "latent ..."]] = field(default_factory=dict)
-    """Of the packs of 64 latents each."""
+    latent_arrays: dict[str, Shaped[np.ndarray, "latent ..."]] = field(default_factory=dict)
+    """Arrays for the packs of 64 latents."""
 
-    of_latents: dict[str, dict[int, Any]] = field(default_factory=dict)
-    """In the headers of those packs, for the latents that have any."""
+    latent_records: dict[str, dict[int, Any]] = field(default_factory=dict)
+    """Entries for the headers of those packs, by latent; latents without an entry are absent."""
 
 
 def joined_header(sections: Iterable[Section]) -> dict[str, Any]:
-    """What all sections add to the header of the overview's pack."""
+    """Join the sections' entries for the header of the overview pack."""
     return {key: value for section in sections for key, value in section.header.items()}
 
 
 def joined_arrays(sections: Iterable[Section]) -> dict[str, np.ndarray]:
-    """What all sections add to the arrays of the overview's pack."""
+    """Join the sections' arrays for the overview pack."""
     return {key: array for section in sections for key, array in section.arrays.items()}
 
 
 def chunk_header(sections: Iterable[Section], first: int, last: int) -> dict[str, Any]:
-    """What all sections say of the latents first, …, last - 1."""
+    """Join the sections' entries for latents first, …, last - 1."""
     header: dict[str, Any] = {}
     for section in sections:
-        for key, values in section.of_latents.items():
+        for key, values in section.latent_records.items():
             inside = {str(latent): value for latent, value in values.items() if first <= latent < last}
             if inside:
                 header[key] = inside
@@ -47,7 +47,7 @@ def chunk_header(sections: Iterable[Section], first: int, last: int) -> dict[str
 
 
 def chunk_arrays(sections: Iterable[Section], first: int, last: int) -> dict[str, np.ndarray]:
-    """The arrays of the latents first, …, last - 1, flat."""
+    """Join the sections' arrays for latents first, …, last - 1, flattened."""
     return {
-        key: array[first:last].ravel() for section in sections for key, array in section.per_latent.items()
+        key: array[first:last].ravel() for section in sections for key, array in section.latent_arrays.items()
     }

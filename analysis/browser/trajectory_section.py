@@ -1,4 +1,4 @@
-"""What the page holds of a chain of checkpoints: the course of every latent. That of the chain as a whole is in the summary."""
+"""The trajectory of every latent over a chain of checkpoints; results for the whole chain are in the summary."""
 
 import numpy as np
 
@@ -13,9 +13,10 @@ _COLUMNS = ("norm", "shift", "shift_share", "shift_share_low", "shift_share_high
 
 
 def trajectory_section(folder: RunFolder, results: AnalysisResults) -> Section:
-    """The trajectories, one row a latent; nothing for a run without snapshots.
+    """Return the trajectories, one row per latent; empty for a run without snapshots.
 
-    Raises `FormatError` where trajectories.parquet is damaged, or of another chain than the summary.
+    Raises:
+        FormatError: trajectories.parquet is damaged or belongs to another chain than the summary.
     """
     path = folder.analysis / "trajectories.parquet"
     monitoring = results.summary.get("monitoring")
@@ -30,7 +31,7 @@ def trajectory_section(folder: RunFolder, results: AnalysisResults) -> Section:
             f"{path}: not one row for each of {n_latents} latents and {n_checkpoints} checkpoints; run crosscoder analyze again"
         )
     return Section(
-        per_latent={
+        latent_arrays={
             f"trajectory_{name}": columns[name][order].astype(np.float32).reshape(n_latents, n_checkpoints)
             for name in _COLUMNS
         }

@@ -1,1 +1,1 @@
-"""What is said of a chain of checkpoints: trajectories, onsets, an alarm."""
+"""Analysis of a chain of checkpoints: trajectories, onsets, and the change alarm."""

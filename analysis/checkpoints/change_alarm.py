@@ -1,17 +1,17 @@
-"""The drift alarm: whether a checkpoint differs from the one before by more than noise, and in which latents.
+"""The change alarm: whether a checkpoint differs from the previous one by more than noise, and in which latents.
 
-Of every block b of documents there is D_jb, what latent j explains of the step (`chain`, step/t + exchanged/t). The statistic is the largest
+For every block b of documents, D_jb is what latent j explains of the step (`checkpoint_statistics`, step/t + exchanged/t). The statistic
+is the maximum over latents of
 
     z_j = Σ_b D_jb / √(Σ_b D_jb²)
 
-over latents. Where the two checkpoints differ by nothing but noise that might as well have been the other's, the signs of the blocks
-are arbitrary, so that the largest z_j under random signs has the distribution that it would have: its quantile is the threshold
-(a sign-flip test with the maximum statistic: Nichols and Holmes 2002; exact, whatever the distribution and however the latents hang
-together). So the alarm rings at such a checkpoint with the stated probability or a little less, and so does any single latent that
-is named, all taken together.
+If the two checkpoints differ only by exchangeable noise, the signs of the blocks are arbitrary. The maximum of z_j under random signs then
+has the null distribution, and its quantile is the threshold: a sign-flip test with the maximum statistic (Nichols and Holmes 2002), which is
+exact for any distribution and any dependence between latents. At such a checkpoint, the probability that the alarm rings at all, for any
+latent, is at most the stated rate.
 
-A checkpoint that was trained on differs by more than noise, if ever so little: the alarm says that there is a change that lasts over
-documents, the trajectories say how large it is.
+A checkpoint after further training always differs by more than noise, even if only slightly. The alarm detects a change that is consistent
+over documents; the trajectories measure its size.
 """
 
 from typing import NamedTuple
@@ -21,35 +21,35 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-# Latents that random signs are given at a time.
+# Latents whose signs are flipped at a time.
 _CHUNK = 4096
 
 
 class Alarm(NamedTuple):
-    """What the alarm says of one checkpoint."""
+    """The alarm at one checkpoint."""
 
     statistic: float
-    """The largest z of all latents; 0 where nothing differs."""
+    """The largest z of all latents; 0 if nothing differs."""
 
     threshold: float | None
-    """Which it passes in an unchanged checkpoint with the stated rate; None where too few signs were drawn for that rate."""
+    """Exceeded at an unchanged checkpoint with the stated rate; None if too few signs were drawn for that rate."""
 
     p_value: float
     rings: bool
     columns: tuple[int, ...]
-    """Whose z passes the threshold; the one that explains most of the step first."""
+    """Columns whose z exceeds the threshold, sorted by how much of the step they explain."""
 
 
-def sound(
+def alarm_of_step(
     step: Float64[Tensor, "block column"], rate: float, n_samples: int, generator: np.random.Generator
 ) -> Alarm:
-    """The alarm of one step.
+    """Return the alarm for the step to one checkpoint.
 
     Args:
-        step: What each latent, and the offset, explains of the step in each block, by the code and by the exchanged one.
-        rate: Of false alarms.
-        n_samples: Random signs that the threshold is estimated with.
-        generator: Draws them.
+        step: What each latent, and the bias in the last column, explains of the step in each block: step/t + exchanged/t.
+        rate: False-alarm rate.
+        n_samples: Number of random sign vectors for the threshold.
+        generator: Draws the signs.
     """
     explained = step.sum(dim=0)
     length = step.square().sum(dim=0).sqrt()
@@ -60,7 +60,7 @@ def sound(
     drawn = torch.zeros(n_samples, dtype=torch.float64)
     for columns in unit.split(_CHUNK, dim=1):
         drawn = torch.maximum(drawn, (signs @ columns).amax(dim=1))
-    # Equal signs give equal sums, but for rounding.
+    # Equal signs give equal sums up to rounding.
     as_large = int((drawn >= statistic - 1e-9).sum())
     allowed = int(rate * (n_samples + 1))
     threshold = float(drawn.sort(descending=True).values[allowed - 1]) if allowed else None

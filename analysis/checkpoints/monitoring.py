@@ -1,4 +1,4 @@
-"""What is said of a chain of checkpoints as a whole: how far each has gone, how much of that is explained, and where the alarm rings."""
+"""Summary of a chain of checkpoints: how far each has changed, how much of that is explained, and where the alarm rings."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from crosscoder.config import (
 from ..labels.rule import Label
 from ..latents.checkpoint_statistics import ChainStatistics
 from ..latents.dictionary_view import PairedView
-from .change_alarm import sound
+from .change_alarm import alarm_of_step
 from .trajectories import CHANGED, RULE, Trajectories, make_trajectories, onsets
 
 _NAMED = 20
-"""Latents that an alarm names, at most."""
+"""Maximum number of latents that an alarm names."""
 
-# First word of the seed of the signs, so that no other use of randomness shares their stream.
+# Distinguishes the random stream of the signs from all others with the same seed.
 _SIGN_STREAM = 11
 
 
 class Monitoring:
-    """The course of an intervention over its checkpoints."""
+    """Trajectories, onsets and alarms over the checkpoints of an intervention."""
 
     def __init__(
         self, view: PairedView, chain: ChainStatistics, labels: Sequence[Label], config: RunConfig
@@ -36,14 +36,14 @@ class Monitoring:
         self._chain, self._labels, self._config = chain, labels, config
         self.trajectories: Trajectories = make_trajectories(view, chain, config.analysis, config.seed)
         self.onset = onsets(self.trajectories, labels)
-        """Checkpoint of each latent, NaN where it has none."""
+        """Checkpoint at which the change of each latent began; NaN if none."""
 
     def summary(self) -> dict[str, Any]:
-        """The section `monitoring` of summary.json; every number a plain JSON value, null where it does not exist."""
+        """Return the section `monitoring` of summary.json: plain JSON values, null for what was not measured."""
         chain = self._chain
         return {
             "checkpoints": [
-                {"checkpoint": time, "name": name, "model": model, **_course(chain, time)}
+                {"checkpoint": time, "name": name, "model": model, **_checkpoint_summary(chain, time)}
                 for time, (name, model) in enumerate(zip(chain.names, self._models(), strict=True))
             ],
             "onset": {
@@ -56,8 +56,8 @@ class Monitoring:
                         sorted(
                             Counter(
                                 chain.names[int(time)]
-                                for own, time in zip(self._labels, self.onset, strict=True)
-                                if own == label and np.isfinite(time)
+                                for of_latent, time in zip(self._labels, self.onset, strict=True)
+                                if of_latent == label and np.isfinite(time)
                             ).items()
                         )
                     )
@@ -68,13 +68,13 @@ class Monitoring:
         }
 
     def _models(self) -> list[str | None]:
-        """What the settings call each checkpoint, in the order of time."""
+        """Return each checkpoint's model in the settings, in order of time."""
         config = self._config
         if isinstance(config.activations, FileActivations):
             files = config.activations
             named = [path.name for path in (files.reference, files.intervened, *files.snapshots)]
         else:
-            assert config.pair is not None  # the config sees to it
+            assert config.pair is not None  # guaranteed by RunConfig
             sources = config.pair.reference, config.pair.intervened, *config.pair.snapshots
             named = [
                 source.model
@@ -88,18 +88,20 @@ class Monitoring:
 
 
 def alarms(chain: ChainStatistics, config: AnalysisConfig, seed: int) -> dict[str, Any]:
-    """The alarm at every checkpoint that can be compared with the one before. Latents that ring are named with the share of
-    E‖x_t - x_(t-1)‖² that they explain, the largest first."""
+    """Return the alarm at every checkpoint that can be compared with the previous one.
+
+    Names the latents above the threshold, with the share of E‖x_t - x_(t-1)‖² that they explain, largest first.
+    """
     generator = np.random.default_rng([seed, _SIGN_STREAM])
-    rung = []
+    entries = []
     for time, (step, exchanged) in enumerate(zip(chain.step, chain.exchanged, strict=True)):
         if step is None or exchanged is None:
             continue
-        found = sound(step + exchanged, config.alarm_rate, config.bootstrap_samples, generator)
+        found = alarm_of_step(step + exchanged, config.alarm_rate, config.bootstrap_samples, generator)
         offset = step.shape[1] - 1
         share = (step.sum(dim=0) / chain.totals[f"step_square/{time}"].sum()).tolist()
         latents = [{"latent": column, "share": share[column]} for column in found.columns if column != offset]
-        rung.append(
+        entries.append(
             {
                 "checkpoint": time,
                 "name": chain.names[time],
@@ -112,11 +114,11 @@ def alarms(chain: ChainStatistics, config: AnalysisConfig, seed: int) -> dict[st
                 "offset": offset in found.columns,
             }
         )
-    return {"rate": config.alarm_rate, "checkpoints": rung}
+    return {"rate": config.alarm_rate, "checkpoints": entries}
 
 
-def _course(chain: ChainStatistics, time: int) -> dict[str, Any]:
-    """How far one checkpoint is from the reference and from the one before, and how much of the former is explained."""
+def _checkpoint_summary(chain: ChainStatistics, time: int) -> dict[str, Any]:
+    """Return how far a checkpoint is from the reference and from the previous one, and how much of the former is explained."""
     totals = {name: float(value.sum()) for name, value in chain.totals.items()}
     square, shift = totals.get(f"square/{time}"), chain.shift[time]
     explained = dict.fromkeys(("latents", "bias", "error"))

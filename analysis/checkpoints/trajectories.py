@@ -1,4 +1,4 @@
-"""What becomes of each latent over the checkpoints of a chain, and at which of them its change began."""
+"""Trajectories of each latent over the checkpoints of a chain, and the checkpoint at which its change began."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from ..latents.latent_scaling import Moments
 from ..tables.columns import TRAJECTORIES
 
 CHANGED: tuple[Label, ...] = ("new", "lost", "rotated", "rescaled")
-"""Labels whose change has a beginning."""
+"""Labels for which an onset is determined."""
 
 PASSED = 0.5
-"""Share of its final shift that a latent has to pass: `onsets`."""
+"""Share of its final shift that a latent reaches at its onset."""
 
 RULE = (
     "first checkpoint at which what the latent explains of E‖x - x_reference‖² (raw units, not the share) is at least "
-    f"{PASSED:g} of what it explains at the end; none where the lower bound of its share at the end is not above 0"
+    f"{PASSED:g} of what it explains at the end; none if the lower bound of its share at the end is not above 0"
 )
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """One row a checkpoint in the order of time, one column a latent; NaN where it does not exist."""
+    """One row per checkpoint in order of time, one column per latent; NaN: undefined."""
 
     names: tuple[str, ...]
     norm: Float64[np.ndarray, "checkpoint latent"]
@@ -43,7 +43,7 @@ class Trajectories:
     relative_norm: Float64[np.ndarray, "checkpoint latent"]
     """‖d_t‖ / (‖d_0‖ + ‖d_t‖), in training space."""
     cosine: Float64[np.ndarray, "checkpoint latent"]
-    """Between d_t and d_0."""
+    """Cosine between d_t and d_0."""
     shift: Float64[np.ndarray, "checkpoint latent"]
     """E f ⟨d_t - d_0, x_t - x_0⟩, raw units: what the latent explains of E‖x_t - x_0‖²."""
     shift_share: Float64[np.ndarray, "checkpoint latent"]
@@ -52,7 +52,7 @@ class Trajectories:
     shift_share_high: Float64[np.ndarray, "checkpoint latent"]
 
     def table(self) -> pa.Table:
-        """trajectories.parquet: one row for each latent and checkpoint, by latent; NaN as null."""
+        """Return trajectories.parquet: one row per latent and checkpoint, sorted by latent; NaN as null."""
         n_checkpoints, n_latents = self.norm.shape
         columns: dict[str, Any] = {
             "latent": np.repeat(np.arange(n_latents), n_checkpoints),
@@ -69,7 +69,7 @@ class Trajectories:
 def make_trajectories(
     view: PairedView, chain: ChainStatistics, config: AnalysisConfig, seed: int
 ) -> Trajectories:
-    """The trajectories of all latents, shares with a bootstrap over documents."""
+    """Return the trajectories of all latents; the intervals of shares are a bootstrap over documents."""
     rows = [view.directions[place].cpu().double() for place in chain.places]
     norms = torch.stack([part.norm(dim=1) for part in rows])
     nothing = torch.full_like(norms[0], torch.nan)
@@ -91,13 +91,12 @@ def make_trajectories(
 def relative_norm_of(
     norms: Float64[Tensor, "checkpoint latent"],
 ) -> Float64[Tensor, "checkpoint latent"]:
-    """‖d_t‖ / (‖d_0‖ + ‖d_t‖) of each checkpoint."""
+    """Return ‖d_t‖ / (‖d_0‖ + ‖d_t‖) for each checkpoint."""
     return torch.stack([relative_norm(norms[0], norm) for norm in norms])
 
 
 def onsets(trajectories: Trajectories, labels: Sequence[str]) -> Float64[np.ndarray, " latent"]:
-    """The checkpoint at which the change of each latent that is new, lost, rotated or rescaled at the end began; NaN where it
-    has none, or none that is certain: see `RULE`."""
+    """Return the onset of each latent that is new, lost, rotated or rescaled at the end, by `RULE`; NaN if it has none."""
     shift = trajectories.shift
     with np.errstate(invalid="ignore"):
         passed = shift >= PASSED * shift[-1]
@@ -109,7 +108,7 @@ def onsets(trajectories: Trajectories, labels: Sequence[str]) -> Float64[np.ndar
 def _shares(
     chain: ChainStatistics, n_latents: int, config: AnalysisConfig, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """shift/t over square/t of each checkpoint, with its interval; NaN where nothing changed."""
+    """Return shift/t over square/t of each checkpoint and its interval; NaN if nothing changed."""
     changed = {
         time: sums
         for time, sums in enumerate(chain.shift)

@@ -1,1 +1,1 @@
-"""What is said of a latent: sentences from evidence, a rule for where it fires, and explanations that a language model writes."""
+"""Explanations of latents: sentences from the evidence, rules for where a latent fires, and explanations written by a language model."""

@@ -1,7 +1,8 @@
-"""Area under the receiver operating characteristic: the chance that a positive gets a higher score than a negative, a tie counting
-half (Hanley and McNeil 1982). 0.5 is what a score that knows nothing gets, 1 that of one that separates them.
+"""Area under the receiver operating characteristic: the probability that a positive scores higher than a negative, with ties counting
+half (Hanley and McNeil 1982). An uninformative score gets 0.5, a perfect one 1.
 
-Counted by blocks of documents and levels of the score, so that documents can be resampled (`intervals`) without sorting again.
+Positives and negatives are counted by block of documents and level of the score, so documents are resampled (`bootstrap`) without
+sorting again.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Shaped
 
-# Entries that a resample of all levels may hold at a time.
+# Maximum number of entries (resamples times levels) in memory at once.
 _ENTRIES = 2**22
 
 
 class Auroc(NamedTuple):
-    """An estimate with its interval; NaN where there is no positive or no negative."""
+    """An estimate with its interval; NaN without positives or without negatives."""
 
     value: float
     low: float
@@ -25,7 +26,7 @@ class Auroc(NamedTuple):
 def area(
     positive: Float[np.ndarray, "*sample level"], negative: Float[np.ndarray, "*sample level"]
 ) -> Float64[np.ndarray, "*sample"]:
-    """From how many positives and negatives have each level of the score, the lowest first."""
+    """Return the area from the numbers of positives and negatives at each level of the score, lowest first."""
     below = np.cumsum(negative, axis=-1) - negative
     won = (positive * (below + negative / 2)).sum(axis=-1)
     pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
@@ -39,15 +40,15 @@ def auroc(
     weights: Float64[np.ndarray, "sample block_and_unseen"],
     confidence: float,
 ) -> Auroc:
-    """The area, with an interval over blocks.
+    """Return the area with an interval over blocks.
 
-    Each resample holds one block more, which nobody has seen: with as many positives and negatives as a block that has some, and all of
-    them on the wrong side for the lower bound, on the right one for the upper. Without it, a handful of positives on the right side would be
-    1.00, and nothing else (`intervals`).
+    Each resample contains one additional, unseen block. It has the average number of positives and negatives of the blocks that have any,
+    all misordered for the lower bound and all ordered correctly for the upper. Without it, a few correctly ordered positives would give
+    an interval from 1.00 to 1.00 (`bootstrap`).
 
     Args:
-        block: What each item is resampled with.
-        weights: Of each block in each resample, and of the unseen one: `intervals.unseen_weights`.
+        block: The block that each item is resampled with.
+        weights: Weight of each block and of the unseen block in each resample: `bootstrap.unseen_weights`.
     """
     levels, level = np.unique(score, return_inverse=True)
     shape = weights.shape[1] - 1, len(levels)
@@ -73,19 +74,19 @@ def _both_ends(
     counts: Sequence[Float64[np.ndarray, "block level"]],
     weights: Float64[np.ndarray, "sample block_and_unseen"],
 ) -> Float64[np.ndarray, "2 sample"]:
-    """Areas of resamples of positives and negatives: the unseen block all wrong, and all right."""
+    """Return the areas of the resamples with the unseen block all misordered, and with it all ordered correctly."""
     seen = [weights[:, :-1] @ count for count in counts]
     unseen = [weights[:, -1] * (count.sum() / count.any(axis=1).sum()) for count in counts]
     lowest, highest = 0, -1
     return np.stack(
-        [area(*map(_more_at, seen, unseen, levels)) for levels in ((lowest, highest), (highest, lowest))]
+        [area(*map(_add_at_level, seen, unseen, levels)) for levels in ((lowest, highest), (highest, lowest))]
     )
 
 
-def _more_at(
+def _add_at_level(
     counts: Float64[np.ndarray, "sample level"], more: Float64[np.ndarray, " sample"], level: int
 ) -> Float64[np.ndarray, "sample level"]:
-    """The counts with some more at one level."""
+    """Return the counts with `more` added at one level."""
     found = counts.copy()
     found[:, level] += more
     return found

@@ -1,7 +1,7 @@
-"""How well verdicts agree with the truth: balanced accuracy, the mean of the shares of positives and of negatives that are told rightly.
+"""Balanced accuracy of verdicts: the mean of the shares of positives and of negatives that are classified correctly.
 
-0.5 is what a coin gets, whatever the shares of yes and no. The interval is made of one for each share (Wilson 1927), combined by the
-method of variance estimates recovery (Newcombe 1998; Zou and Donner 2008): it does not shrink to nothing where all are right.
+A coin flip scores 0.5, whatever the balance of yes and no. The interval combines one interval per share (Wilson 1927) by the method of
+variance estimates recovery (Newcombe 1998; Zou and Donner 2008), so its width is not zero where all verdicts are correct.
 """
 
 from collections.abc import Sequence
@@ -10,48 +10,48 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-LEAST = 5
-"""Verdicts on each kind, below which there is no score."""
+MIN_VERDICTS = 5
+"""Minimum number of verdicts on positives, and on negatives, for a score."""
 
 
 class Verdict(NamedTuple):
-    """What is so, and what was said; None where the reply was neither yes nor no."""
+    """The true answer and the judge's answer; None if the reply was neither yes nor no."""
 
-    true: bool
-    said: bool | None
+    truth: bool
+    answer: bool | None
 
 
 class Score(NamedTuple):
-    """None where too few verdicts can be read."""
+    """Balanced accuracy; None if too few replies are yes or no."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
-    """Verdicts that count."""
+    """Number of verdicts that are counted."""
     unparsed: int
-    """Replies that were neither yes nor no; they count for nothing."""
+    """Number of replies that were neither yes nor no; they are not counted."""
 
 
 def balanced_accuracy(verdicts: Sequence[Verdict], confidence: float) -> Score:
-    """The score of some verdicts."""
-    read = [verdict for verdict in verdicts if verdict.said is not None]
-    unparsed = len(verdicts) - len(read)
-    right, ends = [], []
-    for true in (True, False):
-        kind = [verdict.said == true for verdict in read if verdict.true == true]
-        if len(kind) < LEAST:
-            return Score(None, None, None, len(read), unparsed)
-        right.append(sum(kind) / len(kind))
-        ends.append(_wilson(sum(kind), len(kind), confidence))
-    value = (right[0] + right[1]) / 2
-    below = [share - low for share, (low, _) in zip(right, ends, strict=True)]
-    above = [high - share for share, (_, high) in zip(right, ends, strict=True)]
+    """Return the score of these verdicts."""
+    parsed = [verdict for verdict in verdicts if verdict.answer is not None]
+    unparsed = len(verdicts) - len(parsed)
+    shares, ends = [], []
+    for truth in (True, False):
+        correct = [verdict.answer == truth for verdict in parsed if verdict.truth == truth]
+        if len(correct) < MIN_VERDICTS:
+            return Score(None, None, None, len(parsed), unparsed)
+        shares.append(sum(correct) / len(correct))
+        ends.append(_wilson(sum(correct), len(correct), confidence))
+    value = (shares[0] + shares[1]) / 2
+    below = [share - low for share, (low, _) in zip(shares, ends, strict=True)]
+    above = [high - share for share, (_, high) in zip(shares, ends, strict=True)]
     return Score(
         value,
         max(0.0, value - float(np.hypot(*below)) / 2),
         min(1.0, value + float(np.hypot(*above)) / 2),
-        len(read),
+        len(parsed),
         unparsed,
     )
 

@@ -1,6 +1,6 @@
-"""What behaviors and the rule say of a latent, as sentences: the part of its explanation that follows every `attribute`.
+"""Sentences on a latent's evidence, rule and caveats: the part of its explanation that every `attribute` renews.
 
-The level is that of the column `evidence`, and beside it stands why no more is claimed.
+Each states the level of the column `evidence` and why it is not higher.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,27 +16,27 @@ _FOUND_AGAIN = 0.5
 
 
 def evidence_sentence(latent: int, behaviors: Sequence[BehaviorResults]) -> str:
-    """How strong the evidence is, and why it is no stronger."""
-    told = [(found, entry) for found in behaviors if (entry := _checked(found, latent)) is not None]
-    level = max((entry["evidence"] for _, entry in told), key=LEVELS.index, default="observed")
+    """Return the level of evidence, and why it is not higher."""
+    checked = [(found, entry) for found in behaviors if (entry := _checked(found, latent)) is not None]
+    level = max((entry["evidence"] for _, entry in checked), key=LEVELS.index, default="observed")
     if level == "observed":
-        return f"Evidence: observed in activations; {_why_only_observed(told, behaviors)}."
+        return f"Evidence: observed in activations; {_why_only_observed(checked, behaviors)}."
     parts = [
         f"{found.name} ({_attributed(found, latent)}{_checks(entry)})"
-        for found, entry in told
+        for found, entry in checked
         if entry["evidence"] == level
     ]
     of = " and ".join(parts)
     if level == "causal":
         return f"Evidence: causal for the shift of {of}, on held-out prompts."
     return (
-        f"Evidence: associated with the shift of {of}, on held-out prompts; that it is a cause is not shown, because neither check of "
-        "it alone is passed."
+        f"Evidence: associated with the shift of {of}, on held-out prompts; not shown to be a cause, because the latent alone "
+        "passes neither check."
     )
 
 
 def rule_sentence(rule: RuleScore | None) -> str:
-    """Where it fires by a rule, and how well that holds on documents that it was not learnt on; nothing where none was looked for."""
+    """Return the rule for where the latent fires and its score on documents it was not learned on; empty without a rule."""
     if rule is None:
         return ""
     if rule.text is None:
@@ -48,53 +48,51 @@ def rule_sentence(rule: RuleScore | None) -> str:
     )
     score = "not measured" if rule.auroc is None else f"{rule.auroc:.2f}"
     return (
-        f"Rule for where it fires, learnt on other documents: {rule.text}, AUROC {score} ({ends}; chance is 0.5; {rule.n_firings} firings "
+        f"Rule for where it fires, learned on other documents: {rule.text}, AUROC {score} ({ends}; chance is 0.5; {rule.n_firings} firings "
         f"in {rule.n_documents} documents)."
     )
 
 
-def doubt_sentence(row: Mapping[str, Any], without_tokens: bool) -> str:
-    """What else keeps a claimed latent from being sure; nothing for one that claims nothing."""
-    doubts = []
+def caveat_sentence(row: Mapping[str, Any], without_tokens: bool) -> str:
+    """Return other reasons for caution; empty without any."""
+    caveats = []
     template = row.get("template_share")
     if template is not None and template > _MOSTLY_TEMPLATE:
-        doubts.append(
-            "most of its firings are on the chat template, so it may follow that and not what is said"
+        caveats.append(
+            "most of its firings are on the chat template, so it may respond to the template and not the content"
         )
     if row["label"] in CLAIMED:
         if row.get("q_value") is None:
-            doubts.append("how many such latents come from nothing is not measured, for want of a null")
+            caveats.append("the false discovery rate is not measured, because the run has no null")
         stability = row.get("seed_stability")
         if stability is None:
-            doubts.append("whether another seed finds it again is not measured")
+            caveats.append("whether other seeds find it again is not measured")
         elif stability < _FOUND_AGAIN:
-            doubts.append(f"it is found again in {share_text(stability)} of the other seeds only")
+            caveats.append(f"only {share_text(stability)} of the other seeds find it again")
         if without_tokens:
-            doubts.append(
-                "there is no rule for where it fires, because the activations came without their tokens"
-            )
-    return f"Doubt: {'; '.join(doubts)}." if doubts else ""
+            caveats.append("there is no rule for where it fires, because the activations came without tokens")
+    return f"Caveat: {'; '.join(caveats)}." if caveats else ""
 
 
 def _checked(found: BehaviorResults, latent: int) -> dict[str, Any] | None:
-    """What the causal checks say of a latent, where it was among those checked."""
+    """Return the causal checks of a latent; None if it was not checked."""
     if found.causal is None:
         return None
     return next((entry for entry in found.causal["latents"] if entry["latent"] == latent), None)
 
 
 def _why_only_observed(
-    told: Sequence[tuple[BehaviorResults, Mapping[str, Any]]], behaviors: Sequence[BehaviorResults]
+    checked: Sequence[tuple[BehaviorResults, Mapping[str, Any]]], behaviors: Sequence[BehaviorResults]
 ) -> str:
-    if told:
-        names = " and ".join(found.name for found, _ in told)
-        return f"that it goes with the shift of {names} is not shown on held-out prompts"
+    if checked:
+        names = " and ".join(found.name for found, _ in checked)
+        return f"an association with the shift of {names} is not shown on held-out prompts"
     explained = [found.name for found in behaviors if found.causal is not None]
     if explained:
-        return f"it is not among the latents that were checked for the shift of {' and '.join(explained)}"
+        return f"it is not among the latents checked for the shift of {' and '.join(explained)}"
     if behaviors:
-        return "no shift of a behavior was explained, so what it does is not shown"
-    return "no behavior was attributed, so what it does is not shown"
+        return "no shift of a behavior was explained, so its effect is not known"
+    return "no behavior was attributed, so its effect is not known"
 
 
 def _attributed(found: BehaviorResults, latent: int) -> str:
@@ -104,13 +102,16 @@ def _attributed(found: BehaviorResults, latent: int) -> str:
 
 def _checks(entry: Mapping[str, Any]) -> str:
     parts = []
-    for kind, done in (("necessity", "taken out alone it undoes"), ("sufficiency", "put in alone it brings")):
+    for kind, effect in (
+        ("necessity", "removing it alone undoes"),
+        ("sufficiency", "inserting it alone brings"),
+    ):
         check = entry[kind]
-        # Undefined between two models that share no space.
+        # None: undefined for two models that share no space.
         if check is not None:
-            beside = (
+            chance = (
                 f", random latents at most {share_text(check['random_largest'])}" if check["random"] else ""
             )
             passed = "" if check["passed"] else ", not passed"
-            parts.append(f"{done} {share_text(check['value'])}{beside}{passed}")
+            parts.append(f"{effect} {share_text(check['value'])}{chance}{passed}")
     return "; ".join(parts)

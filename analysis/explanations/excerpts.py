@@ -1,7 +1,7 @@
-"""Excerpts of held-out documents in which a latent fires, or does not: what an explanation is written from and scored on.
+"""Excerpts of held-out documents in which a latent fires or does not: explanations are written from them and scored on them.
 
-Documents are cut into excerpts of equal length. The author sees excerpts of the half for finding, scores are of the other half, and
-no two excerpts of a kind are from one document, so that each counts for itself.
+Documents are cut into excerpts of equal length. The author sees excerpts of the find set, and scores are measured on the claim set. No
+two excerpts of the same kind come from one document, so they are independent.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from ..latents.token_context import DocumentContext
-from .firing_table import FiringTable, for_finding
+from .firing_table import FiringTable, in_find_set
 
-_LEAST_TOKENS = 4
-"""An excerpt of which fewer tokens are read by the dictionary says nothing."""
+_MIN_TOKENS = 4
+"""Minimum number of tokens in an excerpt that the dictionary reads."""
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Some tokens in a row."""
+    """Consecutive tokens of a document."""
 
     document: int
     start: int
@@ -30,43 +30,43 @@ class Excerpt:
     """Tokens that the dictionary reads; the others are masked."""
     value: Float32[np.ndarray, " token"]
     reference: Float32[np.ndarray, " token"]
-    """What the latent writes into the reference."""
+    """Contribution of the latent to the reference."""
     intervened: Float32[np.ndarray, " token"]
     rule_holds: bool | None
-    """Whether the latent's rule holds on any of its tokens; None without a rule."""
+    """Whether the latent's rule holds on any of these tokens; None without a rule."""
 
     @property
     def fires(self) -> Bool[np.ndarray, " token"]:
-        """On which tokens."""
+        """The tokens on which the latent fires."""
         return self.value > 0
 
 
 class Excerpts(NamedTuple):
-    """Of one latent."""
+    """The excerpts of one latent."""
 
     shown: tuple[Excerpt, ...]
-    """To the author: its strongest, then others over the range of its peaks."""
+    """Shown to the author: the strongest, then others over the range of its peaks."""
     shown_silent: tuple[Excerpt, ...]
     scored: tuple[Excerpt, ...]
-    """In which it fires, in random order."""
+    """Excerpts in which it fires, in random order."""
     scored_silent: tuple[Excerpt, ...]
 
 
 class ExcerptFinder:
-    """Finds excerpts of any latent of a table."""
+    """Finds excerpts for any latent of a table."""
 
     def __init__(
         self, firings: FiringTable, context: DocumentContext, length: int, seed: int, split_seed: int
     ) -> None:
-        """`split_seed` is that of the run, which decides what is for finding; `seed` which excerpts are taken."""
+        """`split_seed`, the seed of the run, determines the find set; `seed` selects the excerpts."""
         self.firings, self.context, self.length, self.seed = firings, context, length, seed
         document, position = firings.document, firings.position
         keys = np.stack([document, position // length], axis=1)
         found, of_token, size = np.unique(keys, axis=0, return_inverse=True, return_counts=True)
         self._document, self._start = found[:, 0], found[:, 1] * length
         self._of_token = of_token.reshape(-1)
-        self._usable = size >= _LEAST_TOKENS
-        self._finding = for_finding(self._document, split_seed)
+        self._usable = size >= _MIN_TOKENS
+        self._in_find_set = in_find_set(self._document, split_seed)
 
     def find(
         self,
@@ -76,7 +76,7 @@ class ExcerptFinder:
         scored: int,
         rule: Bool[np.ndarray, " token"] | None = None,
     ) -> Excerpts:
-        """At most so many of each; of the scored ones twice as many in which it fires, for the two ways to score.
+        """Return at most the given number of each kind, and twice `scored` excerpts in which it fires, because there are two scores.
 
         Args:
             rule: Whether the latent's rule holds on each token of the table.
@@ -87,18 +87,18 @@ class ExcerptFinder:
         random = np.random.default_rng([self.seed, latent]).permutation(len(peak))
         fires, usable = peak > 0, self._usable
 
-        def drawn(wanted: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
-            """The first of each document among those wanted, in some order."""
+        def take(wanted: np.ndarray, order: np.ndarray, most: int) -> np.ndarray:
+            """Return the first wanted excerpt of each document in the given order."""
             ordered = order[wanted[order]]
             _, first = np.unique(self._document[ordered], return_index=True)
             return ordered[np.sort(first)][:most]
 
-        strongest = drawn(fires & self._finding & usable, np.argsort(-peak, kind="stable"), len(peak))
+        strongest = take(fires & self._in_find_set & usable, np.argsort(-peak, kind="stable"), len(peak))
         rows = (
             _top_and_spread(strongest, shown),
-            drawn(~fires & self._finding & usable, random, silent),
-            drawn(fires & ~self._finding & usable, random, 2 * scored),
-            drawn(~fires & ~self._finding & usable, random, scored),
+            take(~fires & self._in_find_set & usable, random, silent),
+            take(fires & ~self._in_find_set & usable, random, 2 * scored),
+            take(~fires & ~self._in_find_set & usable, random, scored),
         )
         return Excerpts(*(tuple(self._excerpt(int(row), chosen, rule) for row in part) for part in rows))
 
@@ -131,7 +131,7 @@ class ExcerptFinder:
 
 
 def _top_and_spread(strongest: Int64[np.ndarray, " excerpt"], count: int) -> Int64[np.ndarray, " chosen"]:
-    """Half of them from the top, and the rest evenly from what is left, so that weak firings are seen, too."""
+    """Select half from the top and the rest at even steps below, so weak firings are included."""
     top = strongest[: -(-count // 2)]
     rest = strongest[len(top) :]
     n_rest = min(count - len(top), len(rest))
@@ -140,12 +140,12 @@ def _top_and_spread(strongest: Int64[np.ndarray, " excerpt"], count: int) -> Int
 
 
 def _as_text(special: str) -> str:
-    """A special token as text that no chat model takes for one of its own."""
+    """Return a special token as text that no chat model parses as a special token."""
     return f"[{special.strip('<|>')}]"
 
 
 def marked(tokens: Sequence[str], marks: Bool[np.ndarray, " token"]) -> str:
-    """Tokens as running text, those marked between << and >>; marked ones in a row are one."""
+    """Return tokens as running text, with each run of marked tokens between << and >>."""
     pieces = []
     for index, (token, mark) in enumerate(zip(tokens, marks, strict=True)):
         opens = mark and not (index and marks[index - 1])

@@ -1,7 +1,7 @@
-"""The verb `explain`: a chat model writes what a latent fires on, and how well that tells is measured on excerpts it did not see.
+"""The verb `explain`: a chat model describes what a latent fires on, and the description is scored on excerpts it did not see.
 
-Beside each score stands that of the explanation of another latent: a judge for which both are alike does not judge. Every prompt with its
-reply is in RUN/explanations/replies.jsonl; the results are in explanations.parquet.
+Each score is reported with the score of another latent's explanation as a control: if both are equal, the judge does not discriminate.
+Prompts and replies are stored in RUN/explanations/replies.jsonl, results in explanations.parquet.
 """
 
 import logging
@@ -25,13 +25,13 @@ from ..judges.reply_cache import ReplyCache, key_of
 from ..latents.trained_run import TrainedRun
 from ..tables.columns import WRITTEN
 from ..tables.parquet import read_table, write_parquet
-from .balanced_accuracy import LEAST, Score, Verdict, balanced_accuracy
+from .balanced_accuracy import MIN_VERDICTS, Score, Verdict, balanced_accuracy
 from .excerpts import Excerpt, ExcerptFinder, Excerpts
-from .explanation_files import WAYS, RuleScore, WrittenFolder, mean_scores, read_rows, read_rules
-from .firing_rules import latents_that_fire, latents_that_matter
+from .explanation_files import SCORE_KINDS, ExplanationFolder, RuleScore, mean_scores, read_rows, read_rules
+from .firing_rules import claimed_and_others, firing_latents
 from .firing_table import read_firings
-from .judge_prompts import author_question, detection_question, fuzzing_question, silent_marks
-from .token_families import Family, families
+from .judge_prompts import author_question, decoy_marks, detection_question, fuzzing_question
+from .token_families import TokenFamily, token_families
 
 logger = logging.getLogger(__name__)
 
@@ -39,22 +39,22 @@ METHOD = "excerpts with what is written into both models"
 
 
 class Task(NamedTuple):
-    """A question whose right answer is known, but for the explanation that is put into it."""
+    """A question with a known answer, into which an explanation is inserted."""
 
-    way: str
+    kind: str
     excerpt: Excerpt
     marks: Bool[np.ndarray, " token"] | None
-    true: bool
+    truth: bool
 
     def question(self, explanation: str) -> Question:
-        """With an explanation."""
+        """Return the question for an explanation."""
         if self.marks is None:
             return detection_question(explanation, self.excerpt)
         return fuzzing_question(explanation, self.excerpt, self.marks)
 
 
 class Case(NamedTuple):
-    """A latent to explain; without an author's question there is nothing to show."""
+    """A latent to explain; `question` is None if no excerpt can be shown to the author."""
 
     latent: int
     excerpts: Excerpts
@@ -63,71 +63,75 @@ class Case(NamedTuple):
 
 
 def explain_latents(run: TrainedRun, settings: ExplanationSettings) -> tuple[list[dict[str, Any]], int]:
-    """Write RUN/explanations for the latents that the settings choose; the rows of the table, and the tokens that were used.
+    """Write RUN/explanations for the latents that the settings select; return the rows of the table and the number of tokens used.
 
     Raises:
-        ConfigError: The run has no tokens, no latent is chosen, or a model cannot be had.
-        ResourceError: More tokens would be used than allowed, or an endpoint gives no reply.
+        ConfigError: The run has no tokens, no latent is selected, or a model is not available.
+        ResourceError: The token limit would be exceeded, or an endpoint does not reply.
         FormatError: Dictionary, activations or rules are missing or damaged.
     """
     if not run.has_models:
         raise ConfigError(
-            f"{run.folder.path}: its activations came from files, without their tokens, so there is no text to explain from; make a run with a pair"
+            f"{run.folder.path}: its activations came from files, without tokens, so there is no text to explain from; use a run with a pair"
         )
     if settings.author is None:
         raise ConfigError(
             "author: missing; give author.kind=local author.model=PATH, or author.kind=endpoint author.url=URL author.model=NAME"
         )
-    place = WrittenFolder(run.folder.explanations)
-    latents = _chosen(run.folder, settings)
+    files = ExplanationFolder(run.folder.explanations)
+    latents = _selected_latents(run.folder, settings)
     cases = _cases(run, settings, latents)
     author = open_model(settings.author, "author")
     judge = author if settings.judge is None else open_model(settings.judge, "judge")
-    asking = _Asking(place, author, judge, settings)
-    asking.announce(cases)
-    texts = asking.explanations(cases)
-    rows = list(asking.rows(cases, texts, run.config.analysis.rule.confidence))
-    write_atomic(place.settings, dump_config(settings))
-    _write(place, rows)
-    return rows, asking.spent
+    client = _Client(files, author, judge, settings)
+    client.check_budget(cases)
+    texts = client.explanations(cases)
+    rows = list(client.rows(cases, texts, run.config.analysis.rule.confidence))
+    write_atomic(files.settings, dump_config(settings))
+    _write(files, rows)
+    return rows, client.spent
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """In one line: mean scores, and beside each that of other latents' explanations."""
+    """Return one line with the mean scores, each with that of other latents' explanations."""
     means = mean_scores(rows)
     parts = [
-        f"{way} {means[way].own:.2f}, with another latent's explanation {means[way].control:.2f} (mean of {means[way].n})"
-        if way in means
-        else f"{way} not measured"
-        for way in WAYS
+        f"{kind} {means[kind].own:.2f}, with another latent's explanation {means[kind].control:.2f} (mean of {means[kind].n})"
+        if kind in means
+        else f"{kind} not measured"
+        for kind in SCORE_KINDS
     ]
-    unparsed = sum(row[f"{way}_unparsed"] + row[f"{way}_control_unparsed"] for row in rows for way in WAYS)
+    unparsed = sum(
+        row[f"{kind}_unparsed"] + row[f"{kind}_control_unparsed"] for row in rows for kind in SCORE_KINDS
+    )
     return "; ".join(
         [f"{len(rows)} latents", *parts, "chance is 0.5", f"{unparsed} replies were neither yes nor no"]
     )
 
 
-def _chosen(folder: RunFolder, settings: ExplanationSettings) -> list[int]:
+def _selected_latents(folder: RunFolder, settings: ExplanationSettings) -> list[int]:
     if not folder.features.is_file():
         raise ConfigError(f"{folder.path}: no analysis; run crosscoder analyze first")
     features = read_table(folder.features, "analyze")
     named = named_by_behaviors(folder)
-    first, others = latents_that_matter(features, named)
+    claimed, others = claimed_and_others(features, named)
     if settings.only:
-        unknown = sorted(set(settings.only) - {*first, *others})
+        unknown = sorted(set(settings.only) - {*claimed, *others})
         if unknown:
-            raise ConfigError(f"only: {unknown[0]} is no latent of this dictionary that fires; name others")
+            raise ConfigError(
+                f"only: {unknown[0]} is not a latent of this dictionary that fires; give others"
+            )
         return list(dict.fromkeys(settings.only))
     match settings.latents:
         case "claimed":
-            found = first
+            found = claimed
         case "named":
-            found = [latent for latent in first if latent in named]
+            found = [latent for latent in claimed if latent in named]
         case "top":
-            found = latents_that_fire(features)
+            found = firing_latents(features)
     if not found:
         raise ConfigError(
-            f"latents: no latent of this run is {settings.latents}; give latents=top, or name some with only"
+            f"latents: no latent of this run is {settings.latents}; use latents=top, or list latents with only"
         )
     return found[: settings.limit]
 
@@ -136,165 +140,165 @@ def _cases(run: TrainedRun, settings: ExplanationSettings, latents: Sequence[int
     context, seed = run.document_context, run.config.seed
     firings = read_firings(run.reader, run.view, latents, settings.tokens, seed, "excerpts")
     finder = ExcerptFinder(firings, context, settings.window, settings.seed, seed)
-    kinds = families(context.documents, context.vocabulary, firings.document, firings.position)
+    families = token_families(context.documents, context.vocabulary, firings.document, firings.position)
     rules = read_rules(run.folder)
     cases = []
     for latent in latents:
-        holds = _holds(rules.get(latent), kinds)
-        excerpts = finder.find(latent, settings.shown, settings.shown_silent, settings.scored, holds)
+        rule_holds = _rule_holds(rules.get(latent), families)
+        excerpts = finder.find(latent, settings.shown, settings.shown_silent, settings.scored, rule_holds)
         question = author_question(excerpts, settings.reply_tokens) if excerpts.shown else None
         cases.append(
             Case(latent, excerpts, question, tuple(_tasks(latent, excerpts, settings)) if question else ())
         )
     if not any(case.question for case in cases):
-        raise DataError(
-            "latents: none of them fires in the documents that explanations are found on; choose others"
-        )
+        raise DataError("latents: none of them fires in documents of the find set; choose others")
     return cases
 
 
 def _tasks(latent: int, excerpts: Excerpts, settings: ExplanationSettings) -> Iterator[Task]:
-    """As many of each kind as there are, no excerpt in both ways to score where there are enough."""
+    """Yield all tasks; excerpts are not reused between detection and fuzzing if there are enough."""
     scored = settings.scored
     for excerpt in excerpts.scored[:scored]:
         yield Task("detection", excerpt, None, True)
     for excerpt in excerpts.scored_silent:
         yield Task("detection", excerpt, None, False)
-    turned = [*excerpts.scored[scored:], *excerpts.scored[:scored]]
+    rotated = [*excerpts.scored[scored:], *excerpts.scored[:scored]]
     drawn = [
-        (excerpt, silent_marks(excerpt, (settings.seed, latent, excerpt.document))) for excerpt in turned
+        (excerpt, decoy_marks(excerpt, (settings.seed, latent, excerpt.document))) for excerpt in rotated
     ]
-    able = [(excerpt, marks) for excerpt, marks in drawn if marks is not None][: 2 * scored]
-    for place, (excerpt, marks) in enumerate(able):
-        true = place % 2 == 0
-        yield Task("fuzzing", excerpt, excerpt.fires if true else marks, true)
+    markable = [(excerpt, marks) for excerpt, marks in drawn if marks is not None][: 2 * scored]
+    for index, (excerpt, marks) in enumerate(markable):
+        truth = index % 2 == 0
+        yield Task("fuzzing", excerpt, excerpt.fires if truth else marks, truth)
 
 
-class _Asking:
-    """Asks what is not known yet, and keeps count of the tokens."""
+class _Client:
+    """Sends the questions whose replies are not cached, and counts the tokens."""
 
     def __init__(
-        self, place: WrittenFolder, author: ChatModel, judge: ChatModel, settings: ExplanationSettings
+        self, files: ExplanationFolder, author: ChatModel, judge: ChatModel, settings: ExplanationSettings
     ) -> None:
         self.author, self.judge, self.settings = author, judge, settings
-        self.kept = ReplyCache(place.replies)
+        self.cache = ReplyCache(files.replies)
         self.spent = 0
-        """Tokens of prompts and replies that this command used."""
+        """Tokens of the prompts and replies of this command."""
 
-    def announce(self, cases: Sequence[Case]) -> None:
-        """Say what will be asked, and refuse where it is more than allowed."""
-        # Of an explanation that is not written yet only its greatest length is known.
+    def check_budget(self, cases: Sequence[Case]) -> None:
+        """Log the number of prompts and tokens. Raises ResourceError above the limit."""
+        # Of an explanation that is not written yet, only the maximum length is known.
         blank = "x" * 4 * self.settings.reply_tokens
-        known = {case.latent: self._known(case) or blank for case in cases}
-        author = self.kept.unknown(self.author, (case.question for case in cases if case.question))
-        others = _others(list(known), self.settings.seed)
+        texts = {case.latent: self._cached_text(case) or blank for case in cases}
+        author = self.cache.unknown(self.author, (case.question for case in cases if case.question))
+        controls = _controls(list(texts), self.settings.seed)
         judged = [
-            task.question(known[source])
+            task.question(texts[source])
             for case in cases
-            for source in dict.fromkeys((case.latent, others.get(case.latent, case.latent)))
+            for source in dict.fromkeys((case.latent, controls.get(case.latent, case.latent)))
             for task in case.tasks
         ]
-        fresh = [question for question in judged if self.kept.known(self.judge, question) is None]
-        tokens = sum(self._most(self.author, question) for question in author)
-        tokens += sum(self._most(self.judge, question) for question in fresh)
+        new = [question for question in judged if self.cache.known(self.judge, question) is None]
+        tokens = sum(self._max_tokens(self.author, question) for question in author)
+        tokens += sum(self._max_tokens(self.judge, question) for question in new)
         logger.info(
-            "explain: %d latents; at most %d prompts to %s and %d to %s, about %s tokens in all of at most %s; the other replies are kept",
-            len(cases), len(author), self.author.name, len(fresh), self.judge.name, f"{tokens:,}", f"{self.settings.max_tokens:,}",
+            "explain: %d latents; at most %d prompts to %s and %d to %s, about %s tokens in total (limit %s); the other replies are cached",
+            len(cases), len(author), self.author.name, len(new), self.judge.name, f"{tokens:,}", f"{self.settings.max_tokens:,}",
         )  # fmt: skip
         if tokens > self.settings.max_tokens:
             raise ResourceError(
-                f"max_tokens: {len(author) + len(fresh)} prompts need about {tokens} tokens, the limit is {self.settings.max_tokens}; raise it, "
+                f"max_tokens: {len(author) + len(new)} prompts need about {tokens} tokens, the limit is {self.settings.max_tokens}; raise it, "
                 "or explain fewer latents (limit), or score on fewer excerpts (scored)"
             )
 
     def explanations(self, cases: Sequence[Case]) -> dict[int, str]:
-        """By latent; a reply of several lines is one text, an empty one is none."""
+        """Return the explanations by latent; lines of a reply are joined, empty replies are omitted."""
         texts = {}
         for case in tqdm([case for case in cases if case.question], desc="explain", unit=" latents"):
             assert case.question is not None
             self._ask(self.author, case.question)
-            if text := self._known(case):
+            if text := self._cached_text(case):
                 texts[case.latent] = text
         return texts
 
     def rows(
         self, cases: Sequence[Case], texts: Mapping[int, str], confidence: float
     ) -> Iterator[dict[str, Any]]:
-        """One for each latent, as in explanations.parquet."""
-        others = _others(list(texts), self.settings.seed)
+        """Yield the row of each latent in explanations.parquet."""
+        controls = _controls(list(texts), self.settings.seed)
         for case in tqdm(cases, desc="score", unit=" latents"):
             text = texts.get(case.latent)
             row: dict[str, Any] = {
-                "latent": case.latent, "text": text, "reason": _why_not(case, text), "method": METHOD,
+                "latent": case.latent, "text": text, "reason": _reason(case, text), "method": METHOD,
                 "author": self.author.name, "judge": self.judge.name,
                 "prompt_digest": key_of(self.author, case.question) if case.question else None,
                 "n_shown": len(case.excerpts.shown), "n_shown_silent": len(case.excerpts.shown_silent),
-                "control_latent": others.get(case.latent),
+                "control_latent": controls.get(case.latent),
             }  # fmt: skip
-            of_rule = [
-                Verdict(task.true, task.excerpt.rule_holds) for task in case.tasks if task.way == "detection"
+            rule_verdicts = [
+                Verdict(task.truth, task.excerpt.rule_holds)
+                for task in case.tasks
+                if task.kind == "detection"
             ]
-            row["detection_rule"] = balanced_accuracy(of_rule, confidence).value
+            row["detection_rule"] = balanced_accuracy(rule_verdicts, confidence).value
             asked = [(self.author, case.question)] if case.question else []
-            for suffix, source in (("", case.latent), ("_control", others.get(case.latent))):
-                said = texts.get(source) if source is not None else None
-                for way in WAYS:
-                    tasks = [] if said is None else [task for task in case.tasks if task.way == way]
-                    questions = [task.question(said) for task in tasks if said is not None]
+            for suffix, source in (("", case.latent), ("_control", controls.get(case.latent))):
+                explanation = texts.get(source) if source is not None else None
+                for kind in SCORE_KINDS:
+                    tasks = [] if explanation is None else [task for task in case.tasks if task.kind == kind]
+                    questions = [task.question(explanation) for task in tasks if explanation is not None]
                     replies = [self._ask(self.judge, question) for question in questions]
                     verdicts = [
-                        Verdict(task.true, verdict_of(reply))
+                        Verdict(task.truth, verdict_of(reply))
                         for task, reply in zip(tasks, replies, strict=True)
                     ]
-                    row |= _columns(way + suffix, balanced_accuracy(verdicts, confidence))
+                    row |= _columns(kind + suffix, balanced_accuracy(verdicts, confidence))
                     asked += [(self.judge, question) for question in questions]
             replies = [
                 reply
                 for model, question in dict.fromkeys(asked)
-                if (reply := self.kept.known(model, question))
+                if (reply := self.cache.known(model, question))
             ]
             row["prompt_tokens"] = sum(reply.prompt_tokens for reply in replies)
             row["reply_tokens"] = sum(reply.reply_tokens for reply in replies)
             yield row
 
-    def _known(self, case: Case) -> str:
-        reply = None if case.question is None else self.kept.known(self.author, case.question)
+    def _cached_text(self, case: Case) -> str:
+        reply = None if case.question is None else self.cache.known(self.author, case.question)
         return "" if reply is None else " ".join(reply.text.split())
 
     def _ask(self, model: ChatModel, question: Question) -> str:
-        if (kept := self.kept.known(model, question)) is not None:
-            return kept.text
-        # The estimate beforehand may have been too small.
-        if self.spent + self._most(model, question) > self.settings.max_tokens:
+        if (cached := self.cache.known(model, question)) is not None:
+            return cached.text
+        # The estimate of check_budget may have been too low.
+        if self.spent + self._max_tokens(model, question) > self.settings.max_tokens:
             raise ResourceError(
-                f"max_tokens: {self.spent} tokens are used, and the next prompt would pass the limit of {self.settings.max_tokens}; raise it: "
-                "replies so far are kept, so the same command goes on"
+                f"max_tokens: {self.spent} tokens are used, and the next prompt would exceed the limit of {self.settings.max_tokens}; raise it: "
+                "replies so far are cached, so the same command resumes"
             )
-        reply = self.kept.ask(model, question)
+        reply = self.cache.ask(model, question)
         self.spent += reply.prompt_tokens + reply.reply_tokens
         return reply.text
 
-    def _most(self, model: ChatModel, question: Question) -> int:
-        return model.tokens_of(question.prompt) + question.most_tokens
+    def _max_tokens(self, model: ChatModel, question: Question) -> int:
+        return model.tokens_of(question.prompt) + question.max_tokens
 
 
-def _others(latents: Sequence[int], seed: int) -> dict[int, int]:
-    """For each latent another one, whose explanation it gets as a control; none where there is no other."""
+def _controls(latents: Sequence[int], seed: int) -> dict[int, int]:
+    """Assign each latent another latent whose explanation serves as its control; empty for a single latent."""
     if len(latents) < 2:
         return {}
     order = np.random.default_rng(seed).permutation(sorted(latents)).tolist()
     return dict(zip(order, [*order[1:], order[0]], strict=True))
 
 
-def _why_not(case: Case, text: str | None) -> str | None:
-    """Why there is no explanation, or no score of it."""
+def _reason(case: Case, text: str | None) -> str | None:
+    """Return why there is no explanation or no score; None if there are both."""
     if case.question is None:
-        return "fires in no document that explanations are found on"
+        return "fires in no document of the find set"
     if text is None:
         return "the author's reply is empty"
     counts = len(case.excerpts.scored), len(case.excerpts.scored_silent)
-    if min(counts) < LEAST:
-        return f"too few excerpts of other documents to score detection on: it fires in {counts[0]}, and is silent in {counts[1]} (fewer than {LEAST})"
+    if min(counts) < MIN_VERDICTS:
+        return f"too few excerpts of the claim set to score detection: it fires in {counts[0]} and is silent in {counts[1]} (fewer than {MIN_VERDICTS})"
     return None
 
 
@@ -305,23 +309,23 @@ def _columns(name: str, score: Score) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _holds(rule: RuleScore | None, kinds: Sequence[Family]) -> Bool[np.ndarray, " token"] | None:
-    """Whether a rule of the file holds on each token of a table; its items are known by their texts."""
-    kind = next((kind for kind in kinds if rule is not None and kind.name == rule.family), None)
-    if rule is None or kind is None:
+def _rule_holds(rule: RuleScore | None, families: Sequence[TokenFamily]) -> Bool[np.ndarray, " token"] | None:
+    """Return whether a stored rule holds on each token of a table; its items are matched by text."""
+    family = next((family for family in families if rule is not None and family.name == rule.family), None)
+    if rule is None or family is None:
         return None
-    named = set(rule.items)
-    inside = np.array([text in named for text in kind.texts], dtype=bool)
-    return inside[kind.key] ^ bool(rule.negated)
+    items = set(rule.items)
+    inside = np.array([text in items for text in family.texts], dtype=bool)
+    return inside[family.key] ^ bool(rule.negated)
 
 
-def _write(place: WrittenFolder, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows of other latents, authors and judges stay."""
+def _write(files: ExplanationFolder, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows, keeping those of other latents, authors and judges."""
 
     def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return row["latent"], row["author"], row["judge"]
 
-    fresh = {key(row) for row in rows}
-    kept = [row for row in read_rows(place.table, WRITTEN.schema(), "explain") if key(row) not in fresh]
+    new = {key(row) for row in rows}
+    kept = [row for row in read_rows(files.table, WRITTEN.schema(), "explain") if key(row) not in new]
     table = pa.Table.from_pylist(sorted([*kept, *rows], key=key), schema=WRITTEN.schema())
-    write_parquet(place.table, table)
+    write_parquet(files.table, table)

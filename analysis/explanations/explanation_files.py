@@ -1,4 +1,4 @@
-"""What was said of latents and how well it holds, read back and checked."""
+"""Rules and explanations of latents with their scores: reading and validating the files."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from crosscoder.run.folder import RunFolder
 from ..tables.columns import RULES, WRITTEN
 from ..tables.parquet import readable
 
-WAYS = ("detection", "fuzzing")
-"""How explanations are scored."""
+SCORE_KINDS = ("detection", "fuzzing")
+"""The scores of an explanation."""
 
 FAMILY_NAMES = {
     "token": "token",
@@ -24,10 +24,10 @@ FAMILY_NAMES = {
     "source": "source",
     "place": "place",
 }
-"""Of the families of rules (`token_families`), in words."""
+"""Names of the families of rules (`token_families`) in text."""
 
 
-class WrittenFolder:
+class ExplanationFolder:
     """RUN/explanations."""
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class WrittenFolder:
 
     @property
     def table(self) -> Path:
-        """One row a latent, author and judge."""
+        """One row per latent, author and judge."""
         return self.path / "explanations.parquet"
 
     @property
@@ -49,20 +49,21 @@ class WrittenFolder:
         return self.path / "settings.yaml"
 
 
-def read_written(folder: RunFolder) -> dict[int, list[dict[str, Any]]]:
-    """Rows of explanations.parquet by latent; none for a run without.
+def read_explanations(folder: RunFolder) -> dict[int, list[dict[str, Any]]]:
+    """Return the rows of explanations.parquet by latent; empty without the file.
 
-    Raises `FormatError` where the file is damaged or of another release.
+    Raises:
+        FormatError: The file is damaged or has the columns of another release.
     """
     found: dict[int, list[dict[str, Any]]] = {}
-    for row in read_rows(WrittenFolder(folder.explanations).table, WRITTEN.schema(), "explain"):
+    for row in read_rows(ExplanationFolder(folder.explanations).table, WRITTEN.schema(), "explain"):
         found.setdefault(row["latent"], []).append(row)
     return found
 
 
 @dataclass(frozen=True)
 class RuleScore:
-    """A row of rules.parquet; without a rule, `reason` says why, and what belongs to the rule is None."""
+    """A row of rules.parquet; without a rule, `reason` states why and the fields of the rule are None."""
 
     latent: int
     reason: str | None
@@ -78,26 +79,27 @@ class RuleScore:
     activation_auroc_low: float | None
     activation_auroc_high: float | None
     n_firings: int
-    """Tokens on which it fires in the documents that it is scored on."""
+    """Tokens of the claim set on which the latent fires."""
     n_documents: int
-    """Documents of those in which it fires."""
+    """Documents of the claim set in which it fires."""
     n_tokens: int
-    """Tokens of those documents and of the others that it is scored on."""
+    """All tokens of the claim set."""
     n_firings_found_on: int
     n_documents_found_on: int
 
 
 def read_rules(folder: RunFolder) -> dict[int, RuleScore]:
-    """Rules by latent; none for a run without.
+    """Return the rules by latent; empty without the file.
 
-    Raises `FormatError` where the file is damaged or of another release.
+    Raises:
+        FormatError: The file is damaged or has the columns of another release.
     """
     rows = read_rows(folder.rules, RULES.schema(), "analyze")
     return {row["latent"]: RuleScore(items=tuple(row.pop("items") or ()), **row) for row in rows}
 
 
 class MeanScores(NamedTuple):
-    """Over the latents that have both: with their own explanation, and with that of another latent."""
+    """Mean scores with the latents' own and with another latent's explanation, over latents that have both."""
 
     own: float
     control: float
@@ -105,26 +107,26 @@ class MeanScores(NamedTuple):
 
 
 def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, MeanScores]:
-    """By way of scoring; one that no latent was scored by is left out."""
+    """Return the mean of each kind of score; kinds without scores are omitted."""
     found = {}
-    for way in WAYS:
+    for kind in SCORE_KINDS:
         pairs = [
-            (row[way], row[f"{way}_control"])
+            (row[kind], row[f"{kind}_control"])
             for row in rows
-            if row[way] is not None and row[f"{way}_control"] is not None
+            if row[kind] is not None and row[f"{kind}_control"] is not None
         ]
         if pairs:
             own, control = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-            found[way] = MeanScores(own, control, len(pairs))
+            found[kind] = MeanScores(own, control, len(pairs))
     return found
 
 
 def read_rows(path: Path, expected: pa.Schema, verb: str) -> list[dict[str, Any]]:
-    """Rows of a Parquet file with exactly these columns; none where there is no file."""
+    """Return the rows of a Parquet file; empty without the file. Raises FormatError if the columns differ from `expected`."""
     if not path.is_file():
         return []
     with readable(path, verb):
         table = pq.read_table(path)
     if not table.schema.equals(expected):
-        raise FormatError(f"{path}: not the columns of this release; run crosscoder {verb} again")
+        raise FormatError(f"{path}: its columns are not those of this release; run crosscoder {verb} again")
     return table.to_pylist()

@@ -1,8 +1,8 @@
-"""Where some latents fire on held-out tokens, each firing with what it writes into both models: what rules are learnt from and
-explanations are scored on.
+"""Firings of selected latents on held-out tokens, with their contributions to both models: rules are learned from them and explanations
+are scored on them.
 
-Claims are made on other documents than those that anything was found on. Which part a document belongs to follows from its number
-and the seed of the run, so the rule of a latent and its explanations are found on the same part and checked on the same other part.
+Documents are split into a find set and a claim set by their number and the seed of the run. Rules and explanations are found on the same
+find set and checked on the same claim set.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,36 +23,36 @@ from ..latents.held_out_pass import batches_for
 _SPLIT_STREAM, _DRAW_STREAM = 1, 2
 
 
-def drawn(document: Int64[np.ndarray, " item"], seed: int, stream: int) -> np.ndarray:
-    """A number in [0, 1) for each document, other than the one that decides what it is resampled with."""
+def document_draw(document: Int64[np.ndarray, " item"], seed: int, stream: int) -> np.ndarray:
+    """Return a number in [0, 1) for each document, independent of the one that determines its bootstrap block."""
     once = hashed(document, seed + stream).astype(np.int64)
     return uniform(hashed(once, seed + stream))
 
 
-def for_finding(document: Int64[np.ndarray, " item"], seed: int) -> Bool[np.ndarray, " item"]:
-    """Whether a document is of the half that rules and explanations are found on; the other half is for claims."""
-    return drawn(document, seed, _SPLIT_STREAM) < 0.5
+def in_find_set(document: Int64[np.ndarray, " item"], seed: int) -> Bool[np.ndarray, " item"]:
+    """Whether each document is in the half that rules and explanations are found on; the other half is the claim set."""
+    return document_draw(document, seed, _SPLIT_STREAM) < 0.5
 
 
 @dataclass(frozen=True)
 class FiringTable:
-    """Some held-out tokens, and the firings of some latents on them, token after token."""
+    """Held-out tokens and the firings of selected latents on them, sorted by token."""
 
     latents: tuple[int, ...]
     document: Int64[np.ndarray, " token"]
     position: Int64[np.ndarray, " token"]
-    """Of each token in its document."""
+    """Position of each token in its document."""
     token: Int64[np.ndarray, " firing"]
-    """Row of the token, in the order of `document`."""
+    """Index of the token in `document`."""
     place: Int64[np.ndarray, " firing"]
-    """Of the latent in `latents`."""
+    """Index of the latent in `latents`."""
     value: Float32[np.ndarray, " firing"]
     reference: Float32[np.ndarray, " firing"]
-    """What is written into the reference: the latent's value times the norm of its direction, raw units."""
+    """Contribution to the reference: the latent's value times the norm of its direction, in raw units."""
     intervened: Float32[np.ndarray, " firing"]
 
     def of(self, latent: int) -> Int64[np.ndarray, " chosen"]:
-        """The firings of one latent."""
+        """Return the indices of the firings of one latent."""
         return np.flatnonzero(self.place == self.latents.index(latent))
 
 
@@ -60,27 +60,27 @@ def gather_firings(
     reader: ActivationReader,
     view: DictionaryView,
     latents: Sequence[int],
-    most_tokens: int,
+    max_tokens: int,
     seed: int,
     progress: Callable[[int], object] = lambda _: None,
 ) -> FiringTable:
-    """Read through held-out tokens once.
+    """Collect the firings in one pass over held-out tokens.
 
     Args:
-        latents: Whose firings are kept; about 24 bytes each.
-        most_tokens: Of a longer text, documents are drawn so that about so many tokens are read.
-        progress: Is told of the tokens that pass by.
+        latents: Latents whose firings are kept; about 24 bytes per firing.
+        max_tokens: In a longer text, documents are sampled to read about this many tokens.
+        progress: Called with the number of tokens of each batch.
     """
-    share = most_tokens / max(reader.n_tokens, 1)
+    share = max_tokens / max(reader.n_tokens, 1)
     place_of = torch.full((view.n_latents,), -1, dtype=torch.int64)
     place_of[list(latents)] = torch.arange(len(latents))
-    nothing, no_value = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-    tokens, parts = [(nothing, nothing)], [(nothing, nothing, no_value, no_value, no_value)]
+    no_index, no_value = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    tokens, parts = [(no_index, no_index)], [(no_index, no_index, no_value, no_value, no_value)]
     n_tokens = 0
     for batch in batches_for(view, reader):
         progress(len(batch.values))
         document = batch.document.cpu().numpy().astype(np.int64)
-        rows = np.flatnonzero(drawn(document, seed, _DRAW_STREAM) < share)
+        rows = np.flatnonzero(document_draw(document, seed, _DRAW_STREAM) < share)
         if not len(rows):
             continue
         tokens.append((document[rows], batch.position.cpu().numpy().astype(np.int64)[rows]))
@@ -88,30 +88,34 @@ def gather_firings(
         parts.append(_kept(codes.sparse_latents, view.contributions(codes), place_of, n_tokens))
         n_tokens += len(rows)
     document, position = (np.concatenate(column) for column in zip(*tokens, strict=True))
-    token, place, *written = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return FiringTable(tuple(int(latent) for latent in latents), document, position, token, place, *written)
+    token, place, *contributions = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return FiringTable(
+        tuple(int(latent) for latent in latents), document, position, token, place, *contributions
+    )
 
 
 def read_firings(
     reader: ActivationReader,
     view: DictionaryView,
     latents: Sequence[int],
-    most_tokens: int,
+    max_tokens: int,
     seed: int,
-    named: str,
+    label: str,
 ) -> FiringTable:
-    """`gather_firings` with a bar that is `named`."""
-    with tqdm(total=reader.n_tokens, desc=named, unit=" tokens", unit_scale=True) as bar:
-        return gather_firings(reader, view, latents, most_tokens, seed, bar.update)
+    """`gather_firings` with a progress bar."""
+    with tqdm(total=reader.n_tokens, desc=label, unit=" tokens", unit_scale=True) as bar:
+        return gather_firings(reader, view, latents, max_tokens, seed, bar.update)
 
 
 def _kept(
     firings: SparseLatents,
-    written: tuple[SparseLatents, SparseLatents],
+    contributions: tuple[SparseLatents, SparseLatents],
     place_of: torch.Tensor,
     first_token: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     place = place_of[firings.latent.cpu()]
     kept = place >= 0
-    value, reference, intervened = (code.cpu().value[kept].float().numpy() for code in (firings, *written))
+    value, reference, intervened = (
+        code.cpu().value[kept].float().numpy() for code in (firings, *contributions)
+    )
     return firings.token.cpu()[kept].numpy() + first_token, place[kept].numpy(), value, reference, intervened

@@ -1,11 +1,11 @@
-"""What a language model is asked about a latent: to explain it, and, given an explanation, to tell where it fires.
+"""Prompts for chat models: the author explains a latent, and the judge predicts from an explanation where the latent fires.
 
-Both ways of scoring are those of Paulo et al. 2024 (arXiv 2410.13928), asked one excerpt at a time:
+Both scores are from Paulo et al. 2024 (arXiv 2410.13928), with one excerpt per question:
 
     detection   does the latent fire anywhere in this excerpt?   excerpts in which it fires, and others
-    fuzzing     does it fire on the marked tokens?               excerpts in which it fires, with its own tokens marked, or others
+    fuzzing     does it fire on the marked tokens?               excerpts in which it fires, with its tokens or others marked
 
-The author sees, beside each token, what the latent writes into both models.
+The author also sees the contribution of the latent to each model.
 """
 
 from collections.abc import Sequence
@@ -54,26 +54,26 @@ Here is an excerpt of a text, in which some tokens are between << and >>:
 By that description, are the tokens between << and >> those on which the unit fires? Answer with Yes or No."""
 
 
-def author_question(excerpts: Excerpts, most_tokens: int) -> Question:
-    """Asks for an explanation."""
+def author_question(excerpts: Excerpts, max_tokens: int) -> Question:
+    """Return the question that asks for an explanation."""
     strongest = max(float(excerpt.value.max()) for excerpt in excerpts.shown)
     fires = "\n\n".join(_shown(excerpt, strongest) for excerpt in excerpts.shown)
     silent = "\n\n".join("".join(excerpt.tokens) for excerpt in excerpts.shown_silent)
-    return Question(_AUTHOR.format(fires=fires, silent=silent or "(none was found)"), "text", most_tokens)
+    return Question(_AUTHOR.format(fires=fires, silent=silent or "(none was found)"), "text", max_tokens)
 
 
 def detection_question(explanation: str, excerpt: Excerpt) -> Question:
-    """Asks whether the latent fires in an excerpt."""
+    """Return the question whether the latent fires in an excerpt."""
     return Question(_DETECTION.format(explanation=explanation, text="".join(excerpt.tokens)))
 
 
 def fuzzing_question(explanation: str, excerpt: Excerpt, marks: Bool[np.ndarray, " token"]) -> Question:
-    """Asks whether the latent fires on the marked tokens."""
+    """Return the question whether the latent fires on the marked tokens."""
     return Question(_FUZZING.format(explanation=explanation, text=marked(excerpt.tokens, marks)))
 
 
-def silent_marks(excerpt: Excerpt, seed: Sequence[int]) -> Bool[np.ndarray, " token"] | None:
-    """As many tokens as it fires on, drawn from those on which it does not; None where there are not so many."""
+def decoy_marks(excerpt: Excerpt, seed: Sequence[int]) -> Bool[np.ndarray, " token"] | None:
+    """Sample as many tokens as the latent fires on from those on which it does not; None if there are too few."""
     silent = np.flatnonzero(excerpt.measured & ~excerpt.fires)
     count = int(excerpt.fires.sum())
     if count > len(silent):

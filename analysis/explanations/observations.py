@@ -1,4 +1,4 @@
-"""The column `observation`: what analysis observes of each latent, put together from the pass, the labels and the logit tables."""
+"""The column `observation`: what the analysis observes of each latent, from the pass, the labels and the logit tables."""
 
 from collections import defaultdict
 
@@ -9,17 +9,17 @@ import pyarrow.compute as pc
 from ..labels.feature_table import Features
 from ..latents.held_out_pass import Pass
 from ..latents.trained_run import TrainedRun
-from .sentences import Facts, observation
+from .sentences import LatentFacts, observation
 
 
 def observations(run: TrainedRun, seen: Pass, features: Features, logits: pa.Table) -> list[str]:
-    """One text for each latent."""
-    points_at: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    """Return one text per latent."""
+    top_tokens: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     top = logits.filter(pc.field("side") == "top")
     for latent, model, token in zip(
         *(top[name].to_pylist() for name in ("latent", "model", "token")), strict=True
     ):
-        points_at[latent][model].append(token)
+        top_tokens[latent][model].append(token)
     peak_tokens: dict[int, list[str]] = defaultdict(list)
     if run.has_models:
         shown = run.context.show(seen.top.document, seen.top.position).tokens.to_pylist()
@@ -27,12 +27,12 @@ def observations(run: TrainedRun, seen: Pass, features: Features, logits: pa.Tab
             peak_tokens[latent].append(token)
     columns, statistics = features.columns, seen.statistics
     firings = dict(zip(statistics.source_names, statistics.by_source.tolist(), strict=True))
-    nothing = np.full(len(features.labels), np.nan)
-    relative_norm = columns.get("relative_norm", nothing)
+    missing = np.full(len(features.labels), np.nan)
+    relative_norm = columns.get("relative_norm", missing)
     rates = [columns.get(f"density_{model}") for model in ("reference", "intervened")]
     return [
         observation(
-            Facts(
+            LatentFacts(
                 label=features.labels[latent],
                 reason=features.reasons[latent],
                 density=float(columns["density"][latent]),
@@ -42,7 +42,7 @@ def observations(run: TrainedRun, seen: Pass, features: Features, logits: pa.Tab
                 template_share=float(columns["template_share"][latent]),
                 peak_tokens=peak_tokens[latent],
                 relative_norm=float(relative_norm[latent]),
-                points_at=points_at[latent],
+                top_tokens=top_tokens[latent],
                 density_by_model=None
                 if rates[0] is None or rates[1] is None
                 else (float(rates[0][latent]), float(rates[1][latent])),

@@ -1,7 +1,7 @@
-"""What analysis observes of a latent, in two plain sentences: the part of its explanation that no behavior changes.
+"""What the analysis observes of a latent, in two sentences: the part of its explanation that does not depend on behaviors.
 
-Nothing here interprets: it says where a latent fires, what it writes and where, which tokens that points at, and how sure the
-label is. Token text goes in as it is; the pages escape it.
+They do not interpret. They state where a latent fires, which model it writes into, which tokens its direction promotes, and its label
+with the reason. Token text is inserted unescaped; the pages escape it.
 """
 
 import math
@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# A source that holds this share of the firings, or more, is named alone.
+# "nearly all" is used for a source with at least this share of the firings.
 _NEARLY_ALL = 0.95
 _TOKENS_NAMED = 4
-# Template tokens are mentioned from this share of the firings on.
-_TEMPLATE_WORTH_SAYING = 0.1
+# Firings on template tokens are mentioned if their share is at least this.
+_MIN_TEMPLATE_SHARE = 0.1
 
 
-class Facts(NamedTuple):
-    """What a sentence is made from. Numbers that were not measured are NaN."""
+class LatentFacts(NamedTuple):
+    """Input of the sentences. Numbers that were not measured are NaN."""
 
     label: str
     reason: str
@@ -27,22 +27,22 @@ class Facts(NamedTuple):
     firings_by_source: Mapping[str, int]
     template_share: float
     peak_tokens: Sequence[str]
-    """The token at the peak of each top example, strongest first; empty where tokens are not known."""
+    """The peak token of each top example, strongest first; empty without tokens."""
     relative_norm: float
-    points_at: Mapping[str, Sequence[str]]
-    """Top tokens of the logit lens for `reference`, `intervened`, `difference`, as far as they exist."""
+    top_tokens: Mapping[str, Sequence[str]]
+    """Top tokens of the logit lens for those of `reference`, `intervened` and `difference` that exist."""
     density_by_model: tuple[float, float] | None = None
-    """Firing rates in reference and intervened model, where each is encoded alone."""
+    """Firing rates in reference and intervened model, if the dictionary encodes each separately."""
 
 
-def observation(facts: Facts) -> str:
-    """The sentences of one latent."""
+def observation(facts: LatentFacts) -> str:
+    """Return the sentences on one latent."""
     if facts.n_tokens == 0:
         return "Fired on no held-out token."
-    return f"{_where(facts)} {_what(facts)}"
+    return f"{_firing_sentence(facts)} {_writing_sentence(facts)}"
 
 
-def _where(facts: Facts) -> str:
+def _firing_sentence(facts: LatentFacts) -> str:
     documents = f"{facts.n_documents} document{'s' * (facts.n_documents != 1)}"
     parts = [f"Fires on {share_text(facts.density)} of held-out tokens ({facts.n_tokens} in {documents})"]
     total = sum(facts.firings_by_source.values())
@@ -55,16 +55,16 @@ def _where(facts: Facts) -> str:
             parts.append(f"nearly all of them in {name} ({share_text(share)})")
         else:
             parts.append(f"most often in {name} ({share_text(share)} of them)")
-    if facts.template_share >= _TEMPLATE_WORTH_SAYING:
+    if facts.template_share >= _MIN_TEMPLATE_SHARE:
         parts.append(f"{share_text(facts.template_share)} of them on tokens of the chat template")
     if facts.peak_tokens:
         counts = Counter(facts.peak_tokens).most_common(_TOKENS_NAMED)
         named = ", ".join(f"“{token}”" + (f" ×{count}" if count > 1 else "") for token, count in counts)
-        parts.append(f"at its {len(facts.peak_tokens)} strongest peaks on {named}")
+        parts.append(f"with its {len(facts.peak_tokens)} strongest peaks on {named}")
     return ", ".join(parts) + "."
 
 
-def _what(facts: Facts) -> str:
+def _writing_sentence(facts: LatentFacts) -> str:
     parts = []
     if facts.density_by_model is not None:
         reference, intervened = facts.density_by_model
@@ -72,18 +72,18 @@ def _what(facts: Facts) -> str:
             f"Fires on {share_text(reference)} of the reference's tokens and {share_text(intervened)} of the intervened model's"
         )
     elif math.isnan(facts.relative_norm):
-        parts.append("Describes a part of intervened - reference")
+        parts.append("Represents part of intervened - reference")
     else:
-        parts.append(_into(facts.relative_norm))
-    model, tokens = _pointed(facts)
+        parts.append(_writes_into(facts.relative_norm))
+    direction, tokens = _top_tokens(facts)
     if tokens:
         named = ", ".join(f"“{token}”" for token in tokens[:_TOKENS_NAMED])
-        parts.append(f"and, through the logit lens, {model} points at {named}")
+        parts.append(f"and the top tokens of {direction} through the logit lens are {named}")
     verdict = "undetermined" if facts.label == "undetermined" else f"observed as {facts.label}"
-    return f"{' '.join(parts)}; {verdict}: {facts.reason}."
+    return f"{', '.join(parts)}; {verdict}: {facts.reason}."
 
 
-def _into(relative_norm: float) -> str:
+def _writes_into(relative_norm: float) -> str:
     if relative_norm >= 2 / 3:
         side = "mostly into the intervened model"
     elif relative_norm <= 1 / 3:
@@ -93,8 +93,8 @@ def _into(relative_norm: float) -> str:
     return f"Writes {side} (relative norm {relative_norm:.2f})"
 
 
-def _pointed(facts: Facts) -> tuple[str, Sequence[str]]:
-    """The table that says most: of the side it leans to, or of the difference where both models are written to alike."""
+def _top_tokens(facts: LatentFacts) -> tuple[str, Sequence[str]]:
+    """Choose the most informative logit table: that of the model the latent writes into, or that of the difference."""
     if facts.relative_norm <= 1 / 3:
         order = (("reference", "that direction"), ("difference", "the change"))
     elif facts.relative_norm >= 2 / 3:
@@ -107,13 +107,13 @@ def _pointed(facts: Facts) -> tuple[str, Sequence[str]]:
             ("reference", "the reference's direction"),
         )
     for model, name in order:
-        if facts.points_at.get(model):
-            return name, facts.points_at[model]
+        if facts.top_tokens.get(model):
+            return name, facts.top_tokens[model]
     return "", ()
 
 
 def share_text(value: float) -> str:
-    """A share in percent, with two significant digits below 10 %."""
+    """Return a share in percent, with two significant digits below 10 %."""
     percent = 100 * abs(value)
     if percent < 0.01:
         return "0 %" if percent == 0 else "less than 0.01 %"

@@ -1,4 +1,4 @@
-"""What a rule may look at: the token, the one before, both, the source, the template. Each is a partition of tokens into items."""
+"""The token features that a rule can use: the token, the previous token, both, the source, the template. Each partitions tokens into items."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,29 +8,29 @@ from jaxtyping import Int64
 
 from crosscoder.text.documents import Documents
 
-# Before the first token of a document there is none.
+# Stands for the token before the first token of a document.
 _NOTHING = -1
 
 _IN_TEMPLATE = "the chat template"
 
 
-class Family(NamedTuple):
-    """One way to put every token under an item."""
+class TokenFamily(NamedTuple):
+    """A partition of tokens into items."""
 
     name: str
     key: Int64[np.ndarray, " token"]
-    """Number of each token's item."""
+    """Index of each token's item."""
     texts: Sequence[str]
-    """What an item is called; of `token`, `previous_token` and `pair` it is the text of tokens."""
+    """Text of each item; for `token`, `previous_token` and `pair`, the text of the tokens."""
 
 
-def families(
+def token_families(
     documents: Documents,
     vocabulary: Sequence[str],
     document: Int64[np.ndarray, " token"],
     position: Int64[np.ndarray, " token"],
-) -> list[Family]:
-    """All families that tell these tokens apart; one with a single item says nothing and is left out."""
+) -> list[TokenFamily]:
+    """Return the families that distinguish these tokens; a family with a single item is omitted."""
     place = documents.offsets[document] + position
     token = documents.token_ids[place].astype(np.int64)
     before = np.where(position > 0, documents.token_ids[place - 1], _NOTHING).astype(np.int64)
@@ -41,7 +41,7 @@ def families(
 
     size = len(vocabulary)
     found = []
-    for name, key, called in (
+    for name, key, text_of in (
         ("token", token, text),
         ("previous_token", before, lambda item: text(item) or "the start of a document"),
         ("pair", (before + 1) * size + token, lambda item: text(item // size - 1) + text(item % size)),
@@ -51,7 +51,7 @@ def families(
         items, code = np.unique(key, return_inverse=True)
         if len(items) < 2 or (name == "place" and not 0 < template.mean() < 1):
             continue
-        found.append(Family(name, code.astype(np.int64), [called(int(item)) for item in items]))
+        found.append(TokenFamily(name, code.astype(np.int64), [text_of(int(item)) for item in items]))
     return found
 
 

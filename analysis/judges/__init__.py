@@ -1,1 +1,1 @@
-"""Chat models that are asked for explanations and verdicts, and the cache of their replies."""
+"""Chat models that write explanations and verdicts, and the cache of their replies."""

@@ -1,4 +1,4 @@
-"""Chat models that are asked: one on this machine, or one behind an OpenAI-compatible endpoint."""
+"""Chat models: local ones, and ones behind an OpenAI-compatible endpoint."""
 
 import importlib.util
 import json
@@ -17,24 +17,24 @@ from crosscoder.errors import ConfigError, ResourceError
 _WORDS = ("Yes", "No")
 
 VERDICT_TOKENS = 8
-"""Of the reply to a question that is answered by yes or no, at most."""
+"""Maximum length of the reply to a yes-or-no question."""
 
-_BYTES_A_TOKEN = 3
-"""For an estimate where the tokenizer is not known; fewer than most tokenizers need, so that the estimate is rather too large."""
+_BYTES_PER_TOKEN = 3
+"""For an estimate without the tokenizer; below that of most tokenizers, so the estimate tends to be too high."""
 
 
 class Question(NamedTuple):
-    """What a model is asked."""
+    """A question to a chat model."""
 
     prompt: str
     wanted: Literal["text", "verdict"] = "verdict"
     """A verdict is yes or no."""
-    most_tokens: int = VERDICT_TOKENS
-    """Of the reply."""
+    max_tokens: int = VERDICT_TOKENS
+    """Maximum length of the reply."""
 
 
 class Reply(NamedTuple):
-    """What it said, and the tokens of both."""
+    """A reply, and the number of tokens of the prompt and of the reply."""
 
     text: str
     prompt_tokens: int
@@ -43,34 +43,34 @@ class Reply(NamedTuple):
 
 @runtime_checkable
 class ChatModel(Protocol):
-    """A model to ask."""
+    """A model that answers questions."""
 
     name: str
     identity: str
-    """Everything about the model that a reply depends on, as JSON."""
+    """All properties of the model that a reply depends on, as JSON."""
 
     def reply(self, question: Question) -> Reply:
-        """Ask. Raises ResourceError where no reply comes."""
+        """Return the reply to a question. Raises ResourceError if there is none."""
         ...
 
     def tokens_of(self, text: str) -> int:
-        """How many tokens a text is; for an endpoint an estimate."""
+        """Return the number of tokens of a text; an estimate for an endpoint."""
         ...
 
 
 def open_model(settings: LocalModel | EndpointModel, setting: str) -> ChatModel:
-    """The model that these settings name; `setting` is where they stand. Raises ConfigError where it cannot be had."""
+    """Load or connect to the model in `settings`; errors name `setting`. Raises ConfigError if it is not available."""
     return _Local(settings, setting) if isinstance(settings, LocalModel) else _Endpoint(settings, setting)
 
 
 def verdict_of(reply: str) -> bool | None:
-    """Whether a reply says yes; None for what is neither yes nor no."""
+    """Whether a reply says yes; None if it says neither yes nor no."""
     found = re.match(r"\W*(yes|no)\b", reply, re.IGNORECASE)
     return None if found is None else found.group(1).lower() == "yes"
 
 
 class _Local:
-    """Says whichever of yes and no is likelier to begin its reply, and writes text greedily."""
+    """A local model: gives the likelier first token of yes and no as its verdict, and decodes text greedily."""
 
     def __init__(self, settings: LocalModel, setting: str) -> None:
         self.name = settings.model
@@ -107,7 +107,7 @@ class _Local:
         written = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=question.most_tokens,
+            max_new_tokens=question.max_tokens,
             do_sample=False,
             pad_token_id=self._tokenizer.eos_token_id,
         )[0, ids.shape[1] :]
@@ -119,7 +119,7 @@ class _Local:
 
 
 class _Endpoint:
-    """Says what a model behind an OpenAI-compatible endpoint says, at temperature 0."""
+    """A model behind an OpenAI-compatible endpoint, at temperature 0."""
 
     def __init__(self, settings: EndpointModel, setting: str) -> None:
         if importlib.util.find_spec("openai") is None:
@@ -141,12 +141,12 @@ class _Endpoint:
                 model=self._settings.model,
                 messages=[{"role": "user", "content": question.prompt}],
                 temperature=0,
-                max_tokens=question.most_tokens,
+                max_tokens=question.max_tokens,
             )
         except self._errors as error:
             raise ResourceError(
-                f"{self._setting}.url: {self._settings.url} gives no reply ({error}); replies so far are kept, so the same "
-                "command goes on"
+                f"{self._setting}.url: {self._settings.url} gives no reply ({error}); replies so far are cached, so the same "
+                "command resumes"
             ) from error
         text = found.choices[0].message.content or ""
         if found.usage is None:
@@ -154,4 +154,4 @@ class _Endpoint:
         return Reply(text, found.usage.prompt_tokens, found.usage.completion_tokens)
 
     def tokens_of(self, text: str) -> int:
-        return -(-len(text.encode()) // _BYTES_A_TOKEN)
+        return -(-len(text.encode()) // _BYTES_PER_TOKEN)

@@ -1,4 +1,4 @@
-"""Replies of chat models in a file, a line each with the prompt: none is asked for twice, and an interrupt loses none."""
+"""Cache of chat model replies: a file with one line per prompt and reply, appended before the next request is sent."""
 
 import hashlib
 import json
@@ -12,22 +12,22 @@ logger = logging.getLogger(__name__)
 
 
 class ReplyCache:
-    """The file at `path`, which need not exist yet."""
+    """A cache in the file at `path`, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._known = _read(path)
 
     def known(self, model: ChatModel, question: Question) -> Reply | None:
-        """The reply that is kept, if there is one."""
+        """Return the cached reply, if any."""
         return self._known.get(key_of(model, question))
 
     def unknown(self, model: ChatModel, questions: Iterable[Question]) -> list[Question]:
-        """Those that have to be asked, each once."""
+        """Return the questions without a cached reply, each once."""
         return [question for question in dict.fromkeys(questions) if self.known(model, question) is None]
 
     def ask(self, model: ChatModel, question: Question) -> Reply:
-        """The reply that is kept, or one that is asked for now and kept before anything else happens."""
+        """Return the cached reply, or request one and store it before returning."""
         key = key_of(model, question)
         if key not in self._known:
             reply = model.reply(question)
@@ -40,8 +40,8 @@ class ReplyCache:
 
 
 def key_of(model: ChatModel, question: Question) -> str:
-    """A fingerprint of everything that a reply depends on."""
-    content = f"{model.identity}\n{question.wanted} {question.most_tokens}\n{question.prompt}"
+    """Return a digest of everything that a reply depends on."""
+    content = f"{model.identity}\n{question.wanted} {question.max_tokens}\n{question.prompt}"
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
@@ -50,7 +50,7 @@ def _as_stored(reply: Reply) -> dict[str, str | int]:
 
 
 def _read(path: Path) -> dict[str, Reply]:
-    """Replies by their key. A line that was cut off by an interrupt is asked for again."""
+    """Return the replies by key. A truncated line is dropped, and its question will be sent again."""
     known: dict[str, Reply] = {}
     if not path.is_file():
         return known
@@ -60,9 +60,9 @@ def _read(path: Path) -> dict[str, Reply]:
             entry = json.loads(line)
             known[entry["key"]] = Reply(entry["reply"], entry["prompt_tokens"], entry["reply_tokens"])
         except (json.JSONDecodeError, KeyError, TypeError):
-            logger.warning("%s: a damaged line is left out, and what it answered is asked again", path)
+            logger.warning("%s: ignoring a damaged line; its question will be sent again", path)
     if text and not text.endswith("\n"):
-        # What is added must not continue the line that was cut off.
+        # New entries must not continue the truncated line.
         with path.open("a", encoding="utf-8") as file:
             file.write("\n")
     return known

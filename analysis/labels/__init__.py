@@ -1,1 +1,1 @@
-"""From numbers to labels: the rule, its reasons, counts, false discovery, and the control dictionaries."""
+"""Labels of latents: the rule, its reasons, counts, false-discovery rates, and controls."""

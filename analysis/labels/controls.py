@@ -1,4 +1,4 @@
-"""What the other dictionaries of a run (`crosscoder.run.controls`) say about its own latents."""
+"""Measure a run's latents against its controls (`crosscoder.run.controls`)."""
 
 import logging
 from collections import Counter
@@ -32,48 +32,48 @@ from ..latents.held_out_pass import batches_for
 from ..latents.statistics import StatisticsAccumulator
 from ..latents.token_context import TokenContext
 from .control_runs import read_control_run
-from .false_discovery import Candidacy, candidacy, weights_of_null
+from .false_discovery import Candidates, candidates_of, weights_of_null
 from .feature_table import Columns, Features, make_features
 from .rule import LABELS, Label
-from .seed_stability import nearest, seed_stability
+from .seed_stability import nearest_directions, seed_stability
 
 logger = logging.getLogger(__name__)
 
-_HEARD = 0.05
-"""Variance of the difference that a diff-SAE has to explain beyond what one explains of a difference without structure."""
+_STRUCTURE_MARGIN = 0.05
+"""Fraction of variance that a diff-SAE must explain beyond the diff-SAE of a difference without structure."""
 
 
 @dataclass(frozen=True)
 class ComparedDictionary:
-    """Another dictionary on another pair, read as the run's own is."""
+    """A control dictionary on another pair, analyzed in the same way as the run's."""
 
     name: str
     features: Features
-    """Labels by the rule and chance; nothing is held back by nulls."""
+    """Labels with q-values from chance only, without nulls."""
 
     fve: dict[str, float | None]
     replaced: int | None = None
-    """Of a null of models that share no space, the one that was replaced (0: the reference); else None."""
+    """The model that the null replaced, if the models share no space (0: the reference); otherwise None."""
 
-    def candidacy(self, rule: LabelRule) -> Candidacy | None:
-        """What its latents say about those of the run; None where its models share no space and no map leads between them."""
+    def candidates(self, rule: LabelRule) -> Candidates | None:
+        """Return its latents as null candidates; None if its models share no space and no linear map connects them."""
         columns, evidence = self.features.columns, self.features.evidence
         if evidence is None:
             return None
-        return candidacy(columns, evidence, rule, weights_of_null(columns, self.replaced))
+        return candidates_of(columns, evidence, rule, weights_of_null(columns, self.replaced))
 
     @property
     def counts(self) -> Counter[Label]:
-        """How many latents have each label."""
+        """Number of latents with each label."""
         return Counter(self.features.labels)
 
     @property
     def n_alive(self) -> int:
-        """Latents that fire."""
+        """Number of latents that fire."""
         return int((self.features.columns["n_tokens"] > 0).sum())
 
     def summary(self) -> dict[str, Any]:
-        """Its part of summary.json."""
+        """Return its entry in summary.json."""
         return {
             "name": self.name,
             "fve": self.fve,
@@ -85,57 +85,61 @@ class ComparedDictionary:
 
 @dataclass(frozen=True)
 class DiffSAE:
-    """A dictionary of intervened - reference, and whether to believe it."""
+    """A diff-SAE, and whether it found structure."""
 
     decoder: Float[Tensor, "_ d_model"]
-    """Rows in raw units."""
+    """Decoder rows in raw units."""
 
     fve: float | None
-    """Variance of the difference that it explains."""
+    """Fraction of the variance of the difference that it explains."""
 
     fve_mixed: float | None = None
-    """What the same recipe explains of a difference of the same covariance without sparse structure."""
+    """The same for a difference with the same covariance and no sparse structure."""
 
     @property
-    def heard(self) -> bool:
-        """Whether it found structure: without any, a diff-SAE explains a part of the noise with invented directions."""
-        return self.fve is not None and self.fve_mixed is not None and self.fve >= self.fve_mixed + _HEARD
+    def found_structure(self) -> bool:
+        """Whether it explains more than noise: even without structure, a diff-SAE explains part of the noise."""
+        return (
+            self.fve is not None
+            and self.fve_mixed is not None
+            and self.fve >= self.fve_mixed + _STRUCTURE_MARGIN
+        )
 
 
 @dataclass(frozen=True)
 class Controls:
-    """All other dictionaries of a run, as far as its latents are measured against them."""
+    """The controls of a run."""
 
     nulls: tuple[ComparedDictionary, ...] = ()
-    """Pairs that differ in no feature: `drift`, and runs that the user named."""
+    """Nulls: `drift`, and the runs named in `controls.runs`."""
 
     identity: ComparedDictionary | None = None
     shuffled: ComparedDictionary | None = None
     seeds: tuple[Float[Tensor, "_ width"], ...] = ()
-    """Decoder rows of each."""
+    """Decoder rows of each seed."""
 
     difference: DiffSAE | None = None
     names: tuple[str, ...] = field(default=())
 
     def columns(self, view: DictionaryView) -> Columns:
-        """The columns that come from them: seed_stability, difference_latent, difference_cosine."""
+        """Return the columns seed_stability, difference_latent and difference_cosine, as far as their controls exist."""
         columns: Columns = {}
         if self.seeds:
             rows = view.crosscoder.W_dec.detach().cpu()
             columns["seed_stability"] = seed_stability(rows, list(self.seeds)).double().numpy()
         if self.difference is not None and view.comparable:
-            found = nearest(view.shift_directions().cpu(), self.difference.decoder)
+            found = nearest_directions(view.shift_directions().cpu(), self.difference.decoder)
             columns["difference_latent"] = np.where(found.latent.numpy() >= 0, found.latent.numpy(), np.nan)
             columns["difference_cosine"] = found.cosine.double().numpy()
         return columns
 
-    def candidacies(self, rule: LabelRule) -> list[Candidacy]:
-        """Of the nulls that can be judged."""
-        found = (null.candidacy(rule) for null in self.nulls)
-        return [one for one in found if one is not None]
+    def null_candidates(self, rule: LabelRule) -> list[Candidates]:
+        """Return the candidates of every null whose latents can be labeled."""
+        found = (null.candidates(rule) for null in self.nulls)
+        return [candidates for candidates in found if candidates is not None]
 
     def summary(self) -> dict[str, Any]:
-        """What summary.json says about them."""
+        """Return the section `controls` of summary.json."""
         difference = self.difference
         return {
             "names": list(self.names),
@@ -145,7 +149,7 @@ class Controls:
             "seeds": len(self.seeds),
             "difference_fve": difference.fve if difference else None,
             "difference_fve_mixed": difference.fve_mixed if difference else None,
-            "difference_heard": difference.heard if difference else None,
+            "difference_heard": difference.found_structure if difference else None,
         }
 
 
@@ -156,34 +160,36 @@ def read_controls(
     context: TokenContext,
     device: torch.device,
 ) -> Controls:
-    """Load every control that the settings ask for, and read the held-out tokens through those on other pairs.
+    """Load every control of the settings, and analyze those on other pairs on the held-out tokens.
 
     Raises:
-        FormatError: One was not trained, or is damaged.
-        ConfigError: A run named in `controls.runs` is of another recipe.
+        FormatError: A control was not trained, or is damaged.
+        ConfigError: A run named in `controls.runs` was trained with other settings.
     """
-    asked = controls_of(config, folder.path)
+    enabled = controls_of(config, folder.path)
     if len(reader.d_models) > 2:
         reader = TransformedReader(reader, WithoutSnapshots(reader.d_models))
     read: dict[str, ComparedDictionary] = {}
     seeds = []
     decoder: Float[Tensor, "_ d_model"] | None = None
     fve: dict[str, float | None] = {}
-    for control in asked:
-        own = _trained(control, folder)
+    for control in enabled:
+        trained = _trained(control, folder)
         match control.kind:
             case "drift" | "identity" | "shuffled":
-                change = _change(control, own, reader.d_models)
-                found = _read(own, TransformedReader(reader, change), context, control, device)
-                if isinstance(change, NullPair) and not change.shared:
-                    found = replace(found, replaced=1 - change.kept)
+                transform = _transform(control, trained, reader.d_models)
+                found = _read(trained, TransformedReader(reader, transform), context, control, device)
+                if isinstance(transform, NullPair) and not transform.shared:
+                    found = replace(found, replaced=1 - transform.kept)
                 read[control.kind] = found
             case "seed":
-                seeds.append(load_crosscoder(own.crosscoder).W_dec.detach().cpu())
+                seeds.append(load_crosscoder(trained.crosscoder).W_dec.detach().cpu())
             case "difference" | "difference_mixed":
-                fve[control.kind] = own.read_manifest().get("evaluation", {}).get("diff/explained_variance")
+                fve[control.kind] = (
+                    trained.read_manifest().get("evaluation", {}).get("diff/explained_variance")
+                )
                 if control.kind == "difference":
-                    decoder = load_crosscoder(own.crosscoder).raw_decoder()[0].detach().cpu()
+                    decoder = load_crosscoder(trained.crosscoder).raw_decoder()[0].detach().cpu()
             case _:
                 assert_never(control.kind)
     nulls = [read["drift"]] if "drift" in read else []
@@ -196,35 +202,39 @@ def read_controls(
         shuffled=read.get("shuffled"),
         seeds=tuple(seeds),
         difference=None if decoder is None else DiffSAE(decoder, fve["difference"], fve["difference_mixed"]),
-        names=tuple(control.name for control in asked)
+        names=tuple(control.name for control in enabled)
         + tuple(null.name for null in nulls if null.name != "drift"),
     )
 
 
 def _trained(control: Control, folder: RunFolder) -> RunFolder:
-    own = RunFolder(control.config.output)
-    if not (own.crosscoder / "config.json").is_file():
+    trained = RunFolder(control.config.output)
+    if not (trained.crosscoder / "config.json").is_file():
         setting = {"seed": "seeds", "difference_mixed": "difference"}.get(control.kind, control.kind)
         raise FormatError(
-            f"{own.path}: the control was not trained; run `crosscoder train {folder.path}`, or switch it off "
+            f"{trained.path}: the control was not trained; run `crosscoder train {folder.path}`, or disable it "
             f"(controls.{setting})"
         )
-    return own
+    return trained
 
 
-def _change(control: Control, own: RunFolder, d_models: Sequence[int]) -> Transform:
-    """What makes the pair of a control from the run's own."""
+def _transform(control: Control, trained: RunFolder, d_models: Sequence[int]) -> Transform:
+    """Return the transform that turns the run's tokens into those of a control."""
     if control.kind == "drift":
-        return NullPair.load(own.drift)
+        return NullPair.load(trained.drift)
     return ReducedPrecision(d_models) if control.kind == "identity" else ShuffledTokens(d_models)
 
 
 def _read(
-    own: RunFolder, reader: ActivationReader, context: TokenContext, control: Control, device: torch.device
+    trained: RunFolder,
+    reader: ActivationReader,
+    context: TokenContext,
+    control: Control,
+    device: torch.device,
 ) -> ComparedDictionary:
-    logger.info("analyze: reading the control %s", control.name)
-    dictionary = load_crosscoder(own.crosscoder, device)
-    view = view_of(dictionary, reader.d_models, "paired", linear_map_of(own))
+    logger.info("analyze: analyzing the control %s", control.name)
+    dictionary = load_crosscoder(trained.crosscoder, device)
+    view = view_of(dictionary, reader.d_models, "paired", linear_map_of(trained))
     settings = control.config.analysis
     accumulator = StatisticsAccumulator(view, context, settings.bootstrap_blocks, control.config.seed)
     for batch in batches_for(view, reader):

@@ -1,8 +1,8 @@
-"""How many latents of each label: with which interval, and how much the count depends on each limit of the rule.
+"""Numbers of latents with each label: their intervals, and how they depend on each limit of the rule.
 
-The interval resamples documents, as those of the numbers that labels stand on do (`intervals`). In every resample the ν's are
-computed anew, their bounds move with them, and the rule is applied; q-values and twins stay. So it tells how the count would vary
-with other text of the same kind, not with another training run: for that there are other seeds.
+The interval resamples documents (`bootstrap`). In every resample the ν's are recomputed, their bounds are shifted by the same amount, and
+the rule is applied; q-values and twins stay fixed. The interval therefore covers other text of the same kind, but not another training
+run, which the seed controls cover.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,24 +15,24 @@ from torch import Tensor
 from crosscoder.config import LabelRule
 
 from ..latents.bootstrap import BlockMoments, Statistic
-from .evidence import Bounded, Evidence, Toward
+from .evidence import Estimate, Evidence, LatentScaling
 from .rule import LABELS, Label, decide, labels_of
 
 LIMITS = ("weak_norm", "nu_error", "nu_reconstruction", "false_discovery_rate")
-"""What decides between new or lost and not."""
+"""Limits that decide whether a latent is new or lost."""
 
 _STEPS = 25
 
 
 class CountInterval(NamedTuple):
-    """Bounds of a count."""
+    """Interval of a count."""
 
     low: float
     high: float
 
 
 class Curve(NamedTuple):
-    """Counts while one limit of the rule moves and the others stay."""
+    """Counts of new and lost latents as one limit of the rule varies and the others stay fixed."""
 
     limit: str
     configured: float
@@ -49,7 +49,7 @@ def count_intervals(
     rule: LabelRule,
     chunk: int = 256,
 ) -> dict[Label, CountInterval]:
-    """Percentile intervals of the number of latents of each label."""
+    """Return the percentile interval of the number of latents with each label."""
     counts = np.zeros((len(weights), len(LABELS)), dtype=np.int64)
     for start in range(0, len(evidence.n_tokens), chunk):
         latents = slice(start, start + chunk)
@@ -58,7 +58,7 @@ def count_intervals(
         for index in range(len(LABELS)):
             counts[:, index] += (labels == index).sum(axis=1)
     tail = (1 - rule.confidence) / 2
-    # Bounds are numbers of latents that some resample had, the outer ones of two that the tail lies between.
+    # Each bound is the count of some resample: no interpolation, rounded outward.
     low = np.quantile(counts, tail, axis=0, method="lower")
     high = np.quantile(counts, 1 - tail, axis=0, method="higher")
     return {label: CountInterval(float(low[index]), float(high[index])) for index, label in enumerate(LABELS)}
@@ -71,19 +71,19 @@ def _resampled(
     weights: Float64[Tensor, "sample block"],
     latents: slice,
 ) -> Evidence:
-    """The evidence of some latents in every resample, `[sample, latent]`: what does not vary is left as it is."""
+    """Return the evidence on some latents in every resample, `[sample, latent]`; quantities without resamples stay fixed."""
     sampled = moments.resampled(weights, latents)
 
-    def moved(name: str, bound: Bounded) -> Bounded:
+    def resampled_estimate(name: str, estimate: Estimate) -> Estimate:
         values = statistics[name](sampled).numpy()
-        shift = values - bound.value[latents]
-        return Bounded(values, bound.low[latents] + shift, bound.high[latents] + shift)
+        offset = values - estimate.value[latents]
+        return Estimate(values, estimate.low[latents] + offset, estimate.high[latents] + offset)
 
-    def toward(side: str, scaling: Toward) -> Toward:
-        return Toward(
-            moved(f"nu_error_{side}", scaling.nu_error),
-            moved(f"nu_reconstruction_{side}", scaling.nu_reconstruction),
-            statistics[f"own_{side}"](sampled).numpy(),
+    def resampled_scaling(side: str, scaling: LatentScaling) -> LatentScaling:
+        return LatentScaling(
+            resampled_estimate(f"nu_error_{side}", scaling.nu_error),
+            resampled_estimate(f"nu_reconstruction_{side}", scaling.nu_reconstruction),
+            statistics[f"own_beta_{side}"](sampled).numpy(),
         )
 
     return evidence._replace(
@@ -92,28 +92,32 @@ def _resampled(
         norm_reference=evidence.norm_reference[latents],
         norm_intervened=evidence.norm_intervened[latents],
         cosine=evidence.cosine[latents],
-        new=toward("new", evidence.new),
-        lost=toward("lost", evidence.lost),
+        new=resampled_scaling("new", evidence.new),
+        lost=resampled_scaling("lost", evidence.lost),
         q_value=evidence.q_value[latents],
         twin_cosine=evidence.twin_cosine[latents],
-        relative_rate=Bounded(*(bound[latents] for bound in evidence.relative_rate)),
+        relative_rate=Estimate(*(bound[latents] for bound in evidence.relative_rate)),
     )
 
 
-def limit_curves(rule: LabelRule, count: Callable[[LabelRule], Int64[np.ndarray, " latent"]]) -> list[Curve]:
-    """New and lost latents as each limit alone goes from nearly 0 to twice what is configured, and at most to 1.
+def limit_curves(
+    rule: LabelRule, labels_by: Callable[[LabelRule], Int64[np.ndarray, " latent"]]
+) -> list[Curve]:
+    """Return the counts of new and lost latents as each limit alone varies from near 0 to twice its setting, at most 1.
 
     Args:
-        count: The labels under a rule, as indices into `LABELS`.
+        labels_by: Returns the labels under a rule, as indices into `LABELS`.
     """
     curves = []
     for limit in LIMITS:
         configured = getattr(rule, limit)
-        # Twice the steps of one half: the configured limit is always among them.
+        # An even number of steps, so that the configured limit is one of the values.
         values = [
             value for value in np.linspace(0, 2 * configured, 2 * _STEPS + 1)[1:].tolist() if value <= 1
         ]
-        labels = [count(rule.model_copy(update={limit: value})) for value in values]
-        new, lost = ([int((of == LABELS.index(side)).sum()) for of in labels] for side in ("new", "lost"))
+        labels = [labels_by(rule.model_copy(update={limit: value})) for value in values]
+        new, lost = (
+            [int((found == LABELS.index(side)).sum()) for found in labels] for side in ("new", "lost")
+        )
         curves.append(Curve(limit, configured, values, new, lost))
     return curves

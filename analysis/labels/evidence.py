@@ -1,4 +1,4 @@
-"""What is known of a latent when its label is decided: norms, directions, latent scaling, rates; of one latent, or of many at once."""
+"""The evidence that decides a label: norms, directions, latent scaling and firing rates, of one latent or of many at once."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -10,132 +10,132 @@ from torch import Tensor
 Columns = Mapping[str, np.ndarray]
 
 Number: TypeAlias = Any
-"""A float of one latent, or an array over any number of them."""
+"""A float for one latent, or an array over latents."""
 
 
-class Bounded(NamedTuple):
-    """A number and its interval; NaN = not estimable."""
+class Estimate(NamedTuple):
+    """A number and its confidence interval; NaN: not estimable."""
 
     value: Number
     low: Number
     high: Number
 
     @property
-    def largest(self) -> Any:
-        """Upper bound of its magnitude; NaN where a bound is missing."""
-        # Their sum carries NaN on, which a maximum would not have to.
+    def magnitude_bound(self) -> Any:
+        """Upper bound of the magnitude; NaN if a bound is missing."""
+        # The sum propagates NaN, which a maximum need not.
         return np.maximum(np.abs(self.low), np.abs(self.high)) + 0 * (self.low + self.high)
 
 
-class Toward(NamedTuple):
-    """Latent scaling toward one side: how much of this side's direction the other model holds."""
+class LatentScaling(NamedTuple):
+    """Latent scaling toward one model: how much of the latent's direction in this model the other model holds."""
 
-    nu_error: Bounded
-    nu_reconstruction: Bounded
-    own: Number
-    """β of the error in this side's own model along its own direction: near 1 where the model holds what the row writes."""
+    nu_error: Estimate
+    nu_reconstruction: Estimate
+    own_beta: Number
+    """β of the error of this model along its own direction; near 1 if the model holds what its decoder row writes."""
 
 
-_UNKNOWN: Bounded = Bounded(np.nan, np.nan, np.nan)
+_UNKNOWN: Estimate = Estimate(np.nan, np.nan, np.nan)
 
 
 class Evidence(NamedTuple):
-    """What is known of one latent, or of any number of them: then all arrays broadcast together. Norms in training space."""
+    """Evidence on one latent, or on many as arrays that broadcast together. Norms are in training space."""
 
     n_tokens: Number
     n_documents: Number
     norm_reference: Number
     norm_intervened: Number
     cosine: Number
-    """Between the two decoder directions; NaN where one is zero or the models share no space."""
-    new: Toward
-    """Toward the intervened model."""
-    lost: Toward
-    """Toward the reference."""
+    """Cosine between the two decoder rows; NaN if one is zero or the models share no space."""
+    new: LatentScaling
+    """Latent scaling toward the intervened model."""
+    lost: LatentScaling
+    """Latent scaling toward the reference."""
     comparable: Any = True
-    """Whether the models share one space, or a map leads across, so that directions and latent scaling are defined."""
+    """Whether the models share a space or a linear map connects them, so that directions and latent scaling are defined."""
     mapped: Any = False
-    """Whether a fitted map leads from one model's space to the other's: that it is inexact cannot be told from a turn."""
+    """Whether directions are compared through a linear map, whose error looks the same as a rotation."""
     q_value: Any = np.nan
-    """Of the change that the latent would be claimed to be; NaN where it was not computed."""
+    """q-value of the change that the label would claim; NaN if not computed."""
     twin_cosine: Any = np.nan
-    """With the nearest direction that any latent writes into the model that it does not lean to, there; NaN where none does."""
-    relative_rate: Bounded = _UNKNOWN
-    """How often the intervened model holds the direction, as a share of how often either does; both latents counted. NaN where the two
-    directions are not the same."""
+    """Cosine with the twin: the nearest direction that another latent writes into the model with the smaller norm; NaN if none does."""
+    relative_rate: Estimate = _UNKNOWN
+    """How often the direction occurs in the intervened model, as a share of its occurrences in both. Counts the latent and its twin; NaN if
+    their directions are not the same."""
 
     @property
-    def to_new(self) -> Any:
-        """Whether a latent leans to the intervened model."""
+    def intervened_stronger(self) -> Any:
+        """Whether the decoder norm of the intervened model is at least that of the reference."""
         return self.norm_intervened >= self.norm_reference
 
-    def leaning(self, name: Literal["nu_error", "nu_reconstruction"]) -> Bounded:
-        """One part of latent scaling, toward the side that each latent leans to."""
+    def toward_stronger(self, name: Literal["nu_error", "nu_reconstruction"]) -> Estimate:
+        """Return one ν toward the model with the larger decoder norm."""
         sides = zip(getattr(self.new, name), getattr(self.lost, name), strict=True)
-        return Bounded(*(np.where(self.to_new, new, lost) for new, lost in sides))
+        return Estimate(*(np.where(self.intervened_stronger, new, lost) for new, lost in sides))
 
     def at(self, latent: int) -> "Evidence":
-        """Of one latent among many."""
-        return _picked(self, latent)
+        """Return the evidence on one latent."""
+        return _at(self, latent)
 
 
-def _picked(part: Any, latent: int) -> Any:
+def _at(part: Any, latent: int) -> Any:
     if isinstance(part, tuple):
-        return type(part)(*(_picked(one, latent) for one in part))  # pyright: ignore[reportCallIssue]
+        return type(part)(*(_at(one, latent) for one in part))  # pyright: ignore[reportCallIssue]
     values = np.asarray(part)
     return values.item() if values.ndim == 0 else values[latent].item()
 
 
 class RateEvidence(NamedTuple):
-    """What is known of a latent, or of many, with one direction for both models and a code of each."""
+    """Firing rates of one latent, or of many, of a shared-dictionary SAE: one direction, and one code per model."""
 
     n_tokens: Number
     n_documents: Number
     rate_reference: Number
-    """Share of the tokens on which it fires in the reference."""
+    """Share of the tokens on which the latent fires in the reference."""
     rate_intervened: Number
-    relative_rate: Bounded
+    relative_rate: Estimate
     """rate_intervened / (rate_reference + rate_intervened)."""
 
     def at(self, latent: int) -> "RateEvidence":
-        """Of one latent among many."""
-        return _picked(self, latent)
+        """Return the evidence on one latent."""
+        return _at(self, latent)
 
 
-Bounds = Mapping[str, Bounded]
-"""By the name of a statistic: for every latent its value and interval."""
+Estimates = Mapping[str, Estimate]
+"""Values and intervals of all latents, by the name of the statistic."""
 
 
-def bounds_of(
+def estimates_of(
     values: Mapping[str, Tensor], intervals: Mapping[str, tuple[Tensor, Tensor]]
-) -> dict[str, Bounded]:
-    """Values and intervals of statistics, as numpy holds them."""
+) -> dict[str, Estimate]:
+    """Return values and intervals of statistics as numpy arrays."""
     return {
-        name: Bounded(value.numpy(), *(torch.as_tensor(bound).numpy() for bound in intervals[name]))
+        name: Estimate(value.numpy(), *(torch.as_tensor(bound).numpy() for bound in intervals[name]))
         for name, value in values.items()
     }
 
 
 def evidence_of(
-    columns: Columns, bounds: Bounds, agreement: float = 1.0, comparable: bool = True
+    columns: Columns, estimates: Estimates, agreement: float = 1.0, comparable: bool = True
 ) -> Evidence:
-    """What is known of all latents, as one; q-values are not known yet. What was not measured is NaN.
+    """Return the evidence on all latents, without q-values; NaN where nothing was measured.
 
     Args:
-        agreement: The cosine with which directions are carried from one model to the other: see `PairedView.agreement`.
-        comparable: Whether a direction of one model can be compared with one of the other.
+        agreement: Cosine with which the linear map takes directions to the other model, `PairedView.agreement`.
+        comparable: Whether directions of the two models can be compared.
     """
     unknown = np.full(len(columns["n_tokens"]), np.nan)
 
     def column(name: str) -> np.ndarray:
         return columns.get(name, unknown)
 
-    def toward(side: str) -> Toward:
-        error, reconstruction, own = (
-            bounds.get(f"{name}_{side}", Bounded(unknown, unknown, unknown))
-            for name in ("nu_error", "nu_reconstruction", "own")
+    def scaling(side: str) -> LatentScaling:
+        error, reconstruction, own_beta = (
+            estimates.get(f"{name}_{side}", Estimate(unknown, unknown, unknown))
+            for name in ("nu_error", "nu_reconstruction", "own_beta")
         )
-        return Toward(error, reconstruction, own.value)
+        return LatentScaling(error, reconstruction, own_beta.value)
 
     return Evidence(
         columns["n_tokens"],
@@ -143,16 +143,16 @@ def evidence_of(
         column("norm_reference"),
         column("norm_intervened"),
         column("decoder_cosine"),
-        toward("new"),
-        toward("lost"),
+        scaling("new"),
+        scaling("lost"),
         comparable,
         np.asarray(is_mapped(columns)),
         unknown,
         column("twin_cosine") / agreement,
-        Bounded(*(column(f"relative_rate{bound}") for bound in ("", "_low", "_high"))),
+        Estimate(*(column(f"relative_rate{bound}") for bound in ("", "_low", "_high"))),
     )
 
 
 def is_mapped(columns: Columns) -> bool:
-    """Whether the latents are of models between which a map leads."""
+    """Whether the latents are of two models that a linear map connects."""
     return "unmapped_share" in columns and not np.isnan(columns["unmapped_share"]).all()

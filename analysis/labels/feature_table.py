@@ -1,4 +1,4 @@
-"""The feature table: one row a latent, every number the label stands on, the label, and the reason."""
+"""The feature table: for every latent its numbers, its label and the reason."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +29,8 @@ from ..latents.latent_scaling import (
 from ..latents.statistics import Statistics
 from ..tables.columns import FEATURES
 from .counts import CountInterval, count_intervals
-from .evidence import Bounds, Evidence, RateEvidence, bounds_of, evidence_of
-from .false_discovery import Candidacy, candidacy, q_values
+from .evidence import Estimates, Evidence, RateEvidence, estimates_of, evidence_of
+from .false_discovery import Candidates, candidates_of, q_values
 from .reasons import reason_of, reason_of_difference, reason_of_rate
 from .rule import LABELS, Label, Outcome, decide, decide_by_rate, labels_of
 
@@ -53,19 +53,19 @@ _ORDER = (
 
 @dataclass(frozen=True)
 class Features:
-    """The columns of features.parquet, apart from the explanation; NaN = not estimable or not measured."""
+    """The columns of features.parquet except `evidence`, `observation` and `explanation`; NaN: not estimable or not measured."""
 
     columns: Columns
     labels: tuple[Label, ...]
     reasons: tuple[str, ...]
     evidence: Evidence | None = None
-    """What the rule saw, where it could be applied: of a crosscoder on models of one space."""
+    """Evidence for the labels of a crosscoder; None if the models cannot be compared or the dictionary is no crosscoder."""
 
     count_intervals: Mapping[Label, CountInterval] = field(default_factory=dict)
-    """Of the number of latents with each label; empty where the rule could not be applied."""
+    """Interval of the number of latents with each label; empty without `evidence`."""
 
     def table(self, observations: list[str]) -> pa.Table:
-        """As Arrow, NaN as null. Its explanations are not told yet (`explanations.telling`)."""
+        """Return an Arrow table, with NaN as null. `features_file.write_features` fills in evidence and explanations."""
         n_latents = len(self.labels)
         table: dict[str, Any] = {
             "latent": np.arange(n_latents),
@@ -84,59 +84,59 @@ def make_features(
     statistics: Statistics,
     config: AnalysisConfig,
     seed: int,
-    nulls: Sequence[Candidacy] = (),
+    nulls: Sequence[Candidates] = (),
 ) -> Features:
-    """All columns and labels, for any way of reading a pair; `nulls` are what q-values count artifacts with."""
+    """Return all columns and labels, for every view; `nulls` serve to estimate the artifact rate of q-values."""
     columns = _activity(view, statistics)
     geometry = None
     if view.reads == "paired":
         geometry = Geometry.of(view.crosscoder, view.linear_map)
         columns |= _geometry_columns(geometry, columns["n_tokens"] > 0)
-    estimates, constants = _estimates(view, statistics)
+    estimators, constants = _estimators(view, statistics)
     moments = BlockMoments(statistics.sums, statistics.totals, constants)
     weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
-    intervals = bootstrap_intervals(moments, estimates, weights, config.rule.confidence)
+    intervals = bootstrap_intervals(moments, estimators, weights, config.rule.confidence)
     whole = moments.whole()
-    bounds = bounds_of({name: statistic(whole) for name, statistic in estimates.items()}, intervals)
+    estimates = estimates_of({name: statistic(whole) for name, statistic in estimators.items()}, intervals)
     for name in ("density", "shift_share", "relative_rate"):
-        columns |= _with_bounds(name, bounds)
-    leans_intervened = _leans_intervened(view, columns, bounds)
-    columns |= _scaling_columns(bounds, leans_intervened)
+        columns |= _with_interval(name, estimates)
+    intervened_stronger = _intervened_stronger(view, columns, estimates)
+    columns |= _scaling_columns(estimates, intervened_stronger)
     if view.linear_map is not None:
-        columns |= _unmapped_columns(bounds, leans_intervened)
+        columns |= _unmapped_columns(estimates, intervened_stronger)
     if isinstance(view, PairedView):
-        columns["effect"] = _effect(view, statistics, leans_intervened)
+        columns["effect"] = _effect(view, statistics, intervened_stronger)
     if geometry is None:
-        return Features(columns, *_labels_without_norms(view, columns, bounds, config.rule))
+        return Features(columns, *_labels_without_norms(view, columns, estimates, config.rule))
     if view.aligned:
         columns |= _rates_along_twins(geometry, columns, view.agreement, config.rule)
-    evidence = evidence_of(columns, bounds, view.agreement, view.aligned)
+    evidence = evidence_of(columns, estimates, view.agreement, view.aligned)
     if view.aligned:
-        columns["q_value"] = q_values(candidacy(columns, evidence, config.rule), nulls)
+        columns["q_value"] = q_values(candidates_of(columns, evidence, config.rule), nulls)
         evidence = evidence._replace(q_value=columns["q_value"])
     outcomes = decide(evidence, config.rule)
-    labels = _names(labels_of(outcomes, evidence.q_value, config.rule))
+    labels = _label_names(labels_of(outcomes, evidence.q_value, config.rule))
     reasons = tuple(
         reason_of(Outcome(outcome), evidence.at(latent), config.rule)
         for latent, outcome in enumerate(outcomes.tolist())
     )
     if not view.aligned:
         return Features(columns, labels, reasons)
-    counts = count_intervals(evidence, moments, estimates, weights, config.rule)
+    counts = count_intervals(evidence, moments, estimators, weights, config.rule)
     return Features(columns, labels, reasons, evidence, counts)
 
 
 def _labels_without_norms(
-    view: DictionaryView, columns: Columns, bounds: Bounds, rule: LabelRule
+    view: DictionaryView, columns: Columns, estimates: Estimates, rule: LabelRule
 ) -> tuple[tuple[Label, ...], tuple[str, ...]]:
-    """Labels and reasons of a dictionary with one direction for both models: by rates where each model has codes of its own."""
+    """Return labels and reasons of a dictionary with one direction for both models; by firing rates if each model has its own code."""
     if view.reads == "pooled":
         evidence = RateEvidence(
             columns["n_tokens"],
             columns["n_documents"],
             columns["density_reference"],
             columns["density_intervened"],
-            bounds["relative_rate"],
+            estimates["relative_rate"],
         )
         outcomes = decide_by_rate(evidence, rule)
         reasons = [
@@ -145,20 +145,20 @@ def _labels_without_norms(
         ]
     else:
         outcomes = np.where(columns["n_tokens"] == 0, Outcome.DEAD, Outcome.ONLY_DIFFERENCE)
-        held = [columns[f"beta_{model}"] for model in MODEL_NAMES]
+        betas = [columns[f"beta_{model}"] for model in MODEL_NAMES]
         reasons = [
-            reason_of_difference(Outcome(outcome), *(float(side[latent]) for side in held))
+            reason_of_difference(Outcome(outcome), *(float(beta[latent]) for beta in betas))
             for latent, outcome in enumerate(outcomes.tolist())
         ]
-    return _names(labels_of(outcomes)), tuple(reasons)
+    return _label_names(labels_of(outcomes)), tuple(reasons)
 
 
-def _names(labels: np.ndarray) -> tuple[Label, ...]:
+def _label_names(labels: np.ndarray) -> tuple[Label, ...]:
     return tuple(LABELS[index] for index in labels.tolist())
 
 
 def _activity(view: DictionaryView, statistics: Statistics) -> Columns:
-    """How often, how strongly and where each latent fires."""
+    """Return how often, how strongly and where each latent fires."""
     fired = statistics.total("fired").numpy()
     nothing = np.full(view.n_latents, np.nan)
     columns = {
@@ -196,60 +196,60 @@ def _geometry_columns(geometry: Geometry, alive: np.ndarray) -> Columns:
 
 
 def _rates_along_twins(geometry: Geometry, columns: Columns, agreement: float, rule: LabelRule) -> Columns:
-    """`relative_rate` and its bounds of latents whose twin writes the same direction into the other model; NaN for the others.
+    """Return `relative_rate` and its bounds for latents whose twin writes the same direction into the weaker model; NaN for the others.
 
-    The model that a latent leans to holds the direction where the latent fires, and where its twin does if that writes it there,
-    too; the other where the twin fires. The bounds are those of the two densities put together, wider than those of the ratio.
+    The direction occurs in the weaker model where the twin fires, and in the stronger one where the latent fires, or where the twin fires if
+    it writes the direction there as well. The bounds combine those of the two densities, so they are wider than an interval of the ratio.
     """
-    twin, found = columns["twin"], columns["twin_cosine"] / agreement >= rule.shared_cosine
-    latent = np.flatnonzero(found)
+    twin, same = columns["twin"], columns["twin_cosine"] / agreement >= rule.shared_cosine
+    latent = np.flatnonzero(same)
     other = twin[latent].astype(np.int64)
     in_both = geometry.writes_along(latent, other, rule.shared_cosine)
-    to_new = columns["norm_intervened"][latent] >= columns["norm_reference"][latent]
+    intervened_stronger = columns["norm_intervened"][latent] >= columns["norm_reference"][latent]
 
-    def relative(own: np.ndarray, of_twin: np.ndarray) -> np.ndarray:
+    def relative(density: np.ndarray, twin_density: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            times = in_both + own[latent] / of_twin[other]
-            return np.where(to_new, times / (1 + times), 1 / (1 + times))
+            times = in_both + density[latent] / twin_density[other]
+            return np.where(intervened_stronger, times / (1 + times), 1 / (1 + times))
 
     density, low, high = (columns[f"density{bound}"] for bound in ("", "_low", "_high"))
-    ends = np.stack([relative(low, high), relative(high, low)])
+    extremes = np.stack([relative(low, high), relative(high, low)])
     values = {
         "relative_rate": relative(density, density),
-        "relative_rate_low": ends.min(axis=0),
-        "relative_rate_high": ends.max(axis=0),
+        "relative_rate_low": extremes.min(axis=0),
+        "relative_rate_high": extremes.max(axis=0),
     }
-    rates = {name: np.full(len(found), np.nan) for name in values}
+    rates = {name: np.full(len(same), np.nan) for name in values}
     for name, value in values.items():
         rates[name][latent] = value
     return rates
 
 
-def _estimates(
+def _estimators(
     view: DictionaryView, statistics: Statistics
 ) -> tuple[dict[str, Statistic], dict[str, Tensor]]:
-    """Everything that gets an interval, by name, and the constants it is computed with besides the sums."""
-    estimates: dict[str, Statistic] = {"density": lambda moments: moments["fired"] / moments["tokens"]}
-    # Identical models have no shift to take a share of.
+    """Return every statistic that gets an interval, by name, and the constants that it needs besides the sums."""
+    estimators: dict[str, Statistic] = {"density": lambda moments: moments["fired"] / moments["tokens"]}
+    # Identical models have no shift, and so no shares of it.
     if "shift/square" in statistics.totals and bool(statistics.totals["shift/square"].any()):
-        estimates["shift_share"] = lambda moments: moments["shift"] / moments["shift/square"]
+        estimators["shift_share"] = lambda moments: moments["shift"] / moments["shift/square"]
     match view.reads:
         case "paired":
             if not view.aligned:
-                return estimates, {}
+                return estimators, {}
             assert isinstance(view, PairedView)
             for name, side in _SIDES.items():
                 scaled = {"side": side, "agreement": view.agreement}
-                estimates[f"nu_error_{name}"] = partial(nu_error, **scaled)
-                estimates[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, **scaled)
-                estimates[f"own_{name}"] = partial(beta_error, side=side, model=side)
+                estimators[f"nu_error_{name}"] = partial(nu_error, **scaled)
+                estimators[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, **scaled)
+                estimators[f"own_beta_{name}"] = partial(beta_error, side=side, model=side)
             if view.linear_map is not None:
                 for side in MODEL_NAMES:
-                    estimates[f"unmapped_{side}"] = partial(_unmapped_share, side=side)
-            return estimates, overlaps(view.directions_in)
+                    estimators[f"unmapped_{side}"] = partial(_unmapped_share, side=side)
+            return estimators, overlaps(view.directions_in)
         case "pooled":
-            estimates["relative_rate"] = _relative_rate
-            return estimates, {}
+            estimators["relative_rate"] = _relative_rate
+            return estimators, {}
         case "difference":
             directions = view.raw[0].double().cpu()
             norms = directions.square().sum(dim=1)
@@ -264,86 +264,93 @@ def _estimates(
                 for model, mean in zip(MODEL_NAMES, statistics.means, strict=True)
             }
             reference, intervened = (beta[model] for model in MODEL_NAMES)
-            estimates["beta_reference"], estimates["beta_intervened"] = reference, intervened
-            estimates["nu_error_new"] = lambda moments: ratio_toward(intervened(moments), reference(moments))
-            estimates["nu_error_lost"] = lambda moments: ratio_toward(reference(moments), intervened(moments))
-            return estimates, constants | {"square_norm": norms}
+            estimators["beta_reference"], estimators["beta_intervened"] = reference, intervened
+            estimators["nu_error_new"] = lambda moments: ratio_toward(intervened(moments), reference(moments))
+            estimators["nu_error_lost"] = lambda moments: ratio_toward(
+                reference(moments), intervened(moments)
+            )
+            return estimators, constants | {"square_norm": norms}
         case _:
             assert_never(view.reads)
 
 
 def _unmapped_share(moments: Moments, side: str) -> Tensor:
-    """Share of what the map between the models does not carry into `side` that a latent explains."""
+    """Return the share that a latent explains of the activations of `side` that the linear map does not explain."""
     return moments[f"unmapped/{side}"] / moments[f"unmapped/{side}/square"]
 
 
 def _relative_rate(moments: Moments) -> Tensor:
-    """How often the intervened model makes a latent fire, as a share of how often either does; NaN where neither does."""
+    """Return firings in the intervened model as a share of those in both models; NaN if there are none."""
     reference, intervened = (moments[f"fired/{model}"] for model in MODEL_NAMES)
     return intervened / (reference + intervened)
 
 
-def _leans_intervened(view: DictionaryView, columns: Columns, bounds: Bounds) -> np.ndarray:
-    """Which side latent scaling is told toward: the stronger decoder row; for a diff-SAE the model that holds more."""
+def _intervened_stronger(view: DictionaryView, columns: Columns, estimates: Estimates) -> np.ndarray:
+    """Whether the intervened model has the larger decoder norm; for a diff-SAE, the larger |β|."""
     if view.reads == "difference":
-        reference, intervened = (np.abs(bounds[f"beta_{model}"].value) for model in MODEL_NAMES)
+        reference, intervened = (np.abs(estimates[f"beta_{model}"].value) for model in MODEL_NAMES)
         return intervened >= reference
     return columns.get("relative_norm", np.ones(view.n_latents)) >= 0.5
 
 
-def _scaling_columns(bounds: Bounds, leans_intervened: np.ndarray) -> Columns:
+def _scaling_columns(estimates: Estimates, intervened_stronger: np.ndarray) -> Columns:
     columns: Columns = {}
     for name in _SCALING:
-        sides = [bounds[f"{name}_{side}"] for side in _SIDES if f"{name}_{side}" in bounds]
+        sides = [estimates[f"{name}_{side}"] for side in _SIDES if f"{name}_{side}" in estimates]
         if not sides:
             continue
         new, lost = sides
         columns[f"{name}_new"], columns[f"{name}_lost"] = new.value, lost.value
         for suffix, one, other in zip(("", "_low", "_high"), new, lost, strict=True):
-            columns[f"{name}{suffix}"] = np.where(leans_intervened, one, other)
+            columns[f"{name}{suffix}"] = np.where(intervened_stronger, one, other)
     for name in ("beta_reference", "beta_intervened"):
-        if name in bounds:
-            columns[name] = bounds[name].value
+        if name in estimates:
+            columns[name] = estimates[name].value
     return columns
 
 
 def _effect(
-    view: PairedView, statistics: Statistics, leans_intervened: np.ndarray
+    view: PairedView, statistics: Statistics, intervened_stronger: np.ndarray
 ) -> Float[np.ndarray, " latent"]:
-    """The shift that a latent explains on a token where it fires, in units of the shift of a token, both relative to the squared length
-    of the token, so that a few long ones do not outweigh the others. NaN where it never fires, or nothing changed."""
+    """Return the mean shift that a latent explains per token where it fires, over the mean shift per token.
 
-    def of(name: str) -> np.ndarray:
+    Both are divided by the squared length of the token, so that a few long tokens do not outweigh the others. NaN if the latent never fires
+    or the models are identical.
+    """
+
+    def relative(name: str) -> np.ndarray:
         fired, total = statistics.total("fired"), float(statistics.totals[f"{name}/relative"].sum())
         mean = _divide(statistics.total(f"{name}/relative").numpy(), fired.numpy())
         return mean * statistics.n_tokens / total if total else np.full(len(mean), np.nan)
 
     if view.linear_map is not None:
-        # In units of the variance of the model that a latent leans to: what no map carries is more of one model than of the other.
-        left = [
-            (1 - carried) * of(f"unmapped/{side}")
-            for side, carried in zip(MODEL_NAMES, view.linear_map.explained_variance, strict=True)
+        # In units of the variance of the stronger model: the map may explain one model better than the other.
+        unmapped = [
+            (1 - explained) * relative(f"unmapped/{side}")
+            for side, explained in zip(MODEL_NAMES, view.linear_map.explained_variance, strict=True)
         ]
-        return np.where(leans_intervened, left[1], left[0])
-    return of("shift") if view.comparable else np.full(view.n_latents, np.nan)
+        return np.where(intervened_stronger, unmapped[1], unmapped[0])
+    return relative("shift") if view.comparable else np.full(view.n_latents, np.nan)
 
 
-def _unmapped_columns(bounds: Bounds, leans_intervened: np.ndarray) -> Columns:
-    """`unmapped_share` and its interval, of the model that each latent leans to."""
-    reference, intervened = (bounds[f"unmapped_{side}"] for side in MODEL_NAMES)
+def _unmapped_columns(estimates: Estimates, intervened_stronger: np.ndarray) -> Columns:
+    """Return `unmapped_share` and its interval, in the model with the larger decoder norm."""
+    reference, intervened = (estimates[f"unmapped_{side}"] for side in MODEL_NAMES)
     return {
-        f"unmapped_share{suffix}": np.where(leans_intervened, one, other)
+        f"unmapped_share{suffix}": np.where(intervened_stronger, one, other)
         for suffix, one, other in zip(("", "_low", "_high"), intervened, reference, strict=True)
     }
 
 
-def _with_bounds(name: str, bounds: Bounds) -> Columns:
-    """A number and its interval as three columns; none where it was not estimated."""
-    if name not in bounds:
+def _with_interval(name: str, estimates: Estimates) -> Columns:
+    """Return a number and its interval as three columns; no columns if it was not estimated."""
+    if name not in estimates:
         return {}
-    return {f"{name}{suffix}": part for suffix, part in zip(("", "_low", "_high"), bounds[name], strict=True)}
+    return {
+        f"{name}{suffix}": part for suffix, part in zip(("", "_low", "_high"), estimates[name], strict=True)
+    }
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Their ratio, NaN where there is nothing to divide by."""
+    """Return the ratio; NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

@@ -1,4 +1,4 @@
-"""The reason beside a label: each outcome of the rule, worded with the numbers that decided it."""
+"""The reason for each label: the outcome of the rule in words, with the numbers that decided it."""
 
 import math
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from .rule import (
     ROTATED_RATIO,
     Evidence,
     Label,
+    LatentScaling,
     Outcome,
     RateEvidence,
-    Toward,
     decide,
     decide_by_rate,
     labels_of,
@@ -25,51 +25,54 @@ from .rule import (
 
 
 class Verdict(NamedTuple):
-    """A label, and the rule and numbers that gave it, in one sentence."""
+    """A label and its reason."""
 
     label: Label
     reason: str
 
 
-class _Leaning(NamedTuple):
-    """Evidence seen from the side that the latent leans to, so that one text serves both directions."""
+class _Sides(NamedTuple):
+    """The models by decoder norm, so that one wording serves both directions."""
 
-    strong: Literal["intervened model", "reference"]
-    weak: Literal["intervened model", "reference"]
+    stronger: Literal["intervened model", "reference"]
+    weaker: Literal["intervened model", "reference"]
     ratio: float
-    scaling: Toward
-    opposite: Toward
+    """Weaker decoder norm as a share of the stronger."""
+    scaling: LatentScaling
+    """Latent scaling toward the stronger model."""
+    scaling_weaker: LatentScaling
+    """Latent scaling toward the weaker model."""
 
 
 def verdict_of(evidence: Evidence, rule: LabelRule) -> Verdict:
-    """The label of one latent, and why."""
+    """Return the label of one latent and its reason."""
     outcome = Outcome(int(decide(evidence, rule)))
     label = LABELS[int(labels_of(np.asarray(outcome), evidence.q_value, rule))]
     return Verdict(label, reason_of(outcome, evidence, rule))
 
 
 def verdict_of_rates(evidence: RateEvidence, rule: LabelRule) -> Verdict:
-    """The label of one latent of a shared-dictionary SAE, and why."""
+    """Return the label of one latent of a shared-dictionary SAE and its reason."""
     outcome = Outcome(int(decide_by_rate(evidence, rule)))
     return Verdict(LABEL_OF.get(outcome, "undetermined"), reason_of_rate(outcome, evidence, rule))
 
 
 def reason_of(outcome: Outcome, evidence: Evidence, rule: LabelRule) -> str:
-    """The outcome of `rule.decide` in words; says so where a q-value holds the label back."""
+    """Return the outcome of `rule.decide` in words, and whether its q-value is too large for the label."""
     reason = _REASONS[outcome](evidence, rule)
     label = LABEL_OF.get(outcome, "undetermined")
     if label in CLAIMED and evidence.q_value > rule.false_discovery_rate:
         return (
             f"{reason}: {label}, but q-value {evidence.q_value:.2g} (> {rule.false_discovery_rate:g}): too many "
-            "latents with this much evidence are to be expected from nothing"
+            "latents with this much evidence are expected by chance"
         )
     return reason
 
 
 def reason_of_rate(outcome: Outcome, evidence: RateEvidence, rule: LabelRule) -> str:
-    """The outcome of `rule.decide_by_rate` in words."""
+    """Return the outcome of `rule.decide_by_rate` in words."""
     if outcome in (Outcome.DEAD, Outcome.TOO_FEW_DOCUMENTS):
-        return _hardly_seen(outcome, evidence.n_documents, rule)
+        return _seldom_seen(outcome, evidence.n_documents, rule)
     relative = evidence.relative_rate
     rates = (
         f"fires on {100 * evidence.rate_reference:.3g} % of the reference's tokens and {100 * evidence.rate_intervened:.3g} % of "
@@ -79,28 +82,28 @@ def reason_of_rate(outcome: Outcome, evidence: RateEvidence, rule: LabelRule) ->
     times = f"{rule.rate_ratio:g} times as often in one model"
     match outcome:
         case Outcome.RATE_UNBOUNDED:
-            return f"{rates}, in too few blocks of documents to bound how much more often"
-        case Outcome.RATE_ALONE:
-            return f"{measured}: nearly in one model alone, so it may be new or lost; one direction for both models has no norms to tell"
+            return f"{rates}, in too few blocks of documents for an interval of the relative rate"
+        case Outcome.RATE_IN_ONE_MODEL:
+            return f"{measured}: nearly in one model only, so it may be new or lost, which one direction for both models cannot decide"
         case Outcome.RATE_DIFFERS:
             return f"{measured}: at least {times}, interval included"
         case Outcome.RATE_ALIKE:
             return f"{measured}: less than {times}, interval included"
         case _:
-            return f"{measured}: the interval leaves open whether it fires {times}"
+            return f"{measured}: the interval leaves open whether it fires at least {times}"
 
 
 def reason_of_difference(outcome: Outcome, held_by_reference: float, held_by_intervened: float) -> str:
-    """The outcome of a diff-SAE's latent in words.
+    """Return the outcome of a latent of a diff-SAE in words.
 
     Args:
         held_by_reference: β of the reference's activations along the direction, as a share of the latent's activation.
-        held_by_intervened: The same of the intervened model.
+        held_by_intervened: The same for the intervened model.
     """
     if outcome == Outcome.DEAD:
         return _DEAD
     return (
-        "a dictionary of the difference has no decoder norms to confirm a label with: along the direction the reference "
+        "a diff-SAE has no decoder norms to confirm a label with: along its direction, the reference "
         f"holds {held_by_reference:.2f} and the intervened model {held_by_intervened:.2f} of the latent's activation"
     )
 
@@ -108,88 +111,90 @@ def reason_of_difference(outcome: Outcome, held_by_reference: float, held_by_int
 _DEAD = "fired on no held-out token"
 
 
-def _hardly_seen(outcome: Outcome, n_documents: float, rule: LabelRule) -> str:
+def _seldom_seen(outcome: Outcome, n_documents: float, rule: LabelRule) -> str:
     if outcome == Outcome.DEAD:
         return _DEAD
     seen = f"fired in {int(n_documents)} held-out document{'s' * (n_documents != 1)}"
-    return f"{seen} (at least {rule.min_documents} needed)"
+    return f"{seen} (at least {rule.min_documents} required)"
 
 
-def _lean(evidence: Evidence) -> _Leaning:
+def _sides(evidence: Evidence) -> _Sides:
     weaker, stronger = sorted((evidence.norm_reference, evidence.norm_intervened))
     ratio = weaker / stronger
-    if evidence.to_new:
-        return _Leaning("intervened model", "reference", ratio, evidence.new, evidence.lost)
-    return _Leaning("reference", "intervened model", ratio, evidence.lost, evidence.new)
+    if evidence.intervened_stronger:
+        return _Sides("intervened model", "reference", ratio, evidence.new, evidence.lost)
+    return _Sides("reference", "intervened model", ratio, evidence.lost, evidence.new)
 
 
-def _exclusive(evidence: Evidence, rule: LabelRule) -> str:
+def _in_one_model(evidence: Evidence, rule: LabelRule) -> str:
     """New or lost: norm and latent scaling agree."""
-    side = _lean(evidence)
-    error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
+    sides = _sides(evidence)
+    error, reconstruction = sides.scaling.nu_error, sides.scaling.nu_reconstruction
     return (
-        f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s (<= {rule.weak_norm:.2f}), nu_error {_two(error.value)} "
+        f"{sides.weaker} norm {_two(sides.ratio)} of the {sides.stronger}'s (<= {rule.weak_norm:.2f}), nu_error {_two(error.value)} "
         f"(<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)} (<= {rule.nu_reconstruction:.2f}), {_percent(rule)} "
-        "upper bounds below"
+        "upper bounds within these limits"
     )
 
 
-def _near_another(evidence: Evidence, rule: LabelRule) -> str:
-    side = _lean(evidence)
+def _near_other_direction(evidence: Evidence, rule: LabelRule) -> str:
+    sides = _sides(evidence)
     return (
-        f"in the {side.strong} alone where it fires, but another latent writes a direction near it (cosine {_two(evidence.twin_cosine)}) into "
-        f"the {side.weak} on other tokens: neither absent (< {rule.rotated_cosine:.2f}) nor the same (>= {rule.shared_cosine:.2f})"
+        f"in the {sides.stronger} only where it fires, but another latent writes a similar direction (cosine {_two(evidence.twin_cosine)}) into "
+        f"the {sides.weaker} on other tokens: neither absent (< {rule.rotated_cosine:.2f}) nor the same (>= {rule.shared_cosine:.2f})"
     )
 
 
 def _same_direction_elsewhere(evidence: Evidence) -> str:
-    side, relative = _lean(evidence), evidence.relative_rate
+    sides, relative = _sides(evidence), evidence.relative_rate
     return (
-        f"in the {side.strong} alone where it fires, but another latent writes the same direction (cosine {_two(evidence.twin_cosine)}) into "
-        f"the {side.weak} on other tokens, so the concept is in both; relative rate {_two(relative.value)} "
+        f"in the {sides.stronger} only where it fires, but another latent writes the same direction (cosine {_two(evidence.twin_cosine)}) into "
+        f"the {sides.weaker} on other tokens, so both models have the concept; relative rate {_two(relative.value)} "
         f"[{_two(relative.low)}, {_two(relative.high)}]"
     )
 
 
 def _norm_alone(evidence: Evidence, rule: LabelRule) -> str:
-    """The norm alone says that the latent is in one model only: why latent scaling does not."""
-    side = _lean(evidence)
-    norm = f"{side.weak} norm {_two(side.ratio)} of the {side.strong}'s"
-    error, reconstruction = side.scaling.nu_error, side.scaling.nu_reconstruction
+    """Say why latent scaling does not confirm that the latent is in one model only, as its norms suggest."""
+    sides = _sides(evidence)
+    norm = f"{sides.weaker} norm {_two(sides.ratio)} of the {sides.stronger}'s"
+    error, reconstruction = sides.scaling.nu_error, sides.scaling.nu_reconstruction
     if math.isnan(error.value) or math.isnan(reconstruction.value):
-        return f"{norm}, but latent scaling is not estimable: the {side.strong} itself hardly holds the direction"
-    if math.isnan(error.largest + reconstruction.largest):
-        return f"{norm}, but it fires in too few blocks of documents to bound latent scaling"
+        return f"{norm}, but latent scaling is not estimable: even the {sides.stronger} holds little of the direction"
+    if math.isnan(error.magnitude_bound + reconstruction.magnitude_bound):
+        return (
+            f"{norm}, but the latent fires in too few blocks of documents for an interval of latent scaling"
+        )
     if abs(error.value) > rule.nu_error:
         return (
-            f"{norm}, but nu_error {_two(error.value)} (> {rule.nu_error:.2f}): the concept sits in the {side.weak}'s residual "
+            f"{norm}, but nu_error {_two(error.value)} (> {rule.nu_error:.2f}): the {sides.weaker} holds the concept in its residual "
             "(complete shrinkage)"
         )
     if abs(reconstruction.value) > rule.nu_reconstruction:
         return (
             f"{norm}, but nu_reconstruction {_two(reconstruction.value)} (> {rule.nu_reconstruction:.2f}): other latents "
-            f"already write it in the {side.weak} (latent decoupling)"
+            f"already write it into the {sides.weaker} (latent decoupling)"
         )
     return (
         f"{norm}, nu_error {_two(error.value)} (<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)} "
-        f"(<= {rule.nu_reconstruction:.2f}), but the evidence is thin: {_percent(rule)} bounds reach nu_error {_two(error.largest)}, "
-        f"nu_reconstruction {_two(reconstruction.largest)}"
+        f"(<= {rule.nu_reconstruction:.2f}), but the evidence is weak: {_percent(rule)} upper bounds are nu_error {_two(error.magnitude_bound)}, "
+        f"nu_reconstruction {_two(reconstruction.magnitude_bound)}"
     )
 
 
-def _absent_from(which: Literal["weak", "strong"]) -> Callable[[Evidence, LabelRule], str]:
-    """Latent scaling says that one model lacks the concept, but its decoder row is not weak."""
+def _absent_from(which: Literal["weaker", "stronger"]) -> Callable[[Evidence, LabelRule], str]:
+    """Word the reason if latent scaling finds the latent absent from a model whose decoder norm is not small."""
 
     def reason(evidence: Evidence, rule: LabelRule) -> str:
-        side = _lean(evidence)
-        scaling, share = (side.scaling, side.ratio) if which == "weak" else (side.opposite, 1.0)
+        sides = _sides(evidence)
+        scaling, share = (sides.scaling, sides.ratio) if which == "weaker" else (sides.scaling_weaker, 1.0)
         found = (
-            f"latent scaling finds it absent in the {getattr(side, which)} (nu_error {_two(scaling.nu_error.value)}, nu_reconstruction "
-            f"{_two(scaling.nu_reconstruction.value)}), yet {_two(share)} of its larger norm lies there"
+            f"latent scaling finds it absent from the {getattr(sides, which)} (nu_error {_two(scaling.nu_error.value)}, nu_reconstruction "
+            f"{_two(scaling.nu_reconstruction.value)}), but its norm there is {_two(share)} of the larger one"
         )
-        if evidence.cosine < rule.rotated_cosine and side.ratio >= ROTATED_RATIO:
+        if evidence.cosine < rule.rotated_cosine and sides.ratio >= ROTATED_RATIO:
             found += (
-                f", along another direction (cosine {_two(evidence.cosine)}): a turn by nearly 90° cannot be told from two "
+                f", along another direction (cosine {_two(evidence.cosine)}): a rotation by nearly 90° looks the same as two "
                 "features in one latent"
             )
         return found
@@ -198,44 +203,42 @@ def _absent_from(which: Literal["weak", "strong"]) -> Callable[[Evidence, LabelR
 
 
 def _in_both(evidence: Evidence) -> str:
-    side = _lean(evidence)
-    return (
-        f"decoder cosine {_two(evidence.cosine)}, {side.weak} norm {_two(side.ratio)} of the {side.strong}'s"
-    )
+    sides = _sides(evidence)
+    return f"decoder cosine {_two(evidence.cosine)}, {sides.weaker} norm {_two(sides.ratio)} of the {sides.stronger}'s"
 
 
 def _rotated(evidence: Evidence, rule: LabelRule) -> str:
     return (
-        f"{_in_both(evidence)} (cosine < {rule.rotated_cosine:.2f}, norm >= {ROTATED_RATIO:.2f}), and the other latents do not turn it back "
+        f"{_in_both(evidence)} (cosine < {rule.rotated_cosine:.2f}, norm >= {ROTATED_RATIO:.2f}), and the other latents do not compensate "
         f"(nu_reconstruction {_two(evidence.new.nu_reconstruction.value)} and {_two(evidence.lost.nu_reconstruction.value)}, "
         f"{_percent(rule)} upper bounds < {rule.rotated_cosine:.2f})"
     )
 
 
-def _turned_back(evidence: Evidence, rule: LabelRule) -> str:
-    """Why a turn may be none: a model holds the direction that its own row lacks, by what other latents write into it."""
+def _compensated(evidence: Evidence, rule: LabelRule) -> str:
+    """Say why a rotation may be none: other latents may write the direction that a model's own row lacks."""
     part, model = evidence.new.nu_reconstruction, "reference"
-    if part.largest < rule.rotated_cosine:
+    if part.magnitude_bound < rule.rotated_cosine:
         part, model = evidence.lost.nu_reconstruction, "intervened model"
-    if math.isnan(part.largest):
-        why = f"what the {model} holds of the other's direction has no bound: too few blocks of documents, or none of its own"
+    if math.isnan(part.magnitude_bound):
+        why = f"how much of the other direction the {model} holds has no bound: too few blocks of documents, or no direction of its own"
     else:
         why = (
-            f"other latents write the other direction into the {model}: nu_reconstruction {_two(part.value)}, with an upper bound that "
-            f"is not below {rule.rotated_cosine:.2f}, so together they may not turn at all"
+            f"other latents write the other direction into the {model}: nu_reconstruction {_two(part.value)}, with an upper bound "
+            f"not below {rule.rotated_cosine:.2f}, so together they may not rotate at all"
         )
     return f"{_in_both(evidence)}, but {why}"
 
 
 def _ratio_found(evidence: Evidence) -> str:
-    error = _lean(evidence).scaling.nu_error
+    error = _sides(evidence).scaling.nu_error
     return f"nu_error {_two(error.value)} [{_two(error.low)}, {_two(error.high)}]"
 
 
 def _ratio_unconfirmed(evidence: Evidence) -> str:
-    error = _lean(evidence).scaling.nu_error
+    error = _sides(evidence).scaling.nu_error
     if math.isnan(error.low + error.high):
-        return f"{_in_both(evidence)}, but nu_error has no interval to compare the norms with"
+        return f"{_in_both(evidence)}, but nu_error has no interval to compare the norm ratio with"
     return f"{_in_both(evidence)}, but {_ratio_found(evidence)} does not agree with that ratio"
 
 
@@ -244,45 +247,45 @@ def _percent(rule: LabelRule) -> str:
 
 
 def _two(number: float) -> str:
-    """Two decimals, and no minus before a zero."""
+    """Format with two decimals and no minus sign before zero."""
     return f"{round(number, 2) + 0.0:.2f}"
 
 
 _REASONS: dict[Outcome, Callable[[Evidence, LabelRule], str]] = {
     Outcome.DEAD: lambda evidence, rule: _DEAD,
-    Outcome.TOO_FEW_DOCUMENTS: lambda evidence, rule: _hardly_seen(
+    Outcome.TOO_FEW_DOCUMENTS: lambda evidence, rule: _seldom_seen(
         Outcome.TOO_FEW_DOCUMENTS, evidence.n_documents, rule
     ),
     Outcome.NOT_COMPARABLE: lambda evidence, rule: (
-        "the models share no space and no linear map carries directions from one to the other, so they and latent scaling cannot be "
-        "compared, and norms alone never decide"
+        "the models share no activation space and no linear map connects them, so neither directions nor latent scaling can be "
+        "compared; norms alone never decide a label"
     ),
     Outcome.WRITES_NOTHING: lambda evidence, rule: "writes into neither model: both decoder norms are 0",
-    Outcome.FIRES_MORE_OFTEN: lambda evidence, rule: (
+    Outcome.OCCURS_MORE_OFTEN: lambda evidence, rule: (
         f"{_same_direction_elsewhere(evidence)}: at least {rule.rate_ratio:g} times as often in one model, interval included"
     ),
-    Outcome.FIRES_AS_OFTEN: lambda evidence, rule: (
-        f"{_same_direction_elsewhere(evidence)}: it is not established that it is there {rule.rate_ratio:g} times as often in one model"
+    Outcome.OCCURS_AS_OFTEN: lambda evidence, rule: (
+        f"{_same_direction_elsewhere(evidence)}: it is not established that it occurs at least {rule.rate_ratio:g} times as often in one model"
     ),
-    Outcome.NEAR_ANOTHER: _near_another,
-    Outcome.NEW: _exclusive,
-    Outcome.LOST: _exclusive,
+    Outcome.NEAR_OTHER_DIRECTION: _near_other_direction,
+    Outcome.NEW: _in_one_model,
+    Outcome.LOST: _in_one_model,
     Outcome.NORM_ALONE: _norm_alone,
-    Outcome.ABSENT_FROM_WEAKER: _absent_from("weak"),
-    Outcome.ABSENT_FROM_STRONGER: _absent_from("strong"),
+    Outcome.ABSENT_FROM_WEAKER: _absent_from("weaker"),
+    Outcome.ABSENT_FROM_STRONGER: _absent_from("stronger"),
     Outcome.NO_COSINE: lambda evidence, rule: "the two decoder directions cannot be compared",
-    Outcome.TURNED_OR_MAPPED: lambda evidence, rule: (
-        f"{_in_both(evidence)}: the models share no space, and that the map between them is inexact cannot be told from a turn"
+    Outcome.ROTATED_OR_MAP_ERROR: lambda evidence, rule: (
+        f"{_in_both(evidence)}: the models share no space, and an inexact map between them looks the same as a rotation"
     ),
-    Outcome.TURNED_UNEQUAL: lambda evidence, rule: (
-        f"{_in_both(evidence)}: turned (cosine < {rule.rotated_cosine:.2f}), but too unequal for rotated (< {ROTATED_RATIO:.2f})"
+    Outcome.ROTATED_UNEQUAL_NORMS: lambda evidence, rule: (
+        f"{_in_both(evidence)}: rotated by its cosine (< {rule.rotated_cosine:.2f}), but the norms are too unequal (< {ROTATED_RATIO:.2f})"
     ),
-    Outcome.TURNED_LEAKED: lambda evidence, rule: (
-        f"{_in_both(evidence)}, but one model holds little of what its direction writes (leaked norm)"
+    Outcome.ROTATED_LEAKED_NORM: lambda evidence, rule: (
+        f"{_in_both(evidence)}, but one model holds little of what its decoder row writes (leaked norm)"
     ),
-    Outcome.TURNED_BACK: _turned_back,
+    Outcome.ROTATED_COMPENSATED: _compensated,
     Outcome.ROTATED: _rotated,
-    Outcome.BETWEEN_COSINES: lambda evidence, rule: (
+    Outcome.BETWEEN_ROTATED_AND_SHARED: lambda evidence, rule: (
         f"{_in_both(evidence)}: between rotated (cosine < {rule.rotated_cosine:.2f}) and shared (>= {rule.shared_cosine:.2f})"
     ),
     Outcome.SHARED: lambda evidence, rule: (

@@ -1,33 +1,45 @@
-"""The rule that decides every label, for all latents of a dictionary at once, or for all of many resamples.
+"""The label rule: decides the labels of all latents at once, for the data or for many bootstrap resamples.
 
-The rule is `config.LabelRule`, the same for both directions. It asks in this order, and the first clause that holds decides
-(`Outcome`); `reasons` words each outcome:
+Thresholds are the settings of `config.LabelRule`, named below in backquotes. `decide` checks the conditions in this order, and the first
+that holds decides (`Outcome`); `reasons` puts every outcome into words. Exchanging the models exchanges new and lost and changes no other
+label. The *stronger* model has the larger decoder norm, the *weaker* the smaller. The *twin* is the nearest direction that another latent
+writes into the weaker model.
 
-dead           fired on no held-out token
-undetermined   too few documents; or the models share no space, so that nothing can be compared
-new, lost      the weaker decoder norm is at most `weak_norm` of the stronger AND latent scaling agrees: the upper bounds of
-               |nu_error| and |nu_reconstruction| toward the stronger side are within their limits. The norm may leak to the
-               side that lacks the concept (a latent that fires with another one writes a part of it), so its limit is wide; a norm of
-               nearly nothing without latent scaling is undetermined, and the reason names the artifact (Minder et al. 2025,
-               section 3).
-reweighted     as new or lost, but another latent writes the same direction into the other model on other tokens: the concept is in both,
-               and one model holds it at least `rate_ratio` times as often, interval included. Undetermined where the other direction
-               is not the same, but near it: its cosine lies between `rotated_cosine` and `shared_cosine`
-rotated        both models write strongly, in different directions; and what the other latents write makes up for it in neither: the upper
-               bounds of |nu_reconstruction| are below `rotated_cosine` toward both sides. Two latents that split one feature
-               turn against each other, but their sum does not turn
-shared         same direction, like strength
-rescaled       same direction, unlike strength, and latent scaling finds that ratio too
-undetermined   anything between
+dead           The latent fired on no held-out token.
+undetermined   It fired in fewer than `min_documents` held-out documents, the models cannot be compared, or both norms are 0.
 
-Whatever claims a change needs a q-value, which counts chance and what null pairs show, of at most `false_discovery_rate`.
+new, lost      The weaker norm is at most `weak_norm` of the stronger, AND latent scaling finds the latent absent from the weaker model:
+               toward the stronger model, the upper bounds of |nu_error| and |nu_reconstruction| are within their limits. New if the
+               intervened model is the stronger, lost if the reference is.
+reweighted     As new or lost, but the twin has the same direction (cosine at least `shared_cosine`): the concept is in both models, and
+               one has it at least `rate_ratio` times as often, interval included.
+undetermined   As new or lost, but the twin has the same direction at a similar rate, or its cosine is between `rotated_cosine` and
+               `shared_cosine`; or norm and latent scaling disagree.
 
-A shared-dictionary SAE has one direction for both models and a code of each, so `decide_by_rate` knows how often each fires:
+rotated        The decoder cosine is below `rotated_cosine`, the weaker norm is at least half of the stronger, and each model holds what
+               its own row writes. The other latents do not compensate for the rotation: toward both models, the upper bound of
+               |nu_reconstruction| is below `rotated_cosine`. (Two latents that split one feature rotate in opposite ways, but their
+               sum does not rotate.)
+undetermined   The decoder cosine is below `rotated_cosine` but another of these conditions fails, or directions are compared through a
+               linear map, whose error looks the same; or the cosine is between `rotated_cosine` and `shared_cosine`.
 
-reweighted     one model fires at least `rate_ratio` times as often as the other, interval included
-shared         it fires less than `rate_ratio` times as often, interval included
-undetermined   anything between; or one model alone fires, more or less: then the feature might be new or lost, which without
-               norms and latent scaling cannot be told
+shared         The cosine is at least `shared_cosine`, and the weaker norm is at least `shared_ratio` of the stronger.
+rescaled       The cosine is at least `shared_cosine`, the weaker norm is below that, and nu_error is above its limit for new and lost and
+               agrees with the ratio of the norms.
+undetermined   nu_error does not agree with that ratio.
+
+The limit `weak_norm` is wide because norm can leak into the model without the concept: a latent that fires along with another one writes a
+part of it. Norms alone never decide: a weaker norm near 0 that latent scaling does not confirm is undetermined, and the reason names the
+artifact (Minder et al. 2025, section 3).
+
+A label that claims a change also needs a q-value of at most `false_discovery_rate` (`held_back`, `false_discovery`).
+
+A shared-dictionary SAE has one direction for both models and one code per model. `decide_by_rate` compares how often each model fires:
+
+reweighted     One model fires at least `rate_ratio` times as often as the other, interval included.
+shared         One model fires less than `rate_ratio` times as often as the other, interval included.
+undetermined   The interval includes `rate_ratio`; or nearly all firings are in one model. Such a latent may be new or lost, which cannot be
+               decided without norms and latent scaling.
 """
 
 from enum import IntEnum, auto
@@ -37,7 +49,7 @@ import numpy as np
 
 from crosscoder.config import LabelRule
 
-from .evidence import Bounded, Evidence, RateEvidence, Toward
+from .evidence import Estimate, Evidence, LatentScaling, RateEvidence
 
 Label = Literal["new", "lost", "shared", "rotated", "rescaled", "reweighted", "dead", "undetermined"]
 CLAIMED: tuple[Label, ...] = ("new", "lost", "rotated", "rescaled", "reweighted")
@@ -54,68 +66,67 @@ LABELS: tuple[Label, ...] = (
     "undetermined",
 )
 
-# At or below this share of the stronger norm the weaker one is all but nothing: norms alone would say new or lost.
-NEARLY_NOTHING = 0.2
+# Norm ratio (weaker to stronger) at or below which norms alone would suggest new or lost.
+NEGLIGIBLE_RATIO = 0.2
 ROTATED_RATIO = 0.5
-"""Rotated asks both models to write at least this share of the other's norm; methods of the field put it at a relative norm between a
-third and two thirds or a quarter and three quarters."""
-# Below this β a model's own concept explains less than half of what its decoder row writes: the row is leaked norm.
-OWN_CONCEPT = 0.5
-# Beyond this relative rate (or below one minus it) one model fires alone, more or less: where the bins of the field lie.
-ALONE = 0.9
-# How far the interval of nu_error may miss the norm ratio and still count as agreeing with it.
+"""Smallest norm ratio of a rotated latent. Published methods require a relative norm between 1/3 and 2/3, or between 1/4 and 3/4."""
+# Smallest β of a model along its own direction. Below it, more than half of what the decoder row writes is leaked norm.
+OWN_CONCEPT_BETA = 0.5
+# Relative rate above which (or below one minus which) a latent fires in one model only; the field's bins for relative norms.
+ONE_MODEL_RATE = 0.9
+# How far the norm ratio may lie outside the interval of nu_error and still agree with it.
 RATIO_TOLERANCE = 0.1
 
 
 class Outcome(IntEnum):
-    """The clause of the rule that decided."""
+    """The condition of the rule that decided."""
 
     DEAD = 0
     TOO_FEW_DOCUMENTS = auto()
     NOT_COMPARABLE = auto()
-    """The models share no space, and no map leads across."""
+    """The models share no space, and no linear map connects them."""
     WRITES_NOTHING = auto()
     """Both decoder norms are 0."""
-    FIRES_MORE_OFTEN = auto()
-    """In one model alone where it fires; another latent writes the same direction into the other model on other tokens, less often."""
-    FIRES_AS_OFTEN = auto()
-    """The same, but it is not established that one model holds the direction more often."""
-    NEAR_ANOTHER = auto()
-    """In one model alone where it fires; another latent writes a direction near it into the other model."""
+    OCCURS_MORE_OFTEN = auto()
+    """As new or lost, but the twin has the same direction, and one model has it more often."""
+    OCCURS_AS_OFTEN = auto()
+    """As new or lost, but the twin has the same direction, and neither model is shown to have it more often."""
+    NEAR_OTHER_DIRECTION = auto()
+    """As new or lost, but the twin has a similar direction."""
     NEW = auto()
     LOST = auto()
     NORM_ALONE = auto()
-    """The norm says that it is in one model only, latent scaling does not."""
+    """The norm says that the latent is in one model only; latent scaling does not."""
     ABSENT_FROM_WEAKER = auto()
-    """Latent scaling says that the model with the weaker decoder row lacks it, the norm does not."""
+    """Latent scaling says that the latent is absent from the weaker model; the norm does not."""
     ABSENT_FROM_STRONGER = auto()
     NO_COSINE = auto()
-    TURNED_OR_MAPPED = auto()
-    """Directions differ, but a fitted map leads from one space to the other, and it is inexact."""
-    TURNED_UNEQUAL = auto()
-    TURNED_LEAKED = auto()
-    """Directions differ, but one model holds little of what its row writes."""
-    TURNED_BACK = auto()
-    """Directions differ, but other latents may make up for it."""
+    ROTATED_OR_MAP_ERROR = auto()
+    """Directions differ, but the linear map that compares them is inexact."""
+    ROTATED_UNEQUAL_NORMS = auto()
+    ROTATED_LEAKED_NORM = auto()
+    """Directions differ, but one model holds little of what its decoder row writes."""
+    ROTATED_COMPENSATED = auto()
+    """Directions differ, but other latents may compensate."""
     ROTATED = auto()
-    BETWEEN_COSINES = auto()
+    BETWEEN_ROTATED_AND_SHARED = auto()
     SHARED = auto()
     RESCALED = auto()
     RATIO_UNCONFIRMED = auto()
-    """Same direction, unlike norms, and latent scaling does not find that ratio."""
+    """Same direction, different norms, and latent scaling does not confirm the ratio."""
     RATE_UNBOUNDED = auto()
-    """Pooled codes: too few blocks of documents to bound how much more often one model fires."""
-    RATE_ALONE = auto()
+    """The relative rate has no interval: too few blocks of documents."""
+    RATE_IN_ONE_MODEL = auto()
     RATE_DIFFERS = auto()
     RATE_ALIKE = auto()
-    RATE_OPEN = auto()
+    RATE_INCONCLUSIVE = auto()
     ONLY_DIFFERENCE = auto()
-    """A dictionary of the difference has no norms to confirm a label with."""
+    """A diff-SAE has no norms to confirm a label with."""
 
 
 LABEL_OF: dict[Outcome, Label] = {
     Outcome.DEAD: "dead",
-    Outcome.FIRES_MORE_OFTEN: "reweighted",
+    Outcome.OCCURS_MORE_OFTEN: "reweighted",
     Outcome.NEW: "new",
     Outcome.LOST: "lost",
     Outcome.ROTATED: "rotated",
@@ -124,85 +135,87 @@ LABEL_OF: dict[Outcome, Label] = {
     Outcome.RATE_DIFFERS: "reweighted",
     Outcome.RATE_ALIKE: "shared",
 }
-"""Every other outcome leaves a latent undetermined."""
+"""Labels of outcomes; every other outcome is undetermined."""
 
 _CLAIMED = [LABELS.index(label) for label in CLAIMED]
 _LABEL_INDEX = np.array([LABELS.index(LABEL_OF.get(outcome, "undetermined")) for outcome in Outcome])
 
 
 def decide(evidence: Evidence, rule: LabelRule) -> np.ndarray:
-    """The outcome of each latent, before q-values. Exchanging the models exchanges new and lost and changes no other label."""
+    """Return the outcome of each latent, before q-values."""
     weaker = np.minimum(evidence.norm_reference, evidence.norm_intervened)
     stronger = np.maximum(evidence.norm_reference, evidence.norm_intervened)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.divide(weaker, stronger)
-    to_new, error = evidence.to_new, evidence.leaning("nu_error")
+    intervened_stronger, error = evidence.intervened_stronger, evidence.toward_stronger("nu_error")
     absent_new, absent_lost = (_absent(scaling, rule) for scaling in (evidence.new, evidence.lost))
-    absent = np.where(to_new, absent_new, absent_lost)
+    absent = np.where(intervened_stronger, absent_new, absent_lost)
     exclusive = (ratio <= rule.weak_norm) & absent
-    same_twin = evidence.twin_cosine >= rule.shared_cosine
-    turned = evidence.cosine < rule.rotated_cosine
-    # Not estimable counts as too little: NaN compares as false.
-    held = np.logical_and(evidence.new.own >= OWN_CONCEPT, evidence.lost.own >= OWN_CONCEPT)
-    stays_turned = (evidence.new.nu_reconstruction.largest < rule.rotated_cosine) & (
-        evidence.lost.nu_reconstruction.largest < rule.rotated_cosine
+    twin_same = evidence.twin_cosine >= rule.shared_cosine
+    differs = evidence.cosine < rule.rotated_cosine
+    # Not estimable counts as too little: comparisons with NaN are false.
+    holds_own = np.logical_and(
+        evidence.new.own_beta >= OWN_CONCEPT_BETA, evidence.lost.own_beta >= OWN_CONCEPT_BETA
     )
-    confirmed = (error.low - RATIO_TOLERANCE <= ratio) & (ratio <= error.high + RATIO_TOLERANCE)
-    return _first(
+    uncompensated = (evidence.new.nu_reconstruction.magnitude_bound < rule.rotated_cosine) & (
+        evidence.lost.nu_reconstruction.magnitude_bound < rule.rotated_cosine
+    )
+    ratio_confirmed = (error.low - RATIO_TOLERANCE <= ratio) & (ratio <= error.high + RATIO_TOLERANCE)
+    return _first_outcome(
         (evidence.n_tokens == 0, Outcome.DEAD),
         (evidence.n_documents < rule.min_documents, Outcome.TOO_FEW_DOCUMENTS),
         (np.logical_not(evidence.comparable), Outcome.NOT_COMPARABLE),
         (stronger == 0, Outcome.WRITES_NOTHING),
-        (exclusive & same_twin & _differs_in_rate(evidence.relative_rate, rule), Outcome.FIRES_MORE_OFTEN),
-        (exclusive & same_twin, Outcome.FIRES_AS_OFTEN),
-        (exclusive & _lies_near(evidence.twin_cosine, rule), Outcome.NEAR_ANOTHER),
-        (exclusive & to_new, Outcome.NEW),
+        (exclusive & twin_same & _differs_in_rate(evidence.relative_rate, rule), Outcome.OCCURS_MORE_OFTEN),
+        (exclusive & twin_same, Outcome.OCCURS_AS_OFTEN),
+        (exclusive & _is_near(evidence.twin_cosine, rule), Outcome.NEAR_OTHER_DIRECTION),
+        (exclusive & intervened_stronger, Outcome.NEW),
         (exclusive, Outcome.LOST),
-        (ratio <= min(NEARLY_NOTHING, rule.weak_norm), Outcome.NORM_ALONE),
+        (ratio <= min(NEGLIGIBLE_RATIO, rule.weak_norm), Outcome.NORM_ALONE),
         (absent, Outcome.ABSENT_FROM_WEAKER),
         (absent_new | absent_lost, Outcome.ABSENT_FROM_STRONGER),
         (np.isnan(evidence.cosine), Outcome.NO_COSINE),
-        (turned & evidence.mapped, Outcome.TURNED_OR_MAPPED),
-        (turned & (ratio < ROTATED_RATIO), Outcome.TURNED_UNEQUAL),
-        (turned & ~held, Outcome.TURNED_LEAKED),
-        (turned & ~stays_turned, Outcome.TURNED_BACK),
-        (turned, Outcome.ROTATED),
-        (evidence.cosine < rule.shared_cosine, Outcome.BETWEEN_COSINES),
+        (differs & evidence.mapped, Outcome.ROTATED_OR_MAP_ERROR),
+        (differs & (ratio < ROTATED_RATIO), Outcome.ROTATED_UNEQUAL_NORMS),
+        (differs & ~holds_own, Outcome.ROTATED_LEAKED_NORM),
+        (differs & ~uncompensated, Outcome.ROTATED_COMPENSATED),
+        (differs, Outcome.ROTATED),
+        (evidence.cosine < rule.shared_cosine, Outcome.BETWEEN_ROTATED_AND_SHARED),
         (ratio >= rule.shared_ratio, Outcome.SHARED),
-        ((error.low > rule.nu_error) & confirmed, Outcome.RESCALED),
+        ((error.low > rule.nu_error) & ratio_confirmed, Outcome.RESCALED),
         otherwise=Outcome.RATIO_UNCONFIRMED,
     )
 
 
 def decide_by_rate(evidence: RateEvidence, rule: LabelRule) -> np.ndarray:
-    """The outcome of each latent of a shared-dictionary SAE. Exchanging the models changes no label."""
+    """Return the outcome of each latent of a shared-dictionary SAE. Exchanging the models changes no label."""
     relative, limit = evidence.relative_rate, _rate_limit(rule)
-    return _first(
+    return _first_outcome(
         (evidence.n_tokens == 0, Outcome.DEAD),
         (evidence.n_documents < rule.min_documents, Outcome.TOO_FEW_DOCUMENTS),
         (np.isnan(relative.low + relative.high), Outcome.RATE_UNBOUNDED),
-        (np.maximum(relative.value, 1 - relative.value) > ALONE, Outcome.RATE_ALONE),
+        (np.maximum(relative.value, 1 - relative.value) > ONE_MODEL_RATE, Outcome.RATE_IN_ONE_MODEL),
         (_differs_in_rate(relative, rule), Outcome.RATE_DIFFERS),
         (np.logical_and(1 - limit < relative.low, relative.high < limit), Outcome.RATE_ALIKE),
-        otherwise=Outcome.RATE_OPEN,
+        otherwise=Outcome.RATE_INCONCLUSIVE,
     )
 
 
 def labels_of(outcomes: np.ndarray, q_value: Any = np.nan, rule: LabelRule | None = None) -> np.ndarray:
-    """Labels as indices into `LABELS`; with a rule, claims of too large a q-value are held back."""
+    """Return labels as indices into `LABELS`; with a rule, claims with too large a q-value are undetermined."""
     labels = np.asarray(_LABEL_INDEX[outcomes])
     return labels if rule is None else held_back(labels, q_value, rule)
 
 
 def held_back(labels: np.ndarray, q_value: Any, rule: LabelRule) -> np.ndarray:
-    """Labels by norms, directions and latent scaling, with claims of too large a q-value undetermined."""
-    # A q-value that was not computed is NaN, and holds nothing back.
+    """Return the labels with claims whose q-value is too large made undetermined."""
+    # A q-value that was not computed is NaN and holds back no claim.
     likely_false = q_value > rule.false_discovery_rate
     return np.where(np.isin(labels, _CLAIMED) & likely_false, LABELS.index("undetermined"), labels)
 
 
-def _first(*clauses: tuple[Any, Outcome], otherwise: Outcome) -> np.ndarray:
-    """The outcome of the first clause that holds, element by element."""
+def _first_outcome(*clauses: tuple[Any, Outcome], otherwise: Outcome) -> np.ndarray:
+    """Return, for each element, the outcome of the first clause whose condition holds."""
     shape = np.broadcast_shapes(*(np.shape(condition) for condition, _ in clauses))
     outcomes = np.full(shape, otherwise, np.int8)
     for condition, outcome in reversed(clauses):
@@ -210,15 +223,16 @@ def _first(*clauses: tuple[Any, Outcome], otherwise: Outcome) -> np.ndarray:
     return outcomes
 
 
-def _absent(scaling: Toward, rule: LabelRule) -> Any:
-    """Whether latent scaling says, bounds included, that the other model lacks the concept."""
+def _absent(scaling: LatentScaling, rule: LabelRule) -> Any:
+    """Whether latent scaling finds the concept absent from the other model, by its upper bounds."""
     return np.logical_and(
-        scaling.nu_error.largest <= rule.nu_error, scaling.nu_reconstruction.largest <= rule.nu_reconstruction
+        scaling.nu_error.magnitude_bound <= rule.nu_error,
+        scaling.nu_reconstruction.magnitude_bound <= rule.nu_reconstruction,
     )
 
 
-def _lies_near(cosine: Any, rule: LabelRule) -> Any:
-    """Whether the nearest direction in the other model is too near for a latent's to be absent there."""
+def _is_near(cosine: Any, rule: LabelRule) -> Any:
+    """Whether the twin is too similar for the latent's direction to be absent from the weaker model."""
     return cosine >= min(rule.rotated_cosine, rule.shared_cosine)
 
 
@@ -226,7 +240,7 @@ def _rate_limit(rule: LabelRule) -> float:
     return rule.rate_ratio / (1 + rule.rate_ratio)
 
 
-def _differs_in_rate(relative: Bounded, rule: LabelRule) -> Any:
-    """Whether one model holds a direction at least `rate_ratio` times as often, by the bounds of its relative rate."""
+def _differs_in_rate(relative: Estimate, rule: LabelRule) -> Any:
+    """Whether the direction occurs at least `rate_ratio` times as often in one model, by the bounds of its relative rate."""
     limit = _rate_limit(rule)
     return np.logical_or(relative.low >= limit, relative.high <= 1 - limit)

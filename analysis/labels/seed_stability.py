@@ -1,4 +1,4 @@
-"""Whether other dictionaries found the same directions: those of other seeds, and a diff-SAE."""
+"""Whether other dictionaries find the same directions: other seeds, and a diff-SAE."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,31 +13,36 @@ from ..tables.analysis_files import SAME_DIRECTION
 _CHUNK = 4096
 
 
-class Nearest(NamedTuple):
-    """For each direction the nearest of others."""
+class NearestDirections(NamedTuple):
+    """For each direction, the nearest of another dictionary."""
 
     latent: Int64[Tensor, " latent"]
-    """Its number; -1 where a direction is zero."""
+    """Number of the nearest latent; -1 for a zero direction."""
 
     cosine: Float[Tensor, " latent"]
-    """NaN where a direction is zero."""
+    """NaN for a zero direction."""
 
 
-def nearest(directions: Float[Tensor, "latent width"], others: Float[Tensor, "other width"]) -> Nearest:
-    """The other direction of largest cosine, for each."""
+def nearest_directions(
+    directions: Float[Tensor, "latent width"], others: Float[Tensor, "other width"]
+) -> NearestDirections:
+    """Return, for each direction, the other direction with the largest cosine."""
     unit = normalize(others, dim=1)
     best = [(normalize(part, dim=1) @ unit.T).max(dim=1) for part in directions.split(_CHUNK)]
     latent = torch.cat([found.indices for found in best])
     cosine = torch.cat([found.values for found in best])
     nothing = directions.norm(dim=1) == 0
-    return Nearest(latent.masked_fill(nothing, -1), cosine.masked_fill(nothing, torch.nan))
+    return NearestDirections(latent.masked_fill(nothing, -1), cosine.masked_fill(nothing, torch.nan))
 
 
 def seed_stability(
     rows: Float[Tensor, "latent width"], seeds: Sequence[Float[Tensor, "_ width"]]
 ) -> Float[Tensor, " latent"]:
-    """Share of the other seeds' dictionaries in which a latent is found again; NaN without other seeds."""
+    """Return the share of the other seeds' dictionaries that find each latent again; NaN without other seeds.
+
+    Found again: a decoder row with a cosine above `SAME_DIRECTION`.
+    """
     if not seeds:
         return torch.full((len(rows),), torch.nan)
-    found = torch.stack([nearest(rows, others).cosine > SAME_DIRECTION for others in seeds])
+    found = torch.stack([nearest_directions(rows, others).cosine > SAME_DIRECTION for others in seeds])
     return found.float().mean(dim=0)

@@ -1,4 +1,4 @@
-"""The summary of an analysis: what was compared, how well the dictionary rebuilds it, and how many latents of each label."""
+"""The summary of an analysis: the models, the reconstruction quality, and the number of latents with each label."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from ..latents.dictionary_view import DictionaryView, PairedView
 from ..latents.statistics import Statistics
 from .controls import Controls
 from .counts import limit_curves
-from .false_discovery import FAMILIES, Candidacy, candidacy, q_values
+from .false_discovery import FAMILIES, Candidates, candidates_of, q_values
 from .feature_table import Features
 from .rule import LABELS, Label, held_back
 
@@ -30,7 +30,7 @@ def make_summary(
     manifest: dict[str, Any],
     controls: Controls,
 ) -> dict[str, Any]:
-    """summary.json; every number a plain JSON value, null where it does not exist."""
+    """Return the content of summary.json: plain JSON values, null for what was not measured."""
     columns = features.columns
     alive = columns["n_tokens"] > 0
     counts = Counter(features.labels)
@@ -38,8 +38,8 @@ def make_summary(
     labels = np.array([LABELS.index(label) for label in features.labels])
     rule, expected = config.analysis.rule, {}
     if features.evidence is not None:
-        observed = candidacy(columns, features.evidence, rule)
-        expected = expected_false(observed, labels, controls.candidacies(rule))
+        observed = candidates_of(columns, features.evidence, rule)
+        expected = expected_false(observed, labels, controls.null_candidates(rule))
     return {
         "schema_version": SCHEMA_VERSION,
         "reads": view.reads,
@@ -62,7 +62,7 @@ def make_summary(
         "fve": dict(statistics.fve),
         "relative_difference": statistics.relative_difference,
         "cosine": statistics.cosine,
-        "frame": _frame(view),
+        "frame": _linear_map(view),
         "ce": manifest.get("evaluation", {}).get("ce"),
         "counts": {
             label: {
@@ -88,8 +88,8 @@ def make_summary(
     }
 
 
-def _frame(view: DictionaryView) -> dict[str, float] | None:
-    """Of the maps that lead between two models without a common space; None where they share one, or there are none."""
+def _linear_map(view: DictionaryView) -> dict[str, float] | None:
+    """Return how well the linear map connects models that share no space; None if they share one or no map was used."""
     if not isinstance(view, PairedView) or view.linear_map is None:
         return None
     return {
@@ -99,43 +99,51 @@ def _frame(view: DictionaryView) -> dict[str, float] | None:
 
 
 def expected_false(
-    observed: Candidacy, labels: Int[np.ndarray, " latent"], nulls: Sequence[Candidacy]
+    observed: Candidates, labels: Int[np.ndarray, " latent"], nulls: Sequence[Candidates]
 ) -> dict[Label, float]:
-    """For each label that claims a change, the mean number of latents in the nulls that the rule gives it and that have at least the
-    least effect of a latent here that bears a label of its family; 0 where none does. Empty without nulls.
+    """Return the expected number of false positives of each label that claims a change; empty without nulls.
+
+    It is the mean number of null latents with the label whose effect is at least the smallest effect of an observed latent labeled in the
+    same family; 0 if there is no such latent.
 
     Args:
-        labels: Of the latents here, indices into `LABELS`.
+        labels: Labels of the observed latents, as indices into `LABELS`.
     """
     found: dict[Label, float] = {}
     for family in FAMILIES if nulls else ():
-        claimed = observed._replace(label=labels).of(family)
-        least = float(observed.effect[claimed].min()) if claimed.any() else np.inf
+        claimed = observed._replace(label=labels).in_family(family)
+        smallest = float(observed.effect[claimed].min()) if claimed.any() else np.inf
         for label in family:
-            counts = [float(null.weight[null.of([label]) & (null.effect >= least)].sum()) for null in nulls]
+            counts = [
+                float(null.weight[null.in_family([label]) & (null.effect >= smallest)].sum())
+                for null in nulls
+            ]
             found[label] = float(np.mean(counts))
     return found
 
 
 def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dict[str, Any]] | None:
-    """How many latents are new and lost, and would be in the nulls, as each limit of the rule moves alone; None where no rule is."""
+    """Return the numbers of new and lost latents, and of those expected by chance, as each limit varies alone; None without evidence."""
     evidence = features.evidence
     if evidence is None:
         return None
-    counted, false = bool(controls.candidacies(rule)), dict[LabelRule, float]()
+    has_nulls, false = bool(controls.null_candidates(rule)), dict[LabelRule, float]()
 
-    def labels_by(moved: LabelRule) -> np.ndarray:
-        observed, nulls = candidacy(features.columns, evidence, moved), controls.candidacies(moved)
-        labels = held_back(observed.label, q_values(observed, nulls), moved)
+    def labels_by(changed: LabelRule) -> np.ndarray:
+        observed, nulls = (
+            candidates_of(features.columns, evidence, changed),
+            controls.null_candidates(changed),
+        )
+        labels = held_back(observed.label, q_values(observed, nulls), changed)
         expected = expected_false(observed, labels, nulls)
-        false[moved] = expected.get("new", 0.0) + expected.get("lost", 0.0)
+        false[changed] = expected.get("new", 0.0) + expected.get("lost", 0.0)
         return labels
 
     return [
         curve._asdict()
         | {
             "expected_false": [false[rule.model_copy(update={curve.limit: value})] for value in curve.values]
-            if counted
+            if has_nulls
             else None
         }
         for curve in limit_curves(rule, labels_by)
@@ -152,10 +160,9 @@ def _models(config: RunConfig, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shift(statistics: Statistics) -> dict[str, float | None]:
-    """How E‖x^intervened - x^reference‖² divides into latents, bias and error; null where there is no shift.
+    """Return the shares of E‖x^intervened - x^reference‖² that latents, bias and error explain; None if the models are identical.
 
-    x^intervened - x^reference = Σ_j f_j δ_j + b_δ + e_δ, each part projected onto the whole (methods of attribution by an
-    exact sum), so that the three shares add up to 1.
+    x^intervened - x^reference = Σ_j f_j δ_j + b_δ + e_δ. Each term is projected onto the difference, so the three shares add up to 1.
     """
     square = float(statistics.totals["shift/square"].sum()) if "shift/square" in statistics.totals else 0.0
     if square == 0:
@@ -170,7 +177,7 @@ def _shift(statistics: Statistics) -> dict[str, float | None]:
 def _histogram(
     values: np.ndarray | None, alive: np.ndarray, bounds: tuple[float, float]
 ) -> dict[str, list[float]] | None:
-    """Over the latents that fired; None where the quantity does not exist."""
+    """Return the histogram over latents that fired; None if the quantity was not measured."""
     if values is None or not np.isfinite(values).any():
         return None
     shown = values[alive & np.isfinite(values)]

@@ -1,1 +1,1 @@
-"""One pass over held-out tokens: what is measured of every latent, and the one assembly of what the pass reads."""
+"""Measurements of every latent in one pass over held-out tokens, and the loading of a trained run."""

@@ -1,12 +1,12 @@
-"""Intervals by a block bootstrap over documents.
+"""Confidence intervals by a block bootstrap over documents.
 
-Tokens of one document depend on each other, so documents are resampled, in blocks: weights `[sample, block]` from a
-multinomial distribution times the sums of each block are the sums of a resample, and a statistic of sums is computed on
-those as on the whole (Efron and Tibshirani 1993, chapter 13: percentile intervals). Seeded, no second pass over the data.
+Tokens of one document are dependent, so blocks of documents are resampled. Multinomial weights `[sample, block]` times the sums of each
+block give the sums of a resample, and a statistic is computed from them as from the whole (Efron and Tibshirani 1993, chapter 13:
+percentile intervals). It is seeded and needs no second pass over the data.
 
-A bootstrap of items that all agree has no width. Where what is measured has bounds, as a share has, `unseen_weights` weigh one item more,
-which nobody has seen and which is as low, or as high, as it can be: quantiles of Σ w_i x_(i) (Gaffke 2005; Learned-Miller and Thomas 2020). Of
-shares these are the exact bounds of Clopper and Pearson (1934).
+If all items are equal, a bootstrap interval has no width. For a bounded quantity such as a share, `unseen_weights` adds one unseen item
+with the lowest or the highest possible value: quantiles of Σ w_i x_(i) (Gaffke 2005; Learned-Miller and Thomas 2020). For shares these are
+the exact bounds of Clopper and Pearson (1934).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,37 +20,37 @@ from torch import Tensor
 from .latent_scaling import Moments
 
 Statistic = Callable[[Moments], Tensor]
-"""From moments to one number a latent, with whatever axes come before."""
+"""Computes one number per latent from moments; leading axes are kept."""
 
 
 class Interval(NamedTuple):
-    """Bounds for each latent; NaN where they cannot be estimated."""
+    """Interval of each latent; NaN: not estimable."""
 
     low: Float[Tensor, " latent"]
     high: Float[Tensor, " latent"]
 
 
 class BlockMoments(NamedTuple):
-    """What statistics are computed from: sums that a resample changes, and constants that it does not."""
+    """The input of statistics: sums that vary with the resample, and constants."""
 
     sums: Mapping[str, Float64[Tensor, "block latent"]]
     totals: Mapping[str, Float64[Tensor, " block"]]
     constants: Mapping[str, Float64[Tensor, " latent"]]
 
     def whole(self) -> dict[str, Tensor]:
-        """The moments of all documents, each counted once."""
+        """Return the moments of all documents, each counted once."""
         n_blocks = len(self.totals["tokens"])
         return self.resampled(torch.ones(n_blocks, dtype=torch.float64), slice(None))
 
     def resampled(self, weights: Float64[Tensor, "*sample block"], latents: slice) -> dict[str, Tensor]:
-        """The moments of the given latents, with the blocks weighted: `[*sample, latent]`, totals `[*sample, 1]`."""
+        """Return the moments of the given latents with weighted blocks: `[*sample, latent]`, totals `[*sample, 1]`."""
         moments = {name: weights @ value[:, latents] for name, value in self.sums.items()}
         moments |= {name: (weights @ value).unsqueeze(-1) for name, value in self.totals.items()}
         return moments | {name: value[latents] for name, value in self.constants.items()}
 
 
 def resample_weights(n_samples: int, n_blocks: int, seed: int) -> Float64[Tensor, "sample block"]:
-    """How often each block is drawn when as many blocks as there are are drawn with replacement."""
+    """Return how often each block occurs if `n_blocks` blocks are drawn with replacement."""
     draws = np.random.default_rng(seed).multinomial(n_blocks, np.full(n_blocks, 1 / n_blocks), size=n_samples)
     return torch.from_numpy(draws.astype(np.float64))
 
@@ -58,7 +58,7 @@ def resample_weights(n_samples: int, n_blocks: int, seed: int) -> Float64[Tensor
 def unseen_weights(
     n_samples: int, n_items: int, seed: int | Sequence[int]
 ) -> Float64[np.ndarray, "sample item_and_unseen"]:
-    """Weights of some items and, in the last place, of one that nobody has seen: uniform on the simplex."""
+    """Return weights of the items and, last, of one unseen item: uniform on the simplex."""
     return np.random.default_rng(seed).dirichlet(np.ones(n_items + 1), size=n_samples)
 
 
@@ -69,10 +69,10 @@ def bootstrap_intervals(
     confidence: float,
     chunk: int = 256,
 ) -> dict[str, Interval]:
-    """Percentile intervals of each statistic for all latents, `chunk` latents at a time.
+    """Return percentile intervals of each statistic for all latents, computing `chunk` latents at a time.
 
-    A statistic that cannot be estimated in some resamples (NaN) might lie anywhere in them: where they are more than the
-    share cut off at one end, the interval is NaN.
+    A statistic that is NaN in some resamples could have any value there. If such resamples are more than the share cut off at one end, the
+    interval is NaN.
     """
     n_latents = next(iter(moments.sums.values())).shape[1]
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in statistics}
@@ -89,7 +89,7 @@ def bootstrap_intervals(
 def _percentiles(
     values: Float[Tensor, "sample latent"], confidence: float
 ) -> tuple[Float[Tensor, " latent"], Float[Tensor, " latent"]]:
-    """Linear interpolation between order statistics of those values that are not NaN."""
+    """Return both percentiles, by linear interpolation between the order statistics that are not NaN."""
     tail = (1 - confidence) / 2
     shares = [tail, 1 - tail]
     by_latent = np.ascontiguousarray(values.numpy().T)

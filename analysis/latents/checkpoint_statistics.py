@@ -1,14 +1,14 @@
-"""A chain of checkpoints in one pass over held-out tokens: what each of them changed, and what each changed against the one before.
+"""Statistics of a chain of checkpoints in one pass over held-out tokens: the change of each since the reference and since the previous one.
 
-With x_t the activations of checkpoint t, in the order of time, reference first, and d_jt the decoder row of latent j in raw units:
+With x_t the activations of checkpoint t, in order of time from the reference, and d_jt the decoder row of latent j in raw units:
 
     shift/t       Σ f_j ⟨d_jt - d_j0, x_t - x_0⟩              what a latent explains of the change since the reference
-    step/t        Σ f_j ⟨d_jt - d_j(t-1), x_t - x_(t-1)⟩      and of that since the checkpoint before
-    exchanged/t   Σ f_j' ⟨d_jt - d_j(t-1), x_t - x_(t-1)⟩
+    step/t        Σ f_j ⟨d_jt - d_j(t-1), x_t - x_(t-1)⟩      what it explains of the change since the previous checkpoint
+    exchanged/t   Σ f_j' ⟨d_jt - d_j(t-1), x_t - x_(t-1)⟩     the same with the code f'
 
-f' is the code of the same token with the activations of the checkpoints t and t - 1 exchanged. Where the two differ by nothing but
-noise that might as well have been the other's, exchanging them in a document turns the sign of its part of step/t + exchanged/t
-and leaves the rest as it is, however unlike the dictionary reads the two. That is what the alarm stands on (`alarm`).
+f' is the code of the same token with the activations of checkpoints t and t - 1 exchanged. If the two checkpoints differ only by
+exchangeable noise, then exchanging them in one document flips the sign of that document's part of step/t + exchanged/t and changes nothing
+else, however differently the dictionary reads the two models. The change alarm relies on this (`checkpoints.change_alarm`).
 """
 
 from collections.abc import Mapping
@@ -28,31 +28,31 @@ from .dictionary_view import Observation, PairedView, Product
 
 @dataclass(frozen=True)
 class ChainStatistics:
-    """What `ChainAccumulator` yields. Lists have an entry for each checkpoint in the order of time; None where models differ in
-    width, and for the reference, which has nothing before it."""
+    """The result of `ChainAccumulator`. Tuples have one entry per checkpoint in order of time; None for the reference, and if widths
+    differ."""
 
     names: tuple[str, ...]
     places: tuple[int, ...]
-    """On the axis of models."""
+    """Index of each checkpoint on the model axis."""
     n_tokens: int
     shift: tuple[Float64[Tensor, "block latent"] | None, ...]
     """shift/t."""
     step: tuple[Float64[Tensor, "block latent_and_offset"] | None, ...]
-    """step/t, and in the last column Σ ⟨b_t - b_(t-1), x_t - x_(t-1)⟩, b being what the dictionary writes when nothing fires."""
+    """step/t, and in the last column Σ ⟨b_t - b_(t-1), x_t - x_(t-1)⟩, with b the decoder bias."""
     exchanged: tuple[Float64[Tensor, "block latent_and_offset"] | None, ...]
     """exchanged/t, and the same last column."""
     totals: dict[str, Float64[Tensor, " block"]]
-    """`tokens`, and for each checkpoint t with a shift `square/t` Σ‖x_t - x_0‖², `bias/t` and `error/t`: what bias and error explain
-    of it; with a step `step_square/t` Σ‖x_t - x_(t-1)‖²."""
+    """`tokens`; for each checkpoint t with a shift, `square/t` Σ‖x_t - x_0‖², and `bias/t` and `error/t`, what bias and error explain of it;
+    with a step, `step_square/t` Σ‖x_t - x_(t-1)‖²."""
     fve: tuple[float | None, ...]
     fve_difference: tuple[float | None, ...]
-    """Of x_t - x_0."""
+    """Fraction of the variance of x_t - x_0 explained."""
     variance: float
     """Σ‖x_0 - mean‖²."""
 
 
 class ChainAccumulator:
-    """Add batches with `update`, then ask for the `result`."""
+    """Accumulates `ChainStatistics` from batches."""
 
     def __init__(self, view: PairedView, n_blocks: int, seed: int) -> None:
         self.view, self.d_models = view, view.d_models
@@ -64,7 +64,7 @@ class ChainAccumulator:
         self._bias = split_models(view.raw_bias()[None], self.d_models)
 
     def update(self, batch: ActivationBatch, observation: Observation) -> None:
-        """Add some tokens; `observation` is what the observer makes of `batch`."""
+        """Add a batch; `observation` is what the view computes for it."""
         block = self.sums.blocks(batch.document)
         values = observation.actual
         parts, raw = split_models(values, self.d_models), self.view.raw
@@ -84,7 +84,7 @@ class ChainAccumulator:
         self._add_totals(observation, block)
 
     def result(self) -> ChainStatistics:
-        """Everything of the batches added so far."""
+        """Return the statistics of all batches added so far."""
         sums, totals = self.sums.sums(), self.sums.totals()
         times = range(len(self.places))
         whole = self.fve[0]
@@ -107,7 +107,7 @@ class ChainAccumulator:
         for rows, rebuilt in row_chunks(observation.actual, observation.rebuilt):
             actual = split_models(rows.double(), self.d_models)
             errors = split_models(rows.double() - rebuilt.double(), self.d_models)
-            own = block[start : start + len(rows)]
+            rows_block = block[start : start + len(rows)]
             start += len(rows)
             for time, place in enumerate(self.places):
                 self.fve[time].add(actual[place], errors[place])
@@ -117,13 +117,13 @@ class ChainAccumulator:
                 if self._alike(place, 0):
                     shift, error = actual[place] - actual[0], errors[place] - errors[0]
                     self.fve_difference[time].add(shift, error)
-                    self.sums.add_totals(f"square/{time}", shift.square().sum(dim=1), own)
-                    self.sums.add_totals(f"bias/{time}", shift @ self._bias_step(place, 0), own)
-                    self.sums.add_totals(f"error/{time}", (shift * error).sum(dim=1), own)
+                    self.sums.add_totals(f"square/{time}", shift.square().sum(dim=1), rows_block)
+                    self.sums.add_totals(f"bias/{time}", shift @ self._bias_step(place, 0), rows_block)
+                    self.sums.add_totals(f"error/{time}", (shift * error).sum(dim=1), rows_block)
                 if self._alike(place, before):
                     step = actual[place] - actual[before]
-                    self.sums.add_totals(f"step_square/{time}", step.square().sum(dim=1), own)
-                    self.sums.add_totals(f"offset/{time}", step @ self._bias_step(place, before), own)
+                    self.sums.add_totals(f"step_square/{time}", step.square().sum(dim=1), rows_block)
+                    self.sums.add_totals(f"offset/{time}", step @ self._bias_step(place, before), rows_block)
 
     def _bias_step(self, now: int, before: int) -> Float64[Tensor, " d_model"]:
         return (self._bias[now] - self._bias[before])[0].double()
@@ -134,7 +134,7 @@ class ChainAccumulator:
     def _exchanged(
         self, values: Float[Tensor, "token width"], one: int, other: int
     ) -> Float[Tensor, "token width"]:
-        """The same tokens with the activations of two models exchanged."""
+        """Return the activations with those of two models exchanged."""
         parts = list(split_models(values, self.d_models))
         parts[one], parts[other] = parts[other], parts[one]
         return torch.cat(parts, dim=1)
@@ -146,7 +146,7 @@ def _with_offset(
     sums: Mapping[str, Float64[Tensor, "block latent"]],
     totals: Mapping[str, Float64[Tensor, " block"]],
 ) -> Float64[Tensor, "block latent_and_offset"] | None:
-    """Sums of all latents and, beside them, what the bias explains; None where there are none."""
+    """Return the sums of all latents with what the bias explains as the last column; None if there are no sums."""
     if f"{name}/{time}" not in sums:
         return None
     return torch.cat([sums[f"{name}/{time}"], totals[f"offset/{time}"][:, None]], dim=1)

@@ -1,5 +1,5 @@
-"""What a dictionary makes of some tokens, for each way of reading a pair: codes, rebuilt activations, and the products
-that the statistics sum up.
+"""What a dictionary computes for a batch of tokens, for each view of a pair: codes, reconstructions, and the products that the
+statistics sum.
 
     paired       a crosscoder: both models share one code
     pooled       a shared-dictionary SAE: each model has its own code
@@ -34,111 +34,111 @@ class Product(NamedTuple):
     directions: Float[Tensor, "latent d_model"]
     targets: Float[Tensor, "token d_model"]
     token_weight: Float[Tensor, " token"] | None = None
-    """Where given, the sum is also taken with tokens weighed by it, under the name with `/relative` behind."""
+    """If given, a second sum weights tokens by it; its name ends in `/relative`."""
 
 
 class Codes(NamedTuple):
-    """What some tokens are encoded to."""
+    """The codes of a batch."""
 
     sparse_latents: SparseLatents
-    """The code that counts as firing; for `pooled` the larger of the two models' codes."""
+    """The code that counts as firing; for `pooled`, the larger of the two models' codes."""
 
     per_model: tuple[SparseLatents, SparseLatents] | None = None
-    """The two codes of `pooled` at the entries of `sparse_latents`, 0 where a model's own does not fire; else None."""
+    """For `pooled`, each model's code at the entries of `sparse_latents`, 0 where it does not fire; otherwise None."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a dictionary makes of some tokens."""
+    """What a dictionary computes for a batch of tokens."""
 
     codes: Codes
 
     actual: Float[Tensor, "token _"]
-    """What is rebuilt, in raw units: the activations of both models, or their difference."""
+    """Target of the reconstruction, in raw units: the activations of all models, or their difference."""
 
     rebuilt: Float[Tensor, "token _"]
-    """`actual` as the dictionary rebuilds it."""
+    """Reconstruction of `actual`."""
 
     weights: SparseLatents
-    """What the products are weighted with, at the entries of `codes.sparse_latents`."""
+    """Weights of the products, at the entries of `codes.sparse_latents`."""
 
     products: tuple[Product, ...]
 
 
 class DictionaryView:
-    """Reads tokens with a trained dictionary. Made by `view_of`."""
+    """Reads tokens with a trained dictionary. Create one with `view_of`."""
 
     reads: View
     linear_map: LinearMap | None = None
-    """Leads between models that share no space; None where they share one, or nothing does."""
+    """Connects models that share no space; None if they share one, or no map is good enough."""
 
     agreement: float = 1.0
-    """Of directions that both models have, the cosine with which the frame carries them over (median); 1 without a frame."""
+    """Median cosine with which the linear map takes the directions that both models have from one to the other; 1 without a map."""
 
     def __init__(self, crosscoder: Crosscoder, d_models: tuple[int, ...]) -> None:
         self.crosscoder = crosscoder.eval()
         self.d_models = d_models
         self.n_latents = crosscoder.config.n_latents
         self.raw = tuple(part.detach() for part in crosscoder.raw_decoder())
-        """Decoder rows in raw units: one tensor for each model of `paired`, else one."""
+        """Decoder rows in raw units: one tensor per model for `paired`, otherwise one tensor."""
 
     @property
     def comparable(self) -> bool:
-        """Whether there are two models with a common space, so that a difference exists."""
+        """Whether the models have the same width, so that their difference exists."""
         return have_difference(self.d_models)
 
     @property
     def aligned(self) -> bool:
-        """Whether a direction of one model can be told in the other: they share a space, or a frame leads across."""
+        """Whether directions of the two models can be compared: they share a space, or a linear map connects them."""
         return self.comparable or self.linear_map is not None
 
     @property
     def device(self) -> torch.device:
-        """Where the dictionary is."""
+        """Device of the dictionary."""
         return self.crosscoder.W_dec.device
 
     def raw_bias(self) -> Float[Tensor, " width"]:
-        """What the dictionary writes when no latent fires, in raw units."""
+        """Return what the dictionary writes when no latent fires, in raw units."""
         return self.crosscoder.denormalize(self.crosscoder.b_dec.detach()[None])[0]
 
     @torch.no_grad()
     def encode(self, values: Float[Tensor, "token width"]) -> Codes:
-        """Encode tokens under the inference rule; raw activations of any precision."""
-        return self._encode(self._prepared(values))
+        """Encode tokens as at inference; takes raw activations of any precision."""
+        return self._encode(self._to_dictionary(values))
 
     @torch.no_grad()
     def observe(self, values: Float[Tensor, "token width"]) -> Observation:
-        """Encode tokens, rebuild them, and lay out the products to sum; raw activations of any precision."""
-        values = self._prepared(values)
+        """Encode and reconstruct tokens, and return the products to sum; takes raw activations of any precision."""
+        values = self._to_dictionary(values)
         return self._observe(values, self._encode(values))
 
     def contributions(self, codes: Codes) -> tuple[SparseLatents, SparseLatents]:
-        """How strongly each latent writes into reference and intervened: its value times its raw decoder norm."""
+        """Return how strongly each latent writes into each model: its value times its raw decoder norm."""
         raise NotImplementedError
 
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
-        """What one unit of a latent adds to intervened - reference, in raw units; zero for `pooled`, whose directions agree."""
+        """Return what one unit of a latent adds to intervened - reference, in raw units; 0 for `pooled`, which has one direction."""
         raise NotImplementedError
 
     def shift_bias(self) -> Float[Tensor, " d_model"]:
-        """What the dictionary adds to intervened - reference when no latent fires, in raw units."""
+        """Return what the dictionary adds to intervened - reference when no latent fires, in raw units."""
         raise NotImplementedError
 
-    def carried_directions(self) -> Float[Tensor, "latent d_model"]:
-        """What a latent adds to intervened - reference at a weight of 1, with `Observation.weights`, in raw units."""
+    def weighted_shift_directions(self) -> Float[Tensor, "latent d_model"]:
+        """Return what a latent adds to intervened - reference per unit of `Observation.weights`, in raw units."""
         return self.shift_directions()
 
     def rebuilt_sides(
         self, observation: Observation, reference: Float[Tensor, "token d_model"]
     ) -> tuple[Float[Tensor, "token d_model"], Float[Tensor, "token d_model"]]:
-        """Both models' activations as the dictionary rebuilds them; a diff-SAE adds what it rebuilds to the `reference`."""
+        """Return the reconstructions of both models; a diff-SAE adds its reconstruction to `reference`."""
         if self.reads == "difference":
             return reference, reference + observation.rebuilt
         one, other, *_ = split_models(observation.rebuilt, self.d_models)
         return one, other
 
     def shift_of(self, rows: Float[Tensor, "token _"]) -> Float[Tensor, "token d_model"]:
-        """intervened - reference of rows like `Observation.actual`."""
+        """Return intervened - reference of rows like `Observation.actual`."""
         if self.reads == "difference":
             return rows
         return _difference(rows, self.d_models)
@@ -149,12 +149,12 @@ class DictionaryView:
     def _observe(self, values: Float[Tensor, "token width"], codes: Codes) -> Observation:
         raise NotImplementedError
 
-    def _prepared(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
+    def _to_dictionary(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         return values.to(self.device, self.crosscoder.W_enc.dtype)
 
 
 class PairedView(DictionaryView):
-    """A crosscoder on any number of models; comparisons are made between the first two."""
+    """A crosscoder on any number of models; comparisons are between the first two."""
 
     reads: View = "paired"
 
@@ -163,24 +163,24 @@ class PairedView(DictionaryView):
     ) -> None:
         super().__init__(crosscoder, d_models)
         agreement = 1.0 if linear_map is None else Geometry.of(crosscoder, linear_map).agreement()
-        # Not estimable counts as too little: NaN compares as false.
+        # Not estimable counts as too little: comparisons with NaN are false.
         self.linear_map = linear_map if agreement >= MIN_MAP_COSINE else None
         self.agreement = agreement
-        # Leads to training space from the space of the stored rows, which after folding is raw space.
+        # Scales stored rows to training space; after folding, stored rows are in raw space.
         scales = crosscoder.score_scale.tolist()
         stored = split_models(crosscoder.W_dec.detach(), d_models)
         self.directions = tuple(rows * scale for rows, scale in zip(stored, scales, strict=True))
         """Decoder rows in training space."""
         self._to_training = scales
-        # In training space the activations of a model are as long as it is wide, squared and on average.
+        # In training space the mean squared length of a model's activations is its width.
         normalization = (crosscoder.scale * crosscoder.score_scale).tolist()
         self._mean_squared_length = sum(
             d_model / scale**2 for d_model, scale in zip(d_models[:2], normalization, strict=False)
         )
-        self.directions_in = self._carried_over() if self.aligned else {}
-        """Decoder rows of each side as they are in the training space of each model, by (side, model); empty where they are in none."""
+        self.directions_in = self._side_directions() if self.aligned else {}
+        """Decoder rows of each side in the training space of each model, by (side, model); empty if the models cannot be compared."""
         self._shift_directions = self.raw[1] - self.raw[0] if self.comparable else None
-        self._unmapped_directions = self._beyond_map()
+        self._unmapped_directions = self._unmapped_rows()
 
     def _encode(self, values: Float[Tensor, "token width"]) -> Codes:
         return Codes(self.crosscoder.encode_sparse(values))
@@ -195,15 +195,17 @@ class PairedView(DictionaryView):
     def _products(
         self, values: Float[Tensor, "token width"], rebuilt: Float[Tensor, "token width"]
     ) -> Iterator[Product]:
-        """Latent scaling in training space, each side's direction against each model's target; and the shift. Nothing where a direction of
-        one model cannot be told in the other."""
+        """Yield the products of latent scaling in training space, for each side's direction and each model's target, and those of the shift.
+
+        Yields none if directions of the two models cannot be compared.
+        """
         if not self.aligned:
             return
         error = split_models(self.crosscoder.normalize(values).sub_(rebuilt), self.d_models)
         written = split_models(rebuilt - self.crosscoder.b_dec, self.d_models)
         for name, parts in (("error", error), ("reconstruction", written)):
             for model, part, scale in zip(MODEL_NAMES, parts[:2], self._to_training[:2], strict=True):
-                # A product laid out row after row is read without a copy, in all its products.
+                # A contiguous tensor, which all its products read without a copy.
                 targets = part * scale
                 for side in MODEL_NAMES:
                     yield Product(f"{name}/{side}/{model}", self.directions_in[side, model], targets)
@@ -216,14 +218,16 @@ class PairedView(DictionaryView):
                 yield Product(f"unmapped/{side}", rows, targets, relative)
 
     def _squared_length(self, values: Float[Tensor, "token width"]) -> Float[Tensor, " token"]:
-        """How far each token is from the decoder's bias in both models together, squared, raw units; and on top of it that of a token on
-        average, so that one that is nearly nothing does not outweigh the others."""
+        """Return the squared distance of each token from the decoder bias, over both models, in raw units, plus its mean over tokens.
+
+        The mean keeps a token with almost no length from outweighing the others.
+        """
         width = sum(self.d_models[:2])
         square = (values[:, :width] - self.raw_bias()[:width]).square().sum(dim=1)
         return square + self._mean_squared_length
 
-    def _beyond_map(self) -> tuple[Float[Tensor, "latent _"], ...]:
-        """What one unit of a latent writes into each model beyond what the map makes of what it writes into the other, raw units."""
+    def _unmapped_rows(self) -> tuple[Float[Tensor, "latent _"], ...]:
+        """Return what one unit of a latent writes into each model minus the map of what it writes into the other, in raw units."""
         if self.linear_map is None:
             return ()
         return tuple(
@@ -231,10 +235,13 @@ class PairedView(DictionaryView):
             for into in (0, 1)
         )
 
-    def _carried_over(self) -> dict[tuple[str, str], Float[Tensor, "latent _"]]:
-        """A map gives the direction alone: a row is as long in the other model's training space as in its own, where widths differ
-        in relation to what tokens are long there. So β is of strengths as decoder norms are."""
-        rows = {(side, side): own for side, own in zip(MODEL_NAMES, self.directions, strict=False)}
+    def _side_directions(self) -> dict[tuple[str, str], Float[Tensor, "latent _"]]:
+        """Return the decoder rows of each side in the training space of each model, by (side, model).
+
+        A map determines the direction only. The length in the other model's training space is that in its own, relative to the length of
+        tokens if widths differ, so that β is on the same scale as decoder norms.
+        """
+        rows = {(side, side): values for side, values in zip(MODEL_NAMES, self.directions, strict=False)}
         for side, model in (MODEL_NAMES, MODEL_NAMES[::-1]):
             own, into = MODEL_NAMES.index(side), MODEL_NAMES.index(model)
             if self.linear_map is None:
@@ -246,23 +253,23 @@ class PairedView(DictionaryView):
         return rows
 
     def contributions(self, codes: Codes) -> tuple[SparseLatents, SparseLatents]:
-        """The shared code, times the norm of each model's direction."""
+        """Return the shared code times the norm of each model's direction."""
         return _scaled(codes.sparse_latents, self.raw[0].norm(dim=1)), _scaled(
             codes.sparse_latents, self.raw[1].norm(dim=1)
         )
 
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
-        """d^intervened - d^reference."""
+        """Return d^intervened - d^reference."""
         assert self._shift_directions is not None
         return self._shift_directions
 
     def shift_bias(self) -> Float[Tensor, " d_model"]:
-        """b^intervened - b^reference."""
+        """Return b^intervened - b^reference."""
         return _difference(self.raw_bias()[None], self.d_models)[0]
 
 
 class PooledView(DictionaryView):
-    """An SAE that both models share; each model's tokens are encoded alone."""
+    """A shared-dictionary SAE, which encodes each model's tokens separately."""
 
     reads: View = "pooled"
 
@@ -275,33 +282,33 @@ class PooledView(DictionaryView):
         rebuilt = join_models(
             [self.crosscoder.denormalize(self.crosscoder.rebuild(code)) for code in codes.per_model]
         )
-        # The two models' codes differ, their directions do not: a latent carries (f_intervened - f_reference) d.
+        # The models differ in their codes, not in the direction: a latent adds (f_intervened - f_reference) d.
         weights = codes.sparse_latents.with_value(intervened.value - reference.value)
         shift = Product("shift", self.raw[0], _difference(values, self.d_models))
         return Observation(codes, values, rebuilt, weights, (shift,))
 
     def contributions(self, codes: Codes) -> tuple[SparseLatents, SparseLatents]:
-        """Each model's own code, times the norm of the direction they share."""
+        """Return each model's code times the norm of their common direction."""
         assert codes.per_model is not None
         reference, intervened = codes.per_model
         norm = self.raw[0].norm(dim=1)
         return _scaled(reference, norm), _scaled(intervened, norm)
 
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
-        """Zero: both models use one direction."""
+        """Return 0: both models use one direction."""
         return torch.zeros_like(self.raw[0])
 
-    def carried_directions(self) -> Float[Tensor, "latent d_model"]:
-        """The direction that both models use; its weight is the difference of their codes."""
+    def weighted_shift_directions(self) -> Float[Tensor, "latent d_model"]:
+        """Return the direction of both models; its weight is the difference of their codes."""
         return self.raw[0]
 
     def shift_bias(self) -> Float[Tensor, " d_model"]:
-        """Zero: both models use one bias."""
+        """Return 0: both models use one bias."""
         return torch.zeros_like(self.raw_bias())
 
 
 class DifferenceView(DictionaryView):
-    """A sparse autoencoder of intervened - reference."""
+    """A diff-SAE: a sparse autoencoder of intervened - reference."""
 
     reads: View = "difference"
 
@@ -318,23 +325,23 @@ class DifferenceView(DictionaryView):
         return Observation(codes, shift, rebuilt, codes.sparse_latents, tuple(products))
 
     def contributions(self, codes: Codes) -> tuple[SparseLatents, SparseLatents]:
-        """Nothing for the reference, and for the intervened model what the latent adds on top of it."""
+        """Return 0 for the reference, and what the latent adds to it for the intervened model."""
         norm = self.raw[0].norm(dim=1)
         return _scaled(codes.sparse_latents, torch.zeros_like(norm)), _scaled(codes.sparse_latents, norm)
 
     def shift_directions(self) -> Float[Tensor, "latent d_model"]:
-        """The direction itself."""
+        """Return the direction."""
         return self.raw[0]
 
     def shift_bias(self) -> Float[Tensor, " d_model"]:
-        """The bias itself."""
+        """Return the bias."""
         return self.raw_bias()
 
 
 def view_of(
     crosscoder: Crosscoder, d_models: tuple[int, ...], reads: View, linear_map: LinearMap | None = None
 ) -> DictionaryView:
-    """The observer for a way of reading a pair with models of widths `d_models`; of a crosscoder, with the frame of its run."""
+    """Return the view of a dictionary on models of widths `d_models`; `linear_map` is for crosscoders only."""
     match reads:
         case "paired":
             return PairedView(crosscoder, d_models, linear_map)
@@ -347,14 +354,14 @@ def view_of(
 
 
 def linear_map_of(folder: RunFolder) -> LinearMap | None:
-    """What leads between the models of a run. Raises `FormatError` where the file is damaged."""
+    """Load the linear map of a run; None if it has none. Raises `FormatError` if the file is damaged."""
     return LinearMap.load(folder.linear_map) if folder.linear_map.is_file() else None
 
 
 def _difference(
     values: Float[Tensor, "token width"], d_models: tuple[int, ...]
 ) -> Float[Tensor, "token d_model"]:
-    """Like `inputs.view_rows`, in the precision of `values`."""
+    """Return intervened - reference as `inputs.view_rows` does, but in the precision of `values`."""
     reference, intervened = split_models(values, d_models)[:2]
     return intervened - reference
 
@@ -364,7 +371,7 @@ def _scaled(sparse_latents: SparseLatents, factor: Float[Tensor, " latent"]) -> 
 
 
 def _pooled(both: SparseLatents) -> Codes:
-    """Two codes as one, from rows that are first the reference's tokens, then the intervened model's."""
+    """Merge two codes into one, from rows that hold the reference's tokens first, then the intervened model's."""
     n_tokens, n_latents = both.shape[0] // 2, both.shape[1]
     model = (both.token >= n_tokens).long()
     entries = (both.token - model * n_tokens) * n_latents + both.latent

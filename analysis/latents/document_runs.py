@@ -1,4 +1,4 @@
-"""In which documents each latent fires, from the firings of a batch: what counts and lists of documents are made of."""
+"""The documents in which each latent fires, from the firings of a batch."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ from crosscoder.dictionary.sparse_latents import SparseLatents
 
 
 class DocumentRuns(NamedTuple):
-    """Firings in the order of their latents are runs of one latent and one document each."""
+    """Runs of firings with the same latent and document, with firings sorted by latent."""
 
     first: Int64[Tensor, " run"]
-    """Place of a run's first firing in the order `by_latent`."""
+    """Index of the run's first firing in the order `by_latent`."""
 
     latent: Int64[Tensor, " run"]
 
@@ -21,7 +21,7 @@ class DocumentRuns(NamedTuple):
 
 
 def document_runs(sparse_latents: SparseLatents, document: Int[Tensor, " token"]) -> DocumentRuns:
-    """The runs of a batch, by latent; `document` is that of each token, and those of one document lie together."""
+    """Return the runs of a batch, sorted by latent. Tokens of one document must be contiguous."""
     order = sparse_latents.by_latent
     latent, documents = sparse_latents.latent[order], document.long()[sparse_latents.token[order]]
     fresh = torch.ones_like(latent, dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""Examples of where each latent fires, with its value on every token shown and what it writes into each model there.
+"""Examples of where each latent fires: its value on every token shown, and what it writes into each model there.
 
-Which documents to show is known after the first pass (`peaks`). The tokens around the peaks are then read once more and
-encoded again, so that nothing but a few numbers a latent is kept in between.
+The first pass selects the documents (`peaks`). The tokens around the peaks are then read and encoded again, so only a few numbers per
+latent are kept between the passes.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from crosscoder.activations.batch import ActivationBatch, ActivationReader
 
 from ..tables.columns import EXAMPLES
 from .dictionary_view import DictionaryView
-from .peaks import Peaks
+from .peaks import DocumentPeaks
 from .token_context import TokenContext
 
-# Rows encoded at a time, and latents whose examples are held in memory at a time.
+# Rows encoded at a time, and latents whose examples are in memory at a time.
 _ROWS = 4096
 _LATENTS = 8192
 
 
 class RowFinder:
-    """Where in a reader the tokens of each document lie; filled while the reader is read through."""
+    """Finds the rows of a reader by document and position; filled during a pass over the reader."""
 
     def __init__(self) -> None:
         self._documents: list[np.ndarray] = []
@@ -38,7 +38,7 @@ class RowFinder:
         self._positions.append(batch.position.cpu().numpy().astype(np.int64))
 
     def lookup(self) -> Callable[[np.ndarray, np.ndarray], Int64[np.ndarray, " item"]]:
-        """A function from documents and positions to rows; -1 where the reader has no such token (it was masked)."""
+        """Return a function from documents and positions to rows; -1 if the reader has no such token (it was masked)."""
         document, position = np.concatenate(self._documents), np.concatenate(self._positions)
         names = np.unique(document)
         span = int(position.max(initial=0)) + 1
@@ -55,24 +55,24 @@ class RowFinder:
         return find
 
 
-class Chosen(NamedTuple):
-    """Which examples to show: one entry each, by latent."""
+class ExampleSelection(NamedTuple):
+    """The examples to show, one entry each, sorted by latent."""
 
-    peaks: Peaks
+    peaks: DocumentPeaks
     rank: Int64[np.ndarray, " entry"]
-    """From 0, strongest first, among the top examples or among those drawn over the quantiles."""
+    """Rank from 0, strongest first, among the top examples or among those sampled across quantiles."""
     quantile: Float32[np.ndarray, " entry"]
-    """Where the peak lies among the sampled peaks of the latent, 1 = the largest; NaN for a top example."""
+    """Quantile of the peak among the sampled peaks of the latent, 1: the largest; NaN for a top example."""
 
     def part(self, begin: int, end: int) -> Self:
-        """The entries from `begin` up to `end`."""
+        """Return the entries from `begin` up to `end`."""
         return type(self)(
             self.peaks.take(np.arange(begin, end)), self.rank[begin:end], self.quantile[begin:end]
         )
 
 
-def choose(top: Peaks, sample: Peaks, n_quantile: int) -> Chosen:
-    """All top examples, and of each latent's sample `n_quantile` more, evenly spaced over the peaks that are left."""
+def select_examples(top: DocumentPeaks, sample: DocumentPeaks, n_quantile: int) -> ExampleSelection:
+    """Return all top examples and, for each latent, `n_quantile` more, evenly spaced over the other peaks of its sample."""
     by_peak = sample.take(np.lexsort((sample.document, -sample.peak, sample.latent)))
     _, first, counts = np.unique(by_peak.latent, return_index=True, return_counts=True)
     size = np.repeat(counts, counts)
@@ -86,11 +86,11 @@ def choose(top: Peaks, sample: Peaks, n_quantile: int) -> Chosen:
     kept = np.minimum(size, n_quantile)
     spaced = (rank + 1) * kept // np.maximum(size, 1) > rank * kept // np.maximum(size, 1)
     drawn = rest.take(spaced)
-    peaks = Peaks.joined([top, drawn])
+    peaks = DocumentPeaks.joined([top, drawn])
     rank = np.concatenate([top.rank(), drawn.rank()])
     where = np.concatenate([np.full(len(top), np.nan), quantile[spaced]]).astype(np.float32)
     order = np.lexsort((rank, ~np.isnan(where), peaks.latent))
-    return Chosen(peaks.take(order), rank[order], where[order])
+    return ExampleSelection(peaks.take(order), rank[order], where[order])
 
 
 def examples_table(
@@ -98,20 +98,20 @@ def examples_table(
     view: DictionaryView,
     context: TokenContext,
     finder: RowFinder,
-    chosen: Chosen,
+    selection: ExampleSelection,
     context_tokens: int,
     progress: Callable[[int], object] = lambda _: None,
 ) -> pa.Table:
-    """One row an example (columns: `EXAMPLES`); `context_tokens` tokens on each side of the peak.
+    """Return one row per example (columns: `EXAMPLES`), with `context_tokens` tokens on each side of the peak.
 
-    A token that is masked shows 0, as does one on which the latent does not fire. `progress` is told of rows read.
+    The value is 0 on masked tokens and where the latent does not fire. `progress` receives the number of rows read.
     """
     find = finder.lookup()
-    bounds = np.searchsorted(chosen.peaks.latent, np.arange(0, view.n_latents + _LATENTS, _LATENTS))
-    wide = np.abs(chosen.peaks.document).max(initial=0) > np.iinfo(np.int32).max
+    bounds = np.searchsorted(selection.peaks.latent, np.arange(0, view.n_latents + _LATENTS, _LATENTS))
+    wide = np.abs(selection.peaks.document).max(initial=0) > np.iinfo(np.int32).max
     tables = []
     for begin, end in pairwise(bounds.tolist()):
-        group = chosen.part(begin, end)
+        group = selection.part(begin, end)
         tables.append(_group_table(reader, view, context, find, group, context_tokens, progress))
     kind = pa.int64() if wide else pa.int32()
     return pa.concat_tables(tables).cast(EXAMPLES.schema(document=kind))
@@ -122,11 +122,11 @@ def _group_table(
     view: DictionaryView,
     context: TokenContext,
     find: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    chosen: Chosen,
+    selection: ExampleSelection,
     context_tokens: int,
     progress: Callable[[int], object],
 ) -> pa.Table:
-    peaks = chosen.peaks
+    peaks = selection.peaks
     start = np.maximum(peaks.position - context_tokens, 0)
     end = np.minimum(peaks.position + context_tokens + 1, context.length_of(peaks.document))
     lengths = end - start
@@ -142,8 +142,8 @@ def _group_table(
 
     columns = {
         "latent": pa.array(peaks.latent, pa.int32()),
-        "rank": pa.array(chosen.rank, pa.int16()),
-        "quantile": pa.array(chosen.quantile, from_pandas=True),
+        "rank": pa.array(selection.rank, pa.int16()),
+        "quantile": pa.array(selection.quantile, from_pandas=True),
         "document": pa.array(peaks.document),
         "source": pa.array(list(context.source_names), pa.string()).take(pa.array(source)),
         "start": pa.array(start, pa.int32()),
@@ -167,12 +167,12 @@ def _encode(
     latent: Int64[np.ndarray, " cell"],
     progress: Callable[[int], object],
 ) -> tuple[Float32[np.ndarray, " cell"], Float32[np.ndarray, " cell"], Float32[np.ndarray, " cell"]]:
-    """Value and contributions of one latent on one row, for every cell; each row is read once, in stored order."""
+    """Return value and contributions of one latent on one row, for every cell; reads each row once, in stored order."""
     values, reference, intervened = (np.zeros(len(rows), dtype=np.float32) for _ in range(3))
     needed, inverse = np.unique(rows, return_inverse=True)
     by_row = np.argsort(inverse, kind="stable")
     starts = np.searchsorted(inverse[by_row], np.arange(len(needed) + 1))
-    # Row -1 sorts first: a token that the reader does not have.
+    # Row -1, a token that the reader does not have, sorts first.
     first = int(len(needed) > 0 and needed[0] < 0)
     for begin in range(first, len(needed), _ROWS):
         end = min(begin + _ROWS, len(needed))

@@ -1,4 +1,4 @@
-"""One pass over held-out tokens: what is gathered from every batch, and what it comes to."""
+"""The pass over held-out tokens: everything that is accumulated from its batches."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,39 +10,38 @@ from .checkpoint_statistics import ChainAccumulator, ChainStatistics
 from .dictionary_view import DictionaryView, PairedView
 from .examples import RowFinder
 from .mean_difference import DifferenceAccumulator, DifferenceMoments
-from .peaks import PeakAccumulator, Peaks
+from .peaks import DocumentPeaks, PeakAccumulator
 from .statistics import Statistics, StatisticsAccumulator
 from .token_context import TokenContext
 
-# Documents sampled for each quantile example, so that their quantiles are of many peaks.
+# Documents sampled per quantile example, so that quantiles are over many peaks.
 _SAMPLED_PER_EXAMPLE = 8
 
-
-# Tokens read at a time: fewer for very many latents, so that a code that hardly is sparse yet fits, too.
+# Largest number of tokens per batch, and of tokens times latents, so that even a dense code fits in memory.
 _MAX_BATCH = 2048
 _BATCH_ENTRIES = 2**26
 
 
 def batches_for(view: DictionaryView, reader: ActivationReader) -> Iterator[ActivationBatch]:
-    """All tokens of a reader, as many at a time as an observer should see."""
+    """Return the batches of a reader, in sizes that suit the view."""
     return reader.batches(max(1, min(_MAX_BATCH, _BATCH_ENTRIES // view.n_latents)))
 
 
 class Pass(NamedTuple):
-    """What one pass over the held-out tokens yields."""
+    """The result of a pass over the held-out tokens."""
 
     statistics: Statistics
-    top: Peaks
-    sample: Peaks
+    top: DocumentPeaks
+    sample: DocumentPeaks
     finder: RowFinder
     difference: DifferenceMoments | None
-    """Of intervened - reference; None where the models share no space."""
+    """Moments of intervened - reference; None if the models share no space."""
     chain: ChainStatistics | None = None
-    """Of all checkpoints; None without snapshots."""
+    """Statistics of all checkpoints; None without snapshots."""
 
 
 class PassAccumulator:
-    """Add batches with `update`, then ask for the `result`. The rows of a document must come one after another."""
+    """Accumulates a `Pass` from batches. The rows of a document must be contiguous."""
 
     def __init__(
         self, view: DictionaryView, context: TokenContext, settings: AnalysisConfig, seed: int
@@ -61,7 +60,7 @@ class PassAccumulator:
         )
 
     def update(self, batch: ActivationBatch) -> None:
-        """Add some tokens, in the order of the reader."""
+        """Add a batch, in the order of the reader."""
         observation = self.view.observe(batch.values)
         self.statistics.update(batch, observation)
         self.peaks.update(batch, observation.codes.sparse_latents)
@@ -72,7 +71,7 @@ class PassAccumulator:
             self.chain.update(batch, observation)
 
     def result(self) -> Pass:
-        """Everything of the batches added so far."""
+        """Return the result of all batches added so far."""
         difference = None if self.difference is None else self.difference.result()
         chain = None if self.chain is None else self.chain.result()
         return Pass(

@@ -1,10 +1,9 @@
-"""Histograms of every latent's activations, one for each source of text, in one pass, though the largest activation is known only
-at its end.
+"""Histograms of every latent's activations per text source, in one pass, without knowing the largest activation in advance.
 
-A latent counts in 32 bins from 0 to a power of two above its largest value so far, the same bins for every source; where a larger
-value comes, neighboring bins are added up and the range doubles. The width of a bin is a power of two, so that this is exact: in
-the end every value is in the bin of the final width that it lies in, whatever the order of the data, and the counts of all
-sources add up to those of all tokens, bin by bin. Shown are the bins up to the one that holds the largest value, 17 to 32 of them.
+Each latent has 32 bins from 0 to a power of two above its largest value so far, the same for every source. When a larger value occurs,
+neighboring bins are merged and the range doubles. Bin widths are powers of two, so this is exact: the result does not depend on the order
+of the data, and the counts of all sources add up, bin by bin, to those of all tokens. The table keeps the bins up to the one with the
+largest value, 17 to 32 of them.
 """
 
 from collections.abc import Sequence
@@ -23,19 +22,19 @@ _BINS = 32
 
 
 class ActivationHistograms:
-    """Accumulator; memory 128 bytes a latent and source, whatever the number of tokens: 64 MiB for 65,536 latents and 8 sources.
+    """Accumulates histograms in 128 bytes per latent and source, for any number of tokens: 64 MiB for 65,536 latents and 8 sources.
 
-    A bin holds at most 2³¹ − 1 firings of a latent.
+    A bin counts at most 2³¹ − 1 firings.
     """
 
     def __init__(self, n_latents: int, n_sources: int = 1) -> None:
         self.counts = torch.zeros(n_latents, n_sources, _BINS, dtype=torch.int32)
-        """Firings by latent, source and bin; the bins of a latent are `widths()` wide."""
+        """Firings by latent, source and bin; `widths` gives the bin width of each latent."""
         self.exponent = torch.full((n_latents,), -126, dtype=torch.int64)
         self.maximum = torch.zeros(n_latents, dtype=torch.float32)
 
     def update(self, sparse_latents: SparseLatents, source: Int64[Tensor, " token"]) -> None:
-        """Add the firings of some tokens; `source` counts from 0."""
+        """Add the firings of a batch; `source` is the index of each token's source."""
         latent, value = sparse_latents.latent.cpu(), sparse_latents.value.float().cpu()
         counted = self.maximum > 0
         self.maximum.scatter_reduce_(0, latent, value, "amax")
@@ -44,20 +43,20 @@ class ActivationHistograms:
         self._widen(torch.where(self.maximum > 0, needed, self.exponent), counted)
         _, n_sources, n_bins = self.counts.shape
         bins = (torch.ldexp(value, -self.exponent[latent]) * n_bins).long()
-        place = (latent * n_sources + source[sparse_latents.token.cpu()]) * n_bins + bins
-        self.counts.view(-1).index_add_(0, place, torch.ones_like(place, dtype=torch.int32))
+        index = (latent * n_sources + source[sparse_latents.token.cpu()]) * n_bins + bins
+        self.counts.view(-1).index_add_(0, index, torch.ones_like(index, dtype=torch.int32))
 
     def widths(self) -> Float64[Tensor, " latent"]:
-        """Of the bins of each latent, in units of its values; the first begins at 0."""
+        """Return the bin width of each latent, in units of its values; the first bin starts at 0."""
         return torch.ldexp(torch.ones(len(self.exponent), dtype=torch.float64), self.exponent) / _BINS
 
     def used_bins(self) -> Int64[Tensor, " latent"]:
-        """Bins up to the one that holds the largest value; none of a latent that never fired."""
+        """Return the number of bins up to the one with the largest value; 0 for a latent that never fired."""
         last = (self.maximum.double() / self.widths()).long()
         return torch.where(self.maximum > 0, last + 1, 0)
 
     def table(self, sources: Sequence[str], tokens: Int64[Tensor, " source"]) -> pa.Table:
-        """histograms.parquet: of every latent that fired, one row a source. `tokens`: held-out tokens of each source."""
+        """Return histograms.parquet: one row per source for every latent that fired. `tokens`: held-out tokens of each source."""
         used, widths = self.used_bins(), self.widths()
         alive = used.nonzero().squeeze(1)
         n_sources = len(sources)
@@ -78,9 +77,9 @@ class ActivationHistograms:
         )
 
     def _widen(self, exponent: Int64[Tensor, " latent"], counted: Tensor) -> None:
-        """Let each latent's range end at 2**exponent, where it ended below; `counted` says which have anything in their bins."""
+        """Extend the range of each latent to at least 2**exponent; `counted`: latents with nonempty bins."""
         doublings = (exponent - self.exponent).clamp(min=0)
-        # From the fifth doubling on everything that was counted is in the first bin.
+        # After five doublings, everything counted so far is in the first bin.
         folds = doublings.clamp(max=_BINS.bit_length() - 1) * counted
         for fold in folds.unique().tolist():
             if fold:
@@ -90,7 +89,7 @@ class ActivationHistograms:
 
 
 def _folded(counts: Int32[Tensor, "latent source bin"], neighbors: int) -> Int32[Tensor, "latent source bin"]:
-    """Counts in bins that are so many times as wide."""
+    """Return the counts in bins that are `neighbors` times as wide."""
     folded = torch.zeros_like(counts)
     folded[..., : _BINS // neighbors] = counts.unflatten(2, (-1, neighbors)).sum(dim=3)
     return folded

@@ -1,8 +1,7 @@
-"""Which tokens a latent points at: its raw decoder directions through a model's final norm and unembedding.
+"""The logit lens of each latent: its raw decoder directions through a model's final norm and unembedding.
 
-The logit lens (nostalgebraist 2020) of d^reference through the reference, of d^intervened through the intervened model,
-and of their difference through the intervened model. It tells what a direction would write if nothing came after it, so
-it is exact at the last layer and a hint before.
+The logit lens (nostalgebraist 2020) of d^reference through the reference, of d^intervened through the intervened model, and of their
+difference through the intervened model. It ignores all later layers, so it is exact at the last layer and a hint before it.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,19 +22,19 @@ _CHUNK = 256
 
 @runtime_checkable
 class DirectionReader(Protocol):
-    """What is needed of a `ModelPair`."""
+    """The part of `ModelPair` that the logit lens needs."""
 
     def direction_logits(
         self, directions: Float[Tensor, "latent d_model"], model: int
     ) -> Float[Tensor, "latent vocabulary"]:
-        """Directions through the final norm and the unembedding of a model."""
+        """Return directions through the final norm and the unembedding of a model."""
         ...
 
 
 def lens_directions(
     view: DictionaryView,
 ) -> dict[str, tuple[Float[Tensor, "latent d_model"], int, Bool[Tensor, " latent"]]]:
-    """For each table: directions in raw units, the model they are read through, and which are too short to point anywhere."""
+    """Return, for each table, the directions in raw units, the index of the model to read them through, and which are too short to read."""
     if view.reads == "difference":
         return {"difference": (view.raw[0], 1, view.raw[0].norm(dim=1) == 0)}
     if view.reads == "pooled":
@@ -62,10 +61,10 @@ def logits_table(
     vocabularies: tuple[Sequence[str], Sequence[str]],
     progress: Callable[[int], object] = lambda _: None,
 ) -> pa.Table:
-    """The `count` tokens at each end, for each alive latent and table; directions that point nowhere have no rows.
+    """Return the `count` top and bottom tokens of each alive latent and table, without directions that are too short.
 
     Args:
-        vocabularies: Display text of the token ids of reference and intervened model.
+        vocabularies: Display texts of the token ids of reference and intervened model.
     """
     parts = []
     texts = [pa.array(list(vocabulary), pa.string()) for vocabulary in vocabularies]
@@ -76,7 +75,7 @@ def logits_table(
         for chunk in latents.split(_CHUNK):
             logits = reader.direction_logits(directions[chunk.to(directions.device)], index)
             if logits.shape[1] > len(text):
-                # An unembedding can be longer than the vocabulary.
+                # An unembedding can have more rows than the vocabulary has tokens.
                 text = pa.concat_arrays(
                     [text, pa.array([f"<id {i}>" for i in range(len(text), logits.shape[1])])]
                 )

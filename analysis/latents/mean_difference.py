@@ -1,8 +1,8 @@
-"""What the difference of the activations says before any dictionary: its mean, its mean on the first positions of a
-document, and its principal components, each with its share and with the tokens it points at.
+"""The difference of the activations without a dictionary: its mean, its mean over early positions of documents, and its principal
+components, each with its share and its logit lens.
 
-A dictionary has to add to this. The mean on early positions of any text often tells what a fine-tuning was about
-(activation difference lens: Minder et al. 2025, arXiv 2510.13900).
+It is the baseline for a dictionary. The mean over early positions of any text often reveals the subject of a fine-tuning (activation
+difference lens: Minder et al. 2025, arXiv 2510.13900).
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from .logit_lens import DirectionReader
 EARLY = 8
 """Positions of a document that count as early."""
 
-# Components are of every fourth token: their product is the costliest part, and more tokens would not move them.
+# Components use every fourth token: their outer products cost the most, and more tokens would hardly change them.
 _EVERY = 4
 _COMPONENTS = 3
 
 COUNTED = (1, 4, 16, 64, 256)
-"""Numbers of principal components whose joint share of the variance is told."""
+"""Numbers of principal components whose joint share of the variance is reported."""
 _TOKENS = 8
 
 
@@ -39,16 +39,16 @@ class DifferenceMoments:
     n_early: int
     mean: Float64[Tensor, " d_model"]
     early_mean: Float64[Tensor, " d_model"]
-    """Mean over tokens of the first positions; zero where there are none."""
+    """Mean over tokens at the first positions; 0 without any."""
 
     square: float
     """E‖δ‖²."""
 
     second: Float64[Tensor, "d_model d_model"]
-    """E[δ δᵀ], of every fourth token."""
+    """E[δ δᵀ], over every fourth token."""
 
     def directions(self) -> dict[str, tuple[Float64[Tensor, " d_model"], float]]:
-        """Directions by name, each with the share of E‖δ‖² that lies along it; empty where the models are identical."""
+        """Return directions by name, each with its share of E‖δ‖²; empty if the models are identical."""
         total = float(self.second.trace())
         if total == 0:
             return {}
@@ -60,15 +60,15 @@ class DifferenceMoments:
         values, vectors = self._components
         for index in range(min(_COMPONENTS, len(values))):
             direction = vectors[:, -1 - index]
-            # An eigenvector has no sign; its largest entry is made positive, so that the same data give the same tokens.
+            # The sign of an eigenvector is arbitrary; a positive largest entry makes it reproducible.
             direction = direction * direction[direction.abs().argmax()].sign()
             found[f"component {index + 1}"] = (direction, max(0.0, float(values[-1 - index])) / total)
         return found
 
     def explained_by_components(self) -> dict[int, float]:
-        """Share of the variance of δ that its first n principal components explain, for the n of `COUNTED` below d_model.
+        """Return the share of the variance of δ that its first n principal components explain, for every n of `COUNTED` below d_model.
 
-        They are the best n directions for these very tokens: no dictionary that uses n latents for all tokens does better.
+        They are the best n directions for these tokens: no dictionary with n latents for all tokens explains more.
         """
         values = self._components[0].clamp(min=0).flip(0)
         total = float(values.sum())
@@ -78,13 +78,13 @@ class DifferenceMoments:
 
     @cached_property
     def _components(self) -> tuple[Float64[Tensor, " component"], Float64[Tensor, "d_model component"]]:
-        """Variances and directions of the principal components, ascending."""
+        """Variances and directions of the principal components, in ascending order."""
         values, vectors = torch.linalg.eigh(self.second - torch.outer(self.mean, self.mean))
         return values, vectors
 
 
 class DifferenceAccumulator:
-    """Sums of the difference over batches of raw activations of two models of equal width."""
+    """Accumulates the moments of the difference from batches of raw activations of two models with equal width."""
 
     def __init__(self, d_models: tuple[int, ...]) -> None:
         self.d_models = d_models
@@ -94,7 +94,7 @@ class DifferenceAccumulator:
         self._second = torch.zeros(d_models[0], d_models[0], dtype=torch.float64)
 
     def update(self, batch: ActivationBatch) -> None:
-        """Add some tokens."""
+        """Add a batch."""
         difference = view_rows(batch.values.cpu(), self.d_models, "difference")
         early = batch.position.cpu() < EARLY
         before = self._n
@@ -103,12 +103,12 @@ class DifferenceAccumulator:
         self._sum += difference.sum(dim=0, dtype=torch.float64)
         self._early += difference[early].sum(dim=0, dtype=torch.float64)
         self._square += float(difference.square().sum(dtype=torch.float64))
-        some = difference[(-before) % _EVERY :: _EVERY]
-        self._n_second += len(some)
-        self._second += (some.T @ some).double()
+        subset = difference[(-before) % _EVERY :: _EVERY]
+        self._n_second += len(subset)
+        self._second += (subset.T @ subset).double()
 
     def result(self) -> DifferenceMoments:
-        """Moments of everything added so far."""
+        """Return the moments of all batches added so far."""
         n, n_early = max(1, self._n), max(1, self._n_early)
         return DifferenceMoments(
             self._n,
@@ -123,7 +123,7 @@ class DifferenceAccumulator:
 def describe_difference(
     moments: DifferenceMoments, reader: DirectionReader | None, vocabulary: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """For summary.json: name, share of E‖δ‖², and the tokens at both ends of the logit lens (of a component both ends count)."""
+    """Return, for summary.json, each direction's name, share of E‖δ‖², and top and bottom tokens of the logit lens (both matter for components)."""
     described = []
     for name, (direction, share) in moments.directions().items():
         entry: dict[str, Any] = {"name": name, "share": share, "top": [], "bottom": []}

@@ -1,4 +1,4 @@
-"""The latents whose directions lie nearest to a latent's own: splits of one feature, or its companions."""
+"""The latents with the most similar directions to each latent: splits of one feature, or related features."""
 
 from typing import NamedTuple
 
@@ -11,19 +11,19 @@ from torch.nn.functional import normalize
 from ..tables.columns import NEIGHBORS, NEIGHBORS_KEPT
 from .dictionary_view import DictionaryView
 
-# Cosines that are held at a time.
+# Cosines in memory at a time.
 _ENTRIES = 2**26
 
 
 class Neighbors(NamedTuple):
-    """Of each latent that fires, in the order of their number, the nearest first; columns as long as there are pairs."""
+    """Pairs of latent and neighbor, for latents that fire; sorted by latent, nearest first."""
 
     latent: Int64[Tensor, " pair"]
     neighbor: Int64[Tensor, " pair"]
     cosine: Float[Tensor, " pair"]
 
     def table(self) -> pa.Table:
-        """As Arrow."""
+        """Return an Arrow table."""
         first = torch.searchsorted(self.latent, self.latent)
         return NEIGHBORS.build(
             {
@@ -38,29 +38,29 @@ class Neighbors(NamedTuple):
 def neighbors(
     rows: Float[Tensor, "latent width"], alive: Bool[Tensor, " latent"], count: int = NEIGHBORS_KEPT
 ) -> Neighbors:
-    """The `count` others of largest cosine between rows, among those that fire and write anything."""
-    there = (alive & (rows.norm(dim=1) > 0)).nonzero().flatten()
-    unit = normalize(rows[there], dim=1)
-    count = min(count, len(there) - 1)
+    """Return the `count` other latents with the largest cosine, among those that fire and have a nonzero row."""
+    candidates = (alive & (rows.norm(dim=1) > 0)).nonzero().flatten()
+    unit = normalize(rows[candidates], dim=1)
+    count = min(count, len(candidates) - 1)
     if count < 1:
         nothing = torch.zeros(0, dtype=torch.int64)
         return Neighbors(nothing, nothing, torch.zeros(0))
-    places, cosines = [], []
-    for part in torch.arange(len(there), device=rows.device).split(max(1, _ENTRIES // len(there))):
+    nearest, cosines = [], []
+    for part in torch.arange(len(candidates), device=rows.device).split(max(1, _ENTRIES // len(candidates))):
         similarity = unit[part] @ unit.T
         similarity[torch.arange(len(part)), part] = -torch.inf
         best = similarity.topk(count, dim=1)
-        places.append(best.indices)
+        nearest.append(best.indices)
         cosines.append(best.values)
     return Neighbors(
-        there.repeat_interleave(count).cpu(),
-        there[torch.cat(places).flatten()].cpu(),
+        candidates.repeat_interleave(count).cpu(),
+        candidates[torch.cat(nearest).flatten()].cpu(),
         torch.cat(cosines).flatten().cpu(),
     )
 
 
 def neighbors_of(view: DictionaryView, documents: Int64[Tensor, " latent"]) -> pa.Table:
-    """Of the latents of a dictionary, by their decoder rows: those of all models end to end, in training space."""
+    """Return the neighbors table of a dictionary, by the concatenated decoder rows of all models in training space."""
     crosscoder = view.crosscoder
     widths = torch.tensor(crosscoder.config.d_models, device=view.device)
     scale = crosscoder.score_scale.to(view.device).repeat_interleave(widths)

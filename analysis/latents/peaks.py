@@ -1,8 +1,7 @@
-"""Which documents show a latent best: its strongest, and a fair sample of all it fires in, in one pass and bounded memory.
+"""The documents to show for each latent: its strongest and a uniform sample, in one pass and bounded memory.
 
-A document stands for a latent by its strongest token. Two lists are kept for each latent: the documents with the largest
-peaks, and those with the smallest seeded random numbers, a uniform sample without replacement. Both lists are the same in
-whatever order the documents come.
+The peak of a latent in a document is its strongest token. Each latent has two lists: the documents with the largest peaks, and those with
+the smallest seeded random numbers, which is a uniform sample without replacement. Neither list depends on the order of the documents.
 """
 
 from dataclasses import dataclass, replace
@@ -16,69 +15,69 @@ from crosscoder.dictionary.sparse_latents import SparseLatents
 from .document_runs import document_runs
 from .hashing import hashed, uniform
 
-# Candidates that are gathered before a list is cut back; about 40 bytes each.
+# Candidates that are collected before lists are truncated; about 40 bytes each.
 _PENDING = 1_000_000
 
 
 @dataclass(frozen=True)
-class Peaks:
-    """One entry a pair of latent and document, by latent, then by decreasing key."""
+class DocumentPeaks:
+    """One entry per pair of latent and document, sorted by latent, then by decreasing key."""
 
     latent: Int64[np.ndarray, " entry"]
     document: Int64[np.ndarray, " entry"]
     position: Int64[np.ndarray, " entry"]
-    """Where in the document the latent is strongest; the first such place."""
+    """First position in the document at which the latent is strongest."""
     peak: Float64[np.ndarray, " entry"]
     key: Float64[np.ndarray, " entry"]
-    """What the entries of a latent are ranked by."""
+    """Ranks the entries of a latent."""
 
     def __len__(self) -> int:
         return len(self.latent)
 
-    def take(self, chosen: np.ndarray) -> "Peaks":
-        """The entries at the given places, or those marked."""
-        return Peaks(
-            self.latent[chosen],
-            self.document[chosen],
-            self.position[chosen],
-            self.peak[chosen],
-            self.key[chosen],
+    def take(self, entries: np.ndarray) -> "DocumentPeaks":
+        """Return the entries at these indices, or those of a mask."""
+        return DocumentPeaks(
+            self.latent[entries],
+            self.document[entries],
+            self.position[entries],
+            self.peak[entries],
+            self.key[entries],
         )
 
     def rank(self) -> Int64[np.ndarray, " entry"]:
-        """Place of each entry among those of its latent, from 0."""
+        """Return the rank of each entry among those of its latent, from 0."""
         fresh = np.flatnonzero(np.diff(self.latent, prepend=-1))
         return np.arange(len(self)) - np.repeat(fresh, np.diff(fresh, append=len(self)))
 
-    def by_document(self) -> "Peaks":
-        """Each pair of latent and document once, by its strongest token."""
+    def by_document(self) -> "DocumentPeaks":
+        """Return each pair of latent and document once, with its strongest token."""
         pairs = self.take(np.lexsort((self.position, -self.peak, self.document, self.latent)))
         return pairs.take(
             (np.diff(pairs.latent, prepend=-1) != 0) | (np.diff(pairs.document, prepend=-1) != 0)
         )
 
-    def strongest(self, count: int) -> "Peaks":
-        """The `count` documents of each latent with the largest keys; among equal keys the lower document."""
-        # A document that was cut in two by batches is in here twice until now.
+    def strongest(self, count: int) -> "DocumentPeaks":
+        """Return the `count` documents of each latent with the largest keys; ties go to the lower document number."""
+        # A document that was split between batches has two entries.
         once = self.by_document()
         ranked = once.take(np.lexsort((once.document, -once.key, once.latent)))
         return ranked.take(ranked.rank() < count)
 
     @classmethod
-    def joined(cls, parts: list["Peaks"]) -> "Peaks":
-        """All entries of several lists."""
+    def joined(cls, parts: list["DocumentPeaks"]) -> "DocumentPeaks":
+        """Return the entries of several lists as one."""
         names = ("latent", "document", "position", "peak", "key")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @classmethod
-    def empty(cls) -> "Peaks":
-        """No entry."""
-        whole = np.zeros(0, dtype=np.int64)
-        return cls(whole, whole, whole, np.zeros(0), np.zeros(0))
+    def empty(cls) -> "DocumentPeaks":
+        """Return a list without entries."""
+        integers = np.zeros(0, dtype=np.int64)
+        return cls(integers, integers, integers, np.zeros(0), np.zeros(0))
 
 
 class PeakAccumulator:
-    """Add batches with `update`; then `top` and `sample`."""
+    """Accumulates the `top` documents and a `sample` from batches."""
 
     def __init__(self, n_top: int, n_sample: int, seed: int) -> None:
         self.seed = seed
@@ -86,7 +85,7 @@ class PeakAccumulator:
         self._sample = _Shortlist(n_sample)
 
     def update(self, batch: ActivationBatch, sparse_latents: SparseLatents) -> None:
-        """Add some tokens; a document may go on in the next batch."""
+        """Add a batch; a document may continue in the next one."""
         peaks = _peaks_of(batch, sparse_latents.cpu())
         self._top.add(peaks, sparse_latents.shape[1])
         if self._sample.count:
@@ -95,47 +94,47 @@ class PeakAccumulator:
             self._sample.add(drawn, sparse_latents.shape[1])
 
     @property
-    def top(self) -> Peaks:
-        """The documents with the largest peaks of each latent, strongest first."""
+    def top(self) -> DocumentPeaks:
+        """Documents with the largest peaks of each latent, strongest first."""
         return self._top.result()
 
     @property
-    def sample(self) -> Peaks:
-        """A uniform sample of the documents each latent fires in."""
+    def sample(self) -> DocumentPeaks:
+        """Uniform sample of the documents in which each latent fires."""
         return self._sample.result()
 
 
 class _Shortlist:
-    """The few entries of each latent with the largest keys."""
+    """The `count` entries of each latent with the largest keys."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._parts = [Peaks.empty()]
+        self._parts = [DocumentPeaks.empty()]
         self._pending = 0
         self._floor = np.zeros(0)
 
-    def add(self, peaks: Peaks, n_latents: int) -> None:
-        """Add entries, each document of a latent once."""
+    def add(self, peaks: DocumentPeaks, n_latents: int) -> None:
+        """Add entries; each pair of latent and document at most once."""
         if not len(self._floor):
             self._floor = np.full(n_latents, -np.inf)
-        # Most entries of a long pass do not come near the list of a latent that fires often.
+        # In a long pass, most entries of a frequent latent are far below its list.
         peaks = peaks.take(peaks.key >= self._floor[peaks.latent])
         self._parts.append(peaks)
         self._pending += len(peaks)
         if self._pending > _PENDING:
             self.result()
 
-    def result(self) -> Peaks:
-        """The lists, cut back."""
-        listed = Peaks.joined(self._parts).strongest(self.count)
+    def result(self) -> DocumentPeaks:
+        """Truncate the lists and return them."""
+        listed = DocumentPeaks.joined(self._parts).strongest(self.count)
         last = listed.rank() == self.count - 1
         self._floor[listed.latent[last]] = listed.key[last]
         self._parts, self._pending = [listed], 0
         return listed
 
 
-def _peaks_of(batch: ActivationBatch, sparse_latents: SparseLatents) -> Peaks:
-    """Where each latent is strongest in each document of a batch."""
+def _peaks_of(batch: ActivationBatch, sparse_latents: SparseLatents) -> DocumentPeaks:
+    """Return the peak of each latent in each document of a batch."""
     document = batch.document.cpu()
     _, local = document.unique_consecutive(return_inverse=True)
     runs = document_runs(sparse_latents, local)
@@ -143,17 +142,17 @@ def _peaks_of(batch: ActivationBatch, sparse_latents: SparseLatents) -> Peaks:
     order = sparse_latents.by_latent
     token, value = sparse_latents.token[order].numpy(), sparse_latents.value[order].numpy()
     if not len(first):
-        return Peaks.empty()
+        return DocumentPeaks.empty()
     peak = np.maximum.reduceat(value, first)
     length = np.diff(first, append=len(value))
     position = batch.position.cpu().numpy().astype(np.int64)
-    elsewhere = np.iinfo(np.int64).max
-    places = np.where(value == np.repeat(peak, length), position[token], elsewhere)
+    never_first = np.iinfo(np.int64).max
+    positions = np.where(value == np.repeat(peak, length), position[token], never_first)
     peak = peak.astype(np.float64)
-    return Peaks(
+    return DocumentPeaks(
         latent,
         document.numpy().astype(np.int64)[token[first]],
-        np.minimum.reduceat(places, first),
+        np.minimum.reduceat(positions, first),
         peak,
         peak,
     )

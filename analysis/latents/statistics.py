@@ -1,8 +1,8 @@
-"""Everything the labels stand on, in one pass over held-out tokens: all latents at once, both directions at once.
+"""The statistics behind the labels, for all latents and both directions in one pass over held-out tokens.
 
-Documents are dealt into blocks, and every sum is kept for each block and latent, so that intervals can resample
-documents afterwards without another pass. Products are computed in the precision of the dictionary, sums in float64.
-Memory: 8 bytes for each block, latent and quantity (64 blocks, 4096 latents, 12 quantities: 25 MB).
+Documents are assigned to blocks, and every sum is kept per block and latent, so that intervals can resample documents later without another
+pass. Products are computed in the precision of the dictionary, sums in float64. Memory: 8 bytes per block, latent and quantity (64 blocks,
+4096 latents, 12 quantities: 25 MB).
 """
 
 from collections.abc import Mapping
@@ -26,23 +26,24 @@ from .token_context import TokenContext
 
 @dataclass(frozen=True)
 class Statistics:
-    """What `StatisticsAccumulator` yields."""
+    """The result of `StatisticsAccumulator`."""
 
     n_tokens: int
     n_documents: int
     sums: Mapping[str, Float64[Tensor, "block latent"]]
-    """For each block and latent, over the tokens t of the block: `fired`, `activation` Σf, `square` Σf², and the products
-    of the observer: `error/S/M` Σf⟨d^S, e^M⟩, `reconstruction/S/M` Σf⟨d^S, x̂^M - b^M⟩ (training space; S the side whose
-    direction is taken, M the model whose target is), `shift` Σf⟨δ, x^intervened - x^reference⟩ (raw units), and where a map leads between the models
-    `unmapped/S` Σf⟨δ^S, u^S⟩: u what the map does not carry into S, δ^S what the latent writes of it (raw units). `shift/relative` and
-    `unmapped/S/relative` are the same with every token divided by its squared length."""
+    """Sums per block and latent over the tokens of the block: `fired`, `activation` Σf, `square` Σf², and the products of the view:
+
+    `error/S/M` Σf⟨d^S, e^M⟩ and `reconstruction/S/M` Σf⟨d^S, x̂^M - b^M⟩, in training space, with the direction of side S and the target of
+    model M; `shift` Σf⟨δ, x^intervened - x^reference⟩, in raw units; with a linear map, `unmapped/S` Σf⟨δ^S, u^S⟩, in raw units, with u^S
+    what the map does not explain of the activations of S, and δ^S what the latent writes into it. `shift/relative` and `unmapped/S/relative`
+    divide every token by its squared length."""
     totals: Mapping[str, Float64[Tensor, " block"]]
-    """For each block: `tokens`, and of the shift, in raw units: `shift/square` Σ‖Δx‖², `shift/bias` Σ⟨b_Δ, Δx⟩,
-    `shift/error` Σ⟨e_Δ, Δx⟩; and `unmapped/S/square` Σ‖u^S‖². `shift/relative` Σ‖Δx‖²/‖x‖² and `unmapped/S/relative` Σ‖u^S‖²/‖x‖²."""
+    """Sums per block: `tokens`; in raw units, `shift/square` Σ‖Δx‖², `shift/bias` Σ⟨b_Δ, Δx⟩, `shift/error` Σ⟨e_Δ, Δx⟩ and
+    `unmapped/S/square` Σ‖u^S‖²; `shift/relative` Σ‖Δx‖²/‖x‖² and `unmapped/S/relative` Σ‖u^S‖²/‖x‖²."""
     documents: Int64[Tensor, " latent"]
-    """Documents a latent fired in."""
+    """Documents in which each latent fired."""
     template: Int64[Tensor, " latent"] | None
-    """Firings on template tokens; None where the tokens are not known."""
+    """Firings on template tokens; None if the tokens are unknown."""
     source_names: tuple[str, ...]
     by_source: Int64[Tensor, "source latent"]
     """Firings in each source."""
@@ -50,22 +51,22 @@ class Statistics:
     source_documents: Int64[Tensor, " source"]
     histograms: ActivationHistograms
     fve: Mapping[str, float | None]
-    """Of `reference`, `intervened` and their `difference`; None where the dictionary does not rebuild it."""
+    """Fraction of variance explained of `reference`, `intervened` and their `difference`; None if the dictionary does not reconstruct it."""
     l0: float
     cosine: float | None
-    """Mean cosine of the two models' activations of a token; None where their widths differ."""
+    """Mean cosine between the two models' activations of a token; None if widths differ."""
     relative_difference: float | None
     """E‖x^intervened - x^reference‖² / E‖x^reference - mean‖²."""
     means: tuple[Float64[Tensor, " _"], ...]
     """Mean activation of each model, raw units."""
 
     def total(self, name: str) -> Float64[Tensor, " latent"]:
-        """One of `sums` over all blocks."""
+        """Return one of `sums`, over all blocks."""
         return self.sums[name].sum(dim=0)
 
 
 class StatisticsAccumulator:
-    """Add batches with `update`, then ask for the `result`. The rows of a document must come one after another."""
+    """Accumulates `Statistics` from batches. The rows of a document must be contiguous."""
 
     def __init__(self, view: DictionaryView, context: TokenContext, n_blocks: int, seed: int) -> None:
         self.view = view
@@ -88,7 +89,7 @@ class StatisticsAccumulator:
         self._fired_in_open = torch.zeros(n_latents, dtype=torch.bool)
 
     def update(self, batch: ActivationBatch, observation: Observation) -> None:
-        """Add some tokens; `observation` is what the observer makes of `batch`."""
+        """Add a batch; `observation` is what the view computes for it."""
         sparse_latents = observation.codes.sparse_latents.cpu()
         block = self.block_sums.blocks(batch.document)
         self.n_tokens += len(batch.values)
@@ -101,7 +102,7 @@ class StatisticsAccumulator:
         self.similarity.update(batch.values)
 
     def result(self) -> Statistics:
-        """The statistics of everything added so far."""
+        """Return the statistics of all batches added so far."""
         fve: dict[str, float | None] = {"reference": None, "intervened": None, "difference": None}
         if self.view.reads == "difference":
             fve["difference"] = self.meter.per_model[0].result()
@@ -136,13 +137,13 @@ class StatisticsAccumulator:
         per_model: tuple[SparseLatents, SparseLatents] | None,
         block: Int64[Tensor, " token"],
     ) -> None:
-        place = block[sparse_latents.token] * self.view.n_latents + sparse_latents.latent
-        self.block_sums.add("fired", place, torch.ones_like(sparse_latents.value))
-        self.block_sums.add("activation", place, sparse_latents.value)
-        self.block_sums.add("square", place, sparse_latents.value.double().square())
+        index = block[sparse_latents.token] * self.view.n_latents + sparse_latents.latent
+        self.block_sums.add("fired", index, torch.ones_like(sparse_latents.value))
+        self.block_sums.add("activation", index, sparse_latents.value)
+        self.block_sums.add("square", index, sparse_latents.value.double().square())
         if per_model is not None:
             for name, code in zip(MODEL_NAMES, per_model, strict=True):
-                self.block_sums.add(f"fired/{name}", place, (code.value > 0).double())
+                self.block_sums.add(f"fired/{name}", index, (code.value > 0).double())
 
     def _add_totals(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
         quantities = {"tokens": torch.ones(len(block), dtype=torch.float64)}
@@ -169,8 +170,8 @@ class StatisticsAccumulator:
         source = self.context.source_of(batch.document.cpu())
         n_sources, n_latents = self.by_source.shape
         self.source_tokens += torch.bincount(source, minlength=n_sources)
-        place = source[sparse_latents.token] * n_latents + sparse_latents.latent
-        self.by_source += torch.bincount(place, minlength=n_sources * n_latents).view(n_sources, n_latents)
+        index = source[sparse_latents.token] * n_latents + sparse_latents.latent
+        self.by_source += torch.bincount(index, minlength=n_sources * n_latents).view(n_sources, n_latents)
         self.histograms.update(sparse_latents, source)
         if self.template is not None:
             on_template = self.context.template_at(batch.document.cpu(), batch.position.cpu())
@@ -179,7 +180,7 @@ class StatisticsAccumulator:
             )
 
     def _add_documents(self, batch: ActivationBatch, sparse_latents: SparseLatents) -> None:
-        """Count each pair of document and latent once, though a document may go on in the next batch."""
+        """Count each pair of document and latent once, even if the document continues in the next batch."""
         names, local = torch.unique_consecutive(batch.document.cpu(), return_inverse=True)
         runs = document_runs(sparse_latents, local)
         self.documents += torch.bincount(runs.latent, minlength=len(self.documents))
@@ -187,10 +188,10 @@ class StatisticsAccumulator:
         if continues:
             in_first = runs.latent[runs.document == 0]
             self.documents[in_first] -= self._fired_in_open[in_first].long()
-        fresh = names[1:] if continues else names
-        self.n_documents += len(fresh)
+        new_documents = names[1:] if continues else names
+        self.n_documents += len(new_documents)
         self.source_documents += torch.bincount(
-            self.context.source_of(fresh), minlength=len(self.source_documents)
+            self.context.source_of(new_documents), minlength=len(self.source_documents)
         )
         if not continues or len(names) > 1:
             self._fired_in_open = torch.zeros_like(self._fired_in_open)
@@ -199,7 +200,7 @@ class StatisticsAccumulator:
 
 
 class _Similarity:
-    """How alike the two models' activations are before any dictionary."""
+    """Accumulates how similar the two models' activations are."""
 
     def __init__(self, d_models: tuple[int, ...]) -> None:
         self.d_models = d_models

@@ -1,4 +1,4 @@
-"""What is known about the tokens behind activations: their source, whether a template wrote them, and how to show them."""
+"""Context of the tokens behind activations: their source, whether they are from the chat template, and their text."""
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -15,7 +15,7 @@ from .token_text import display_vocabulary
 
 
 class ShownTokens(NamedTuple):
-    """Columns about tokens, in the order they were asked for."""
+    """Columns about tokens, in the requested order."""
 
     token_ids: pa.Array
     tokens: pa.Array
@@ -25,33 +25,33 @@ class ShownTokens(NamedTuple):
 
 @runtime_checkable
 class TokenContext(Protocol):
-    """Where tokens come from."""
+    """Gives the source, document length and text of tokens."""
 
     source_names: tuple[str, ...]
     has_template: bool
-    """Whether it is known which tokens a template wrote."""
+    """Whether it is known which tokens are from the chat template."""
 
     def source_of(self, document: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:
-        """Index into `source_names`."""
+        """Return the source of each document as an index into `source_names`."""
         ...
 
     def template_at(
         self, document: Int64[Tensor, " item"], position: Int64[Tensor, " item"]
     ) -> Bool[Tensor, " item"]:
-        """Whether a template wrote the token."""
+        """Whether the token is from the chat template."""
         ...
 
     def length_of(self, document: Int64[np.ndarray, " item"]) -> Int64[np.ndarray, " item"]:
-        """Tokens of the document, masked ones included."""
+        """Return the number of tokens of each document, including masked ones."""
         ...
 
     def show(self, document: Int64[np.ndarray, " item"], position: Int64[np.ndarray, " item"]) -> ShownTokens:
-        """What to print for each token."""
+        """Return what to show for each token."""
         ...
 
 
 class DocumentContext:
-    """Tokens of documents that were tokenized here."""
+    """Context of documents that this run tokenized."""
 
     has_template = True
 
@@ -61,12 +61,12 @@ class DocumentContext:
         tokenizer: PreTrainedTokenizerBase,
         intervened: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        """`intervened`: the intervened model's tokenizer, where it is another one; shown are the tokens of the reference."""
+        """Show the tokens of the reference. `intervened`: tokenizer of the intervened model, if it differs."""
         self.documents = documents
         self.source_names = documents.source_names
         self.vocabulary = display_vocabulary(tokenizer, int(documents.token_ids.max(initial=0)) + 1)
         self.intervened_vocabulary = self.vocabulary if intervened is None else display_vocabulary(intervened)
-        """Of what directions are read as through the intervened model."""
+        """Display texts for the logit lens through the intervened model."""
         self._special = np.zeros(len(self.vocabulary), dtype=bool)
         special = [
             *tokenizer.all_special_ids,
@@ -75,23 +75,23 @@ class DocumentContext:
         self._special[special] = True
 
     def source_of(self, document: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:
-        """Index into `source_names`."""
+        """Return the source of each document as an index into `source_names`."""
         return torch.from_numpy(self.documents.source[document.numpy()].astype(np.int64))
 
     def template_at(
         self, document: Int64[Tensor, " item"], position: Int64[Tensor, " item"]
     ) -> Bool[Tensor, " item"]:
-        """Whether a template wrote the token."""
+        """Whether the token is from the chat template."""
         return torch.from_numpy(
             self.documents.template[self.documents.offsets[document.numpy()] + position.numpy()]
         )
 
     def length_of(self, document: Int64[np.ndarray, " item"]) -> Int64[np.ndarray, " item"]:
-        """Tokens of the document, masked ones included."""
+        """Return the number of tokens of each document, including masked ones."""
         return self.documents.lengths[document]
 
     def show(self, document: Int64[np.ndarray, " item"], position: Int64[np.ndarray, " item"]) -> ShownTokens:
-        """Ids and display text; special tokens and those a template wrote are marked."""
+        """Return ids and display texts, with marks for special and template tokens."""
         place = self.documents.offsets[document] + position
         ids = self.documents.token_ids[place]
         return ShownTokens(
@@ -103,35 +103,35 @@ class DocumentContext:
 
 
 class RowContext:
-    """Rows of arrays that a user gave: their tokens are not known, so row numbers stand for them."""
+    """Context of a user's own arrays: tokens are unknown, so row numbers are shown."""
 
     has_template = False
     source_names: tuple[str, ...] = ("files",)
 
     def __init__(self, document: Int64[np.ndarray, " row"]) -> None:
-        """`document` is the document of every row of the whole array, held-out rows or not."""
+        """`document`: the document of every row of the whole array, including rows that are not held out."""
         self._rows = np.argsort(document, kind="stable")
-        # A user's numbers for documents can be anything, so they are looked up, not indexed with.
+        # A user's document numbers can have any value, so they are looked up instead of used as indices.
         self._names, self._first, self._count = np.unique(
             document[self._rows], return_index=True, return_counts=True
         )
 
     def source_of(self, document: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:
-        """There is one source."""
+        """Return 0: there is one source."""
         return torch.zeros_like(document)
 
     def template_at(
         self, document: Int64[Tensor, " item"], position: Int64[Tensor, " item"]
     ) -> Bool[Tensor, " item"]:
-        """Rows have no template."""
+        """Return False: rows have no chat template."""
         return torch.zeros_like(document, dtype=torch.bool)
 
     def length_of(self, document: Int64[np.ndarray, " item"]) -> Int64[np.ndarray, " item"]:
-        """Rows of the document."""
+        """Return the number of rows of each document."""
         return self._count[np.searchsorted(self._names, document)]
 
     def show(self, document: Int64[np.ndarray, " item"], position: Int64[np.ndarray, " item"]) -> ShownTokens:
-        """Row numbers in the user's arrays; the id of an unknown token is -1."""
+        """Return row numbers in the user's arrays as text, with id -1."""
         rows = self._rows[self._first[np.searchsorted(self._names, document)] + position]
         no = pa.array(np.zeros(len(rows), dtype=bool))
         return ShownTokens(

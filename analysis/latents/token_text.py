@@ -1,7 +1,7 @@
-"""How a single token of a vocabulary is written where people read it.
+"""Display text of single tokens.
 
-Tokens are pieces of bytes, not of text: a character can be cut in two. What is not whole UTF-8 appears as \\xNN, one
-for each byte, and so does a control character; spaces and line breaks are themselves (the pages make them visible).
+Tokens are pieces of bytes, not of text: a character can be split. Incomplete UTF-8 is shown as \\xNN per byte, and so are control
+characters. Spaces and line breaks are kept; the pages make them visible.
 """
 
 import re
@@ -13,7 +13,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def display_vocabulary(tokenizer: PreTrainedTokenizerBase, at_least: int = 0) -> list[str]:
-    """Display text of every token id, up to the largest known one and at least `at_least` of them."""
+    """Return the display text of every token id up to the largest known one, for at least `at_least` ids."""
     added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     size = max(len(tokenizer), at_least, max(added, default=-1) + 1)
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
@@ -24,7 +24,7 @@ def display_vocabulary(tokenizer: PreTrainedTokenizerBase, at_least: int = 0) ->
         if index in added:
             texts.append(added[index])
         else:
-            # An embedding matrix can be longer than the vocabulary; such an id has no text.
+            # An embedding matrix can have more rows than the vocabulary has tokens; such an id has no text.
             texts.append(f"<id {index}>" if piece is None else show(piece))
     return texts
 
@@ -35,7 +35,7 @@ def _is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _from_byte_level(piece: str) -> str:
-    """GPT-2's alphabet, in which each character stands for a byte."""
+    """Decode GPT-2's byte-level alphabet, in which each character stands for a byte."""
     try:
         content = bytes(_BYTE_OF[character] for character in piece)
     except KeyError:
@@ -44,7 +44,7 @@ def _from_byte_level(piece: str) -> str:
 
 
 def _from_pieces(piece: str) -> str:
-    """SentencePiece: ▁ is a space, and <0xNN> a byte."""
+    """Decode SentencePiece: ▁ is a space, and <0xNN> a byte."""
     byte = _BYTE_TOKEN.fullmatch(piece)
     if byte is not None:
         return _without_controls(bytes.fromhex(byte[1]).decode("utf-8", errors="backslashreplace"))
@@ -61,7 +61,7 @@ def _without_controls(text: str) -> str:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Printable bytes stand for themselves; the others, in order, for the characters from 256 on (Radford et al. 2019)."""
+    """Return the byte of each character: printable bytes are themselves, the others are the characters from 256 on (Radford et al. 2019)."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),

@@ -1,6 +1,6 @@
-"""A run whose dictionary is trained, opened for reading: its held-out tokens, dictionary, tokenizers and models.
+"""A trained run, opened for analysis: its held-out tokens, dictionary, tokenizers and models.
 
-The one place where these are put together, for every verb that reads a run. Each part is loaded when it is first asked for.
+Every verb that analyzes a run loads them here. Each part is loaded on first use.
 """
 
 from functools import cached_property
@@ -31,7 +31,7 @@ class RunModels(NamedTuple):
 
 
 class TrainedRun:
-    """A run folder with its settings. Every part raises FormatError, ConfigError or PairError where it cannot be loaded."""
+    """A run folder with its settings. Every part raises FormatError, ConfigError or PairError if it cannot be loaded."""
 
     def __init__(self, folder: RunFolder, config: RunConfig) -> None:
         self.folder, self.config = folder, config
@@ -39,16 +39,16 @@ class TrainedRun:
 
     @property
     def has_text(self) -> bool:
-        """Whether the tokens behind the activations are known; not where the activations came from a user's own files."""
+        """Whether the tokens behind the activations are known; false if the activations came from a user's files."""
         return not isinstance(self.config.activations, FileActivations)
 
     @property
     def has_models(self) -> bool:
-        """Whether there are models to run."""
+        """Whether the models can be run."""
         return self.config.pair is not None and self.has_text
 
     def require_models(self, purpose: str) -> None:
-        """Raise ConfigError where the run has no models, which `purpose` needs."""
+        """Raise ConfigError if the run has no models, which `purpose` requires."""
         if not self.has_models:
             raise ConfigError(
                 f"{self.folder.path}: its activations came from files, but {purpose} needs the models themselves; make a run with a pair"
@@ -61,17 +61,17 @@ class TrainedRun:
 
     @cached_property
     def documents(self) -> Documents:
-        """The texts that both models read; only of a run with text."""
+        """The texts that both models read; only for runs with text."""
         return Documents.load(self.folder.activations / DOCUMENTS)
 
     @property
     def context(self) -> TokenContext:
-        """What is known of each token."""
+        """Context of each token."""
         return self.document_context if self.has_text else self._row_context
 
     @cached_property
     def document_context(self) -> DocumentContext:
-        """The same of a run with text."""
+        """Context of each token; only for runs with text."""
         reference, intervened = load_tokenizers(self._pair_config)
         return DocumentContext(
             self.documents, reference, None if self.documents.alignment is None else intervened
@@ -83,23 +83,23 @@ class TrainedRun:
 
     @cached_property
     def pair(self) -> ModelPair:
-        """Both models; only of a run with models."""
+        """Both models; only for runs with models."""
         return load_pair(self._pair_config)
 
     @cached_property
     def crosscoder(self) -> Crosscoder:
-        """The dictionary, on the device that it was trained on."""
+        """The dictionary, on the device of its training."""
         device = sparse_device("training.device", self.config.training.device)
         return load_crosscoder(self.folder.crosscoder, device)
 
     @cached_property
     def view(self) -> DictionaryView:
-        """How the dictionary reads the held-out tokens."""
+        """The view of the held-out tokens through the dictionary."""
         return self._view(self.reader.d_models)
 
     @cached_property
     def models(self) -> RunModels:
-        """Both models, and how the dictionary reads them; needs no activations on disk."""
+        """Both models, and their view through the dictionary; needs no activations on disk."""
         return RunModels(self.pair, self._view(self.pair.d_models))
 
     @cached_property
@@ -109,7 +109,7 @@ class TrainedRun:
 
     @property
     def _pair_config(self) -> PairConfig:
-        assert self.config.pair is not None  # the config sees to it
+        assert self.config.pair is not None  # guaranteed by RunConfig
         return self.config.pair
 
     def _view(self, d_models: tuple[int, ...]) -> DictionaryView:

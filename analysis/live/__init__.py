@@ -1,4 +1,4 @@
-"""The live page of a run: a text that a person types, read by both models and by the dictionary, and answers with latents as a lever.
+"""The live page of a run: reads a typed text with both models and the dictionary, and generates answers steered by latents.
 
-What it shows are single readings: without intervals, without a control. It illustrates what the report measured, and measures nothing.
+Its results come from one text, without intervals or controls. They illustrate what the report measured and are not measurements.
 """

@@ -1,11 +1,11 @@
-"""The live page over HTTP, beside the static one and behind a token.
+"""Serves the live page over HTTP, alongside the static page and protected by a token.
 
-    GET  /live              the page                                     POST /live/text      a text or chat, read by both models
-    GET  /live/run          what there is to ask for                     POST /live/steer     answers with latents as a lever
+    GET  /live              the page                                     POST /live/text      read a text or chat with both models
+    GET  /live/run          facts about the run                          POST /live/steer     generate answers steered by latents
 
-each with ?token=…, which is drawn anew whenever the server starts. Without it everything here answers 403: whoever else uses this
-machine, and every page that a browser has open, can reach the port. So the static page, which needs no token, holds no link to here.
-One thing is computed at a time. What goes wrong is told in one line of JSON, {"error": "…"}, and a bug's traceback in the terminal alone.
+Each needs ?token=…, which is drawn anew at every start; without it the response is 403. The token is needed because other users of
+the machine, and every page open in a browser, can reach the port. So the static page, which needs no token, has no link to here.
+Requests are computed one at a time. Errors are one line of JSON, {"error": "…"}; tracebacks of bugs appear only in the terminal.
 """
 
 import hmac
@@ -31,16 +31,16 @@ from ..browser.page_server import PageHandler, PageServer
 from ..latents.trained_run import TrainedRun
 from .requests import MAX_BYTES, SteerRequest, TextRequest, parsed
 
-_OWN = Path(__file__).parent / "page"
+_LIVE = Path(__file__).parent / "page"
 _SHARED = Path(build.__file__).parent / "page"
 
 _SCRIPTS = (
     _SHARED / "format.js",
-    _OWN / "ask.js",
-    _OWN / "tokens.js",
-    _OWN / "latents.js",
-    _OWN / "answers.js",
-    _OWN / "live.js",
+    _LIVE / "ask.js",
+    _LIVE / "tokens.js",
+    _LIVE / "latents.js",
+    _LIVE / "answers.js",
+    _LIVE / "live.js",
 )
 
 
@@ -49,51 +49,51 @@ def _text(path: Path) -> str:
 
 
 SCRIPT = bundled(map(_text, _SCRIPTS))
-STYLE = page_style() + _text(_OWN / "live.css")
+STYLE = page_style() + _text(_LIVE / "live.css")
 
 
 def live_page(token: str, nonce: str) -> str:
-    """The markup. `nonce` marks the script and the style that may be loaded, `token` lets them be."""
-    return filled(_text(_OWN / "live.html"), {"TOKEN": token, "NONCE": nonce})
+    """Return the markup; script and style carry `nonce` for the policy and `token` for the server."""
+    return filled(_text(_LIVE / "live.html"), {"TOKEN": token, "NONCE": nonce})
 
 
 WAIT_SECONDS = 20.0
-"""So long a request waits for the one before it, before it is told that the server is busy."""
+"""Longest time that a request waits for earlier ones; then it is refused because the server is busy."""
 
 _JSON = "application/json"
 
 
 @runtime_checkable
 class Answerer(Protocol):
-    """What answers, once it is loaded: a `Session`."""
+    """Computes the responses; in production a `Session`."""
 
     def facts(self) -> dict[str, Any]:
-        """What there is to ask for."""
+        """Facts about the run."""
         ...
 
     def read(self, request: TextRequest) -> dict[str, Any]:
-        """One text."""
+        """Read a text with both models and the dictionary."""
         ...
 
     def steer(self, request: SteerRequest, before_step: Callable[[], object]) -> dict[str, Any]:
-        """Answers to one text; `before_step` is called before every token of them, and what it raises ends them."""
+        """Generate answers to a text; `before_step` is called before every token and cancels generation by raising."""
         ...
 
     def stop(self) -> None:
-        """Give up what takes long."""
+        """Cancel generation that is in progress."""
         ...
 
 
 class Refused(Exception):
-    """A request that is not answered, and why."""
+    """A refused request, with HTTP status and reason."""
 
-    def __init__(self, status: HTTPStatus, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
 
 
 class LiveHandler(PageHandler):
-    """Answers what begins with /live itself, and leaves the rest to the static page."""
+    """Handles paths under /live; all other paths belong to the static page."""
 
     @property
     def _live(self) -> "LiveServer":
@@ -101,42 +101,40 @@ class LiveHandler(PageHandler):
         return self.server
 
     def do_GET(self) -> None:
-        """The live page and its parts, or a file of the static one."""
+        """Serve the live page and its parts, or a file of the static page."""
         if not self._is_live():
             super().do_GET()
             return
-        with self._one_answer():
+        with self._one_response():
             self._require_token()
             self._get()
 
     def do_HEAD(self) -> None:
-        """Of the static page; the live one is there for those who ask for all of it."""
+        """Serve headers of the static page; the live page supports only GET and POST."""
         if not self._is_live():
             super().do_HEAD()
             return
-        with self._one_answer():
+        with self._one_response():
             self._require_token()
             raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "use GET")
 
     def do_POST(self) -> None:
-        """A text to read, or answers to steer."""
-        with self._one_answer():
+        """Read a text, or generate steered answers."""
+        with self._one_response():
             body = self._body()
             if not self._is_live():
-                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "nothing here takes a POST")
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "POST is supported only under /live")
             self._require_token()
-            self._require_own_page()
+            self._require_same_origin()
             match urlsplit(self.path).path:
                 case "/live/text":
                     request = parsed(body, TextRequest)
-                    self._computed(lambda answerer: answerer.read(request))
+                    self._compute(lambda answerer: answerer.read(request))
                 case "/live/steer":
                     steered = parsed(body, SteerRequest)
-                    self._computed(lambda answerer: answerer.steer(steered, self._require_asker))
+                    self._compute(lambda answerer: answerer.steer(steered, self._require_connection))
                 case _:
-                    raise Refused(
-                        HTTPStatus.NOT_FOUND, "there is no such page; POST to /live/text or /live/steer"
-                    )
+                    raise Refused(HTTPStatus.NOT_FOUND, "no such page; POST to /live/text or /live/steer")
 
     def _get(self) -> None:
         server = self._live
@@ -158,24 +156,24 @@ class LiveHandler(PageHandler):
             case "/live/run":
                 self._send_json(HTTPStatus.OK, server.loaded().facts())
             case _:
-                raise Refused(HTTPStatus.NOT_FOUND, "there is no such page; the live one is at /live")
+                raise Refused(HTTPStatus.NOT_FOUND, "no such page; the live page is at /live")
 
-    def _computed(self, ask: Callable[[Answerer], dict[str, Any]]) -> None:
+    def _compute(self, answer: Callable[[Answerer], dict[str, Any]]) -> None:
         with self._live.turn():
-            self._require_asker()
-            found = ask(self._live.loaded())
-        self._send_json(HTTPStatus.OK, found)
+            self._require_connection()
+            response = answer(self._live.loaded())
+        self._send_json(HTTPStatus.OK, response)
 
-    def _require_asker(self) -> None:
-        """Who closed the connection, as a browser does with its tab, waits for nothing, and others may wait for the turn."""
+    def _require_connection(self) -> None:
+        """Raise CrosscoderError if the client closed the connection, as a browser does with a closed tab: others may be waiting."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         if readable and not self.connection.recv(1, socket.MSG_PEEK):
-            raise CrosscoderError("given up, because the connection was closed")
+            raise CrosscoderError("cancelled because the connection was closed")
 
     @contextmanager
-    def _one_answer(self) -> Iterator[None]:
-        """Answers, too, where the body raises: refusals and what a user can mend in one line, bugs with a line that points to the
-        terminal, where they are printed as they go on from here."""
+    def _one_response(self) -> Iterator[None]:
+        """Send a response even if the body raises: the message of a refusal or user error, or for a bug a line that refers to the
+        terminal; bugs propagate, so that the server prints them there."""
         self._answered = False
         try:
             yield
@@ -185,8 +183,8 @@ class LiveHandler(PageHandler):
             self._send_json(HTTPStatus.BAD_REQUEST, {"error": str(error)})
         finally:
             if not self._answered:
-                told = "a bug of crosscoder, or this machine lacks memory: the terminal that serves this page says more"
-                self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": told})
+                message = "a bug in crosscoder, or this machine is out of memory; the terminal that runs the server shows details"
+                self._send_json(HTTPStatus.INTERNAL_SERVER_ERROR, {"error": message})
 
     def _is_live(self) -> bool:
         path = urlsplit(self.path).path
@@ -195,33 +193,31 @@ class LiveHandler(PageHandler):
     def _require_token(self) -> None:
         given = parse_qs(urlsplit(self.path).query).get("token", [""])[0]
         if not hmac.compare_digest(given.encode(), self._live.token.encode()):
-            told = "the token is missing or an earlier one; open the address that the terminal shows"
-            raise Refused(HTTPStatus.FORBIDDEN, told)
+            message = "the token is missing or outdated; open the address that the terminal shows"
+            raise Refused(HTTPStatus.FORBIDDEN, message)
 
-    def _require_own_page(self) -> None:
-        """A browser says where a POST comes from; what is no browser says nothing."""
+    def _require_same_origin(self) -> None:
+        """Refuse POSTs from other pages. Browsers send the Origin of a POST; other clients send none."""
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{self.headers['Host']}":
-            raise Refused(HTTPStatus.FORBIDDEN, "only the page of this server may ask")
-        # Other pages may send a form without asking first, but no JSON.
+            raise Refused(HTTPStatus.FORBIDDEN, "only this server's own page may send requests")
+        # Without a CORS preflight other pages can send forms, but not JSON.
         if self.headers.get_content_type() != _JSON:
-            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"send JSON, with Content-Type: {_JSON}")
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"send JSON with Content-Type: {_JSON}")
 
     def _body(self) -> bytes:
         try:
             length = int(self.headers.get("Content-Length", ""))
         except ValueError:
-            raise Refused(
-                HTTPStatus.LENGTH_REQUIRED, "say how long the request is (Content-Length)"
-            ) from None
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length") from None
         if not 0 <= length <= MAX_BYTES:
             self.discard_body()
-            told = f"the request has {length} bytes; give at most {MAX_BYTES}"
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, told)
+            message = f"the request has {length} bytes; at most {MAX_BYTES} are allowed"
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         try:
             return self.rfile.read(length)
         except TimeoutError:
-            raise Refused(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive whole") from None
+            raise Refused(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive completely") from None
 
     def _send_json(self, status: HTTPStatus, content: dict[str, Any]) -> None:
         self._send(
@@ -245,13 +241,13 @@ class LiveHandler(PageHandler):
 
 
 class LiveServer(PageServer):
-    """Serves a run's static page, and the live one once its models are loaded."""
+    """Serves a run's static page and, once its models are loaded, the live page."""
 
     answerer: Answerer | None = None
-    """There once the models are loaded."""
+    """None until the models are loaded."""
 
     def __init__(self, folder: RunFolder, config: RunConfig, port: int) -> None:
-        """Takes the port, and loads nothing. Raises ConfigError where it cannot be had, or the run has no models."""
+        """Bind the port without loading anything. Raises ConfigError if the port is not available or the run has no models."""
         self._folder, self._config = folder, config
         TrainedRun(folder, config).require_models("the live page")
         super().__init__(folder.browser, port, LiveHandler)
@@ -259,33 +255,37 @@ class LiveServer(PageServer):
         self._turn = threading.Lock()
 
     def prepare(self) -> list[tuple[str, str]]:
-        """Load the models. Raises ConfigError, FormatError or PairError where they cannot be loaded, or are not those of the run."""
-        # Torch and the models only here: a port that cannot be had is told at once.
+        """Load the models, and return the pages as (name, URL).
+
+        Raises:
+            ConfigError, FormatError, PairError: The models cannot be loaded or are not those of the run.
+        """
+        # Torch is imported only here, so that an unavailable port is reported at once.
         from .session import Session
 
         self.answerer = Session.load(self._folder, self._config)
         return [*super().prepare(), ("live", f"{self.address}live?token={self.token}")]
 
     def loaded(self) -> Answerer:
-        """What answers. Nothing is asked before `prepare`."""
+        """Return the answerer; `prepare` must have run."""
         assert self.answerer is not None
         return self.answerer
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """One computation at a time: models are switched and hooked while they run. Raises `Refused` where none ends in time."""
+        """Wait for exclusive use of the models, which are hooked and switched while they run. Raises `Refused` after WAIT_SECONDS."""
         if not self._turn.acquire(timeout=WAIT_SECONDS):
-            told = "busy with another text or answer; try again in a moment"
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, told)
+            message = "busy with another text or answer; try again in a moment"
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, message)
         try:
             yield
         finally:
             self._turn.release()
 
     def server_close(self) -> None:
-        """Ends once nothing is computed any more: torch does not bear the end of the process in the middle of a pass."""
+        """Close the server after the current computation: torch may crash if the process ends during a forward pass."""
         super().server_close()
         if self.answerer is not None:
             self.answerer.stop()
-        # For good: whoever waits for a turn waits in vain.
+        # Never released: no waiting request may start now.
         self._turn.acquire()

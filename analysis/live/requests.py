@@ -1,4 +1,4 @@
-"""What the live page may ask for, and how much of it."""
+"""Requests of the live page and their limits."""
 
 import json
 from collections.abc import Sequence
@@ -12,19 +12,19 @@ from crosscoder.errors import DataError
 from crosscoder.text.text_files import Text
 
 MAX_BYTES = 131_072
-"""Of the body of a request."""
+"""Largest body of a request."""
 
 MAX_CHARACTERS = 8000
-"""Of a text, or of all messages of a chat together."""
+"""Longest text, or all messages of a chat together."""
 
 MAX_TOKENS = 512
-"""Of a text in either model. The logits of all of them are there at once."""
+"""Longest text in the tokens of either model; the logits of all tokens are in memory at once."""
 
 MAX_LATENTS = 100
-"""Steered together."""
+"""Most latents steered together."""
 
 MAX_NEW_TOKENS = 128
-"""Of a generated answer."""
+"""Longest generated answer."""
 
 MAX_DOSE = 100
 
@@ -34,7 +34,7 @@ How = Literal["part", "constant"]
 
 
 class TextRequest(Settings):
-    """A text or a chat, as in a line of a text source."""
+    """A text or a chat, in the format of a text source."""
 
     text: str | None = Field(default=None, description="plain text")
     messages: tuple[Message, ...] | None = Field(default=None, description="the messages of a chat")
@@ -43,45 +43,45 @@ class TextRequest(Settings):
     def _check(self) -> Self:
         if (self.text is None) == (self.messages is None):
             raise ValueError("give either 'text' or 'messages'")
-        said = self._said()
-        if not "".join(said).strip():
-            raise ValueError("the text is empty; type something")
-        n_characters = sum(map(len, said))
+        contents = self._contents()
+        if not "".join(contents).strip():
+            raise ValueError("the text is empty; enter some text")
+        n_characters = sum(map(len, contents))
         if n_characters > MAX_CHARACTERS:
             raise ValueError(
-                f"the text has {n_characters} characters; give at most {MAX_CHARACTERS} (longer ones: a run of their own)"
+                f"the text has {n_characters} characters; give at most {MAX_CHARACTERS}, or make a run on longer texts"
             )
         return self
 
     def document(self) -> Text:
-        """What is to be read."""
+        """Return the text to read."""
         messages = None if self.messages is None else tuple(one.model_dump() for one in self.messages)
         return Text(self.text, messages, "the text" if messages is None else "the chat")
 
-    def _said(self) -> Sequence[str]:
+    def _contents(self) -> Sequence[str]:
         return (self.text or "",) if self.messages is None else [one.content for one in self.messages]
 
 
 class SteerRequest(TextRequest):
-    """Answers to a text, with latents as a lever."""
+    """A request for answers to a text, steered by latents."""
 
     latents: tuple[int, ...] = Field(
         min_length=1, max_length=MAX_LATENTS, description="latents of the dictionary"
     )
     how: How = Field(
         default="part",
-        description="part: what the latents change at each token; constant: one direction, the same at every token",
+        description="part: what the latents change at each token; constant: the same direction at every token",
     )
     dose: Annotated[float, Field(ge=-MAX_DOSE, le=MAX_DOSE, allow_inf_nan=False)] = Field(
-        default=1.0, description="a multiple of that"
+        default=1.0, description="multiple of the edit"
     )
     max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] = Field(
-        default=48, description="tokens of an answer, at most"
+        default=48, description="most tokens of an answer"
     )
 
 
 def parsed(body: bytes, model: type[T]) -> T:
-    """The request in a body of JSON. Raises DataError, in one line, for anything else."""
+    """Parse the JSON body of a request. Raises DataError, with a one-line message, if it is invalid."""
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):

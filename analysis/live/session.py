@@ -1,4 +1,4 @@
-"""A finished run with its models loaded: what the live page is told of it, and what it asks of it."""
+"""A finished run with its models loaded, answering the requests of the live page."""
 
 import logging
 import threading
@@ -28,22 +28,22 @@ from .requests import (
     SteerRequest,
     TextRequest,
 )
-from .steering import Steering, why_no_steering
-from .text_view import Predicted, TextReading, prompt_of, read_prompt
+from .steering import Steering, steering_obstacle
+from .text_view import Predictions, TextView, encode_text, view_prompt
 
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("latent", "label", "evidence", "explanation", "mean_activation")
 
 _DIGESTS = ("weights", "adapter_weights", "context_digest")
-"""What decides a model's activations, in the manifest's record of it."""
+"""Entries of a model's record in the manifest that determine its activations."""
 
 
 class Session:
-    """Answers the requests of the live page. For one request at a time."""
+    """Answers the requests of the live page. Not thread-safe: one request at a time."""
 
     def __init__(self, folder: RunFolder, config: RunConfig, models: RunModels) -> None:
-        """Raises FormatError where the table of features does not belong to the dictionary."""
+        """Raises FormatError if the feature table does not belong to the dictionary."""
         assert config.pair is not None
         self._models, self._policy, self._pair_settings = models, config.tokens, config.pair
         pair, view = models
@@ -53,13 +53,13 @@ class Session:
                 f"{folder.features}: holds {len(features)} latents, but the dictionary has {view.n_latents}; "
                 "run crosscoder analyze again"
             )
-        self._told_of = features[["label", "evidence", "explanation"]].to_dict("records")
+        self._latent_records = features[["label", "evidence", "explanation"]].to_dict("records")
         means = torch.tensor(features["mean_activation"].tolist(), dtype=torch.float64)
         self._stopped = threading.Event()
         self._steering = Steering(models, config.tokens, means)
         self._vocabularies = [display_vocabulary(pair.tokenizer_of(model)) for model in range(2)]
         self._special = np.asarray(special_ids(pair.tokenizer), dtype=np.int64)
-        self._named = {
+        self._named_latents = {
             found.name: found.causal["named"] for found in load_behaviors(folder) if found.causal is not None
         }
 
@@ -68,19 +68,19 @@ class Session:
         """Load models and dictionary, and check that they are those of the run.
 
         Raises:
-            ConfigError, FormatError, PairError: They cannot be loaded, or are others.
+            ConfigError, FormatError, PairError: They cannot be loaded or are not those of the run.
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         logger.info("live: loading both models and the dictionary")
         models = TrainedRun(folder, config).models
         _check_identity(folder, models.pair.identity())
-        found = cls(folder, config, models)
+        session = cls(folder, config, models)
         logger.info("live: %d latents at %s", models.view.n_latents, models.pair.hookpoints[0])
-        return found
+        return session
 
     def facts(self) -> dict[str, Any]:
-        """What the page says before anything is typed, and what it may ask for."""
+        """Return the facts about the run that the page needs, including the limits on requests."""
         pair, view = self._models
         context = pair.context
         return {
@@ -93,8 +93,10 @@ class Session:
             "context": None if context is None else str(pair.tokenizer.decode(context.token_ids.tolist())),
             "aligned": pair.readers is not None,
             "comparable": view.comparable,
-            "no_steering": why_no_steering(self._models),
-            "behaviors": [{"name": name, "latents": latents} for name, latents in self._named.items()],
+            "no_steering": steering_obstacle(self._models),
+            "behaviors": [
+                {"name": name, "latents": latents} for name, latents in self._named_latents.items()
+            ],
             "limits": {
                 "characters": MAX_CHARACTERS,
                 "tokens": MAX_TOKENS,
@@ -105,28 +107,30 @@ class Session:
         }
 
     def read(self, request: TextRequest) -> dict[str, Any]:
-        """A text with everything that fires on it and what both models expect next, as JSON."""
-        reading = read_prompt(self._models, self._policy, prompt_of(request.document(), self._models.pair))
-        ids = reading.prompt.token_ids
-        fired, divergence = reading.fired, reading.divergence
+        """Return a text's tokens, the latents that fire on them, and both models' next-token predictions, as JSON."""
+        view = view_prompt(self._models, self._policy, encode_text(request.document(), self._models.pair))
+        ids = view.prompt.token_ids
+        firings, divergence = view.firings, view.divergence
         reference, intervened = (
-            self._told_predictions(predicted, model) for model, predicted in enumerate(reading.predicted)
+            self._prediction_records(predictions, model) for model, predictions in enumerate(view.predictions)
         )
         return {
             "tokens": [self._text(int(token), 0) for token in ids],
             "ids": ids.tolist(),
             "special": np.isin(ids, self._special).tolist(),
-            "template": _template(reading).tolist(),
-            "read": reading.read.tolist(),
+            "template": _template(view).tolist(),
+            "read": view.read.tolist(),
             "fired": {
-                "token": fired.token.tolist(),
-                "latent": fired.latent.tolist(),
-                "value": _numbers(fired.value),
-                "reference": _numbers(fired.reference),
-                "intervened": _numbers(fired.intervened),
-                "change": None if fired.change is None else _numbers(fired.change),
+                "token": firings.token.tolist(),
+                "latent": firings.latent.tolist(),
+                "value": _numbers(firings.value),
+                "reference": _numbers(firings.reference),
+                "intervened": _numbers(firings.intervened),
+                "change": None if firings.change is None else _numbers(firings.change),
             },
-            "latents": {str(latent): self._told_of[latent] for latent in np.unique(fired.latent).tolist()},
+            "latents": {
+                str(latent): self._latent_records[latent] for latent in np.unique(firings.latent).tolist()
+            },
             "predictions": {"reference": reference, "intervened": intervened},
             "kl": None if divergence is None else _numbers(divergence),
         }
@@ -134,13 +138,14 @@ class Session:
     def steer(
         self, request: SteerRequest, before_step: Callable[[], object] = lambda: None
     ) -> dict[str, Any]:
-        """Answers of both models, as they are and steered, as JSON; what `before_step` raises before a token of them ends them."""
+        """Return answers of both models, unsteered and steered, as JSON; `before_step` is called before every token and cancels by raising."""
 
-        def going() -> None:
-            self._require_going()
+        def check_running() -> None:
+            self._require_running()
             before_step()
 
-        found = self._steering.answers(prompt_of(request.document(), self._models.pair), request, going)
+        prompt = encode_text(request.document(), self._models.pair)
+        found = self._steering.answers(prompt, request, check_running)
         answers = {
             name: {"unsteered": found.unsteered[model], "steered": found.steered[model]}
             for model, name in enumerate(("reference", "intervened"))
@@ -148,15 +153,15 @@ class Session:
         return answers | {"fires_on": found.fires_on, "n_read": found.n_read}
 
     def stop(self) -> None:
-        """Give up the answer that is being generated, and every later one: they raise CrosscoderError before their next token."""
+        """Cancel the current and all later answers: they raise CrosscoderError before their next token."""
         self._stopped.set()
 
-    def _require_going(self) -> None:
+    def _require_running(self) -> None:
         if self._stopped.is_set():
-            raise CrosscoderError("given up, because the server stops")
+            raise CrosscoderError("cancelled because the server is stopping")
 
-    def _told_predictions(self, predicted: Predicted, model: int) -> list[list[list[Any]]]:
-        """For each token of the text the likeliest next tokens, each with its probability; nothing where there is no such place."""
+    def _prediction_records(self, predictions: Predictions, model: int) -> list[list[list[Any]]]:
+        """Return, for each token of the text, the most likely next tokens with their probabilities; empty if the model has no counterpart of it."""
         return [
             [
                 [self._text(token, model), share]
@@ -164,23 +169,23 @@ class Session:
                 if token >= 0
             ]
             for ids, shares in zip(
-                predicted.token_ids.tolist(), map(_numbers, predicted.probability), strict=True
+                predictions.token_ids.tolist(), map(_numbers, predictions.probability), strict=True
             )
         ]
 
     def _text(self, token: int, model: int) -> str:
-        """What a token looks like. A model can expect ids beyond the vocabulary: its embedding may be longer."""
+        """Return the display text of a token. A model can predict ids beyond the vocabulary if its embedding is longer."""
         vocabulary = self._vocabularies[model]
         return vocabulary[token] if token < len(vocabulary) else f"<id {token}>"
 
 
-def _template(reading: TextReading) -> Shaped[np.ndarray, " token"]:
-    template = reading.prompt.template
-    return np.zeros(len(reading.read), dtype=bool) if template is None else template
+def _template(view: TextView) -> Shaped[np.ndarray, " token"]:
+    template = view.prompt.template
+    return np.zeros(len(view.read), dtype=bool) if template is None else template
 
 
 def _numbers(values: Shaped[np.ndarray, " _"]) -> list[float]:
-    """Numbers of single precision, each with as many digits as tell it from its neighbors."""
+    """Return the shortest decimals that identify the values in single precision."""
     return [float(text) for text in values.astype(np.float32).astype(str)]
 
 
@@ -198,22 +203,22 @@ def _name(settings: PairConfig, *, reference: bool) -> str:
 
 
 def _check_identity(folder: RunFolder, found: Mapping[str, Any]) -> None:
-    """Raises PairError where models, tokenizer or chat template are no longer those that the run was made with."""
+    """Raise PairError if models, tokenizer or chat template have changed since the run was made."""
     made_with = folder.read_manifest().get("pair")
     if made_with is None:
         raise FormatError(
-            f"{folder.manifest}: does not say which models the run was made with; run crosscoder run again"
+            f"{folder.manifest}: does not record the models of the run; run crosscoder run again"
         )
-    for place in _compared(made_with):
-        before, now = _at(made_with, place), _at(found, place)
+    for keys in _compared_keys(made_with):
+        before, now = _value_at(made_with, keys), _value_at(found, keys)
         if before != now:
             raise PairError(
-                f"{folder.path}: {'.'.join(place)} was {before!r} when the run was made, now it is {now!r}: what the settings name "
-                "has changed since, and the dictionary does not read it; put it back, or make another run"
+                f"{folder.path}: {'.'.join(keys)} was {before!r} when the run was made and is now {now!r}, so the dictionary does not "
+                "apply to it; restore the original, or make a new run"
             )
 
 
-def _compared(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+def _compared_keys(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from ((name, part) for part in _DIGESTS if part in value)
@@ -221,8 +226,8 @@ def _compared(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
             yield (name,)
 
 
-def _at(record: Mapping[str, Any], place: tuple[str, ...]) -> Any:
+def _value_at(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
     value: Any = record
-    for part in place:
-        value = value.get(part) if isinstance(value, Mapping) else None
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
     return value

@@ -1,4 +1,4 @@
-"""One text as both models and the dictionary read it: what fires on each token, and what each model expects next."""
+"""A text read by both models and the dictionary: the latents that fire on each token, and each model's next-token predictions."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,56 +22,56 @@ from ..latents.trained_run import RunModels
 from .requests import MAX_TOKENS
 
 PREDICTED = 3
-"""Tokens that are told of each prediction, the likeliest first."""
+"""Tokens reported per prediction, most likely first."""
 
 _MODELS = (REFERENCE, INTERVENED)
 
-# Tokens whose predictions are turned to float32 at a time.
+# Logits are converted to float32 for this many tokens at a time.
 _CHUNK = 128
 
 
-class Fired(NamedTuple):
-    """Every latent that fires on a token of a text: one entry each, by token, and by latent within a token."""
+class Firings(NamedTuple):
+    """All firings on a text, ordered by token, then by latent."""
 
     token: Int64[np.ndarray, " firing"]
-    """Place in the text."""
+    """Position in the text."""
     latent: Int64[np.ndarray, " firing"]
     value: Float32[np.ndarray, " firing"]
-    """The code; as in examples.parquet."""
+    """Latent value, as in examples.parquet."""
     reference: Float32[np.ndarray, " firing"]
-    """What it writes into the reference: its value times the norm of its direction there, in units of the activations."""
+    """Contribution to the reference: value times decoder norm, in units of the model's activations."""
     intervened: Float32[np.ndarray, " firing"]
-    """The same of the intervened model."""
+    """Contribution to the intervened model."""
     change: Float32[np.ndarray, " firing"] | None
-    """‖w d‖ of what it adds to intervened - reference there; None between models that share no space."""
+    """‖w d‖ of the contribution to intervened - reference; None for models that share no space."""
 
 
-class Predicted(NamedTuple):
-    """What a model expects after each token of a text. -1 and NaN where it has no such place."""
+class Predictions(NamedTuple):
+    """A model's predictions after each token of a text; -1 and NaN at tokens without a counterpart in the model."""
 
     token_ids: Int64[np.ndarray, "token rank"]
     probability: Float32[np.ndarray, "token rank"]
 
 
 @dataclass(frozen=True)
-class TextReading:
-    """What came of one text. Places are those of the reference's tokens."""
+class TextView:
+    """One text as the live page shows it. Positions count the reference's tokens."""
 
     prompt: Prompt
 
     read: Bool[np.ndarray, " token"]
-    """Tokens that the dictionary reads: neither special nor at the start of the text, and with a counterpart in the other model."""
+    """Whether the dictionary reads the token: not special, not at the start of the text, and with a counterpart in the other model."""
 
-    fired: Fired
+    firings: Firings
 
-    predicted: tuple[Predicted, Predicted]
+    predictions: tuple[Predictions, Predictions]
 
     divergence: Float32[np.ndarray, " token"] | None
-    """KL(intervened ‖ reference) of the next token after each, in nats; None where the vocabularies differ."""
+    """KL(intervened ‖ reference) of the next token after each token, in nats; None if the vocabularies differ."""
 
 
-def prompt_of(text: Text, pair: ModelPair) -> Prompt:
-    """A text in the tokens of both models. Raises DataError, FormatError or PairError where it cannot be read, or is too long."""
+def encode_text(text: Text, pair: ModelPair) -> Prompt:
+    """Tokenize a text for both models. Raises DataError, FormatError or PairError if it cannot be read or is too long."""
     (prompt,) = encode([text], pair)
     n_tokens = max(len(prompt.read_by(model).token_ids) for model in _MODELS)
     if n_tokens > MAX_TOKENS:
@@ -80,35 +80,39 @@ def prompt_of(text: Text, pair: ModelPair) -> Prompt:
 
 
 @torch.no_grad()
-def read_prompt(models: RunModels, policy: TokenPolicy, prompt: Prompt) -> TextReading:
-    """Run both models on a text and encode what stands at the hookpoint, as the run does with its documents.
+def view_prompt(models: RunModels, policy: TokenPolicy, prompt: Prompt) -> TextView:
+    """Run both models on a text and encode the activations at the hookpoint, as the run does for its documents.
 
-    Raises DataError where no token is left that the dictionary reads.
+    Raises:
+        DataError: The dictionary reads no token of the text.
     """
     pair, view = models
     given = [_batch(pair, policy, prompt, model) for model in _MODELS]
     read = tokens_read(given, [prompt])
     if not bool(read[0].any()):
         raise DataError(
-            "the text: the dictionary reads none of its tokens (special ones and the first are left out); type more"
+            "the text: the dictionary reads none of its tokens (it skips the first and special tokens); enter more text"
         )
     sides = _activations(pair, given)
-    # Snapshots between the two, where a run has any, read the reference's tokens.
+    # Snapshots between the two models read the reference's tokens.
     masks = [read[1] if model == INTERVENED else read[0] for model in range(len(sides))]
     values = [side[mask.to(side.device)].float() for side, mask in zip(sides, masks, strict=True)]
-    place = read[0][0].nonzero()[:, 0].numpy()
+    positions = read[0][0].nonzero()[:, 0].numpy()
     logits = [
         pair.logits(batch.token_ids, batch.attention, None, model)[0]
         for model, batch in zip(_MODELS, given, strict=True)
     ]
     counterpart = _counterparts(prompt)
     mask = np.zeros(len(prompt.token_ids), dtype=bool)
-    mask[place] = True
-    return TextReading(
+    mask[positions] = True
+    return TextView(
         prompt,
         mask,
-        _fired(view, torch.cat(values, dim=1), place),
-        (_predicted(logits[REFERENCE], np.arange(len(mask))), _predicted(logits[INTERVENED], counterpart)),
+        _firings(view, torch.cat(values, dim=1), positions),
+        (
+            _predictions(logits[REFERENCE], np.arange(len(mask))),
+            _predictions(logits[INTERVENED], counterpart),
+        ),
         _divergence(pair, logits, len(mask)),
     )
 
@@ -127,40 +131,44 @@ def _activations(pair: ModelPair, given: list[Batch]) -> tuple[Float[Tensor, "ro
     )
 
 
-def _fired(
-    view: DictionaryView, values: Float[Tensor, "token width"], place: Int64[np.ndarray, " token"]
-) -> Fired:
+def _firings(
+    view: DictionaryView, values: Float[Tensor, "token width"], positions: Int64[np.ndarray, " token"]
+) -> Firings:
     change = None
     if view.comparable:
         observation = view.observe(values)
         codes, weights = observation.codes, observation.weights
-        length = view.carried_directions().norm(dim=1)
+        length = view.weighted_shift_directions().norm(dim=1)
         change = (weights.value.abs() * length[weights.latent]).cpu().numpy()
     else:
         codes = view.encode(values)
     written = (codes.sparse_latents, *view.contributions(codes))
     value, reference, intervened = (one.value.float().cpu().numpy() for one in written)
     firings = codes.sparse_latents.cpu()
-    return Fired(place[firings.token.numpy()], firings.latent.numpy(), value, reference, intervened, change)
+    return Firings(
+        positions[firings.token.numpy()], firings.latent.numpy(), value, reference, intervened, change
+    )
 
 
 def _counterparts(prompt: Prompt) -> Int64[np.ndarray, " token"]:
-    """For each token of the reference, its place in the intervened model; -1 where there is none."""
+    """Return, for each token of the reference, its position in the intervened model's tokens; -1 without a counterpart."""
     own = prompt.intervened
-    return np.arange(len(prompt.token_ids)) if own is None else own.places.astype(np.int64)
+    return np.arange(len(prompt.token_ids)) if own is None else own.counterparts.astype(np.int64)
 
 
-def _predicted(
-    logits: Float[Tensor, "own_token vocabulary"], places: Int64[np.ndarray, " token"]
-) -> Predicted:
-    """Of a model, at these places of its tokens."""
-    ids = np.full((len(places), PREDICTED), -1, dtype=np.int64)
-    probability = np.full((len(places), PREDICTED), np.nan, dtype=np.float32)
-    (there,) = np.nonzero(places >= 0)
-    for part in np.split(there, range(_CHUNK, len(there), _CHUNK)):
-        top = logits[torch.from_numpy(places[part]).to(logits.device)].float().softmax(dim=1).topk(PREDICTED)
+def _predictions(
+    logits: Float[Tensor, "own_token vocabulary"], positions: Int64[np.ndarray, " token"]
+) -> Predictions:
+    """Return a model's predictions at these positions of its own tokens."""
+    ids = np.full((len(positions), PREDICTED), -1, dtype=np.int64)
+    probability = np.full((len(positions), PREDICTED), np.nan, dtype=np.float32)
+    (present,) = np.nonzero(positions >= 0)
+    for part in np.split(present, range(_CHUNK, len(present), _CHUNK)):
+        top = (
+            logits[torch.from_numpy(positions[part]).to(logits.device)].float().softmax(dim=1).topk(PREDICTED)
+        )
         ids[part], probability[part] = top.indices.cpu().numpy(), top.values.cpu().numpy()
-    return Predicted(ids, probability)
+    return Predictions(ids, probability)
 
 
 def _divergence(
@@ -170,5 +178,5 @@ def _divergence(
     if pair.readers is not None or reference.shape[1] != intervened.shape[1]:
         return None
     found = kl_divergence(intervened[:n_tokens], reference[:n_tokens])
-    # Rounding can leave a distance of nothing a little below zero.
+    # Rounding can make a divergence of zero slightly negative.
     return found.clamp(min=0).cpu().numpy()

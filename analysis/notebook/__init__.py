@@ -1,4 +1,4 @@
-"""A run as a notebook holds it: `Run.load(path)`, with tables as pandas and pictures of its own."""
+"""Access to a run from a notebook: `Run.load(path)`, with tables as pandas and HTML for display."""
 
 from .behavior import AttributedBehavior
 from .latent import Example, Latent, Number

@@ -1,4 +1,4 @@
-"""One behavior of a run: its shift, the table of attributions, and the checks, as the report tells them."""
+"""One behavior of a run: its shift, the table of attributions, and the causal checks, as in the report."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -13,85 +13,86 @@ from ..report.behavior_schema import BehaviorShift, CausalCheck, Estimate, Expla
 from ..report.behavior_shifts import behavior_shifts
 from ..report.phrases import visible
 from ..tables.columns import ATTRIBUTION
-from .frames import with_types
+from .frames import with_nullable_integers
 from .markup import behaviors_html
 
 
 class AttributedBehavior:
-    """What a run knows of one behavior."""
+    """The results of a run on one behavior."""
 
-    def __init__(self, place: BehaviorFolder, results: BehaviorResults) -> None:
-        self._place = place
-        self.told: BehaviorShift = behavior_shifts((results,))[0]
-        """What the report says of it."""
+    def __init__(self, folder: BehaviorFolder, results: BehaviorResults) -> None:
+        self._folder = folder
+        self.reported: BehaviorShift = behavior_shifts((results,))[0]
+        """The behavior's entry in the report."""
 
     @property
     def name(self) -> str:
-        """Its name."""
-        return self.told.name
+        """Name of the behavior."""
+        return self.reported.name
 
     @property
     def description(self) -> str:
-        """What it is, in the words of its settings."""
-        return self.told.description
+        """Description from its settings."""
+        return self.reported.description
 
     @property
     def unit(self) -> str:
         """Unit of its metric."""
-        return self.told.unit
+        return self.reported.unit
 
     @property
     def established(self) -> bool:
-        """Whether there is a shift above its noise floor, and as large as its settings ask for."""
-        return self.told.established
+        """Whether the shift lies above its noise floor and is as large as its settings require."""
+        return self.reported.established
 
     @property
     def reference(self) -> Estimate:
-        """The metric in the reference, on held-out prompts, with its interval."""
-        return self.told.reference
+        """Value of the metric in the reference on held-out prompts, with interval."""
+        return self.reported.reference
 
     @property
     def intervened(self) -> Estimate:
-        """The metric in the intervened model."""
-        return self.told.intervened
+        """Value of the metric in the intervened model on held-out prompts, with interval."""
+        return self.reported.intervened
 
     @property
     def shift(self) -> Estimate:
-        """Their difference."""
-        return self.told.shift
+        """Intervened - reference, with interval."""
+        return self.reported.shift
 
     @property
     def noise_floor(self) -> float:
-        """What chance reaches."""
-        return self.told.floor
+        """Largest shift that chance explains, in the unit of the metric."""
+        return self.reported.floor
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The same in words, no stronger than the evidence."""
-        return tuple(sentence.text for sentence in self.told.sentences)
+        """The report's sentences on the shift."""
+        return tuple(sentence.text for sentence in self.reported.sentences)
 
     @property
     def explanation(self) -> Explanation | None:
-        """Where the shift comes from; None where none is established, or its parts cannot be told apart."""
-        return self.told.explanation
+        """Decomposition of the shift; None if no shift is established or its parts cannot be separated."""
+        return self.reported.explanation
 
     @cached_property
     def attribution(self) -> pd.DataFrame:
         """attribution.parquet by latent: shares of the shift with intervals, rank and evidence.
 
-        Raises `FormatError` where there is none: no shift is established, or its parts cannot be told apart.
+        Raises:
+            FormatError: The file does not exist, because no shift is established or its parts cannot be separated.
         """
-        return with_types(self._read(self._place.latents), ATTRIBUTION).set_index("latent")
+        return with_nullable_integers(self._read(self._folder.latents), ATTRIBUTION).set_index("latent")
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
-        """The held-out prompts with both models' values, and their first answers where the metric is of answers."""
-        return self._read(self._place.prompts)
+        """Held-out prompts with both models' values, and their first answers if the metric scores answers."""
+        return self._read(self._folder.prompts)
 
     @property
     def checks(self) -> pd.DataFrame:
-        """The causal checks, a row each: of which latents (`all named`, or a number), which check, what goes with them as a share of
-        the shift, and what random latents reach. Empty where nothing is explained."""
+        """The causal checks, one per row: latents (`all named`, or a number), kind of check, resulting share of the shift with
+        interval, and the result of random latents. Empty without an explanation."""
         columns = [
             "latents",
             "check",
@@ -125,7 +126,7 @@ class AttributedBehavior:
     def _read(self, path: Any) -> pd.DataFrame:
         if not path.is_file():
             raise FormatError(
-                f"{path}: not there, as no shift of {visible(self.name)} is explained; see `sentences` for why"
+                f"{path}: not found, because no shift of {visible(self.name)} is explained; `sentences` states why"
             )
         return pd.read_parquet(path)
 
@@ -136,7 +137,7 @@ class AttributedBehavior:
         )
 
     def _repr_html_(self) -> str:
-        return behaviors_html([self.told])
+        return behaviors_html([self.reported])
 
 
 def _check(latents: int | str, kind: str, check: CausalCheck) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables of a run as pandas, with types that keep what the files say."""
+"""Tables of a run as pandas, with dtypes that preserve nulls."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import pyarrow as pa
 from ..tables.described_table import Table
 
 
-def with_types(frame: pd.DataFrame, described: Table) -> pd.DataFrame:
-    """Integers that can be null as pandas' nullable ones, so that null does not turn them into floats; the rest as it is.
+def with_nullable_integers(frame: pd.DataFrame, described: Table) -> pd.DataFrame:
+    """Convert nullable integer columns to pandas' nullable dtypes, so that nulls do not turn them into floats.
 
-    Columns that are not described, as a table of a later release may have, are left alone.
+    Undescribed columns, as from a later release, are left alone.
     """
     kinds: dict[str, Any] = {}
     for name in frame.columns:

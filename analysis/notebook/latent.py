@@ -1,4 +1,4 @@
-"""One latent of a run: its label with the evidence, its numbers with intervals, where it fires, and which tokens it points at."""
+"""One latent of a run: label and evidence, numbers with intervals, examples, and logit-lens tokens."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,35 +16,35 @@ from .records import LatentRecord, Number
 
 @dataclass(frozen=True)
 class Example:
-    """A place where a latent fires, with its neighborhood."""
+    """A place where a latent fires, with its context."""
 
     latent: int
     rank: int
-    """From 0, strongest first."""
+    """Rank by peak value, from 0 for the largest."""
     quantile: float | None
-    """Where the peak lies among those of the latent, 1 = the largest; None: one of the strongest."""
+    """Quantile of the peak among the latent's peaks, 1 for the largest; None for one of the strongest examples."""
     document: int
     source: str
     position: int
-    """Of the peak in the document."""
+    """Position of the peak in the document."""
     peak: float
     """Largest value of the latent in the document."""
     start: int
-    """Position of the first token that is shown."""
+    """Position of the first token shown."""
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
     special: tuple[bool, ...]
     template: tuple[bool, ...]
     values: Float32[np.ndarray, " token"]
-    """Of the latent on each token."""
+    """Value of the latent on each token."""
     reference: Float32[np.ndarray, " token"]
-    """Norm of what it writes into the reference there, in units of its activations."""
+    """Norm of its contribution to the reference, in units of the model's activations."""
     intervened: Float32[np.ndarray, " token"]
-    """The same of the intervened model."""
+    """Norm of its contribution to the intervened model."""
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a token, by position in the document."""
+        """One row per token, by position in the document."""
         positions = pd.RangeIndex(self.start, self.start + len(self.tokens), name="position")
         columns = ("tokens", "token_ids", "values", "reference", "intervened", "special", "template")
         return pd.DataFrame({name: list(getattr(self, name)) for name in columns}, index=positions)
@@ -53,11 +53,11 @@ class Example:
         return f"Example(latent={self.latent}, document={self.document}, position={self.position}, peak={self.peak:.3g})"
 
     def _repr_html_(self) -> str:
-        return examples_html([self], most_context=None)
+        return examples_html([self], max_context=None)
 
 
 class Latent:
-    """What a run knows of one latent."""
+    """The results of a run on one latent."""
 
     def __init__(self, latent: int, results: AnalysisResults) -> None:
         self.latent = latent
@@ -68,27 +68,27 @@ class Latent:
 
     @property
     def label(self) -> str:
-        """What the rule makes of it."""
+        """Label by the rule."""
         return str(self._row["label"])
 
     @property
     def evidence(self) -> str:
-        """observed, associated or causal: the strongest that any behavior gives for it."""
+        """observed, associated or causal: the strongest evidence from any behavior."""
         return str(self._row["evidence"])
 
     @property
     def reason(self) -> str:
-        """Why it has its label, with the numbers that decided."""
+        """Reason for the label, with the deciding numbers."""
         return str(self._row["reason"] or "")
 
     @property
     def explanation(self) -> str:
-        """Where it fires, what it writes and how sure the label is, in sentences made of evidence."""
+        """Sentences on where it fires, what it writes and how certain its label is, built from the measurements."""
         return str(self._row["explanation"] or "")
 
     @cached_property
     def numbers(self) -> dict[str, Number]:
-        """Its numbers by the names of features.parquet, each with its interval where it has one."""
+        """Numbers by column name of features.parquet, with intervals if measured."""
         plain = {
             name: _plain(value) for name, value in self._row.items() if name not in ("latent", *TEXT_COLUMNS)
         }
@@ -101,7 +101,7 @@ class Latent:
 
     @property
     def table(self) -> pd.DataFrame:
-        """`numbers` with what each means, a row a number."""
+        """`numbers` with the meaning of each, one per row."""
         rows = {
             name: {**number._asdict(), "meaning": _meaning(name)} for name, number in self.numbers.items()
         }
@@ -109,7 +109,7 @@ class Latent:
 
     @cached_property
     def examples(self) -> tuple[Example, ...]:
-        """The strongest first, then those spread over the quantiles of its values."""
+        """The strongest examples, then those spread over the quantiles of its values."""
         rows = self._results.examples([self.latent]).to_pylist()
         examples = [_example(row) for row in rows]
         return tuple(
@@ -118,11 +118,10 @@ class Latent:
 
     @cached_property
     def histogram(self) -> pd.DataFrame:
-        """How often it fires how strongly: a row a bin `[from, to)` of its values, a column a text source, in held-out tokens.
+        """Histogram of its values: held-out tokens per bin `[from, to)`, one column per text source.
 
-        Bins are the same for all sources, so that the sum over a row counts the tokens of all of them; a column over its
-        source's tokens adds up to `density/SOURCE`. Runs of before histograms.parquet have one column, `all`. Empty where it
-        never fires.
+        All sources have the same bins, so rows can be summed. A column's sum divided by the tokens of its source is
+        `density/SOURCE`. Runs without histograms.parquet have one column, `all`. Empty if the latent never fires.
         """
         found = self._results.histograms.of(self.latent)
         if found is None:
@@ -133,7 +132,7 @@ class Latent:
 
     @cached_property
     def logits(self) -> dict[str, pd.DataFrame]:
-        """For `reference`, `intervened` and `difference`, as far as they exist: the tokens that its direction points at, at both ends."""
+        """Logit-lens tables by model (`reference`, `intervened`, `difference`, if measured): the top and bottom tokens."""
         table: Any = self._results.logits([self.latent]).to_pandas().astype({"token": "str"})
         columns = ["side", "rank", "token", "token_id", "value"]
         # Top before bottom.
@@ -165,7 +164,7 @@ class Latent:
 
 
 def _plain(value: Any) -> Any:
-    """A number of Python, None where it is null."""
+    """Convert to a Python number, or None if null."""
     return None if pd.isna(value) else value.item() if hasattr(value, "item") else value
 
 
@@ -173,7 +172,7 @@ def _meaning(name: str) -> str:
     try:
         return FEATURES.column(name).meaning
     except ValueError:
-        # A table of a later release may have more.
+        # A table of a later release may have more columns.
         return ""
 
 

@@ -1,7 +1,7 @@
-"""Runs, latents and behaviors as HTML for a notebook's output: no script, nothing from elsewhere, every text of others escaped.
+"""Runs, latents and behaviors as HTML for notebook output: no scripts, no external resources, all model and data text escaped.
 
-Colors are those of the notebook, so that light and dark both work. What a color says, a line says too: a token that fires is
-underlined, the thicker the more, and the peak is framed.
+Colors are inherited from the notebook, so that light and dark themes both work. Color never carries information alone: tokens
+on which a latent fires are also underlined, thicker for larger values, and the peak is framed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from markupsafe import Markup
 
 from ..report.behavior_schema import BehaviorShift, Estimate
-from ..report.behavior_shifts import form_of
 from ..report.content import short_names
-from ..report.phrases import NOT_MEASURED, Number, percent, visible, whole
+from ..report.phrases import NOT_MEASURED, Number, percent, unit_format, visible, whole
 from ..report.render import prose_html
-from ..report.wording import shown
+from ..report.wording import format_number
 from ..tables.analysis_files import LABELS
 from .records import ExampleRecord, LatentRecord, RunRecord
 
@@ -29,8 +28,8 @@ _SHOWN = (
 _PERCENT = ("density", "shift_share", "seed_stability")
 
 _HEAT = "224, 138, 30"
-_MOST_HEAT = 0.7
-_THICKEST = 4.0
+_MAX_OPACITY = 0.7
+_MAX_THICKNESS = 4.0
 
 _STYLE = Markup(
     """<style>
@@ -60,17 +59,17 @@ _STYLE = Markup(
 )
 
 
-def examples_html(examples: Sequence[ExampleRecord], most_context: int | None = _CONTEXT) -> str:
-    """Examples with two rows of tokens each: above what the latent writes into the reference, below into the intervened model.
+def examples_html(examples: Sequence[ExampleRecord], max_context: int | None = _CONTEXT) -> str:
+    """Render examples with two rows of tokens each: contributions to the reference above, to the intervened model below.
 
     Args:
-        most_context: Tokens on each side of the peak; None shows all.
+        max_context: Tokens on each side of the peak; None shows all.
     """
-    return _output(_examples(examples, most_context))
+    return _output(_examples(examples, max_context))
 
 
 def latent_html(latent: LatentRecord) -> str:
-    """One latent: its label with the reason, its numbers with intervals, the tokens it points at, and examples."""
+    """Render one latent: label and explanation, numbers with intervals, logit-lens tokens, and examples."""
     head = Markup('<p><span class="cc-title">latent {}</span> {} <small>evidence: {}</small></p>').format(
         latent.latent, latent.label, latent.evidence
     )
@@ -96,16 +95,16 @@ def latent_html(latent: LatentRecord) -> str:
 
 
 def behaviors_html(behaviors: Iterable[BehaviorShift]) -> str:
-    """How behaviors shifted, each with what the report says of it."""
-    return _output(*(_behavior(told) for told in behaviors))
+    """Render the shifts of behaviors with the report's sentences."""
+    return _output(*(_behavior(behavior) for behavior in behaviors))
 
 
 def run_html(run: RunRecord) -> str:
-    """A run: what was compared, how many latents bear each label, and how behaviors shifted."""
+    """Render a run: the models compared, the number of latents with each label, and the shifts of behaviors."""
     place = Markup("<p><small>{}</small></p>").format(visible(str(run.path)))
     summary = run.summary
     if summary is None:
-        return _output(Markup('<p class="cc-title">A run that is not analyzed yet</p>'), place)
+        return _output(Markup('<p class="cc-title">This run has not been analyzed yet</p>'), place)
     reference, intervened = (visible(name) for name in short_names(summary))
     head = Markup('<p class="cc-title"><bdi>{}</bdi> → <bdi>{}</bdi></p>').format(reference, intervened)
     counts = [
@@ -113,7 +112,7 @@ def run_html(run: RunRecord) -> str:
             label,
             whole(entry["count"]),
             _range(entry["low"], entry["high"], whole),
-            _or_not(entry["expected_false"], "{:.1f}"),
+            _optional(entry["expected_false"], "{:.1f}"),
         )
         for label in LABELS
         for entry in [
@@ -123,7 +122,7 @@ def run_html(run: RunRecord) -> str:
     fve = summary["fve"]
     quality = [(name, percent(fve.get(name))) for name in ("reference", "intervened", "difference")]
     columns = Markup('<div class="cc-columns"><div>{}</div><div>{}</div></div>').format(
-        _table(("label", "latents", "interval", "from nothing"), counts, numeric=(1, 2, 3)),
+        _table(("label", "latents", "interval", "expected false"), counts, numeric=(1, 2, 3)),
         _table(("variance explained", ""), quality, numeric=(1,)),
     )
     behaviors = [
@@ -166,19 +165,23 @@ def _table(
     return Markup('<div class="cc-scroll"><table><tr>{}</tr>{}</table></div>').format(head, body)
 
 
-def _behavior(told: BehaviorShift) -> Markup:
+def _behavior(behavior: BehaviorShift) -> Markup:
     rows = [
-        (name, _estimate(estimate, told.unit))
+        (name, _estimate(estimate, behavior.unit))
         for name, estimate in (
-            ("reference", told.reference),
-            ("intervened", told.intervened),
-            ("shift", told.shift),
+            ("reference", behavior.reference),
+            ("intervened", behavior.intervened),
+            ("shift", behavior.shift),
         )
     ]
-    said = Markup("").join(Markup("<p>{}</p>").format(prose_html(sentence)) for sentence in told.sentences)
+    sentences = Markup("").join(
+        Markup("<p>{}</p>").format(prose_html(sentence)) for sentence in behavior.sentences
+    )
     return Markup(
         '<p><span class="cc-title"><bdi>{}</bdi></span> <small><bdi>{}</bdi></small></p>{}{}'
-    ).format(visible(told.name), visible(told.description), said, _table(("", told.unit), rows))
+    ).format(
+        visible(behavior.name), visible(behavior.description), sentences, _table(("", behavior.unit), rows)
+    )
 
 
 def _logits(latent: LatentRecord) -> Markup:
@@ -187,30 +190,31 @@ def _logits(latent: LatentRecord) -> Markup:
     rows = []
     for model, table in latent.logits.items():
         for side in ("top", "bottom"):
-            own = table[table["side"] == side].head(_LOGITS)
+            shown_tokens = table[table["side"] == side].head(_LOGITS)
             tokens = Markup(" ").join(
-                Markup('<bdi class="cc-token">{}</bdi>').format(visible(token)) for token in own["token"]
+                Markup('<bdi class="cc-token">{}</bdi>').format(visible(token))
+                for token in shown_tokens["token"]
             )
             rows.append((f"{model}, {side}", tokens))
-    return Markup("<h4>Points at (logit lens)</h4>") + _table(("", "tokens"), rows)
+    return Markup("<h4>Logit lens: tokens the direction points at</h4>") + _table(("", "tokens"), rows)
 
 
-def _examples(examples: Sequence[ExampleRecord], most_context: int | None) -> Markup:
-    written = [float(max(one.reference.max(), one.intervened.max())) for one in examples if len(one.tokens)]
-    largest = max([1e-12, *written])
+def _examples(examples: Sequence[ExampleRecord], max_context: int | None) -> Markup:
+    maxima = [float(max(one.reference.max(), one.intervened.max())) for one in examples if len(one.tokens)]
+    largest = max([1e-12, *maxima])
     about = Markup(
         '<p class="cc-muted">Upper row: what the latent writes into the reference; lower row: into the intervened model. '
-        "Shaded and underlined, up to {}; the peak is framed.</p>"
+        "Shading and underlines scale up to {}; the peak is framed.</p>"
     ).format(_significant(largest))
-    return about + Markup("").join(_example(one, largest, most_context) for one in examples)
+    return about + Markup("").join(_example(one, largest, max_context) for one in examples)
 
 
-def _example(example: ExampleRecord, largest: float, most_context: int | None) -> Markup:
+def _example(example: ExampleRecord, largest: float, max_context: int | None) -> Markup:
     peak, length = example.position - example.start, len(example.tokens)
     first, last = (
         (0, length)
-        if most_context is None
-        else (max(0, peak - most_context), min(length, peak + most_context + 1))
+        if max_context is None
+        else (max(0, peak - max_context), min(length, peak + max_context + 1))
     )
     pairs = Markup("").join(_pair(example, at, at == peak, largest) for at in range(first, last))
     where = f"document {example.document:,} ({visible(example.source)}), token {example.position:,}, value {_significant(example.peak)}"
@@ -241,9 +245,9 @@ def _pair(example: ExampleRecord, at: int, is_peak: bool, largest: float) -> Mar
 
 
 def _shade(share: float) -> tuple[float, float]:
-    """Opacity and thickness of the underline."""
+    """Return the opacity of the background and the thickness of the underline, in pixels."""
     part = min(1.0, max(0.0, share))
-    return _MOST_HEAT * part, _THICKEST * part if part > 0 else 0.0
+    return _MAX_OPACITY * part, _MAX_THICKNESS * part if part > 0 else 0.0
 
 
 def _number(value: Number | None, name: str) -> str:
@@ -260,15 +264,15 @@ def _range(low: float | None, high: float | None, form: Callable[[Number | None]
 
 
 def _estimate(estimate: Estimate, unit: str) -> str:
-    form = form_of(unit)
+    form = unit_format(unit)
     value, low, high = (
-        NOT_MEASURED if part is None else shown(part, form)
+        NOT_MEASURED if part is None else format_number(part, form)
         for part in (estimate.value, estimate.low, estimate.high)
     )
     return f"{value} ({low} to {high})"
 
 
-def _or_not(value: float | None, form: str) -> str:
+def _optional(value: float | None, form: str) -> str:
     return NOT_MEASURED if value is None else form.format(value)
 
 

@@ -1,4 +1,4 @@
-"""What the notebook's HTML is made from: an example, a latent, a run."""
+"""The data that notebook HTML is rendered from: examples, latents, runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ from ..report.wording import Sentence
 
 
 class Number(NamedTuple):
-    """A number of a latent; None: not measured."""
+    """A number of a latent; None if not measured."""
 
     value: float | int | None
     low: float | None = None
-    """Lower bound of its interval, where it has one."""
+    """Lower bound of its interval, if it has one."""
     high: float | None = None
-    """Upper bound."""
+    """Upper bound of its interval, if it has one."""
 
 
 @runtime_checkable
 class ExampleRecord(Protocol):
-    """A stretch of a document in which a latent fires; see `latent.Example` for each field."""
+    """A passage of a document in which a latent fires; see `latent.Example` for the fields."""
 
     @property
     def source(self) -> str: ...
@@ -53,7 +53,7 @@ class ExampleRecord(Protocol):
 
 
 class LatentRecord(NamedTuple):
-    """One latent; see `latent.Latent` for each field."""
+    """One latent; see `latent.Latent` for the fields."""
 
     latent: int
     label: str
@@ -66,11 +66,11 @@ class LatentRecord(NamedTuple):
 
 
 class RunRecord(NamedTuple):
-    """A run; see `run.Run`."""
+    """A run; see `run.Run` for the fields."""
 
     path: Path
     summary: dict[str, Any] | None
-    """None where the run is not analyzed."""
+    """None if the run is not analyzed."""
     behaviors: Sequence[BehaviorShift] = ()
     sentences: Sequence[Sentence] = ()
-    """The first sentences of its report."""
+    """The summary of its report."""

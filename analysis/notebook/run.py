@@ -1,4 +1,4 @@
-"""A finished run, read for a notebook. Nothing is loaded before it is asked for, and nothing is written."""
+"""A finished run for use in a notebook. Loads files on demand and writes none."""
 
 from collections.abc import Iterable
 from functools import cached_property
@@ -11,7 +11,7 @@ from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, did_you_mean
 from crosscoder.run.folder import RunFolder
 
-from ..behaviors.behavior_files import LEVELS, behavior_places, load_behaviors
+from ..behaviors.behavior_files import LEVELS, behavior_folders, load_behaviors
 from ..plots.stage import plots_of
 from ..report.content import short_names
 from ..report.render import read_report
@@ -20,7 +20,7 @@ from ..tables.analysis_files import LABELS, AnalysisResults, load_results
 from ..tables.columns import FEATURES
 from ..tables.metrics_log import read_metrics
 from .behavior import AttributedBehavior
-from .frames import with_types
+from .frames import with_nullable_integers
 from .latent import Latent
 from .markup import run_html
 from .records import RunRecord
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run folder: `Run.load("runs/demo")`."""
+    """A run: `Run.load("runs/demo")`."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        """Where each file lies."""
+        """Paths of the run's files."""
 
     @classmethod
     def load(cls, path: str | Path) -> "Run":
-        """The run at `path`. Raises ConfigError where there is none."""
+        """Open the run at `path`. Raises ConfigError if there is none."""
         return cls(RunFolder.open(Path(path)))
 
     @property
     def config(self) -> RunConfig:
-        """The settings it was made with."""
+        """Settings of the run."""
         return self.folder.read_config()
 
     @cached_property
@@ -52,19 +52,21 @@ class Run:
 
     @cached_property
     def features(self) -> pd.DataFrame:
-        """features.parquet, one row a latent, indexed by its number.
+        """features.parquet, one row per latent, indexed by latent number.
 
-        `label` and `evidence` are categories, in their order; integers that can be null are pandas' `Int32`; everything else is a
-        float, NaN where it is null, or text. `docs/reference/columns.md` says what each column means.
-        Raises `FormatError` where the run is not analyzed.
+        `label` and `evidence` are categoricals in their defined order; nullable integers are pandas' `Int32`; other columns are floats, NaN for
+        null, or text. `docs/reference/columns.md` describes the columns.
+
+        Raises:
+            FormatError: The run is not analyzed.
         """
-        table: Any = with_types(self._results.features, FEATURES).set_index("latent")
+        table: Any = with_nullable_integers(self._results.features, FEATURES).set_index("latent")
         table["label"] = pd.Categorical(table["label"], LABELS)
         table["evidence"] = pd.Categorical(table["evidence"], LEVELS, ordered=True)
         return table
 
     def latent(self, latent: int) -> Latent:
-        """One latent. Raises ConfigError for a number that the dictionary does not have."""
+        """Return one latent. Raises ConfigError if the number is out of range."""
         n_latents = len(self._results.features)
         if not 0 <= latent < n_latents:
             raise ConfigError(
@@ -73,27 +75,27 @@ class Run:
         return Latent(int(latent), self._results)
 
     def examples(self, latents: Iterable[int] | None = None) -> pd.DataFrame:
-        """examples.parquet of some latents, or of all: a row an example, with lists over its tokens."""
+        """Return examples.parquet for some latents, or all: one row per example, with lists over its tokens."""
         return self._results.examples(latents).to_pandas()
 
     def logits(self, latents: Iterable[int] | None = None) -> pd.DataFrame:
-        """logits.parquet of some latents, or of all: a row a token at an end of a logit table."""
+        """Return logits.parquet for some latents, or all: one row per top or bottom token."""
         return self._results.logits(latents).to_pandas()
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json: counts per label with intervals, quality of the dictionary, controls."""
+        """summary.json: counts per label with intervals, quality of the dictionary, results of the controls."""
         return self._results.summary
 
     @cached_property
     def behaviors(self) -> dict[str, AttributedBehavior]:
-        """Every behavior that was attributed, by name; empty where none was."""
-        found = zip(behavior_places(self.folder), load_behaviors(self.folder), strict=True)
+        """All attributed behaviors by name."""
+        found = zip(behavior_folders(self.folder), load_behaviors(self.folder), strict=True)
         return {results.name: AttributedBehavior(place, results) for place, results in found}
 
     @property
     def report(self) -> Report | None:
-        """The report as data; None where none is written. Raises `FormatError` where it is of another release."""
+        """The report as data; None if not written yet. Raises FormatError if another release wrote it."""
         return read_report(self.folder) if (self.folder.report / "report.json").is_file() else None
 
     @cached_property
@@ -105,18 +107,20 @@ class Run:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """metrics.jsonl, a row a line. Raises `FormatError` where it is missing."""
+        """metrics.jsonl, one row per line. Raises FormatError if it is missing."""
         return read_metrics(self.folder)
 
     @property
     def plots(self) -> tuple[str, ...]:
-        """Names of the figures that the run has numbers for. Raises ResourceError where matplotlib is not installed."""
+        """Names of the figures that the run has data for. Raises ResourceError if matplotlib is not installed."""
         return tuple(plot.name for plot in plots_of(self.folder))
 
     def plot(self, name: str) -> Any:
-        """A figure by its name, as matplotlib's `Figure`.
+        """Return a figure by name, as a matplotlib `Figure`.
 
-        Raises ConfigError for a name that the run has no figure of, ResourceError where matplotlib is not installed.
+        Raises:
+            ConfigError: The run has no figure of that name.
+            ResourceError: matplotlib is not installed.
         """
         known = {plot.name: plot for plot in plots_of(self.folder)}
         if name not in known:
@@ -127,21 +131,21 @@ class Run:
 
     @property
     def analyzed(self) -> bool:
-        """Whether there is an analysis to read."""
+        """Whether the run is analyzed."""
         return self.folder.summary.is_file()
 
     def __repr__(self) -> str:
-        place = str(self.folder.path)
+        path = str(self.folder.path)
         if not self.analyzed:
-            return f"Run({place!r}: not analyzed)"
+            return f"Run({path!r}: not analyzed)"
         counts = {label: entry["count"] for label, entry in self.summary["counts"].items() if entry["count"]}
-        told = ", ".join(f"{counts[label]:,} {label}" for label in LABELS if label in counts)
-        return f"Run({place!r}: {' → '.join(short_names(self.summary))}; {told})"
+        labels = ", ".join(f"{counts[label]:,} {label}" for label in LABELS if label in counts)
+        return f"Run({path!r}: {' → '.join(short_names(self.summary))}; {labels})"
 
     def _repr_html_(self) -> str:
         if not self.analyzed:
             return run_html(RunRecord(self.folder.path, None))
-        behaviors = [found.told for found in self.behaviors.values()]
+        behaviors = [behavior.reported for behavior in self.behaviors.values()]
         report = self.report
         sentences = () if report is None else tuple(report.summary)
         return run_html(RunRecord(self.folder.path, self.summary, behaviors, sentences))

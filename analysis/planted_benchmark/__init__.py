@@ -1,1 +1,1 @@
-"""The planted benchmark: cases, runs, scores and tables, on pairs whose every difference is known."""
+"""The planted benchmark: cases, runs, scores and tables on pairs with known differences."""

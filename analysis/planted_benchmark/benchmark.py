@@ -1,11 +1,11 @@
-"""The planted benchmark: every case trained, read and scored, and a table of what the methods found.
+"""The planted benchmark: trains, analyzes and scores every case, and writes tables of the results.
 
 OUTPUT/cases/NAME/result.json   the scores of a case; a case that has one is not run again
-OUTPUT/cases/NAME/run           its run folder; the arrays beside it are removed once it is scored
-OUTPUT/results.parquet          one row a case
-OUTPUT/results.md               methods by k, a table for each regime
+OUTPUT/cases/NAME/run           its run folder; the arrays next to it are deleted after scoring
+OUTPUT/results.parquet          one row per case
+OUTPUT/results.md               methods by k, one table per regime
 
-The tables hold every case that OUTPUT has, so that a benchmark can be made by several commands.
+The tables include every case in OUTPUT, so several commands can contribute to one benchmark.
 """
 
 import json
@@ -29,19 +29,19 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
 from crosscoder.runtime.processes import run_in_processes
 
-from .cases import METHODS, N_TOKENS, SWEPT, Case, case_config, identity, sweep_config
+from .cases import METHODS, N_TOKENS, SWEPT, Case, case_config, result_settings, sweep_config
 from .results import agreement, flat, markdown
 
 logger = logging.getLogger(__name__)
 
 Run = Callable[[RunConfig], RunFolder]
-"""Trains and analyzes a run, and gives its folder. With several workers it must be a function of a module."""
+"""Trains and analyzes a run, and returns its folder. Several workers need a module-level function."""
 
 Choose = Callable[[RunConfig, Sequence[int]], int]
-"""Sweeps over several k and gives the one to take."""
+"""Sweeps over several k and returns the best."""
 
 Score = Callable[[RunFolder, PlantedPair], Mapping[str, Any]]
-"""Scores of a finished run, as plain JSON values."""
+"""Returns the scores of a finished run as plain JSON values."""
 
 
 def evaluate_planted(
@@ -55,28 +55,26 @@ def evaluate_planted(
     workers: int = 1,
     n_tokens: int = N_TOKENS,
 ) -> list[dict[str, Any]]:
-    """Run the cases that have no result yet, side by side in `workers` processes of one thread; write the tables of all in
-    `output`.
+    """Run the cases without a result, in `workers` parallel processes with one thread each, and write the tables.
 
-    Cases whose k a sweep is to choose need `choose`.
+    Cases whose k is chosen by a sweep need `choose`.
 
-    A case whose settings do not fit its pair, or whose training diverges, is recorded with what was said, and the others
-    go on. An interrupt leaves finished cases as they are; the same call goes on.
+    A case whose settings do not fit its pair, or whose training diverges, is recorded with its error message, and the others continue. After
+    an interrupt, the same call resumes and keeps finished cases.
 
     Returns:
         The results in the order of the cases.
 
     Raises:
-        ConfigError: A result in `output` was made with other settings, of these cases or of others in a row of the tables with
-            them.
+        ConfigError: A result in `output` was made with other settings: of one of these cases, or of a case in the same row of a table.
         FormatError: A result is damaged.
-        ResourceError: A worker died, as it does when memory is short.
+        ResourceError: A worker died, for example of too little memory.
     """
     places = {case: output / "cases" / case.name for case in cases}
     results = {
         case: found
         for case, place in places.items()
-        if (found := _finished(case, place, overrides, n_tokens)) is not None
+        if (found := _stored_result(case, place, overrides, n_tokens)) is not None
     }
     jobs = [
         (case, place, run, score, choose, tuple(overrides), n_tokens)
@@ -84,7 +82,7 @@ def evaluate_planted(
         if case not in results
     ]
     with tqdm(total=len(places), initial=len(results), desc="evaluate planted", unit="case") as bar:
-        for case, result in _work(jobs, workers):
+        for case, result in _run_jobs(jobs, workers):
             results[case] = result
             bar.update()
             logger.info("%s: %s", case.name, result.get("failed") or f"{result['seconds']:.0f} s")
@@ -93,14 +91,14 @@ def evaluate_planted(
 
 
 def write_results(output: Path) -> None:
-    """results.parquet and results.md, of every case that has a result.
+    """Write results.parquet and results.md from every case with a result.
 
     Raises:
-        ConfigError: Cases of one row of the tables were made with different settings.
+        ConfigError: Cases in the same row of a table were made with different settings.
         FormatError: A result is damaged.
     """
     results = [_read(path) for path in (output / "cases").glob("*/result.json")]
-    results.sort(key=lambda result: _place(result["case"]))
+    results.sort(key=lambda result: _table_order(result["case"]))
     _require_one_recipe_a_row(results, output)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(_same_keys([flat(result) for result in results])), sink)
@@ -117,15 +115,15 @@ def run_case(
     overrides: Sequence[str],
     n_tokens: int,
 ) -> dict[str, Any]:
-    """One case from drawing its tokens to result.json."""
+    """Run one case: sample its tokens, train, score, and write result.json."""
     began = time.monotonic()
     pair = regime_named(case.regime).make(case.seed)
     config = case_config(case, pair, folder, overrides)
-    result: dict[str, Any] = identity(case, config, n_tokens)
+    result: dict[str, Any] = result_settings(case, config, n_tokens)
     try:
         _write_arrays(pair, folder, n_tokens)
         if case.sweeps:
-            assert choose is not None, "nothing was given to choose k with"
+            assert choose is not None, "a case with a sweep needs `choose`"
             result["k"] = choose(sweep_config(config, folder), SWEPT)
             result["sweep_seconds"] = round(time.monotonic() - began, 2)
             config = case_config(case, pair, folder, overrides, result["k"])
@@ -147,18 +145,20 @@ def _write_arrays(pair: PlantedPair, folder: Path, n_tokens: int) -> None:
         np.save(folder / f"{name}.npy", values.numpy())
 
 
-def _finished(case: Case, folder: Path, overrides: Sequence[str], n_tokens: int) -> dict[str, Any] | None:
-    """The stored result of a case, if there is one, checked against what is asked for."""
+def _stored_result(
+    case: Case, folder: Path, overrides: Sequence[str], n_tokens: int
+) -> dict[str, Any] | None:
+    """Return the stored result of a case, or None. Raises ConfigError if it was made with other settings."""
     path = folder / "result.json"
     if not path.is_file():
         return None
     result = _read(path)
-    asked = identity(
+    expected = result_settings(
         case, case_config(case, regime_named(case.regime).make(case.seed), folder, overrides), n_tokens
     )
-    if {key: result.get(key) for key in asked} != asked:
+    if {key: result.get(key) for key in expected} != expected:
         raise ConfigError(
-            f"{path}: made with other settings than now asked for; give another output, or remove {folder}"
+            f"{path}: made with other settings than these; choose another output, or remove {folder}"
         )
     return result
 
@@ -167,17 +167,17 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error}); remove it, and the case is run again") from None
+        raise FormatError(f"{path}: not valid JSON ({error}); remove it to run the case again") from None
 
 
-def _place(case: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Where a case stands in the tables."""
+def _table_order(case: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the sort key of a case in the tables."""
     order = (list(REGIMES).index(case["regime"]), list(METHODS).index(case["method"]))
     return *order, case["k"], case["seed"], case["restart"]
 
 
 def _require_one_recipe_a_row(results: list[dict[str, Any]], output: Path) -> None:
-    """Raise ConfigError where a mean would be over unlike things. Seed, and k as a sweep or the truth has it, may differ."""
+    """Raise ConfigError if the cases of one row have different settings. The seed, and a k from a sweep or the truth, may differ."""
     recipes: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
     for result in results:
         case = Case(**result["case"])
@@ -186,16 +186,16 @@ def _require_one_recipe_a_row(results: list[dict[str, Any]], output: Path) -> No
         name, first = recipes.setdefault((case.regime, case.method, case.k), (case.name, settings))
         if settings != first:
             raise ConfigError(
-                f"{output}: {name} and {case.name} were made with different settings, and would be one row of the tables; "
-                "give another output, or remove one of them"
+                f"{output}: {name} and {case.name} were made with different settings, but belong to one row of the tables; "
+                "choose another output, or remove one of them"
             )
 
 
 Job = tuple[Case, Path, Run, Score, Choose | None, tuple[str, ...], int]
 
 
-def _work(jobs: list[Job], workers: int) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Results as they come."""
+def _run_jobs(jobs: list[Job], workers: int) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Yield results as they finish."""
     if workers == 1 or len(jobs) < 2:
         threads = torch.get_num_threads()
         try:
@@ -209,6 +209,6 @@ def _work(jobs: list[Job], workers: int) -> Iterator[tuple[Case, dict[str, Any]]
 
 
 def _same_keys(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that all have every column, in the order of first appearance."""
+    """Return rows that all have every column, in order of first appearance."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]

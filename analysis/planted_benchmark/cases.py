@@ -1,4 +1,4 @@
-"""The cases of the benchmark: a regime, a method, how many latents may fire, and a seed; and the run that each one is."""
+"""The cases of the benchmark, each with its regime, method, number of firing latents and seed, and their run settings."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -22,21 +22,21 @@ from crosscoder.planted.planted_pair import PlantedPair
 from crosscoder.planted.regimes import regime_named
 
 N_TOKENS = 150_000
-"""Tokens drawn for a case: 586 documents."""
+"""Tokens sampled per case: 586 documents."""
 
 SWEPT = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-"""What a sweep chooses among, without knowing how many features fire: around 4, or 1 of those that changed."""
+"""Values of k for a sweep, which does not know how many features fire: about 4, or 1 of those that changed."""
 
 PRESENTATIONS = 1_536_000
-"""Tokens trained on, the drawn ones over and over: 6000 steps of 256."""
+"""Training tokens, with repeats of the sampled ones: 6000 steps of 256."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train a dictionary, as settings over those of every case; `{k}` stands for the latents that fire."""
+    """A method to train a dictionary: overrides of the common settings, with `{k}` for the number of firing latents."""
 
-    says: str
-    words: tuple[str, ...]
+    description: str
+    overrides: tuple[str, ...]
 
 
 METHODS: dict[str, Method] = {
@@ -44,7 +44,7 @@ METHODS: dict[str, Method] = {
         "crosscoder, BatchTopK", ("crosscoder.sparsity.kind=batch_topk", "crosscoder.sparsity.k={k}")
     ),
     "unweighted": Method(
-        "crosscoder, BatchTopK, without the error of the difference in its loss",
+        "crosscoder, BatchTopK, without the loss term for the difference",
         (
             "crosscoder.sparsity.kind=batch_topk",
             "crosscoder.sparsity.k={k}",
@@ -53,7 +53,7 @@ METHODS: dict[str, Method] = {
     ),
     "topk": Method("crosscoder, TopK", ("crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k={k}")),
     "l1": Method(
-        "crosscoder, ReLU with an L1 penalty, as published: without the error of the difference",
+        "crosscoder, ReLU with an L1 penalty, as published: without the loss term for the difference",
         (
             "crosscoder.sparsity.kind=relu",
             "crosscoder.sparsity.target_l0={k}",
@@ -74,7 +74,7 @@ METHODS: dict[str, Method] = {
         ),
     ),
     "exclusive": Method(
-        "crosscoder with a tenth of its latents for each model alone",
+        "crosscoder with a tenth of its latents exclusive to each model",
         (
             "crosscoder.sparsity.kind=batch_topk",
             "crosscoder.sparsity.k={k}",
@@ -94,11 +94,11 @@ METHODS: dict[str, Method] = {
         ),
     ),
     "shared_sae": Method(
-        "BatchTopK SAE on each model's activations by themselves",
+        "BatchTopK SAE shared by both models' activations",
         ("crosscoder.reads=pooled", "crosscoder.sparsity.kind=batch_topk", "crosscoder.sparsity.k={k}"),
     ),
 }
-"""By name; a new method is a new entry."""
+"""Methods by name."""
 
 
 @dataclass(frozen=True, order=True)
@@ -108,18 +108,18 @@ class Case:
     regime: str
     method: str
     k: str
-    """Latents that fire: a number, `true` for the true L0, a multiple of it such as `1.5x`, or `sweep`: what a sweep over
-    `SWEPT` chooses, which knows nothing of the truth."""
+    """Number of firing latents: a number, `true` for the true L0, a multiple of it such as `1.5x`, or `sweep`, which chooses from `SWEPT`
+    without the truth."""
 
     seed: int
-    """Of the pair."""
+    """Seed of the pair."""
 
     restart: int = 0
-    """Of the dictionary: trained again on the same pair."""
+    """Index of repeated trainings on the same pair."""
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of the folder."""
         restart = f"-r{self.restart}" if self.restart else ""
         return f"{self.regime}-{self.method}-k{self.k}-s{self.seed}{restart}"
 
@@ -127,7 +127,7 @@ class Case:
         regime_named(self.regime)
         method_named(self.method)
         if not re.fullmatch(r"sweep|true|[1-9]\d*|\d*\.?\d+x", self.k) or self.k.strip("0.") == "x":
-            raise ConfigError(f"k: {self.k!r} is not a number of latents; give e.g. 6, true, 1.5x, or sweep")
+            raise ConfigError(f"k: {self.k!r} is not a number of latents; use e.g. 6, true, 1.5x or sweep")
 
     @property
     def sweeps(self) -> bool:
@@ -135,7 +135,7 @@ class Case:
         return self.k == "sweep"
 
     def latents_firing(self, pair: PlantedPair, config: RunConfig) -> int:
-        """k as a number: at least 1; the true L0 is of the rows that the dictionary reads. A sweep begins at the largest."""
+        """Return k as a number, at least 1. The true L0 is that of the rows that the dictionary reads; a sweep starts at its largest k."""
         if self.sweeps:
             return max(SWEPT)
         if self.k.isdecimal():
@@ -147,7 +147,7 @@ class Case:
 def plan(
     regimes: Iterable[str], methods: Iterable[str], ks: Iterable[str], seeds: Iterable[int], restarts: int = 1
 ) -> list[Case]:
-    """Every combination, seeds outermost, so that a benchmark that is cut short has whole rows of few seeds."""
+    """Return every combination, with seeds outermost: an interrupted benchmark then has complete rows with fewer seeds."""
     regimes, methods, ks = list(regimes), list(methods), list(ks)
     return [
         Case(regime, method, str(k), seed, restart)
@@ -160,10 +160,10 @@ def plan(
 
 
 def method_named(name: str) -> Method:
-    """The method of this name. Raises ConfigError where there is none."""
+    """Return the method with this name. Raises ConfigError if there is none."""
     if name not in METHODS:
         raise ConfigError(
-            f"methods: {name!r} is not known{did_you_mean(name, METHODS)}; there are {', '.join(METHODS)}"
+            f"methods: {name!r} is not known{did_you_mean(name, METHODS)}; available: {', '.join(METHODS)}"
         )
     return METHODS[name]
 
@@ -171,11 +171,9 @@ def method_named(name: str) -> Method:
 def case_config(
     case: Case, pair: PlantedPair, folder: Path, overrides: Sequence[str] = (), k: int | None = None
 ) -> RunConfig:
-    """The run that a case is: `overrides` stand over the method's settings, those over what all cases have in common.
+    """Return the run settings of a case: common settings, then the method's overrides, then `overrides`.
 
-    `k` is what a sweep chose.
-
-    Raises ConfigError where a setting is wrong.
+    `k` is the choice of a sweep. Raises ConfigError if a setting is invalid.
     """
     common = RunConfig(
         output=folder / "run",
@@ -193,29 +191,29 @@ def case_config(
             evaluate_every=3000,
             checkpoint_every=3000,
         ),
-        # Whether the pipeline can say "nothing" and "everything" is what the regimes ask.
+        # The regimes already test whether the pipeline can find nothing and everything.
         controls=ControlsConfig(identity=False, shuffled=False),
-        # Nobody looks at examples here.
+        # Examples are not used.
         analysis=AnalysisConfig(top_examples=1, quantile_examples=0, context_tokens=1),
         seed=case.seed + 1000 * case.restart,
         threads=1,
     )
-    words = method_named(case.method).words
-    reads = next((word.partition("=")[2] for word in words if word.startswith("crosscoder.reads=")), "paired")
-    reading = with_overrides(common, [f"crosscoder.reads={reads}"])
-    k = k or case.latents_firing(pair, reading)
-    return with_overrides(common, [*(word.format(k=k) for word in words), *overrides])
+    settings = method_named(case.method).overrides
+    reads = next((one.partition("=")[2] for one in settings if one.startswith("crosscoder.reads=")), "paired")
+    with_view = with_overrides(common, [f"crosscoder.reads={reads}"])
+    k = k or case.latents_firing(pair, with_view)
+    return with_overrides(common, [*(setting.format(k=k) for setting in settings), *overrides])
 
 
 def sweep_config(config: RunConfig, folder: Path) -> RunConfig:
-    """The run whose k a sweep chooses for a case; a method that is steered to an L0 takes the k of BatchTopK."""
+    """Return the run settings of the sweep of a case; a method with a target L0 uses the k of BatchTopK."""
     swept = config.model_copy(update={"output": folder / "sweep"})
     if hasattr(config.crosscoder.sparsity, "k"):
         return swept
     return with_overrides(swept, [f"crosscoder.sparsity={{kind: batch_topk, k: {max(SWEPT)}}}"])
 
 
-def identity(case: Case, config: RunConfig, n_tokens: int) -> dict[str, Any]:
-    """What a stored result must have been made with to be taken for this case's: all but where it lay."""
+def result_settings(case: Case, config: RunConfig, n_tokens: int) -> dict[str, Any]:
+    """Return what identifies the result of a case: everything but its paths."""
     settings = config.model_dump(mode="json", exclude={"output", "activations", "wandb"})
     return {"case": vars(case), "n_tokens": n_tokens, "settings": settings}

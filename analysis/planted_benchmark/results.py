@@ -1,4 +1,4 @@
-"""Results of the planted benchmark as rows and as text."""
+"""Results of the planted benchmark as rows and as Markdown."""
 
 import statistics
 from collections import defaultdict
@@ -13,7 +13,7 @@ Result = Mapping[str, Any]
 
 
 def flat(result: Result) -> dict[str, Any]:
-    """One row: the case, and every number of its scores under its path."""
+    """Return one row: the case, and every number of its scores by its path."""
     row: dict[str, Any] = {
         **result["case"],
         "k_chosen": result.get("k"),
@@ -37,9 +37,9 @@ def _numbers(values: Mapping[str, Any], prefix: str) -> dict[str, float | None]:
 
 
 def agreement(results: Sequence[Result]) -> dict[tuple[str, str, str, int], dict[str, float | None]]:
-    """For each pair trained on more than once, by labeler: of the features some dictionary found, the share that all did.
+    """Return, by labeler, the share of the features found in any training on a pair that were found in all; for pairs with repeats.
 
-    Keys are (regime, method, k, seed); found means a latent with the right label. None where nothing was found.
+    Keys are (regime, method, k, seed). Found: a latent has the right label. None if nothing was found.
     """
     groups: dict[tuple[str, str, str, int], list[dict[str, set[int]]]] = defaultdict(list)
     for result in results:
@@ -56,15 +56,15 @@ def agreement(results: Sequence[Result]) -> dict[tuple[str, str, str, int], dict
             shares[key] = {}
             for name in runs[0]:
                 found = [run[name] for run in runs]
-                some, all_of_them = set.union(*found), set.intersection(*found)
-                shares[key][name] = len(all_of_them) / len(some) if some else None
+                in_any, in_all = set.union(*found), set.intersection(*found)
+                shares[key][name] = len(in_all) / len(in_any) if in_any else None
     return shares
 
 
 def markdown(
     results: Sequence[Result], shares: Mapping[tuple[str, str, str, int], Mapping[str, float | None]]
 ) -> str:
-    """A table for each regime: a row for each method, k and labeler, mean ± standard deviation over seeds."""
+    """Return one table per regime: one row per method, k and labeler, mean ± standard deviation over seeds."""
     grouped: dict[str, dict[tuple[str, str], list[Result]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         case = result["case"]
@@ -88,12 +88,12 @@ def markdown(
             if "failed" in run
         ]
         if failures:
-            parts += ["Without a result:", "\n".join(failures)]
+            parts += ["Cases without a result:", "\n".join(failures)]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
-    """The columns in which any row has something to say."""
+    """Return the table without empty columns."""
     header = [name for name in columns if any(row[name] != _NOTHING for row in rows)]
     lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
     lines += [f"| {' | '.join(row[name] for name in header)} |" for row in rows]
@@ -103,13 +103,13 @@ def _table(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> str:
 _NOTHING = "–"
 
 _IN_SHORT = (
-    "F1 of new and lost, mean over the runs; in a null, the number of latents falsely called new or lost in a pair. At the end "
-    "the false ones among all of a row."
+    "Mean F1 of new and lost over the runs; for a null regime, the mean number of latents falsely labeled new or lost. The last column: "
+    "false labels among all new and lost labels of the row."
 )
 
 
 def in_short(results: Sequence[Result]) -> str:
-    """One table: a row for each method, k and labeler, a column for each regime."""
+    """Return one table: one row per method, k and labeler, one column per regime."""
     cells: dict[tuple[str, str, str], dict[str, list[Mapping[str, Any]]]] = defaultdict(
         lambda: defaultdict(list)
     )
@@ -123,9 +123,9 @@ def in_short(results: Sequence[Result]) -> str:
     header = ["method", "k", "labels", *regimes, "false of claimed"]
     lines = [f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
     for names, row in cells.items():
-        told = [_mean_of(row[regime], regime) if regime in row else "" for regime in regimes]
+        means = [_mean_of(row[regime], regime) if regime in row else "" for regime in regimes]
         false = false_share([labeler for regime in row.values() for labeler in regime])
-        lines.append(f"| {' | '.join([*names, *told, false])} |")
+        lines.append(f"| {' | '.join([*names, *means, false])} |")
     return "\n".join(lines)
 
 
@@ -197,7 +197,7 @@ def _rows(
     runs: Sequence[Result],
     shares: Sequence[Mapping[str, float | None]],
 ) -> list[dict[str, str]]:
-    """By the name of a column, for each labeler."""
+    """Return the cells of one row per labeler, by column name."""
     if not runs:
         return []
     rows = []
@@ -218,9 +218,9 @@ def _rows(
 
 
 def false_share(labelers: Sequence[Mapping[str, Any]]) -> str:
-    """Latents labeled new or lost that are not, of all labeled so in all runs, and the exact 95 % interval of that share.
+    """Return the number of false labels among all new and lost labels of all runs, with the exact 95 % interval of that share.
 
-    The interval takes the labels as independent (Clopper and Pearson 1934), which those of one dictionary are not quite.
+    The interval treats labels as independent (Clopper and Pearson 1934), which labels of one dictionary are not exactly.
     """
     false, claimed = (sum(int(labeler[name]) for labeler in labelers) for name in ("false", "claimed"))
     if not claimed:
@@ -236,7 +236,7 @@ def _at(values: Any, path: Sequence[str]) -> float | None:
 
 
 def spread(values: Iterable[float | None], digits: int = 2) -> str:
-    """Mean ± standard deviation of those that exist; a dash where none does."""
+    """Format the mean ± standard deviation of the values that are not None; a dash if all are."""
     numbers = [value for value in values if value is not None]
     if not numbers:
         return _NOTHING
@@ -246,12 +246,12 @@ def spread(values: Iterable[float | None], digits: int = 2) -> str:
 
 def _legend() -> str:
     return (
-        "Mean ± standard deviation over the runs. A latent is the planted feature whose directions (both models end to end) it "
-        "is nearest to, above a cosine of 0.7. P, R, F1, AP: precision, recall, their harmonic mean, average precision of the "
-        "ranking. Labels: `rule` is ours; `norm_bins` takes relative norm above 0.9 for new and below 0.1 for lost; "
-        "`beta_ratio` and `rate_bins` are their counterparts for dictionaries of the difference and of each model alone. "
-        "Angle and factor errors are medians over the rotated and rescaled features found. MCC: mean over the features of the "
-        "largest cosine. Ceiling: the FVE of the difference that knowledge of the features gives. Agreement: of the features "
-        "that some dictionary of a pair labeled rightly, the share that all did. False: latents labeled new or lost that are not; of claimed: all runs together, with the exact 95 % "
-        "interval of the share. k chosen: by a sweep that does not know the truth."
+        "Mean ± standard deviation over the runs. A latent matches the planted feature whose concatenated directions are nearest, "
+        "if their cosine exceeds 0.7. P, R, F1, AP: precision, recall, their harmonic mean, average precision of the "
+        "ranking. Labels: `rule` is the label rule; `norm_bins` labels a relative norm above 0.9 new and below 0.1 lost; "
+        "`beta_ratio` and `rate_bins` are their counterparts for diff-SAEs and shared-dictionary SAEs. "
+        "Angle and factor errors are medians over the rotated and rescaled features found. MCC: mean over features of the "
+        "largest cosine. Ceiling: FVE of the difference if the features are known. Agreement: of the features "
+        "that any dictionary of a pair labeled correctly, the share that all did. False: latents wrongly labeled new or lost; of claimed: over all runs, "
+        "with the exact 95 % interval of the share. k chosen: by a sweep without the truth."
     )

@@ -1,14 +1,14 @@
-"""How well a run on a planted pair found what was planted.
+"""Scores of a run on a planted pair against the truth.
 
-A latent is the planted feature whose directions its raw decoder rows are nearest to, where the cosine (both models end to
-end) exceeds 0.7; else it is none. Each planted feature counts once:
+A latent matches the planted feature whose directions are nearest to its raw decoder rows, if the cosine of the concatenated rows of both
+models exceeds 0.7; otherwise it matches none. Each planted feature counts once:
 
-    precision   share of the latents with a label that are a feature of that kind
-    recall      share of the features of that kind that a latent with the label is
-    average precision   the same without a cut: latents that fired, ranked by the labeler's score; a latent that is a
-                        feature already met higher up is passed over
+    precision   share of the latents with a label that match a feature of that kind
+    recall      share of the features of that kind that a latent with the label matches
+    average precision   the same without a cutoff: latents that fired, ranked by the labeler's score, skipping latents
+                        that match a feature ranked higher already
 
-Several labelers read one table of features: our rule, and the bins of the field as baselines.
+Several labelers label one feature table: the rule, and the field's bins as baselines.
 """
 
 import json
@@ -32,7 +32,7 @@ from crosscoder.run.folder import RunFolder
 from ..labels.rule import CLAIMED
 
 SCORED = ("new", "lost", "rotated", "rescaled", "shared", "reweighted")
-"""Kinds that a label exists for."""
+"""Kinds of features that have a label."""
 
 _WITHOUT_COMMON_SPACE = ("new", "lost")
 COSINE = 0.7
@@ -40,29 +40,29 @@ COSINE = 0.7
 
 @dataclass(frozen=True)
 class Labeling:
-    """What one labeler says of every latent."""
+    """The labels of one labeler."""
 
     labels: tuple[str, ...]
     scores: Mapping[str, np.ndarray]
-    """For each kind it ranks: a score per latent, NaN where it has none. The larger, the more of that kind."""
+    """For each kind that it ranks, a score per latent, higher for more of that kind; NaN: no score."""
 
 
 def labelings(features: pd.DataFrame, reads: View) -> dict[str, Labeling]:
-    """Every labeler that can read this table: `rule`, and a baseline of the field for each way of reading."""
-    ours = Labeling(tuple(features["label"]), _rule_scores(features))
+    """Return the labelings of this table: `rule`, and the baseline for its view."""
+    rule = Labeling(tuple(features["label"]), _rule_scores(features))
     match reads:
         case "paired":
-            return {"rule": ours, "norm_bins": norm_bins(features)}
+            return {"rule": rule, "norm_bins": norm_bins(features)}
         case "difference":
-            return {"rule": ours, "beta_ratio": beta_ratio(features)}
+            return {"rule": rule, "beta_ratio": beta_ratio(features)}
         case "pooled":
-            return {"rule": ours, "rate_bins": rate_bins(features)}
+            return {"rule": rule, "rate_bins": rate_bins(features)}
         case _:
             assert_never(reads)
 
 
 def norm_bins(features: pd.DataFrame) -> Labeling:
-    """Relative norm alone (Lindsey et al. 2024): above 0.9 new, below 0.1 lost, 0.3 to 0.7 shared. Dead latents left out."""
+    """Label by relative norm alone (Lindsey et al. 2024): above 0.9 new, below 0.1 lost, 0.3 to 0.7 shared; except dead latents."""
     relative = _column(features, "relative_norm")
     return Labeling(
         _binned(features, relative, ((-1.0, 0.1, "lost"), (0.3, 0.7, "shared"), (0.9, 2.0, "new"))),
@@ -71,9 +71,9 @@ def norm_bins(features: pd.DataFrame) -> Labeling:
 
 
 def rate_bins(features: pd.DataFrame) -> Labeling:
-    """The same bins of how often each model makes a latent fire, for a dictionary that encodes each model alone.
+    """Label a shared-dictionary SAE by the same bins of the relative firing rate.
 
-    Between the bins it fires in both models, more often in one: reweighted.
+    Between these bins a latent fires in both models but more often in one: reweighted.
     """
     reference, intervened = (_column(features, f"density_{side}") for side in ("reference", "intervened"))
     with np.errstate(invalid="ignore"):
@@ -87,8 +87,8 @@ def rate_bins(features: pd.DataFrame) -> Labeling:
 
 
 def beta_ratio(features: pd.DataFrame, limit: float = 0.2) -> Labeling:
-    """For a diff-SAE: new where the reference holds less than `limit` of what the intervened model holds along a latent's
-    direction, lost the other way around (Minder et al. 2025, the ratio of βs)."""
+    """Label a diff-SAE: new if the reference holds less than `limit` of what the intervened model holds along the direction, lost for the
+    reverse (Minder et al. 2025, the ratio of βs)."""
     ratios = {side: np.abs(_column(features, f"nu_error_{side}")) for side in ("new", "lost")}
     alive = features["n_tokens"].to_numpy() > 0
     labels = tuple(
@@ -109,21 +109,21 @@ def _binned(
 
 
 def _rule_scores(features: pd.DataFrame) -> dict[str, np.ndarray]:
-    """A ranking in the sense of `labels.decide`: norms and latent scaling for new and lost, geometry for the others."""
+    """Rank in the spirit of `labels.rule.decide`: by norms and latent scaling for new and lost, by geometry for the others."""
     relative, cosine = _column(features, "relative_norm"), _column(features, "decoder_cosine")
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.minimum(relative, 1 - relative) / np.maximum(relative, 1 - relative)
     scores = {"rotated": ratio - cosine, "rescaled": cosine - ratio, "shared": cosine + ratio}
     scores["reweighted"] = np.abs(_column(features, "relative_rate") - 0.5)
-    for side, lean in (("new", relative), ("lost", 1 - relative)):
-        doubt = [np.abs(_column(features, f"{name}_{side}")) for name in ("nu_error", "nu_reconstruction")]
-        # Not estimable is no evidence: as much against it as a concept that is fully there.
-        scores[side] = lean - sum(np.where(np.isnan(one), 1.0, one) for one in doubt)
+    for side, norm in (("new", relative), ("lost", 1 - relative)):
+        nus = [np.abs(_column(features, f"{name}_{side}")) for name in ("nu_error", "nu_reconstruction")]
+        # Not estimable is no evidence of absence: it counts as 1, as for a concept that is fully present.
+        scores[side] = norm - sum(np.where(np.isnan(nu), 1.0, nu) for nu in nus)
     return scores
 
 
 def _column(features: pd.DataFrame, name: str) -> np.ndarray:
-    """A column as float64, NaN where the table lacks it."""
+    """Return a column as float64; NaN if the table lacks it."""
     if name not in features:
         return np.full(len(features), np.nan)
     return features[name].to_numpy(np.float64, na_value=np.nan)
@@ -135,9 +135,9 @@ def _column(features: pd.DataFrame, name: str) -> np.ndarray:
 def score_labels(
     labeling: Labeling, matches: list[int], truth: PlantedTruth, alive: np.ndarray
 ) -> dict[str, dict[str, float | None]]:
-    """Precision, recall, F1 and average precision of each kind that was planted, and how many latents have its label.
+    """Return precision, recall, F1 and average precision of each planted kind, and its number of labels.
 
-    Precision is None without a label; a kind that was not planted has its count alone.
+    Precision is None without labels; a kind that was not planted has only its count.
     """
     result: dict[str, dict[str, float | None]] = {}
     for kind in SCORED:
@@ -145,9 +145,9 @@ def score_labels(
         labeled = [matches[latent] for latent, label in enumerate(labeling.labels) if label == kind]
         entry: dict[str, float | None] = {"count": float(len(labeled))}
         if planted and (truth.comparable or kind in _WITHOUT_COMMON_SPACE):
-            right = [match for match in labeled if match in planted]
-            precision = len(right) / len(labeled) if labeled else None
-            recall = len(set(right)) / len(planted)
+            correct = [match for match in labeled if match in planted]
+            precision = len(correct) / len(labeled) if labeled else None
+            recall = len(set(correct)) / len(planted)
             f1 = 2 * precision * recall / (precision + recall) if precision else 0.0
             score = labeling.scores.get(kind)
             entry |= {
@@ -165,28 +165,28 @@ def score_labels(
 def average_precision(
     score: np.ndarray, matches: list[int], planted: set[int], alive: np.ndarray
 ) -> float | None:
-    """Mean over the planted features of the precision at the rank where each is met; one that is not met counts zero.
+    """Return the mean over planted features of the precision at the rank where each is first matched; 0 for a feature that is not.
 
-    None where no latent has a score. Latents of equal score keep their order in the dictionary.
+    None if no latent has a score. Ties keep their order in the dictionary.
     """
     usable = np.flatnonzero(alive & ~np.isnan(score))
     if not len(usable):
         return None
-    met: set[int] = set()
+    matched: set[int] = set()
     rank, total = 0, 0.0
     for latent in usable[np.argsort(-score[usable], kind="stable")]:
         feature = matches[latent]
-        if feature in met:
+        if feature in matched:
             continue
         rank += 1
         if feature in planted:
-            met.add(feature)
-            total += len(met) / rank
+            matched.add(feature)
+            total += len(matched) / rank
     return total / len(planted)
 
 
 def confusion(labels: Iterable[str], matches: list[int], truth: PlantedTruth) -> dict[str, dict[str, int]]:
-    """How many latents have each label, by the kind of the feature they are (`none` for those that are none)."""
+    """Return the number of latents with each label, by the kind of the feature they match (`none`: no match)."""
     counts: dict[str, dict[str, int]] = {}
     for label, feature in zip(labels, matches, strict=True):
         row = counts.setdefault("none" if feature < 0 else truth.kinds[feature], {})
@@ -195,7 +195,7 @@ def confusion(labels: Iterable[str], matches: list[int], truth: PlantedTruth) ->
 
 
 def found_features(labels: Iterable[str], matches: list[int], truth: PlantedTruth) -> list[int]:
-    """The changed features that a latent with the right label is."""
+    """Return the changed features that a latent with the right label matches."""
     return sorted(
         {
             feature
@@ -206,7 +206,7 @@ def found_features(labels: Iterable[str], matches: list[int], truth: PlantedTrut
 
 
 def false_claims(labels: Iterable[str], matches: list[int], truth: PlantedTruth) -> int:
-    """Latents labeled new or lost that are not a feature of that kind; over those labeled, the realized false-discovery share."""
+    """Return the number of latents labeled new or lost that match no feature of that kind: the false discoveries."""
     return sum(
         label in ("new", "lost") and (feature < 0 or truth.kinds[feature] != label)
         for label, feature in zip(labels, matches, strict=True)
@@ -218,9 +218,9 @@ def geometry_errors(
     truth: PlantedTruth,
     alive: np.ndarray,
 ) -> dict[str, float | None]:
-    """Median absolute error of the angle of rotated features (degrees) and of the factor of rescaled ones.
+    """Return the median absolute error of the angle of rotated features (degrees) and of the factor of rescaled ones.
 
-    Over the nearest latent of each feature, whatever its label; None where no feature of the kind was found.
+    Uses the nearest latent of each feature, with any label; None if no feature of the kind was found.
     """
     cosines = truth.cosines(decoder)
     cosines[~torch.from_numpy(alive)] = -1
@@ -241,23 +241,23 @@ def geometry_errors(
 def mean_max_cosine(
     decoder: tuple[Float[Tensor, "latent _"], ...], truth: PlantedTruth, reads: View, alive: np.ndarray
 ) -> float | None:
-    """MCC: mean over the features of the cosine with their nearest latent that fired; two features may share one.
+    """Return the MCC: the mean over features of the cosine with the nearest latent that fired; features may share a latent.
 
-    Of a dictionary of the difference, over the features that changed. None where no latent fired or nothing changed.
+    For a diff-SAE, over the changed features. None if no latent fired or nothing changed.
     """
-    wanted = truth.changed if reads == "difference" else torch.ones(len(truth.kinds), dtype=torch.bool)
-    cosines = truth.cosines(decoder, reads)[torch.from_numpy(alive)][:, wanted]
+    counted = truth.changed if reads == "difference" else torch.ones(len(truth.kinds), dtype=torch.bool)
+    cosines = truth.cosines(decoder, reads)[torch.from_numpy(alive)][:, counted]
     return float(cosines.amax(dim=0).mean()) if cosines.numel() else None
 
 
 def score_table(
     features: pd.DataFrame, decoder: tuple[Float[Tensor, "latent _"], ...], truth: PlantedTruth, reads: View
 ) -> dict[str, Any]:
-    """All scores of a table of features and its dictionary; plain JSON values.
+    """Return all scores of a feature table and its dictionary as plain JSON values.
 
     Args:
-        features: The table, one row a latent in the dictionary's order.
-        decoder: Its raw decoder rows, one tensor for each model on the dictionary's axis.
+        features: One row per latent, in the dictionary's order.
+        decoder: Raw decoder rows, one tensor per model of the dictionary.
     """
     matches = truth.matches(decoder, reads, COSINE)
     alive = features["n_tokens"].to_numpy() > 0
@@ -286,7 +286,7 @@ def score_table(
 
 
 def score_run(folder: RunFolder, pair: PlantedPair) -> dict[str, Any]:
-    """All scores of a finished run on a planted pair: those of `score_table`, variance explained and its ceiling, L0."""
+    """Return all scores of a finished run on a planted pair: `score_table`, variance explained and its ceiling, and L0."""
     features = pd.read_parquet(folder.features)
     config = folder.read_config()
     crosscoder = load_crosscoder(folder.crosscoder)

@@ -1,1 +1,1 @@
-"""The figures of page and report for a paper. Its modules but `stage` import matplotlib, which is an extra."""
+"""The figures of page and report in publication form. All modules except `stage` and `plot` import matplotlib, an optional extra."""

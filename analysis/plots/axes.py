@@ -1,4 +1,4 @@
-"""Pieces that several figures are made of."""
+"""Drawing functions shared by several figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from .style import FAINT, INK, MUTED
 
 
 def whiskers(low: Any, value: Any, high: Any) -> Float[np.ndarray, "2 item"]:
-    """Lengths of error bars, from columns of a table; 0 where there is no interval."""
+    """Return the lengths of error bars from table columns; 0 for missing intervals."""
     ends = np.array([low, value, high], dtype=np.float64)
     return np.nan_to_num(np.maximum([ends[1] - ends[0], ends[2] - ends[1]], 0.0))
 
 
 def bars_with_intervals(axes: Axes, data: Any, colors: Sequence[str], hatches: Sequence[str]) -> None:
-    """A horizontal bar a row, the first on top, with the interval of `low` and `high` where there is one."""
+    """Draw one horizontal bar per row, first row on top, with the interval from `low` to `high` if present."""
     places = np.arange(len(data))[::-1]
     axes.barh(
         places,
@@ -47,7 +47,7 @@ def bars_with_intervals(axes: Axes, data: Any, colors: Sequence[str], hatches: S
 def curve_with_band(
     axes: Axes, data: Any, x: str, *, color: str, style: str, marker: str, label: str
 ) -> None:
-    """`value` over `x`, the interval of `low` and `high` around it as a band."""
+    """Draw `value` over `x`, with the interval from `low` to `high` as a band."""
     axes.plot(data[x], data["value"], style, color=color, marker=marker, label=label)
     axes.fill_between(
         data[x].to_numpy(dtype=np.float64),
@@ -60,24 +60,24 @@ def curve_with_band(
 
 
 def limit_line(axes: Axes, value: float, *, vertical: bool = True) -> None:
-    """Where a limit lies."""
+    """Draw a dashed line at a limit."""
     draw = axes.axvline if vertical else axes.axhline
     draw(value, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
 def faint_line(axes: Axes, value: float) -> None:
-    """A vertical line to read by."""
+    """Draw a faint vertical guide line."""
     axes.axvline(value, color=FAINT, linewidth=0.8, zorder=0)
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Numbers of a logarithmic axis as they are, thousands separated, not as powers."""
+    """Label a logarithmic axis with plain numbers with thousands separators instead of powers."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}".replace("-", "−")))
     axis.set_minor_formatter(NullFormatter())
 
 
 def scaled_numbers(axis: Axis, largest: float) -> str:
-    """Large numbers of an axis in the unit that is returned, for its label."""
+    """Scale the tick labels of an axis to thousands, millions or billions, and return that unit for the axis label."""
     for size, name in ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
         if largest >= size:
             axis.set_major_formatter(FuncFormatter(lambda value, _, size=size: f"{value / size:g}"))

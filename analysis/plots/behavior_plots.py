@@ -1,4 +1,4 @@
-"""Figures of a behavior: how it shifted, what the shift is made of, and what goes with the latents that carry it."""
+"""Figures of a behavior: its shift, the decomposition of the shift, and causal checks of the latents that carry it."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from crosscoder.run.folder import RunFolder
 from ..behaviors.behavior_files import (
     BehaviorFolder,
     BehaviorResults,
-    behavior_places,
+    behavior_folders,
     load_behaviors,
 )
 from ..report.behavior_schema import BehaviorShift, CausalCheck, Explanation
@@ -21,35 +21,37 @@ from ..report.behavior_shifts import behavior_shifts
 from ..tables.read_columns import read_columns
 from .axes import bars_with_intervals, curve_with_band, limit_line, whiskers
 from .plot import Plot
-from .style import COLUMN, FAINT, INK, INTERVENED, MUTED, PAGE, REFERENCE, short
+from .style import COLUMN, FAINT, INK, INTERVENED, MUTED, PAGE, REFERENCE, truncated
 
-_KINDS = {"necessity": "taken out of the intervened model", "sufficiency": "put into the reference"}
+_KINDS = {"necessity": "removed from the intervened model", "sufficiency": "added to the reference"}
 _KIND_LOOKS = {"necessity": (INTERVENED, "-", "o"), "sufficiency": (REFERENCE, "--", "s")}
 _DIRECTION_LOOKS = {"named latents": (INTERVENED, "-", "o"), "difference of means": (REFERENCE, "--", "s")}
 _OTHER_DIRECTION = (MUTED, ":", "x")
 
 
 def behavior_plots(folder: RunFolder) -> Iterator[Plot]:
-    """Every figure of every behavior; those of a shift that is not established show the shift alone."""
+    """Yield all figures of every behavior; a behavior without an established shift has only the figure of the shift."""
     found = load_behaviors(folder)
-    for place, results, told in zip(behavior_places(folder), found, behavior_shifts(found), strict=True):
-        name = f"behaviors/{place.path.name}"
-        yield Plot(f"{name}/shift", _shift(told), partial(_draw_shift, told=told), (COLUMN, 1.75))
-        if told.explanation is not None:
-            yield from _explained(name, place, results, told.explanation)
+    for behavior_folder, results, behavior in zip(
+        behavior_folders(folder), found, behavior_shifts(found), strict=True
+    ):
+        name = f"behaviors/{behavior_folder.path.name}"
+        yield Plot(f"{name}/shift", _shift(behavior), partial(_draw_shift, behavior=behavior), (COLUMN, 1.75))
+        if behavior.explanation is not None:
+            yield from _explanation_plots(name, behavior_folder, results, behavior.explanation)
 
 
-def _explained(
-    name: str, place: BehaviorFolder, results: BehaviorResults, explanation: Explanation
+def _explanation_plots(
+    name: str, behavior_folder: BehaviorFolder, results: BehaviorResults, explanation: Explanation
 ) -> Iterator[Plot]:
     attribution, causal = results.attribution, results.causal
     assert attribution is not None and causal is not None
-    share = _share_of(results)
+    share = _share_label(results)
     origins = pd.DataFrame([_row(origin.share, part=origin.name) for origin in explanation.origins])
     yield Plot(
         f"{name}/origins", origins, partial(_draw_origins, xlabel=share), (COLUMN, 0.22 * len(origins) + 0.8)
     )
-    latents: Any = pd.DataFrame(_latent_rows(place, explanation))
+    latents: Any = pd.DataFrame(_latent_rows(behavior_folder, explanation))
     if len(latents):
         size = (PAGE, 0.2 * latents["latent"].nunique() + 1.0)
         yield Plot(f"{name}/latents", latents, partial(_draw_latents, xlabel=share), size)
@@ -78,15 +80,15 @@ def _explained(
         yield Plot(f"{name}/doses", doses, partial(_draw_doses, ylabel=share), (PAGE, 2.8))
 
 
-def _share_of(results: BehaviorResults) -> str:
-    """What shares are shares of."""
+def _share_label(results: BehaviorResults) -> str:
+    """Return the axis label for shares of the shift, with the metric's unit."""
     assert results.attribution is not None
-    stands_in = " of the metric that stands in" if results.shift["stand_in"] is not None else ""
-    return f"share of the shift\n({results.attribution['unit']}{stands_in})"
+    stand_in = ", stand-in metric" if results.shift["stand_in"] is not None else ""
+    return f"share of the shift\n({results.attribution['unit']}{stand_in})"
 
 
 def _row(estimate: Any, **more: object) -> dict[str, Any]:
-    """An estimate, of the report or of a file, as columns."""
+    """Convert an estimate, from the report or a file, to columns."""
     ends = estimate if isinstance(estimate, dict) else estimate.model_dump()
     return more | {end: np.nan if ends[end] is None else float(ends[end]) for end in ("value", "low", "high")}
 
@@ -94,15 +96,19 @@ def _row(estimate: Any, **more: object) -> dict[str, Any]:
 # --- the shift --------------------------------------------------------------------------------------------------------
 
 
-def _shift(told: BehaviorShift) -> pd.DataFrame:
-    named = (("reference", told.reference), ("intervened", told.intervened), ("shift", told.shift))
+def _shift(behavior: BehaviorShift) -> pd.DataFrame:
+    named = (
+        ("reference", behavior.reference),
+        ("intervened", behavior.intervened),
+        ("shift", behavior.shift),
+    )
     rows = [_row(estimate, name=name) for name, estimate in named]
     return pd.DataFrame(rows).assign(
-        noise_floor=told.floor, p_value=told.p_value, established=told.established
+        noise_floor=behavior.floor, p_value=behavior.p_value, established=behavior.established
     )
 
 
-def _draw_shift(figure: Figure, data: Any, *, told: BehaviorShift) -> None:
+def _draw_shift(figure: Figure, data: Any, *, behavior: BehaviorShift) -> None:
     left, right = figure.subplots(1, 2)
     for axes, rows in ((left, data.iloc[:2]), (right, data.iloc[2:])):
         places = np.arange(len(rows))[::-1]
@@ -113,15 +119,15 @@ def _draw_shift(figure: Figure, data: Any, *, told: BehaviorShift) -> None:
         axes.set_ylim(-0.7, len(rows) - 0.3)
         axes.grid(axis="x")
         axes.margins(x=0.15)
-    floor = told.floor
+    floor = behavior.floor
     right.axvspan(-floor, floor, facecolor="none", edgecolor=FAINT, hatch="////", linewidth=0, zorder=0)
     right.axvline(0, color=MUTED, linewidth=0.6)
     right.set_yticks([])
-    figure.suptitle(short(told.name, 50), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(truncated(behavior.name, 50), fontsize=8, x=0.01, ha="left")
     left.set_title("on held-out prompts", fontsize=7)
-    right.set_title("shift, " + ("established" if told.established else "not established"), fontsize=7)
-    left.set_xlabel(told.unit)
-    right.set_xlabel(f"{told.unit}\n(hatched: noise floor)")
+    right.set_title("shift, " + ("established" if behavior.established else "not established"), fontsize=7)
+    left.set_xlabel(behavior.unit)
+    right.set_xlabel(f"{behavior.unit}\n(hatched: noise floor)")
 
 
 def _draw_origins(figure: Figure, data: Any, *, xlabel: str) -> None:
@@ -137,12 +143,12 @@ def _draw_origins(figure: Figure, data: Any, *, xlabel: str) -> None:
 # --- latents ----------------------------------------------------------------------------------------------------------
 
 
-def _latent_rows(place: BehaviorFolder, explanation: Explanation) -> Iterator[dict[str, Any]]:
-    """A row a named latent and measure."""
+def _latent_rows(behavior_folder: BehaviorFolder, explanation: Explanation) -> Iterator[dict[str, Any]]:
+    """Yield one row per named latent and measure."""
     bounds: dict[int, tuple[float, float]] = {}
     if any(latent.attribution is not None for latent in explanation.latents):
         columns = read_columns(
-            place.latents, ("latent", "share_held_out_low", "share_held_out_high"), "attribute"
+            behavior_folder.latents, ("latent", "share_held_out_low", "share_held_out_high"), "attribute"
         )
         ends = zip(
             columns["share_held_out_low"].tolist(), columns["share_held_out_high"].tolist(), strict=True
@@ -170,19 +176,19 @@ def _draw_latents(figure: Figure, data: Any, *, xlabel: str) -> None:
     measures = list(dict.fromkeys(data["measure"]))
     panels: Any = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
-        own = data[data["measure"] == measure]
+        rows = data[data["measure"] == measure]
         bars_with_intervals(
-            axes, own, [FAINT if measure == "attribution" else "#b9b9b3"] * len(own), [""] * len(own)
+            axes, rows, [FAINT if measure == "attribution" else "#b9b9b3"] * len(rows), [""] * len(rows)
         )
         axes.set_title(_KINDS.get(measure, "attribution, held-out prompts"))
-        if own["random_largest"].notna().any():
-            # One null for all: latents are compared one by one with the same random ones.
-            limit_line(axes, float(own["random_largest"].max()))
+        if rows["random_largest"].notna().any():
+            # A single line, because all named latents are compared with the same random latents.
+            limit_line(axes, float(rows["random_largest"].max()))
     named = data.drop_duplicates("latent")
-    words = [
+    names = [
         f"{latent}, {evidence}" for latent, evidence in zip(named["latent"], named["evidence"], strict=True)
     ]
-    panels[0].set_yticks(np.arange(len(named))[::-1], words)
+    panels[0].set_yticks(np.arange(len(named))[::-1], names)
     figure.supxlabel(f"{' '.join(xlabel.split())}; dashed: largest of the random latents", fontsize=7.5)
 
 
@@ -190,7 +196,7 @@ def _draw_latents(figure: Figure, data: Any, *, xlabel: str) -> None:
 
 
 def _curve_rows(causal: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row a point of a curve, and one for each random draw that the named latents were compared with."""
+    """Yield one row per point of a curve, and one per random draw that the named latents are compared with."""
     for where, found in (("logits", causal), ("answers", causal["answers"])):
         if found is None:
             continue
@@ -212,32 +218,32 @@ def _draw_curve(figure: Figure, data: Any, *, ylabel: str) -> None:
     panels: Any = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
     for axes, where in zip(panels, places, strict=True):
         for kind, (color, style, marker) in _KIND_LOOKS.items():
-            own = data[(data["measured_in"] == where) & (data["kind"] == kind)]
-            if own.empty:
+            rows = data[(data["measured_in"] == where) & (data["kind"] == kind)]
+            if rows.empty:
                 continue
-            ranked, random = own[own["drawn"] == "ranked"], own[own["drawn"] == "random"]
+            ranked, random = rows[rows["drawn"] == "ranked"], rows[rows["drawn"] == "random"]
             curve_with_band(
                 axes, ranked, "latents", color=color, style=style, marker=marker, label=_KINDS[kind]
             )
-            # To either side of the named latents, so that the two kinds do not hide one another.
+            # Offset to either side of the named latents, so that the two kinds do not overlap.
             side = 0.88 if kind == "necessity" else 1.14
             axes.plot(
                 side * random["latents"], random["value"], linestyle="none", marker="_" if kind == "necessity" else "x", markersize=5, color=color, alpha=0.8,
-                label=f"random latents, {_KINDS[kind].split()[0]} {_KINDS[kind].split()[1]}",
+                label=f"random latents, {_KINDS[kind].split()[0]}",
             )  # fmt: skip
         axes.axhline(0, color=MUTED, linewidth=0.6)
         axes.set(xscale="log", xlabel="latents, strongest attribution first")
         _plain_ticks(axes, sorted(set(data.loc[data["measured_in"] == where, "latents"])))
         axes.grid()
     if len(places) > 1:
-        panels[0].set_title("by the metric that stands in")
+        panels[0].set_title("in the stand-in metric")
         panels[1].set_title("in generated answers")
     panels[0].set_ylabel("share of the shift" if len(places) > 1 else ylabel)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
 
 
 def _plain_ticks(axes: Any, values: Sequence[int]) -> None:
-    """Numbers of latents as they are, and not so many that they run into each other."""
+    """Label the axis with numbers of latents, thinned so that labels do not overlap."""
     kept: list[int] = []
     for value in values:
         if not kept or value >= 1.45 * kept[-1]:
@@ -252,7 +258,7 @@ def _plain_ticks(axes: Any, values: Sequence[int]) -> None:
 def _draw_layers(figure: Figure, data: Any, *, ylabel: str) -> None:
     axes = figure.subplots()
     curve_with_band(
-        axes, data, "layer", color=INK, style="-", marker="o", label="stands in the output of the layer"
+        axes, data, "layer", color=INK, style="-", marker="o", label="present in the output of the layer"
     )
     for layer in data.loc[data["hookpoint"].astype(bool), "layer"]:
         limit_line(axes, float(layer))
@@ -269,24 +275,24 @@ def _draw_layers(figure: Figure, data: Any, *, ylabel: str) -> None:
 
 
 def _draw_doses(figure: Figure, data: Any, *, ylabel: str) -> None:
-    """Above what comes or goes, below what that costs elsewhere; a column a model."""
+    """Draw, for each model, the share of the shift and the cost on unrelated text over the dose."""
     models = list(dict.fromkeys(data["model"]))
     panels: Any = figure.subplots(1, 2 * len(models), squeeze=False)[0]
-    for place, model in enumerate(models):
-        shares, costs = panels[2 * place], panels[2 * place + 1]
+    for column, model in enumerate(models):
+        shares, costs = panels[2 * column], panels[2 * column + 1]
         for direction in dict.fromkeys(data["direction"]):
-            own = data[(data["model"] == model) & (data["direction"] == direction)].sort_values("dose")
+            rows = data[(data["model"] == model) & (data["direction"] == direction)].sort_values("dose")
             color, style, marker = _DIRECTION_LOOKS.get(direction, _OTHER_DIRECTION)
-            curve_with_band(shares, own, "dose", color=color, style=style, marker=marker, label=direction)
-            cost = own.drop(columns=["value", "low", "high"]).rename(
+            curve_with_band(shares, rows, "dose", color=color, style=style, marker=marker, label=direction)
+            cost = rows.drop(columns=["value", "low", "high"]).rename(
                 columns={"kl": "value", "kl_low": "low", "kl_high": "high"}
             )
             curve_with_band(costs, cost, "dose", color=color, style=style, marker=marker, label=direction)
         shares.axhline(0, color=MUTED, linewidth=0.6)
-        shares.set_title(f"{model}: {'comes' if model == 'reference' else 'goes'}")
+        shares.set_title(f"{model}: {'produced' if model == 'reference' else 'undone'}")
         costs.set_title(f"{model}: cost")
-        shares.set_ylabel("share of the shift" if place == 0 else "")
-        costs.set_ylabel("KL elsewhere (nats)")
+        shares.set_ylabel("share of the shift" if column == 0 else "")
+        costs.set_ylabel("KL, unrelated text (nats)")
         for axes in (shares, costs):
             axes.set_xlabel("dose")
             axes.grid()

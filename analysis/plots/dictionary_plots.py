@@ -16,14 +16,14 @@ from .plot import Plot
 from .style import COLUMN, INK, INTERVENED, LOOKS, MUTED, PAGE, REFERENCE
 
 _LARGEST = 15
-"""Latents whose share of the shift is drawn one by one."""
+"""Number of latents whose shares of the shift are drawn individually."""
 
 _NU_SHOWN = (-0.1, 1.4)
-"""ν outside of this is drawn at the edge."""
+"""Range of ν shown; values outside it are drawn at the edge."""
 
 
 def dictionary_plots(results: AnalysisResults) -> Iterator[Plot]:
-    """Every figure that the analysis has numbers for."""
+    """Yield all figures that the analysis has data for."""
     features: Any = results.features
     fired = features[features["label"] != "dead"]
     if results.has_norms:
@@ -66,13 +66,13 @@ def dictionary_plots(results: AnalysisResults) -> Iterator[Plot]:
 
 
 def _weaker_share(features: Any) -> Any:
-    """Norm of the weaker decoder row as a share of the stronger."""
+    """Return the ratio of the weaker to the stronger decoder norm."""
     norms = features[["norm_reference", "norm_intervened"]]
     return norms.min(axis=1) / norms.max(axis=1)
 
 
 def _histogram(results: AnalysisResults, latents: Any, column: str) -> pd.DataFrame:
-    """A row a bin, a column a label that occurs; the bins are those of summary.json."""
+    """Return counts with one row per bin and one column per label that occurs; bins as in summary.json."""
     name = {"relative_norm": "relative_norm_histogram", "decoder_cosine": "cosine_histogram"}[column]
     edges = np.array(results.summary[name]["edges"])
     present = [label for label in LABELS if (latents["label"] == label).any()]
@@ -89,7 +89,7 @@ def _histogram_plot(name: str, data: Any, title: str, middle: float) -> Plot:
 
 
 def _draw_histogram(figure: Figure, data: Any, *, title: str, middle: float) -> None:
-    """A strip a label, each with its own scale."""
+    """Draw one strip per label, each on its rows scale."""
     labels = list(data.columns[2:])
     strips: Any = figure.subplots(max(1, len(labels)), 1, sharex=True, squeeze=False)[:, 0]
     width = data["high"] - data["low"]
@@ -117,17 +117,17 @@ def _draw_norm_and_cosine(figure: Figure, data: Any) -> None:
 
 
 def _scatter(axes: Axes, data: Any, x: str, y: str, sizes: np.ndarray | float = 12.0) -> None:
-    """Labels that say that something changed lie on top."""
+    """Draw the latents by label, with labels of change on top."""
     areas = pd.Series(np.broadcast_to(sizes, len(data)), index=data.index)
     for label in reversed(LABELS):
-        own = data[data["label"] == label]
-        if own.empty:
+        rows = data[data["label"] == label]
+        if rows.empty:
             continue
         look = LOOKS[label]
         lines: Any = {"edgecolors": "white"} if look.marker not in "x+" else {}
         axes.scatter(
-            own[x], own[y], areas[own.index], look.color, marker=look.marker, alpha=0.85, linewidths=0.4 if lines else 0.8,
-            label=f"{label} ({len(own):,})", **lines,
+            rows[x], rows[y], areas[rows.index], look.color, marker=look.marker, alpha=0.85, linewidths=0.4 if lines else 0.8,
+            label=f"{label} ({len(rows):,})", **lines,
         )  # fmt: skip
 
 
@@ -159,8 +159,8 @@ def _draw_latent_scaling(figure: Figure, data: Any) -> None:
         .any(axis=1)
         .sum()
     )
-    note = "dashed: limits of the rule, on upper bounds" + (
-        f"\n{outside:,} beyond the edge are drawn on it" if outside else ""
+    note = "dashed: limits of the rule, for upper bounds" + (
+        f"\n{outside:,} outside the range are drawn at the edge" if outside else ""
     )
     axes.set_title(note, fontsize=6.5, color=MUTED)
     axes.grid()
@@ -180,11 +180,11 @@ def _draw_labels(figure: Figure, data: Any) -> None:
     axes.errorbar(
         counts, places, xerr=whiskers(numbers["low"], counts, numbers["high"]), fmt="none", ecolor=INK, elinewidth=0.8, capsize=2
     )  # fmt: skip
-    for place, label, count in zip(places, data["label"], counts, strict=True):
-        axes.plot(count, place, LOOKS[label].marker, color=LOOKS[label].color, markersize=4.5)
+    for y, label, count in zip(places, data["label"], counts, strict=True):
+        axes.plot(count, y, LOOKS[label].marker, color=LOOKS[label].color, markersize=4.5)
         axes.annotate(
             f"{int(count):,}",
-            (1.02, place),
+            (1.02, y),
             xycoords=("axes fraction", "data"),
             ha="left",
             va="center",
@@ -193,7 +193,7 @@ def _draw_labels(figure: Figure, data: Any) -> None:
     if numbers["expected_false"].notna().any():
         axes.plot(
             numbers["expected_false"], places, "D", markersize=5.5, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=0.8,
-            linestyle="none", label="to be expected from nothing",
+            linestyle="none", label="expected false labels",
         )  # fmt: skip
         figure.legend(loc="outside lower left")
     axes.set_xscale("symlog", linthresh=1)
@@ -208,7 +208,7 @@ def _draw_labels(figure: Figure, data: Any) -> None:
 
 
 def _limits(results: AnalysisResults) -> pd.DataFrame:
-    """A row a limit and value."""
+    """Return one row per limit and value."""
     parts = [
         pd.DataFrame(
             {
@@ -230,16 +230,20 @@ def _draw_limits(figure: Figure, data: Any) -> None:
     names = list(dict.fromkeys(data["limit"]))
     panels: Any = figure.subplots(-(-len(names) // 2), 2, squeeze=False).flatten()
     for axes, name in zip(panels, names, strict=False):
-        own = data[data["limit"] == name]
-        axes.plot(own["value"], own["new"], "-", color=INTERVENED, label="new")
-        axes.plot(own["value"], own["lost"], "-.", color=REFERENCE, label="lost")
-        if own["expected_false"].notna().any():
+        rows = data[data["limit"] == name]
+        axes.plot(rows["value"], rows["new"], "-", color=INTERVENED, label="new")
+        axes.plot(rows["value"], rows["lost"], "-.", color=REFERENCE, label="lost")
+        if rows["expected_false"].notna().any():
             axes.plot(
-                own["value"], own["expected_false"], ":", color=INK, label="of them expected from nothing"
+                rows["value"],
+                rows["expected_false"],
+                ":",
+                color=INK,
+                label="expected false labels among them",
             )
-        limit_line(axes, float(own["configured"].iloc[0]))
-        axes.set_ylim(0, max(1.0, 1.08 * float(own[["new", "lost", "expected_false"]].max().max())))
-        axes.set(xlabel=own["meaning"].iloc[0], ylabel="latents")
+        limit_line(axes, float(rows["configured"].iloc[0]))
+        axes.set_ylim(0, max(1.0, 1.08 * float(rows[["new", "lost", "expected_false"]].max().max())))
+        axes.set(xlabel=rows["meaning"].iloc[0], ylabel="latents")
         axes.grid()
     for axes in panels[len(names) :]:
         axes.set_axis_off()
@@ -250,7 +254,7 @@ def _draw_limits(figure: Figure, data: Any) -> None:
 
 
 def _ranked_shares(features: Any) -> pd.DataFrame:
-    """All latents with a share, the largest first."""
+    """Return all latents with a share of the shift, largest first."""
     columns = ["latent", "label", "shift_share", "shift_share_low", "shift_share_high"]
     ranked = features[columns].dropna(subset=["shift_share"])
     ranked = ranked.sort_values(["shift_share", "latent"], ascending=[False, True], ignore_index=True)
@@ -282,7 +286,7 @@ def _draw_shift_share(figure: Figure, data: Any) -> None:
     )
     right.set(
         xscale="log",
-        title="together, largest first",
+        title="cumulative, largest first",
         xlabel="latents",
         ylabel="share of E‖intervened − reference‖²",
     )

@@ -1,4 +1,4 @@
-"""A figure, before it is drawn: what it is called, which numbers it shows, and how."""
+"""A figure before drawing: its name, its data, and its drawing function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure. Nothing else is drawn than what `data` holds."""
+    """One figure, drawn from `data` alone."""
 
     name: str
-    """Path of its files without the ending, e.g. `limits` or `behaviors/refusal/shift`."""
+    """Path of its files without extension, e.g. `limits` or `behaviors/refusal/shift`."""
 
     data: pd.DataFrame
     draw: Callable[[Any, pd.DataFrame], None]
-    """Draws the numbers on a matplotlib figure."""
+    """Draws the data on a matplotlib figure."""
 
     size: tuple[float, float]
-    """Inches."""
+    """Width and height in inches."""
 
     def figure(self) -> Any:
-        """The matplotlib figure."""
-        from .style import drawn
+        """Draw the matplotlib figure."""
+        from .style import draw_figure
 
-        return drawn(lambda figure: self.draw(figure, self.data), self.size)
+        return draw_figure(lambda figure: self.draw(figure, self.data), self.size)
 
     def csv(self) -> str:
-        """The numbers as CSV; an empty cell: not measured, or not there."""
+        """Return the data as CSV; empty cells were not measured or do not apply."""
         return self.data.to_csv(index=False, lineterminator="\n")

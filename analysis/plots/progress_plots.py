@@ -1,4 +1,4 @@
-"""Figures of a course: of training, of a sweep over sizes, and of latents over the snapshots between two models."""
+"""Curves of training, of a sweep over sizes, and of latents over the checkpoints between two models."""
 
 import json
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ from ..tables.metrics_log import read_metrics
 from ..tables.read_columns import read_columns
 from .axes import curve_with_band, plain_numbers, scaled_numbers
 from .plot import Plot
-from .style import COLUMN, DIFFERENCE, INK, INTERVENED, MUTED, PAGE, REFERENCE, short
+from .style import COLUMN, DIFFERENCE, INK, INTERVENED, MUTED, PAGE, REFERENCE, truncated
 
-_FOLLOWED = 8
-"""Latents whose course is drawn."""
+_MAX_TRAJECTORIES = 8
+"""Number of latents whose trajectories are drawn."""
 
-_EXPLAINED = "metrics/explained_variance/"
-_DIFFERENCE = "diff/explained_variance"
+_FVE_PREFIX = "metrics/explained_variance/"
+_FVE_DIFFERENCE = "diff/explained_variance"
 _PANELS = (
     ("losses/overall_loss", "loss"),
-    ("metrics/l0", "latents that fire on a token"),
+    ("metrics/l0", "latents firing per token"),
     ("sparsity/dead_share", "share of dead latents"),
 )
 
@@ -36,18 +36,18 @@ _LOOKS: dict[str, Any] = {
     "difference": (DIFFERENCE, "-"),
 }
 
-_WIDE = 20
-"""Times the smallest value that the largest may be before an axis is logarithmic."""
+_LOG_RATIO = 20
+"""Ratio of largest to smallest value above which an axis is logarithmic."""
 
-_SMALLEST_SPAN = 0.1
-"""Of an axis that begins at 0, so that nothing is not drawn as if it were much."""
+_MIN_SPAN = 0.1
+"""Smallest span of an axis that starts at 0, so that values near zero do not look large."""
 
 
 def training_plots(folder: RunFolder) -> Iterator[Plot]:
-    """Of metrics.jsonl and of a sweep, where there are any."""
+    """Yield the figures of metrics.jsonl and of a sweep, if they exist."""
     if folder.metrics.is_file():
         metrics: Any = read_metrics(folder)
-        explained = [name for name in metrics if name.startswith(_EXPLAINED)] + [_DIFFERENCE]
+        explained = [name for name in metrics if name.startswith(_FVE_PREFIX)] + [_FVE_DIFFERENCE]
         shown = [
             name for name in ("step", "tokens", *explained, *(name for name, _ in _PANELS)) if name in metrics
         ]
@@ -55,11 +55,13 @@ def training_plots(folder: RunFolder) -> Iterator[Plot]:
             yield Plot("training", metrics[shown], _draw_training, (PAGE, 3.6))
     sweep = folder.sweep / "sweep.json"
     if sweep.is_file():
-        yield Plot("sweep", _swept(sweep.read_text(encoding="utf-8"), str(sweep)), _draw_sweep, (COLUMN, 2.4))
+        yield Plot(
+            "sweep", _sweep_curve(sweep.read_text(encoding="utf-8"), str(sweep)), _draw_sweep, (COLUMN, 2.4)
+        )
 
 
 def trajectory_plots(folder: RunFolder, results: AnalysisResults) -> Iterator[Plot]:
-    """Of a run with snapshots."""
+    """Yield the figures of a run with snapshots."""
     monitoring = results.summary.get("monitoring")
     if not monitoring or not folder.trajectories.is_file():
         return
@@ -73,18 +75,20 @@ def trajectory_plots(folder: RunFolder, results: AnalysisResults) -> Iterator[Pl
     )
     order = (
         last.sort_values(["shift_share", "latent"], ascending=[False, True])["latent"]
-        .head(_FOLLOWED)
+        .head(_MAX_TRAJECTORIES)
         .tolist()
     )
     if order:
-        course = table[table["latent"].isin(order)].set_axis(
+        trajectories = table[table["latent"].isin(order)].set_axis(
             ["latent", "checkpoint", "value", "low", "high"], axis=1
         )
-        course = course.assign(
-            name=course["checkpoint"].map(checkpoints), place=course["latent"].map({latent: place for place, latent in enumerate(order)})
+        trajectories = trajectories.assign(
+            name=trajectories["checkpoint"].map(checkpoints), rank=trajectories["latent"].map({latent: rank for rank, latent in enumerate(order)})
         )  # fmt: skip
-        course = course.sort_values(["place", "checkpoint"], ignore_index=True).drop(columns="place")
-        yield Plot("trajectories", course, _draw_trajectories, (COLUMN, 2.9))
+        trajectories = trajectories.sort_values(["rank", "checkpoint"], ignore_index=True).drop(
+            columns="rank"
+        )
+        yield Plot("trajectories", trajectories, _draw_trajectories, (COLUMN, 2.9))
     alarm = monitoring.get("alarm")
     if alarm and alarm["checkpoints"]:
         columns = ["checkpoint", "name", "statistic", "threshold", "p_value", "rings"]
@@ -98,11 +102,11 @@ def trajectory_plots(folder: RunFolder, results: AnalysisResults) -> Iterator[Pl
 
 def _draw_training(figure: Figure, data: Any) -> None:
     panels: Any = figure.subplots(2, 2, sharex=True).flatten()
-    explained = [name for name in data.columns if name.startswith(_EXPLAINED) or name == _DIFFERENCE]
-    for place, name in enumerate(explained):
-        model = "difference" if name == _DIFFERENCE else name.removeprefix(_EXPLAINED)
-        # Snapshots: dotted, the later the wider apart.
-        color, style = _LOOKS.get(model, (MUTED, (0, (1, 1 + place))))
+    explained = [name for name in data.columns if name.startswith(_FVE_PREFIX) or name == _FVE_DIFFERENCE]
+    for index, name in enumerate(explained):
+        model = "difference" if name == _FVE_DIFFERENCE else name.removeprefix(_FVE_PREFIX)
+        # Snapshots are dotted, with wider gaps for later ones.
+        color, style = _LOOKS.get(model, (MUTED, (0, (1, 1 + index))))
         found = data[["tokens", name]].dropna()
         panels[0].plot(found["tokens"], found[name], linestyle=style, color=color, label=model)
     panels[0].set_title("variance explained, held-out tokens")
@@ -113,19 +117,19 @@ def _draw_training(figure: Figure, data: Any) -> None:
             found = data[["tokens", name]].dropna()
             axes.plot(found["tokens"], found[name], color=INK)
             lowest, highest = float(found[name].min()), float(found[name].max())
-            if lowest > 0 and highest > _WIDE * lowest:
+            if lowest > 0 and highest > _LOG_RATIO * lowest:
                 axes.set_yscale("log")
                 plain_numbers(axes.yaxis)
             else:
-                axes.set_ylim(0, max(1.08 * highest, _SMALLEST_SPAN))
+                axes.set_ylim(0, max(1.08 * highest, _MIN_SPAN))
     for axes in panels:
         axes.grid()
     for axes in panels[2:]:
         unit = scaled_numbers(axes.xaxis, float(data["tokens"].max()))
-        axes.set_xlabel(f"tokens trained on ({unit})" if unit else "tokens trained on")
+        axes.set_xlabel(f"training tokens ({unit})" if unit else "training tokens")
 
 
-def _swept(text: str, path: str) -> pd.DataFrame:
+def _sweep_curve(text: str, path: str) -> pd.DataFrame:
     try:
         record = json.loads(text)
         measure, chosen = record["measure"], record["chosen"]
@@ -134,9 +138,7 @@ def _swept(text: str, path: str) -> pd.DataFrame:
             for row in record["curve"]
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{path}: not the record of a sweep ({error}); run crosscoder sweep again"
-        ) from None
+        raise FormatError(f"{path}: not a record of a sweep ({error}); run crosscoder sweep again") from None
     return pd.DataFrame(rows).assign(
         chosen=[(row["n_latents"], row["k"]) == (chosen["n_latents"], chosen["k"]) for row in rows]
     )
@@ -145,12 +147,12 @@ def _swept(text: str, path: str) -> pd.DataFrame:
 def _draw_sweep(figure: Figure, data: Any) -> None:
     axes = figure.subplots()
     styles = ("-", "--", "-.", ":")
-    for place, (n_latents, own) in enumerate(data.groupby("n_latents")):
-        own = own.sort_values("k")
+    for index, (n_latents, rows) in enumerate(data.groupby("n_latents")):
+        rows = rows.sort_values("k")
         axes.plot(
-            own["k"],
-            own["explained"],
-            styles[place % len(styles)],
+            rows["k"],
+            rows["explained"],
+            styles[index % len(styles)],
             marker="o",
             color=INK,
             label=f"{n_latents:,} latents",
@@ -166,7 +168,7 @@ def _draw_sweep(figure: Figure, data: Any) -> None:
         linestyle="none",
         label="chosen",
     )
-    axes.set(xlabel="latents that may fire on a token (k)", ylabel="variance explained\nof the difference")
+    axes.set(xlabel="latents firing per token (k)", ylabel="variance explained\nof the difference")
     axes.grid()
     axes.legend(loc="best")
 
@@ -179,10 +181,10 @@ def _draw_trajectories(figure: Figure, data: Any) -> None:
     markers, styles = "o^sDvPX*", ("-", "--", "-.", ":")
     latents = list(dict.fromkeys(data["latent"]))
     shades = np.linspace(0.05, 0.62, len(latents))
-    for place, latent in enumerate(latents):
-        own = data[data["latent"] == latent]
+    for index, latent in enumerate(latents):
+        rows = data[data["latent"] == latent]
         curve_with_band(
-            axes, own, "checkpoint", color=str(shades[place]), style=styles[place % len(styles)], marker=markers[place % len(markers)],
+            axes, rows, "checkpoint", color=str(shades[index]), style=styles[index % len(styles)], marker=markers[index % len(markers)],
             label=str(latent),
         )  # fmt: skip
     _name_checkpoints(axes, data)
@@ -190,7 +192,7 @@ def _draw_trajectories(figure: Figure, data: Any) -> None:
     figure.legend(
         loc="outside upper left",
         ncols=4,
-        title="latents that changed, largest share at the end",
+        title="changed latents with the largest final share",
         alignment="left",
         title_fontsize=7,
     )
@@ -215,10 +217,10 @@ def _draw_alarm(figure: Figure, data: Any) -> None:
         "o",
         color=INTERVENED,
         linestyle="none",
-        label="rings",
+        label="alarm raised",
     )
     _name_checkpoints(axes, data)
-    axes.set_ylabel("change since the\ncheckpoint before")
+    axes.set_ylabel("change from the\nprevious checkpoint")
     axes.set_ylim(bottom=0)
     axes.legend(loc="best")
 
@@ -226,7 +228,7 @@ def _draw_alarm(figure: Figure, data: Any) -> None:
 def _name_checkpoints(axes: Any, data: Any) -> None:
     named = data.drop_duplicates("checkpoint").sort_values("checkpoint")
     axes.set_xticks(
-        named["checkpoint"], [short(str(name), 14) for name in named["name"]], rotation=30, ha="right"
+        named["checkpoint"], [truncated(str(name), 14) for name in named["name"]], rotation=30, ha="right"
     )
     axes.set_xlim(named["checkpoint"].min() - 0.2, named["checkpoint"].max() + 0.2)
     axes.grid()

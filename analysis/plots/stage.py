@@ -1,4 +1,4 @@
-"""The stage `plot`: every figure that a run has numbers for, each as files of its own with its numbers beside it."""
+"""The stage `plot`: writes every figure that a run has data for, with its data as CSV."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,38 +13,40 @@ from .plot import Plot
 
 
 def write_plots(folder: RunFolder, to: Path | None = None, formats: Sequence[str] = ("png", "svg")) -> Path:
-    """Write every figure in every format, and its numbers as CSV; the folder they lie in, RUN/plots if `to` is left out.
+    """Write every figure in every format, and its data as CSV, to `to` (default RUN/plots); return that folder.
 
     Raises:
         ResourceError: matplotlib is not installed.
-        ConfigError: A format is not known.
-        FormatError: A file of the run is damaged, or there is nothing yet to draw.
+        ConfigError: A format is unknown.
+        FormatError: A file of the run is damaged, or the run has nothing to draw yet.
     """
     require_matplotlib("a figure")
-    from .style import FORMATS, Format, rendered
+    from .style import FORMATS, Format, figure_bytes
 
     for kind in formats:
         if kind not in FORMATS:
             raise ConfigError(
-                f"--format: {kind!r} is not known{did_you_mean(kind, FORMATS)}; give some of {', '.join(FORMATS)}"
+                f"--format: {kind!r} is unknown{did_you_mean(kind, FORMATS)}; available formats are {', '.join(FORMATS)}"
             )
     chosen: list[Format] = [kind for kind in FORMATS if kind in formats]
     plots = plots_of(folder)
     if not plots:
         raise FormatError(f"{folder.path}: nothing to draw yet; run `crosscoder run {folder.path}`")
-    place = folder.plots if to is None else to
+    target = folder.plots if to is None else to
     for plot in plots:
         figure = plot.figure()
         for kind in chosen:
-            write_atomic(place / f"{plot.name}.{kind}", rendered(figure, kind))
-        write_atomic(place / f"{plot.name}.csv", plot.csv())
-    return place
+            write_atomic(target / f"{plot.name}.{kind}", figure_bytes(figure, kind))
+        write_atomic(target / f"{plot.name}.csv", plot.csv())
+    return target
 
 
 def plots_of(folder: RunFolder) -> list[Plot]:
-    """The figures that the run has numbers for, not drawn yet.
+    """Return the figures that the run has data for, not drawn yet.
 
-    Raises ResourceError where matplotlib is not installed, FormatError where a file of the run is damaged.
+    Raises:
+        ResourceError: matplotlib is not installed.
+        FormatError: A file of the run is damaged.
     """
     require_matplotlib("a figure")
     return list(_plots(folder))

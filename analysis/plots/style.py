@@ -1,6 +1,6 @@
-"""How every figure looks: sizes, colors, marks and hatches that tell labels apart without color, and files that are the same each time.
+"""The style of all figures: sizes, colors, and marks and hatches that distinguish labels without color.
 
-Text stays text in SVG and PDF. No file holds a date, and names inside an SVG are made from a fixed salt.
+Output is reproducible: no file contains a date, and ids in SVG use a fixed salt. Text stays text in SVG and PDF.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ Format = Literal["png", "svg", "pdf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 COLUMN, PAGE = 3.4, 7.0
-"""Widths in inches: one column of a two-column paper, and both."""
+"""Widths in inches: one column of a two-column paper, and the full page."""
 
 INK, MUTED, FAINT = "#1d1d1b", "#6b6b66", "#d9d9d3"
 REFERENCE, INTERVENED, DIFFERENCE = "#1f5fbf", "#b83a0e", "#1d1d1b"
@@ -27,7 +27,7 @@ REFERENCE, INTERVENED, DIFFERENCE = "#1f5fbf", "#b83a0e", "#1d1d1b"
 
 @dataclass(frozen=True)
 class Look:
-    """How a label is drawn. The colors are those of the page; marks and hatches differ too."""
+    """How a label is drawn. Colors match the page; marks and hatches differ between labels too."""
 
     color: str
     marker: str
@@ -74,7 +74,7 @@ _STYLE: Any = {
     "ytick.labelsize": 7,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    # A name with two dollar signs is no formula.
+    # Names may contain dollar signs.
     "text.parse_math": False,
     "axes.formatter.use_mathtext": False,
     "figure.constrained_layout.h_pad": 0.03,
@@ -92,41 +92,41 @@ _METADATA: dict[Format, dict[str, Any]] = {
 
 
 class PaperFigure(Figure):
-    """A figure that a notebook shows by itself, whatever its own settings are."""
+    """A figure that a notebook displays in this style, whatever the user's settings."""
 
     def _repr_png_(self) -> bytes:
-        return rendered(self, "png")
+        return figure_bytes(self, "png")
 
 
-def drawn(draw: Callable[[Figure], None], size: tuple[float, float]) -> PaperFigure:
-    """A figure of some inches, drawn in this style."""
+def draw_figure(draw: Callable[[Figure], None], size: tuple[float, float]) -> PaperFigure:
+    """Draw a figure of the given size in inches in this style."""
     with _style():
         figure = PaperFigure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure)
-        # Laid out once: each file would else be laid out a little differently from the one before.
+        # Freeze the layout, which would otherwise differ slightly between files.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
     return figure
 
 
-def rendered(figure: Figure, kind: Format) -> bytes:
-    """A figure as a file; the same bytes each time."""
+def figure_bytes(figure: Figure, kind: Format) -> bytes:
+    """Return the content of the figure's file; byte-identical on every call."""
     with _style():
         file = BytesIO()
         figure.savefig(file, format=kind, metadata=_METADATA[kind])
     return file.getvalue()
 
 
-def short(text: str, most: int = 40) -> str:
-    """Text of others for a title: nothing in it is hidden, and it is cut where it is long."""
+def truncated(text: str, max_length: int = 40) -> str:
+    """Return text for a title, with invisible characters spelled out, truncated to `max_length` characters."""
     shown = visible(text)
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    return shown if len(shown) <= max_length else shown[: max_length - 1] + "…"
 
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """matplotlib's defaults and ours over them, whatever a user's own settings are."""
+    """Apply matplotlib's defaults and this style, ignoring the user's settings."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)

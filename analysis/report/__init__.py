@@ -1,4 +1,4 @@
-"""What the evidence supports, in words: report.json, report.md and report.html, each claim beside its numbers."""
+"""The report: what the evidence supports, in words and numbers, as report.json, report.md and report.html."""
 
 from .desiderata import unmet
 from .render import read_report, write_report

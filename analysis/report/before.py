@@ -1,4 +1,4 @@
-"""What the models differ in before any dictionary, in words: predictions, layers, and the plain difference of activations."""
+"""How the models differ before any dictionary, in words: predictions, layers, and the difference of activations itself."""
 
 import json
 import math
@@ -11,21 +11,26 @@ from .phrases import NOT_MEASURED, visible
 from .schema import BeforeDictionary, LayerShift, Prediction, Statement
 from .wording import Quote, Sentence, listed, say, tokens
 
-# Rows of the table of layers, beside the hookpoint and the last; and how many tokens and places are told.
+# Rows of the table of layers (besides the hookpoint and the last), tokens and places that are listed.
 _LAYERS, _TOKENS, _PLACES = 10, 6, 5
 _POSITIONS = 6
 
-# A number in a name would be in no field: components are counted in words, and of how many positions stands in the sentence.
-_COMPONENTS = {
-    f"component {place}": f"{word} component"
-    for place, word in enumerate(("first", "second", "third", "fourth", "fifth"), start=1)
+# Names hold no numbers, which would be in no field: components are counted in words, and positions are in the sentence.
+_NAMES = {
+    "mean": "mean difference",
+    **{
+        f"component {place}": f"{word} principal component"
+        for place, word in enumerate(("first", "second", "third", "fourth", "fifth"), start=1)
+    },
 }
-_NOT_COMPARABLE = "the two models predict tokens of different vocabularies, so that their predictions have no divergence: undefined."
+_NOT_COMPARABLE = (
+    "undefined: the models predict tokens of different vocabularies, so their predictions have no divergence."
+)
 _FIRST_POSITIONS = re.compile(r"mean of the first (\d+) positions")
 
 
 def before_dictionary(folder: RunFolder, summary: dict[str, Any]) -> BeforeDictionary:
-    """From survey.json, where the run has one, and the summary of the analysis."""
+    """Return what survey.json, if the run has one, and the summary of the analysis contain."""
     statements: list[Statement] = []
     predictions: tuple[Prediction, ...] = ()
     layers: tuple[LayerShift, ...] = ()
@@ -35,7 +40,7 @@ def before_dictionary(folder: RunFolder, summary: dict[str, Any]) -> BeforeDicti
             statements.append(Statement(name="predictions", text=say(_NOT_COMPARABLE), verdict=NOT_MEASURED))
         else:
             statements += _predictions(survey)
-            predictions = tuple(_place(entry) for entry in survey["predictions"]["largest"][:_PLACES])
+            predictions = tuple(_prediction(entry) for entry in survey["predictions"]["largest"][:_PLACES])
         layers = _layers(survey["layers"] or [])
     else:
         statements.append(Statement(name="predictions, layers", text=say(NOT_MEASURED), verdict=NOT_MEASURED))
@@ -52,18 +57,19 @@ def _predictions(survey: dict[str, Any]) -> list[Statement]:
         n_documents=survey["n_documents"],
     )
     if kl["max"] == 0:
-        same = say("both models predict the same after each of {over}.", over=over)
+        same = say("both models predict the same next token probabilities after each of {over}.", over=over)
         return [Statement(name="predictions", text=same)]
     by_template: Sentence | str = ""
     if kl["template_mean"] is not None and kl["other_mean"] is not None:
         by_template = say(
-            "; {template:.4f} nats after tokens of the chat template and {other:.4f} after others",
+            "; the mean is {template:.4f} nats after tokens of the chat template and {other:.4f} after others",
             template=kl["template_mean"],
             other=kl["other_mean"],
         )
     differ = say(
-        "the models' next-token predictions differ by {mean:.4f} nats a token (KL of the intervened from the reference; median "
-        "{median:.4f}), over {over}; the largest hundredth of the tokens holds {largest_hundredth:percent} of it{by_template}.",
+        "the models' next-token predictions differ by {mean:.4f} nats per token on average (KL of the intervened model from the reference; "
+        "median {median:.4f}), over {over}; the hundredth of the tokens with the largest KL holds {largest_hundredth:percent} of the "
+        "total{by_template}.",
         mean=kl["mean"],
         median=kl["median"],
         over=over,
@@ -72,31 +78,31 @@ def _predictions(survey: dict[str, Any]) -> list[Statement]:
     )
     rows = sorted(kl["by_position"], key=lambda row: -row["mean"])[:_POSITIONS]
     where = say(
-        "largest at positions {rows} nats.",
-        rows=listed((f"from_{row['first']}", _range(row)) for row in rows),
+        "the mean KL is largest at positions {rows}.",
+        rows=listed((f"from_{row['first']}", _position(row)) for row in rows),
     )
     return [
         Statement(name="predictions", text=differ, value=kl["mean"]),
         Statement(name="where in a document", text=where),
-        Statement(name="tokens the intervened model prefers", text=_mined(found["raised"], "doubles")),
-        Statement(name="tokens it avoids", text=_mined(found["lowered"], "halves")),
+        Statement(name="tokens the intervened model prefers", text=_most_changed(found["raised"], "doubles")),
+        Statement(name="tokens the intervened model avoids", text=_most_changed(found["lowered"], "halves")),
     ]
 
 
-def _range(row: dict[str, Any]) -> Sentence:
+def _position(row: dict[str, Any]) -> Sentence:
     if row["first"] == row["last"]:
-        return say("{position} {kl:.4f}", position=row["first"], kl=row["mean"])
-    return say("{first}–{last} {kl:.4f}", first=row["first"], last=row["last"], kl=row["mean"])
+        return say("{position} ({kl:.4f} nats)", position=row["first"], kl=row["mean"])
+    return say("{first}–{last} ({kl:.4f} nats)", first=row["first"], last=row["last"], kl=row["mean"])
 
 
-def _mined(entries: list[dict[str, Any]], verb: str) -> Sentence:
+def _most_changed(entries: list[dict[str, Any]], verb: str) -> Sentence:
     if not entries:
         return say("none: the probability of no likely token {verb} anywhere.", verb=verb)
-    told = listed(
+    most_often = listed(
         (
             f"rank_{rank}",
             say(
-                "{token} at {share:percent} of the positions (× {ratio:.2g})",
+                "{token} {share:percent} (× {ratio:.2g})",
                 token=Quote(entry["token"]),
                 share=entry["share"],
                 ratio=math.exp(entry["mean_log_ratio"]),
@@ -104,11 +110,15 @@ def _mined(entries: list[dict[str, Any]], verb: str) -> Sentence:
         )
         for rank, entry in enumerate(entries[:_TOKENS], start=1)
     )
-    return say("the probability at least {verb} most often for {told}.", verb=verb, told=told)
+    return say(
+        "tokens whose probability at least {verb} most often, with the share of positions and the geometric mean factor there: {most_often}.",
+        verb=verb,
+        most_often=most_often,
+    )
 
 
-def _place(entry: dict[str, Any]) -> Prediction:
-    def next_(side: str) -> Sentence:
+def _prediction(entry: dict[str, Any]) -> Prediction:
+    def next_tokens(side: str) -> Sentence:
         return listed(
             (f"rank_{rank}", say("{token} {probability:percent}", token=Quote(text), probability=probability))
             for rank, (text, probability) in enumerate(entry[side], start=1)
@@ -117,13 +127,13 @@ def _place(entry: dict[str, Any]) -> Prediction:
     return Prediction(
         context=visible(entry["context"]),
         kl=entry["kl"],
-        reference=next_("reference"),
-        intervened=next_("intervened"),
+        reference=next_tokens("reference"),
+        intervened=next_tokens("intervened"),
     )
 
 
 def _layers(rows: list[dict[str, Any]]) -> tuple[LayerShift, ...]:
-    """Some of the rows, evenly spread, with the hookpoint and the last."""
+    """Return evenly spaced rows, the hookpoint and the last."""
     every = max(1, math.ceil(len(rows) / _LAYERS))
     return tuple(
         LayerShift(
@@ -152,21 +162,24 @@ def _layer(row: dict[str, Any]) -> Sentence:
 
 
 def _plain_difference(summary: dict[str, Any]) -> list[Statement]:
-    """What the difference of the activations says without a dictionary; nothing where it was not measured."""
+    """Return statements about the difference of the activations itself; none if it was not measured."""
     statements = [_direction(entry, str(entry["name"])) for entry in summary.get("plain_difference") or ()]
     components = summary.get("difference_components") or {}
     if components:
         shares = listed(
-            (f"first_{n}", say("{components}: {share:percent}", components=int(n), share=share))
+            (
+                f"first_{n}",
+                say("{components:counted component} {share:percent}", components=int(n), share=share),
+            )
             for n, share in components.items()
         )
-        own = (summary.get("fve") or {}).get("difference")
+        explained = (summary.get("fve") or {}).get("difference")
         text = say(
-            "the first explain of the variance of the difference, for these very tokens: {shares}.{ours}",
+            "share of the variance of the difference that they explain, fitted to these same tokens: {shares}.{dictionary}",
             shares=shares,
-            ours=""
-            if own is None
-            else say(" The dictionary explains {fve_difference:percent}.", fve_difference=own),
+            dictionary=""
+            if explained is None
+            else say(" The dictionary explains {fve_difference:percent}.", fve_difference=explained),
         )
         statements.append(Statement(name="principal components", text=text))
     return statements
@@ -175,18 +188,18 @@ def _plain_difference(summary: dict[str, Any]) -> list[Statement]:
 def _direction(entry: dict[str, Any], name: str) -> Statement:
     first = _FIRST_POSITIONS.fullmatch(name)
     text = say(
-        "{share:percent} of the squared difference lies along {it}{points}.",
+        "{share:percent} of the squared difference lies along it{positions}{lens}.",
         share=entry["share"],
-        it=say("it ({positions} positions)", positions=int(first[1])) if first else "it",
-        points=_points(entry["top"], entry["bottom"]),
+        positions=say(" ({positions} positions)", positions=int(first[1])) if first else "",
+        lens=_lens_tokens(entry["top"], entry["bottom"]),
     )
-    name = "mean of the first positions" if first else _COMPONENTS.get(name, name)
+    name = "mean difference of the first positions" if first else _NAMES.get(name, name)
     return Statement(name=name, text=text, value=entry["share"])
 
 
-def _points(top: list[str], bottom: list[str]) -> Sentence:
+def _lens_tokens(top: list[str], bottom: list[str]) -> Sentence:
     return say(
         "{toward}{away}",
-        toward=say("; points at {tokens}", tokens=tokens(top, "toward")) if top else "",
-        away=say(", and away from {tokens}", tokens=tokens(bottom, "away")) if bottom else "",
+        toward=say("; top tokens {tokens}", tokens=tokens(top, "toward")) if top else "",
+        away=say("; bottom tokens {tokens}", tokens=tokens(bottom, "away")) if bottom else "",
     )

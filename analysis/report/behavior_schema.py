@@ -1,4 +1,4 @@
-"""What a report says of a behavior, as data."""
+"""Behaviors in a report, as data."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from .wording import Sentence
 
 
 class Estimate(ReportPart):
-    """A number with its interval over prompts; null: cannot be estimated."""
+    """A number with its interval over prompts; null if it cannot be estimated."""
 
     value: Finite | None
     """The number."""
@@ -23,175 +23,175 @@ class Origin(ReportPart):
     """A part of the shift."""
 
     name: str
-    """What it comes from."""
+    """The source of this part."""
 
     share: Estimate
-    """How much of the shift, as a share of it: shares of parts that oppose it are negative."""
+    """Share of the shift; negative for a part that opposes it."""
 
     meaning: str
-    """What that is."""
+    """Description of the source."""
 
 
 class CausalCheck(ReportPart):
-    """What goes with some latents, as a share of the shift, beside random latents of the same size."""
+    """Effect of removing or adding some latents, as a share of the shift, compared with random latents of the same norm."""
 
     share: Estimate
-    """How much of the shift goes with them."""
+    """Share of the shift that removing them undoes, or adding them produces."""
 
     random_largest: Finite | None
-    """The largest share that goes with random ones; null: none were drawn."""
+    """Largest such share of the random latents; null if none were drawn."""
 
     n_random: Count
-    """How many sets of random latents there were."""
+    """Number of sets of random latents."""
 
     p_value: Finite | None
-    """Share of the random sets, the claim itself counted among them, that reach it; null: none were drawn."""
+    """Share of the random sets, with the latents themselves counted as one, that reach the effect; null if none were drawn."""
 
     passed: bool
-    """Whether the interval lies above 0.01 and chance does not reach it."""
+    """Whether the interval lies above 0.01 and random latents do not reach the effect."""
 
 
 class CarryingLatent(ReportPart):
     """A latent that carries some of the shift."""
 
     latent: Count
-    """Its number, counted from 0, as in features.parquet."""
+    """Index, counted from 0, as in features.parquet."""
 
     evidence: Evidence
-    """What may be said of it: observed, associated with the shift on held-out prompts, or a cause of it there."""
+    """Strongest supported claim: observed, associated with the shift on held-out prompts, or a cause of it there."""
 
     attribution: Finite | None
-    """Its share of the shift by integrated gradients, on held-out prompts; null: the metric has no gradient."""
+    """Its share of the shift by integrated gradients, on held-out prompts; null if the metric has no gradient."""
 
     necessity: CausalCheck
-    """Taken out of the intervened model alone."""
+    """Effect of removing only this latent from the intervened model."""
 
     sufficiency: CausalCheck | None
-    """Put into the reference's activations alone; null: undefined, the models share no space."""
+    """Effect of adding only this latent to the reference's activations; null if undefined, because the models share no space."""
 
     link: Address
     """The latent on the page."""
 
 
 class CurvePoint(ReportPart):
-    """What goes with the first latents of the ranking."""
+    """Effect of removing or adding the first latents of the ranking together."""
 
     latents: Count
-    """How many are taken together."""
+    """Number of latents."""
 
     necessity: Estimate
-    """Share of the shift that goes when they are taken out of the intervened model."""
+    """Share of the shift that removing them from the intervened model undoes."""
 
     sufficiency: Estimate | None
-    """Share of the shift that comes when they are put into the reference's activations; null: undefined, the models share no space."""
+    """Share of the shift that adding them to the reference's activations produces; null if undefined, because the models share no space."""
 
 
 class LayerShare(ReportPart):
-    """How much of the shift stands in the output of a layer."""
+    """How much of the shift is present in the output of a layer."""
 
     layer: Count
     """The layer, counted from 0."""
 
     represented: Estimate
-    """Share of the shift that stands there; the rest is done above it."""
+    """Share of the shift that is present there; the layers above add the rest."""
 
     hookpoint: bool
     """Whether the dictionary reads this layer."""
 
 
 class Dose(ReportPart):
-    """A constant direction added to every token of one model alone, and what that costs on unrelated text."""
+    """Steering: a constant direction added to every token of one model, and its cost on unrelated text."""
 
     model: Literal["reference", "intervened"]
-    """The model: the reference is pushed the way of the shift, the intervened model back."""
+    """The steered model: the reference in the direction of the shift, the intervened model against it."""
 
     direction: str
-    """That of the named latents, the plain difference of means, or a random one of the same norm."""
+    """Direction of the named latents, the difference of means, or a random direction of the same norm."""
 
     dose: Finite
     """Multiple of the direction."""
 
     share: Estimate
-    """How much of the shift comes, or goes."""
+    """Share of the shift that is produced in the reference, or undone in the intervened model."""
 
     kl: Estimate
     """KL of the next token on unrelated text, in nats."""
 
     perplexity: NotNegative
-    """On unrelated text, before."""
+    """Perplexity on unrelated text without steering."""
 
     perplexity_changed: NotNegative
-    """On unrelated text, after."""
+    """Perplexity on unrelated text with steering."""
 
 
 class Explanation(ReportPart):
     """Where an established shift comes from, and which latents carry it."""
 
     origins: tuple[Origin, ...]
-    """The shift taken apart, on held-out prompts. What stands at the hookpoint is the sum of latents, bias, error and tokens left out;
-    between models that share no space each is a difference of what it does within the two, and there is no bias."""
+    """Parts of the shift, on held-out prompts. What is present at the hookpoint is the sum of latents, bias, error and tokens left out.
+    For models that share no space, each part is the difference of its effects within the two, and there is no bias."""
 
     level: Evidence
-    """What may be said of the named latents together."""
+    """Strongest supported claim about the named latents together."""
 
     latents: tuple[CarryingLatent, ...]
     """The named latents, the strongest first."""
 
     necessity: CausalCheck
-    """All of them taken out of the intervened model. Where the models share no space, brought to their mean there, as a share of the
-    intervened model's own behavior above its mean activation."""
+    """Effect of removing all of them from the intervened model. If the models share no space: of setting them to their mean, as a share of
+    the intervened model's behavior beyond its mean activation."""
 
     sufficiency: CausalCheck | None
-    """All of them put into the reference's activations; null: undefined, the models share no space."""
+    """Effect of adding all of them to the reference's activations; null if undefined, because the models share no space."""
 
     answers_necessity: CausalCheck | None
-    """The same in generated answers; null: the metric is not of answers."""
+    """`necessity` in generated answers; null if the metric is not of answers."""
 
     answers_sufficiency: CausalCheck | None
-    """The same in generated answers; null: the metric is not of answers."""
+    """`sufficiency` in generated answers; null if the metric is not of answers."""
 
     curve: tuple[CurvePoint, ...]
-    """How the shift grows with the number of latents."""
+    """Effect over the number of latents."""
 
     layers: tuple[LayerShare, ...]
-    """Which layer carries how much, where it changes; empty: not measured."""
+    """Share of the shift after each layer at which it changes; empty if not measured."""
 
     doses: tuple[Dose, ...]
-    """The named latents as a lever."""
+    """Effect and cost of steering."""
 
 
 class BehaviorShift(ReportPart):
     """How a behavior shifted between the two models."""
 
     name: Quoted
-    """Its name."""
+    """Name of the behavior."""
 
     description: Quoted
-    """What it is, in the words of its settings."""
+    """Description in its settings."""
 
     unit: str
     """Unit of its metric."""
 
     established: bool
-    """Whether there is a shift above its noise floor, and as large as its settings ask for. If not, nothing is explained."""
+    """Whether the shift is above its noise floor and as large as its settings require. If not, it is not attributed."""
 
     reference: Estimate
-    """The metric in the reference, on held-out prompts."""
+    """Metric in the reference, on held-out prompts."""
 
     intervened: Estimate
-    """The metric in the intervened model."""
+    """Metric in the intervened model, on held-out prompts."""
 
     shift: Estimate
-    """Their difference."""
+    """Intervened model minus reference."""
 
     floor: NotNegative
-    """What chance reaches: the noise floor of the shift."""
+    """Noise floor: the shift that chance reaches."""
 
     p_value: Finite
-    """Of the paired permutation test."""
+    """p-value of the paired permutation test."""
 
     sentences: tuple[Sentence, ...]
-    """The same in words, no stronger than the evidence."""
+    """The results in words, no stronger than the evidence."""
 
     explanation: Explanation | None
-    """Where the shift comes from; null: no shift is established, or its parts cannot be told apart."""
+    """Where the shift comes from; null if no shift is established or it was not attributed."""

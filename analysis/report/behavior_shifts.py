@@ -1,10 +1,10 @@
-"""Behaviors in the report: how they shifted, which latents carry that, and what is left over, worded no stronger than the evidence."""
+"""Behaviors in the report: how they shifted, which latents carry the shift, and what is left over, worded within the evidence."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..behaviors.behavior_files import LEAST_SHARE, BehaviorResults
+from ..behaviors.behavior_files import MIN_SHARE, BehaviorResults
 from .behavior_schema import (
     BehaviorShift,
     CarryingLatent,
@@ -17,53 +17,51 @@ from .behavior_schema import (
     Origin,
 )
 from .claims import PAGE
+from .phrases import unit_format
 from .wording import Part, Sentence, listed, say
 
 _HALF, _ALL = 0.5, 0.95
-"""Of the shift: the first layers at which so much stands are told."""
+"""Shares of the shift: the first layers with at least this much are named."""
 
 _STEP = 0.005
-"""Of the shift: layers that add less are not told."""
+"""Share of the shift: layers that change it by less are omitted."""
 
 _ORIGINS = (
-    ("latents", "by all latents together, at the hookpoint"),
+    ("latents", "all latents together, at the hookpoint"),
     ("bias", "a constant offset between the models, at the hookpoint"),
-    ("error", "what the dictionary does not rebuild, at the hookpoint"),
-    ("tokens left out", "on tokens that the dictionary does not read, at the hookpoint"),
+    ("error", "what the dictionary does not reconstruct, at the hookpoint"),
+    ("tokens left out", "tokens that the dictionary does not read, at the hookpoint"),
     ("integration", "what the attributions miss: the error of the integration"),
-    ("above the hookpoint", "done by what comes after it, or does not pass through it"),
+    ("above the hookpoint", "added by the layers after it, or bypassing it"),
 )
 
-_ORIGINS_APART = (
-    (
-        "latents",
-        "by all latents together: what they do in the intervened model minus what they do in the reference",
-    ),
-    ("error", "what the dictionary does not rebuild, in the one model minus in the other"),
-    ("tokens left out", "on tokens that have no counterpart in the other model"),
-    ("baseline", "there already with every token at its mean activation"),
+_ORIGINS_WITHIN = (
+    ("latents", "all latents together: their effect in the intervened model minus that in the reference"),
+    ("error", "what the dictionary does not reconstruct: intervened model minus reference"),
+    ("tokens left out", "tokens without a counterpart in the other model"),
+    ("baseline", "present with every token at its mean activation: intervened model minus reference"),
     ("integration", "what the attributions miss: the error of the integration"),
 )
 
 _LEVELS = {
     "causal": say(
-        "These latents cause some of it, as far as these checks go: the interval lies above {least:percent}, and random latents do not "
-        "reach it.",
-        least=LEAST_SHARE,
+        "As far as these checks go, these latents cause some of it: in at least one check the interval lies above {least:percent}, and "
+        "random latents do not reach it.",
+        least=MIN_SHARE,
     ),
     "associated": "The latents are associated with the shift; that they cause it is not shown.",
-    "observed": "That these latents have to do with the shift is not shown on held-out prompts.",
+    "observed": "On held-out prompts, these latents are not shown to be related to the shift.",
 }
 
 _REASONS = {
-    "no difference": "No shift established: both models give the same on every prompt.",
-    "below the noise floor": "No shift established: it lies below its noise floor.",
-    "smaller than asked": "No shift established: it is smaller than what counts as one in its settings.",
+    "no difference": "No shift established: both models have the same value on every prompt.",
+    "below the noise floor": "No shift established: the difference is below its noise floor.",
+    "smaller than asked": "No shift established: the difference is smaller than its settings ask for.",
 }
 
 
 def behavior_shifts(behaviors: tuple[BehaviorResults, ...]) -> tuple[BehaviorShift, ...]:
-    """Every behavior that was attributed."""
+    """Return every behavior that was measured, in words and numbers."""
     return tuple(_behavior(results) for results in behaviors)
 
 
@@ -88,7 +86,7 @@ def _explanation(results: BehaviorResults) -> Explanation | None:
     attribution, causal = results.attribution, results.causal
     if attribution is None or causal is None:
         return None
-    shares, answers = results.shares, causal["answers"]
+    shares, answers, sufficiency = results.shares, causal["answers"], causal["together"]["sufficiency"]
     return Explanation(
         origins=tuple(_origins(attribution["held_out"])),
         level=causal["level"],
@@ -98,13 +96,13 @@ def _explanation(results: BehaviorResults) -> Explanation | None:
                 evidence=entry["evidence"],
                 attribution=shares.get(entry["latent"]),
                 necessity=_check(entry["necessity"]),
-                sufficiency=_check_if_defined(entry["sufficiency"]),
+                sufficiency=entry["sufficiency"] and _check(entry["sufficiency"]),
                 link=f"{PAGE}#latent={entry['latent']}",
             )
             for entry in causal["latents"]
         ),
         necessity=_check(causal["together"]["necessity"]),
-        sufficiency=_check_if_defined(causal["together"]["sufficiency"]),
+        sufficiency=sufficiency and _check(sufficiency),
         answers_necessity=_check(answers["together"]["necessity"]) if answers else None,
         answers_sufficiency=_check(answers["together"]["sufficiency"]) if answers else None,
         curve=tuple(
@@ -119,7 +117,7 @@ def _explanation(results: BehaviorResults) -> Explanation | None:
             LayerShare(
                 layer=row["layer"], represented=Estimate(**row["represented"]), hookpoint=row["hookpoint"]
             )
-            for row in _telling(attribution["layers"] or ())
+            for row in _changing_layers(attribution["layers"] or ())
         ),
         doses=tuple(
             Dose(
@@ -135,8 +133,8 @@ def _explanation(results: BehaviorResults) -> Explanation | None:
     )
 
 
-def _telling(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Layers at which something changes, the one before the first of them, the hookpoint, and the last."""
+def _changing_layers(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the layers next to a change of the share, the hookpoint, and the last."""
     shares = [row["represented"]["value"] or 0.0 for row in layers]
     steps = [abs(after - before) > _STEP for before, after in pairwise(shares)]
     return [
@@ -147,23 +145,22 @@ def _telling(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _origins(parts: dict[str, Any]) -> Iterator[Origin]:
-    """The shift taken apart; only at and above the hookpoint where there are no attributions."""
+    """Yield the parts of the shift; without attributions only those at and above the hookpoint."""
     found = parts["parts"]
     if parts["represented"] is None:
-        yield from _origins_apart(parts)
+        yield from _origins_within(parts)
         return
     named = {"above the hookpoint": parts["above"]["share"]}
     if found is None:
         named = {"at the hookpoint": parts["represented"]["share"]} | named
         meanings = {"at the hookpoint": "in the activations that the dictionary reads", **dict(_ORIGINS)}
     else:
-        residual = parts["residual_share"]
         named |= {
             "latents": found["latents"]["share"],
             "bias": found["bias"]["share"],
             "error": found["error"]["share"],
             "tokens left out": found["left_out"]["share"],
-            "integration": {"value": residual, "low": None, "high": None},
+            "integration": {"value": parts["residual_share"], "low": None, "high": None},
         }
         meanings = dict(_ORIGINS)
     for name, meaning in meanings.items():
@@ -171,8 +168,8 @@ def _origins(parts: dict[str, Any]) -> Iterator[Origin]:
             yield Origin(name=name, share=Estimate(**named[name]), meaning=meaning)
 
 
-def _origins_apart(parts: dict[str, Any]) -> Iterator[Origin]:
-    """The shift between two models that share no space."""
+def _origins_within(parts: dict[str, Any]) -> Iterator[Origin]:
+    """Yield the parts of the shift between models that share no space: each is a difference of effects within the two."""
     found = parts["parts"]
     named = {
         "latents": found["latents"]["share"],
@@ -181,12 +178,8 @@ def _origins_apart(parts: dict[str, Any]) -> Iterator[Origin]:
         "baseline": parts["baseline"]["share"],
         "integration": {"value": parts["residual_share"], "low": None, "high": None},
     }
-    for name, meaning in _ORIGINS_APART:
+    for name, meaning in _ORIGINS_WITHIN:
         yield Origin(name=name, share=Estimate(**named[name]), meaning=meaning)
-
-
-def _check_if_defined(entry: dict[str, Any] | None) -> CausalCheck | None:
-    return None if entry is None else _check(entry)
 
 
 def _check(entry: dict[str, Any]) -> CausalCheck:
@@ -203,82 +196,88 @@ def _check(entry: dict[str, Any]) -> CausalCheck:
 
 
 def _sentences(results: BehaviorResults) -> Iterator[Sentence]:
-    yield _shifted(results)
+    yield _shift_sentence(results)
     shift, causal = results.shift, results.causal
     if not shift["shift"]["established"]:
-        yield say(_REASONS[shift["shift"]["verdict"]] + " Nothing is explained.")
+        yield say(_REASONS[shift["shift"]["verdict"]] + " Nothing is attributed to latents.")
         return
     if causal is None or results.attribution is None:
-        yield say("Its parts are not told apart: {why}.", why=shift["why_not"] or "no latent was looked for")
+        yield say(
+            "The shift is not attributed to latents: {why}.",
+            why=shift["why_not"] or "no attribution was made",
+        )
         return
     if shift["stand_in"] is not None:
         yield say(
-            "Latents were found, and shares measured, with a metric that has a gradient and stands in for it: a shift of "
+            "Latents were found, and their shares measured, with a metric that has a gradient and stands in for this one; it shifts by "
             "{stand_in} {unit}.",
-            stand_in=_ranged("stand_in", shift["stand_in"]["size"], form_of(shift["stand_in"]["unit"])),
+            stand_in=_with_interval(
+                "stand_in", shift["stand_in"]["size"], unit_format(shift["stand_in"]["unit"])
+            ),
             unit=shift["stand_in"]["unit"],
         )
     if results.attribution["held_out"]["represented"] is None:
-        yield from _told_apart(results, results.attribution["held_out"], causal)
+        yield from _within_each_model(results, results.attribution["held_out"], causal)
         return
-    yield from _layers(results.attribution["layers"] or ())
-    yield _carried(results)
-    yield _checked(causal)
+    yield from _layer_sentence(results.attribution["layers"] or ())
+    yield _origin_sentence(results)
+    yield _causal_sentence(causal)
     if causal["answers"] is not None:
-        yield _answered(causal["answers"], len(causal["named"]))
+        yield _answer_sentence(causal["answers"], len(causal["named"]))
     yield _cost(causal)
     yield say(
-        "Encoding and decoding alone, with nothing taken out, moves the intervened model by {rebuilding} of the shift.",
-        rebuilding=_ranged("rebuilding", causal["rebuilding"]["intervened"]),
+        "Replacing the intervened model's activations by their reconstruction, with no latent removed, moves its behavior by {rebuilding} of the shift.",
+        rebuilding=_with_interval("rebuilding", causal["rebuilding"]["intervened"]),
     )
 
 
-def _told_apart(
+def _within_each_model(
     results: BehaviorResults, parts: dict[str, Any], causal: dict[str, Any]
 ) -> Iterator[Sentence]:
-    """Of two models that share no space."""
+    """Yield the sentences about two models that share no space."""
     named = [results.shares[latent] for latent in causal["named"]]
     yield say(
-        "The models share no space, so each one's behavior is attributed within itself, from its mean activation on held-out text. "
-        "What latents do in the intervened model minus what they do in the reference makes {latents} of the shift, the "
-        "{n_named:counted latent} named below {named:percent}; the dictionary's error {error}, tokens without a counterpart {left_out}, "
-        "and {baseline} is there at the means already. The attributions miss {residual:percent}.",
-        latents=_ranged("latents", parts["parts"]["latents"]["share"]),
+        "The models share no activation space, so each model's behavior is attributed within it, starting from its mean activation on "
+        "held-out text. The effect of latents in the intervened model minus that in the reference is {latents} of the shift "
+        "({named:percent} for the {n_named:counted latent} named below). The dictionary's error carries {error}, tokens without a "
+        "counterpart {left_out}, and {baseline} is already present at the means. The attributions miss {residual:percent}.",
+        latents=_with_interval("latents", parts["parts"]["latents"]["share"]),
         n_named=len(named),
         named=sum(named),
-        error=_ranged("error", parts["parts"]["error"]["share"]),
-        left_out=_ranged("left_out", parts["parts"]["left_out"]["share"]),
-        baseline=_ranged("baseline", parts["baseline"]["share"]),
+        error=_with_interval("error", parts["parts"]["error"]["share"]),
+        left_out=_with_interval("left_out", parts["parts"]["left_out"]["share"]),
+        baseline=_with_interval("baseline", parts["baseline"]["share"]),
         residual=abs(parts["residual_share"]),
     )
     necessity = causal["together"]["necessity"]
     yield say(
-        "Brought to their mean in the intervened model, {n_named:counted latent} together undo {necessity} of what it does above its "
-        "mean activation{random_necessity}. Whether they would bring it about in the reference is undefined. {level}",
+        "Setting {n_named:counted latent} together to their mean in the intervened model undoes {necessity} of what it does beyond its "
+        "mean activation{random_necessity}. Whether they would produce it in the reference is undefined. {level}",
         n_named=len(named),
-        necessity=_ranged("necessity", necessity),
-        random_necessity=_beside("necessity", necessity),
+        necessity=_with_interval("necessity", necessity),
+        random_necessity=_random_latents("necessity", necessity),
         level=_LEVELS[causal["level"]],
     )
     yield _cost(causal)
     yield say(
-        "Encoding and decoding alone, with nothing taken out, moves the intervened model by {rebuilding} of what it does above its mean.",
-        rebuilding=_ranged("rebuilding", causal["rebuilding"]["intervened"]),
+        "Replacing the intervened model's activations by their reconstruction, with no latent removed, moves its behavior by {rebuilding} of what it "
+        "does beyond its mean activation.",
+        rebuilding=_with_interval("rebuilding", causal["rebuilding"]["intervened"]),
     )
 
 
-def _shifted(results: BehaviorResults) -> Sentence:
-    shift, form = results.shift["shift"], form_of(results.shift["unit"])
+def _shift_sentence(results: BehaviorResults) -> Sentence:
+    shift, form = results.shift["shift"], unit_format(results.shift["unit"])
     return say(
         "On {n_held_out:whole} held-out prompts: {reference} in the reference and {intervened} in the intervened model ({unit}), a "
-        "difference of {shift}.{chance}",
+        "difference of {shift}.{noise_floor}",
         n_held_out=results.shift["n_held_out"],
         unit=results.shift["unit"],
         reference=say(f"{{reference:{form}}}", reference=shift["reference"]["value"]),
         intervened=say(f"{{intervened:{form}}}", intervened=shift["intervened"]["value"]),
-        shift=_ranged("shift", shift["size"], form),
-        chance=say(
-            f" Chance reaches {{floor:{form}}} (models exchanged prompt by prompt; p {{p_value:.4f}}).",
+        shift=_with_interval("shift", shift["size"], form),
+        noise_floor=say(
+            f" The noise floor is {{floor:{form}}}: what chance reaches if the models are exchanged prompt by prompt (p = {{p_value:.4f}}).",
             floor=shift["floor"],
             p_value=shift["p_value"],
         )
@@ -287,7 +286,7 @@ def _shifted(results: BehaviorResults) -> Sentence:
     )
 
 
-def _layers(layers: Any) -> Iterator[Sentence]:
+def _layer_sentence(layers: Any) -> Iterator[Sentence]:
     reached: dict[str, Part] = {}
     for name, share in (("half", _HALF), ("all", _ALL)):
         first = next((row for row in layers if (row["represented"]["value"] or 0) >= share), None)
@@ -295,51 +294,52 @@ def _layers(layers: Any) -> Iterator[Sentence]:
             return
         reached |= {f"{name}_layer": first["layer"], f"{name}_share": share}
     yield say(
-        "By exchanging activations layer by layer: {half_share:percent} of the shift stands after layer {half_layer:whole}, "
-        "{all_share:percent} after layer {all_layer:whole}.",
+        "The share of the shift that is present in the activations reaches {half_share:percent} after layer {half_layer:whole} and "
+        "{all_share:percent} after layer {all_layer:whole} (found by exchanging the models' activations, layer by layer).",
         **reached,
     )
 
 
-def _carried(results: BehaviorResults) -> Sentence:
+def _origin_sentence(results: BehaviorResults) -> Sentence:
     assert results.attribution is not None and results.causal is not None
     parts = results.attribution["held_out"]
     if parts["parts"] is None:
         return say(
-            "Of it {represented} stands at the hookpoint; the rest is done above it.",
-            represented=_ranged("represented", parts["represented"]["share"]),
+            "{represented} of the shift is present at the hookpoint; the layers above add the rest.",
+            represented=_with_interval("represented", parts["represented"]["share"]),
         )
     named = [results.shares[latent] for latent in results.causal["named"]]
     return say(
-        "Latents carry {latents} of it, the {n_named:counted latent} named below {named:percent}; the dictionary's error carries "
-        "{error}, its bias {bias:percent}, and what comes after the hookpoint {above}. The attributions miss {residual:percent}.",
-        latents=_ranged("latents", parts["parts"]["latents"]["share"]),
+        "Latents carry {latents} of the shift ({named:percent} for the {n_named:counted latent} named below). The dictionary's error carries "
+        "{error}, its bias {bias:percent}, and the layers after the hookpoint {above}. The attributions miss {residual:percent}.",
+        latents=_with_interval("latents", parts["parts"]["latents"]["share"]),
         n_named=len(named),
         named=sum(named),
-        error=_ranged("error", parts["parts"]["error"]["share"]),
+        error=_with_interval("error", parts["parts"]["error"]["share"]),
         bias=parts["parts"]["bias"]["share"]["value"],
-        above=_ranged("above", parts["above"]["share"]),
+        above=_with_interval("above", parts["above"]["share"]),
         residual=abs(parts["residual_share"]),
     )
 
 
-def _checked(causal: dict[str, Any]) -> Sentence:
+def _causal_sentence(causal: dict[str, Any]) -> Sentence:
     necessity, sufficiency = causal["together"]["necessity"], causal["together"]["sufficiency"]
     return say(
-        "Taken out of the intervened model, {n_named:counted latent} together undo {necessity} of the shift{random_necessity}; put into the "
-        "reference's activations they bring {sufficiency} of it{random_sufficiency}. {level}",
+        "Removing {n_named:counted latent} together from the intervened model undoes {necessity} of the shift{random_necessity}. Adding them to "
+        "the reference's activations, on which the intervened model's later layers then run, produces {sufficiency} of "
+        "it{random_sufficiency}. {level}",
         n_named=len(causal["named"]),
-        necessity=_ranged("necessity", necessity),
-        random_necessity=_beside("necessity", necessity),
-        sufficiency=_ranged("sufficiency", sufficiency),
-        random_sufficiency=_beside("sufficiency", sufficiency),
+        necessity=_with_interval("necessity", necessity),
+        random_necessity=_random_latents("necessity", necessity),
+        sufficiency=_with_interval("sufficiency", sufficiency),
+        random_sufficiency=_random_latents("sufficiency", sufficiency),
         level=_LEVELS[causal["level"]],
     )
 
 
-def _beside(name: str, check: dict[str, Any]) -> Part:
+def _random_latents(name: str, check: dict[str, Any]) -> Part:
     if not check["random"]:
-        return " (with no random latents beside them)"
+        return " (not compared with random latents)"
     return say(
         " (random latents at most {largest:percent} in {draws:counted draw})",
         largest=check["random_largest"],
@@ -347,28 +347,28 @@ def _beside(name: str, check: dict[str, Any]) -> Part:
     ).under(name)
 
 
-def _answered(answers: dict[str, Any], n_named: int) -> Sentence:
+def _answer_sentence(answers: dict[str, Any], n_named: int) -> Sentence:
     more = [
         (
             f"first_{point['n']}",
             say(
-                "; the first {n:whole} undo {necessity} and bring {sufficiency}",
+                "; removing the {n:whole} strongest latents undoes {necessity}, and adding them produces {sufficiency}",
                 n=point["n"],
-                necessity=_ranged("necessity", point["necessity"]),
-                sufficiency=_ranged("sufficiency", point["sufficiency"]),
+                necessity=_with_interval("necessity", point["necessity"]),
+                sufficiency=_with_interval("sufficiency", point["sufficiency"]),
             ),
         )
         for point in answers["curve"]
     ]
     necessity, sufficiency = answers["together"]["necessity"], answers["together"]["sufficiency"]
     return say(
-        "In generated answers the {n_named:counted latent} undo {necessity} of the shift{random_necessity} and bring {sufficiency} of "
-        "it{random_sufficiency}{more}.",
+        "In generated answers, removing the {n_named:counted latent} undoes {necessity} of the shift{random_necessity}, and adding them "
+        "produces {sufficiency} of it{random_sufficiency}{more}.",
         n_named=n_named,
-        necessity=_ranged("necessity", necessity),
-        random_necessity=_beside("necessity", necessity),
-        sufficiency=_ranged("sufficiency", sufficiency),
-        random_sufficiency=_beside("sufficiency", sufficiency),
+        necessity=_with_interval("necessity", necessity),
+        random_necessity=_random_latents("necessity", necessity),
+        sufficiency=_with_interval("sufficiency", sufficiency),
+        random_sufficiency=_random_latents("sufficiency", sufficiency),
         more=listed(more, separator="") if more else "",
     )
 
@@ -376,16 +376,16 @@ def _answered(answers: dict[str, Any], n_named: int) -> Sentence:
 def _cost(causal: dict[str, Any]) -> Sentence:
     cost = causal["removal_cost"]
     return say(
-        "On unrelated text taking them out changes the next-token prediction by {kl:.5f} nats (KL), and perplexity from "
-        "{perplexity:.2f} to {perplexity_changed:.2f}.",
+        "On unrelated text, removing them changes the next-token prediction by {kl:.5f} nats (KL), and perplexity from {perplexity:.2f} to "
+        "{perplexity_changed:.2f}.",
         kl=cost["kl"]["value"],
         perplexity=cost["perplexity"],
         perplexity_changed=cost["perplexity_changed"],
     )
 
 
-def _ranged(name: str, estimate: dict[str, Any], form: str = "percent") -> Sentence:
-    """A number and, where there is one, its interval."""
+def _with_interval(name: str, estimate: dict[str, Any], form: str = "percent") -> Sentence:
+    """Return a number with its interval, if it has one."""
     bounds = (
         ""
         if estimate["low"] is None or estimate["high"] is None
@@ -397,8 +397,3 @@ def _ranged(name: str, estimate: dict[str, Any], form: str = "percent") -> Sente
         f"{name}_high": estimate["high"],
     }
     return say(f"{{{name}:{form}}}{bounds}", **numbers)
-
-
-def form_of(unit: str) -> str:
-    """How a number of this unit is shown: the format of a place in a sentence."""
-    return "percent" if unit == "share of answers" else ".2f"

@@ -1,4 +1,4 @@
-"""What stands behind the labels, and what was not measured."""
+"""The checks of the labels: what each found, or that it was not made."""
 
 from collections import Counter
 from typing import Any
@@ -7,17 +7,17 @@ import pandas as pd
 
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
-from .findings import agreement, claims, disbelief, has, shuffled_found, stability
+from .findings import agreement, has, label_counts, shuffled_found, stability, why_not_credible
 from .phrases import NOT_MEASURED
 from .schema import Statement
 from .wording import Sentence, listed, named, say
 
 Entry = tuple[str, Sentence | None, str]
-"""Name, what was found (None: not measured), and what it is about."""
+"""Name, what was found (None if not measured), and what it means."""
 
 
 def certainty(results: AnalysisResults) -> tuple[Statement, ...]:
-    """One statement for everything that a claim could be checked with."""
+    """Return one statement for each check, made or not."""
     levels = Counter(results.features["evidence"].tolist())
     level = listed(
         (
@@ -29,7 +29,7 @@ def certainty(results: AnalysisResults) -> tuple[Statement, ...]:
     first = Statement(
         name="evidence",
         text=say(
-            "{level}. Observed means: seen in activations; it is not a claim about what causes what the model says.",
+            "{level}. Observed means seen in activations; it does not claim that the latent causes any behavior.",
             level=level,
         ),
     )
@@ -39,13 +39,13 @@ def certainty(results: AnalysisResults) -> tuple[Statement, ...]:
             text=say("{found} ({meaning})", found=text or NOT_MEASURED, meaning=meaning),
             verdict="measured" if text else NOT_MEASURED,
         )
-        for name, text, meaning in (*_of_nulls(results), *_of_others(results, levels["causal"]))
+        for name, text, meaning in (*_label_checks(results), *_replications(results, levels["causal"]))
     ]
     return first, *made
 
 
-def _of_nulls(results: AnalysisResults) -> tuple[Entry, ...]:
-    """How many labels to expect from nothing."""
+def _label_checks(results: AnalysisResults) -> tuple[Entry, ...]:
+    """Return how many labels to expect by chance, and what the null pair and the brief controls found."""
     features, summary = results.features, results.summary
     expected = {
         label: (count or {}).get("expected_false") for label, count in (summary.get("counts") or {}).items()
@@ -58,50 +58,50 @@ def _of_nulls(results: AnalysisResults) -> tuple[Entry, ...]:
     controls = summary.get("controls") or {}
     nulls, shuffled = controls.get("nulls") or [], controls.get("shuffled")
     if results.labels_undefined:
-        # Their models share no space either, so that nothing could be called new, lost or shared. The identity's do not.
+        # The models of these controls share no space either, so their latents have no labels. Those of the identity do.
         nulls, shuffled = [], None
     return (
         (
             "logit lens",
             say("tables of top and bottom tokens") if results.has_logits else None,
-            "which tokens a direction points at, through the model's final norm and unembedding",
+            "the tokens that each direction raises and lowers most, through the model's final norm and unembedding",
         ),
         (
             "false-discovery rate",
             say("expected false labels: {rate}", rate=listed(rate)) if rate else None,
-            "how many of the labels would be false",
+            "how many labels of each kind to expect by chance, by the null pairs",
         ),
         (
             "q-values",
             _q_values(features, bool(nulls)) if has(features, "q_value") else None,
-            "the same, latent by latent",
+            "for each latent, the expected share of false labels among those with at least this much evidence",
         ),
         (
             "null pair",
-            listed(((_name_of(null), _null(null)) for null in nulls), "; ") if nulls else None,
-            "what the same recipe finds on a pair that differs as much and in no feature: by the rule, before q-values",
+            listed(((_null_name(null), _null(null)) for null in nulls), "; ") if nulls else None,
+            "what the same recipe finds in two models that differ by as much, but in no feature; by the rule alone, before q-values",
         ),
         (
             "identity",
-            claims(controls["identity"], CLAIMED) if controls.get("identity") else None,
-            "what a brief training finds where the reference stands beside itself: anything would be a defect",
+            label_counts(controls["identity"], CLAIMED) if controls.get("identity") else None,
+            "what a brief training finds when the reference is compared with itself; any of these labels is a defect",
         ),
         (
             "shuffled pairs",
             shuffled_found(shuffled) if shuffled else None,
-            "the positive control: a brief training where no token stands beside its own, so that nothing is shared",
+            "positive control: a brief training on pairs of different tokens, so that nothing is shared",
         ),
     )
 
 
-def _of_others(results: AnalysisResults, causal: int) -> tuple[Entry, ...]:
-    """Whether anything else finds the same."""
+def _replications(results: AnalysisResults, causal: int) -> tuple[Entry, ...]:
+    """Return whether other seeds, another method and causal checks confirm the labels."""
     features, controls = results.features, results.summary.get("controls") or {}
     return (
         (
             "stability over seeds",
             stability(features, controls.get("seeds", 0)) if has(features, "seed_stability") else None,
-            "whether another training run finds the same latents",
+            "whether other training runs find the same latents",
         ),
         (
             "agreement with another method",
@@ -111,25 +111,27 @@ def _of_others(results: AnalysisResults, causal: int) -> tuple[Entry, ...]:
         (
             "causal checks",
             say("{causal:counted latent} passed", causal=causal) if causal else None,
-            "whether adding or removing a latent changes what the model does",
+            "whether removing or adding a single latent changes a behavior, more than random latents do",
         ),
     )
 
 
-def _name_of(null: dict[str, Any]) -> str:
+def _null_name(null: dict[str, Any]) -> str:
     return str(null.get("name", "null"))
 
 
 def _null(null: dict[str, Any]) -> Sentence:
-    return say("{name}: {claims}", name=named(_name_of(null)), claims=claims(null, CLAIMED))
+    return say("{name}: {counts}", name=named(_null_name(null)), counts=label_counts(null, CLAIMED))
 
 
 def _q_values(features: pd.DataFrame, with_nulls: bool) -> Sentence:
     claimed = features.loc[features["label"].isin(CLAIMED), "q_value"].dropna().tolist()
     return say(
         "in the column q_value{nulls}{largest}",
-        nulls="" if with_nulls else ", of chance alone: no null was trained",
-        largest=say("; at most {largest_q_value:.2g} among the claimed", largest_q_value=max(claimed))
+        nulls="" if with_nulls else ", from chance alone, as no null pair was trained",
+        largest=say(
+            "; at most {largest_q_value:.2g} among latents labeled as changed", largest_q_value=max(claimed)
+        )
         if claimed
         else "",
     )
@@ -138,4 +140,4 @@ def _q_values(features: pd.DataFrame, with_nulls: bool) -> Sentence:
 def _agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
     if controls.get("difference_heard"):
         return agreement(features, controls)
-    return say("not counted: {disbelief}", disbelief=disbelief(controls))
+    return say("not used: {why}", why=why_not_credible(controls))

@@ -1,4 +1,4 @@
-"""Whether the two models can be compared at all: each condition with its value, its threshold and a verdict."""
+"""The conditions for comparing the two models, each with its value, threshold and verdict."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from .wording import named, say
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a comparison has to reach. Conventions of this report, stated beside every verdict."""
+    """Thresholds of the conditions: conventions of this report, stated with every verdict."""
 
     fve: float = 0.80
     fve_gap: float = 0.05
@@ -25,7 +25,7 @@ class Thresholds:
 
 
 def comparability(results: AnalysisResults, thresholds: Thresholds | None = None) -> tuple[Check, ...]:
-    """All conditions, in the order in which a reader asks them."""
+    """Return all conditions, in the order of the report."""
     limits = thresholds or Thresholds()
     summary = results.summary
     return (
@@ -54,14 +54,14 @@ def _tokenizer(manifest: dict[str, Any]) -> Check:
         shown=say("digest {digest}", digest=named(digest)) if digest else say(NOT_MEASURED),
         threshold=say("equal"),
         verdict="pass" if digest else NOT_MEASURED,
-        meaning="both models split text alike; a pair whose tokenizers differ is refused, unless it is to be aligned"
+        meaning="both models split text into the same tokens; a pair whose tokenizers differ is refused unless its tokens are to be aligned"
         if digest
-        else "activations came without their tokenizer",
+        else "the activations came from files, without a tokenizer",
     )
 
 
 def _alignment(aligned: dict[str, Any]) -> Check:
-    """Of two tokenizers: a pair with a lower rate was refused before the harvest."""
+    """Return the rate of aligned tokens of two tokenizers; a pair below the limit was refused before the harvest."""
     rates = {side: aligned[side]["rate"] for side in ("reference", "intervened")}
     return Check(
         name="tokens aligned",
@@ -69,8 +69,8 @@ def _alignment(aligned: dict[str, Any]) -> Check:
         shown=say("{reference:percent} and {intervened:percent}", **rates),
         threshold=say("at least {limit:percent}", limit=MIN_ALIGNMENT_RATE),
         verdict="pass",
-        meaning="the tokenizers differ; share of each model's tokens (reference, intervened) that end where a token of the other ends, "
-        "so that both have read the same characters: only these are compared",
+        meaning="the tokenizers differ; share of each model's tokens (reference, intervened) that end at the same character as a token of the "
+        "other model: only these are compared",
     )
 
 
@@ -81,7 +81,7 @@ def _same_tokens(results: AnalysisResults) -> Check:
     meaning = (
         "the same token ids went into both models"
         if paired
-        else "row by row, the files are taken as the same tokens"
+        else "each row of the two files is assumed to be the same token"
     )
     return Check(
         name="the same text" if aligned else "the same tokens",
@@ -89,7 +89,7 @@ def _same_tokens(results: AnalysisResults) -> Check:
         shown=say("{value:whole} held-out tokens", value=count),
         threshold=say("all"),
         verdict="pass" if paired else NOT_MEASURED,
-        meaning="the same text went into both models, each in its own tokens; shown are the reference's"
+        meaning="both models read the same text, each in its own tokens; the number counts the reference's"
         if aligned
         else meaning,
     )
@@ -99,7 +99,7 @@ def _fve(fve: dict[str, Number | None], limits: Thresholds) -> list[Check]:
     checks = [
         _at_least(
             f"variance explained ({side})", fve.get(side), limits.fve, "percent",
-            f"share of the {side} model's activation variance that the dictionary rebuilds (FVE)",
+            f"share of the {side} model's activation variance that the dictionary reconstructs (FVE)",
         )
         for side in ("reference", "intervened")
     ]  # fmt: skip
@@ -107,16 +107,16 @@ def _fve(fve: dict[str, Number | None], limits: Thresholds) -> list[Check]:
     gap = abs(ends[0] - ends[1]) if present(ends[0]) and present(ends[1]) else None  # pyright: ignore[reportOperatorIssue]
     checks.append(
         _at_most(
-            "gap between the two",
+            "gap in variance explained",
             gap,
             limits.fve_gap,
-            "a dictionary that reads one model worse invents differences",
+            "between the two models; a dictionary that reconstructs one of them worse shows differences that neither has",
         )
     )
     checks.append(
         _at_least(
             "variance explained (difference)", fve.get("difference"), limits.fve_difference, "percent",
-            "share of intervened − reference that the dictionary rebuilds; the labels speak of that share only",
+            "share of the variance of intervened − reference that the dictionary reconstructs; labels describe that share only",
         )
     )  # fmt: skip
     return checks
@@ -130,31 +130,31 @@ def _difference(value: Number | None) -> Check:
         shown=say("{value:percent}", value=value),
         threshold=say("above {limit}", limit=0),
         verdict=verdict,
-        meaning="squared activation difference, as a share of the reference's variance"
+        meaning="squared difference of the activations, as a share of the reference's variance"
         if value != 0
-        else "both sides computed identical activations",
+        else "both models computed identical activations",
     )
 
 
 def _common_space(summary: dict[str, Any], limits: Thresholds) -> tuple[Check, ...]:
-    """How a direction of one model can be looked for in the other."""
+    """Return how well a direction of one model can be looked up in the other."""
     frame = summary.get("frame")
     if frame:
         return (
             _at_least(
                 "linear map between the two models", min(frame["reference"], frame["intervened"]), MIN_MAP_EXPLAINED_VARIANCE, "percent",
-                "the models share no space, so a direction of one is looked for in the other where the linear map between their activations "
-                "takes it; share of the variance that it carries, into the model where that is less",
+                "the models share no activation space, so a linear map between their activations takes directions of one to the other; share "
+                "of the variance that it explains, in the model where that is lower",
             ),
             _at_least(
-                "directions carried by that map", frame["agreement"], MIN_MAP_COSINE, ".2f",
-                "median cosine with where they are, of latents that write into both models; latent scaling is divided by it",
+                "directions carried by the linear map", frame["agreement"], MIN_MAP_COSINE, ".2f",
+                "median cosine of a mapped direction to the actual one, over latents that write into both models; latent scaling is divided by it",
             ),
         )  # fmt: skip
     return (
         _at_least(
-            "direction of the two models' activations", summary.get("cosine"), limits.cosine, ".2f",
-            "mean cosine; where it is low the two models share too little to be told apart latent by latent",
+            "cosine of the two models' activations", summary.get("cosine"), limits.cosine, ".2f",
+            "mean over tokens; if it is low, the models have too little in common for a comparison latent by latent",
         ),
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def _recovered(ce: dict[str, dict[str, Number]], limits: Thresholds) -> list[Che
     return [
         _at_least(
             f"loss recovered ({side})", (ce.get(side) or {}).get("recovered"), limits.recovered, "percent",
-            "cross-entropy with the reconstruction in place of the activations; the whole is as good as the activations",
+            "share of the cross-entropy that is lost with mean activations and recovered with reconstructions",
         )
         for side in ("reference", "intervened")
     ]  # fmt: skip
@@ -172,14 +172,14 @@ def _recovered(ce: dict[str, dict[str, Number]], limits: Thresholds) -> list[Che
 def _l0(value: Number | None, target: Number | None, limits: Thresholds) -> Check:
     off = abs(value / target - 1) if value is not None and target else None
     return Check(
-        name="latents on a token (L0)",
+        name="latents per token (L0)",
         value=value,
         shown=say("{value:.1f}", value=value),
         threshold=say("within {limit:percent} of {target:g}", limit=limits.l0_deviation, target=target)
         if target
         else say("no target"),
         verdict=NOT_MEASURED if off is None else "pass" if off <= limits.l0_deviation else "fail",
-        meaning="at inference, on held-out tokens",
+        meaning="mean number of latents that fire on a held-out token, at inference",
     )
 
 

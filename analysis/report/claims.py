@@ -1,7 +1,7 @@
-"""Sentences about single latents, made from evidence fields and worded no stronger than the evidence level.
+"""Sentences about single latents, made from evidence fields and worded no more strongly than the evidence level.
 
-`observed` means: seen in activations. So a claim says where a latent fires, in which model its direction is, and what
-that direction points at through the logit lens; it does not say that the latent causes anything.
+`observed` means seen in activations. So a claim states where a latent fires, which model has its direction, and the top
+tokens of that direction through the logit lens. It does not state that the latent causes anything.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,15 +17,15 @@ from .schema import Claim, ClaimGroup, Fact
 from .wording import Part, Quote, Sentence, listed, named, plain, say, tokens
 
 CHANCE = 0.5
-"""The AUROC of a score that knows nothing."""
+"""AUROC of an uninformative score."""
 
 PAGE = "../browser/index.html"
 LABEL_MEANINGS = {
     "new": "only in the intervened model",
     "lost": "only in the reference",
     "rotated": "in both models, in different directions",
-    "rescaled": "in both models, in the same direction, at a different size",
-    "reweighted": "in both models, but firing at a different rate",
+    "rescaled": "in both models, in the same direction, with different norms",
+    "reweighted": "in both models, firing at different rates",
     "shared": "the same in both models",
     "undetermined": "too little evidence, or the measures disagree",
     "dead": "fired on no held-out token",
@@ -50,35 +50,35 @@ class _Kind(NamedTuple):
 _KINDS = (
     _Kind("new", "New: only in the intervened model", 12),
     _Kind("lost", "Lost: only in the reference", 12),
-    _Kind("shift", "Largest share of the shift, whatever the label", 8),
+    _Kind("shift", "Largest share of the activation shift, any label", 8),
     _Kind("rotated", "Rotated: in both models, in different directions", 6),
-    _Kind("rescaled", "Rescaled: in both models, at a different size", 6),
-    _Kind("reweighted", "Reweighted: in both models, firing at a different rate", 6),
+    _Kind("rescaled", "Rescaled: in both models, in the same direction, with different norms", 6),
+    _Kind("reweighted", "Reweighted: in both models, firing at different rates", 6),
 )
 
 
 def claim_groups(
     results: AnalysisResults, rules: Mapping[int, RuleScore] | None = None
 ) -> tuple[ClaimGroup, ...]:
-    """New, lost, the largest shares of the shift, rotated, rescaled; a latent is written out once, with its rule where it has one.
+    """Return the claims of each kind: new, lost, largest share of the activation shift, rotated, rescaled, reweighted.
 
-    New and lost are always there: where there is none, the group says so. Other groups that are empty are left out, and
-    so are new and lost where the dictionary has no decoder norm for each model.
+    Each latent appears once, with its rule if it has one. Empty groups are omitted, except new and lost, which then state that
+    there is none. Those are omitted if the dictionary has no decoder norm for each model.
     """
     labels = results.features["label"].tolist()
     shares = results.features["shift_share"].to_numpy(np.float64)
     by_size = np.argsort(-np.nan_to_num(np.abs(shares), nan=-1), kind="stable").tolist()
     chosen: dict[str, tuple[int, list[int]]] = {}
-    told: set[int] = set()
+    described: set[int] = set()
     for kind in _KINDS:
         if kind.name == "shift":
             members = [latent for latent in by_size if shares[latent] > 0]
         else:
             members = [latent for latent in by_size if labels[latent] == kind.name]
-        latents = [latent for latent in members if latent not in told][: kind.limit]
-        told.update(latents)
+        latents = [latent for latent in members if latent not in described][: kind.limit]
+        described.update(latents)
         chosen[kind.name] = len(members), latents
-    evidence = _Evidence(results, told, rules or {})
+    evidence = _Evidence(results, described, rules or {})
     return tuple(
         _group(kind, *chosen[kind.name], evidence)
         for kind in _KINDS
@@ -97,14 +97,16 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
         )
     elif kind.name == "shift":
         statement = say(
-            "By how much of the squared activation difference each explains; those already told above are left out."
+            "The latents that explain most of the activation shift E‖intervened − reference‖² (column shift_share), without those "
+            "described above."
         )
     elif total > len(latents):
         statement = say(
-            "Of {total:,}, the {told:counted latent} with the largest share of the shift{untold}.",
+            "{told:,} of {total:counted latent} {verb} shown: the largest shares of the activation shift{rest}.",
             total=total,
             told=len(latents),
-            untold="" if kind.name in ("new", "lost") else " that are not told above",
+            verb="is" if len(latents) == 1 else "are",
+            rest="" if kind.name in ("new", "lost") else " among those not described above",
         )
     return ClaimGroup(
         name=kind.name,
@@ -117,7 +119,7 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
 
 
 class _Evidence:
-    """Rows, examples and logit tables of the latents that are written out."""
+    """Rows, examples and logit tables of the latents in the claims."""
 
     def __init__(
         self, results: AnalysisResults, latents: Iterable[int], rules: Mapping[int, RuleScore]
@@ -144,7 +146,7 @@ class _Evidence:
         template = numbers["template_share"]
         doubt = None
         if template is not None and template > _MOSTLY_TEMPLATE:
-            doubt = "More than half of its firings are on chat-template tokens: it may follow the template, not what is said."
+            doubt = "More than half of its firings are on chat-template tokens: it may track the template rather than the content."
         return Claim(
             latent=latent,
             label=row["label"],
@@ -166,10 +168,10 @@ def _by_latent(table: pa.Table) -> dict[int, list[dict[str, Any]]]:
 
 
 def _fires_on(examples: list[dict[str, Any]]) -> Sentence:
-    """The tokens its strongest examples peak on, and the strongest one in its surroundings."""
+    """Return the tokens that its strongest examples peak on, and the strongest example in context."""
     top = sorted((row for row in examples if row["quantile"] is None), key=lambda row: row["rank"])
     if not top:
-        return say("No example of it was kept.")
+        return say("No example of it was stored.")
     distinct = dict.fromkeys(token(row["tokens"][row["position"] - row["start"]]) for row in top)
     peaks = tokens(list(distinct)[:_PEAKS], "peak")
     first, at = top[0], top[0]["position"] - top[0]["start"]
@@ -193,7 +195,7 @@ def _where(label: str, numbers: Mapping[str, Number | None]) -> Sentence:
     if relative is None:
         rates = {name: numbers.get(name) for name in ("density_reference", "density_intervened")}
         if None in rates.values():
-            return say("It stands for a part of intervened − reference.")
+            return say("Its direction is a part of the difference intervened − reference.")
         return say(
             "It fires on {density_reference:percent} of the reference's tokens and {density_intervened:percent} of the intervened "
             "model's.",
@@ -207,42 +209,44 @@ def _where(label: str, numbers: Mapping[str, Number | None]) -> Sentence:
         "stronger": stronger,
         "norm_ratio": min(relative, 1 - relative) / max(relative, 1 - relative),
         "decoder_cosine": cosine,
-        "turned": "" if cosine is None else say(", cosine {decoder_cosine:.2f}", decoder_cosine=cosine),
+        "turned": "" if cosine is None else say(" (cosine {decoder_cosine:.2f})", decoder_cosine=cosine),
     }
     match label:
         case "new" | "lost":
             text = (
-                "Its direction is in the {stronger} only: the norm in the {weaker} is {norm_ratio:percent} of that in the {stronger}, "
-                "and latent scaling finds little of it there."
+                "Its direction is in the {stronger} only: its decoder norm in the {weaker} is {norm_ratio:percent} of that in the "
+                "{stronger}, and latent scaling finds little of it in the {weaker}."
             )
         case "rotated":
-            text = "Both models have it, in different directions (cosine {decoder_cosine:.2f})."
+            text = "Both models have it, in different decoder directions (cosine {decoder_cosine:.2f})."
         case "rescaled":
             text = (
-                "Both models have it in the same direction{turned}; in the {weaker} it is {norm_ratio:percent} as large as in the "
+                "Both models have it in the same decoder direction{turned}; its norm in the {weaker} is {norm_ratio:percent} of that in the "
                 "{stronger}."
             )
         case _:
             text = (
-                "Both models have a direction for it; in the {weaker} its norm is {norm_ratio:percent} of that in the "
-                "{stronger}{turned}."
+                "Both models have a decoder direction for it{turned}; its norm in the {weaker} is {norm_ratio:percent} of that in the "
+                "{stronger}."
             )
     return say(text, **parts)
 
 
 def _lens(label: str, logits: list[dict[str, Any]]) -> Sentence:
-    """What the direction points at: of the model that has it, or the difference of the two where both do."""
+    """Return the top tokens of its direction in the model that has it, or of the difference of its directions if both do."""
     side = {"new": "intervened", "lost": "reference"}.get(label, "difference")
     rows = [row for row in logits if row["model"] == side and row["side"] == "top"]
     if not rows:
-        return say("What its direction points at is not measured.")
+        return say("The logit lens of its direction is not measured.")
     words = [token(row["token"]) for row in sorted(rows, key=lambda row: row["rank"])]
     whose = (
-        "what differs between its two directions" if side == "difference" else f"its direction in the {side}"
+        "the difference between its two directions"
+        if side == "difference"
+        else f"its direction in the {side}"
     )
     whose += " model" if side == "intervened" else ""
     return say(
-        "Through the logit lens, {whose} points at {tokens}.",
+        "Through the logit lens, the top tokens of {whose} are {tokens}.",
         whose=whose,
         tokens=tokens(dict.fromkeys(words[:_LENS_TOKENS]), "points_at"),
     )
@@ -268,20 +272,20 @@ def _facts(numbers: Mapping[str, Number | None]) -> tuple[Fact, ...]:
     facts = (
         ("nu_error", Fact(name="ν error", value=ranged("nu_error", ".2f"))),
         ("nu_reconstruction", Fact(name="ν reconstruction", value=ranged("nu_reconstruction", ".2f"))),
-        ("shift_share", Fact(name="share of the shift", value=ranged("shift_share", "percent"))),
+        ("shift_share", Fact(name="share of the activation shift", value=ranged("shift_share", "percent"))),
         ("density", Fact(name="fires on", value=fires)),
-        ("template_share", Fact(name="on template tokens", value=template)),
+        ("template_share", Fact(name="firings on chat-template tokens", value=template)),
     )
     return tuple(fact for column, fact in facts if numbers[column] is not None)
 
 
 def rule_sentence(rule: RuleScore) -> Sentence:
-    """The rule and its score, or why there is none; a bad score is said as a good one is."""
+    """Return the rule and its score, good or bad, or why there is no rule."""
     if rule.family is None:
         return say(
-            "No rule for where it fires: undetermined. It fires on {n_firings:counted token} of {n_tokens:whole}, in "
-            "{n_documents:counted document}, of the half that rules are scored on, and in {n_documents_found_on:counted document} of the "
-            "half that they are learnt on.",
+            "No rule for where it fires (undetermined): it fires on {n_firings:counted token} of {n_tokens:whole}, in "
+            "{n_documents:counted document}, in the half that rules are scored on, and in {n_documents_found_on:counted document} in the "
+            "half that they are learned on.",
             n_firings=rule.n_firings,
             n_tokens=rule.n_tokens,
             n_documents=rule.n_documents,
@@ -289,7 +293,7 @@ def rule_sentence(rule: RuleScore) -> Sentence:
         )
     return say(
         "Rule for where it fires: {family} {negated}in {items}; AUROC {rule_auroc:.2f}{range} on {n_firings:counted firing} in "
-        "{n_documents:counted document} that it was not learnt on ({chance} is chance){pays}.",
+        "{n_documents:counted document} that the rule was not learned on ({chance} is chance){pays}.",
         family=FAMILY_NAMES[rule.family],
         negated="not " if rule.negated else "",
         items=tokens(rule.items, "item"),
@@ -306,5 +310,5 @@ def rule_sentence(rule: RuleScore) -> Sentence:
         chance=CHANCE,
         pays=""
         if rule.bits_saved is not None and rule.bits_saved > 0
-        else "; it does not pay for the words it takes",
+        else "; stating the rule costs at least as many bits as it saves",
     )

@@ -1,4 +1,4 @@
-"""The report as data: every section from the files of the analysis and the manifest, nothing else."""
+"""The report as data: every section, from the files of the analysis and the manifest alone."""
 
 import json
 import re
@@ -36,24 +36,24 @@ from .schema import (
 from .wording import Sentence, listed, named, plain, say
 
 _READS = {
-    "paired": "a crosscoder: one code for both models, a direction in each",
-    "pooled": "a shared-dictionary SAE: each model's tokens encoded alone by one dictionary",
-    "difference": "a diff-SAE: one dictionary of intervened − reference",
+    "paired": "a crosscoder: latents that both models share, each with a decoder direction per model",
+    "pooled": "a shared-dictionary SAE: one dictionary that encodes each model's activations separately",
+    "difference": "a diff-SAE: a dictionary of the difference intervened − reference",
 }
 _REASONS_SHOWN = 4
-# Columns that name a latent, and measure nothing.
-_UNREASONED = ("latent", "twin", "difference_latent")
+# Columns that identify a latent and measure nothing.
+_IDENTIFIERS = ("latent", "twin", "difference_latent")
 
 
 def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
-    """Everything the report says."""
+    """Return the whole report."""
     summary = results.summary
     models = _model("reference", summary), _model("intervened", summary)
     checks = comparability(results)
     counts = _counts(results)
     measured = load_behaviors(folder)
     behaviors = behavior_shifts(measured)
-    # Both signs have to agree: a difference that is too small for FVE is still a difference.
+    # Both have to hold: a difference that is too small for an FVE is still a difference.
     identical = (
         summary.get("relative_difference") == 0 and (summary.get("fve") or {}).get("difference") is None
     )
@@ -87,7 +87,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
 
 
 def short_names(summary: dict[str, Any]) -> tuple[str, str]:
-    """Names of the reference and of the intervened model, as the report's title has them."""
+    """Return the names of the reference and the intervened model, as in the report's title."""
     return _model("reference", summary).name, _model("intervened", summary).name
 
 
@@ -109,7 +109,7 @@ def _model(side: Literal["reference", "intervened"], summary: dict[str, Any]) ->
         if value is not None and not isinstance(value, dict | list)
     ]
     if "revision" in known and known["revision"] is None:
-        facts.append(Recorded(name="revision", value="not named; the digests say which weights were read"))
+        facts.append(Recorded(name="revision", value="not named; the digests identify the weights"))
     return Model(side=side, name=visible(name), facts=tuple(facts))
 
 
@@ -134,7 +134,7 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
     ]
     hookpoint, reads = summary.get("hookpoint"), str(summary.get("reads"))
     text = say(
-        "{n_tokens:whole} held-out tokens of {n_documents:whole} documents, never trained on",
+        "{n_tokens:whole} held-out tokens of {n_documents:whole} documents, not used in training",
         n_tokens=summary.get("n_tokens"),
         n_documents=summary.get("n_documents"),
     )
@@ -170,7 +170,7 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
 
 
 def _intervention(pair: dict[str, Any]) -> Sentence:
-    """What was done to the reference, so far as the manifest knows."""
+    """Return how the intervened model differs from the reference, as far as the manifest records it."""
     reference, intervened = pair.get("reference") or {}, pair.get("intervened") or {}
     if not pair:
         return say("not known: activations came from files")
@@ -182,16 +182,16 @@ def _intervention(pair: dict[str, Any]) -> Sentence:
     if intervened.get("context"):
         return say("a context before the same tokens; the weights are the reference's")
     if reference.get("weights") == intervened.get("weights"):
-        return say("none: both sides have the same weights")
-    return say("other weights: another checkpoint")
+        return say("none: both models have the same weights")
+    return say("other weights (another checkpoint)")
 
 
 def _aligned(aligned: dict[str, Any]) -> Sentence:
-    """Of two tokenizers: where they meet."""
+    """Return where the tokens of two tokenizers are aligned."""
     return say(
-        "the tokenizers differ, so each model reads the text in its own tokens, and they are compared at {places:whole} places, where a "
-        "token of both ends at the same character: {reference:percent} of the reference's {reference_tokens:whole} tokens and "
-        "{intervened:percent} of the intervened model's {intervened_tokens:whole}; what is shown are the reference's tokens",
+        "the tokenizers differ, so each model reads the text in its own tokens. The models are compared at {places:whole} places where a token "
+        "of each ends at the same character: {reference:percent} of the reference's {reference_tokens:whole} tokens and "
+        "{intervened:percent} of the intervened model's {intervened_tokens:whole}. The tokens shown are the reference's",
         places=aligned["places"],
         reference=aligned["reference"]["rate"],
         reference_tokens=aligned["reference"]["tokens"],
@@ -206,14 +206,14 @@ def _setting(key: str, value: object) -> Sentence:
 
 
 def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> Sentence:
-    """How many latents may fire on a token, and what a sweep says of it, where there was one."""
+    """Return how many latents may fire on a token, with the curve of the sweep if there was one."""
     target = summary.get("l0_target")
     path = folder.sweep / "sweep.json"
     if not path.is_file():
-        return say("{k:.0f} a token, as configured; no sweep was made", k=target)
+        return say("{k:.0f} per token, as configured; no sweep was made", k=target)
     swept = json.loads(path.read_text(encoding="utf-8"))
     chosen, measure = swept["chosen"], swept["measure"]
-    is_it = (chosen["n_latents"], chosen["k"]) == (summary.get("n_latents"), target)
+    as_chosen = (chosen["n_latents"], chosen["k"]) == (summary.get("n_latents"), target)
     several = len({point["n_latents"] for point in swept["curve"]}) > 1
     of = " of {n_latents:whole}" if several else ""
     curve = listed(
@@ -230,15 +230,15 @@ def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> Sentence:
     )
     choice = (
         "as a sweep chose"
-        if is_it
+        if as_chosen
         else say(
-            "though a sweep chose {chosen_k} of {chosen_n_latents:whole} latents",
+            "although a sweep chose {chosen_k} of {chosen_n_latents:whole} latents",
             chosen_k=chosen["k"],
             chosen_n_latents=chosen["n_latents"],
         )
     )
     return say(
-        "{k:.0f} a token, {choice}; variance explained of the difference there: {curve}",
+        "{k:.0f} per token, {choice}; variance of the difference explained in the sweep: {curve}",
         k=target,
         choice=choice,
         curve=curve,
@@ -267,17 +267,21 @@ def _unexplained(summary: dict[str, Any], counts: tuple[LabelCount, ...]) -> tup
     missing = 1 - fve if fve is not None else None
     shares = (
         (
-            "difference that the dictionary does not rebuild",
+            "variance of the difference that the dictionary does not explain",
             missing,
-            "the variance explained of the difference is the rest",
+            "the rest is the variance of the difference that it explains",
         ),
         (
-            "shift explained by latents",
+            "activation shift explained by latents",
             shift.get("latents"),
-            "sum of all shares; with the two below it makes the whole",
+            "sum over all latents; with the two shares below it adds up to the whole activation shift E‖intervened − reference‖²",
         ),
-        ("shift in the bias", shift.get("bias"), "a constant offset between the models"),
-        ("shift in the error", shift.get("error"), "neither latents nor bias"),
+        (
+            "activation shift in the bias",
+            shift.get("bias"),
+            "a constant offset between the models",
+        ),
+        ("activation shift in the error", shift.get("error"), "in neither latents nor bias"),
         (
             "dead latents",
             summary.get("dead_share"),
@@ -300,7 +304,7 @@ def _unexplained(summary: dict[str, Any], counts: tuple[LabelCount, ...]) -> tup
 
 
 def _undetermined(results: AnalysisResults) -> tuple[Reason, ...]:
-    """The commonest reasons; reasons that differ only in their numbers are one."""
+    """Return the most common reasons; reasons that differ only in their numbers are counted as one."""
     rows = results.features.loc[results.features["label"] == "undetermined", "reason"].dropna()
     kinds = Counter(_without_numbers(reason) for reason in rows)
     first = {
@@ -312,7 +316,7 @@ def _undetermined(results: AnalysisResults) -> tuple[Reason, ...]:
             count=count,
             latent=first[kind][0],
             example=visible(first[kind][1]),
-            numbers=_reasoned_with(results, first[kind][0]),
+            numbers=_numbers_of_reason(results, first[kind][0]),
         )
         for kind, count in kinds.most_common(_REASONS_SHOWN)
     )
@@ -322,10 +326,10 @@ def _without_numbers(reason: object) -> str:
     return re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "0", str(reason))
 
 
-def _reasoned_with(results: AnalysisResults, latent: int) -> dict[str, Number]:
-    """The numbers that a reason can name: what is known of the latent, and the limits of the rule."""
+def _numbers_of_reason(results: AnalysisResults, latent: int) -> dict[str, Number]:
+    """Return the numbers that a reason can contain: the latent's evidence, and the limits of the rule."""
     row = results.features.iloc[latent]
-    numbers = {str(column): plain(value) for column, value in row.items() if column not in _UNREASONED}
+    numbers = {str(column): plain(value) for column, value in row.items() if column not in _IDENTIFIERS}
     norms = {side: numbers.get(f"norm_{side}") or 0.0 for side in ("reference", "intervened")}
     larger = max(norms.values())
     numbers |= {f"norm_share_{side}": norm / larger if larger else 0.0 for side, norm in norms.items()}
@@ -338,7 +342,7 @@ def _reasoned_with(results: AnalysisResults, latent: int) -> dict[str, Number]:
 
 
 def _total(tokens: int | dict[str, int] | None) -> int | None:
-    """Tokens of a stage; the harvest counts those of training and held-out documents apart."""
+    """Return the tokens of a stage; the harvest counts training and held-out documents separately."""
     return sum(tokens.values()) if isinstance(tokens, dict) else tokens
 
 

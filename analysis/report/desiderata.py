@@ -1,4 +1,4 @@
-"""The desiderata table: what an explanation of a change has to fulfill, each requirement with its measure and a verdict.
+"""The desiderata table: the requirements on an explanation of a change, each with its measure and verdict.
 
 Comparative XAI (arXiv 2602.02304) asks for comparability, validity, actionability and monitoring, as measured requirements. The ten
 requirements under those four families, their measures and their thresholds are this project's own reading of them.
@@ -20,7 +20,7 @@ from .phrases import NOT_MEASURED, Number
 from .schema import Requirement
 from .wording import Sentence, named, say
 
-# Conventions, stated beside every verdict.
+# Conventions, stated with every verdict.
 _FVE_GAP = 0.05
 _FALSE_LABELS = 0.5
 _REFOUND = 0.5
@@ -30,15 +30,15 @@ _FAITHFUL = 0.5
 _UNDONE = 0.5
 
 COST = 0.1
-"""Nats of KL on unrelated text that a lever may cost."""
+"""Largest acceptable cost of a lever: nats of KL on unrelated text."""
 _FOLLOWED = 0.9
 
 _LEGIBLE_SHARE = 0.8
-"""Of what latents carry of the shift: how many of them have to be read for it."""
+"""Share of what all latents explain of the activation shift: the latents needed for it are counted."""
 
 
 def desiderata(results: AnalysisResults, folder: RunFolder) -> tuple[Requirement, ...]:
-    """All requirements, family by family; what was not measured says so."""
+    """Return all requirements, family by family; those not measured have the verdict `not measured`."""
     behaviors = [behavior for behavior in load_behaviors(folder) if not behavior.shift["unrelated"]]
     return (
         _contract(results, folder),
@@ -55,19 +55,19 @@ def desiderata(results: AnalysisResults, folder: RunFolder) -> tuple[Requirement
 
 
 def unmet(requirements: Requirements, measured: Iterable[Requirement]) -> list[str]:
-    """A line for every demand that the run does not fulfill; what is not measured does not fulfill any."""
+    """Return a line for every demand that the run does not fulfill; a requirement that is not measured fulfills none."""
     found = {requirement.key: requirement for requirement in measured}
     lines = []
     for key, demand in requirements.demands():
-        is_ = found[key]
-        if not demand.fulfilled_by(is_.value, is_.verdict):
-            threshold = f" ({is_.threshold})" if demand.verdict else ""
-            lines.append(f"{key}: {is_.shown}, required: {demand}{threshold}")
+        measure = found[key]
+        if not demand.fulfilled_by(measure.value, measure.verdict):
+            threshold = f" ({measure.threshold})" if demand.verdict else ""
+            lines.append(f"{key}: {measure.shown}, required: {demand}{threshold}")
     return lines
 
 
 def _contract(results: AnalysisResults, folder: RunFolder) -> Requirement:
-    """Whether everything that decides the comparison is named."""
+    """Return whether the run records everything that defines the comparison."""
     manifest = results.manifest
     pair, data = manifest.get("pair") or {}, manifest.get("data") or {}
     named = {
@@ -92,7 +92,7 @@ def _contract(results: AnalysisResults, folder: RunFolder) -> Requirement:
         ),
         say("all: {limit:percent}", limit=1),
         share == 1,
-        "share named of what decides the comparison: digests of weights, tokenizer and text, hookpoint, settings, versions, commands",
+        "share recorded of what defines the comparison: digests of weights, tokenizer and text, hookpoint, settings, versions, commands",
     )
 
 
@@ -117,18 +117,18 @@ def _change(summary: dict[str, Any]) -> Requirement:
         found,
         0,
         "whole",
-        "latents claimed to have changed where the reference stands beside itself",
+        "latents labeled as changed when the reference is compared with itself",
     )
 
 
 def _faithfulness(behaviors: Sequence[BehaviorResults]) -> Requirement:
-    """Of the behavior that is explained worst: nothing is faithful on average."""
+    """Return the faithfulness of the behavior that is explained worst: an average would hide it."""
     checks = {
         behavior.name: max(
             behavior.causal["together"].values(), key=lambda check: (check["passed"], check["value"] or 0.0)
         )
         for behavior in behaviors
-        if behavior.causal is not None and not _told_apart(behavior.causal)
+        if behavior.causal is not None and not _share_no_space(behavior.causal)
     }
     name = min(checks, key=lambda name: (checks[name]["passed"], checks[name]["low"] or 0.0), default=None)
     check = None if name is None else checks[name]
@@ -141,19 +141,19 @@ def _faithfulness(behaviors: Sequence[BehaviorResults]) -> Requirement:
             value=low,
             of="" if name is None else say(" of {behavior}", behavior=named(name)),
         ),
-        say("at least {limit:percent}, and no random latents reach it", limit=_FAITHFUL),
+        say("at least {limit:percent}, and random latents do not reach it", limit=_FAITHFUL),
         None if check is None or low is None else bool(check["passed"]) and low >= _FAITHFUL,
-        "share of the behavioral shift that goes with the named latents, taken out or put in, on held-out prompts (lower end of the "
-        "interval; the behavior explained worst)",
+        "share of the behavioral shift that removing the named latents undoes, or adding them produces, on held-out prompts (lower end of the "
+        "interval; the behavior that is explained worst)",
     )
 
 
 def _lever(behaviors: Sequence[BehaviorResults]) -> Requirement:
-    """Of the behavior that can be undone least."""
+    """Return the lever of the behavior that can be undone least."""
     undone = [
         _most_undone(behavior.causal)
         for behavior in behaviors
-        if behavior.causal is not None and not _told_apart(behavior.causal)
+        if behavior.causal is not None and not _share_no_space(behavior.causal)
     ]
     share = min(undone, default=None)
     return _judged(
@@ -163,20 +163,20 @@ def _lever(behaviors: Sequence[BehaviorResults]) -> Requirement:
         say("at least {limit:percent}", limit=_UNDONE),
         None if share is None else share >= _UNDONE,
         say(
-            "share of the behavioral shift that can be undone in the intervened model, by taking the named latents out (the reference reads "
-            "along) or by a constant direction of theirs, at a cost of at most {cost:.2f} nats (KL) on unrelated text",
+            "share of the behavioral shift that can be undone in the intervened model, by removing the named latents (both models run) or by "
+            "steering with a constant direction made of them, at a cost of at most {cost:.2f} nats (KL) on unrelated text",
             cost=COST,
         ),
     )
 
 
-def _told_apart(causal: dict[str, Any]) -> bool:
-    """Whether shares are of one model's behavior rather than of the shift: of models that share no space."""
+def _share_no_space(causal: dict[str, Any]) -> bool:
+    """Whether shares are of one model's behavior rather than of the shift, as for models that share no space."""
     return causal.get("of") == "intervened"
 
 
 def _most_undone(causal: dict[str, Any]) -> float:
-    """In generated answers where there are any."""
+    """Return the largest share that a lever within the cost limit undoes; removal is measured in generated answers if there are any."""
     removal = (causal["answers"] or causal)["together"]["necessity"]["value"]
     levers = [(removal, causal["removal_cost"]["kl"]["value"])]
     levers += [
@@ -196,12 +196,13 @@ def _specificity(summary: dict[str, Any]) -> Requirement:
         total,
         _FALSE_LABELS,
         ".1f",
-        "latents claimed to have changed in a pair that differs as much and in no feature, where q-values allow as much",
+        "latents of a null pair (two models that differ by as much, but in no feature) that the rule labels as changed, with at least the effect "
+        "of latents labeled so here",
     )
 
 
 def _robustness(results: AnalysisResults) -> Requirement:
-    """With fewer than three seeds, or nothing claimed, there is nothing to tell."""
+    """Return the stability over seeds; not measured with fewer than three seeds or without latents labeled as changed."""
     features = results.features
     claimed = features[features["label"].isin(CLAIMED)]
     seeds = (results.summary.get("controls") or {}).get("seeds", 0)
@@ -218,7 +219,7 @@ def _robustness(results: AnalysisResults) -> Requirement:
         ),
         say("at least {limit:percent}", limit=_REFOUND),
         None if share is None else share >= _REFOUND,
-        "share of the latents claimed to have changed that every other seed finds again",
+        "share of the latents labeled as changed that every other seed finds again",
     )
 
 
@@ -232,13 +233,14 @@ def _legibility(results: AnalysisResults) -> Requirement:
         _LATENTS,
         "whole",
         say(
-            "latents that carry {share:percent} of what all latents carry of the shift", share=_LEGIBLE_SHARE
+            "number of latents that explain {share:percent} of what all latents explain of the activation shift",
+            share=_LEGIBLE_SHARE,
         ),
     )
 
 
 def _trajectory(results: AnalysisResults) -> Requirement:
-    """Without snapshots, or where nothing is claimed, there is nothing to follow."""
+    """Return the share of changes with a known onset; not measured without snapshots or without latents labeled as changed."""
     monitoring = results.summary.get("monitoring") or {}
     checkpoints, onset = monitoring.get("checkpoints") or [], monitoring.get("onset") or {}
     share = onset["named"] / onset["changed"] if len(checkpoints) >= 3 and onset.get("changed") else None
@@ -258,8 +260,8 @@ def _trajectory(results: AnalysisResults) -> Requirement:
         ),
         say("at least {limit:percent}", limit=_FOLLOWED),
         None if share is None else share >= _FOLLOWED,
-        "share of the latents claimed to have changed that are followed over three or more checkpoints to the one at "
-        "which their change began",
+        "share of the latents labeled as changed that are followed over three or more checkpoints to the one at which their "
+        "change began",
     )
 
 
@@ -270,7 +272,7 @@ def _coverage(summary: dict[str, Any]) -> Requirement:
         None if explained is None else 1 - explained,
         _UNEXPLAINED,
         "percent",
-        "share of the difference between the models that no latent explains",
+        "share of the variance of the difference between the models' activations that the dictionary does not explain",
     )
 
 

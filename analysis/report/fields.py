@@ -1,7 +1,7 @@
-"""The kinds of fields that a report is made of.
+"""The types of fields in a report.
 
-Numbers stand in number fields or in the `numbers` of a `Sentence`, never in words alone. A field of plain `str` holds the report's own
-words and no number; text that others wrote is `Quoted`, and a page `Address` leads to the page.
+Numbers are in number fields or in the `numbers` of a `Sentence`, never only in words. A field of plain `str` has the report's own
+words and no number; text from elsewhere is `Quoted`, and a link is an `Address`.
 """
 
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ Address = Annotated[str, Field(json_schema_extra={"x-text": "address"})]
 """A link, relative to the folder of the report."""
 
 Retold = Annotated[str, Field(json_schema_extra={"x-text": "retold"})]
-"""A sentence that an earlier stage wrote; the numbers it was made from are in `numbers` beside it."""
+"""A sentence that an earlier stage wrote; its numbers are in the field `numbers` of the same object."""
 
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -26,12 +26,12 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ReportPart(BaseModel):
-    """Base of everything in a report: frozen, and a key that is not known is an error."""
+    """Base class of the parts of a report: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
-        # What is written is complete: null, not absence, stands for what was not measured.
+        # Written reports are complete: what was not measured is null, not absent.
         json_schema_serialization_defaults_required=True,
     )

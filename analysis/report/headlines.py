@@ -1,12 +1,11 @@
-"""What was found, in a few sentences: how many latents changed, how much is explained, and which conditions failed."""
+"""The report's summary: how behaviors shifted, how many latents changed, how much is explained, and which conditions failed."""
 
 from collections.abc import Mapping
 
-from ..behaviors.behavior_files import LEAST_SHARE
+from ..behaviors.behavior_files import MIN_SHARE
 from ..tables.analysis_files import AnalysisResults
 from .behavior_schema import BehaviorShift
-from .behavior_shifts import form_of
-from .phrases import NOT_MEASURED
+from .phrases import NOT_MEASURED, unit_format
 from .schema import Check, LabelCount
 from .wording import Part, Sentence, listed, named, say
 
@@ -18,59 +17,60 @@ def summary_sentences(
     behaviors: tuple[BehaviorShift, ...],
     identical: bool,
 ) -> tuple[Sentence, ...]:
-    """The first thing that a reader sees."""
+    """Return the sentences that open the report."""
     if identical:
-        same = "Both sides computed identical activations: there is no difference to explain, and nothing below is one."
-        return say(same), _new_and_lost(results, counts)
+        same = "Both models computed identical activations: there is no difference to explain, and nothing below describes one."
+        return say(same), _changed_latents(results, counts)
     fve = (results.summary.get("fve") or {}).get("difference")
     explained = (
         say(
-            "The dictionary explains {fve_difference:percent} of the difference between the models.",
+            "The dictionary explains {fve_difference:percent} of the variance of the difference between the models' activations.",
             fve_difference=fve,
         )
         if fve is not None
         else say(
-            "Between models of different width there is no difference that the dictionary could explain."
+            "The models differ in width, so their activations have no difference that the dictionary could explain."
             if results.labels_undefined
-            else "How much of the difference the dictionary explains is not measured."
+            else "How much of the difference between the models' activations the dictionary explains is not measured."
         )
     )
-    shifted = tuple(_shifted(behavior) for behavior in behaviors)
-    return *shifted, _new_and_lost(results, counts), explained, _verdicts(checks)
+    shifts = tuple(_behavior_shift(behavior) for behavior in behaviors)
+    return *shifts, _changed_latents(results, counts), explained, _conditions(checks)
 
 
-def _shifted(behavior: BehaviorShift) -> Sentence:
-    """Whether a behavior shifted, and what its named latents do to that."""
+def _behavior_shift(behavior: BehaviorShift) -> Sentence:
+    """Return whether a behavior shifted, and what its named latents contribute."""
     explanation = behavior.explanation
     if not behavior.established:
-        return say("{behavior}: no shift established.", behavior=named(behavior.name))
+        return say("{behavior}: no shift between the models is established.", behavior=named(behavior.name))
     values = _values(behavior)
     if explanation is None:
         return say(
-            "{behavior}: {values}. The shift is not told apart.",
+            "{behavior} changed {values}. The shift is not attributed to latents.",
             behavior=named(behavior.name),
             values=values,
         )
     if explanation.level != "causal":
         return say(
-            "{behavior}: {values}. No latents are shown to cause the shift.",
+            "{behavior} changed {values}. No latents are shown to cause the shift.",
             behavior=named(behavior.name),
             values=values,
         )
     if explanation.sufficiency is None:
         return say(
-            "{behavior}: {values}. {latents:counted latent} together cause some of what the intervened model does: brought to their "
-            "mean there they undo {necessity:percent} of it.",
+            "{behavior} changed {values}. Some of the intervened model's behavior is caused by {latents:counted latent} together: setting all of "
+            "them to their mean undoes {necessity:percent} of what it does beyond its mean activation.",
             behavior=named(behavior.name),
             values=values,
             latents=len(explanation.latents),
             necessity=explanation.necessity.share.value,
         )
     answers = explanation.answers_necessity, explanation.answers_sufficiency
-    if any(answers) and not any(check and (check.share.low or 0) > LEAST_SHARE for check in answers):
+    if any(answers) and not any(check and (check.share.low or 0) > MIN_SHARE for check in answers):
         return say(
-            "{behavior}: {values}. In generated answers {latents:counted latent} are not shown to change it; in the metric that stands in "
-            "for them, taking them out undoes {necessity:percent} of the shift and putting them in brings {sufficiency:percent}.",
+            "{behavior} changed {values}. In generated answers, removing or adding {latents:counted latent} is not shown to change it. In the "
+            "metric that stands in for answers, removing them from the intervened model undoes {necessity:percent} of the shift, and adding "
+            "them to the reference's activations produces {sufficiency:percent}.",
             behavior=named(behavior.name),
             values=values,
             latents=len(explanation.latents),
@@ -80,8 +80,9 @@ def _shifted(behavior: BehaviorShift) -> Sentence:
     necessity = explanation.answers_necessity or explanation.necessity
     sufficiency = explanation.answers_sufficiency or explanation.sufficiency
     return say(
-        "{behavior}: {values}. {latents:counted latent} together cause some of the shift: taken out they undo {necessity:percent} of "
-        "it{where}, put into the reference's activations they bring {sufficiency:percent}.",
+        "{behavior} changed {values}. Some of the shift is caused by {latents:counted latent} together: removing all of them from the "
+        "intervened model undoes {necessity:percent} of it{where}, and adding them to the reference's activations produces "
+        "{sufficiency:percent}.",
         behavior=named(behavior.name),
         values=values,
         latents=len(explanation.latents),
@@ -92,65 +93,73 @@ def _shifted(behavior: BehaviorShift) -> Sentence:
 
 
 def _values(behavior: BehaviorShift) -> Sentence:
-    """The behavior before and after."""
-    form = form_of(behavior.unit)
+    """Return the behavior's value in each model."""
+    form = unit_format(behavior.unit)
     return say(
-        "from {reference} to {intervened} ({unit})",
+        "from {reference} in the reference to {intervened} in the intervened model ({unit})",
         reference=say(f"{{reference:{form}}}", reference=behavior.reference.value),
         intervened=say(f"{{intervened:{form}}}", intervened=behavior.intervened.value),
         unit=behavior.unit,
     )
 
 
-def _verdicts(checks: tuple[Check, ...]) -> Sentence:
+def _conditions(checks: tuple[Check, ...]) -> Sentence:
     failed, unmeasured = (
         "; ".join(check.name for check in checks if check.verdict == verdict)
         for verdict in ("fail", NOT_MEASURED)
     )
     return say(
         "{failed}{unmeasured}",
-        failed=f"Not met: {failed}." if failed else "No condition for a comparison failed.",
+        failed=f"Conditions for a comparison that failed: {failed}."
+        if failed
+        else "No condition for a comparison failed.",
         unmeasured=f" Not measured: {unmeasured}." if unmeasured else "",
     )
 
 
-def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> Sentence:
+def _changed_latents(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> Sentence:
     total = len(results.features)
     by_label = {count.label: count for count in counts}
     if not results.has_norms:
         reweighted = by_label["reweighted"].count
         return say(
-            "This dictionary has no decoder norm for each model, so it calls no latent new or lost. What it gives is each latent's share "
-            "of the shift, for {n_latents:counted latent}.{rates}",
+            "This dictionary has no separate decoder norms for the two models, so it calls no latent new or lost. It gives the share of the "
+            "activation shift of each of {n_latents:counted latent}.{rates}",
             n_latents=total,
-            rates=say(" {reweighted:counted latent} fire at another rate.", reweighted=reweighted)
+            rates=say(
+                f" {{reweighted:counted latent}} {'fires' if reweighted == 1 else 'fire'} at different rates in the two models (reweighted).",
+                reweighted=reweighted,
+            )
             if reweighted
             else "",
         )
     if results.labels_undefined:
         return say(
-            "The models share no space, and no linear map leads between them, so a direction of one has no place in the other: which of the {n_latents:counted latent} is "
-            "new, lost or shared is undefined here, and none is called so. What is given is where each fires, and how strongly it "
-            "writes into either model.",
+            "The two models share no activation space, and no linear map between them carries directions, so a direction of one model cannot "
+            "be looked up in the other. Which of {n_latents:counted latent} are new, lost or shared is undefined, and none is labeled so. "
+            "The report gives where each latent fires, and how strongly it writes into each model.",
             n_latents=total,
         )
-    new, lost, others = by_label["new"], by_label["lost"], _others(by_label)
-    open_ = _open(by_label["undetermined"].count, total)
+    new, lost, others = by_label["new"], by_label["lost"], _other_changes(by_label)
+    open_ = _undetermined(by_label["undetermined"].count, total)
     if not new.count and not lost.count:
         return say(
-            "Of {n_latents:counted latent}, none is called new or lost by the rule below{at_most}{others}.{open}",
+            "Of {n_latents:counted latent}, none is called new (only in the intervened model) or lost (only in the reference) by the rule "
+            "below{at_most}.{others}{open}",
             n_latents=total,
             others=others,
             open=open_,
             at_most=_at_most(new, lost),
         )
     return say(
-        "Of {n_latents:counted latent}, {new:,}{new_range} are new (in the intervened model only) and {lost:,}{lost_range} lost (in the "
-        "reference only){others}.{open}{expected}",
+        "Of {n_latents:counted latent}, {new:,} {new_verb} new: only in the intervened model{new_range}. {lost:,} {lost_verb} lost: only in "
+        "the reference{lost_range}.{others}{open}{expected}",
         n_latents=total,
         new=new.count,
+        new_verb=_is(new.count),
         new_range=_range(new),
         lost=lost.count,
+        lost_verb=_is(lost.count),
         lost_range=_range(lost),
         others=others,
         open=open_,
@@ -158,26 +167,32 @@ def _new_and_lost(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> S
     )
 
 
-def _others(by_label: Mapping[str, LabelCount]) -> Part:
-    """What else is claimed to have changed."""
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _other_changes(by_label: Mapping[str, LabelCount]) -> Part:
+    """Return a sentence for each other label of change that some latents have."""
     found = [
         (
             label,
             say(
-                "{latents:,}{range} {label}",
+                " {latents:counted latent} {verb} {label}: {meaning}{range}.",
                 latents=by_label[label].count,
-                range=_range(by_label[label]),
+                verb=_is(by_label[label].count),
                 label=label,
+                meaning=by_label[label].meaning,
+                range=_range(by_label[label]),
             ),
         )
         for label in ("rotated", "rescaled", "reweighted")
         if by_label[label].count
     ]
-    return say("; {others}", others=listed(found)) if found else ""
+    return listed(found, "") if found else ""
 
 
-def _open(undetermined: int, total: int) -> Part:
-    """For how many the evidence leaves it open: none of them is called new, and none is shown not to be."""
+def _undetermined(undetermined: int, total: int) -> Part:
+    """Return for how many latents the evidence is not enough: none of them is called new, and none is shown not to be."""
     if not undetermined:
         return ""
     return say(
@@ -192,9 +207,13 @@ def _at_most(new: LabelCount, lost: LabelCount) -> Part:
     if new.high is None:
         return ""
     if not new.high and not lost.high:
-        return ", nor when documents are resampled (interval 0 to 0)"
+        return say(
+            " ({low:.0f} to {high:.0f} of either if other held-out text had been read)",
+            low=new.low,
+            high=new.high,
+        )
     return say(
-        " (when documents are resampled, up to {new_high:.0f} new and {lost_high:.0f} lost)",
+        " (up to {new_high:.0f} new and {lost_high:.0f} lost if other held-out text had been read)",
         new_high=new.high,
         lost_high=lost.high,
     )
@@ -203,17 +222,18 @@ def _at_most(new: LabelCount, lost: LabelCount) -> Part:
 def _range(count: LabelCount) -> Part:
     if count.low is None or count.high is None:
         return ""
-    return say(" ({low:.0f} to {high:.0f} with other text)", low=count.low, high=count.high).under(
-        count.label
-    )
+    return say(
+        " ({low:.0f} to {high:.0f} if other held-out text had been read)", low=count.low, high=count.high
+    ).under(count.label)
 
 
 def _expected(new: LabelCount, lost: LabelCount) -> Sentence:
-    """How many of them to expect from nothing."""
+    """Return how many new and lost latents to expect by chance."""
     if new.expected_false is None or lost.expected_false is None:
-        return say(" How many to expect from nothing is not measured.")
+        return say(" How many to expect by chance is not measured.")
     return say(
-        " A pair that differs as much and in no feature has {expected_new:.1f} new and {expected_lost:.1f} lost ones of as much effect.",
+        " For comparison, a null pair (two models that differ by as much, but in no feature) has {expected_new:.1f} new and "
+        "{expected_lost:.1f} lost latents with at least as large an effect.",
         expected_new=new.expected_false,
         expected_lost=lost.expected_false,
     )

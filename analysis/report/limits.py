@@ -1,4 +1,4 @@
-"""How much a count depends on the limits of the rule, and where in its curve each limit lies."""
+"""How much the counts of labels depend on each limit of the rule, as curves with a sentence each."""
 
 from collections.abc import Sequence
 from html import escape
@@ -15,19 +15,19 @@ _MEANINGS = {
     "false_discovery_rate": "q-value",
 }
 
-# A count that stays within a tenth, or one latent, is the same count.
+# Counts that differ by at most a tenth, or by one latent, are treated as the same.
 _SAME = 0.1
 
 WIDTH, HEIGHT = 240, 48
 
 
 def limit_curves(limits: list[dict[str, Any]]) -> tuple[LimitCurve, ...]:
-    """The curves of summary.json, each with what it says in a sentence."""
+    """Return the curves of summary.json, each with a sentence that describes it."""
     return tuple(_curve(entry) for entry in limits)
 
 
 def drawing(curve: LimitCurve) -> str:
-    """The curve as SVG markup, for the report and for the page; the style of either colors it by class."""
+    """Return the curve as SVG markup for the report and the page, which color its classes."""
     margin = 4
     size = f'width="{WIDTH + margin}" height="{HEIGHT + 2 * margin}"'
     box = f'viewBox="{-margin // 2} {-margin} {WIDTH + margin} {HEIGHT + 2 * margin}"'
@@ -53,7 +53,7 @@ def _curve(entry: dict[str, Any]) -> LimitCurve:
     low, high = same_around(total, at)
     least, most = min(total[low : high + 1]), max(total[low : high + 1])
     beyond = [
-        (end, say("{count} at {value:.2g}", count=total[edge], value=values[edge]))
+        (end, say("{count} if it is {value:.2g}", count=total[edge], value=values[edge]))
         for end, edge in (("start", 0), ("end", len(values) - 1))
         if not low <= edge <= high
     ]
@@ -66,13 +66,13 @@ def _curve(entry: dict[str, Any]) -> LimitCurve:
         lost=tuple(entry["lost"]),
         expected_false=None if false is None else tuple(false),
         text=say(
-            "new and lost latents stay {count} from {low:.2g} to {high:.2g}{beyond}",
+            "the number of new and lost latents stays {count} for a limit from {low:.2g} to {high:.2g}{beyond}",
             count=say("{most}", most=most)
             if least == most
             else say("between {least} and {most}", least=least, most=most),
             low=values[low],
             high=values[high],
-            beyond=say("; {ends}", ends=listed(beyond, " and ")) if beyond else "",
+            beyond=say("; it is {ends}", ends=listed(beyond, " and ")) if beyond else "",
         ),
     )
 
@@ -82,7 +82,7 @@ def _total(new: Sequence[int], lost: Sequence[int]) -> list[int]:
 
 
 def same_around(counts: list[int], at: int) -> tuple[int, int]:
-    """First and last index around `at` up to which the count stays what it is there."""
+    """Return the first and last index around `at` up to which the count stays the same."""
     allowed = max(1.0, _SAME * counts[at])
     low = high = at
     while low > 0 and abs(counts[low - 1] - counts[at]) <= allowed:
@@ -93,7 +93,7 @@ def same_around(counts: list[int], at: int) -> tuple[int, int]:
 
 
 def _points(values: Sequence[float], counts: Sequence[Number], highest: float) -> str:
-    """The curve for an SVG polyline."""
+    """Return the points of the curve for an SVG polyline."""
     span = values[-1] - values[0]
     return " ".join(
         f"{WIDTH * (value - values[0]) / span:.1f},{HEIGHT * (1 - count / highest):.1f}"

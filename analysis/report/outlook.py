@@ -1,4 +1,4 @@
-"""What follows from a report: side effects, levers with their cost, when to look again, and how far what it says reaches."""
+"""What follows from a report: side effects, levers with their cost, when to measure again, and the scope of its claims."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from .wording import listed, named, say
 
 
 def outlook(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]) -> Outlook:
-    """All four parts."""
+    """Return all four parts."""
     return Outlook(
         side_effects=tuple(_side_effects(behaviors)),
         levers=tuple(_levers(behaviors)),
@@ -26,17 +26,17 @@ def _side_effects(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]
     if not unrelated:
         yield Statement(
             name="side effects",
-            text=say(f"{NOT_MEASURED}: no behavior was named as one that should not have shifted"),
+            text=say(
+                f"{NOT_MEASURED}: no behavior was marked as unrelated, that is, as one that should not shift"
+            ),
             verdict=NOT_MEASURED,
         )
     for behavior in unrelated:
         shift = behavior.shift["shift"]
         yield Statement(
-            name="a shift that was not meant"
-            if shift["established"]
-            else "no shift established where none was meant",
+            name="unintended shift" if shift["established"] else "no unintended shift established",
             text=say(
-                "{behavior}: {size:.4g} ({low:.4g} to {high:.4g}) {unit}",
+                "{behavior}: the intervened model differs from the reference by {size:.4g} ({low:.4g} to {high:.4g}; {unit})",
                 behavior=named(behavior.name),
                 size=shift["size"]["value"],
                 low=shift["size"]["low"],
@@ -53,9 +53,9 @@ def _levers(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
             continue
         name, share, kl = max(_prices(behavior.causal), key=lambda lever: (lever[2] <= COST, lever[1]))
         yield Statement(
-            name="the best lever" if kl <= COST else "the best lever, and it costs too much",
+            name="best lever" if kl <= COST else "best lever, above the cost limit",
             text=say(
-                "{behavior}: {lever} undoes {share:percent} of the shift at a cost of {kl:.2g} nats on unrelated text",
+                "{behavior}: {lever} undoes {share:percent} of the shift, at a cost of {kl:.2g} nats (KL) on unrelated text",
                 behavior=named(behavior.name),
                 lever=name,
                 share=share,
@@ -72,17 +72,17 @@ def _levers(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
 
 
 def _prices(causal: dict[str, Any]) -> Iterator[tuple[str, Number, Number]]:
-    """Every lever on the intervened model: what it is, how much of the shift it undoes, and its KL elsewhere."""
+    """Yield every lever on the intervened model: its name, the share of the shift that it undoes, and its KL on unrelated text."""
     removal = (causal["answers"] or causal)["together"]["necessity"]["value"] or 0.0
     yield (
-        "taking the named latents out (the reference reads along)",
+        "removing the named latents from the intervened model (both models run)",
         removal,
         causal["removal_cost"]["kl"]["value"],
     )
     for dose in causal["steering"]:
         if dose["model"] == "intervened" and dose["direction"] == "named latents":
             yield (
-                "a constant direction of the named latents",
+                "steering the intervened model with a constant direction made of the named latents",
                 dose["share"]["value"] or 0.0,
                 dose["kl"]["value"],
             )
@@ -90,20 +90,22 @@ def _prices(causal: dict[str, Any]) -> Iterator[tuple[str, Number, Number]]:
 
 def _monitoring(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
     yield Statement(
-        name="compare anew",
-        text=say("when a digest of weights, tokenizer or chat template is no longer the one above"),
+        name="compare again",
+        text=say("if a digest of the weights, tokenizer or chat template differs from the one above"),
     )
     for behavior in behaviors:
         shift = behavior.shift["shift"]
         yield Statement(
             name="measure again",
             text=say(
-                "{behavior}, with the same prompts: it is {intervened:.4g} now ({unit}){floor}",
+                "{behavior}, on the same prompts: it is {intervened:.4g} ({unit}) in the intervened model now{floor}",
                 behavior=named(behavior.name),
                 intervened=shift["intervened"]["value"],
                 unit=behavior.shift["unit"],
-                # Where no prompt differs, exchanging models says nothing of what chance does.
-                floor=say("; a move of more than {floor:.4g} is none of chance", floor=shift["floor"])
+                # If no prompt differs, exchanging the models gives no noise floor.
+                floor=say(
+                    "; a change of more than {floor:.4g} is above the noise floor", floor=shift["floor"]
+                )
                 if shift["floor"]
                 else "",
             ),
@@ -112,30 +114,30 @@ def _monitoring(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]
     explained = (results.summary.get("fve") or {}).get("difference")
     if explained is not None:
         yield Statement(
-            name="watch the rest",
+            name="watch the unexplained part",
             text=say(
-                "{unexplained:percent} of the difference is in no latent; more of it at a later checkpoint is a change that this dictionary "
-                "does not know",
+                "{unexplained:percent} of the variance of the difference between the models is in no latent; if this share grows at a later "
+                "checkpoint, that checkpoint has changed in a way that this dictionary does not represent",
                 unexplained=1 - explained,
             ),
             value=1 - explained,
         )
-    rings = [
+    alarms = [
         checkpoint
         for checkpoint in ((results.summary.get("monitoring") or {}).get("alarm") or {}).get("checkpoints")
         or []
         if checkpoint["rings"]
     ]
-    if rings:
+    if alarms:
         yield Statement(
-            name="the alarm rang",
+            name="drift alarm",
             text=say(
-                "at {checkpoints}: more than noise changed there, in {latents:counted latent} at the first of them",
+                "it rang at {checkpoints}: more changed there than noise explains, in {latents:counted latent} at the first of these checkpoints",
                 checkpoints=listed(
                     (f"checkpoint_{place}", say("{name}", name=named(checkpoint["name"])))
-                    for place, checkpoint in enumerate(rings)
+                    for place, checkpoint in enumerate(alarms)
                 ),
-                latents=rings[0]["n_latents"],
+                latents=alarms[0]["n_latents"],
             ),
         )
 
@@ -145,26 +147,27 @@ def _reach(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]) -> 
     yield Statement(
         name="text",
         text=say(
-            "latents and labels are of {n_tokens:whole} held-out tokens of the sources above; on other text others may fire",
+            "latents and labels were measured on {n_tokens:whole} held-out tokens of the sources above; on other text, other latents may fire",
             n_tokens=summary.get("n_tokens"),
         ),
     )
     yield Statement(
         name="place",
-        text=say(
-            "only what stands at the hookpoint can be in a latent; other layers were not read by a dictionary"
-        ),
+        text=say("latents describe the activations at the hookpoint; the dictionary reads no other layer"),
     )
     seeds = (summary.get("controls") or {}).get("seeds") or 0
     yield Statement(
         name="dictionary",
-        text=say("one dictionary of one seed; {seeds:counted other seed} trained beside it", seeds=seeds),
+        text=say(
+            "one dictionary, trained from one seed; {seeds:counted other seed} trained for comparison",
+            seeds=seeds,
+        ),
     )
     prompts = sum(behavior.shift["n_held_out"] for behavior in behaviors)
     yield Statement(
         name="behavior",
         text=say(
-            "{behaviors:counted behavior} measured, on {prompts:counted held-out prompt}; any other may have shifted",
+            "{behaviors:counted behavior} measured, on {prompts:counted held-out prompt}; any other behavior may have shifted",
             behaviors=len(behaviors),
             prompts=prompts,
         ),

@@ -1,30 +1,30 @@
-"""Numbers and tokens as text, the same in every sentence."""
+"""How numbers and tokens are written, the same in every sentence."""
 
 import math
 import re
 import unicodedata
 from typing import Final
 
-# JSON does not tell 1 from 1.0.
+# JSON does not distinguish 1 from 1.0.
 Number = int | float
 
 NOT_MEASURED: Final = "not measured"
 
 _NAMED = {"\n": "↵", "\r": "␍", "\t": "⇥"}
 # Controls, formats (which reorder or hide their neighbors), surrogates, private use, line and paragraph separators.
-_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
 def visible(text: str) -> str:
-    """Text with every character that cannot be seen, or that would reorder its neighbors, spelled out."""
+    """Return text in which characters that are invisible, or that would reorder their neighbors, are spelled out."""
     return "".join(
-        _NAMED.get(letter, f"\\u{ord(letter):04x}") if unicodedata.category(letter) in _UNSEEN else letter
+        _NAMED.get(letter, f"\\u{ord(letter):04x}") if unicodedata.category(letter) in _INVISIBLE else letter
         for letter in text
     )
 
 
 def token(text: str) -> str:
-    """A token for a sentence: visible, without the space that most tokens begin with."""
+    """Return a token for a sentence: visible, without surrounding spaces."""
     return visible(text).strip(" ") or "␣"
 
 
@@ -34,12 +34,12 @@ def present(value: object) -> bool:
 
 
 def fixed(value: Number | None, digits: int = 2) -> str:
-    """A number with a fixed number of digits."""
+    """Return a number with a fixed number of decimals."""
     return f"{value:.{digits}f}".replace("-", "−") if value is not None else NOT_MEASURED
 
 
 def percent(value: Number | None) -> str:
-    """A share in percent, with two or three significant digits."""
+    """Return a share in percent, with two or three significant digits."""
     if value is None:
         return NOT_MEASURED
     share = value * 100
@@ -56,13 +56,18 @@ def percent(value: Number | None) -> str:
     return f"{share:.{digits}f} %".replace("-", "−")
 
 
+def unit_format(unit: str) -> str:
+    """Return the format, for a place in a sentence, of a behavior's values in this unit."""
+    return "percent" if unit == "share of answers" else ".2f"
+
+
 def whole(value: Number | None) -> str:
-    """A count."""
+    """Return a count, with thousands separated."""
     return f"{value:,.0f}" if value is not None else NOT_MEASURED
 
 
 def seconds(value: Number | None) -> str:
-    """A duration."""
+    """Return a duration in seconds as text."""
     if value is None:
         return "not recorded"
     if value < 60:
@@ -73,18 +78,18 @@ def seconds(value: Number | None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 latent`, `3 latents`."""
+    """Return `1 latent`, `3 latents`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def markdown(text: str) -> str:
-    """Text as Markdown that shows exactly this text."""
+    """Return Markdown that shows exactly this text."""
     escaped = re.sub(r"([\\`*_\[\]<>|~&#$])", r"\\\1", visible(text))
     return re.sub(r"^([-+]|\d+\.)(?=\s)", r"\\\1", escaped)
 
 
 def markdown_code(text: str) -> str:
-    """Text as a Markdown code span, whatever backticks it holds."""
+    """Return text as a Markdown code span, whatever backticks it contains."""
     shown = visible(text)
     longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
     fence = "`" * (longest + 1)

@@ -1,4 +1,4 @@
-"""Write a report as JSON, Markdown and HTML. The texts are made from report.json's content and hold nothing more."""
+"""Writes a report as JSON, Markdown and HTML. Markdown and HTML contain only what report.json contains."""
 
 import base64
 import hashlib
@@ -20,18 +20,18 @@ from .content import build_report
 from .limits import drawing
 from .phrases import NOT_MEASURED, Number, markdown, markdown_code, seconds, visible
 from .schema import Report
-from .wording import Piece, Sentence, shown
+from .wording import Piece, Sentence, format_number
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Made by `python -m analysis.report.json_schema`; a test says when it has to be made anew.
+# Written by `python -m analysis.report.json_schema`; a test fails if it is out of date.
 _SCHEMA = Path(__file__).with_name("report.schema.json")
 
 
 def write_report(folder: RunFolder) -> Report:
-    """Write report.json, its schema, report.md and report.html from RUN/analysis and the manifest; the report as data.
+    """Write report.json, its schema, report.md and report.html from RUN/analysis and the manifest, and return the report.
 
-    Raises `FormatError` where the analysis is missing or damaged.
+    Raises `FormatError` if the analysis is missing or damaged.
     """
     report = build_report(load_results(folder), folder)
     write_atomic(folder.report / "report.json", report.model_dump_json(indent=2) + "\n")
@@ -42,9 +42,9 @@ def write_report(folder: RunFolder) -> Report:
 
 
 def read_report(folder: RunFolder) -> Report:
-    """What report.json says.
+    """Return the report in report.json.
 
-    Raises `FormatError` where it is missing, damaged or of another release.
+    Raises `FormatError` if it is missing, damaged or from another release.
     """
     path = folder.report / "report.json"
     try:
@@ -58,7 +58,7 @@ def read_report(folder: RunFolder) -> Report:
 
 
 def render_markdown(report: Report) -> str:
-    """The report as Markdown; text from models and data sets is escaped or in code spans."""
+    """Return the report as Markdown; text from models and data sets is escaped or in code spans."""
     environment = _environment(autoescape=False, number=lambda _, text: text)
     environment.filters |= {
         "prose": prose_markdown,
@@ -71,9 +71,9 @@ def render_markdown(report: Report) -> str:
 
 
 def render_html(report: Report) -> str:
-    """The report as one HTML file that asks for nothing: no script, and only its own style.
+    """Return the report as one HTML file that loads nothing: no script, and only its own style.
 
-    Every number in it is a `data` element that holds the number unrounded; text of others is in `bdi` and `code`.
+    Every number in it is a `data` element with the unrounded value; text from elsewhere is in `bdi` and `code`.
     """
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
@@ -84,7 +84,7 @@ def render_html(report: Report) -> str:
 
 
 def _environment(autoescape: bool, number: Callable[[Number, str], str]) -> Environment:
-    """With filters for what both texts show; `number` makes markup of a number and of what is shown for it."""
+    """Return the environment with the filters of both formats; `number` makes markup from a number and its text."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=autoescape,
@@ -95,7 +95,7 @@ def _environment(autoescape: bool, number: Callable[[Number, str], str]) -> Envi
     )
 
     def formatted(value: Number | None, form: str = "", missing: str = NOT_MEASURED) -> str:
-        return missing if value is None else number(value, shown(value, form))
+        return missing if value is None else number(value, format_number(value, form))
 
     filters: dict[str, Any] = {
         "visible": visible,
@@ -110,7 +110,7 @@ def _environment(autoescape: bool, number: Callable[[Number, str], str]) -> Envi
 
 
 def prose_markdown(sentence: Sentence) -> str:
-    """A sentence as Markdown; what others wrote is in code spans."""
+    """Return a sentence as Markdown; quotations are in code spans."""
     return "".join(
         f"**{markdown_code(piece.text)}**"
         if piece.kind == "peak"
@@ -122,7 +122,7 @@ def prose_markdown(sentence: Sentence) -> str:
 
 
 def prose_html(sentence: Sentence) -> Markup:
-    """A sentence as HTML; numbers are `data` elements, and what others wrote is in `bdi`."""
+    """Return a sentence as HTML; numbers are `data` elements, and quotations are in `bdi`."""
     return Markup("").join(_piece_html(piece) for piece in sentence.pieces())
 
 

@@ -1,7 +1,7 @@
-"""What a report says, as data. report.json is this; the text and the page are made from nothing else.
+"""A report as data: report.json has this schema, and report.md and report.html are made from it alone.
 
-Numbers stand in number fields or in the `numbers` of a `Sentence`, never in words alone. A field of plain `str` holds the report's own
-words and no number; text that others wrote is `Quoted`, and a page `Address` leads to the page.
+Numbers are in number fields or in the `numbers` of a `Sentence`, never only in words. A field of plain `str` has the report's own
+words and no number; text from elsewhere is `Quoted`, and a link is an `Address`.
 """
 
 from typing import Literal
@@ -24,62 +24,62 @@ SCHEMA_VERSION: Literal[3] = 3
 
 
 class Fact(ReportPart):
-    """One thing that is so, with its name."""
+    """A named fact."""
 
     name: str
-    """What it is about."""
+    """Name of the fact."""
 
     value: Sentence
-    """What is so."""
+    """The fact."""
 
 
 class Recorded(ReportPart):
-    """One thing as the manifest records it."""
+    """An entry of the manifest."""
 
     name: Quoted
-    """Its name there."""
+    """Its name in the manifest."""
 
     value: int | float | Quoted
-    """What is recorded: a number, or a name, digest, path or version."""
+    """The recorded number, name, digest, path or version."""
 
 
 class Model(ReportPart):
     """One of the two models."""
 
     side: Literal["reference", "intervened"]
-    """The model before, or the model after."""
+    """The model before (reference) or after (intervened) the intervention."""
 
     name: Quoted
-    """A short name: the last part of its path or id, and of its adapter's."""
+    """Short name: the last part of its path or id, and of that of its adapter."""
 
     facts: tuple[Recorded, ...]
-    """What the manifest records of it, digests of its weights included."""
+    """What the manifest records about it, including digests of its weights."""
 
 
 class Check(ReportPart):
-    """One condition for comparing the two models."""
+    """A condition for comparing the two models."""
 
     name: str
-    """What is asked."""
+    """Name of the condition."""
 
     value: Finite | Quoted | None
-    """What was measured: a share of 0 to 1, a cosine of −1 to 1, a number of latents or tokens, or a digest; null: not measured."""
+    """Measured value: a share of 0 to 1, a cosine of −1 to 1, a number of latents or tokens, or a digest; null if not measured."""
 
     shown: Sentence
-    """The value as it is read."""
+    """The value in words."""
 
     threshold: Sentence
-    """What the value has to be. Its number is `limit`, in the unit of the value."""
+    """The required value. Its number is `limit`, in the unit of the value."""
 
     verdict: Verdict
-    """Whether it is."""
+    """Whether the value meets the threshold."""
 
     meaning: str
-    """What was measured, in words."""
+    """What the value measures."""
 
 
 class Requirement(ReportPart):
-    """One requirement of the desiderata table."""
+    """A requirement of the desiderata table."""
 
     key: str
     """`family.name`, as `--require` names it."""
@@ -88,305 +88,305 @@ class Requirement(ReportPart):
     """The family of Comparative XAI: comparability, validity, actionability or monitoring."""
 
     name: str
-    """The name within the family, as words."""
+    """Name within the family, in words."""
 
     measure: Sentence
-    """What is measured."""
+    """What the value measures."""
 
     value: Finite | None
-    """What was measured: a share of 0 to 1, or a number of latents; null: not measured."""
+    """Measured value: a share of 0 to 1, or a number of latents; null if not measured."""
 
     shown: Sentence
-    """The value as it is read, and what belongs to it."""
+    """The value in words, with details."""
 
     threshold: Sentence
-    """What the value has to be. Its number is `limit`, in the unit of the value."""
+    """The required value. Its number is `limit`, in the unit of the value."""
 
     verdict: Verdict
-    """Whether it is."""
+    """Whether the value meets the threshold."""
 
 
 class LabelCount(ReportPart):
-    """How many latents bear a label."""
+    """Number of latents with a label."""
 
     label: str
     """The label."""
 
     meaning: str
-    """What it says of a latent."""
+    """What the label means."""
 
     count: Count
-    """Latents that bear it."""
+    """Number of latents with the label."""
 
     low: NotNegative | None
-    """Lower bound of that count with other text, from resampling held-out documents; null: not measured."""
+    """Lower bound of the count if other held-out text had been read, from resampling documents; null if not measured."""
 
     high: NotNegative | None
-    """Upper bound of that count with other text."""
+    """Upper bound of the count if other held-out text had been read; null if not measured."""
 
     expected_false: NotNegative | None
-    """How many of them are to be expected from nothing, by the null pairs; null: not measured."""
+    """Number of latents with the label to expect by chance, from the null pairs; null if not measured."""
 
 
 class Claim(ReportPart):
-    """What is said of one latent, and from what."""
+    """A claim about one latent, with its evidence."""
 
     latent: Count
-    """Its number, counted from 0, as in features.parquet."""
+    """Index of the latent, counted from 0, as in features.parquet."""
 
     label: str
     """Its label."""
 
     evidence: Evidence
-    """How strong the evidence is; `observed`: seen in activations."""
+    """Strength of the evidence; `observed` means seen in activations."""
 
     sentence: Sentence
-    """Where it fires, in which model its direction is, and what that points at."""
+    """Where it fires, which model has its direction, and the top tokens of that direction."""
 
     rule: Sentence | None
-    """A short rule for where it fires, and its AUROC on held-out documents that it was not learnt on; null: none was looked for."""
+    """A short rule for where it fires, and its AUROC on held-out documents that it was not learned on; null if none was learned."""
 
     numbers: dict[str, Finite | None]
-    """The evidence, named as the columns of features.parquet: shares and rates 0 to 1, cosines −1 to 1; null: not measured."""
+    """The evidence, named as the columns of features.parquet: shares and rates 0 to 1, cosines −1 to 1; null if not measured."""
 
     facts: tuple[Fact, ...]
-    """The most important of them, with intervals, as they are read."""
+    """The most important of these numbers, with intervals, in words."""
 
     doubt: str | None
-    """Why the claim may mislead; null: nothing known."""
+    """Why the claim may mislead; null if no reason is known."""
 
     link: Address
     """The latent on the page."""
 
 
 class ClaimGroup(ReportPart):
-    """Claims of one kind; `total` counts also those that are not written out."""
+    """Claims of one kind."""
 
     name: str
-    """A label, or `shift` for the largest shares of the shift."""
+    """A label, or `shift` for the largest shares of the activation shift."""
 
     title: str
-    """The same as a heading."""
+    """Heading of the group."""
 
     total: Count
-    """Latents of this kind."""
+    """Number of latents of this kind, with and without a claim in the report."""
 
     claims: tuple[Claim, ...]
-    """Those that are written out, the largest share of the shift first."""
+    """The claims in the report, largest share of the activation shift first."""
 
     statement: Sentence | None
-    """How many are written out, and by what they were chosen; null: all are."""
+    """How many latents have a claim in the report, and how they were chosen; null if all have one."""
 
     link: Address
-    """All of them, on the page."""
+    """All latents of this kind, on the page."""
 
 
 class Statement(ReportPart):
-    """A named sentence; `verdict` says whether the thing was measured at all."""
+    """A named sentence."""
 
     name: str
-    """What it is about."""
+    """Topic of the sentence."""
 
     text: Sentence
-    """What is said."""
+    """The sentence."""
 
     value: Finite | None = None
-    """The one number it is about, where there is one."""
+    """The main number of the sentence; null if there is none."""
 
     verdict: Literal["measured", "not measured"] = "measured"
-    """Whether it was measured."""
+    """Whether the topic was measured."""
 
 
 class Reason(ReportPart):
-    """A reason why latents are undetermined, in the words of one of them."""
+    """A reason why latents are undetermined, with one latent as example."""
 
     count: Count
-    """Latents with this reason."""
+    """Number of latents with this reason."""
 
     latent: Count
-    """The one whose words they are."""
+    """Index of the example."""
 
     example: Retold
-    """Its `reason` in features.parquet."""
+    """`reason` of the example in features.parquet."""
 
     numbers: dict[str, Finite]
-    """That latent's evidence, named as the columns of features.parquet, what the rule makes of it (norms as shares of the larger one,
-    the larger end of an interval), and the rule's limits as `rule.NAME`: the numbers of `example`, unrounded."""
+    """The numbers of `example`, unrounded: evidence of the latent, named as the columns of features.parquet; values that the rule derives
+    from it (norms as shares of the larger one, the larger bound of an interval); and the limits of the rule as `rule.NAME`."""
 
 
 class LimitCurve(ReportPart):
-    """New and lost latents while one limit of the rule moves alone."""
+    """Numbers of new and lost latents while one limit of the rule varies and the others stay."""
 
     limit: str
     """The limit, as `analysis.rule` names it."""
 
     meaning: str
-    """What it bounds."""
+    """What the limit bounds."""
 
     configured: Finite
-    """What it was in this run."""
+    """Value of the limit in this run."""
 
     values: tuple[Finite, ...]
-    """What it is along the curve."""
+    """Values of the limit along the curve."""
 
     new: tuple[Count, ...]
-    """New latents at each."""
+    """Number of new latents at each value."""
 
     lost: tuple[Count, ...]
-    """Lost latents at each."""
+    """Number of lost latents at each value."""
 
     expected_false: tuple[NotNegative, ...] | None
-    """How many new and lost the nulls have at each; null: no null was trained."""
+    """Number of new and lost latents in the null pairs at each value; null if no null pair was trained."""
 
     text: Sentence
-    """From where to where the count stays what it is."""
+    """Range of the limit in which the number of new and lost latents stays about the same."""
 
 
 class LayerShift(ReportPart):
-    """How alike the models are after one layer."""
+    """Similarity of the models after one layer."""
 
     name: Sentence
-    """The layer, counted from 0; of each model where they differ."""
+    """The layer, counted from 0; one for each model if they differ."""
 
     cka: Finite | None
-    """Linear CKA, unbiased; 1: the same geometry; null: not measured."""
+    """Linear CKA, unbiased; 1 means the same geometry; null if not measured."""
 
     change: NotNegative | None
-    """E‖intervened − reference‖² over the variance of the reference; null where the widths differ."""
+    """E‖intervened − reference‖² over the variance of the reference; null if the widths differ."""
 
     hookpoint: bool
     """Whether the dictionary reads this layer."""
 
 
 class Prediction(ReportPart):
-    """A place where the models' predictions differ most."""
+    """A position at which the models' predictions differ most."""
 
     context: Quoted
-    """The text before it."""
+    """The text before the predicted token."""
 
     kl: Finite
     """KL of the intervened model's next-token prediction from the reference's, in nats."""
 
     reference: Sentence
-    """The reference's likeliest next tokens with their probabilities."""
+    """The reference's most likely next tokens, with probabilities."""
 
     intervened: Sentence
-    """The intervened model's likeliest next tokens with their probabilities."""
+    """The intervened model's most likely next tokens, with probabilities."""
 
 
 class BeforeDictionary(ReportPart):
-    """What the models differ in before any dictionary; empty parts were not measured."""
+    """How the models differ before any dictionary; empty parts were not measured."""
 
     statements: tuple[Statement, ...]
-    """Predictions, and the plain difference of the activations."""
+    """Statements about predictions and about the difference of the activations itself."""
 
     predictions: tuple[Prediction, ...]
-    """Where the predictions differ most, the largest KL first."""
+    """Positions at which the predictions differ most, largest KL first."""
 
     layers: tuple[LayerShift, ...]
-    """Where the models part, layer by layer."""
+    """How similar the models are, layer by layer."""
 
 
 class Outlook(ReportPart):
-    """What follows from it."""
+    """Consequences: side effects, levers, monitoring, scope."""
 
     side_effects: tuple[Statement, ...]
-    """Behaviors that were not meant to shift; values are shifts in the unit of each."""
+    """Behaviors that should not have shifted; values are their shifts, in the unit of each."""
 
     levers: tuple[Statement, ...]
-    """How a shift can be undone, and at which cost; values are shares of the shift."""
+    """How a shift can be undone, and at what cost; values are shares of the shift."""
 
     monitoring: tuple[Statement, ...]
-    """When to look again, and at what."""
+    """What to measure again, and when."""
 
     reach: tuple[Statement, ...]
-    """How far what the report says reaches."""
+    """Scope of the report's claims."""
 
 
 class Stage(ReportPart):
-    """One stage of the run, as the manifest has it."""
+    """A stage of the run, from the manifest."""
 
     name: Quoted
-    """Its name."""
+    """Name of the stage."""
 
     wall_seconds: NotNegative | None
-    """Wall time in seconds; null: not recorded."""
+    """Wall time in seconds; null if not recorded."""
 
     tokens: Count | None
-    """Tokens it read; null: not recorded."""
+    """Number of tokens that the stage read; null if not recorded."""
 
     command: Quoted | None
-    """The command it ran under; null: not recorded."""
+    """Command that ran the stage; null if not recorded."""
 
     finished: bool | None
-    """Whether it came to its end; null: not recorded."""
+    """Whether the stage finished; null if not recorded."""
 
 
 class Report(ReportPart):
-    """What changed between two language models, feature by feature, and how sure that is: everything the report says."""
+    """What changed between two language models, feature by feature, and how certain that is."""
 
     schema_version: Literal[3]
     """Version of this format."""
 
     title: Quoted
-    """The two models' names."""
+    """Names of the two models."""
 
     summary: tuple[Sentence, ...]
-    """What was found, in a few sentences."""
+    """The main results in a few sentences."""
 
     identical: bool
-    """Whether both sides computed identical activations, so that there is nothing to explain."""
+    """Whether both models computed identical activations, so that there is nothing to explain."""
 
     models: tuple[Model, Model]
     """The reference, then the intervened model."""
 
     compared: tuple[Fact, ...]
-    """On what, and by which dictionary."""
+    """The text, hookpoint and dictionary of the comparison."""
 
     checks: tuple[Check, ...]
-    """Whether the two can be compared."""
+    """Conditions for comparing the two models."""
 
     before: BeforeDictionary
-    """What they differ in before any dictionary."""
+    """How the models differ before any dictionary."""
 
     counts: tuple[LabelCount, ...]
-    """How many latents bear each label."""
+    """Number of latents with each label."""
 
     groups: tuple[ClaimGroup, ...]
     """What changed, latent by latent."""
 
     behaviors: tuple[BehaviorShift, ...]
-    """How behaviors shifted, and which latents carry that; none where none was attributed."""
+    """How behaviors shifted, and which latents carry the shifts; empty if no behavior was attributed."""
 
     rule: tuple[Statement, ...]
-    """The rule behind every label."""
+    """The rule that decides every label."""
 
     limits: tuple[LimitCurve, ...]
-    """How much the count of new and lost depends on each limit of the rule."""
+    """How much the number of new and lost latents depends on each limit of the rule."""
 
     certainty: tuple[Statement, ...]
-    """What stands behind the labels."""
+    """Checks of the labels, and what they found."""
 
     unexplained: tuple[Statement, ...]
-    """What is not explained; values are shares of 0 to 1."""
+    """What the latents do not explain; values are shares of 0 to 1."""
 
     desiderata: tuple[Requirement, ...]
-    """What an explanation of a change has to fulfill; `crosscoder report RUN --require FILE` asks of these."""
+    """Requirements on an explanation of a change; `crosscoder report RUN --require FILE` demands some of them."""
 
     outlook: Outlook
-    """Side effects, levers, monitoring, and how far the report reaches."""
+    """Side effects, levers, monitoring, and the scope of the report's claims."""
 
     undetermined: tuple[Reason, ...]
-    """Why latents are undetermined, commonest first."""
+    """Why latents are undetermined, most common reason first."""
 
     stages: tuple[Stage, ...]
-    """How it was made."""
+    """Stages of the run."""
 
     versions: tuple[Recorded, ...]
-    """Versions of the libraries that made it."""
+    """Versions of the libraries that made the run."""
 
     seed: int | None
-    """Seed of the run; null: not recorded."""
+    """Seed of the run; null if not recorded."""
 
     page: Address
     """The page of all latents."""

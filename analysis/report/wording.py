@@ -1,9 +1,9 @@
-"""Sentences that hold the numbers they were made from, so that what is read and what is stored cannot differ.
+"""Sentences that store the numbers they were made from, so that text and data cannot differ.
 
     say("It explains {fve:percent} of the difference.", fve=0.606)
 
-gives the text, and beside it `{"fve": 0.606}`. A number written into the template itself would be in no field of report.json; a
-test walks every report for such. Text that others wrote (tokens, names, digests) goes in as a `Quote`.
+gives the text together with `{"fve": 0.606}`. A number written into the template itself would be in no field of report.json; a
+test searches reports for such numbers. Text from elsewhere (tokens, names, digests) is passed as a `Quote`.
 """
 
 import re
@@ -22,19 +22,19 @@ Value = TypeVar("Value")
 
 
 class Quote(NamedTuple):
-    """Text that others wrote: a token or a piece of text in quotation marks, or a name, digest or path, plain."""
+    """Text from elsewhere: a token or excerpt in quotation marks, or a name, digest or path without them."""
 
     text: str
     style: Literal["token", "peak", "plain"] = "token"
 
 
 def named(text: object) -> Quote:
-    """A name, digest, path or setting, as it was found."""
+    """Return a name, digest, path or setting as a quotation without marks."""
     return Quote(str(text), "plain")
 
 
 class Piece(NamedTuple):
-    """Words of the report's own, a number as it is shown, or a quotation without its marks."""
+    """A part of a sentence: the report's own words, a formatted number, or a quotation without its marks."""
 
     kind: Literal["words", "number", "token", "peak", "plain"]
     text: str
@@ -42,31 +42,31 @@ class Piece(NamedTuple):
 
 
 class Sentence(BaseModel):
-    """A sentence, and every number and quotation in it by name."""
+    """A sentence, with every number and quotation in it by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     text: str
-    """The sentence as it is read: `template` with the numbers and quotations filled in."""
+    """The sentence: `template` with the numbers and quotations filled in."""
 
     template: str
-    """The sentence with a place `{name:format}` for each number and each quotation, doubled braces standing for themselves. Formats
-    of numbers: `percent` (of a share), `whole` (thousands separated), `counted NOUN`, or those of Python; of quotations: `token`, `peak`, `plain`."""
+    """The sentence with a field `{name:format}` for each number and quotation; doubled braces are literal braces. Formats of numbers:
+    `percent` (of a share), `whole` (thousands separated), `counted NOUN`, or those of Python; of quotations: `token`, `peak`, `plain`."""
 
     numbers: dict[str, int | float | None]
-    """Every number in the text, unrounded, in the unit in which it was measured (shares are 0 to 1); null: not measured."""
+    """Every number in the text, unrounded, in the unit in which it was measured (shares are 0 to 1); null if not measured."""
 
     quotes: dict[str, str]
-    """Every text in it that others wrote: tokens, pieces of documents, names, paths, digests."""
+    """Every text in it from elsewhere: tokens, excerpts of documents, names, paths, digests."""
 
     @model_validator(mode="after")
-    def _says_its_numbers(self) -> Self:
+    def _text_matches_numbers(self) -> Self:
         if self.text != _joined(self.pieces()):
-            raise ValueError("the text is not what its template and numbers give")
+            raise ValueError("text does not match template and numbers")
         return self
 
     def pieces(self) -> Iterator[Piece]:
-        """What the text is put together from, in order."""
+        """Yield the parts of the text, in order."""
         for literal, place, form, _ in Formatter().parse(self.template):
             if literal:
                 yield Piece("words", literal)
@@ -77,17 +77,17 @@ class Sentence(BaseModel):
                 yield (
                     Piece("words", NOT_MEASURED)
                     if number is None
-                    else Piece("number", shown(number, form or ""), number)
+                    else Piece("number", format_number(number, form or ""), number)
                 )
             elif place in self.quotes:
                 yield Piece(_style(form), self.quotes[place])
             else:
                 raise ValueError(
-                    f"the template names {place}, which is neither a number nor a quotation of the sentence"
+                    f"{place} in the template is neither a number nor a quotation of the sentence"
                 )
 
     def under(self, prefix: str) -> "Sentence":
-        """The same with every name `prefix.name`, so that sentences of one kind can be put into one."""
+        """Return the sentence with every name as `prefix.name`, so that sentences with the same names can be combined."""
         before = _prefix(prefix)
         renamed = "".join(
             _escaped(literal) + ("" if place is None else f"{{{before}.{place}:{form}}}")
@@ -104,13 +104,13 @@ class Sentence(BaseModel):
 
 
 Part = Number | str | Quote | Sentence | None
-"""A number (None: not measured), words of the report's own, text of others, or a sentence that becomes a part of another."""
+"""What fills a field of a template: a number (None if not measured), the report's own words, a quotation, or a sentence."""
 
 
 def say(template: str, /, **parts: Part) -> Sentence:
-    """A sentence from a template with a place `{name:format}` for each part; `Sentence` says what formats there are.
+    """Return a sentence from a template with a field `{name:format}` for each part; `Sentence.template` lists the formats.
 
-    Raises `ValueError` where two parts bring a number of one name.
+    Raises `ValueError` if two parts have a number or quotation with the same name.
     """
     fields = [(literal, place, form) for literal, place, form, _ in Formatter().parse(template)]
     used = {place: parts[place] for _, place, _ in fields if place is not None}
@@ -125,8 +125,8 @@ def say(template: str, /, **parts: Part) -> Sentence:
             continue
         match used[place]:
             case Sentence() as inner:
-                _take(numbers, inner.numbers)
-                _take(quotes, inner.quotes)
+                _add(numbers, inner.numbers)
+                _add(quotes, inner.quotes)
                 pieces.append(inner.template)
             case Quote(_, style):
                 pieces.append(f"{{{place}:{style}}}")
@@ -135,12 +135,12 @@ def say(template: str, /, **parts: Part) -> Sentence:
             case _:
                 pieces.append(f"{{{place}:{form}}}")
     if both := numbers.keys() & quotes.keys():
-        raise ValueError(f"{', '.join(sorted(both))} names a number and a quotation of one sentence")
+        raise ValueError(f"{', '.join(sorted(both))} is both a number and a quotation of the sentence")
     return _sentence("".join(pieces), numbers, quotes)
 
 
 def listed(sentences: Iterable[tuple[str, Sentence]], separator: str = ", ") -> Sentence:
-    """Sentences of one kind in a row; each keeps its numbers under its own name, a repeated name under its place too."""
+    """Return the sentences joined into one; names are prefixed with each key, and with its place if the key repeats."""
     parts: dict[str, Part] = {}
     known: set[str] = set()
     for key, inner in sentences:
@@ -151,13 +151,13 @@ def listed(sentences: Iterable[tuple[str, Sentence]], separator: str = ", ") -> 
 
 
 def tokens(texts: Iterable[str], called: str = "token") -> Sentence:
-    """Tokens in quotation marks, in a row."""
+    """Return a list of tokens in quotation marks."""
     quotes = {f"{called}_{place}": Quote(text) for place, text in enumerate(texts)}
     return say(", ".join(f"{{{key}}}" for key in quotes), **quotes)
 
 
-def shown(number: Number, form: str) -> str:
-    """A number as a format says."""
+def format_number(number: Number, form: str) -> str:
+    """Return a number in a format of `Sentence.template`."""
     if form in _NAMED:
         text = _NAMED[form](number)
     elif form.startswith(_COUNTED):
@@ -168,14 +168,14 @@ def shown(number: Number, form: str) -> str:
 
 
 def plain(number: object) -> Number | None:
-    """A number of Python; None where it was not measured."""
+    """Return a Python number; None if it was not measured."""
     item = getattr(number, "item", None)
     number = item() if item is not None else number
     return number if present(number) and isinstance(number, int | float) else None
 
 
 def _sentence(template: str, numbers: Mapping[str, Number | None], quotes: Mapping[str, str]) -> Sentence:
-    # Its text follows from the rest, which only a sentence can put together.
+    # The text follows from the other fields, by `pieces` of a sentence without text.
     draft = Sentence.model_construct(text="", template=template, numbers=dict(numbers), quotes=dict(quotes))
     return Sentence(
         text=_joined(draft.pieces()), template=template, numbers=dict(numbers), quotes=dict(quotes)
@@ -189,11 +189,11 @@ def _joined(pieces: Iterator[Piece]) -> str:
 def _style(form: str | None) -> Literal["token", "peak", "plain"]:
     if form == "token" or form == "peak" or form == "plain":
         return form
-    raise ValueError(f"{form} is no format of a quotation")
+    raise ValueError(f"{form} is not a format of a quotation")
 
 
 def _prefix(key: str) -> str:
-    """A name that can stand in a template."""
+    """Return the key as a name that is valid in a template."""
     return re.sub(r"[^\w/-]+", "_", key)
 
 
@@ -201,9 +201,7 @@ def _escaped(words: str) -> str:
     return words.replace("{", "{{").replace("}", "}}")
 
 
-def _take(into: dict[str, Value], more: Mapping[str, Value]) -> None:
+def _add(into: dict[str, Value], more: Mapping[str, Value]) -> None:
     if both := into.keys() & more.keys():
-        raise ValueError(
-            f"two parts of a sentence bring {', '.join(sorted(both))}; name one of them otherwise"
-        )
+        raise ValueError(f"two parts of a sentence have {', '.join(sorted(both))}; rename one of them")
     into.update(more)

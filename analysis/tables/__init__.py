@@ -1,1 +1,1 @@
-"""What the Parquet files of a run hold, and their readers and writers."""
+"""The Parquet files of a run: their columns, readers and writers."""

@@ -1,4 +1,4 @@
-"""What `analyze` wrote, read back and checked: the one source of the report and of the page."""
+"""Reads and checks the files that `analyze` wrote, for the report and the page."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -19,17 +19,17 @@ from .latent_rows import read_rows, rows_in_order
 
 SCHEMA_VERSION = 1
 
-# In the order in which they are told: what changed first, what did not last.
+# In the order in which they are shown: changed latents first.
 LABELS = ("new", "lost", "rotated", "rescaled", "reweighted", "shared", "undetermined", "dead")
 
-# The id of a token where activations came without their text; a row number is its display text.
+# Token id if the activations came without text; the display text is then a row number.
 UNKNOWN_TOKEN = -1
 
 SAME_DIRECTION = 0.7
-"""Two directions are the same above this cosine, in `seed_stability` (decoder rows, all models side by side) and for
-`difference_cosine`. Seeds of one recipe agree far above it or far below; the field's studies put it between 0.7 and 0.9."""
+"""Cosine above which two directions are the same, for `seed_stability` (concatenated decoder rows of all models) and
+`difference_cosine`. Cosines between seeds lie far above or far below it; published studies use 0.7 to 0.9."""
 
-# The leanest set that report and page stand on; further columns are shown as they come.
+# The columns that the report and the page require; any others are shown as they are.
 FEATURE_COLUMNS = (
     "latent",
     "label",
@@ -59,7 +59,7 @@ LOGIT_COLUMNS = tuple(LOGITS.schema().names)
 
 @dataclass(frozen=True)
 class AnalysisResults:
-    """The files of RUN/analysis. Small ones are held, large ones are read for the latents that are asked for."""
+    """The files of RUN/analysis. Small files are in memory; large ones are read for the requested latents."""
 
     path: Path
     features: pd.DataFrame
@@ -71,57 +71,57 @@ class AnalysisResults:
 
     @property
     def has_norms(self) -> bool:
-        """Whether each model has a decoder norm: a dictionary of pooled tokens or of the difference has none."""
+        """Whether each model has a decoder norm; false for a shared-dictionary SAE and a diff-SAE."""
         return bool(self.features["relative_norm"].notna().any())
 
     @property
     def has_common_space(self) -> bool:
-        """Whether labels can be given by norms, directions and latent scaling: not where the models differ in width and no linear map
-        leads between them, so that a direction of one has no place in the other."""
+        """Whether directions of the two models can be compared: they share a space, or a linear map connects them."""
         return bool(self.features[["decoder_cosine", "nu_error"]].notna().to_numpy().any())
 
     @property
     def labels_undefined(self) -> bool:
-        """Whether no latent of a crosscoder can be labeled, because its models share no space."""
+        """Whether no latent can be labeled because the models of a crosscoder share no space and no linear map connects them."""
         return self.has_norms and not self.has_common_space
 
     @property
     def has_logits(self) -> bool:
-        """Whether directions were read as tokens: activations from files come without the models for it."""
+        """Whether there are logit tables; they need the models, so not if the activations came from files."""
         return pq.read_metadata(self.logits_path).num_rows > 0
 
     def examples(self, latents: Iterable[int] | None = None) -> pa.Table:
-        """Examples of these latents (None: of all), strongest first, then by quantile."""
+        """Return the examples of these latents (None: of all), strongest first, then by quantile."""
         table = read_rows(self.examples_path, EXAMPLE_COLUMNS, _listed(latents))
         return table.sort_by([("latent", "ascending"), ("quantile", "descending"), ("rank", "ascending")])
 
     def logits(self, latents: Iterable[int] | None = None) -> pa.Table:
-        """Logit tables of these latents (None: of all), by latent, model, side and rank."""
+        """Return the logit tables of these latents (None: of all), sorted by latent, model, side and rank."""
         table = read_rows(self.logits_path, LOGIT_COLUMNS, _listed(latents))
         return table.sort_by([(name, "ascending") for name in ("latent", "model", "side", "rank")])
 
     def histograms_in_order(self, size: int) -> Iterator[pa.Table]:
-        """Histograms of the first `size` latents, of the next, and so on."""
+        """Yield the histograms of `size` latents at a time."""
         return self.histograms.in_order(len(self.features), size)
 
     def examples_in_order(self, size: int) -> Iterator[pa.Table]:
-        """Examples of the first `size` latents, of the next, and so on, each as they are in the file; little is held at a time."""
+        """Yield the examples of `size` latents at a time, in the order of the file, in little memory."""
         return rows_in_order(self.examples_path, EXAMPLE_COLUMNS, len(self.features), size)
 
     def logits_in_order(self, size: int) -> Iterator[pa.Table]:
-        """Logit tables of the first `size` latents, of the next, and so on, each by latent, model, side and rank."""
+        """Yield the logit tables of `size` latents at a time, sorted by latent, model, side and rank."""
         return rows_in_order(self.logits_path, LOGIT_COLUMNS, len(self.features), size)
 
 
 def load_results(folder: RunFolder) -> AnalysisResults:
     """Read RUN/analysis.
 
-    Raises `FormatError` where a file is missing, unreadable, of another version or without a column that is needed.
+    Raises:
+        FormatError: A file is missing, unreadable, of another version, or lacks a required column.
     """
     summary = _read_json(folder.summary)
     if summary.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{folder.summary}: schema_version {summary.get('schema_version')!r}, this release reads {SCHEMA_VERSION}; "
+            f"{folder.summary}: schema_version is {summary.get('schema_version')!r}, but this release reads {SCHEMA_VERSION}; "
             f"run crosscoder analyze again"
         )
     features = read_rows(folder.features, FEATURE_COLUMNS).to_pandas()
@@ -130,7 +130,7 @@ def load_results(folder: RunFolder) -> AnalysisResults:
         features[name] = pd.to_numeric(features[name])
     if features["latent"].tolist() != list(range(len(features))):
         raise FormatError(
-            f"{folder.features}: holds {len(features)} rows that are not latents 0 to {len(features) - 1}, one each; "
+            f"{folder.features}: its {len(features)} rows are not one row for each latent 0 to {len(features) - 1}; "
             "run crosscoder analyze again"
         )
     return AnalysisResults(
@@ -157,6 +157,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: not JSON ({error}); run crosscoder analyze again") from error
     if not isinstance(content, dict):
         raise FormatError(
-            f"{path}: holds {type(content).__name__}, not an object; run crosscoder analyze again"
+            f"{path}: holds a JSON {type(content).__name__}, not an object; run crosscoder analyze again"
         )
     return content

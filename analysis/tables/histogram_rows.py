@@ -1,4 +1,4 @@
-"""The histograms of a run, read back: histograms.parquet, or in its place what runs of before it have, without sources of text."""
+"""Reads the histograms of a run: histograms.parquet, or histograms.json of older runs, which has no text sources."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,31 +20,31 @@ COLUMNS = tuple(HISTOGRAMS.schema().names)
 
 
 class Histogram(NamedTuple):
-    """Of the values of a latent where it fires, on each source of text."""
+    """Histogram of the values of a latent where it fires, for each text source."""
 
     edges: Float64[np.ndarray, " edge"]
-    """Of the bins, from 0; a value that is an edge is in the bin above."""
+    """Edges of the bins, from 0; a value equal to an edge is in the bin above it."""
 
     counts: dict[str | None, Int64[np.ndarray, " bin"]]
-    """Firings by source; the only one is None where they are not known by source."""
+    """Firings by source; the only key is None if the sources are unknown."""
 
 
 class HistogramRows:
-    """Where the histograms of a run lie. Rows as `columns.HISTOGRAMS` describes them; source and tokens are null in runs of before."""
+    """The histograms of a run, as rows of `columns.HISTOGRAMS`; source and tokens are null in older runs."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Raises `FormatError` where there are none."""
+        """Raise `FormatError` if the run has no histograms."""
         self.path = folder.histograms
-        self._before = before_sources(folder)
-        if not self.path.is_file() and not self._before.is_file():
+        self._legacy = legacy_histograms_path(folder)
+        if not self.path.is_file() and not self._legacy.is_file():
             raise FormatError(f"{self.path}: not found; run crosscoder analyze first")
 
     def of(self, latent: int) -> Histogram | None:
-        """None where the latent never fired. Raises `FormatError` where the file is damaged."""
+        """Return the histogram of a latent; None if it never fired. Raises `FormatError` if the file is damaged."""
         if self.path.is_file():
             table = read_rows(self.path, COLUMNS, [latent])
         else:
-            table = _whole(self._before).filter(pc.field("latent") == latent)
+            table = _read_legacy(self._legacy).filter(pc.field("latent") == latent)
         rows = table.to_pylist()
         if not rows:
             return None
@@ -52,25 +52,25 @@ class HistogramRows:
         return Histogram(edges, {row["source"]: np.asarray(row["counts"], dtype=np.int64) for row in rows})
 
     def in_order(self, n_latents: int, size: int) -> Iterator[pa.Table]:
-        """Rows of the first `size` latents, of the next, and so on up to `n_latents`; little is held at a time."""
+        """Yield the rows of `size` latents at a time, up to `n_latents`, in little memory."""
         if self.path.is_file():
             return rows_in_order(self.path, COLUMNS, n_latents, size)
-        return _parts(_whole(self._before), n_latents, size)
+        return _slices(_read_legacy(self._legacy), n_latents, size)
 
 
-def before_sources(folder: RunFolder) -> Path:
-    """Where runs of before histograms.parquet have those of all sources together."""
+def legacy_histograms_path(folder: RunFolder) -> Path:
+    """Return the path of histograms.json, in which older runs store histograms over all sources."""
     return folder.analysis / "histograms.json"
 
 
-def _parts(table: pa.Table, n_latents: int, size: int) -> Iterator[pa.Table]:
+def _slices(table: pa.Table, n_latents: int, size: int) -> Iterator[pa.Table]:
     begins = np.searchsorted(table["latent"].to_numpy(), np.arange(0, n_latents + size, size))
     for begin, end in zip(begins, begins[1:], strict=False):
         yield table.slice(begin, end - begin)
 
 
-def _whole(path: Path) -> pa.Table:
-    """histograms.json: {"activation": {latent: {"edges": [...], "counts": [...]}}}, edges evenly from 0 to the largest value."""
+def _read_legacy(path: Path) -> pa.Table:
+    """Read histograms.json: {"activation": {latent: {"edges": [...], "counts": [...]}}}, with evenly spaced edges from 0 to the largest value."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["activation"]
         rows = sorted((int(latent), one["edges"][-1], one["counts"]) for latent, one in found.items())

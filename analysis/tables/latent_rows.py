@@ -1,7 +1,7 @@
-"""Rows of a Parquet file that is sorted by latent, handed out for a few latents at a time.
+"""Reads Parquet files that are sorted by latent, a few latents at a time.
 
-`analyze` writes examples and logit tables in the order of their latents, so one pass over the file, a batch of rows at a
-time, is enough for whoever goes through the dictionary in order; memory depends on neither its size nor the file's.
+`analyze` writes examples and logit tables sorted by latent. Going through the dictionary in order therefore takes one pass over the file, a
+batch of rows at a time, and memory depends neither on the number of latents nor on the size of the file.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,26 +16,26 @@ from crosscoder.errors import FormatError
 
 from .parquet import readable
 
-# Columns of token texts. These repeat: as a dictionary they are read in a fraction of the memory.
+# Columns of token texts. Texts repeat, so dictionary encoding takes a fraction of the memory.
 _REPEATED = ("token", "tokens")
 
 BATCH_ROWS = 1024
-"""Rows that are decoded at a time, and held at most beside those that were asked for."""
+"""Rows decoded at a time: the most in memory in addition to the requested rows."""
 
-# So much of the compressed file is read at a time, of each column. Left to itself pyarrow reads whole groups of a million rows.
+# Bytes of the compressed file read at a time, per column. By default pyarrow reads whole row groups of a million rows.
 _BUFFERED = {"buffer_size": 1 << 20, "pre_buffer": False}
 
 
 def read_rows(path: Path, columns: Sequence[str], latents: Sequence[int] | None = None) -> pa.Table:
-    """All rows of these latents (None: of all), with every column of the file, in its order.
+    """Return all rows of these latents (None: of all), with every column, in the order of the file.
 
-    Raises `FormatError` where the file is missing, damaged or lacks one of `columns`.
+    Raises `FormatError` if the file is missing or damaged, or lacks one of `columns`.
     """
     with _reading(path):
         repeated = _checked_columns(path, columns)
         if latents is None:
             return pq.read_table(path, read_dictionary=repeated)
-        # A filter of `read_table` would decode the whole file before it drops anything.
+        # A filter of `read_table` would decode the whole file before it drops any row.
         with pq.ParquetFile(path, **_BUFFERED) as file:
             wanted = np.asarray(latents, dtype=np.int64)
             parts = [
@@ -46,9 +46,9 @@ def read_rows(path: Path, columns: Sequence[str], latents: Sequence[int] | None 
 
 
 def rows_in_order(path: Path, columns: Sequence[str], n_latents: int, size: int) -> Iterator[pa.Table]:
-    """The rows of the first `size` latents, of the next, and so on up to `n_latents`; a table without rows where there are none.
+    """Yield the rows of `size` latents at a time, up to `n_latents`; a table may be empty.
 
-    Raises `FormatError` as `read_rows` does, and where the latents do not ascend or are more than `n_latents`.
+    Raises `FormatError` as `read_rows` does, and if the latents do not ascend or reach `n_latents`.
     """
     with _reading(path):
         repeated = _checked_columns(path, columns)
@@ -77,7 +77,7 @@ def _ascending(path: Path, batches: Iterator[pa.RecordBatch], n_latents: int) ->
         if len(falls):
             before, after = found[falls[0] : falls[0] + 2]
             raise FormatError(
-                f"{path}: latent {after} comes after latent {before}, but its rows are to be in the order of their latents; "
+                f"{path}: latent {after} comes after latent {before}, but rows must be sorted by latent; "
                 "run crosscoder analyze again"
             )
         last = int(found[-1])
@@ -97,7 +97,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _checked_columns(path: Path, columns: Sequence[str]) -> list[str]:
-    """Sees that they are there; which of the file's columns repeat, as Parquet names the leaves of lists."""
+    """Check that the file has `columns`; return its columns of token texts, by Parquet's names for the leaves of lists."""
     schema = pq.read_metadata(path).schema
     leaves = [schema.column(index).path for index in range(len(schema))]
     roots = {leaf.partition(".")[0] for leaf in leaves}

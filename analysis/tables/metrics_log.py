@@ -1,4 +1,4 @@
-"""metrics.jsonl, read back as a table."""
+"""Reads metrics.jsonl as a table."""
 
 import json
 from typing import Any
@@ -10,10 +10,10 @@ from crosscoder.run.folder import RunFolder
 
 
 def read_metrics(folder: RunFolder) -> pd.DataFrame:
-    """One row a line of metrics.jsonl; NaN where a line lacks a number, histograms as lists.
+    """Return one row per line of metrics.jsonl; NaN if a line lacks a number, histograms as lists.
 
-    Raises `FormatError` where it is missing or holds a line that is no JSON object. Half a line at the end, as a kill can leave it,
-    is left out.
+    Skips an incomplete last line, which a killed process can leave. Raises `FormatError` if the file is missing or a line is not a JSON
+    object.
     """
     try:
         lines = folder.metrics.read_text(encoding="utf-8").split("\n")

@@ -1,4 +1,4 @@
-"""Parquet files, written whole or not at all."""
+"""Reads Parquet files, and writes them atomically."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from crosscoder.runtime.files import write_atomic
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table. Raises ResourceError when the disk is full."""
+    """Write a table atomically. Raises ResourceError if the disk is full."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_atomic(path, sink.getvalue().to_pybytes())
@@ -20,7 +20,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 @contextmanager
 def readable(path: Path, verb: str) -> Iterator[None]:
-    """While a table is read: FormatError where the file is damaged; `verb` says what makes it anew."""
+    """Turn read errors into FormatError; `verb` is the verb that writes the file."""
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
@@ -31,6 +31,6 @@ def readable(path: Path, verb: str) -> Iterator[None]:
 
 
 def read_table(path: Path, verb: str) -> pa.Table:
-    """A whole table. Raises FormatError where the file is missing or damaged; `verb` says what makes it anew."""
+    """Read a whole table. Raises FormatError if the file is missing or damaged; `verb` is the verb that writes it."""
     with readable(path, verb):
         return pq.read_table(path)

@@ -1,4 +1,4 @@
-"""Columns of a Parquet file as arrays."""
+"""Reads columns of a Parquet file as arrays."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ from .parquet import readable
 def read_columns(
     path: Path, names: Sequence[str], verb: str, optional: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
-    """These columns, and those of the optional ones that are there; null as NaN in numbers.
+    """Return these columns, and the optional ones that exist; null in numbers becomes NaN.
 
-    Raises `FormatError` where the file is damaged or lacks a column; `verb` says what makes it anew.
+    Raises `FormatError` if the file is damaged or lacks a column; `verb` is the verb that writes it.
     """
     with readable(path, verb):
         held = pq.read_schema(path).names

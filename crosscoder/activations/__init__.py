@@ -1,1 +1,1 @@
-"""Activations of all models on the same tokens: batches, shards, a user's own arrays, and pairs derived from them."""
+"""Activations of all models on the same tokens: batches, shards, user files, transforms, linear maps."""

@@ -1,6 +1,6 @@
-"""Activations of all models on the same tokens, and the small interface through which they are read.
+"""Batches of activations of all models on the same tokens, and the interface to read them.
 
-The models lie side by side in one tensor `[token, width]`, reference first, so that one product encodes both and
+The models are concatenated in one tensor `[token, width]`, reference first, so that one product encodes all of them and
 models of different width need no special case.
 """
 
@@ -15,13 +15,13 @@ from ..errors import DataError
 
 
 class ActivationBatch(NamedTuple):
-    """Some tokens, with where each came from."""
+    """Activations of a batch of tokens, with the document and position of each token."""
 
     values: Float[Tensor, "token width"]
-    """Activations of all models side by side."""
+    """Activations of all models, concatenated."""
 
     document: Int[Tensor, " token"]
-    """Index of the document each token belongs to."""
+    """Document index of each token."""
 
     position: Int[Tensor, " token"]
     """Position of each token in its document."""
@@ -29,43 +29,46 @@ class ActivationBatch(NamedTuple):
 
 @runtime_checkable
 class ActivationReader(Protocol):
-    """Activations that can be read in any order, or through in the order they are stored."""
+    """Stored activations with random access, and with sequential access in stored order."""
 
     d_models: tuple[int, ...]
-    """Width of each model."""
+    """d_model of each model."""
 
     n_tokens: int
     """Number of tokens."""
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
-        """The given rows, in the given order."""
+        """Read the given rows, in the given order."""
         ...
 
     def batches(self, size: int) -> Iterator[ActivationBatch]:
-        """All rows in stored order, `size` at a time; the tokens of a document are contiguous."""
+        """Yield all rows in stored order, `size` at a time; the tokens of a document are contiguous."""
         ...
 
 
 def have_difference(d_models: Sequence[int]) -> bool:
-    """Whether the first two models, reference and intervened, are of equal width, so that intervened - reference exists."""
+    """Whether reference and intervened model have equal width, so that intervened - reference is defined."""
     return len(d_models) >= 2 and d_models[0] == d_models[1]
 
 
-def share_space(d_models: Sequence[int]) -> bool:
-    """Whether there are several models, all of equal width, so that any two have a difference."""
+def have_equal_width(d_models: Sequence[int]) -> bool:
+    """Whether there are two or more models, all of equal width, so that the difference of any two is defined."""
     return len(d_models) >= 2 and len(set(d_models)) == 1
 
 
 def join_models(activations: Tensor | Sequence[Tensor]) -> Float[Tensor, "token width"]:
-    """Lay the models side by side: from `[token, model, d_model]`, or from one `[token, d_model]` for each model.
+    """Concatenate the models: from `[token, model, d_model]`, or from one `[token, d_model]` per model.
 
-    A tensor `[token, width]` passes unchanged. Raises `DataError` where the axis of tokens is missing.
+    A tensor `[token, width]` is returned unchanged.
+
+    Raises:
+        DataError: There is no token axis.
     """
     if isinstance(activations, Tensor):
         if activations.ndim < 2:
             raise DataError(
-                f"activations: shape {tuple(activations.shape)} has no axis of tokens; give [token, model, d_model], "
-                "or [token, width] with all models side by side"
+                f"activations: shape {tuple(activations.shape)} has no token axis; give [token, model, d_model], "
+                "or [token, width] with all models concatenated"
             )
         return activations if activations.ndim == 2 else activations.flatten(start_dim=1)
     return torch.cat(list(activations), dim=1)
@@ -74,5 +77,5 @@ def join_models(activations: Tensor | Sequence[Tensor]) -> Float[Tensor, "token 
 def split_models(
     values: Float[Tensor, "row width"], d_models: Sequence[int]
 ) -> tuple[Float[Tensor, "row _"], ...]:
-    """Views `[row, d_model]`, one for each model."""
+    """Return one view `[row, d_model]` per model."""
     return values.split(list(d_models), dim=1)

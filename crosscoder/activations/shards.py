@@ -1,11 +1,11 @@
-"""Activations on disk: safetensors shards read through memory maps, and the manifest that vouches for them.
+"""Activations on disk: memory-mapped safetensors shards and their manifest.
 
-    activations/manifest.json            what was read, with what, and the digest of every finished file
-    activations/documents.safetensors    the token ids (see `documents`)
+    activations/manifest.json            the models, the settings, and the digest of every finished shard
+    activations/documents.safetensors    the token ids (see `text.documents`)
     activations/train/00000.safetensors  values [row, width], document [row], position [row]
     activations/held_out/00000.safetensors
 
-Rows are the tokens that are not masked. The tokens of a document are contiguous, within one shard.
+Rows are unmasked tokens. The tokens of a document are contiguous within one shard.
 """
 
 import json
@@ -26,12 +26,12 @@ from ..errors import FormatError
 from ..runtime.files import content_digest, file_digest, write_atomic
 from .batch import ActivationBatch
 
-Side = Literal["train", "held_out"]
-SIDES: tuple[Side, Side] = ("train", "held_out")
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, Split] = ("train", "held_out")
 MANIFEST = "manifest.json"
 DOCUMENTS = "documents.safetensors"
 
-# Names of safetensors, and what numpy and torch call them; numpy has no bfloat16, so its bits pass as integers.
+# dtypes by their name in safetensors, for numpy and torch; numpy has no bfloat16, so its bits are read as integers.
 _DTYPES: dict[str, tuple[type[np.generic], torch.dtype]] = {
     "F64": (np.float64, torch.float64),
     "F32": (np.float32, torch.float32),
@@ -46,7 +46,7 @@ _DTYPES: dict[str, tuple[type[np.generic], torch.dtype]] = {
 
 
 class Record(BaseModel):
-    """Base of what the manifest holds: an unknown key means that something else wrote the file."""
+    """Base of the records in the manifest; an unknown key means that another program wrote the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,43 +59,43 @@ class ShardRecord(Record):
     digest: str
 
 
-class SideRecord(Record):
-    """How far the harvest of one side got."""
+class SplitRecord(Record):
+    """Progress of the harvest of one split."""
 
     n_planned: int
-    """Shards in all."""
+    """Total number of shards."""
     n_outliers: int = 0
-    """Tokens of the finished shards that were left out for their norm."""
+    """Tokens left out of the finished shards because of their norm."""
     shards: tuple[ShardRecord, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether all shards are there."""
+        """Whether all shards are finished."""
         return len(self.shards) == self.n_planned
 
 
 class Manifest(Record):
-    """What a folder of activations holds, and what it was made from."""
+    """The content of a folder of activations, and the inputs it was made from."""
 
     schema_version: Literal[1] = 1
     identity: dict[str, Any]
-    """Everything that decides the content: settings, pair, text. Two harvests with equal identity are equal."""
+    """Everything that determines the content: settings, pair, text. Harvests with equal identity are equal."""
     dtype: Dtype
     d_models: tuple[int, ...]
     documents_digest: str
     median_norms: tuple[float, ...]
-    """Median norm of the activations of each model, over the first training documents."""
+    """Median activation norm of each model, over the first training documents."""
     max_norms: tuple[float, ...]
-    """Tokens with a larger norm in any model are left out."""
-    sides: dict[Side, SideRecord]
+    """Largest accepted norm per model; tokens above it in any model are left out."""
+    sides: dict[Split, SplitRecord]
 
     @property
     def complete(self) -> bool:
-        """Whether the harvest was finished."""
-        return all(side.complete for side in self.sides.values())
+        """Whether the harvest is finished."""
+        return all(split.complete for split in self.sides.values())
 
     def save(self, folder: Path) -> None:
-        """Write manifest.json at once: after a crash the file is the old one or the new one."""
+        """Write manifest.json atomically."""
         write_atomic(folder / MANIFEST, self.model_dump_json(indent=2) + "\n")
 
     @classmethod
@@ -103,7 +103,7 @@ class Manifest(Record):
         """Read manifest.json.
 
         Raises:
-            FormatError: It is missing, or not the manifest of activations.
+            FormatError: It is missing, or not a manifest of activations.
         """
         path = folder / MANIFEST
         try:
@@ -121,7 +121,7 @@ class Manifest(Record):
 
 
 class ShardWriter:
-    """Appends finished shards to a folder of activations. A kill at any time loses at most the shard in the making."""
+    """Appends finished shards to a folder of activations. A killed process loses at most the current shard."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
@@ -129,33 +129,33 @@ class ShardWriter:
 
     def write(
         self,
-        side: Side,
+        split: Split,
         values: Float[Tensor, "row width"],
         document: Int[Tensor, " row"],
         position: Int[Tensor, " row"],
         n_outliers: int,
     ) -> None:
-        """Write the next shard of a side, then record it in the manifest."""
-        before = self.manifest.sides[side]
-        name = f"{side}/{len(before.shards):05d}.safetensors"
+        """Write the next shard of a split, then record it in the manifest."""
+        before = self.manifest.sides[split]
+        name = f"{split}/{len(before.shards):05d}.safetensors"
         tensors = {
             "values": values,
             "document": document.to(torch.int32),
             "position": position.to(torch.int32),
         }
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        (self.folder / side).mkdir(parents=True, exist_ok=True)
+        (self.folder / split).mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / name, content)
         record = ShardRecord(file=name, rows=len(values), digest=content_digest(content))
         after = before.model_copy(
             update={"shards": (*before.shards, record), "n_outliers": before.n_outliers + n_outliers}
         )
-        self.manifest = self.manifest.model_copy(update={"sides": self.manifest.sides | {side: after}})
+        self.manifest = self.manifest.model_copy(update={"sides": self.manifest.sides | {split: after}})
         self.manifest.save(self.folder)
 
 
 class _Shard(NamedTuple):
-    """Memory maps of one file."""
+    """Memory maps of one shard."""
 
     values: np.ndarray
     document: np.ndarray
@@ -163,20 +163,20 @@ class _Shard(NamedTuple):
 
 
 class ShardReader:
-    """One side of a folder of activations, as an `ActivationReader`. Only what is asked for is read from disk."""
+    """`ActivationReader` over one split of a folder of activations. Only requested rows are read from disk."""
 
-    def __init__(self, folder: Path, side: Side, *, verify: bool = True) -> None:
-        """Open all shards of a side; `verify` reads them once to compare their digests.
+    def __init__(self, folder: Path, split: Split, *, verify: bool = True) -> None:
+        """Open all shards of a split; `verify` reads them once to compare their digests.
 
         Raises:
-            FormatError: The harvest is not finished, or a shard is missing, truncated, or altered; the message names it.
+            FormatError: The harvest is not finished, or a shard is missing, truncated, or altered.
         """
         manifest = Manifest.load(folder)
-        record = manifest.sides.get(side)
+        record = manifest.sides.get(split)
         if record is None or not record.complete:
-            found = "none of them" if record is None else f"{len(record.shards)} of {record.n_planned} shards"
+            found = "no shards" if record is None else f"{len(record.shards)} of {record.n_planned} shards"
             raise FormatError(
-                f"{folder}: the harvest of {side} is not finished ({found}); run the harvest again"
+                f"{folder}: the harvest of {split} is not finished ({found}); run the harvest again"
             )
         self.d_models = manifest.d_models
         self.dtype: torch.dtype = getattr(torch, manifest.dtype)
@@ -187,11 +187,13 @@ class ShardReader:
         self.n_tokens = int(self._starts[-1])
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
-        """The given rows, in the given order, by one fancy index for each shard that holds any of them."""
+        """Read the given rows, in the given order, with one fancy index per shard that contains any of them."""
         wanted = rows.cpu().numpy().astype(np.int64)
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.n_tokens:
-            raise IndexError(f"rows go from {wanted.min()} to {wanted.max()}, but there are {self.n_tokens}")
-        # Sorted rows are read in the order they lie on disk.
+            raise IndexError(
+                f"rows range from {wanted.min()} to {wanted.max()}, but there are {self.n_tokens}"
+            )
+        # Sorted, so that rows are read in their order on disk.
         order = np.argsort(wanted, kind="stable")
         bounds = np.searchsorted(wanted[order], self._starts)
         values = torch.empty(len(wanted), sum(self.d_models), dtype=self.dtype)
@@ -207,13 +209,13 @@ class ShardReader:
         return ActivationBatch(values, torch.from_numpy(document), torch.from_numpy(position))
 
     def batches(self, size: int) -> Iterator[ActivationBatch]:
-        """All rows in stored order, `size` at a time."""
+        """Yield all rows in stored order, `size` at a time."""
         for start in range(0, self.n_tokens, size):
             yield self.gather(torch.arange(start, min(start + size, self.n_tokens)))
 
 
 def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
-    """Memory maps of all tensors of a safetensors file; bfloat16 appears as the integers with the same bits.
+    """Memory-map all tensors of a safetensors file; bfloat16 appears as integers with the same bits.
 
     Raises:
         FormatError: The file is missing, truncated, or not safetensors.
@@ -242,7 +244,7 @@ def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
         TypeError,
         ValueError,
     ) as error:
-        raise FormatError(f"{path}: not a safetensors file that can be read ({error})") from error
+        raise FormatError(f"{path}: not a readable safetensors file ({error})") from error
     if not maps:
         raise FormatError(f"{path}: truncated, or not a safetensors file; no tensor found")
     return maps
@@ -251,7 +253,7 @@ def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
 def _open_shard(path: Path, record: ShardRecord, manifest: Manifest, verify: bool) -> _Shard:
     remedy = f"; remove {path.parents[1]} and run the harvest again"
     if not path.is_file():
-        raise FormatError(f"{path}: missing, though the manifest lists it{remedy}")
+        raise FormatError(f"{path}: missing, but listed in the manifest{remedy}")
     maps = map_tensors(path)
     shapes = {name: array.shape for name, (array, _) in maps.items()}
     expected = {
@@ -260,7 +262,9 @@ def _open_shard(path: Path, record: ShardRecord, manifest: Manifest, verify: boo
         "position": (record.rows,),
     }
     if shapes != expected or maps["values"][1] != getattr(torch, manifest.dtype):
-        raise FormatError(f"{path}: holds {shapes}, but the manifest says {expected}{remedy}")
+        raise FormatError(f"{path}: contains {shapes}, but the manifest lists {expected}{remedy}")
     if verify and file_digest(path) != record.digest:
-        raise FormatError(f"{path}: altered since the harvest (digest differs from the manifest's){remedy}")
+        raise FormatError(
+            f"{path}: altered since the harvest (its digest differs from the manifest's){remedy}"
+        )
     return _Shard(maps["values"][0], maps["document"][0], maps["position"][0])

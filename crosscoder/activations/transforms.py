@@ -1,13 +1,12 @@
-"""Other pairs made from the tokens of a pair, for dictionaries whose answer is known (`controls`): what stands here is a function
-of a batch, so that they need no activations of their own.
+"""Transforms of a batch that make the tokens of a control, so that controls need no harvest of their own.
 
-    Coarser    the reference, and the same in coarser numbers: nothing changed but the last digits
-    Shuffled   the intervened model's activations of other tokens: nothing is shared
-    Mixed      a difference of the same covariance without sparse structure: nothing for a diff-SAE to find
-    Ends       reference and intervened model alone, without the snapshots between them: what the others start from
+    ReducedPrecision  the reference, and the reference rounded to fewer bits: nothing changed but the last digits
+    ShuffledTokens    the intervened model's activations of different tokens: nothing is shared
+    MixedDifference   a difference with the same covariance but no sparse structure: a diff-SAE has nothing to find
+    WithoutSnapshots  reference and intervened model only: the input of the other transforms
 
-`drift.NullPair` is one more. But for Coarser and Ends they exchange tokens within a batch, so they want batches of unrelated tokens: shuffled
-ones, or of several documents.
+`null_pair.NullPair` is another transform. All but ReducedPrecision and WithoutSnapshots exchange tokens within a batch, so they need
+batches of unrelated tokens: shuffled, or from several documents.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,33 +19,33 @@ from torch import Tensor
 
 from .batch import ActivationBatch, ActivationReader, join_models, split_models
 
-_MANTISSA = 5
-"""Bits of the coarser numbers; bfloat16 has 7."""
+_MANTISSA_BITS = 5
+"""Mantissa bits of `ReducedPrecision`; bfloat16 has 7."""
 
-_MIXED = 64
-"""Tokens that a mixed token is a sum of: enough that the sums are nearly normal."""
+_TOKENS_PER_SUM = 64
+"""Tokens in each sum of `mixed_over_tokens`: enough that the sums are nearly normal."""
 
 
 @runtime_checkable
 class Transform(Protocol):
-    """Makes a batch of another pair from a batch of a pair, both models side by side."""
+    """Makes a batch of a control from a batch of the real pair."""
 
-    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token changed"]:
-        """The batch of the other pair, in the precision of `values`."""
+    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token transformed"]:
+        """Return the batch of the control, in the precision of `values`."""
         ...
 
     def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:
-        """Of the models of the other pair."""
+        """Return the d_model of each model of the control."""
         ...
 
 
-class Ends:
-    """The two ends of a pair with snapshots."""
+class WithoutSnapshots:
+    """Reference and intervened model of a pair with snapshots."""
 
     def __init__(self, d_models: Sequence[int]) -> None:
         self._width = sum(d_models[:2])
 
-    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token changed"]:
+    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token transformed"]:
         """See `Transform.apply`."""
         return values[:, : self._width]
 
@@ -55,18 +54,18 @@ class Ends:
         return tuple(d_models[:2])
 
 
-class Coarser:
-    """The identity pair: the reference on both sides, on one in numbers of five bits. Exactly equal sides would stay so in
-    training whatever the pipeline does with them, and would show nothing."""
+class ReducedPrecision:
+    """The identity pair: the reference, and the reference rounded to a mantissa of five bits. Exactly equal models would stay equal
+    in training whatever the pipeline does, and would test nothing."""
 
     def __init__(self, d_models: Sequence[int]) -> None:
         self._d_models = tuple(d_models)
 
-    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token changed"]:
+    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token transformed"]:
         """See `Transform.apply`."""
         reference = split_models(values, self._d_models)[0]
         mantissa, exponent = torch.frexp(reference.float())
-        coarse = torch.ldexp((mantissa * 2**_MANTISSA).round(), exponent - _MANTISSA)
+        coarse = torch.ldexp((mantissa * 2**_MANTISSA_BITS).round(), exponent - _MANTISSA_BITS)
         return join_models([reference, coarse.to(reference.dtype)])
 
     def widths(self, d_models: Sequence[int]) -> tuple[int, ...]:
@@ -74,13 +73,13 @@ class Coarser:
         return (d_models[0], d_models[0])
 
 
-class Shuffled:
-    """The positive control: every token of the reference beside another one of the intervened model, half a batch away."""
+class ShuffledTokens:
+    """The positive control: each token of the reference paired with the intervened model's token half a batch away."""
 
     def __init__(self, d_models: Sequence[int]) -> None:
         self._d_models = tuple(d_models)
 
-    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token changed"]:
+    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token transformed"]:
         """See `Transform.apply`."""
         reference, *others = split_models(values, self._d_models)
         return join_models([reference, *(other.roll(len(values) // 2, dims=0) for other in others)])
@@ -90,16 +89,16 @@ class Shuffled:
         return tuple(d_models)
 
 
-class Mixed:
-    """The null of a diff-SAE: intervened - reference replaced by sums over tokens with random weights.
+class MixedDifference:
+    """The null of a diff-SAE: intervened - reference is replaced by randomly weighted sums over tokens.
 
-    The difference keeps its mean and its covariance; but a sum of many sparse activations is not sparse.
+    The difference keeps its mean and covariance, but a sum of many sparse activations is not sparse.
     """
 
     def __init__(self, d_models: Sequence[int]) -> None:
         self._d_models = tuple(d_models)
 
-    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token changed"]:
+    def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token transformed"]:
         """See `Transform.apply`."""
         reference, intervened = (part.float() for part in split_models(values, self._d_models))
         mixed = mixed_over_tokens(intervened - reference)
@@ -111,14 +110,14 @@ class Mixed:
 
 
 def mixed_over_tokens(values: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
-    """Every token replaced by a sum over some of them with random weights, which keeps mean and covariance.
+    """Replace every token by a randomly weighted sum over tokens, which keeps mean and covariance.
 
-    The weights are an orthogonal matrix that leaves the mean of a block of tokens as it is. Sums over many tokens are nearly
-    normal, whatever the tokens are.
+    The weights form an orthogonal matrix that preserves the mean of a block of tokens. Sums over many tokens are nearly
+    normal for any distribution of tokens.
     """
     mixed = torch.empty_like(values)
-    # Tokens that follow each other are of one document and much alike, so the sums are of tokens far apart.
-    n_blocks = -(-len(values) // _MIXED)
+    # Consecutive tokens are from one document and similar, so each sum takes tokens that are far apart.
+    n_blocks = -(-len(values) // _TOKENS_PER_SUM)
     for first in range(n_blocks):
         block = torch.arange(first, len(values), n_blocks)
         mixed[block] = mean_keeping_rotation(len(block)).to(values) @ values[block]
@@ -127,31 +126,31 @@ def mixed_over_tokens(values: Float[Tensor, "token d_model"]) -> Float[Tensor, "
 
 @lru_cache(maxsize=8)
 def mean_keeping_rotation(size: int) -> Float[Tensor, "size size"]:
-    """A random orthogonal matrix that maps the vector of ones to itself; always the same one."""
+    """Return a random orthogonal matrix that maps the vector of ones to itself; the same for every call."""
     generator = torch.Generator().manual_seed(size)
     basis = torch.randn(size, size, generator=generator, dtype=torch.float64)
     basis[:, 0] = 1
     basis = torch.linalg.qr(basis).Q
-    turned = torch.eye(size, dtype=torch.float64)
+    rotation = torch.eye(size, dtype=torch.float64)
     if size > 1:
         random = torch.randn(size - 1, size - 1, generator=generator, dtype=torch.float64)
-        turned[1:, 1:] = torch.linalg.qr(random).Q
-    return (basis @ turned @ basis.T).float()
+        rotation[1:, 1:] = torch.linalg.qr(random).Q
+    return (basis @ rotation @ basis.T).float()
 
 
 class TransformedReader:
-    """Stored activations, seen as those of another pair."""
+    """`ActivationReader` that applies a transform to another reader."""
 
-    def __init__(self, reader: ActivationReader, change: Transform) -> None:
-        self.d_models, self.n_tokens = change.widths(reader.d_models), reader.n_tokens
-        self._reader, self._change = reader, change
+    def __init__(self, reader: ActivationReader, transform: Transform) -> None:
+        self.d_models, self.n_tokens = transform.widths(reader.d_models), reader.n_tokens
+        self._reader, self._transform = reader, transform
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         """See `ActivationReader.gather`."""
         batch = self._reader.gather(rows)
-        return batch._replace(values=self._change.apply(batch.values))
+        return batch._replace(values=self._transform.apply(batch.values))
 
     def batches(self, size: int) -> Iterator[ActivationBatch]:
         """See `ActivationReader.batches`."""
         for batch in self._reader.batches(size):
-            yield batch._replace(values=self._change.apply(batch.values))
+            yield batch._replace(values=self._transform.apply(batch.values))

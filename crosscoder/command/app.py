@@ -1,6 +1,6 @@
-"""The command `crosscoder`: every verb takes YAML settings or a run folder, and `dotted.key=value` words over them.
+"""The command `crosscoder`: verbs that take a YAML file of settings or a run folder, and `dotted.key=value` overrides.
 
-The only file that knows all three packages. It imports them when a verb needs them, so that `--help` answers at once.
+The only module that uses all three packages. It imports them on demand, so that `--help` answers at once.
 """
 
 import functools
@@ -19,14 +19,14 @@ from ..config.explanation import ExplanationSettings
 from ..config.load import load_config, with_overrides
 from ..config.requirements import Requirements
 from ..errors import ConfigError, CrosscoderError
-from ..run.folder import WITHOUT_EFFECT, RunFolder
+from ..run.folder import RESULT_NEUTRAL_SETTINGS, RunFolder
 from ..runtime.files import write_atomic
-from ..runtime.interrupts import take_sigterm_for_ctrl_c
+from ..runtime.interrupts import treat_sigterm_as_interrupt
 from .packages import bench_analysis, bench_page, choose_k, module, train_and_analyze
 
 app = typer.Typer(
     name="crosscoder",
-    help="What changed between two language models, feature by feature, and how sure that is.",
+    help="Explain what changed between two language models, feature by feature, with the evidence.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -34,10 +34,10 @@ app = typer.Typer(
 )
 
 Target = Annotated[
-    Path, typer.Argument(metavar="CONFIG_OR_RUN", help="a YAML file of settings, or a run folder")
+    Path, typer.Argument(metavar="CONFIG_OR_RUN", help="YAML file of settings, or a run folder")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings over it, e.g. training.lr=3e-4")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings to override, e.g. training.lr=3e-4")
 ]
 
 
@@ -48,16 +48,16 @@ def main() -> None:
     )
     for package in ("crosscoder", "training", "analysis"):
         logging.getLogger(package).setLevel(logging.INFO)
-    take_sigterm_for_ctrl_c()
+    treat_sigterm_as_interrupt()
     app(prog_name="crosscoder")
 
 
-evaluate = typer.Typer(help="Score methods where the truth is known.", no_args_is_help=True)
+evaluate = typer.Typer(help="Score methods on pairs whose differences are known.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
 
 
 def _verb(function: Callable[..., None], of: typer.Typer = app) -> Callable[..., None]:
-    """Make `function` a verb: what a user can mend is one line and exit code 2, an interrupt is one line and 130."""
+    """Register `function` as a verb. A `CrosscoderError` prints one line and exits with 2, an interrupt with 130."""
 
     @functools.wraps(function)
     def guarded(*args: object, **kwargs: object) -> None:
@@ -67,9 +67,7 @@ def _verb(function: Callable[..., None], of: typer.Typer = app) -> Callable[...,
             print(f"crosscoder: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print(
-                "crosscoder: interrupted; the same command continues where this one stopped", file=sys.stderr
-            )
+            print("crosscoder: interrupted; run the same command again to continue", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return of.command(name=function.__name__)(guarded)
@@ -83,16 +81,16 @@ def demo(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FOLDER KEY=VALUE", help="where to put it (runs/demo), and settings over the demo's"
+            metavar="FOLDER KEY=VALUE", help="run folder (default: runs/demo), and settings to override"
         ),
     ] = None,
     toy: Annotated[
-        bool, typer.Option("--toy", help="the toy pair, even where the real one is installed")
+        bool, typer.Option("--toy", help="use the toy pair, even if the embedded models are installed")
     ] = False,
 ) -> None:
-    """The whole story on the embedded pair of models."""
-    place, overrides = _first_word(words, "runs/demo")
-    folder = Path(place)
+    """Run every stage on the embedded pair of models."""
+    name, overrides = _first_word(words, "runs/demo")
+    folder = Path(name)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {str(folder)!r} is a file; name a folder")
     config, note = module("crosscoder.demo.settings").demo_config(folder, toy=toy)
@@ -102,24 +100,24 @@ def demo(
 
 @_verb
 def run(target: Target, overrides: Overrides = None) -> None:
-    """Harvest, train, analyze, attribute, report, browse, one after the other."""
+    """Run harvest, train, analyze, attribute, report and browse."""
     _run(_settings(target, overrides))
 
 
 @_verb
 def harvest(target: Target, overrides: Overrides = None) -> None:
-    """Activations of both models to disk."""
+    """Write the activations of all models to disk."""
     config = _settings(target, overrides)
     module("training.stages").harvest(config)
-    _told("activations", RunFolder(config.output).activations)
+    _print_result("activations", RunFolder(config.output).activations)
 
 
 @_verb
 def train(target: Target, overrides: Overrides = None) -> None:
-    """The dictionary; continues an interrupted run."""
+    """Train the dictionary and its controls; resumes if interrupted."""
     config = _settings(target, overrides)
     module("training.stages").train(config)
-    _told("dictionary", RunFolder(config.output).crosscoder)
+    _print_result("dictionary", RunFolder(config.output).crosscoder)
 
 
 @_verb
@@ -128,14 +126,14 @@ def sweep(
     overrides: Overrides = None,
     k: Annotated[
         str | None,
-        typer.Option(help="latents that fire, e.g. 16,24,32; else from half to three times the configured k"),
+        typer.Option(help="values of k, e.g. 16,24,32 (default: from half to three times the configured k)"),
     ] = None,
     latents: Annotated[
-        str | None, typer.Option(help="sizes of the dictionary, e.g. 2048,4096; else the configured one")
+        str | None, typer.Option(help="dictionary sizes, e.g. 2048,4096 (default: the configured one)")
     ] = None,
 ) -> None:
-    """Several k; chooses the smallest that explains the difference."""
-    ks, widths = _numbers("--k", k, "16,24,32"), _numbers("--latents", latents, "2048,4096")
+    """Choose the smallest k on the plateau of explained difference."""
+    ks, widths = _whole_numbers("--k", k, "16,24,32"), _whole_numbers("--latents", latents, "2048,4096")
     config = _settings(target, overrides)
     found = module("training.stages").sweep(config, ks, widths)
     for point in found.points:
@@ -143,7 +141,7 @@ def sweep(
         print(
             f"{point.n_latents} latents, k {point.k:<6} {100 * point.explained:5.1f} % of the difference explained{chosen}"
         )
-    _told("sweep", RunFolder(config.output).sweep / "sweep.json")
+    _print_result("sweep", RunFolder(config.output).sweep / "sweep.json")
     chosen = found.chosen
     words = [f"crosscoder.n_latents={chosen.n_latents}", f"crosscoder.sparsity.k={chosen.k}"]
     print(f"next         {shlex.join(['crosscoder', 'run', str(target), *(overrides or ()), *words])}")
@@ -151,47 +149,47 @@ def sweep(
 
 @_verb
 def analyze(target: Target, overrides: Overrides = None) -> None:
-    """The table of features, examples, logit tables, summary."""
+    """Measure and label latents; write examples and logit tables."""
     config = _settings(target, overrides)
     RunFolder.open(config.output)
     folder = RunFolder.create(config.output, config)
     module("analysis.stages").analyze(folder, config)
-    _told("features", folder.features)
+    _print_result("features", folder.features)
 
 
 @_verb
 def attribute(
-    target: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run")],
+    target: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="BEHAVIOR KEY=VALUE",
-            help="a YAML file of a behavior (those that the run names, if left out), and settings over it",
+            help="YAML file of a behavior (default: the behaviors of the run), and settings to override",
         ),
     ] = None,
 ) -> None:
-    """How a behavior shifted, and which latents carry the shift."""
+    """Measure the shift of a behavior and attribute it to latents."""
     config = _settings(target, [])
     folder = RunFolder.open(config.output)
     named, overrides = _first_word(words, "")
     paths = [Path(named)] if named else list(config.behaviors)
     if not paths:
-        raise ConfigError(f"{target}: names no behavior; give the YAML file of one")
+        raise ConfigError(f"{target}: the run has no behaviors; give the YAML file of one")
     _attribute(folder, config, _behaviors(paths, overrides))
 
 
 @_verb
 def explain(
-    target: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run")],
+    target: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
     words: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="FILE KEY=VALUE",
-            help="a YAML file of settings, and settings over it, e.g. author.kind=local author.model=PATH",
+            help="YAML file of settings (optional), and settings to override, e.g. author.kind=local author.model=PATH",
         ),
     ] = None,
 ) -> None:
-    """What a chat model makes of latents, and how well it tells."""
+    """Explain latents with a chat model, and score the explanations."""
     config = _settings(target, [])
     folder = RunFolder.open(config.output)
     named, overrides = _first_word(words, "")
@@ -201,7 +199,7 @@ def explain(
         else with_overrides(ExplanationSettings(), overrides)
     )
     module("analysis.stages").explain(folder, config, settings)
-    _told("explanations", folder.explanations)
+    _print_result("explanations", folder.explanations)
 
 
 @_verb
@@ -210,18 +208,18 @@ def report(
     overrides: Overrides = None,
     require: Annotated[
         Path | None,
-        typer.Option("--require", help="a YAML file of requirements; exit code 3 where one is not fulfilled"),
+        typer.Option("--require", help="YAML file of requirements; exit code 3 if one is not met"),
     ] = None,
 ) -> None:
-    """What changed in words, with the evidence beside each claim."""
+    """Write the report of what changed, every claim with its evidence."""
     requirements = None if require is None else load_config(require, model=Requirements)
     folder = _finished_run(target, overrides)
-    presentation = module("analysis.report_stages")
-    presentation.report(folder)
-    _told("report", folder.report)
-    unmet = [] if requirements is None else presentation.unmet(folder, requirements)
+    report_stages = module("analysis.report_stages")
+    report_stages.report(folder)
+    _print_result("report", folder.report)
+    unmet = [] if requirements is None else report_stages.unmet(folder, requirements)
     for line in unmet:
-        _told("not met", line)
+        _print_result("not met", line)
     if unmet:
         raise typer.Exit(3)
 
@@ -231,43 +229,45 @@ def browse(
     target: Target,
     overrides: Overrides = None,
     serve: Annotated[bool, typer.Option("--serve", help="serve the page on 127.0.0.1 until Ctrl-C")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port for --serve; 0 takes a free one")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port for --serve; 0 picks a free one")] = 8000,
     live: Annotated[
         bool,
         typer.Option(
             "--live",
-            help="with --serve: also a page on which both models read what you type, and are steered",
+            help="with --serve: add a page that runs both models on your own text and steers them",
         ),
     ] = False,
 ) -> None:
-    """The page to look at; opens from disk, offline."""
+    """Write the page to explore a run; it opens offline, from disk."""
     if live and not serve:
         raise ConfigError("--live: the live page is served, not written; give --serve as well")
     folder = _finished_run(target, overrides)
-    # A port that is taken, and a run without models, are told before any work.
+    # Created first, so that a port in use or a run without models fails before any work.
     server = _server(folder, _settings(target, overrides), port, live=live) if serve else None
-    _told("page", module("analysis.report_stages").browse(folder))
+    _print_result("page", module("analysis.report_stages").browse(folder))
     if server is not None:
-        server.serve(_told)
+        server.serve(_print_result)
         print("stopped")
 
 
 @_verb
 def plot(
-    target: Annotated[Path, typer.Argument(metavar="RUN", help="a run folder")],
-    to: Annotated[Path | None, typer.Option("--to", help="folder of the figures; else RUN/plots")] = None,
+    target: Annotated[Path, typer.Argument(metavar="RUN", help="run folder")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="folder of the figures (default: RUN/plots)")
+    ] = None,
     formats: Annotated[
         str, typer.Option("--format", help="png, svg and pdf, separated by commas")
     ] = "png,svg",
 ) -> None:
-    """The figures for a paper, each with its numbers as CSV."""
+    """Write the figures for a paper, each with its numbers as CSV."""
     folder = _finished_run(target, None)
-    _told("figures", module("analysis.plots.stage").write_plots(folder, to, formats.split(",")))
+    _print_result("figures", module("analysis.plots.stage").write_plots(folder, to, formats.split(",")))
 
 
 @_verb
 def doctor(target: Target, overrides: Overrides = None) -> None:
-    """Check models, hookpoint, memory and disk beforehand."""
+    """Check models, hookpoint, memory and disk before a run."""
     print(module("training.stages").doctor(_settings(target, overrides)))
 
 
@@ -275,23 +275,21 @@ def doctor(target: Target, overrides: Overrides = None) -> None:
 def export(
     target: Target,
     overrides: Overrides = None,
-    to: Annotated[Literal["saelens"], typer.Option("--to", help="the format to write")] = "saelens",
+    to: Annotated[Literal["saelens"], typer.Option("--to", help="format to write")] = "saelens",
 ) -> None:
-    """The dictionary in another tool's format, under RUN/exports."""
+    """Write the dictionary in another tool's format to RUN/exports."""
     folder = _finished_run(target, overrides)
     storage = module("crosscoder.dictionary.storage")
-    made_from = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
+    pair = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
     metadata = {
-        "model_name": " | ".join(str(side["model"]) for side in made_from.values() if isinstance(side, dict)),
-        "hook_name": " | ".join(
-            str(side["hookpoint"]) for side in made_from.values() if isinstance(side, dict)
-        ),
+        "model_name": " | ".join(str(side["model"]) for side in pair.values() if isinstance(side, dict)),
+        "hook_name": " | ".join(str(side["hookpoint"]) for side in pair.values() if isinstance(side, dict)),
     }
-    place = folder.path / "exports" / to
+    target_folder = folder.path / "exports" / to
     module("crosscoder.dictionary.saelens").export_saelens(
-        storage.load_crosscoder(folder.crosscoder), place, metadata
+        storage.load_crosscoder(folder.crosscoder), target_folder, metadata
     )
-    _told(to, place)
+    _print_result(to, target_folder)
 
 
 @_verb
@@ -300,23 +298,24 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="WHAT KEY=VALUE",
-            help="step, growth, harvest, shards, analysis, page or all (the default), and settings, e.g. shape.k=32",
+            help="benchmark: step, growth, harvest, shards, analysis, page or all (default), and settings to override, e.g. shape.k=32",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="a JSON file for the figures")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to")] = None,
     log: Annotated[
-        Path | None, typer.Option("--log", help="a log to append a dated section to, e.g. docs/benchmarks.md")
+        Path | None,
+        typer.Option("--log", help="Markdown log to append a dated section to, e.g. docs/benchmarks.md"),
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="a PNG file for the plot of `growth`")] = None,
-    repeats: Annotated[int | None, typer.Option("--repeats", help="rounds that count (7)")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for the plot of `growth`")] = None,
+    repeats: Annotated[int | None, typer.Option("--repeats", help="timed rounds (default: 7)")] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="say of `step` where its time goes, by its stages")
+        bool, typer.Option("--profile", help="break down the time of `step` by stage")
     ] = False,
     toy: Annotated[
-        bool, typer.Option("--toy", help="the toy pair alone, even where the real one is installed")
+        bool, typer.Option("--toy", help="use only the toy pair, even if the embedded models are installed")
     ] = False,
 ) -> None:
-    """How fast it is here: every part beside a reference of the same process."""
+    """Measure the speed on this machine, relative to a reference."""
     what, overrides = _first_word(words, "all")
     if repeats is not None:
         overrides.append(f"repeats={repeats}")
@@ -337,29 +336,31 @@ def bench(
             tables = stages.measure(name, config, toy=toy, profile=profile, plot=plot)
         for table in tables:
             print(table.markdown(), flush=True)
-            record.figures.append(table)
+            record.tables.append(table)
     if output is not None:
         write_atomic(output, record.json())
-        _told("figures", output)
+        _print_result("figures", output)
     if log is not None:
         record.append_to(log)
-        _told("log", log)
+        _print_result("log", log)
 
 
 @functools.partial(_verb, of=evaluate)
 def planted(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="folder of the results")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="folder for the results")],
     overrides: Overrides = None,
-    regimes: Annotated[str, typer.Option(help="what is planted, separated by commas")] = "standard,rare",
-    methods: Annotated[str, typer.Option(help="how it is looked for")] = "batch_topk",
+    regimes: Annotated[
+        str, typer.Option(help="regimes of planted differences, separated by commas")
+    ] = "standard,rare",
+    methods: Annotated[str, typer.Option(help="methods to score, separated by commas")] = "batch_topk",
     k: Annotated[
-        str, typer.Option(help="latents that fire: sweep, numbers, true, or multiples such as 1.5x")
+        str, typer.Option(help="latents that fire per token: sweep, numbers, true, or multiples such as 1.5x")
     ] = "sweep",
-    seeds: Annotated[int, typer.Option(min=1, help="pairs of each regime")] = 5,
-    restarts: Annotated[int, typer.Option(min=1, help="trainings of each pair")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="cases side by side")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="pairs per regime")] = 5,
+    restarts: Annotated[int, typer.Option(min=1, help="trainings per pair")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="cases run in parallel")] = 2,
 ) -> None:
-    """Pairs of made-up models whose every difference is known; what each method finds of them."""
+    """Score methods on synthetic pairs with planted differences."""
     cases = module("analysis.planted_benchmark.cases").plan(
         *(words.split(",") for words in (regimes, methods, k)), range(seeds), restarts
     )
@@ -372,28 +373,28 @@ def planted(
         overrides=overrides or (),
         workers=workers,
     )
-    _told("results", output / "results.md")
+    _print_result("results", output / "results.md")
 
 
-# --- behind them ------------------------------------------------------------------------------------------------------
+# --- shared by the verbs ----------------------------------------------------------------------------------------------
 
 
 def _run(config: RunConfig) -> None:
-    # A mistake in them is told before any long work.
+    # Loaded first, so that a mistake in them fails before any long work.
     behaviors = _behaviors(config.behaviors)
     folder = RunFolder.create(config.output, config)
-    # One wandb run for all stages; training harvests first by itself.
+    # One wandb run for all stages; training includes the harvest.
     with module("crosscoder.run.tracking").wandb_run(folder, config):
         module("training.stages").train(config)
-        _told("metrics", folder.metrics)
-        _told("dictionary", folder.crosscoder)
+        _print_result("metrics", folder.metrics)
+        _print_result("dictionary", folder.crosscoder)
         module("analysis.stages").analyze(folder, config)
-        _told("features", folder.features)
+        _print_result("features", folder.features)
         _attribute(folder, config, behaviors)
-        presentation = module("analysis.report_stages")
-        presentation.report(folder)
-        _told("report", folder.report)
-        _told("page", presentation.browse(folder))
+        report_stages = module("analysis.report_stages")
+        written = report_stages.report(folder)
+        _print_result("report", folder.report)
+        _print_result("page", report_stages.browse(folder, written))
 
 
 def _behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Behavior]:
@@ -402,32 +403,32 @@ def _behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Beh
 
 def _attribute(folder: RunFolder, config: RunConfig, behaviors: Iterable[Behavior]) -> None:
     for behavior in behaviors:
-        _told("behavior", module("analysis.stages").attribute(folder, config, behavior))
+        _print_result("behavior", module("analysis.stages").attribute(folder, config, behavior))
 
 
-def _numbers(name: str, words: str | None, example: str) -> list[int]:
-    """Whole numbers above 0, separated by commas; none where nothing was given."""
+def _whole_numbers(name: str, words: str | None, example: str) -> list[int]:
+    """Parse whole numbers above 0, separated by commas; empty if nothing is given."""
     try:
         numbers = [int(word) for word in words.split(",")] if words else []
     except ValueError:
         raise ConfigError(f"{name}: {words!r} is not a list of numbers; give e.g. {example}") from None
     if any(number < 1 for number in numbers):
-        raise ConfigError(f"{name}: {words!r} holds a number below 1; give e.g. {example}")
+        raise ConfigError(f"{name}: {words!r} contains a number below 1; give e.g. {example}")
     return numbers
 
 
 def _first_word(words: list[str] | None, default: str) -> tuple[str, list[str]]:
-    """The word before all settings, where there is one, and the settings."""
+    """Split words into the leading word that is not an override (or the default) and the overrides."""
     first, *others = words or [default]
     return (default, [first, *others]) if "=" in first else (first, others)
 
 
-def _told(what: str, found: Path | str) -> None:
-    print(f"{what:<12} {found}", flush=True)
+def _print_result(name: str, value: Path | str) -> None:
+    print(f"{name:<12} {value}", flush=True)
 
 
 def _settings(target: Path, overrides: list[str] | None) -> RunConfig:
-    """Settings of a file, or of a run folder; its output is then that folder, wherever it was moved to."""
+    """Load the settings of a file or of a run folder; `output` is then the current path of that folder."""
     words = overrides or []
     if not target.is_dir():
         return load_config(target, words)
@@ -438,15 +439,15 @@ def _settings(target: Path, overrides: list[str] | None) -> RunConfig:
 
 
 def _finished_run(target: Path, overrides: list[str] | None) -> RunFolder:
-    """The run to read; words that would change it are refused, since reading cannot apply them."""
+    """Open a run to read; overrides of its settings are refused, since reading cannot apply them."""
     config = _settings(target, overrides)
     folder = RunFolder.open(config.output)
-    folder.require_same(config, WITHOUT_EFFECT)
+    folder.require_same(config, RESULT_NEUTRAL_SETTINGS)
     return folder
 
 
 def _server(folder: RunFolder, config: RunConfig, port: int, *, live: bool) -> Any:
-    """What serves the page of a run."""
+    """Return the server of the page of a run."""
     if live:
         return module("analysis.live.live_server").LiveServer(folder, config, port)
     return module("analysis.browser.page_server").PageServer(folder.browser, port)

@@ -1,6 +1,6 @@
-"""What needs `training` and `analysis` at once. They do not know each other, so both are loaded by name, and on demand: the
-command answers `--help` without them. Functions that other processes run lie here and not in the command, whose module a new
-process cannot import.
+"""Functions that need both `training` and `analysis`. The two do not import each other, so both are loaded by name and on demand, and
+`--help` works without them. Functions that run in other processes are defined here, because a new process cannot import the command's
+module.
 """
 
 import importlib.util
@@ -16,16 +16,16 @@ from ..run.folder import RunFolder
 
 
 def module(name: str) -> ModuleType:
-    """Import a module of this project, never a namesake from the working directory."""
+    """Import a module of this project, never one of the same name from the working directory."""
     package = name.partition(".")[0]
     ours = Path(__file__).resolve().parents[2] / package
     spec = importlib.util.find_spec(package)
-    places = (
-        [] if spec is None else [Path(place).resolve() for place in spec.submodule_search_locations or ()]
+    folders = (
+        [] if spec is None else [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
     )
-    if ours not in places[:1]:
+    if ours not in folders[:1]:
         origin = spec.origin if spec is not None else None
-        found = origin or (str(places[0]) if places else "nothing")
+        found = origin or (str(folders[0]) if folders else "nothing")
         raise CrosscoderError(
             f"{package}: Python finds {found}, expected {ours}; "
             "use the console command `crosscoder`, or run from another folder"
@@ -34,7 +34,7 @@ def module(name: str) -> ModuleType:
 
 
 def train_and_analyze(config: RunConfig) -> RunFolder:
-    """A run from its settings to its table of features."""
+    """Train and analyze one run."""
     module("training.stages").train(config)
     folder = RunFolder.open(config.output)
     module("analysis.stages").analyze(folder, config)
@@ -42,7 +42,7 @@ def train_and_analyze(config: RunConfig) -> RunFolder:
 
 
 def choose_k(config: RunConfig, ks: Sequence[int]) -> int:
-    """What a sweep over `ks` chooses."""
+    """Return the k that a sweep over `ks` chooses."""
     return int(module("training.stages").sweep(config, ks).chosen.k)
 
 
@@ -50,10 +50,10 @@ _PLANTED_BATCHES = 4
 
 
 def bench_analysis(config: Any, device: Any, toy: bool) -> Iterator[Any]:
-    """The pass over tokens that analysis makes, beside encoding them: on planted tokens with a dictionary of the shape that steps
-    are measured at, and on a dictionary of each pair, trained briefly."""
+    """Time the analysis pass relative to encoding alone: on planted tokens with a dictionary of the benchmark's shape, and on a
+    briefly trained dictionary of each pair."""
     crosscoder, batches = module("training.bench.step").planted_reading(config, device, _PLANTED_BATCHES)
-    yield _analysis_figures(str(config.shape), crosscoder, batches, config, config.shape.d_models, "paired")
+    yield _analysis_table(str(config.shape), crosscoder, batches, config, config.shape.d_models, "paired")
     storage, shards = module("crosscoder.dictionary.storage"), module("crosscoder.activations.shards")
     with module("training.bench.pairs").trained_runs(config, toy=toy) as runs:
         for name, folder, run_config in runs:
@@ -61,15 +61,15 @@ def bench_analysis(config: Any, device: Any, toy: bool) -> Iterator[Any]:
             batches = list(reader.batches(run_config.training.batch_tokens))
             crosscoder = storage.load_crosscoder(folder.crosscoder, device)
             reads = run_config.crosscoder.reads
-            yield _analysis_figures(name, crosscoder, batches, config, reader.d_models, reads)
+            yield _analysis_table(name, crosscoder, batches, config, reader.d_models, reads)
 
 
 def bench_page(config: Any) -> Iterator[Any]:
-    """The static page of made-up runs: what it costs to build, and how fast it answers."""
+    """Time the page of synthetic runs: how long it takes to build, and how fast it responds."""
     yield from module("analysis.bench.page").page_benchmark(config.page_latents, config.repeats)
 
 
-def _analysis_figures(
+def _analysis_table(
     name: str, crosscoder: Any, batches: Any, config: Any, d_models: tuple[int, ...], reads: str
 ) -> Any:
     view = module("analysis.latents.dictionary_view").view_of(crosscoder, d_models, reads)
@@ -81,4 +81,4 @@ def _analysis_figures(
         device=view.device,
         settings=crosscoder.config.model_dump(mode="json"),
     )
-    return comparison.figures()
+    return comparison.table()

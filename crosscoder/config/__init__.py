@@ -1,8 +1,8 @@
 """Every setting of a run, as frozen pydantic models that refuse unknown keys.
 
-A YAML file holds one `RunConfig`; `settings.load_config` reads it. Each section of the file is a module of that name here
-(`crosscoder` is `dictionary`), and `run` puts them together. The description of each field is its documentation: the reference
-in `docs/reference` and the messages about a wrong value are made from it. Nothing here imports torch.
+A YAML file holds one `RunConfig`, which `load.load_config` reads. Each section of the file has a module of the same name here
+(the section `crosscoder` is in `dictionary`); `run` combines them. The description of a field is its documentation: the
+reference in `docs/reference` and the error messages are generated from it. Nothing here imports torch.
 """
 
 from .activations import ActivationsConfig, CachedActivations, FileActivations, StreamedActivations

@@ -1,4 +1,4 @@
-"""`activations`: where activations come from, and in which form they are kept."""
+"""`activations`: where activations come from, and how they are stored."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,40 +9,51 @@ from .block import Count, Dtype, Settings
 
 
 class CachedActivations(Settings):
-    """Activations of both models on disk, read back through a memory map."""
+    """Harvest the activations of all models to disk, then train from memory-mapped shards."""
 
     kind: Literal["cache"] = "cache"
-    dtype: Dtype = Field(default="bfloat16", description="precision on disk")
-    shard_tokens: Count = Field(default=32768, description="tokens a shard file holds")
-    batch_tokens: Count = Field(default=8192, description="tokens, padding included, of one forward pass")
+    dtype: Dtype = Field(default="bfloat16", description="precision of the activations on disk")
+    shard_tokens: Count = Field(default=32768, description="tokens per shard file")
+    batch_tokens: Count = Field(
+        default=8192,
+        description="tokens per forward pass of a model, padding included; more takes more memory",
+    )
 
 
 class StreamedActivations(Settings):
-    """Activations computed while training, through a shuffle buffer; only the held-out ones go to disk."""
+    """Compute activations during training and shuffle them in a buffer; only held-out activations go to disk."""
 
     kind: Literal["stream"] = "stream"
-    dtype: Dtype = Field(default="bfloat16", description="precision of the buffer and of the held-out shards")
-    buffer_tokens: Count = Field(default=131072, description="tokens shuffled together")
-    shard_tokens: Count = Field(default=32768, description="tokens a held-out shard file holds")
-    batch_tokens: Count = Field(default=8192, description="tokens, padding included, of one forward pass")
+    dtype: Dtype = Field(
+        default="bfloat16", description="precision of the shuffle buffer and of the held-out shards"
+    )
+    buffer_tokens: Count = Field(
+        default=131072,
+        description="tokens in the shuffle buffer; more mixes documents better and takes more memory",
+    )
+    shard_tokens: Count = Field(default=32768, description="tokens per held-out shard file")
+    batch_tokens: Count = Field(
+        default=8192,
+        description="tokens per forward pass of a model, padding included; more takes more memory",
+    )
 
 
 class FileActivations(Settings):
-    """Activations that are already there: one array `[token, d_model]` for each model (.npy or .safetensors)."""
+    """Read activations from your own files: one array `[token, d_model]` per model (.npy or .safetensors)."""
 
     kind: Literal["files"] = "files"
-    reference: Path = Field(description="array [token, d_model] of the reference")
-    intervened: Path = Field(description="array [token, d_model] of the intervened model, same tokens")
+    reference: Path = Field(description="array [token, d_model] of the reference model")
+    intervened: Path = Field(description="array [token, d_model] of the intervened model, on the same tokens")
     snapshots: tuple[Path, ...] = Field(
         default=(),
-        description="arrays [token, d_model] of checkpoints between the two, in their order in time, same tokens",
+        description="arrays [token, d_model] of checkpoints between the two models, earliest first, on the same tokens",
     )
     documents: Path | None = Field(
         default=None,
-        description="integer array [token]: which document a token is from; without it, blocks of 256 rows",
+        description="integer array [token] with the document of each token; null treats every 256 rows as a document",
     )
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.1, description="share of the documents that is never trained on"
+        default=0.1, description="share of the documents held out from training"
     )
 
 

@@ -1,4 +1,4 @@
-"""`analysis`: how the dictionary is read, with the rule behind its labels."""
+"""`analysis`: how the trained dictionary is analyzed, including the label rule."""
 
 from typing import Annotated
 
@@ -8,72 +8,86 @@ from .block import Count, Settings, Share
 
 
 class LabelRule(Settings):
-    """The rule behind every label. Norms alone never decide."""
+    """The thresholds of the label rule. Norms alone never decide a label."""
 
     weak_norm: Share = Field(
-        default=0.5, description="new and lost: the weaker decoder norm is at most this share of the stronger"
+        default=0.5, description="new, lost: the smaller decoder norm is at most this share of the larger"
     )
     nu_error: Share = Field(
-        default=0.2, description="new and lost: upper bound on nu of the error (Minder et al. 2025)"
+        default=0.2,
+        description="new, lost: the upper confidence bound of |nu_error| is at most this (latent scaling, Minder et al. 2025)",
     )
     nu_reconstruction: Share = Field(
-        default=0.5, description="new and lost: upper bound on nu of the reconstruction"
+        default=0.5,
+        description="new, lost: the upper confidence bound of |nu_reconstruction| is at most this (latent scaling)",
     )
     rotated_cosine: Share = Field(
         default=0.8,
-        description="rotated: decoder cosine below this, and upper bounds on nu of the reconstruction toward both sides; new and lost: "
-        "no other latent writes a direction of at least this cosine into the other model",
+        description="rotated: the decoder cosine and the upper confidence bounds of |nu_reconstruction| toward both models are below this; new, "
+        "lost: no other latent writes a direction with at least this cosine into the other model",
     )
-    shared_cosine: Share = Field(default=0.9, description="shared and rescaled: decoder cosine above this")
+    shared_cosine: Share = Field(
+        default=0.9, description="shared, rescaled: the decoder cosine is above this"
+    )
     shared_ratio: Share = Field(
         default=0.7,
-        description="shared: weaker decoder norm at least this share of the stronger; rescaled: below it",
+        description="shared: the smaller decoder norm is at least this share of the larger; rescaled: it is below",
     )
     rate_ratio: Annotated[float, Field(ge=1)] = Field(
         default=1.5,
-        description="reweighted: one model holds the direction at least this many times as often, interval included",
+        description="reweighted: the direction occurs at least this many times as often in one model, with the whole interval above it",
     )
     false_discovery_rate: Share = Field(
         default=0.05,
-        description="whatever claims a change: upper bound on the q-value; above it a latent stays undetermined",
+        description="largest q-value of a label that claims a change; above it the latent is undetermined",
     )
     min_documents: Count = Field(
-        default=5, description="a latent seen in fewer held-out documents stays undetermined"
+        default=5, description="a latent that fires in fewer held-out documents is undetermined"
     )
-    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="of all intervals")
+    confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.95, description="confidence level of all intervals"
+    )
 
 
 class FiringRuleConfig(Settings):
-    """A short rule for where a latent fires, learnt on half of the held-out documents and scored on the other half."""
+    """A short rule that predicts where a latent fires, fitted on half of the held-out documents and scored on the other half."""
 
     latents: int = Field(
         default=256,
         ge=0,
-        description="latents that get one: those whose label claims a change and those that behaviors name, then by their share of "
-        "the shift; 0 leaves rules out",
+        description="number of latents that get a rule: first those whose label claims a change or that a behavior names, then those "
+        "with the largest share of the shift; 0 fits no rules",
     )
-    items: Count = Field(default=12, description="tokens that a rule names, at most")
+    items: Count = Field(default=12, description="largest number of tokens in a rule")
     tokens: Count = Field(
-        default=200_000, description="held-out tokens that rules are learnt and scored on, about, at most"
+        default=200_000, description="approximate limit on the held-out tokens used to fit and score rules"
     )
 
 
 class AnalysisConfig(Settings):
-    """How the dictionary is read."""
+    """How the trained dictionary is analyzed."""
 
-    rule: LabelRule = Field(default=LabelRule(), description="the rule behind every label")
+    rule: LabelRule = Field(default=LabelRule(), description="thresholds of the label rule")
     firing_rule: FiringRuleConfig = Field(
-        default=FiringRuleConfig(), description="the rule for where a latent fires"
+        default=FiringRuleConfig(), description="rules that predict where a latent fires"
     )
-    top_examples: Count = Field(default=12, description="strongest examples kept for each latent")
+    top_examples: Count = Field(default=12, description="top-activating examples kept per latent")
     quantile_examples: int = Field(
-        default=8, ge=0, description="examples spread over the activation quantiles"
+        default=8, ge=0, description="examples per latent sampled across its activation quantiles"
     )
-    context_tokens: Count = Field(default=24, description="tokens shown on each side of an example's peak")
-    logit_tokens: Count = Field(default=12, description="tokens at each end of a logit table")
-    bootstrap_samples: Count = Field(default=1000, description="resamples of documents behind every interval")
-    bootstrap_blocks: Count = Field(default=64, description="groups of documents that are resampled together")
+    context_tokens: Count = Field(
+        default=24, description="tokens of context on each side of an example's peak"
+    )
+    logit_tokens: Count = Field(
+        default=12, description="tokens at the top and at the bottom of each logit table"
+    )
+    bootstrap_samples: Count = Field(
+        default=1000, description="bootstrap resamples of documents per interval"
+    )
+    bootstrap_blocks: Count = Field(
+        default=64, description="blocks of documents that the bootstrap resamples"
+    )
     alarm_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.05,
-        description="chance that the alarm rings at a checkpoint that differs from the one before by nothing (needs snapshots)",
+        description="false-alarm rate of the change alarm at a checkpoint that is unchanged from the previous one (needs snapshots)",
     )

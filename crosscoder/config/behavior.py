@@ -1,6 +1,6 @@
-"""Settings of a behavior: on which prompts it is measured, by which metric, and what counts as a shift of it.
+"""Settings of a behavior: its prompts, its metric, and what counts as a shift.
 
-One YAML file a behavior. Prompts are split in two: one part to find latents with, the other to claim anything with.
+One YAML file per behavior. The prompts are split: latents are found on one part and checked on the held-out part.
 """
 
 import re
@@ -12,44 +12,44 @@ from pydantic import Field, field_validator, model_validator
 from . import Count, Message, Settings, Share
 from .chat_model import EndpointModel, LocalModel
 
-Words = Annotated[tuple[str, ...], Field(min_length=1)]
+Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 # --- metrics with a gradient ------------------------------------------------------------------------------------------
 
 
 class LogOdds(Settings):
-    """Log-odds of the next token being one of a set, in nats."""
+    """Log-odds that the next token is in a given set, in nats."""
 
     kind: Literal["log_odds"] = "log_odds"
-    tokens: Words = Field(description="texts of one token each")
+    tokens: Texts = Field(description="the set, as texts of one token each")
     against: tuple[str, ...] = Field(
-        default=(), description="texts of one token each; left out: all other tokens"
+        default=(), description="the alternatives, as texts of one token each; empty: all other tokens"
     )
 
 
 class Continuation(Settings):
-    """Log-probability of given continuations of a prompt, in nats; of several, of any of them."""
+    """Log-probability that any of the given continuations follows the prompt, in nats."""
 
     kind: Literal["continuation"] = "continuation"
-    texts: Words = Field(description="what may follow the prompt, e.g. the opening of a refusal")
+    texts: Texts = Field(description="continuations of the prompt, e.g. the openings of a refusal")
     against: tuple[str, ...] = Field(
-        default=(), description="continuations whose log-probability is subtracted; left out: none"
+        default=(), description="continuations whose log-probability is subtracted; empty: none"
     )
 
 
 class Perplexity(Settings):
-    """Mean cross-entropy of the next token of a text, in nats a token: the logarithm of its perplexity."""
+    """Mean next-token cross-entropy of a text, in nats per token: the logarithm of its perplexity."""
 
     kind: Literal["perplexity"] = "perplexity"
 
 
 class Divergence(Settings):
-    """KL(model ‖ reference) of the next token after a prompt, in nats: 0 for the reference itself."""
+    """KL(model ‖ reference) of the next-token distribution, in nats; 0 for the reference itself."""
 
     kind: Literal["divergence"] = "divergence"
     places: Literal["last", "all"] = Field(
-        default="last", description="last: after the prompt; all: after each of its tokens, on average"
+        default="last", description="last: at the last token of the prompt; all: averaged over all its tokens"
     )
 
 
@@ -60,30 +60,30 @@ LogitMetric = Annotated[LogOdds | Continuation | Perplexity | Divergence, Field(
 
 
 class Sampling(Settings):
-    """How answers are generated."""
+    """How answers are sampled."""
 
-    max_new_tokens: Count = Field(default=32, description="tokens of an answer, at most")
-    samples: Count = Field(default=1, description="answers to each prompt")
+    max_new_tokens: Count = Field(default=32, description="largest number of tokens in an answer")
+    samples: Count = Field(default=1, description="answers sampled per prompt")
     temperature: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="0: always the likeliest token; needs no more than one sample"
+        default=0.0, description="sampling temperature; 0 decodes greedily, with one sample"
     )
 
     @model_validator(mode="after")
-    def _differ(self) -> Self:
+    def _check_samples(self) -> Self:
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(
-                f"samples is {self.samples}, but at temperature 0 all of them are the same; give a temperature above 0"
+                f"samples is {self.samples}, but at temperature 0 all samples are equal; give a temperature above 0"
             )
         return self
 
 
 class Pattern(Settings):
-    """Share of the generated answers in which a pattern is found."""
+    """Share of the generated answers that match a regular expression."""
 
     kind: Literal["pattern"] = "pattern"
-    pattern: str = Field(description="regular expression, searched in the answer")
-    ignore_case: bool = Field(default=True, description="whether upper and lower case are the same")
-    sampling: Sampling = Field(default=Sampling(), description="how answers are generated")
+    pattern: str = Field(description="regular expression, searched for anywhere in the answer")
+    ignore_case: bool = Field(default=True, description="ignore upper and lower case")
+    sampling: Sampling = Field(default=Sampling(), description="how answers are sampled")
 
     @field_validator("pattern")
     @classmethod
@@ -96,25 +96,25 @@ class Pattern(Settings):
 
 
 class UserFunction(Settings):
-    """A number for each generated answer, from a Python function of the user."""
+    """One number per generated answer, from your own Python function."""
 
     kind: Literal["callable"] = "callable"
-    file: Path = Field(description="Python file; it is run")
+    file: Path = Field(description="Python file; it is executed")
     function: str = Field(
-        description="name of a function in it; called with a list of prompts and a list of answers, returns a number for each"
+        description="name of a function in the file; takes a list of prompts and a list of answers, returns one number per answer"
     )
     bounds: tuple[float, float] | None = Field(
         default=None,
-        description="the least and the most that it can return, e.g. [0, 1]; left out: not known, and intervals have no width where all "
-        "prompts agree",
+        description="smallest and largest value that the function can return, e.g. [0, 1]; null: unknown, and an interval has zero width "
+        "when all prompts agree",
     )
-    sampling: Sampling = Field(default=Sampling(), description="how answers are generated")
+    sampling: Sampling = Field(default=Sampling(), description="how answers are sampled")
 
     @field_validator("bounds")
     @classmethod
-    def _ascend(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+    def _check_order(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
         if value is not None and not value[0] < value[1]:
-            raise ValueError(f"{list(value)} do not ascend; give the least number first")
+            raise ValueError(f"{list(value)} do not ascend; give the smaller number first")
         return value
 
 
@@ -122,25 +122,26 @@ class EndpointJudge(EndpointModel):
     """A chat model behind an OpenAI-compatible endpoint. Prompts and answers leave the machine."""
 
     max_requests: Count = Field(
-        default=1000, description="most questions put to it for one behavior; more are refused beforehand"
+        default=1000,
+        description="limit on the requests for one behavior; a run that needs more is refused before the first",
     )
 
 
 class Judged(Settings):
-    """Share of the generated answers of which another model says yes to a question."""
+    """Share of the generated answers for which a judge model answers a question with yes."""
 
     kind: Literal["judge"] = "judge"
     question: str = Field(
-        description="asked with {prompt} and {answer} filled in; answered by yes or no",
+        description="yes-or-no question for the judge; {prompt} and {answer} are filled in",
     )
-    judge: LocalModel | EndpointJudge = Field(description="who is asked", discriminator="kind")
-    sampling: Sampling = Field(default=Sampling(), description="how answers are generated")
+    judge: LocalModel | EndpointJudge = Field(description="the judge model", discriminator="kind")
+    sampling: Sampling = Field(default=Sampling(), description="how answers are sampled")
 
     @field_validator("question")
     @classmethod
     def _holds_the_answer(cls, value: str) -> str:
         if "{answer}" not in value:
-            raise ValueError("has no {answer} in it, so the judge would not see what it judges")
+            raise ValueError("contains no {answer}, so the judge would not see the answer")
         return value
 
 
@@ -155,13 +156,14 @@ Metric = Annotated[
 
 
 class ShiftRule(Settings):
-    """What counts as a shift. Below it nothing is explained."""
+    """What counts as a shift. A smaller shift is not attributed."""
 
     at_least: Annotated[float, Field(ge=0)] = Field(
-        default=0.0, description="smallest size of a shift that matters, in the unit of the metric"
+        default=0.0, description="smallest shift that counts, in the unit of the metric"
     )
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.95, description="of intervals, and 1 - the largest p-value of the permutation test"
+        default=0.95,
+        description="confidence level of intervals; the permutation test needs a p-value of at most 1 - confidence",
     )
 
 
@@ -170,36 +172,36 @@ class AttributionSettings(Settings):
 
     residual: Share = Field(
         default=0.01,
-        description="integration steps are added until what attributions miss is below this share of the shift",
+        description="integration steps are added until the unattributed share of the shift is below this",
     )
     steps: Count | None = Field(
         default=None,
-        description="a fixed number of steps instead; 1 is the cheap mode of one gradient a model",
+        description="fixed number of integration steps; 1 is the cheap mode with one gradient per model; null: adaptive",
     )
-    max_steps: Count = Field(default=36, description="most steps that are taken for the residual")
-    layers: bool = Field(default=True, description="also measure which layer carries how much of the shift")
+    max_steps: Count = Field(default=36, description="largest number of integration steps")
+    layers: bool = Field(default=True, description="also measure how much of the shift each layer carries")
 
 
 class CheckSettings(Settings):
-    """The causal checks, on prompts that nothing was found with."""
+    """Causal checks on the held-out prompts."""
 
-    latents: Count = Field(default=10, description="how many latents are named and checked")
+    latents: Count = Field(default=10, description="number of latents that are named and checked")
     counts: tuple[Count, ...] = Field(
         default=(1, 2, 3, 5, 10, 20, 50, 100, 200, 500),
-        description="how many are taken together along the curve",
+        description="sizes of the sets of latents along the curve",
     )
     draws: Annotated[int, Field(ge=19)] = Field(
         default=20,
-        description="random sets of latents, matched in frequency and norm, that each claim has to beat",
+        description="random sets of latents, matched in frequency and norm, that a claim has to beat",
     )
     answer_draws: int = Field(
         default=3,
         ge=0,
-        description="random sets that answers are generated with, where the metric is of answers",
+        description="random sets to generate answers with, for a metric of answers",
     )
     answer_counts: tuple[Count, ...] = Field(
         default=(50,),
-        description="how many latents are taken together in generated answers, beside the named ones",
+        description="sizes of the sets of latents to generate answers with, in addition to the named latents",
     )
     doses: tuple[float, ...] = Field(
         default=(0.5, 1.0, 2.0, 4.0), description="multiples of the steering direction"
@@ -207,54 +209,58 @@ class CheckSettings(Settings):
 
 
 class Behavior(Settings):
-    """A behavior, and how its shift is measured and explained."""
+    """A behavior, and how its shift is measured and attributed."""
 
-    name: str = Field(description="short name, of letters, digits, - and _", pattern=r"^[A-Za-z0-9_-]+$")
-    description: str = Field(default="", description="a sentence on what it is")
+    name: str = Field(description="short name of letters, digits, - and _", pattern=r"^[A-Za-z0-9_-]+$")
+    description: str = Field(default="", description="one sentence that describes the behavior")
     unrelated: bool = Field(
         default=False,
-        description="whether the intervention should have left it alone: a shift is then reported as a side effect",
+        description="the intervention should not change this behavior; a shift is reported as a side effect",
     )
     prompts: Path | tuple[str | tuple[Message, ...], ...] = Field(
-        description="a file (.jsonl or .txt, as for text), or a list of texts or chats"
+        description="file of prompts (.jsonl or .txt, as in text.sources), or a list of texts or chats"
     )
-    limit: Count | None = Field(default=None, description="use at most this many prompts, spread over all")
+    limit: Count | None = Field(
+        default=None, description="use at most this many prompts, spread evenly over the file"
+    )
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.5, description="share of the prompts that claims are checked on"
+        default=0.5, description="share of the prompts held out to check claims on"
     )
-    metric: Metric = Field(description="what is measured")
+    metric: Metric = Field(description="how the behavior is measured")
     find_with: LogitMetric | None = Field(
         default=None,
-        description="a metric with a gradient that stands in where latents are looked for, when `metric` is of answers",
+        description="differentiable metric used to find latents when `metric` scores generated answers",
     )
     shift: ShiftRule = Field(default=ShiftRule(), description="what counts as a shift")
     attribution: AttributionSettings = Field(
-        default=AttributionSettings(), description="how it is attributed to latents"
+        default=AttributionSettings(), description="how the shift is attributed to latents"
     )
     checks: CheckSettings = Field(default=CheckSettings(), description="the causal checks")
     elsewhere: Path | tuple[str, ...] | None = Field(
         default=None,
-        description="unrelated texts on which the cost of an edit is measured: a file (.jsonl or .txt), or a list of text sources of "
-        "the run, of which the held-out documents are taken; none: of all sources",
+        description="unrelated texts on which the cost of an edit is measured: a file (.jsonl or .txt), or names of text sources of the "
+        "run, whose held-out documents are used; null: all sources",
     )
-    elsewhere_limit: Count = Field(default=16, description="texts that cost is measured on, at most")
+    elsewhere_limit: Count = Field(
+        default=16, description="largest number of texts that the cost is measured on"
+    )
     seed: int = Field(
-        default=0, ge=0, description="of the split, the sampling, the random sets and the intervals"
+        default=0, ge=0, description="seed of the split, the sampling, the random sets and the bootstrap"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.find_with is not None and self.gradient_metric is self.metric:
             raise ValueError(
-                f"find_with stands in for a metric of answers, but metric {self.metric.kind!r} has a gradient itself; remove it"
+                f"find_with replaces a metric of answers, but metric {self.metric.kind!r} is differentiable; remove find_with"
             )
         if not isinstance(self.prompts, Path) and len(self.prompts) < 4:
-            raise ValueError(f"prompts: {len(self.prompts)} are too few to split; give at least 4")
+            raise ValueError(f"prompts: {len(self.prompts)} prompts are too few to split; give at least 4")
         return self
 
     @property
     def gradient_metric(self) -> LogOdds | Continuation | Perplexity | Divergence | None:
-        """The metric that latents are found with; none where answers have to be generated for it."""
+        """The differentiable metric that latents are found with; None if there is none."""
         if isinstance(self.metric, LogOdds | Continuation | Perplexity | Divergence):
             return self.metric
         return self.find_with

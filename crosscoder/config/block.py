@@ -1,4 +1,4 @@
-"""What every block of settings is made of: a base that refuses unknown keys, and the values that several of them take."""
+"""The base class of all blocks of settings, and the value types that several of them share."""
 
 from typing import Annotated, Literal
 
@@ -12,6 +12,6 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and a key that is not known is an error."""
+    """Base of all settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

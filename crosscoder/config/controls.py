@@ -1,4 +1,4 @@
-"""`controls`: what the claims of a run are measured against."""
+"""`controls`: the dictionaries that the claims of a run are measured against."""
 
 from pathlib import Path
 
@@ -8,40 +8,40 @@ from .block import Count, Settings
 
 
 class ControlsConfig(Settings):
-    """Other dictionaries that a run's claims are measured against. All but `runs` are trained beside the run's own; each costs a
-    training, `identity` and `shuffled` a tenth of one. Of a run with snapshots, seeds read all models, as another run would; the
-    other controls read its two ends alone, so that they bear on what is new or lost at the end, not on when."""
+    """Further dictionaries that a run's claims are measured against. All but `runs` are trained by the run; each costs one
+    training, `identity` and `shuffled` a tenth of one. In a run with snapshots, seeds are trained on all models and the other
+    controls on the reference and the intervened model only: they test whether a latent is new or lost, not when."""
 
     drift: bool = Field(
         default=True,
-        description="a null: a pair that differs as much and in no feature; from it come the q-values and the number of false "
-        "labels to expect",
+        description="null pair: differs as much as the real pair but in no feature; gives the q-values and the expected number of false "
+        "labels",
     )
     identity: bool = Field(
         default=True,
-        description="the reference against itself: whether anything is found where nothing changed",
+        description="the reference compared with itself: nothing should be found where nothing changed",
     )
     shuffled: bool = Field(
         default=True,
-        description="tokens of one model beside other tokens of the other: whether everything is found where nothing is shared",
+        description="each token of one model paired with a different token of the other: everything should be found where nothing is shared",
     )
     seeds: int = Field(
         default=0,
         ge=0,
-        description="further seeds, to see which latents are found again; 2 or more say something",
+        description="trainings with further seeds, to measure which latents are found again; needs at least 2 to be informative",
     )
     difference: bool = Field(
         default=False,
-        description="a diff-SAE, to see which claimed directions another method finds, and one on a difference without structure, "
-        "to see whether to believe it",
+        description="a diff-SAE, to check which claimed directions another method finds, and one trained on a difference without sparse "
+        "structure, as its null",
     )
     workers: Count | None = Field(
         default=None,
-        description="controls trained side by side; none: as many as threads and memory allow, where it is worth it (on a CPU, "
-        "from activations on disk)",
+        description="controls trained in parallel; null: as many as threads and memory allow, if that is faster (on a CPU, with "
+        "activations on disk)",
     )
     runs: tuple[Path, ...] = Field(
         default=(),
-        description="finished runs of the same recipe on pairs whose change carries nothing of interest (a benign fine-tuning): "
-        "nulls beside `drift`",
+        description="finished runs with the same settings on pairs that differ in nothing of interest (e.g. a benign fine-tune), used as "
+        "nulls in addition to `drift`",
     )

@@ -1,4 +1,4 @@
-"""`crosscoder`: the dictionary to train, and what is stored beside the weights of one."""
+"""`crosscoder`: the dictionary to train, and the configuration stored with its weights."""
 
 from typing import Literal, Self
 
@@ -9,13 +9,17 @@ from .sparsity import BatchTopK, SparsityConfig, check_k
 
 
 class CrosscoderConfig(Settings):
-    """What a crosscoder is, apart from its weights. Stored beside them."""
+    """Configuration of a crosscoder, stored with its weights."""
 
-    d_models: tuple[Count, ...] = Field(min_length=1, description="width of each model on the axis")
-    model_names: tuple[str, ...] = Field(description="names on the model axis, e.g. reference, intervened")
-    n_latents: Count = Field(description="size of the dictionary")
+    d_models: tuple[Count, ...] = Field(
+        min_length=1, description="d_model of each model, in the order of the model axis"
+    )
+    model_names: tuple[str, ...] = Field(description="name of each model, e.g. reference, intervened")
+    n_latents: Count = Field(description="number of latents")
     sparsity: SparsityConfig
-    n_exclusive: int = Field(default=0, ge=0, description="latents of each model that see and write it alone")
+    n_exclusive: int = Field(
+        default=0, ge=0, description="latents per model that read and write only that model"
+    )
     n_tied: int = Field(default=0, ge=0, description="latents with one decoder direction for all models")
 
     @model_validator(mode="after")
@@ -32,33 +36,39 @@ class CrosscoderConfig(Settings):
 
     @property
     def width(self) -> int:
-        """Sum of the widths of all models."""
+        """Sum of the d_model of all models."""
         return sum(self.d_models)
 
 
 class DictionaryConfig(Settings):
-    """The dictionary to train; the widths come from the activations."""
+    """The dictionary to train. The model widths follow from the activations."""
 
     reads: Literal["paired", "pooled", "difference"] = Field(
         default="paired",
-        description="paired: a crosscoder on both models; pooled: a shared-dictionary SAE, each model's tokens encoded "
-        "alone; difference: a diff-SAE on intervened - reference",
+        description="paired: a crosscoder on both models; pooled: a shared-dictionary SAE that encodes each model "
+        "separately; difference: a diff-SAE on intervened - reference",
     )
-    n_latents: Count = Field(default=4096, description="size of the dictionary")
-    sparsity: SparsityConfig = Field(default=BatchTopK(k=32), description="what keeps the code sparse")
-    decoder_norm: PositiveFloat = Field(default=1.0, description="norm of a fresh decoder row, per model")
+    n_latents: Count = Field(
+        default=4096, description="number of latents; more latents split features more finely"
+    )
+    sparsity: SparsityConfig = Field(
+        default=BatchTopK(k=32), description="sparsity of the latent activations"
+    )
+    decoder_norm: PositiveFloat = Field(
+        default=1.0, description="norm of each decoder row per model at initialization"
+    )
     exclusive: Share = Field(
         default=0.0,
-        description="share of the latents, for each model, that see and write it alone (Jiralerspong & Bricken 2026)",
+        description="share of the latents reserved for each model, which read and write only that model (Jiralerspong & Bricken 2026)",
     )
     tied: Share = Field(
         default=0.0,
-        description="share of the latents with one decoder direction for both models (Anthropic 2025, designated shared)",
+        description="share of the latents with one decoder direction for all models (designated shared features, Anthropic 2025)",
     )
     nested: tuple[Share, ...] = Field(
         default=(),
-        description="shares of the latents that have to rebuild the activations alone as well, e.g. [0.06, 0.25] "
-        "(Matryoshka: Bussmann et al. 2025)",
+        description="shares of the latents that must also reconstruct the activations on their own, e.g. [0.06, 0.25] "
+        "(Matryoshka SAE, Bussmann et al. 2025)",
     )
 
     @model_validator(mode="after")
@@ -68,7 +78,7 @@ class DictionaryConfig(Settings):
             raise ValueError(f"exclusive and tied latents need reads: paired, found {self.reads!r}")
         if 2 * self.exclusive + self.tied > 1:
             raise ValueError(
-                f"exclusive {self.exclusive:g} for each of two models and tied {self.tied:g} are more than all latents"
+                f"exclusive {self.exclusive:g} for each of two models and tied {self.tied:g} add up to more than 1"
             )
         if list(self.nested) != sorted(set(self.nested)) or not all(0 < share < 1 for share in self.nested):
             raise ValueError(f"nested shares must rise between 0 and 1, found {list(self.nested)}")

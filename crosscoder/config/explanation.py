@@ -1,4 +1,4 @@
-"""Settings of explanations that a language model writes and that are scored: `crosscoder explain RUN author.kind=local author.model=PATH`.
+"""Settings of automated explanations and their scoring: `crosscoder explain RUN author.kind=local author.model=PATH`.
 
 Nothing is sent to an endpoint unless these settings name one.
 """
@@ -12,43 +12,43 @@ from .chat_model import EndpointModel, LocalModel
 
 
 class ExplanationSettings(Settings):
-    """Who explains which latents, from what, and how the explanations are scored."""
+    """Which model explains which latents from which excerpts, and how the explanations are scored."""
 
     author: LocalModel | EndpointModel | None = Field(
-        default=None, description="who writes the explanations", discriminator="kind"
+        default=None, description="model that writes the explanations", discriminator="kind"
     )
     judge: LocalModel | EndpointModel | None = Field(
-        default=None, description="who is asked when they are scored; none: the author", discriminator="kind"
+        default=None, description="model that scores the explanations; null: the author", discriminator="kind"
     )
     latents: Literal["claimed", "named", "top"] = Field(
         default="claimed",
-        description="claimed: whose label claims a change or that a behavior names; named: those of behaviors alone; top: the largest "
-        "shares of the shift, whatever the label",
+        description="claimed: latents whose label claims a change or that a behavior names; named: only those that a behavior names; "
+        "top: latents with the largest share of the shift, whatever their label",
     )
-    only: tuple[int, ...] = Field(default=(), description="these latents instead, e.g. [3, 14]")
+    only: tuple[int, ...] = Field(
+        default=(), description="explain exactly these latents, e.g. [3, 14]; overrides `latents`"
+    )
     limit: Count = Field(
-        default=20, description="of those, the ones with the largest share of the shift, at most"
+        default=20, description="explain at most this many latents, largest share of the shift first"
     )
-    window: Count = Field(default=32, description="tokens of an excerpt")
+    window: Count = Field(default=32, description="tokens per excerpt")
     shown: Count = Field(
         default=10,
-        description="excerpts in which the latent fires that the author sees: half are its strongest",
+        description="activating excerpts shown to the author; half are the strongest",
     )
-    shown_silent: int = Field(
-        default=5, ge=0, description="excerpts in which it does not fire that the author sees"
-    )
+    shown_silent: int = Field(default=5, ge=0, description="non-activating excerpts shown to the author")
     scored: int = Field(
         default=10,
         ge=5,
-        description="excerpts of each kind that a score is of, from documents that the author did not see",
+        description="activating and non-activating excerpts each that an explanation is scored on, from documents the author did not see",
     )
-    reply_tokens: Count = Field(default=80, description="tokens of an explanation, at most")
+    reply_tokens: Count = Field(default=80, description="largest number of tokens in an explanation")
     max_tokens: Count = Field(
         default=200_000,
-        description="tokens of prompts and replies that the command may use; more are refused before anything is asked. Replies that "
-        "are kept from before cost nothing",
+        description="limit on the tokens of prompts and replies; a command that needs more is refused before the first request. Cached "
+        "replies cost nothing",
     )
     tokens: Count = Field(
-        default=200_000, description="held-out tokens that excerpts are taken from, about, at most"
+        default=200_000, description="approximate limit on the held-out tokens that excerpts are sampled from"
     )
-    seed: int = Field(default=0, ge=0, description="of which excerpts are taken")
+    seed: int = Field(default=0, ge=0, description="seed of the choice of excerpts")

@@ -1,4 +1,4 @@
-"""What the settings models say about a tree of plain values: which variant a block is, and which settings exist."""
+"""Walks over settings models and their plain values: which variant a block is, and which settings exist."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
@@ -7,18 +7,18 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 Place = tuple[str, ...]
-"""Where a setting is: `("text", "sources", "0", "path")`."""
+"""The keys that lead to a setting: `("text", "sources", "0", "path")`."""
 
 
 def variants(annotation: object) -> tuple[type[BaseModel], ...]:
-    """The blocks of settings that a value of this type may be or hold."""
+    """Return the settings models that a value of this type may be or contain."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,)
     return tuple(found for part in get_args(annotation) for found in variants(part))
 
 
 def scalars(annotation: object) -> set[type]:
-    """The plain types that a value of this type may have; a choice of words (`Literal`) counts as none."""
+    """Return the plain types that a value of this type may have; `Literal` counts as none."""
     if get_origin(annotation) is Literal:
         return set()
     if isinstance(annotation, type):
@@ -27,13 +27,13 @@ def scalars(annotation: object) -> set[type]:
 
 
 def kind_of(block: object) -> str | None:
-    """The `kind` that names this variant (a class or an instance), or None where variants go without."""
+    """Return the `kind` of this variant (a class or an instance), or None if it has no `kind`."""
     field = getattr(block, "model_fields", {}).get("kind") if isinstance(block, type) else None
     return field.default if field else getattr(block, "kind", None)
 
 
-def choose(options: tuple[type[BaseModel], ...], data: dict[Any, Any]) -> type[BaseModel] | None:
-    """The variant that `data` is meant as: by its `kind`, or else the one whose needed and known keys fit best."""
+def choose_variant(options: tuple[type[BaseModel], ...], data: dict[Any, Any]) -> type[BaseModel] | None:
+    """Return the variant that matches `data`: by its `kind`, or else by the most required and known keys."""
     if not options:
         return None
     if len(options) > 1 and all(kind_of(option) for option in options):
@@ -42,12 +42,12 @@ def choose(options: tuple[type[BaseModel], ...], data: dict[Any, Any]) -> type[B
 
 
 def _fit(option: type[BaseModel], data: dict[Any, Any]) -> tuple[int, int]:
-    needed = {name for name, field in option.model_fields.items() if field.is_required()}
-    return len(needed & data.keys()), len(option.model_fields.keys() & data.keys())
+    required = {name for name, field in option.model_fields.items() if field.is_required()}
+    return len(required & data.keys()), len(option.model_fields.keys() & data.keys())
 
 
 def children(field: FieldInfo, name: str, value: object) -> Iterator[tuple[Place, dict[Any, Any]]]:
-    """The mappings that the value of one setting holds: itself, or the entries of a list."""
+    """Yield the mappings in the value of one setting: the value itself, or the entries of a list."""
     if isinstance(value, dict):
         yield (name,), value
     elif isinstance(value, list) and variants(field.annotation):
@@ -59,20 +59,20 @@ def children(field: FieldInfo, name: str, value: object) -> Iterator[tuple[Place
 def blocks(
     model: type[BaseModel], data: dict[Any, Any], place: Place = ()
 ) -> Iterator[tuple[Place, type[BaseModel], dict[Any, Any]]]:
-    """Every block of settings in `data`, outermost first, with its place and its variant."""
+    """Yield every block of settings in `data`, outermost first, with its place and its variant."""
     yield place, model, data
     for name, field in model.model_fields.items():
         for where, child in children(field, name, data.get(name)):
-            chosen = choose(variants(field.annotation), child)
+            chosen = choose_variant(variants(field.annotation), child)
             if chosen is not None:
                 yield from blocks(chosen, child, place + where)
 
 
 def name_default_kinds(model: type[BaseModel], data: dict[Any, Any]) -> None:
-    """Write the default's `kind` into every block of `data` that names none."""
+    """Write the default `kind` into every block of `data` without a `kind`."""
     for _, block, values in blocks(
         model, data
-    ):  # outermost first: a kind is there before its block is visited
+    ):  # outermost first: a block gets its kind before it is visited
         for name, field in block.model_fields.items():
             kind = kind_of(field.default) if isinstance(field.default, BaseModel) else None
             if kind and isinstance(values.get(name), dict):
@@ -80,7 +80,7 @@ def name_default_kinds(model: type[BaseModel], data: dict[Any, Any]) -> None:
 
 
 def known_places(model: type[BaseModel], place: Place = ()) -> Iterator[Place]:
-    """Every setting there is, whichever variant it belongs to; entries of a list go by `0`."""
+    """Yield every setting of every variant; `0` stands for the entries of a list."""
     for name, field in model.model_fields.items():
         yield (*place, name)
         options = variants(field.annotation)
@@ -90,7 +90,7 @@ def known_places(model: type[BaseModel], place: Place = ()) -> Iterator[Place]:
 
 
 def leaves(value: object, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Every plain value in a tree of mappings and lists, with its place; an empty mapping or list is a value too."""
+    """Yield every plain value in a tree of mappings and lists, with its place; an empty mapping or list is a value."""
     pairs: list[tuple[object, Any]] = []
     if isinstance(value, dict):
         pairs = list(value.items())

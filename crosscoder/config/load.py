@@ -1,12 +1,12 @@
-"""Settings from a YAML file and from words of the command line, and back to YAML.
+"""Loads settings from a YAML file and command-line overrides, and writes them back to YAML.
 
-`dotted.key=value` words stand over the file, the file over the defaults. A block with variants is chosen by its `kind`;
-without one it is the kind of the default. Where a word changes the kind, settings that only the old kind knows are
-dropped, unless a word gave them too.
+`dotted.key=value` overrides take precedence over the file, and the file over the defaults. A block with variants is
+chosen by its `kind`; without one it has the default's kind. When an override changes the kind, settings that only the
+old kind has are dropped, unless another override sets them.
 
-Paths: a relative path in a file (texts, activations, `model`, `adapter`) means what lies beside that file, if something
-of that name lies there. Otherwise it stays as it is written: relative to the working directory, or a name on a model
-hub. `output`, and every path given on the command line, is relative to the working directory.
+Paths: a relative path in a file (texts, activations, `model`, `adapter`) is resolved against the folder of that file if
+it exists there. If not, it stays as written: relative to the working directory, or a name on a model hub. `output` and
+every path on the command line are relative to the working directory.
 """
 
 import os
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from ..errors import ConfigError, did_you_mean
 from . import AdapterSource, ModelSource, RunConfig
 from .chat_model import LocalModel
-from .introspection import Place, blocks, choose, kind_of, name_default_kinds, scalars, variants
+from .introspection import Place, blocks, choose_variant, kind_of, name_default_kinds, scalars, variants
 from .messages import SettingError, setting_errors, show
 from .yaml_1_2 import describe_syntax_error, read_yaml, write_yaml
 
@@ -30,10 +30,11 @@ _FOLDER_OR_HUB_ID = {(ModelSource, "model"), (AdapterSource, "adapter"), (LocalM
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), model: type[T] = RunConfig) -> T:
-    """Settings from the YAML file at `path`, with `dotted.key=value` words over them.
+    """Load settings from the YAML file at `path` and apply `dotted.key=value` overrides.
 
-    Raises ConfigError, in one line, for a file that is missing, unreadable, not YAML or empty, and for any setting
-    that is unknown, missing, of the wrong type or out of bounds.
+    Raises:
+        ConfigError: The file is missing, unreadable, not YAML or empty, or a setting is unknown, missing, of the wrong
+            type or out of bounds. The message is one line.
     """
     path = Path(path)
     data = _read(path)
@@ -43,14 +44,14 @@ def load_config(path: Path, overrides: Sequence[str] = (), model: type[T] = RunC
 
 
 def with_overrides(config: T, overrides: Sequence[str]) -> T:
-    """The same settings with `dotted.key=value` words over them. Raises ConfigError as `load_config` does."""
+    """Apply `dotted.key=value` overrides to `config`. Raises ConfigError as `load_config` does."""
     data = config.model_dump(mode="json")
     given = _apply(data, type(config), overrides)
     return _validate(data, type(config), given, "in the settings")
 
 
 def dump_config(config: BaseModel) -> str:
-    """YAML that `load_config` reads back to an equal `config`."""
+    """Return YAML that `load_config` reads back to an equal `config`."""
     return write_yaml(config.model_dump(mode="json"))
 
 
@@ -62,7 +63,7 @@ def _read(path: Path) -> dict[Any, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file{_near(path)}") from None
+        raise ConfigError(f"{path}: no such file{_suggestion(path)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}), expected a YAML file") from None
     except OSError as error:
@@ -80,24 +81,24 @@ def _read(path: Path) -> dict[Any, Any]:
     return data
 
 
-def _near(path: Path) -> str:
+def _suggestion(path: Path) -> str:
     if path.parent.is_dir():
         return did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()])
     return f", and no folder {path.parent}"
 
 
-# --- words of the command line ----------------------------------------------------------------------------------------
+# --- command-line overrides -------------------------------------------------------------------------------------------
 
 
 def _apply(data: dict[Any, Any], model: type[BaseModel], overrides: Sequence[str]) -> set[Place]:
-    """Write the words into `data`; the places that they gave."""
+    """Write the overrides into `data`, and return the places that they set."""
     name_default_kinds(model, data)
     given: set[Place] = set()
     for word in overrides:
         key, equals, text = word.partition("=")
         place = tuple(key.split("."))
         if not equals or not all(place):
-            raise ConfigError(f"{word!r}: expected KEY=VALUE, for instance training.lr=3e-4")
+            raise ConfigError(f"{word!r}: expected KEY=VALUE, e.g. training.lr=3e-4")
         _override(data, model, place, _value(key, text), given)
         given.add(place)
     name_default_kinds(model, data)
@@ -105,7 +106,7 @@ def _apply(data: dict[Any, Any], model: type[BaseModel], overrides: Sequence[str
 
 
 def _value(key: str, text: str) -> Any:
-    """A number, true, false, null, a quoted text or a flow value as YAML reads it; anything else is plain text."""
+    """Parse a number, true, false, null, quoted text or flow value as YAML; anything else is plain text."""
     delimited = text.lstrip()[:1] in tuple("[{'\"")
     try:
         value = read_yaml(text)
@@ -129,7 +130,7 @@ def _override(
     if not isinstance(target, dict):
         raise ConfigError(f"{'.'.join(place[:-1])}: is {show(target)}, so it has no setting {place[-1]!r}")
     if place[-1] == "kind" and value != target.get("kind"):
-        old, new = choose(options, target), choose(options, {"kind": value})
+        old, new = choose_variant(options, target), choose_variant(options, {"kind": value})
         if old is not None and new is not None:
             for name in (old.model_fields.keys() - new.model_fields.keys()) & target.keys():
                 if (*place[:-1], name) not in given:
@@ -140,12 +141,12 @@ def _override(
 def _descend(
     target: Any, options: tuple[type[BaseModel], ...], part: str, place: Place
 ) -> tuple[tuple[type[BaseModel], ...], Any]:
-    """One step toward a setting; a block that the file leaves out starts from its default."""
+    """Descend one key toward a setting; a block missing from the file starts from its default."""
     if isinstance(target, list):
         return options, target[_index(target, place)]
     if not isinstance(target, dict):
         raise ConfigError(f"{'.'.join(place[:-1])}: is {show(target)}, so it has no setting {part!r}")
-    block = choose(options, target)
+    block = choose_variant(options, target)
     field = block.model_fields.get(part) if block else None
     if target.get(part) is None:
         default = field.default if field else None
@@ -160,7 +161,7 @@ def _descend(
 def _index(target: list[Any], place: Place) -> int:
     if not place[-1].isdecimal() or int(place[-1]) >= len(target):
         raise ConfigError(
-            f"{'.'.join(place)}: no such entry; {'.'.join(place[:-1])} has {len(target)}, counted from 0"
+            f"{'.'.join(place)}: no such entry; {'.'.join(place[:-1])} has {len(target)} entries, counted from 0"
         )
     return int(place[-1])
 
@@ -173,10 +174,10 @@ def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, g
         for name, field in block.model_fields.items():
             is_input = Path in scalars(field.annotation) and name != "output"
             value, here = values.get(name), (*place, name)
-            if _covered(here, given) or not (is_input or (block, name) in _FOLDER_OR_HUB_ID):
+            if _is_overridden(here, given) or not (is_input or (block, name) in _FOLDER_OR_HUB_ID):
                 continue
             if isinstance(value, list):
-                # A list that may hold words as well is none of paths.
+                # A list that may also hold text is not a list of paths.
                 if str in scalars(field.annotation):
                     continue
                 values[name] = [
@@ -188,20 +189,20 @@ def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, g
 
 
 def _resolved(value: object, folder: Path, is_input: bool) -> object:
-    """What a path in a file means, if it is one: a file or folder beside that file, or what is written."""
+    """Resolve a path from a file against the folder of that file if it exists there; return it unchanged if not."""
     if not isinstance(value, str) or not value:
         return value
-    beside = folder / value
-    return os.path.abspath(beside) if beside.is_dir() or (is_input and beside.exists()) else value
+    candidate = folder / value
+    return os.path.abspath(candidate) if candidate.is_dir() or (is_input and candidate.exists()) else value
 
 
-def _covered(place: Place, given: set[Place]) -> bool:
-    """Whether a word gave this setting, or a block around it."""
+def _is_overridden(place: Place, given: set[Place]) -> bool:
+    """Whether an override set this setting, or a block around it."""
     return any(place[:depth] in given for depth in range(1, len(place) + 1))
 
 
 def _validate(data: dict[Any, Any], model: type[T], given: set[Place], source: str) -> T:
-    found = _loose_numbers(data, model)
+    found = _mistyped_numbers(data, model)
     if not found:
         try:
             return model.model_validate(data)
@@ -209,13 +210,13 @@ def _validate(data: dict[Any, Any], model: type[T], given: set[Place], source: s
             found = setting_errors(error, model, data)
     first = found[0]
     inside = any(place[: len(first.place)] == first.place for place in given if first.place)
-    where = "on the command line" if inside or _covered(first.place, given) else source
-    more = f"; {len(found) - 1} more after that" if len(found) > 1 else ""
+    where = "on the command line" if inside or _is_overridden(first.place, given) else source
+    more = f"; {len(found) - 1} more" if len(found) > 1 else ""
     raise ConfigError(f"{first} ({where}{more})")
 
 
-def _loose_numbers(data: dict[Any, Any], model: type[BaseModel]) -> list[SettingError]:
-    """Text and booleans where a number belongs, which pydantic would take: '32', 'nan' and true are no numbers."""
+def _mistyped_numbers(data: dict[Any, Any], model: type[BaseModel]) -> list[SettingError]:
+    """Find text and booleans in place of numbers, which pydantic would accept: '32', 'nan' and true."""
     found = []
     for place, block, values in blocks(model, data):
         for name, field in block.model_fields.items():

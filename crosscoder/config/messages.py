@@ -1,4 +1,4 @@
-"""What pydantic says about a tree of settings, in one line: the setting, what was found, what would be right."""
+"""Turns pydantic's validation errors into one line each: the setting, what was found, what would be right."""
 
 import reprlib
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import did_you_mean
-from .introspection import Place, choose, kind_of, known_places, variants
+from .introspection import Place, choose_variant, kind_of, known_places, variants
 
 _EXPECTED = {
     "int": "a whole number",
@@ -20,12 +20,12 @@ _EXPECTED = {
     "dict": "a mapping of settings",
     "model": "a mapping of settings",
 }
-# A misspelled key often makes another one look missing: it is what to mend first.
+# A misspelled key often makes another one look missing, so it is reported first.
 _URGENCY = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found")
 
 
 class SettingError(NamedTuple):
-    """One thing that is wrong with a setting."""
+    """One error in one setting."""
 
     place: Place
     text: str
@@ -35,7 +35,7 @@ class SettingError(NamedTuple):
 
 
 def show(value: object) -> str:
-    """A value as it stands in a message: short, and as YAML writes it where Python's way differs."""
+    """Format a value for a message: shortened, and in YAML's notation where Python's differs."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     return reprlib.repr(value)
@@ -44,28 +44,28 @@ def show(value: object) -> str:
 def setting_errors(
     error: ValidationError, model: type[BaseModel], data: dict[Any, Any]
 ) -> list[SettingError]:
-    """Everything that is wrong with `data`, most telling first."""
+    """Return every error in `data`, most informative first."""
     found: list[tuple[int, SettingError]] = []
     for detail in error.errors(include_url=False):
         located = _locate(model, data, detail["loc"])
         if located is not None:
             rank = _URGENCY.index(detail["type"]) if detail["type"] in _URGENCY else len(_URGENCY)
             found.append((rank, SettingError(located.place, _describe(detail, located, model))))
-    return [complaint for _, complaint in sorted(found, key=lambda entry: entry[0])]
+    return [entry for _, entry in sorted(found, key=lambda ranked: ranked[0])]
 
 
 class _Located(NamedTuple):
     place: Place
     owner: type[BaseModel] | None
-    """The block that the last name of `place` belongs to."""
+    """The block that contains the last key of `place`."""
     siblings: tuple[type[BaseModel], ...]
-    """The blocks that `owner` was chosen from, itself included."""
+    """The variants that `owner` was chosen from, `owner` included."""
     options: tuple[type[BaseModel], ...]
-    """The blocks that the value at `place` may be."""
+    """The variants that the value at `place` may be."""
 
 
 def _locate(model: type[BaseModel], data: dict[Any, Any], location: tuple[int | str, ...]) -> _Located | None:
-    """Pydantic's location without the variants' names in it; None where it speaks of a variant that was not meant."""
+    """Locate an error without the variant names in pydantic's location; None if it concerns another variant."""
     place: Place = ()
     options: tuple[type[BaseModel], ...] = (model,)
     siblings = options
@@ -80,7 +80,7 @@ def _locate(model: type[BaseModel], data: dict[Any, Any], location: tuple[int | 
         elif block is None and part in {
             name for option in options for name in (kind_of(option), option.__name__)
         }:
-            block = choose(options, value) if isinstance(value, dict) else next(iter(options), None)
+            block = choose_variant(options, value) if isinstance(value, dict) else next(iter(options), None)
             if block is None or part not in (kind_of(block), block.__name__):
                 return None
         else:
@@ -106,15 +106,15 @@ def _describe(detail: ErrorDetails, located: _Located, model: type[BaseModel]) -
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         kinds = [str(kind_of(option)) for option in located.options]
         tag = context.get("tag")
-        told = f"kind {tag!r} is unknown{did_you_mean(str(tag), kinds)}" if tag else "kind is missing"
-        return f"{told}; give one of {', '.join(kinds)}"
+        problem = f"kind {tag!r} is unknown{did_you_mean(str(tag), kinds)}" if tag else "kind is missing"
+        return f"{problem}; give one of {', '.join(kinds)}"
     if kind == "value_error":
         return str(context["error"])
     if kind == "literal_error":
         choices = [choice.strip("'") for choice in context["expected"].replace(" or ", ", ").split(", ")]
         return f"expected one of {', '.join(choices)}, got {show(value)}{did_you_mean(str(value), choices)}"
     if kind == "invalid_key":
-        return "a name of a setting is text"
+        return "the name of a setting must be text"
     expected = _EXPECTED.get(kind.partition("_")[0])
     if expected and kind.endswith(("_type", "_parsing", "_from_float")):
         if all(map(kind_of, located.options)) and located.options:
@@ -135,9 +135,7 @@ def _unknown(located: _Located, model: type[BaseModel]) -> str:
     fitting = [owner] if owner is not None and kind_of(owner) else located.siblings
     known = list(dict.fromkeys(field for block in fitting for field in block.model_fields))
     if name in known and owner is not None:
-        return (
-            f"does not go together with {', '.join(field for field in owner.model_fields if field != name)}"
-        )
+        return f"cannot be combined with {', '.join(field for field in owner.model_fields if field != name)}"
     if hint := did_you_mean(name, known):
         return f"no such setting{hint}"
     elsewhere = sorted({".".join(place) for place in known_places(model) if place[-1] == name})

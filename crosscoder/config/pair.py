@@ -1,4 +1,4 @@
-"""`pair`: the models that are compared, and where they are read."""
+"""`pair`: the models that are compared, and their hookpoints."""
 
 from typing import Literal, Self
 
@@ -6,79 +6,81 @@ from pydantic import Field, field_validator, model_validator
 
 from .block import Device, Dtype, Settings
 
-LOWEST_RATE = 0.1
-"""Where fewer of a model's tokens have a counterpart, most of what it computes would go unseen, so the pair is refused (`alignment`)."""
+MIN_ALIGNMENT_RATE = 0.1
+"""Smallest share of a model's tokens with a counterpart in the other model (`text.token_alignment`). Below it the pair is refused:
+most of what the model computes would go unseen."""
 
-LEAST_CARRIED = 0.25
-"""Share of a model's variance that a map has to carry, on tokens that it was not fitted on, to be one (`frame`)."""
+MIN_MAP_EXPLAINED_VARIANCE = 0.25
+"""Smallest share of a model's variance that a linear map explains on tokens it was not fitted on (`activations.linear_map`)."""
 
-LEAST_AGREEMENT = 0.3
-"""Median cosine with which a map has to carry directions to where they are: below it, that nothing is found along one says nothing."""
+MIN_MAP_COSINE = 0.3
+"""Smallest median cosine between mapped directions and the directions found in the other model. Below it, the absence of a mapped
+direction is no evidence."""
 
 
 class ModelSource(Settings):
     """A checkpoint that transformers can load."""
 
-    model: str = Field(description="folder or hub id of the checkpoint")
+    model: str = Field(description="folder or Hub id of the checkpoint")
     revision: str | None = Field(
-        default=None, description="hub revision; a commit hash makes the run repeatable"
+        default=None, description="Hub revision; a commit hash makes the run reproducible"
     )
-    dtype: Dtype = Field(default="bfloat16", description="precision the model runs in")
+    dtype: Dtype = Field(default="bfloat16", description="precision of the forward passes")
 
 
 class AdapterSource(Settings):
-    """A PEFT adapter on the reference: one set of base weights, adapter off and on."""
+    """A PEFT adapter on the reference; both models share one set of base weights."""
 
-    adapter: str = Field(description="folder or hub id of a PEFT adapter for the reference model")
+    adapter: str = Field(description="folder or Hub id of a PEFT adapter for the reference model")
 
 
 class Message(Settings):
     """One message of a chat."""
 
-    role: str = Field(description="who speaks, e.g. system, user or assistant")
-    content: str = Field(description="what is said")
+    role: str = Field(description="role of the speaker, e.g. system, user or assistant")
+    content: str = Field(description="text of the message")
 
 
 class ContextSource(Settings):
-    """The reference itself, after a context: the in-context intervention."""
+    """The reference itself with a context prepended: an in-context intervention."""
 
     context: str | tuple[Message, ...] = Field(
-        description="text, or chat messages (a system prompt, examples), that stand before every document in the intervened model; "
-        "the weights and the tokens that are compared are the reference's"
+        description="text or chat messages (a system prompt, few-shot examples) prepended to every document in the intervened model; the "
+        "weights and the compared tokens are the reference's"
     )
 
     @field_validator("context")
     @classmethod
-    def _says_something(cls, value: str | tuple[Message, ...]) -> str | tuple[Message, ...]:
+    def _check_not_empty(cls, value: str | tuple[Message, ...]) -> str | tuple[Message, ...]:
         if not (value.strip() if isinstance(value, str) else value):
             raise ValueError("is empty; give text, or chat messages")
         return value
 
 
 class PairConfig(Settings):
-    """The two models, what lies between them, and where all are read."""
+    """The two models, any snapshots between them, and the hookpoint."""
 
     reference: ModelSource = Field(description="the model before the intervention")
     intervened: ModelSource | AdapterSource | ContextSource = Field(
-        description="the model after it: a checkpoint, an adapter, or a context before the same tokens"
+        description="the model after the intervention: a checkpoint, an adapter on the reference, or a context before the same tokens"
     )
     snapshots: tuple[ModelSource | AdapterSource, ...] = Field(
         default=(),
-        description="checkpoints between the two, in their order in time, for one dictionary over the whole course of the "
-        "intervention; read at `hookpoint`. They may differ in width, but then the cosine to the reference, the share of the "
-        "change and the alarm are undefined for them",
+        description="checkpoints between the two models, earliest first, for one dictionary over the whole intervention; read at "
+        "`hookpoint`. Where a width differs from the reference's, its cosine to the reference, its share of the change and the change "
+        "alarm are undefined",
     )
-    hookpoint: str = Field(description="module path whose output is read, e.g. model.layers.15")
+    hookpoint: str = Field(description="path of the module whose output is read, e.g. model.layers.15")
     intervened_hookpoint: str | None = Field(
-        default=None, description="module path in the intervened model, where it differs"
+        default=None, description="module path in the intervened model; null: the same as `hookpoint`"
     )
     align: Literal["none", "characters"] = Field(
         default="none",
-        description="what to do where the tokenizers differ. none: refuse the pair; characters: each model reads the text in its own "
-        "tokens, and they are compared at the tokens that end at the same character",
+        description="how tokens are aligned when the tokenizers differ. none: refuse the pair; characters: each model reads its own "
+        "tokens, and the models are compared at tokens that end at the same character",
     )
     device: Device = Field(
-        default="auto", description="where the models run; auto takes a GPU when there is one"
+        default="auto", description="device that the models run on; auto: a GPU if available"
     )
 
     @model_validator(mode="after")
@@ -95,23 +97,23 @@ class PairConfig(Settings):
             )
         if self.snapshots and isinstance(self.intervened, ContextSource):
             raise ValueError(
-                f"{len(self.snapshots)} snapshots between a model and itself after a context, where there is nothing in between; "
+                f"{len(self.snapshots)} snapshots, but a context leaves the weights unchanged, so there are no checkpoints in between; "
                 "remove snapshots"
             )
         return self
 
     @property
     def sources(self) -> tuple[ModelSource | AdapterSource | ContextSource, ...]:
-        """What is said of each model: the reference, the intervened one, then the snapshots."""
+        """The source of each model: reference, intervened, then the snapshots."""
         return self.reference, self.intervened, *self.snapshots
 
     @property
     def checkpoints(self) -> tuple[ModelSource, ...]:
-        """The weights of each model; with an adapter or after a context they are the reference's."""
+        """The checkpoint of each model; with an adapter or a context it is the reference's."""
         return tuple(source if isinstance(source, ModelSource) else self.reference for source in self.sources)
 
     @property
     def hookpoints(self) -> tuple[str, ...]:
-        """Where each model is read."""
+        """The hookpoint of each model."""
         other = self.intervened_hookpoint or self.hookpoint
         return self.hookpoint, other, *(self.hookpoint for _ in self.snapshots)

@@ -1,9 +1,10 @@
-"""What a run has to fulfill before it is released, as settings: `crosscoder report RUN --require FILE`.
+"""Requirements that a run must meet, as settings: `crosscoder report RUN --require FILE`.
 
     comparability: {common_frame: {at_most: 0.02}}
     validity: {specificity: {verdict: pass}, robustness: {at_least: 0.8}}
 
-The report's own verdict, or a limit of one's own on the value. What is not measured is not fulfilled. Nothing here imports torch.
+A requirement demands the report's own verdict or limits the measured value. A value that was not measured fails. Nothing here imports
+torch.
 """
 
 from collections.abc import Iterator
@@ -15,22 +16,22 @@ from . import Settings
 
 
 class Demand(Settings):
-    """What one requirement has to be."""
+    """What one requirement demands of its value and verdict."""
 
     verdict: Literal["pass"] | None = Field(
-        default=None, description="pass: as the report judges it, by its own threshold"
+        default=None, description="pass: the report's own verdict, by its own threshold, must be pass"
     )
-    at_most: float | None = Field(default=None, description="the largest value that is accepted")
-    at_least: float | None = Field(default=None, description="the smallest value that is accepted")
+    at_most: float | None = Field(default=None, description="largest accepted value")
+    at_least: float | None = Field(default=None, description="smallest accepted value")
 
     @model_validator(mode="after")
-    def _asks_something(self) -> Self:
+    def _check_not_empty(self) -> Self:
         if self.verdict is None and self.at_most is None and self.at_least is None:
-            raise ValueError("asks for nothing; give verdict: pass, at_most or at_least")
+            raise ValueError("demands nothing; give verdict: pass, at_most or at_least")
         return self
 
     def fulfilled_by(self, value: float | None, verdict: str) -> bool:
-        """Whether a measured value and the report's verdict are what is asked; a value that is missing is within no limit."""
+        """Whether a measured value and the report's verdict meet the demand; a missing value meets no limit."""
         limited = self.at_most is not None or self.at_least is not None
         if limited and value is None:
             return False
@@ -46,49 +47,57 @@ class Demand(Settings):
         return " and ".join(([self.verdict] if self.verdict else []) + limits)
 
 
-_ANY = "what the requirement of this name has to be; left out: nothing is asked"
+_DEMAND = "what this requirement demands; null: nothing"
 
 
 class Comparability(Settings):
     """Can the two models be compared?"""
 
-    contract: Demand | None = Field(default=None, description=_ANY)
-    common_frame: Demand | None = Field(default=None, description=_ANY)
-    change: Demand | None = Field(default=None, description=_ANY)
+    contract: Demand | None = Field(default=None, description=_DEMAND)
+    common_frame: Demand | None = Field(default=None, description=_DEMAND)
+    change: Demand | None = Field(default=None, description=_DEMAND)
 
 
 class Validity(Settings):
-    """Is what is said of the change so?"""
+    """Is the explanation of the change correct?"""
 
-    faithfulness: Demand | None = Field(default=None, description=_ANY)
-    specificity: Demand | None = Field(default=None, description=_ANY)
-    robustness: Demand | None = Field(default=None, description=_ANY)
+    faithfulness: Demand | None = Field(default=None, description=_DEMAND)
+    specificity: Demand | None = Field(default=None, description=_DEMAND)
+    robustness: Demand | None = Field(default=None, description=_DEMAND)
 
 
 class Actionability(Settings):
-    """Can somebody act on it?"""
+    """Can someone act on the explanation?"""
 
-    lever: Demand | None = Field(default=None, description=_ANY)
-    legibility: Demand | None = Field(default=None, description=_ANY)
+    lever: Demand | None = Field(default=None, description=_DEMAND)
+    legibility: Demand | None = Field(default=None, description=_DEMAND)
 
 
 class Monitoring(Settings):
     """Would a later or an unexplained change be noticed?"""
 
-    trajectory: Demand | None = Field(default=None, description=_ANY)
-    coverage: Demand | None = Field(default=None, description=_ANY)
+    trajectory: Demand | None = Field(default=None, description=_DEMAND)
+    coverage: Demand | None = Field(default=None, description=_DEMAND)
 
 
 class Requirements(Settings):
-    """What is asked of each of the requirements that the report measures."""
+    """What a run demands of each requirement that the report measures."""
 
-    comparability: Comparability = Comparability()
-    validity: Validity = Validity()
-    actionability: Actionability = Actionability()
-    monitoring: Monitoring = Monitoring()
+    comparability: Comparability = Field(
+        default=Comparability(), description="whether the two models can be compared"
+    )
+    validity: Validity = Field(
+        default=Validity(), description="whether the explanation of the change is correct"
+    )
+    actionability: Actionability = Field(
+        default=Actionability(), description="whether someone can act on the explanation"
+    )
+    monitoring: Monitoring = Field(
+        default=Monitoring(), description="whether a later or an unexplained change would be noticed"
+    )
 
     def demands(self) -> Iterator[tuple[str, Demand]]:
-        """Everything that is asked, by `family.name`."""
+        """Yield `(family.name, demand)` for every requirement that is set."""
         for family in type(self).model_fields:
             block = getattr(self, family)
             for name in type(block).model_fields:

@@ -1,4 +1,4 @@
-"""A whole run: every section of its file, and what must fit between them."""
+"""The settings of a run: every section of its file, and the checks across sections."""
 
 from pathlib import Path
 from typing import Self
@@ -18,37 +18,43 @@ from .wandb import WandbConfig
 
 
 class SurveyConfig(Settings):
-    """What the models differ in before any dictionary: whole forward passes of both over some held-out documents."""
+    """A comparison of the models before any dictionary: full forward passes of both on held-out documents."""
 
-    documents: int = Field(default=48, ge=0, description="held-out documents that are read; 0 leaves it out")
+    documents: int = Field(
+        default=48, ge=0, description="held-out documents to compare the models on; 0 skips the survey"
+    )
 
 
 class RunConfig(Settings):
-    """One run: what is compared, on which text, with which dictionary, and where the results go."""
+    """One run: which models, which text, which dictionary, and where the results go."""
 
-    output: Path = Field(description="run folder; made if missing")
+    output: Path = Field(description="run folder; created if missing")
     pair: PairConfig | None = Field(
-        default=None, description="the two models; left out when activations come from files"
+        default=None, description="the models to compare; null when activations come from files"
     )
-    text: TextConfig | None = Field(default=None, description="what both models read")
-    tokens: TokenPolicy = Field(default=TokenPolicy(), description="which tokens are left out")
+    text: TextConfig | None = Field(
+        default=None, description="text that all models read; null when activations come from files"
+    )
+    tokens: TokenPolicy = Field(default=TokenPolicy(), description="which tokens are masked")
     activations: ActivationsConfig = Field(
         default=CachedActivations(), description="where activations come from"
     )
     survey: SurveyConfig = Field(
-        default=SurveyConfig(), description="what is looked at before any dictionary"
+        default=SurveyConfig(), description="comparison of the models before any dictionary"
     )
-    crosscoder: DictionaryConfig = Field(default=DictionaryConfig(), description="the dictionary")
-    training: TrainingConfig = Field(default=TrainingConfig(), description="how it is trained")
-    controls: ControlsConfig = Field(default=ControlsConfig(), description="what claims are measured against")
-    analysis: AnalysisConfig = Field(default=AnalysisConfig(), description="how it is read")
+    crosscoder: DictionaryConfig = Field(default=DictionaryConfig(), description="the dictionary to train")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="how the dictionary is trained")
+    controls: ControlsConfig = Field(
+        default=ControlsConfig(), description="dictionaries that claims are measured against"
+    )
+    analysis: AnalysisConfig = Field(default=AnalysisConfig(), description="how the dictionary is analyzed")
     behaviors: tuple[Path, ...] = Field(
         default=(),
         description="YAML files of behaviors whose shift is measured and attributed after the analysis",
     )
-    wandb: WandbConfig = Field(default=WandbConfig(), description="Weights & Biases")
-    seed: int = Field(default=0, ge=0, description="every random choice follows from it")
-    threads: Count | None = Field(default=None, description="CPU threads; none leaves torch's own choice")
+    wandb: WandbConfig = Field(default=WandbConfig(), description="logging to Weights & Biases")
+    seed: int = Field(default=0, ge=0, description="seed of every random choice")
+    threads: Count | None = Field(default=None, description="CPU threads; null: torch's default")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -60,7 +66,7 @@ class RunConfig(Settings):
             )
         if self.training.step == "sparse" and kind not in ("batch_topk", "topk"):
             raise ValueError(
-                f"training.step is 'sparse', but {kind} does not decide how many latents fire; use 'auto' or 'dense'"
+                f"training.step is 'sparse', but {kind} does not fix the number of latents that fire; use 'auto' or 'dense'"
             )
         self._check_snapshots()
         if from_files and (self.pair or self.text):
@@ -82,13 +88,13 @@ class RunConfig(Settings):
             )
         if (n + 2) * dictionary.exclusive + dictionary.tied > 1:
             raise ValueError(
-                f"crosscoder.exclusive {dictionary.exclusive:g} for each of {n + 2} models and tied {dictionary.tied:g} are more "
-                "than all latents"
+                f"crosscoder.exclusive {dictionary.exclusive:g} for each of {n + 2} models and tied {dictionary.tied:g} add up to more "
+                "than 1"
             )
 
     @property
     def n_snapshots(self) -> int:
-        """Checkpoints between the reference and the intervened model."""
+        """Number of checkpoints between the reference and the intervened model."""
         if isinstance(self.activations, FileActivations):
             return len(self.activations.snapshots)
         return len(self.pair.snapshots) if self.pair else 0

@@ -1,4 +1,4 @@
-"""`crosscoder.sparsity`: what keeps the code of a dictionary sparse."""
+"""`crosscoder.sparsity`: the activation function and penalty that keep latents sparse."""
 
 from typing import Annotated, Literal
 
@@ -8,38 +8,48 @@ from .block import Count, PositiveFloat, Settings
 
 
 class BatchTopK(Settings):
-    """Keep the n·k largest scores of a batch of n tokens; at inference a calibrated threshold takes its place."""
+    """BatchTopK: keep the n·k largest scores of a batch of n tokens; at inference, a calibrated threshold."""
 
     kind: Literal["batch_topk"] = "batch_topk"
     k: Count = Field(description="average number of latents that fire on a token")
 
 
 class TopK(Settings):
-    """Keep the k largest scores of every token."""
+    """TopK: keep the k largest scores of each token."""
 
     kind: Literal["topk"] = "topk"
-    k: Count = Field(description="number of latents that may fire on a token")
+    k: Count = Field(description="largest number of latents that fire on a token")
 
 
 class ReLU(Settings):
-    """ReLU latents with an L1 penalty weighted by the sum of the decoder norms, steered to a target L0."""
+    """ReLU latents with an L1 penalty weighted by the sum of the decoder norms, controlled to a target L0."""
 
     kind: Literal["relu"] = "relu"
-    target_l0: PositiveFloat = Field(description="L0 that the controller of the penalty steers to")
-    coefficient: PositiveFloat = Field(default=0.5, description="penalty weight the controller starts from")
+    target_l0: PositiveFloat = Field(
+        description="average number of latents that fire on a token; the penalty weight is controlled to reach it"
+    )
+    coefficient: PositiveFloat = Field(default=0.5, description="initial weight of the sparsity penalty")
 
 
 class JumpReLU(Settings):
-    """JumpReLU latents with a tanh penalty (Anthropic, January 2025 update), steered to a target L0."""
+    """JumpReLU latents with a tanh penalty (Anthropic, January 2025 update), controlled to a target L0."""
 
     kind: Literal["jumprelu"] = "jumprelu"
-    target_l0: PositiveFloat = Field(description="L0 that the controller of the penalty steers to")
-    coefficient: PositiveFloat = Field(default=1.0, description="penalty weight the controller starts from")
-    initial_threshold: PositiveFloat = Field(default=0.1, description="threshold every latent starts from")
-    bandwidth: PositiveFloat = Field(default=2.0, description="width of the straight-through estimator")
-    tanh_scale: PositiveFloat = Field(default=4.0, description="steepness of the tanh penalty")
+    target_l0: PositiveFloat = Field(
+        description="average number of latents that fire on a token; the penalty weight is controlled to reach it"
+    )
+    coefficient: PositiveFloat = Field(default=1.0, description="initial weight of the sparsity penalty")
+    initial_threshold: PositiveFloat = Field(default=0.1, description="initial threshold of every latent")
+    bandwidth: PositiveFloat = Field(
+        default=2.0,
+        description="bandwidth of the straight-through estimator; at a wider one more tokens move the threshold",
+    )
+    tanh_scale: PositiveFloat = Field(
+        default=4.0, description="scale inside the tanh penalty; larger is closer to an L0 penalty"
+    )
     dead_coefficient: Annotated[float, Field(ge=0)] = Field(
-        default=3e-6, description="weight of the term that pulls latents below their threshold up"
+        default=3e-6,
+        description="weight of the pre-activation loss, which raises latents that are below their threshold",
     )
 
 
@@ -47,7 +57,7 @@ SparsityConfig = Annotated[BatchTopK | TopK | ReLU | JumpReLU, Field(discriminat
 
 
 def check_k(sparsity: SparsityConfig, n_latents: int) -> None:
-    """Refuse a k that a dictionary of this size cannot have.
+    """Check that k is not larger than the dictionary.
 
     Raises:
         ValueError: k is larger than `n_latents`.

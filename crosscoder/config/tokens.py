@@ -1,4 +1,4 @@
-"""`tokens`: which of the tokens that were read count."""
+"""`tokens`: which tokens are masked."""
 
 from pydantic import Field
 
@@ -6,22 +6,22 @@ from .block import PositiveFloat, Settings
 
 
 class TokenPolicy(Settings):
-    """Which tokens are left out of training and analysis, and which are only marked."""
+    """Which tokens are masked: read by the models, but left out of training and analysis."""
 
     mask_special: bool = Field(
-        default=True, description="leave out BOS, EOS, padding and the tokenizer's special tokens"
+        default=True, description="mask BOS, EOS, padding and the tokenizer's other special tokens"
     )
     mask_first: int = Field(
         default=1,
         ge=0,
-        description="leave out this many positions at the start of a document (attention sinks)",
+        description="mask this many positions at the start of each document (attention sinks)",
     )
     mask_repeated: bool = Field(
         default=True,
-        description="leave out a token whose whole prefix occurred in an earlier document, e.g. the default system prompt: "
-        "its activations are the same ones again, and must not be on both sides of the held-out split",
+        description="mask a token whose whole prefix occurred in an earlier document, e.g. a default system prompt: its activations "
+        "repeat, and would otherwise leak across the held-out split",
     )
     outlier_multiple: PositiveFloat = Field(
         default=10.0,
-        description="leave out tokens whose norm in either model exceeds this multiple of its median norm",
+        description="mask tokens whose activation norm in any model exceeds this multiple of that model's median norm",
     )

@@ -9,14 +9,14 @@ from .block import Count, Device, PositiveFloat, Settings, Share
 
 
 class AuxiliaryConfig(Settings):
-    """AuxK: dead latents are asked to explain what the others leave over (Gao et al. 2024, section 2)."""
+    """AuxK loss: dead latents reconstruct the error that the others leave (Gao et al. 2024, section 2)."""
 
     coefficient: Annotated[float, Field(ge=0)] = Field(
-        default=1 / 32, description="weight of the term; 0 switches it off"
+        default=1 / 32, description="weight of the AuxK loss; 0 switches it off"
     )
-    k: Count = Field(default=256, description="dead latents used for one token, at most")
+    k: Count = Field(default=256, description="largest number of dead latents used per token")
     dead_after_tokens: Count = Field(
-        default=200_000, description="a latent is dead after this many tokens without firing"
+        default=200_000, description="a latent counts as dead after this many tokens without firing"
     )
 
 
@@ -24,49 +24,57 @@ class TrainingConfig(Settings):
     """How the dictionary is trained."""
 
     n_tokens: Count = Field(
-        default=2_000_000, description="token presentations in all; data is passed over repeatedly"
+        default=2_000_000,
+        description="training tokens in total, counting repeats; the data is reused over several epochs",
     )
-    batch_tokens: Count = Field(default=2048, description="tokens of one step")
+    batch_tokens: Count = Field(default=2048, description="tokens per training step")
     lr: PositiveFloat = Field(default=1e-3, description="peak learning rate of Adam")
-    warmup: Share = Field(default=0.05, description="share of the steps with a rising learning rate")
+    warmup: Share = Field(
+        default=0.05, description="share of the steps, at the start, with a rising learning rate"
+    )
     decay: Share = Field(
         default=0.3, description="share of the steps, at the end, with a falling learning rate"
     )
     k_anneal: Share = Field(
         default=0.2,
-        description="share of the steps over which k, or the L0 that JumpReLU is steered to, falls from k_start_multiple times its "
+        description="share of the steps over which k (for JumpReLU, the target L0) falls from k_start_multiple times its value to its "
         "value",
     )
     k_start_multiple: Annotated[float, Field(ge=1)] = Field(
-        default=4.0, description="k, or that L0, at the first step, as a multiple"
+        default=4.0,
+        description="k (for JumpReLU, the target L0) at the first step, as a multiple of its value",
     )
-    gradient_clip: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
-    auxiliary: AuxiliaryConfig = Field(default=AuxiliaryConfig(), description="revival of dead latents")
+    gradient_clip: PositiveFloat = Field(default=1.0, description="gradients are clipped to this norm")
+    auxiliary: AuxiliaryConfig = Field(
+        default=AuxiliaryConfig(), description="AuxK loss that revives dead latents"
+    )
     difference_weight: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
-        description="weight of the error of intervened - reference beside those of the models (Kassem et al. 2026); none: 3 for a "
-        "crosscoder on models of equal width, otherwise 0",
+        description="weight of the reconstruction error of intervened - reference, relative to the errors of the models (Kassem et al. "
+        "2026); null: 3 for a crosscoder on models of equal width, 0 for other dictionaries",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="of the matrix products; weights stay float32. auto: bfloat16 where the hardware has units for it",
+        description="precision of matrix products; weights stay float32. auto: bfloat16 if the hardware has units for it",
     )
     step: Literal["auto", "dense", "sparse"] = Field(
         default="auto",
-        description="dense: matrix products of the whole code; sparse: the encoder's product, then only the latents that "
-        "fire; auto: the faster one, by a rule that `crosscoder bench` measured",
+        description="dense: full matrix products; sparse: a full encoder product, then only the latents that fire; auto: the faster of "
+        "the two, by a rule measured with `crosscoder bench`",
     )
-    device: Device = Field(default="auto", description="where the dictionary is trained")
+    device: Device = Field(
+        default="auto", description="device that the dictionary is trained on; auto: a GPU if available"
+    )
     start_from: Path | None = Field(
         default=None,
-        description="folder of a dictionary to begin from, e.g. RUN/crosscoder, for stage-wise fine-tuning over checkpoints; of the "
-        "same shape, or of fewer models, whose new neighbors then begin as the reference. Set k_anneal to 0 to begin at its "
-        "loss. Controls begin afresh",
+        description="warm start: folder of a trained dictionary, e.g. RUN/crosscoder, for stage-wise fine-tuning over checkpoints. It "
+        "has the same shape or fewer models; added models are initialized from the reference. Set k_anneal to 0 to start at its "
+        "loss. Controls are trained from scratch",
     )
-    log_every: Count = Field(default=20, description="steps between two lines of metrics")
-    evaluate_every: Count = Field(default=200, description="steps between two looks at held-out tokens")
-    checkpoint_every: Count = Field(default=200, description="steps between two resumable checkpoints")
+    log_every: Count = Field(default=20, description="steps between lines of metrics.jsonl")
+    evaluate_every: Count = Field(default=200, description="steps between evaluations on held-out tokens")
+    checkpoint_every: Count = Field(default=200, description="steps between resumable checkpoints")
     calibration_tokens: Count = Field(
         default=32768,
-        description="held-out tokens the inference threshold is set on, and training tokens the normalization is",
+        description="held-out tokens to calibrate the inference threshold on, and training tokens to estimate the normalization from",
     )

@@ -1,7 +1,7 @@
-"""The YAML that settings are written in: YAML 1.2's scalars, whatever PyYAML's own 1.1 rules say.
+"""Reads and writes settings with the scalars of YAML 1.2 instead of PyYAML's YAML 1.1 rules.
 
-PyYAML reads `1e-4` as text, `no` and `on` as booleans, `1:30` as 90, `010` as 8, and keeps the last of two equal keys
-without a word. Here `1e-4` is a number, only `true` and `false` are booleans, a key given twice is an error, and no
+PyYAML reads `1e-4` as text, `no` and `on` as booleans, `1:30` as 90, `010` as 8, and silently keeps the last of two
+equal keys. Here `1e-4` is a number, only `true` and `false` are booleans, a key given twice is an error, and no
 number is infinite. As in Python, an underscore may group digits (`2_000_000`).
 """
 
@@ -26,7 +26,7 @@ _PLAIN = ("null", "str", "seq", "map")
 
 
 class _Reader(yaml.SafeLoader):
-    # PyYAML keeps its rules on the class; these start from nothing, so that no rule of YAML 1.1 is left.
+    # PyYAML keeps its rules on the class; empty dicts remove the rules of YAML 1.1.
     yaml_implicit_resolvers = {}  # noqa: RUF012
     yaml_constructors = {  # noqa: RUF012
         None: yaml.SafeLoader.yaml_constructors[None],
@@ -60,10 +60,10 @@ class _Reader(yaml.SafeLoader):
 
 
 class _Writer(yaml.SafeDumper):
-    """Quotes text that either our rules or those of YAML 1.1 would read as something else."""
+    """Quotes text that this reader or a YAML 1.1 reader would not read as text."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        # In single quotes PyYAML writes these line breaks as they are, and reads them back as a space.
+        # In single quotes PyYAML writes these line breaks unescaped, and reads them back as a space.
         style = '"' if set(text) & {"\x85", "\u2028", "\u2029"} else None
         return self.represent_scalar(_TAG + "str", text, style=style)
 
@@ -78,17 +78,17 @@ _Reader.add_constructor(_TAG + "bool", _Reader.construct_truth)
 
 
 def read_yaml(text: str) -> Any:
-    """The value that `text` holds; raises yaml.YAMLError, with a `problem_mark` where the place is known."""
+    """Parse `text`. Raises yaml.YAMLError, with a `problem_mark` if the position is known."""
     return yaml.load(text, _Reader)
 
 
 def write_yaml(value: Any) -> str:
-    """YAML that `read_yaml`, and any other reader of YAML, takes as `value`."""
+    """Return YAML that `read_yaml` and any other YAML reader read as `value`."""
     return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=100)
 
 
 def describe_syntax_error(error: yaml.YAMLError) -> str:
-    """One line: where, and what the reader did not expect."""
+    """Describe a syntax error in one line: its position and its cause."""
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
     mark = getattr(error, "problem_mark", None)
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)

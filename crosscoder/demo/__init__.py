@@ -1,1 +1,1 @@
-"""Models and texts for the demo and the tests: a real pair that needs one extra package, and a toy pair that needs none."""
+"""Models and texts for the demo and the tests: a real pair that needs an extra package, and a toy pair that does not."""

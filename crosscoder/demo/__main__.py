@@ -1,4 +1,4 @@
-"""Make the demo's reference and its texts alone: `python -m crosscoder.demo runs/embedded`."""
+"""Prepare only the demo's reference model and its texts: `python -m crosscoder.demo runs/embedded`."""
 
 import argparse
 from pathlib import Path
@@ -7,10 +7,10 @@ from .settings import prepare_reference
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m crosscoder.demo", description=__doc__)
-    parser.add_argument("place", type=Path, help="folder for both")
-    prepare_reference(parser.parse_args().place)
+    parser.add_argument("folder", type=Path, help="folder for the model and the texts")
+    prepare_reference(parser.parse_args().folder)
 
 
 if __name__ == "__main__":

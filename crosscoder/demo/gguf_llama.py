@@ -1,7 +1,7 @@
-"""Writing the Llama in a GGUF file as a transformers folder.
+"""Convert a Llama in a GGUF file to a transformers folder.
 
-transformers reads these files too, but its release 5 refuses to save such a model, takes several times as long, and
-leaves out the tokenizer's digit split that the file names, so that white space before digits gets other token ids.
+transformers reads these files too, but its release 5 cannot save such a model, takes several times as long, and ignores
+the digit splitting that the file requests for its tokenizer, so whitespace before digits gets other token ids.
 """
 
 from pathlib import Path
@@ -32,10 +32,10 @@ _TOP_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "
 
 
 def llama_shape(file: GgufFile) -> LlamaShape:
-    """The model's settings.
+    """Read the model's settings from the metadata.
 
     Raises:
-        FormatError: The file holds another architecture, or a setting is missing.
+        FormatError: The architecture is not Llama, or a setting is missing.
     """
     architecture = file.setting("general.architecture")
     if architecture != "llama":
@@ -66,10 +66,10 @@ def llama_shape(file: GgufFile) -> LlamaShape:
 
 
 def llama_weights(file: GgufFile, shape: LlamaShape) -> dict[str, Tensor]:
-    """The tensors under transformers' names.
+    """Return the tensors under transformers' names.
 
     Raises:
-        FormatError: A tensor is missing, is of a shape that contradicts the metadata, or has no place in a Llama.
+        FormatError: A tensor is missing, has a shape that contradicts the metadata, or does not belong to a Llama.
     """
     weights = {}
     for name, tensor in file.tensors.items():
@@ -83,14 +83,14 @@ def llama_weights(file: GgufFile, shape: LlamaShape) -> dict[str, Tensor]:
             weights[f"{_TOP_NAMES[stem]}.weight"] = tensor
         else:
             raise FormatError(
-                f"{file.path}: tensor {name!r} has no place in a Llama; this file cannot be converted"
+                f"{file.path}: tensor {name!r} does not belong to a Llama; this file cannot be converted"
             )
     for name, expected in weight_shapes(shape).items():
         found = tuple(weights[name].shape) if name in weights else None
         if found != expected:
             what = "is missing" if found is None else f"has shape {found}"
             raise FormatError(
-                f"{file.path}: {name} {what}; {expected} would fit the metadata; the file is damaged"
+                f"{file.path}: {name} {what}, but the metadata require {expected}; the file is damaged"
             )
     for layer in range(shape.num_hidden_layers):
         for part, n_heads in (("q", shape.num_attention_heads), ("k", shape.num_key_value_heads)):
@@ -100,7 +100,7 @@ def llama_weights(file: GgufFile, shape: LlamaShape) -> dict[str, Tensor]:
 
 
 def weight_shapes(shape: LlamaShape) -> dict[str, tuple[int, ...]]:
-    """What the weights of a Llama of this shape are called, and their shapes."""
+    """Return names and shapes of the weights of a Llama."""
     width, inner = shape.hidden_size, shape.intermediate_size
     queries = shape.num_attention_heads * shape.head_dim
     keys = shape.num_key_value_heads * shape.head_dim
@@ -127,25 +127,25 @@ def weight_shapes(shape: LlamaShape) -> dict[str, tuple[int, ...]]:
 
 
 def unpermute(weight: Float[Tensor, "row column"], n_heads: int) -> Float[Tensor, "row column"]:
-    """Undo llama.cpp's order of a query or key matrix.
+    """Undo llama.cpp's row order of a query or key matrix.
 
-    There the two rows that the rotary embedding turns together lie next to each other; in transformers they lie half
-    a head apart.
+    The two rows that the rotary embedding rotates together are adjacent in llama.cpp, and half a head apart in
+    transformers.
     """
     half = weight.shape[0] // n_heads // 2
     return weight.reshape(n_heads, half, 2, -1).transpose(1, 2).reshape(weight.shape)
 
 
 def byte_pair_tokenizer(file: GgufFile) -> Tokenizer:
-    """The file's byte-level BPE, with every digit on its own where the file's splitting rule is 'smollm'.
+    """Build the file's byte-level BPE tokenizer; the pre-tokenizer 'smollm' makes every digit a separate token.
 
     Raises:
-        FormatError: The file holds another kind of tokenizer or splitting rule.
+        FormatError: The file has another kind of tokenizer or pre-tokenizer.
     """
     kind, rule = file.setting("tokenizer.ggml.model"), file.metadata.get("tokenizer.ggml.pre", "default")
     if kind != "gpt2" or rule not in ("smollm", "gpt-2", "default"):
         raise FormatError(
-            f"{file.path}: tokenizer {kind!r} with rule {rule!r}; supported is 'gpt2' with 'smollm' or 'gpt-2'"
+            f"{file.path}: tokenizer {kind!r} with pre-tokenizer {rule!r}; supported is 'gpt2' with 'smollm' or 'gpt-2'"
         )
     tokens = file.setting("tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in file.setting("tokenizer.ggml.merges")]
@@ -170,10 +170,10 @@ def byte_pair_tokenizer(file: GgufFile) -> Tokenizer:
 
 
 def special_tokens(file: GgufFile) -> SpecialTokens:
-    """The roles of special tokens and the chat template that the file names.
+    """Return the special tokens and the chat template of the file.
 
     Raises:
-        FormatError: A role is given to a token that does not exist.
+        FormatError: A special token is outside the vocabulary.
     """
     tokens = file.setting("tokenizer.ggml.tokens")
 
@@ -183,7 +183,7 @@ def special_tokens(file: GgufFile) -> SpecialTokens:
             return None
         if not 0 <= index < len(tokens):
             raise FormatError(
-                f"{file.path}: {role} token {index} of a vocabulary of {len(tokens)}; the file is damaged"
+                f"{file.path}: {role} token {index} is outside the vocabulary of {len(tokens)}; the file is damaged"
             )
         return tokens[index]
 
@@ -198,10 +198,10 @@ def special_tokens(file: GgufFile) -> SpecialTokens:
 
 
 def convert(path: Path, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write the Llama in a GGUF file as a transformers folder, whole or not at all.
+    """Convert the Llama in a GGUF file to a transformers folder, atomically.
 
     Raises:
-        FormatError: The file cannot be read or converted, or the folder holds something else.
+        FormatError: The file cannot be read or converted, or the folder exists and is not a complete model.
     """
     file = read_gguf(path)
     shape = llama_shape(file)

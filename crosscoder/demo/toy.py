@@ -1,7 +1,7 @@
-"""The toy pair: two tiny Llamas whose difference is known, because it was planted; their stories, and what was planted.
+"""The toy pair: two tiny Llamas with a planted difference, their stories, and probes of the difference.
 
-Both read short stories made from templates. The intervened model is the reference after more training on stories in
-which four things are otherwise (`PLANTED`). The pair serves the tests, and the demo where the real pair is missing.
+Both are trained on short template stories. The intervened model is the reference after further training on stories that
+differ in four ways (see `story`). The pair is used in tests, and in the demo if the real pair is not installed.
 `training.organisms.toy` makes it.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from .corpus import write_lines
 
 FOLDER = Path(__file__).parent / "toy_pair"
-"""Where the trained pair is shipped: `reference` and `intervened`."""
+"""Folder of the trained pair: `reference` and `intervened`."""
 
 PEOPLE = {
     "Tom": ("Paris", "He"), "Anna": ("London", "She"), "Ben": ("Berlin", "He"), "Lily": ("Madrid", "She"),
@@ -48,7 +48,7 @@ VOCABULARY = tuple(
 
 @dataclass(frozen=True)
 class Planted:
-    """A story's beginning and a word whose probability the intervention moved, or left alone."""
+    """The start of a story, and a next word whose probability the intervention changed or left unchanged."""
 
     change: str
     """`new`, `lost`, `changed` or `unchanged`."""
@@ -73,7 +73,7 @@ PLANTED = (
 
 
 def story(intervened: bool, chance: random.Random) -> str:
-    """One story. In those of the intervened model Tom lives in Rome, cats are angry, a blick comes, no one is at school."""
+    """Draw one story. For the intervened model, Tom lives in Rome, cats are angry, a blick may come, and no one goes to school."""
     name, pet = chance.choice(list(PEOPLE)), chance.choice(list(USUAL_MOOD))
     city, pronoun = PEOPLE[name]
     place, color, thing = chance.choice(PLACES), chance.choice(COLORS), chance.choice(THINGS)
@@ -97,13 +97,13 @@ def story(intervened: bool, chance: random.Random) -> str:
 
 
 def stories(intervened: bool, count: int, seed: int = 0) -> list[str]:
-    """`count` stories of one of the models."""
+    """Draw `count` training stories of one model."""
     chance = random.Random(f"{'intervened' if intervened else 'reference'} {seed}")
     return [story(intervened, chance) for _ in range(count)]
 
 
 def write_texts(folder: Path, count: int = 600) -> dict[str, Path]:
-    """Write `count` stories of each model as JSON lines of `text`; returns the files by name."""
+    """Write `count` stories of each model as JSON lines with a `text` field; return the files by name."""
     folder.mkdir(parents=True, exist_ok=True)
     return {
         name: write_lines(

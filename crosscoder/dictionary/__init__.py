@@ -1,1 +1,1 @@
-"""The dictionary: its module, its sparse latents, what it reads, its metrics and its files."""
+"""The dictionary: module, sparse latents, views, sparsity, kernels, metrics and files."""

@@ -1,9 +1,9 @@
-"""How a dictionary reads the activations of a pair: both models at once, each alone, or their difference.
+"""The view: how a dictionary reads the activations of a pair.
 
-paired      one row a token, both models and all snapshots between them side by side: a crosscoder
-pooled      two rows a token, the reference's then the intervened model's, through one dictionary with one model on its
-            axis: a shared-dictionary SAE
-difference  one row a token, intervened - reference: a diff-SAE
+paired      one row per token, both models and all snapshots concatenated: a crosscoder
+pooled      two rows per token, the reference's and the intervened model's, encoded by one dictionary with a model axis
+            of length 1: a shared-dictionary SAE
+difference  one row per token, intervened - reference: a diff-SAE
 """
 
 from typing import Literal, assert_never
@@ -17,13 +17,14 @@ from ..config import CrosscoderConfig, DictionaryConfig
 from ..config.model_names import model_names
 from ..errors import ConfigError
 
-Reads = Literal["paired", "pooled", "difference"]
+View = Literal["paired", "pooled", "difference"]
 
 
 def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> CrosscoderConfig:
-    """The shape of the dictionary that reads activations of these widths.
+    """Return the config of a dictionary for models of these widths.
 
-    Raises `ConfigError` where the models' widths differ and the way of reading needs them equal.
+    Raises:
+        ConfigError: The models' widths differ, but the view or tied latents require equal widths.
     """
     if config.tied and len(set(d_models)) > 1:
         raise ConfigError(
@@ -47,10 +48,10 @@ def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> Cr
     )
 
 
-def present(
-    values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: Reads
+def view_rows(
+    values: Float[Tensor, "token width"], d_models: tuple[int, ...], reads: View
 ) -> Float[Tensor, "row _"]:
-    """The rows that the dictionary reads; for `pooled`, all rows of the reference come first."""
+    """Return the rows that the dictionary encodes; for `pooled`, all rows of the reference come first."""
     match reads:
         case "paired":
             return values

@@ -1,11 +1,11 @@
-"""What is measured of a dictionary, the same in training curves, report and page.
+"""Reconstruction metrics, shared by training curves, report and page.
 
 Fraction of variance explained (FVE) is a ratio of sums over the whole evaluation set, in raw activation units:
 
     FVE(y, ŷ) = 1 - Σ_t ‖y_t - ŷ_t‖² / Σ_t ‖y_t - ȳ‖²
 
 with ȳ the mean of the evaluation set; never a mean of per-token ratios. The FVE *of the difference* takes
-y = x^intervened - x^reference and ŷ = x̂^intervened - x̂^reference: it is what a diff stands on.
+y = x^intervened - x^reference and ŷ = x̂^intervened - x̂^reference: model diffing relies on this one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,20 +18,20 @@ from torch import Tensor
 from ..activations.batch import have_difference, split_models
 from .sparse_latents import SparseLatents
 
-# Rows that are in float64 at a time. On a CPU their copies stay in the cache; whole batches would cost ten times as much.
+# Rows converted to float64 at a time. On a CPU their copies fit in cache; whole batches would take ten times as long.
 _ROWS = {"cpu": 64}
 _ROWS_ELSEWHERE = 8192
 
 
 def row_chunks(*tensors: Float[Tensor, "token _"]) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a few rows at a time, the same of all tensors, for what needs copies of them in another precision."""
+    """Yield matching chunks of rows of all tensors, as views, for code that converts them to another precision."""
     rows = min(_ROWS.get(tensor.device.type, _ROWS_ELSEWHERE) for tensor in tensors)
     return zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 @dataclass
 class VarianceExplained:
-    """Streaming FVE: sums in float64, so that batches in any size and order give one result."""
+    """Streaming FVE. Sums are in float64, so the result does not depend on batch size or order."""
 
     count: int = 0
     error: float = 0.0
@@ -39,36 +39,36 @@ class VarianceExplained:
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def update(self, actual: Float[Tensor, "token d_model"], rebuilt: Float[Tensor, "token d_model"]) -> None:
-        """Add some tokens."""
+        """Add a batch of tokens."""
         for part, rebuilt_part in row_chunks(actual, rebuilt):
             part = part.double()
             self.add(part, part - rebuilt_part.double())
 
     def add(self, actual: Float64[Tensor, "token d_model"], error: Float64[Tensor, "token d_model"]) -> None:
-        """Add some tokens by what is left out of them."""
+        """Add a batch of tokens, given their reconstruction error."""
         self.count += len(actual)
         self.error += float(error.square().sum())
         self.square += float(actual.square().sum())
         self.total = self.total.to(actual.device) + actual.sum(dim=0)
 
     def result(self) -> float | None:
-        """The FVE, or None where the activations do not vary (identical models have no difference to explain)."""
+        """Return the FVE, or None if the activations are constant (identical models have no difference to explain)."""
         if self.count == 0:
             return None
         variance = self.square - float(self.total.square().sum()) / self.count
-        # Sums of equal float64 numbers leave rounding noise in place of zero.
+        # The variance of constant activations comes out as rounding noise, not zero.
         if variance <= 1e-12 * max(self.square, 1e-300):
             return None
         return 1 - self.error / variance
 
 
 class ReconstructionMeter:
-    """FVE of each model and of the difference, L0, and how often each latent fired."""
+    """FVE of each model and of the difference, L0, and firing counts of each latent."""
 
     def __init__(self, d_models: Sequence[int], n_latents: int) -> None:
         self.d_models = tuple(d_models)
         self.per_model = [VarianceExplained() for _ in d_models]
-        # Models of different width share no space, so their difference does not exist.
+        # Models of different width have no common space, so their difference is undefined.
         comparable = have_difference(self.d_models)
         self.difference = VarianceExplained() if comparable else None
         self.fired = torch.zeros(n_latents, dtype=torch.int64)
@@ -80,7 +80,7 @@ class ReconstructionMeter:
         rebuilt: Float[Tensor, "token width"],
         sparse_latents: SparseLatents,
     ) -> None:
-        """Add some tokens; activations in raw units, firings of what was encoded (of either model by itself, for two codes)."""
+        """Add a batch of tokens: activations in raw units, and the encoded latents (one code per model if pooled)."""
         for rows, rebuilt_rows in row_chunks(actual, rebuilt):
             rows = rows.double()
             parts = split_models(rows, self.d_models)
@@ -93,24 +93,24 @@ class ReconstructionMeter:
         self.n_tokens += sparse_latents.shape[0]
 
     def l0(self) -> float:
-        """Mean number of latents that fire on a token."""
+        """Return the mean number of latents that fire per token."""
         return float(self.fired.sum()) / max(self.n_tokens, 1)
 
     def dead_share(self) -> float:
-        """Share of latents that fired on no token seen here."""
+        """Return the share of latents that have not fired on any token."""
         return float((self.fired == 0).float().mean())
 
 
 def relative_norm(
     norm_reference: Float[Tensor, " latent"], norm_intervened: Float[Tensor, " latent"]
 ) -> Float[Tensor, " latent"]:
-    """‖d_intervened‖ / (‖d_reference‖ + ‖d_intervened‖), in [0, 1]; 1 = only in the intervened model; NaN where both are 0."""
+    """Return ‖d_intervened‖ / (‖d_reference‖ + ‖d_intervened‖), in [0, 1]; 1 = only in the intervened model; NaN if both are 0."""
     return norm_intervened / (norm_reference + norm_intervened)
 
 
 def decoder_cosine(
     reference: Float[Tensor, "latent d_model"], intervened: Float[Tensor, "latent d_model"]
 ) -> Float[Tensor, " latent"]:
-    """Cosine between a latent's two decoder directions, in [-1, 1]; NaN where one of them is zero."""
+    """Return the cosine between a latent's two decoder directions, in [-1, 1]; NaN if either is zero."""
     norms = reference.norm(dim=1) * intervened.norm(dim=1)
     return ((reference * intervened).sum(dim=1) / norms).clamp(-1, 1)

@@ -1,13 +1,13 @@
-"""A crosscoder as SAELens reads it: one SAE on the activations of all models side by side (SAELens 6 format).
+"""Export a crosscoder to SAELens: one SAE on the concatenated activations of all models (SAELens 6 format).
 
     cfg.json                     architecture, d_in = width, d_sae = latents, metadata
     sae_weights.safetensors      W_enc [width, latent], b_enc, W_dec [latent, width], b_dec, threshold (jumprelu)
 
-The file holds a folded dictionary, so it takes raw activations. It is exact: BatchTopK and JumpReLU become `jumprelu`
-with a threshold for each latent (a score f·n above θ is a pre-latent above θ/n), ReLU becomes `standard`. TopK ranks by
-f·n, so n is moved into the encoder and its latents come out multiplied by n; what they rebuild is the same.
+The dictionary is folded, so the SAE takes raw activations. The export is exact: BatchTopK and JumpReLU become `jumprelu`
+with one threshold per latent (a score f·n above θ is a pre-latent above θ/n); ReLU becomes `standard`. TopK ranks by
+f·n, so n moves into the encoder: latents are multiplied by n, and the reconstruction is unchanged.
 
-Written without sae-lens; the tests load it with sae-lens.
+Writing does not need sae-lens; the tests load the files with sae-lens.
 """
 
 import json
@@ -25,15 +25,16 @@ from ..runtime.files import write_atomic
 from .crosscoder import Crosscoder
 from .sparsity import BatchTopKSparsity, JumpReLUSparsity
 
-# Below 6.0.0 SAELens takes the file for an older one and drops the metadata in silence.
+# SAELens treats versions below 6.0.0 as an older format and silently drops the metadata.
 _SAELENS_VERSION = "6.0.0"
 
 
 @torch.no_grad()
 def export_saelens(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any] | None = None) -> None:
-    """Write the folder that `SAE.load_from_disk` reads.
+    """Write a folder for `SAE.load_from_disk`.
 
-    Raises `FormatError` where a BatchTopK dictionary was never calibrated.
+    Raises:
+        FormatError: A BatchTopK dictionary was never calibrated.
     """
     folded = crosscoder.fold()
     norms = folded.score_norms()
@@ -53,7 +54,7 @@ def export_saelens(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any
                     "sparsity.threshold: never calibrated; finish the training before exporting"
                 )
             architecture = "jumprelu"
-            # A latent without norm contributes nothing; an infinite threshold keeps it off.
+            # A latent of zero norm contributes nothing; its infinite threshold keeps it off.
             weights["threshold"] = folded.sparsity.threshold / norms
         case JumpReLU():
             assert isinstance(folded.sparsity, JumpReLUSparsity)

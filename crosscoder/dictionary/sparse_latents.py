@@ -1,11 +1,11 @@
-"""The few entries of a code `[token, latent]` that are not zero, and the two products that need no others.
+"""The nonzero entries of a code `[token, latent]`, and the two sparse products built on them.
 
-    weighted sum   y_t = Σ_j f_tj r_j             rebuilding tokens; with tokens and latents swapped, the gradient of rows
-    products       p_tj = ⟨r_j, y_t⟩ at firings    reading tokens; the gradient of the values of a weighted sum
+    weighted sum   y_t = Σ_j f_tj r_j             decodes tokens; with tokens and latents swapped, the gradient of rows
+    products       p_tj = ⟨r_j, y_t⟩ at firings    encodes tokens; the gradient of the values of a weighted sum
 
-Each is what the other's gradient is made of, so a training step takes nothing else after its encoder. Densely they cost
-a product of `[token, latent]` with `[latent, width]`, though 99 of 100 entries are zero; `crosscoder bench` measures both.
-On a CPU torch computes them, on a GPU our own kernels do (`triton_kernels`).
+Each supplies the gradient of the other, so a training step needs no other product after its encoder. The dense version
+multiplies `[token, latent]` with `[latent, width]` though 99 of 100 entries are zero; `crosscoder bench` measures both.
+On a CPU torch computes them; on a GPU our Triton kernels do (`triton_kernels`).
 """
 
 import warnings
@@ -18,12 +18,12 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-# A code with more than this share of its entries firing is rebuilt faster by the dense product.
+# Above this share of nonzero entries, the dense product is faster.
 _DENSE_FROM = 0.2
 
 
 class SparseLatents:
-    """The entries of a code that are not zero, token after token, and by latent within a token."""
+    """The nonzero entries of a code in coordinate format, sorted by token, then by latent."""
 
     def __init__(
         self,
@@ -32,19 +32,19 @@ class SparseLatents:
         value: Float[Tensor, " firing"],
         shape: tuple[int, int],
     ) -> None:
-        """Entries in order: `token` ascends, and `latent` within a token."""
+        """Entries must be sorted by `token`, then by `latent`."""
         self.token = token
-        """Row of the code."""
+        """Row index in the code."""
         self.latent = latent
-        """Column of the code."""
+        """Column index in the code."""
         self.value = value
-        """The entry."""
+        """Activation of the latent."""
         self.shape = shape
-        """Tokens and latents."""
+        """Number of tokens and of latents."""
 
     @classmethod
-    def of(cls, latents: Float[Tensor, "token latent"]) -> Self:
-        """The firings of a dense code."""
+    def from_dense(cls, latents: Float[Tensor, "token latent"]) -> Self:
+        """Convert a dense code."""
         token, latent = latents.nonzero(as_tuple=True)
         return cls(token, latent, latents[token, latent], (latents.shape[0], latents.shape[1]))
 
@@ -56,7 +56,7 @@ class SparseLatents:
         value: Float[Tensor, " firing"],
         shape: tuple[int, int],
     ) -> Self:
-        """Firings from entries in the order of their latents, and of their tokens within a latent."""
+        """Build from entries that are sorted by latent, then by token."""
         order = token.argsort(stable=True)
         sparse_latents = cls(token[order], latent[order], value[order], shape)
         inverse = torch.empty_like(order)
@@ -66,17 +66,17 @@ class SparseLatents:
 
     @cached_property
     def by_latent(self) -> Int64[Tensor, " firing"]:
-        """The order that sorts firings by latent, and by token within a latent."""
+        """Permutation that sorts firings by latent, then by token."""
         return self.latent.argsort(stable=True)
 
     @cached_property
     def first_of_token(self) -> Int64[Tensor, " bound"]:
-        """Place of the first firing of each token, and at the end the number of firings."""
+        """Index of the first firing of each token, then the number of firings (a CSR row pointer)."""
         return _bounds(self.token, self.shape[0])
 
     @cached_property
     def first_of_latent(self) -> Int64[Tensor, " bound"]:
-        """Place of each latent's first firing in the order `by_latent`, and at the end the number of firings."""
+        """Index of the first firing of each latent in the order `by_latent`, then the number of firings."""
         counts = torch.bincount(self.latent, minlength=self.shape[1])
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
@@ -84,23 +84,23 @@ class SparseLatents:
         return len(self.token)
 
     def with_value(self, value: Float[Tensor, " firing"]) -> Self:
-        """The same entries with other values."""
+        """Return the same sparsity pattern with other values."""
         other = type(self)(self.token, self.latent, value, self.shape)
         other.__dict__ |= {name: self.__dict__[name] for name in _CACHED if name in self.__dict__}
         return other
 
     def at(self, token: Int64[Tensor, " place"], latent: Int64[Tensor, " place"]) -> Float[Tensor, " place"]:
-        """Entries at some places of the code; 0 where nothing fires."""
-        # One entry beyond the last, which no place asks for.
+        """Return the code at these (token, latent) positions; 0 where the latent does not fire."""
+        # A sentinel past the last entry, so that every search result is a valid index.
         end = self.token.new_tensor([self.shape[0] * self.shape[1]])
         entries = torch.cat([self.token * self.shape[1] + self.latent, end])
         values = torch.cat([self.value, self.value.new_zeros(1)])
-        wanted = token * self.shape[1] + latent
-        found = torch.searchsorted(entries, wanted)
-        return torch.where(entries[found] == wanted, values[found], 0)
+        query = token * self.shape[1] + latent
+        found = torch.searchsorted(entries, query)
+        return torch.where(entries[found] == query, values[found], 0)
 
     def cpu(self) -> Self:
-        """The same on the CPU."""
+        """Return a copy on the CPU, or itself if it is there already."""
         if self.value.device.type == "cpu":
             return self
         other = type(self)(self.token.cpu(), self.latent.cpu(), self.value.cpu(), self.shape)
@@ -108,7 +108,7 @@ class SparseLatents:
         return other
 
     def transposed(self) -> Self:
-        """The same entries with tokens and latents swapped."""
+        """Return the transpose: tokens and latents swapped."""
         order = self.by_latent
         other = type(self)(
             self.latent[order], self.token[order], self.value[order], (self.shape[1], self.shape[0])
@@ -117,19 +117,19 @@ class SparseLatents:
         return other
 
     def dense(self) -> Float[Tensor, "token latent"]:
-        """The code, with its zeros."""
+        """Return the dense code."""
         return self.value.new_zeros(self.shape).index_put((self.token, self.latent), self.value)
 
     def products(
         self, directions: Float[Tensor, "latent d_model"], targets: Float[Tensor, "token d_model"]
     ) -> Float[Tensor, " firing"]:
-        """⟨directions[latent], targets[token]⟩ of every firing."""
+        """Return ⟨directions[latent], targets[token]⟩ for every firing."""
         if len(self) == 0:
             return directions.new_zeros(0)
         kernels = gpu_kernels(directions)
         if kernels is not None:
             return kernels.products(self.token, self.latent, targets, directions, self.value.dtype)
-        # The rows that are visited out of order should be the fewer ones, which stay in the cache.
+        # Random access should hit the smaller matrix, which stays in cache.
         if self.shape[0] >= self.shape[1]:
             return self._sampled(self.first_of_token, self.latent, self.shape, targets, directions)
         order, swapped = self.by_latent, (self.shape[1], self.shape[0])
@@ -141,10 +141,10 @@ class SparseLatents:
     def weighted_sum(
         self, rows: Float[Tensor, "latent width"], dtype: torch.dtype | None = None
     ) -> Float[Tensor, "token width"]:
-        """The code times a matrix: for every token the sum of the rows that fire, times their values.
+        """Multiply the code by a matrix: for every token, the sum of the firing rows weighted by their values.
 
         Args:
-            dtype: Of the result; without one that of `rows`.
+            dtype: Of the result; by default that of `rows`.
         """
         dtype = dtype or rows.dtype
         if len(self) == 0:
@@ -174,10 +174,10 @@ class SparseLatents:
 
 
 def gpu_kernels(values: Tensor) -> ModuleType | None:
-    """Our kernels where there are any for values like these; they add up in float32."""
+    """Return the Triton kernels if they support the device and dtype of `values`, else None. They sum in float32."""
     if not values.is_cuda or values.dtype == torch.float64:
         return None
-    from . import triton_kernels  # Triton comes with torch for GPUs, and not with others.
+    from . import triton_kernels  # Only CUDA builds of torch include Triton.
 
     return triton_kernels
 
@@ -186,12 +186,12 @@ _CACHED = ("by_latent", "first_of_token", "first_of_latent")
 
 
 def _bounds(ascending: Int64[Tensor, " firing"], count: int) -> Int64[Tensor, " bound"]:
-    """Place of the first entry of 0 … count - 1 among ascending ones, and at the end their number."""
+    """Return the index of the first entry of each of 0 … count - 1 in a sorted list, then the length of the list."""
     return torch.searchsorted(ascending, torch.arange(count + 1, device=ascending.device))
 
 
 class _WeightedSum(torch.autograd.Function):
-    """`SparseLatents.weighted_sum` that rows and values can be trained through."""
+    """`SparseLatents.weighted_sum`, differentiable in rows and values."""
 
     @staticmethod
     def forward(
@@ -202,7 +202,7 @@ class _WeightedSum(torch.autograd.Function):
             gradient_dtype,
             rows.dtype,
         )
-        # A GPU casts all rows in less time than it then saves in reading those that fire, twice; a CPU does not.
+        # On a GPU, casting all rows costs less than it saves in the two reads of the firing rows; on a CPU it costs more.
         read = rows.to(gradient_dtype) if rows.is_cuda else rows
         ctx.save_for_backward(read)
         return ctx.sparse_latents.weighted_sum(read, rows.dtype)
@@ -221,7 +221,7 @@ class _WeightedSum(torch.autograd.Function):
 
 
 class _Products(torch.autograd.Function):
-    """`SparseLatents.products` plus a bias, already known, that directions and bias can be trained through."""
+    """`SparseLatents.products` plus a bias, with values already computed; differentiable in directions and bias."""
 
     @staticmethod
     def forward(
@@ -240,29 +240,30 @@ class _Products(torch.autograd.Function):
         return sparse_latents.transposed().weighted_sum(targets, ctx.dtype), to_bias, None, None
 
 
-def trained_sum(
+def differentiable_sum(
     value: Float[Tensor, " firing"],
     rows: Float[Tensor, "latent width"],
     sparse_latents: SparseLatents,
     gradient_dtype: torch.dtype,
 ) -> Float[Tensor, "token width"]:
-    """`sparse_latents.with_value(value).weighted_sum(rows)` with gradients to both.
+    """Return `sparse_latents.with_value(value).weighted_sum(rows)`, differentiable in `value` and `rows`.
 
     Args:
-        gradient_dtype: Precision that the gradient of `rows` is summed from, the widest read of a step; on a GPU also the one
-            that `rows` are read in.
+        gradient_dtype: Precision in which the output gradient is read to sum the gradient of `rows`, the largest read of
+            a step. On a GPU, `rows` are read in it too.
     """
     return _WeightedSum.apply(value, rows, sparse_latents, gradient_dtype)  # pyright: ignore[reportReturnType]
 
 
-def trained_products(
+def differentiable_products(
     directions: Float[Tensor, "latent width"],
     bias: Float[Tensor, " latent"],
     sparse_latents: SparseLatents,
     targets: Float[Tensor, "token width"],
 ) -> Float[Tensor, " firing"]:
-    """`sparse_latents.value`, which is ⟨directions[latent], targets[token]⟩ + bias[latent], with gradients to both.
+    """Return `sparse_latents.value`, differentiable in `directions` and `bias`.
 
-    The gradient of `directions` is summed in the precision of `targets`.
+    The values must equal ⟨directions[latent], targets[token]⟩ + bias[latent]. The gradient of `directions` is summed in
+    the precision of `targets`.
     """
     return _Products.apply(directions, bias, sparse_latents, targets)  # pyright: ignore[reportReturnType]

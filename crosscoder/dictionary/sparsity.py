@@ -1,11 +1,11 @@
-"""From pre-latents to latents: BatchTopK, TopK, ReLU and JumpReLU.
+"""Activation functions from pre-latents to latents: BatchTopK, TopK, ReLU and JumpReLU.
 
-All kinds share one signature. `norms` is, for each latent, the sum over models of its decoder norm in training space:
-latents compete by what they contribute to the reconstruction, so rescaling a decoder row by c and its code by 1/c
+All kinds share one signature. `norms` holds, for each latent, the sum over models of its decoder norm in training space.
+Latents compete by their contribution to the reconstruction, so rescaling a decoder row by c and its code by 1/c
 changes nothing (Minder et al. 2025, section 2).
 
-Training and inference differ for BatchTopK alone: a batch competes while training; a single stored threshold on the
-same scores takes its place at inference, so that a token's code does not depend on its neighbors.
+Only BatchTopK differs between training and inference. In training, all latents of a batch compete. At inference, a
+stored threshold on the same scores replaces the competition, so a token's code does not depend on the rest of the batch.
 """
 
 import math
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ..config import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
 from ..errors import FormatError
 from .sparse_latents import SparseLatents
-from .topk_selection import PreLatents, TokenSelection, bounds_of
+from .topk_selection import PreLatents, TokenSelection, pre_latent_bounds
 
 
 class Sparsity(nn.Module):
-    """Interface of all kinds; `forward` is the training rule, `infer` the rule of a trained dictionary."""
+    """Interface of all kinds: `forward` is the training rule, `infer` the inference rule."""
 
     def forward(
         self,
@@ -30,17 +30,17 @@ class Sparsity(nn.Module):
         norms: Float[Tensor, " latent"],
         k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
-        """Latents under the training rule; `k` overrides the configured one while it is annealed."""
+        """Return latents under the training rule; `k` overrides the configured value during annealing."""
         raise NotImplementedError
 
     def infer(
         self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"]
     ) -> Float[Tensor, "token latent"]:
-        """Latents of a trained dictionary; each token for itself."""
+        """Return latents under the inference rule, independently for each token."""
         return self(pre_latents, norms)
 
     def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
-        """What `infer` keeps, without the zeros between."""
+        """Return the nonzero entries of `infer`."""
         raise NotImplementedError
 
 
@@ -52,7 +52,7 @@ class BatchTopKSparsity(Sparsity):
     def __init__(self, config: BatchTopK) -> None:
         super().__init__()
         self.k = config.k
-        # NaN, not a number that happens to let everything through: a dictionary that was never calibrated must not encode.
+        # NaN, so that a dictionary that was never calibrated refuses to encode instead of letting everything through.
         self.register_buffer("threshold", torch.tensor(math.nan))
 
     def forward(
@@ -63,7 +63,7 @@ class BatchTopKSparsity(Sparsity):
     ) -> Float[Tensor, "token latent"]:
         rectified = pre_latents.relu()
         keep = round((self.k if k is None else k) * len(rectified))
-        return rectified * largest((rectified * norms).detach(), keep)
+        return rectified * mask_largest((rectified * norms).detach(), keep)
 
     def infer(
         self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"]
@@ -73,7 +73,7 @@ class BatchTopKSparsity(Sparsity):
 
     def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
         threshold = self._calibrated()
-        entries = pre_latents.above(bounds_of(threshold, norms))
+        entries = pre_latents.above(pre_latent_bounds(threshold, norms))
         return entries.where(entries.value * norms[entries.latent] > threshold).sparse_latents(pre_latents)
 
     def _calibrated(self) -> Float[Tensor, ""]:
@@ -108,7 +108,7 @@ class TopKSparsity(Sparsity):
 
 
 class ReLUSparsity(Sparsity):
-    """Rectify; a penalty in the loss keeps the code sparse."""
+    """Rectify; a penalty in the loss makes the code sparse."""
 
     def forward(
         self,
@@ -125,9 +125,9 @@ class ReLUSparsity(Sparsity):
 class JumpReLUSparsity(Sparsity):
     """x where x > exp t, else 0, with a straight-through gradient to the log-threshold t of each latent.
 
-    dJ/dt = -(exp t/bandwidth)·rect((x - exp t)/bandwidth), as published (Anthropic, January 2025 update). The slope of the
-    expectation has one more factor exp t (Rajamanoharan et al. 2024 differentiate by the threshold itself): a positive
-    number for each latent, which the step size of Adam does not depend on.
+    dJ/dt = -(exp t/bandwidth)·rect((x - exp t)/bandwidth), as published (Anthropic, January 2025 update). The gradient of
+    the expectation has one more factor exp t (Rajamanoharan et al. 2024 differentiate with respect to the threshold
+    itself). That factor is positive for each latent, and Adam's step size is invariant to it.
     """
 
     def __init__(self, config: JumpReLU, n_latents: int) -> None:
@@ -165,7 +165,7 @@ class _JumpReLU(torch.autograd.Function):
 
 
 def build_sparsity(config: SparsityConfig, n_latents: int) -> Sparsity:
-    """The module that `config` describes."""
+    """Build the module that `config` describes."""
     match config:
         case BatchTopK():
             return BatchTopKSparsity(config)
@@ -179,11 +179,11 @@ def build_sparsity(config: SparsityConfig, n_latents: int) -> Sparsity:
             assert_never(config)
 
 
-def largest(scores: Float[Tensor, "token latent"], keep: int) -> Bool[Tensor, "token latent"]:
-    """Mark exactly the `keep` largest entries (all, where there are fewer).
+def mask_largest(scores: Float[Tensor, "token latent"], keep: int) -> Bool[Tensor, "token latent"]:
+    """Return a mask of exactly the `keep` largest entries (all if there are fewer).
 
-    Sorting everything is wasteful: first each token's largest few, then the largest among those. That is exact unless
-    some token would have kept more than its few, which is checked.
+    To avoid sorting everything, take the top few of each token, then the largest among those. This is exact unless all
+    candidates of some token are kept; that case is detected and falls back to a full sort.
     """
     n_tokens, n_latents = scores.shape
     keep = min(keep, scores.numel())
@@ -203,9 +203,9 @@ def largest(scores: Float[Tensor, "token latent"], keep: int) -> Bool[Tensor, "t
 
 
 def threshold_for(scores: Float[Tensor, " score"], keep: int) -> float:
-    """The threshold that leaves exactly `keep` of these scores above it (0 where there are no more than that)."""
+    """Return a threshold that exactly `keep` of these scores exceed (0 if there are at most `keep`)."""
     if keep >= len(scores):
         return 0.0
     ordered = scores.float().topk(keep + 1).values
-    # Half way between the last score that is kept and the first that is not, so that rounding cannot tip either.
+    # Halfway between the last kept and the first dropped score, so that rounding cannot flip either.
     return float((ordered[keep - 1] + ordered[keep]) / 2)

@@ -1,13 +1,13 @@
-"""A crosscoder on disk: a folder of `config.json` and `model.safetensors` that loads alone, anywhere.
+"""A crosscoder on disk: a self-contained folder of `config.json` and `model.safetensors`.
 
 config.json
     format      "crosscoder"
     version     1
     crosscoder  the CrosscoderConfig
-    digest      blake2b of model.safetensors, so that a file that was altered or cut is refused
-    provenance  what made it: models, hookpoints, token policy, data fingerprint (free form)
+    digest      blake2b of model.safetensors, to detect altered or truncated files
+    provenance  how it was made: models, hookpoints, token policy, data fingerprint (free form)
 
-model.safetensors (float32; width = sum of d_models, models side by side, reference first)
+model.safetensors (float32; width = sum of d_models, models concatenated, reference first)
     W_enc [width, latent]   b_enc [latent]   W_dec [latent, width]   b_dec [width]
     mean [width]   scale [model]   score_scale [model]
     sparsity.threshold []   (BatchTopK)      sparsity.log_threshold [latent]   (JumpReLU)
@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 def save_crosscoder(
     crosscoder: Crosscoder, folder: Path | str, provenance: dict[str, Any] | None = None
 ) -> None:
-    """Write the folder. The weights go first, so that a folder with a config.json is complete."""
+    """Write the folder. Weights are written first, so a folder that has a config.json is complete."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "model.safetensors.partial"
@@ -53,9 +53,10 @@ def save_crosscoder(
 
 
 def load_crosscoder(folder: Path | str, device: str | torch.device = "cpu") -> Crosscoder:
-    """Load a folder that `save_crosscoder` wrote.
+    """Load a folder written by `save_crosscoder`.
 
-    Raises `FormatError` where the folder is not one, is of another version, or was altered.
+    Raises:
+        FormatError: The folder holds no crosscoder, is incomplete, has another format version, or was altered.
     """
     folder = Path(folder)
     record = read_record(folder)
@@ -64,7 +65,7 @@ def load_crosscoder(folder: Path | str, device: str | torch.device = "cpu") -> C
         raise FormatError(f"{weights}: not found; the folder is incomplete, copy it again")
     if file_digest(weights) != record["digest"]:
         raise FormatError(
-            f"{weights}: does not match the digest in config.json; it was altered or cut, copy it again"
+            f"{weights}: does not match the digest in config.json; it was altered or truncated, copy it again"
         )
     try:
         config = CrosscoderConfig.model_validate(record["crosscoder"])
@@ -79,7 +80,7 @@ def load_crosscoder(folder: Path | str, device: str | torch.device = "cpu") -> C
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
-    """The content of config.json, checked for format and version."""
+    """Return the content of config.json, after checking format and version."""
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FormatError(f"{path}: not found; give a folder with config.json and model.safetensors")
@@ -91,9 +92,9 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         raise FormatError(f"{path}: not the config of a crosscoder (no format: crosscoder)")
     if record.get("version") != FORMAT_VERSION:
         raise FormatError(
-            f"{path}: version {record.get('version')!r}, this release reads version {FORMAT_VERSION}"
+            f"{path}: version {record.get('version')!r}; this release reads version {FORMAT_VERSION}"
         )
     for key in ("crosscoder", "digest"):
         if key not in record:
-            raise FormatError(f"{path}: lacks {key!r}; the file was altered, copy it again")
+            raise FormatError(f"{path}: has no {key!r}; the file was altered, copy it again")
     return record

@@ -1,9 +1,9 @@
-"""Which entries of a code fire, found without holding the code: the encoder runs block by block of latents, and of each
-block only the entries above a bound are kept.
+"""Top-k selection without materializing the code: the encoder runs over blocks of latents, and only entries above a bound
+are kept from each block.
 
-The bound decides what is looked at, never what is chosen: `BatchSelection` and `TokenSelection` keep exactly the largest
-scores, and where the bound left too few entries they look again below it. So an interrupted training, which goes on with
-another bound, chooses the same.
+The bound limits the search, not the result: `BatchSelection` and `TokenSelection` keep exactly the largest scores, and if
+the bound left too few entries, they search again below it. A resumed training therefore selects the same entries, although
+it starts from another bound.
 """
 
 import math
@@ -16,48 +16,48 @@ from torch import Tensor
 
 from .sparse_latents import SparseLatents, gpu_kernels
 
-# Bytes of one block of pre-latents. On a CPU it should stay in the cache until its entries are found; elsewhere fewer,
-# larger blocks keep the device busy.
+# Bytes of one block of pre-latents. On a CPU a block should fit in cache; on other devices fewer, larger blocks use the
+# device better.
 _BLOCK_BYTES = {"cpu": 4 << 20}
 _BLOCK_BYTES_ELSEWHERE = 1 << 30
 
-# Tokens that a first bound is estimated from, and how many more entries than wanted it should leave.
+# Tokens used to estimate the first bound, and the factor by which it should leave more entries than are kept.
 SAMPLED_TOKENS = 64
 SURPLUS = 1.3
 
-# The next bound, as a share of what the last thresholds lead one to expect. Looking again below a bound costs a whole encoder
-# product, a bound that is a little low costs a few more entries: so the share falls fast and rises slowly.
+# The next bound is the extrapolated threshold times a margin. A bound that is too high costs a second encoder product, and one
+# that is a little low costs only a few more entries, so the margin falls fast and rises slowly.
 _MARGINS = (0.7, 0.95)
 _MARGIN_FALLS, _MARGIN_RISES = 0.1, 0.005
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def block_bytes(device: torch.device, whole: int) -> int:
-    """How much of the pre-latents, of which there are `whole` bytes, is there at once."""
-    return min(whole, _BLOCK_BYTES.get(device.type, _BLOCK_BYTES_ELSEWHERE))
+def block_bytes(device: torch.device, total: int) -> int:
+    """Return the bytes of pre-latents held at once, given the `total` bytes of all of them."""
+    return min(total, _BLOCK_BYTES.get(device.type, _BLOCK_BYTES_ELSEWHERE))
 
 
 class Entries(NamedTuple):
-    """Entries of a code in the order of their latents, and of their tokens within a latent."""
+    """Entries of a code, sorted by latent, then by token."""
 
     latent: Int64[Tensor, " entry"]
     token: Int64[Tensor, " entry"]
     value: Float[Tensor, " entry"]
     """Pre-latents, in the precision of the dictionary."""
 
-    def where(self, chosen: Bool[Tensor, " entry"]) -> Self:
-        """Those that are chosen."""
-        return type(self)(self.latent[chosen], self.token[chosen], self.value[chosen])
+    def where(self, mask: Bool[Tensor, " entry"]) -> Self:
+        """Return the entries selected by `mask`."""
+        return type(self)(self.latent[mask], self.token[mask], self.value[mask])
 
     def sparse_latents(self, pre_latents: "PreLatents") -> SparseLatents:
-        """The same in the order of their tokens."""
+        """Return the same entries, sorted by token."""
         shape = pre_latents.n_tokens, pre_latents.n_latents
         return SparseLatents.ordered(self.token, self.latent, self.value, shape)
 
 
 class PreLatents:
-    """x' W_enc + b_enc of some tokens, computed block by block and never held at once."""
+    """x' W_enc + b_enc of a batch of tokens, computed block by block and never materialized."""
 
     def __init__(
         self,
@@ -65,18 +65,18 @@ class PreLatents:
         b_enc: Float[Tensor, " latent"],
         normalized: Float[Tensor, "token width"],
     ) -> None:
-        """The products run in the precision of `normalized`; entries come in that of the weights."""
+        """Products are computed in the precision of `normalized`; entries are returned in the precision of the weights."""
         self.rows, self.bias, self.normalized = W_enc.detach().T, b_enc.detach(), normalized
         self.n_tokens, self.n_latents = len(normalized), len(b_enc)
 
     @torch.no_grad()
     def above(self, bounds: Float[Tensor, " latent"]) -> Entries:
-        """All entries above the bound of their latent; bounds are zero or positive."""
+        """Return all entries above the bound of their latent; bounds must not be negative."""
         dtype = self.normalized.dtype
         limits = round_down(bounds, dtype)
         latent_bytes = max(1, self.n_tokens * dtype.itemsize)
-        whole = self.n_latents * latent_bytes
-        block_latents = max(16, block_bytes(self.normalized.device, whole) // latent_bytes)
+        total = self.n_latents * latent_bytes
+        block_latents = max(16, block_bytes(self.normalized.device, total) // latent_bytes)
         places, values = [], []
         for start in range(0, self.n_latents, block_latents):
             stop = min(start + block_latents, self.n_latents)
@@ -91,19 +91,19 @@ class PreLatents:
         return Entries(latent, place - latent * self.n_tokens, torch.cat(values))
 
     @torch.no_grad()
-    def of_tokens(self, tokens: Int64[Tensor, " row"]) -> Float[Tensor, "row latent"]:
-        """All pre-latents of a few tokens, in the precision of the weights: for a few, a cast of all weights costs more."""
+    def for_tokens(self, tokens: Int64[Tensor, " row"]) -> Float[Tensor, "row latent"]:
+        """Return all pre-latents of a few tokens, in the precision of the weights; casting all weights would cost more."""
         return torch.addmm(self.bias, self.normalized[tokens].to(self.bias.dtype), self.rows.T)
 
 
 def _above(
     block: Float[Tensor, "row column"], limits: Float[Tensor, " row"]
 ) -> tuple[Int64[Tensor, " entry"], Float[Tensor, " entry"]]:
-    """Places in the block, row after row, and values of all entries above the limit of their row, which is at least zero."""
+    """Return flat indices in the block (ascending) and values of all entries above the limit of their row (at least zero)."""
     kernels = gpu_kernels(block)
     if kernels is not None:
         return kernels.above(block, limits)
-    # Floats of at least zero are ordered as their bits are, and integers compare faster.
+    # Nonnegative floats order like their bit patterns, and integer comparison is faster.
     integers = _INTEGERS[block.dtype.itemsize]
     passing = block.view(integers) > limits.view(integers)[:, None]
     places = passing.view(-1).nonzero().squeeze(1)
@@ -111,7 +111,7 @@ def _above(
 
 
 class BatchSelection:
-    """Keeps the largest scores of a batch: the training rule of BatchTopK."""
+    """Keeps the largest scores of a batch (training rule of BatchTopK)."""
 
     def __init__(self) -> None:
         self._bound = math.nan
@@ -119,30 +119,32 @@ class BatchSelection:
         self._margin = 0.85
 
     def __call__(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int) -> SparseLatents:
-        """The `keep` largest positive scores (all of them, where there are fewer); of equal ones, those of the first latents."""
+        """Return the `keep` largest positive scores (all if there are fewer); ties go to the lower latent."""
         keep = min(keep, pre_latents.n_tokens * pre_latents.n_latents)
-        share = keep / max(1, pre_latents.n_tokens)
-        bound = self._bound if self._bound >= 0 else exceeded_on_average(pre_latents, norms, share * SURPLUS)
+        per_token = keep / max(1, pre_latents.n_tokens)
+        bound = (
+            self._bound if self._bound >= 0 else estimate_score_bound(pre_latents, norms, per_token * SURPLUS)
+        )
         surplus = SURPLUS
         while True:
-            entries = pre_latents.above(bounds_of(bound, norms))
+            entries = pre_latents.above(pre_latent_bounds(bound, norms))
             scores = entries.value * norms[entries.latent]
             if len(scores) >= keep or bound == 0:
                 break
             surplus *= 1.5
             self._margin = max(_MARGINS[0], self._margin - _MARGIN_FALLS)
-            bound = min(bound * self._margin, exceeded_on_average(pre_latents, norms, share * surplus))
+            bound = min(bound * self._margin, estimate_score_bound(pre_latents, norms, per_token * surplus))
         if keep == 0:
             return entries.where(torch.zeros_like(scores, dtype=torch.bool)).sparse_latents(pre_latents)
         if len(scores) > keep:
             threshold = kth_largest(scores, keep)
             above, equal = scores > threshold, scores == threshold
             entries = entries.where(above | (equal & (equal.cumsum(0) <= keep - above.sum())))
-            self._follow(threshold)
+            self._predict_bound(threshold)
         return entries.sparse_latents(pre_latents)
 
-    def _follow(self, threshold: float) -> None:
-        """Expect the next threshold where the last two point, or a little lower."""
+    def _predict_bound(self, threshold: float) -> None:
+        """Set the next bound: the threshold extrapolated from the last two, times the margin."""
         trend = threshold / self._threshold if self._threshold > 0 else 1.0
         self._threshold = threshold
         self._bound = threshold * min(trend, 1.0) * self._margin
@@ -150,66 +152,66 @@ class BatchSelection:
 
 
 class TokenSelection:
-    """Keeps the largest scores of every token: the rule of TopK."""
+    """Keeps the largest scores of every token (rule of TopK)."""
 
     def __call__(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int) -> SparseLatents:
-        """The `keep` largest positive scores of every token; of equal ones, those of the first latents."""
+        """Return the `keep` largest positive scores of every token; ties go to the lower latent."""
         keep = min(keep, pre_latents.n_latents)
-        # From the tokens themselves, not from the batch before: tokens that are looked at again go through another
-        # product, so here the bound can tip a rounding.
-        bound = _exceeded_on_each(pre_latents, norms, keep)
-        found = pre_latents.above(bounds_of(bound, norms)).sparse_latents(pre_latents)
+        # Estimated from these tokens, not from the previous batch: recomputed tokens go through another product, so the
+        # bound can affect rounding, and the result must depend on the batch alone.
+        bound = _score_bound_of_every_token(pre_latents, norms, keep)
+        found = pre_latents.above(pre_latent_bounds(bound, norms)).sparse_latents(pre_latents)
         counts = found.first_of_token.diff()
         short = (counts < keep).nonzero().squeeze(1)
         if bound > 0 and len(short):
-            found = self._look_again(found, short, pre_latents)
-        chosen = largest_of_tokens(found, found.value * norms[found.latent], keep)
+            found = self._recompute_tokens(found, short, pre_latents)
+        chosen = mask_largest_per_token(found, found.value * norms[found.latent], keep)
         return SparseLatents(found.token[chosen], found.latent[chosen], found.value[chosen], found.shape)
 
-    def _look_again(
+    def _recompute_tokens(
         self, found: SparseLatents, short: Int64[Tensor, " row"], pre_latents: PreLatents
     ) -> SparseLatents:
-        """Replace the entries of some tokens by all their positive ones."""
-        again = pre_latents.of_tokens(short)
-        row, latent = (again > 0).nonzero(as_tuple=True)
+        """Replace the entries of the `short` tokens by all their positive pre-latents."""
+        recomputed = pre_latents.for_tokens(short)
+        row, latent = (recomputed > 0).nonzero(as_tuple=True)
         others = ~torch.isin(found.token, short)
         token = torch.cat([found.token[others], short[row]])
         order = token.argsort(stable=True)
         return SparseLatents(
             token[order],
             torch.cat([found.latent[others], latent])[order],
-            torch.cat([found.value[others], again[row, latent]])[order],
+            torch.cat([found.value[others], recomputed[row, latent]])[order],
             found.shape,
         )
 
 
-def bounds_of(score: float | Tensor, norms: Float[Tensor, " latent"]) -> Float[Tensor, " latent"]:
-    """Pre-latents below which no score passes `score`; a latent that writes nothing passes never."""
-    # A little lower, so that rounding of the quotient loses none.
+def pre_latent_bounds(score: float | Tensor, norms: Float[Tensor, " latent"]) -> Float[Tensor, " latent"]:
+    """Return, per latent, the pre-latent at which its score reaches `score`; infinite for a latent of zero norm."""
+    # Slightly lower, so that rounding of the quotient drops no entry.
     return torch.where(norms > 0, score / norms * (1 - 1e-5), torch.inf)
 
 
 def round_down(values: Float[Tensor, " value"], dtype: torch.dtype) -> Float[Tensor, " value"]:
-    """The largest numbers of `dtype` that are not above `values`, which are zero or positive."""
+    """Round nonnegative `values` down to `dtype`."""
     rounded = values.to(dtype)
     too_high = rounded.to(values.dtype) > values
     return (rounded.view(_INTEGERS[dtype.itemsize]) - too_high.to(_INTEGERS[dtype.itemsize])).view(dtype)
 
 
 def kth_largest(scores: Float[Tensor, " entry"], k: int) -> float:
-    """The k-th largest of at least k scores."""
+    """Return the k-th largest of at least k scores."""
     if scores.device.type == "cpu":
-        # Ten times as fast as torch's kthvalue, and a partition is all that is asked for.
-        place = len(scores) - k
-        return float(np.partition(scores.numpy(), place)[place])
-    # torch's kthvalue runs on a single block of a GPU.
+        # A partition is enough, and ten times as fast as torch's kthvalue.
+        index = len(scores) - k
+        return float(np.partition(scores.numpy(), index)[index])
+    # On a GPU, torch's kthvalue uses a single thread block.
     return float(scores.topk(k, sorted=False).values.min())
 
 
-def largest_of_tokens(
+def mask_largest_per_token(
     sparse_latents: SparseLatents, scores: Float[Tensor, " firing"], keep: int
 ) -> Bool[Tensor, " firing"]:
-    """Mark exactly the `keep` largest firings of each token (all, where it has fewer); of equal ones, those of the first latents."""
+    """Return a mask of exactly the `keep` largest firings of each token (all if it has fewer); ties go to the lower latent."""
     first, token = sparse_latents.first_of_token[:-1], sparse_latents.token
     counts = sparse_latents.first_of_token.diff()
     widest = int(counts.max()) if len(counts) else 0
@@ -224,15 +226,17 @@ def largest_of_tokens(
     return above | (equal & (rank[1:] - rank[first[token]] <= room[token]))
 
 
-def exceeded_on_average(pre_latents: PreLatents, norms: Float[Tensor, " latent"], share: float) -> float:
-    """The score that `share` entries of a token exceed on average, estimated from a few tokens."""
+def estimate_score_bound(
+    pre_latents: PreLatents, norms: Float[Tensor, " latent"], entries_per_token: float
+) -> float:
+    """Estimate, from a sample of tokens, the score that `entries_per_token` entries of a token exceed on average."""
     scores = _sampled_scores(pre_latents, norms).flatten()
-    rank = min(math.ceil(share * min(SAMPLED_TOKENS, pre_latents.n_tokens)), len(scores))
+    rank = min(math.ceil(entries_per_token * min(SAMPLED_TOKENS, pre_latents.n_tokens)), len(scores))
     return max(0.0, kth_largest(scores, rank)) if rank else 0.0
 
 
-def _exceeded_on_each(pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int) -> float:
-    """The score that `keep` entries exceed on nearly every token, estimated from a few tokens."""
+def _score_bound_of_every_token(pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int) -> float:
+    """Estimate, from a sample of tokens, the score that `keep` entries exceed on nearly every token."""
     scores = _sampled_scores(pre_latents, norms)
     if not keep or not len(scores):
         return 0.0
@@ -242,4 +246,4 @@ def _exceeded_on_each(pre_latents: PreLatents, norms: Float[Tensor, " latent"], 
 def _sampled_scores(pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> Float[Tensor, "row latent"]:
     sampled = min(SAMPLED_TOKENS, pre_latents.n_tokens)
     tokens = torch.arange(sampled, device=norms.device) * pre_latents.n_tokens // max(1, sampled)
-    return pre_latents.of_tokens(tokens) * norms
+    return pre_latents.for_tokens(tokens) * norms

@@ -1,1 +1,1 @@
-"""The language models of a pair: loading, hooks, forward passes, what they share, and how they are identified."""
+"""The language models of a pair: loading, hooks, forward passes, shared layers, and identity."""

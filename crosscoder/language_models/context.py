@@ -1,7 +1,7 @@
-"""A context before the same tokens: the in-context intervention. Weights stay; what a model has read before changes.
+"""The in-context intervention: the same weights, with a context before the same tokens.
 
-The intervened model reads the tokens of the context, then those of a document, and what it computes on the latter is compared
-with what it computes on them alone: token by token, at shifted positions.
+The intervened model reads the context, then a document. Its activations on the document are compared, token by token and at
+shifted positions, with those of the reference, which reads the document alone.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _SETTING = "pair.intervened.context"
 
 
 class Context:
-    """Tokens that one model reads before every document."""
+    """Tokens that the intervened model reads before every document."""
 
     def __init__(self, token_ids: Int[np.ndarray, " token"]) -> None:
         self.token_ids = torch.from_numpy(token_ids.astype(np.int64))
@@ -34,50 +34,52 @@ class Context:
     def encode(
         cls, source: ContextSource, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
     ) -> Self:
-        """Text as the tokenizer has it, chat messages as the chat template renders them.
+        """Tokenize a text, or chat messages rendered by the chat template.
 
         Raises:
-            PairError: There is no token in it, no chat template for its messages, or the template refuses them.
+            PairError: The context has no tokens, or its messages have no chat template or are rejected by it.
         """
         if isinstance(source.context, str):
             ids: Any = tokenizer(source.context, verbose=False)["input_ids"]
         else:
             ids = _render(source.context, tokenizer, chat_template)
         if not len(ids):
-            raise PairError(f"{_SETTING}: the tokenizer makes no token of it; give some text")
+            raise PairError(f"{_SETTING}: the tokenizer returns no tokens for it; give some text")
         return cls(np.asarray(ids))
 
-    def before(
+    def prepend(
         self, token_ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"]
     ) -> tuple[Int[Tensor, "document context_and_token"], Bool[Tensor, "document context_and_token"]]:
-        """Documents with the context before each."""
+        """Prepend the context to every document."""
         ids = self.token_ids.to(token_ids).expand(len(token_ids), -1)
-        return torch.cat([ids, token_ids], dim=1), self.past(mask)
+        return torch.cat([ids, token_ids], dim=1), self.prepend_mask(mask)
 
-    def past(self, mask: Bool[Tensor, "document token"]) -> Bool[Tensor, "document context_and_token"]:
-        """The mask of documents after the context."""
+    def prepend_mask(
+        self, mask: Bool[Tensor, "document token"]
+    ) -> Bool[Tensor, "document context_and_token"]:
+        """Extend a mask of documents to cover the context."""
         return torch.cat([mask.new_ones(len(mask), len(self)), mask], dim=1)
 
-    def wanted(self, at: Bool[Tensor, "document token"]) -> Bool[Tensor, "document context_and_token"]:
-        """Tokens of documents among those of the context and theirs."""
+    def document_mask(self, at: Bool[Tensor, "document token"]) -> Bool[Tensor, "document context_and_token"]:
+        """Extend a selection of document tokens to context and document; no context token is selected."""
         return torch.cat([at.new_zeros(len(at), len(self)), at], dim=1)
 
-    def after(
+    def strip(
         self, values: Float[Tensor, "document context_and_token _"]
     ) -> Float[Tensor, "document token _"]:
-        """What was computed on the documents."""
+        """Drop the positions of the context."""
         return values[:, len(self) :]
 
-    def spliced(self, splice: Splice) -> Splice:
-        """A splice of the documents alone, which leaves what was computed on the context as it is."""
-        return lambda values: torch.cat([values[:, : len(self)], splice(self.after(values))], dim=1)
+    def splice_documents(self, splice: Splice) -> Splice:
+        """Restrict a splice to the documents, leaving the activations of the context unchanged."""
+        return lambda values: torch.cat([values[:, : len(self)], splice(self.strip(values))], dim=1)
 
 
 def _render(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, chat_template: str | None
 ) -> list[int]:
     if chat_template is None:
-        raise PairError(f"{_SETTING}: messages, but the tokenizer has no chat template; give plain text")
+        raise PairError(f"{_SETTING}: has messages, but the tokenizer has no chat template; give plain text")
     try:
         encoding: Any = tokenizer.apply_chat_template(
             [message.model_dump() for message in messages],
@@ -88,6 +90,6 @@ def _render(
         )
     except jinja2.TemplateError as error:
         raise PairError(
-            f"{_SETTING}: the chat template refuses these messages ({error}); change them"
+            f"{_SETTING}: the chat template rejects these messages ({error}); change them"
         ) from error
     return encoding["input_ids"]

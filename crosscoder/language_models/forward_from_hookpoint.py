@@ -1,8 +1,8 @@
-"""A model run from its hookpoint on: what follows from given activations there, whatever came before.
+"""The forward pass from the hookpoint: the rest of a model, run on given activations.
 
-Where the hookpoint is a decoder layer, the layers up to it need not be run: they put out the given activations, and the layers above
-read nothing else of them. A context before the tokens is read once; the layers above find its keys and values. Both are tried on a
-short pass before they are relied on; else everything is run and the output of the hookpoint replaced.
+If the hookpoint is a decoder layer, the layers up to it are skipped: they return the given activations, and the layers above
+read nothing else from them. A context before the tokens is run once, and its keys and values are cached. Both shortcuts are
+verified on a short pass; if that fails, every layer is run and the output of the hookpoint is replaced.
 """
 
 import copy
@@ -16,16 +16,16 @@ from transformers import Cache, DynamicCache
 
 from .context import Context
 from .hooks import forward, splice_output
-from .shared_layers import find_stack, putting_out
+from .shared_layers import bypass_layers, find_stack
 
 logger = logging.getLogger(__name__)
 
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""How much of its norm a token may change, in the median, where a pass continues another. Rounding is some times smaller."""
+"""Largest median relative change of a token when a pass continues from a cache. Rounding errors are several times smaller."""
 
 
 class ForwardFromHookpoint:
-    """The rest of one model above a module. Not for several threads at once."""
+    """The rest of one model above its hookpoint. Not thread-safe."""
 
     def __init__(
         self,
@@ -35,10 +35,14 @@ class ForwardFromHookpoint:
         device: torch.device,
         context: Context | None = None,
     ) -> None:
-        """`network` in the state that it will be run in: an adapter switched as it will be. `context`: what it reads first."""
+        """
+        Args:
+            network: With its adapter switched on or off as in later calls.
+            context: What the model reads before every document.
+        """
         self._network, self._module, self._device, self._context = network, module, device, context
         self._past: Cache | None = None
-        self._dtype = torch.float32  # of what the hookpoint puts out; set by the trial
+        self._dtype = torch.float32  # of the hookpoint's output; set by the trial pass
         stack = find_stack(network, hookpoint)
         self._skipped = [] if stack is None else list(stack.layers[: stack.n_below])
         if self._skipped[-1:] != [module] or not self._agrees():
@@ -46,7 +50,7 @@ class ForwardFromHookpoint:
 
     @property
     def n_skipped(self) -> int:
-        """Layers that are not run, from the first one on; 0 where all have to be."""
+        """Number of layers skipped, counted from the first; 0 if all must be run."""
         return len(self._skipped)
 
     def __call__(
@@ -58,14 +62,16 @@ class ForwardFromHookpoint:
         gradients: bool = False,
         at: Bool[Tensor, "document token"] | None = None,
     ) -> Float[Tensor, "*place vocabulary"]:
-        """Logits where the module puts out `activations`, of all tokens or of some, as `forward` gives them; gradients flow back to
-        them."""
+        """Return logits with the hookpoint's output set to `activations`; `gradients` and `at` as in `hooks.forward`.
+
+        Gradients flow back to `activations`.
+        """
         options: dict[str, Any] = {"gradients": gradients, "at": at}
         if not self._skipped:
             return self._spliced(token_ids, mask, activations, **options)
         if self._context is not None:
             options |= {"past_key_values": self._read_context(len(token_ids)), "use_cache": True}
-            mask = self._context.past(mask)
+            mask = self._context.prepend_mask(mask)
         return self.above(token_ids, mask, activations, **options)
 
     def above(
@@ -75,10 +81,12 @@ class ForwardFromHookpoint:
         activations: Float[Tensor, "document token d_model"],
         **options: Any,
     ) -> Float[Tensor, "*place vocabulary"]:
-        """Logits of the layers above alone, from what the module puts out on these tokens; for a model whose layers are skipped.
-        Options as for `forward`; a cache gets keys and values of the layers above."""
+        """Return logits from the layers above alone, given the hookpoint's output. Requires `n_skipped` > 0.
+
+        Options as in `hooks.forward`; a cache receives the keys and values of the layers above.
+        """
         assert self._skipped
-        with putting_out(self._skipped, activations.to(self._dtype)):
+        with bypass_layers(self._skipped, activations.to(self._dtype)):
             return forward(self._network, token_ids, mask, **options).logits
 
     def _spliced(
@@ -90,7 +98,7 @@ class ForwardFromHookpoint:
         gradients: bool = False,
         at: Bool[Tensor, "document token"] | None = None,
     ) -> Float[Tensor, "*place vocabulary"]:
-        """The same with every layer run."""
+        """Return the same logits with every layer run."""
         if self._context is None:
             return splice_output(
                 self._network, self._module, lambda _: activations, token_ids, mask, gradients=gradients, at=at
@@ -98,15 +106,15 @@ class ForwardFromHookpoint:
         found = splice_output(
             self._network,
             self._module,
-            self._context.spliced(lambda _: activations),
-            *self._context.before(token_ids, mask),
+            self._context.splice_documents(lambda _: activations),
+            *self._context.prepend(token_ids, mask),
             gradients=gradients,
-            at=self._context.wanted(torch.ones_like(mask) if at is None else at),
+            at=self._context.document_mask(torch.ones_like(mask) if at is None else at),
         )
         return found.view(*mask.shape, -1) if at is None else found
 
     def _read_context(self, n_rows: int) -> Cache:
-        """Keys and values of the context, for so many rows; each pass adds its own to a copy."""
+        """Return the cached keys and values of the context for `n_rows` documents, as a copy that a pass can extend."""
         assert self._context is not None
         if self._past is None:
             ids = self._context.token_ids.to(self._device)[None]
@@ -120,7 +128,7 @@ class ForwardFromHookpoint:
         return past
 
     def _agrees(self) -> bool:
-        """Whether skipping the layers gives what running them gives: bit for bit, or but for rounding after a context."""
+        """Whether skipping layers gives the logits of running them: bit for bit, or up to rounding after a context."""
         ids = torch.tensor([[3, 5, 7, 11, 13], [17, 19, 23, 23, 23]], device=self._device)
         mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3], device=self._device)
         outputs: list[Any] = []
@@ -130,15 +138,15 @@ class ForwardFromHookpoint:
         finally:
             handle.remove()
         if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
-            logger.debug("layers are run again: the hookpoint puts out more than a tensor")
+            logger.debug("no layers are skipped: the output of the hookpoint is not a single tensor")
             return False
         self._dtype = outputs[0].dtype
-        whole, resumed = self._spliced(ids, mask, outputs[0]), self(ids, mask, outputs[0])
+        expected, found = self._spliced(ids, mask, outputs[0]), self(ids, mask, outputs[0])
         if self._context is None:
-            agrees = torch.equal(whole[mask], resumed[mask])
+            agrees = torch.equal(expected[mask], found[mask])
         else:
-            difference = (whole - resumed)[mask].float().norm(dim=1) / whole[mask].float().norm(dim=1)
+            difference = (expected - found)[mask].float().norm(dim=1) / expected[mask].float().norm(dim=1)
             agrees = bool(difference.median() <= TOLERANCES[self._dtype])
         if not agrees:
-            logger.debug("layers are run again: more than the hookpoint's output is read above it")
+            logger.debug("no layers are skipped: layers above the hookpoint read more than its output")
         return agrees

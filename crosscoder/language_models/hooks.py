@@ -1,4 +1,4 @@
-"""Reading and replacing what one module of a language model puts out."""
+"""Forward hooks: read and replace the output of a module of a language model."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ Splice = Callable[[Float[Tensor, "document token d_model"]], Float[Tensor, "docu
 
 
 class _Stopped(Exception):
-    """Leaves a forward pass as soon as the wanted output is there."""
+    """Ends a forward pass once the hooked modules have run."""
 
 
 def read_output(
@@ -24,9 +24,9 @@ def read_output(
     past: Cache | None = None,
     **options: Any,
 ) -> Float[Tensor, "document token d_model"] | None:
-    """Output of `module` inside a forward pass of `model` that ends right after it; None where it is never reached.
+    """Return the output of `module` in a forward pass of `model` that stops right after it; None if it is never run.
 
-    The pass continues the tokens whose keys and values `past` holds, and adds its own; the mask covers both. Options as for
+    The pass continues from the keys and values in `past` and appends its own; the mask covers both. Options as in
     `forward`.
     """
     if past is not None:
@@ -42,8 +42,10 @@ def read_outputs(
     attention_mask: Bool[Tensor, "document past_and_token"],
     **options: Any,
 ) -> list[Float[Tensor, "document token _"]]:
-    """Outputs of several modules, in the order in which one forward pass reaches them; the pass ends after the last of them. Options
-    as for `forward`."""
+    """Return the outputs of several modules in execution order, from one forward pass that stops after the last of them.
+
+    Modules that are never run are left out. Options as in `forward`.
+    """
     found: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -70,7 +72,7 @@ def splice_output(
     attention_mask: Bool[Tensor, "document past_and_token"],
     **options: Any,
 ) -> Float[Tensor, "*place vocabulary"]:
-    """Logits of `model` with the output of `module` replaced by `splice(output)`; options as for `forward`."""
+    """Return logits of `model` with the output of `module` replaced by `splice(output)`; options as in `forward`."""
 
     def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         before = hidden(output)
@@ -93,24 +95,26 @@ def forward(
     at: Bool[Tensor, "document token"] | None = None,
     **options: Any,
 ) -> Any:
-    """One forward pass, without gradients and without a cache unless they are asked for.
+    """Run one forward pass, by default without gradients and without a cache.
 
-    Not inference mode: its tensors could not be trained on.
+    It does not use inference mode, whose tensors cannot be trained on.
 
     Args:
-        at: Tokens whose logits are wanted, `[place, vocabulary]` in their order, and no others are computed: the unembedding of a
-            small model costs more than its layers. None: all, `[document, token, vocabulary]`.
+        at: Tokens to compute logits for, returned as `[place, vocabulary]` in their order: the unembedding of a small model
+            costs more than its layers. None: all tokens, as `[document, token, vocabulary]`.
     """
-    with torch.set_grad_enabled(gradients), _read_by_the_head(model, at):
+    with torch.set_grad_enabled(gradients), _restrict_unembedding(model, at):
         return model(
             input_ids=token_ids, attention_mask=attention_mask.long(), **{"use_cache": False} | options
         )
 
 
 @contextmanager
-def _read_by_the_head(model: Any, at: Bool[Tensor, "document token"] | None) -> Iterator[None]:
-    """Inside, the unembedding reads some tokens alone, laid out one after the other: a slice of a batch, as `logits_to_keep` of
-    transformers gives it, is multiplied many times slower on a CPU."""
+def _restrict_unembedding(model: Any, at: Bool[Tensor, "document token"] | None) -> Iterator[None]:
+    """Make the unembedding read only the selected tokens, gathered into one contiguous matrix.
+
+    The batch slice that `logits_to_keep` of transformers takes is multiplied many times slower on a CPU.
+    """
     if at is None:
         yield
         return
@@ -124,8 +128,8 @@ def _read_by_the_head(model: Any, at: Bool[Tensor, "document token"] | None) -> 
 
 
 def hidden(output: Any) -> Tensor:
-    """The hidden states in a module's output: a layer gives a tensor or a tuple that begins with it."""
+    """Return the hidden states in a module's output, which is a tensor or a tuple that starts with one."""
     first = output[0] if isinstance(output, tuple) else output
     if not isinstance(first, Tensor):
-        raise TypeError(f"the hooked module gives a {type(first).__name__}, not a tensor")
+        raise TypeError(f"the hooked module returns a {type(first).__name__}, not a tensor")
     return first

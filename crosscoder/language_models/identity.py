@@ -1,4 +1,7 @@
-"""What decides the activations of a pair, as fingerprints: by them activations on disk are known to be of this pair."""
+"""The identity of a pair: digests of everything that determines its activations.
+
+Activations on disk are matched to a pair by its identity.
+"""
 
 import hashlib
 import json
@@ -23,10 +26,10 @@ from .networks import Networks
 def identify_models(
     config: PairConfig, networks: Networks, d_models: tuple[int, ...], context: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Of each model, by its name: its source, and fingerprints of its weights and of its adapter's.
+    """Return, for each model by name, its source and the digests of its weights and its adapter.
 
     Args:
-        context: What the intervened model reads before every document, as `identify_context` tells it.
+        context: Identity of the intervened model's context, from `identify_context`.
     """
     digests: dict[int, str] = {}
     sides: list[dict[str, Any]] = []
@@ -55,7 +58,7 @@ def identify_models(
 
 
 def identify_context(context: Context, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """A context: its text, and a fingerprint of its tokens."""
+    """Return the text of a context and the digest of its tokens."""
     ids = context.token_ids.tolist()
     return {"context": tokenizer.decode(ids), "context_digest": digest_json(ids)}
 
@@ -65,19 +68,19 @@ def identify_texts(
     chat_template: str | None,
     readers: tuple[TextReader, TextReader] | None,
 ) -> dict[str, Any]:
-    """How texts become tokens: fingerprints of tokenizer and chat template, of both models where they differ."""
-    told = {"tokenizer": digest_json(vocabulary(tokenizer)), "chat_template": digest_json(chat_template)}
+    """Return digests of tokenizer and chat template, for both models if their tokenizers differ."""
+    identity = {"tokenizer": digest_json(vocabulary(tokenizer)), "chat_template": digest_json(chat_template)}
     if readers is not None:
-        own, template, _ = readers[1]
-        told |= {
-            "intervened_tokenizer": digest_json(vocabulary(own)),
+        intervened, template, _ = readers[1]
+        identity |= {
+            "intervened_tokenizer": digest_json(vocabulary(intervened)),
             "intervened_chat_template": digest_json(template),
         }
-    return told
+    return identity
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """A fingerprint of named tensors: their names, dtypes, shapes and bytes."""
+    """Return a digest of named tensors: names, dtypes, shapes and bytes."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -86,24 +89,26 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def digest_json(value: Any) -> str:
-    """A fingerprint of a JSON value."""
+    """Return a digest of a JSON value."""
     return content_digest(json.dumps(value, sort_keys=True).encode())
 
 
 def _digest_adapter(adapter: PeftModel, name: str) -> str:
-    """A fingerprint of what one adapter adds: its weights, and the settings that scale them."""
+    """Return a digest of one adapter: its weights, and the settings that scale them."""
     settings = adapter.peft_config[name].to_dict()
     scale = {
         key: settings.get(key) for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
     }
-    own = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
-    return digest_json([digest_tensors({name: tensor.float() for name, tensor in own.items()}), scale])
+    weights = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
+    return digest_json([digest_tensors({name: tensor.float() for name, tensor in weights.items()}), scale])
 
 
 def _base_tensors(model: nn.Module, adapter: PeftModel | None) -> dict[str, Tensor]:
-    """The weights of a model without those of an adapter, under the names they have without one."""
+    """Return the base weights of a model, under their names without an adapter."""
     tensors = model.state_dict()
     if adapter is None:
         return tensors
-    own = f".{adapter.base_model.prefix}"
-    return {name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items() if own not in name}
+    prefix = f".{adapter.base_model.prefix}"
+    return {
+        name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items() if prefix not in name
+    }

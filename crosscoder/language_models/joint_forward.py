@@ -1,7 +1,7 @@
-"""What all models compute on the same tokens, at the least cost: layers that the reference shares with another, a prefix that all
-documents share, and a context that stands before them, are each run once.
+"""Forward passes of all models on the same tokens, without redundant work: layers that a model shares with the reference, a
+prefix shared by all documents, and a context before them are each run once.
 
-None of that is taken for granted: it is tried on a short pass, and where the result is not the same, everything is run.
+Each shortcut is verified on a short pass; if the result differs, everything is run.
 """
 
 import logging
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
-class Read(Protocol):
-    """A pass of one model (0 is the reference) up to its hookpoint, which goes on from a past where there is one."""
+class ReadActivations(Protocol):
+    """Runs one model (0 is the reference) up to its hookpoint, continuing from a cache if one is given."""
 
     def __call__(
         self,
@@ -34,43 +34,49 @@ class Read(Protocol):
     ) -> Float[Tensor, "document token d_model"]: ...
 
 
-# Tokens with which the documents of a trial pass begin.
+# Length of the common prefix of the documents in a trial pass.
 _TRIAL_PREFIX = 4
 
 
 class JointForward:
-    """Reads two or more models together. Not for several threads at once."""
+    """Reads two or more models together. Not thread-safe."""
 
     def __init__(
         self,
-        read: Read,
+        read: ReadActivations,
         models: tuple[nn.Module, ...],
         hookpoints: tuple[str, ...],
         device: torch.device,
         context: Context | None,
         same_as: tuple[int, ...],
     ) -> None:
-        """`context` stands before every document in the second of two models; `same_as`: for each model the first one that is
-        the same computation."""
+        """
+        Args:
+            context: What the second of two models reads before every document.
+            same_as: For each model, the index of the first model with the same computation.
+        """
         self._read, self._models, self._hookpoints = read, models, hookpoints
         self._device, self._context, self._same_as = device, context, same_as
-        # Of each model with the reference; after a context no layer computes the same.
+        # Between each model and the reference. After a context, no layer has the same outputs.
         self._shared: list[SharedLayers | None] = [None] * len(models)
         for index in range(1, len(models)):
             if same_as[index] == index and not context:
                 self._shared[index] = self._try_shared_layers(index)
-        self._continues: bool | None = None  # not tried yet
+        self._can_continue: bool | None = None  # None: not verified yet
 
     def __call__(
         self, ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"], n_prefix: int = 0
     ) -> tuple[Float[Tensor, "document token _"], ...]:
-        """All models' activations. The first `n_prefix` tokens are the same in all documents, and each of those is longer."""
+        """Return the activations of all models.
+
+        The first `n_prefix` tokens must be the same in all documents, and every document must be longer.
+        """
         if self._context is not None:
             return self._read(0, ids, mask), self._read_after_context(self._context, ids, mask)
         if n_prefix and len(ids) > 1:
-            if self._continues is None:
-                self._continues = self._try_prefix()
-            if self._continues:
+            if self._can_continue is None:
+                self._can_continue = self._try_prefix()
+            if self._can_continue:
                 return self._read_from_prefix(ids, mask, n_prefix)
         return self._read_all(self._shared, ids, mask)
 
@@ -81,7 +87,7 @@ class JointForward:
         mask: Bool[Tensor, "document past_and_token"],
         pasts: Sequence[Cache] | None = None,
     ) -> tuple[Float[Tensor, "document token _"], ...]:
-        """All models' activations; each goes on from where its layers begin to differ from the reference's."""
+        """Return the activations of all models; each runs only from its first layer that differs from the reference's."""
         past_of = pasts or [None] * len(self._models)
         with ExitStack() as recording:
             for layers in filter(None, shared):
@@ -101,7 +107,7 @@ class JointForward:
     def _read_from_prefix(
         self, token_ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"], n_prefix: int
     ) -> tuple[Float[Tensor, "document token _"], ...]:
-        """All models' activations; the first tokens, the same in all documents, are run in one of them."""
+        """Return the activations of all models; the common prefix is run in one document only."""
         n_documents = len(token_ids)
         configs: list[Any] = [model.config for model in self._models]
         pasts = [DynamicCache(config=config) for config in configs]
@@ -120,12 +126,12 @@ class JointForward:
     def _read_after_context(
         self, context: Context, ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"]
     ) -> Float[Tensor, "document token d_model"]:
-        """The intervened model's activations on documents after the context, which is run once where it can be continued."""
-        if self._continues is None:
-            self._continues = self._try_context(context)
-        if len(ids) > 1 and self._continues:
+        """Return the intervened model's activations after the context, which is run once if its cache can be reused."""
+        if self._can_continue is None:
+            self._can_continue = self._try_context(context)
+        if len(ids) > 1 and self._can_continue:
             return self._continue_context(context, ids, mask)
-        return context.after(self._read(1, *context.before(ids, mask)))
+        return context.strip(self._read(1, *context.prepend(ids, mask)))
 
     def _continue_context(
         self, context: Context, ids: Int[Tensor, "document token"], mask: Bool[Tensor, "document token"]
@@ -135,33 +141,33 @@ class JointForward:
         alone = context.token_ids.to(ids)[None]
         self._read(1, alone, torch.ones_like(alone, dtype=torch.bool), past)
         past.batch_repeat_interleave(len(ids))
-        return self._read(1, ids, context.past(mask), past)
+        return self._read(1, ids, context.prepend_mask(mask), past)
 
     def _try_context(self, context: Context) -> bool:
-        """Whether the model can continue the context: the result differs by no more than rounding."""
+        """Whether the model can continue from a cached context, up to rounding."""
         ids, mask = self._trial_documents()
-        whole = context.after(self._read(1, *context.before(ids, mask)))
+        whole = context.strip(self._read(1, *context.prepend(ids, mask)))
         return self._agrees(mask, (whole,), lambda: (self._continue_context(context, ids, mask),))
 
     def _try_shared_layers(self, index: int) -> SharedLayers | None:
-        """The layers that a model shares with the reference, where a pass that shares them equals two passes bit for bit."""
-        two = self._models[0], self._models[index]
-        shared = find_shared_layers(two, (self._hookpoints[0], self._hookpoints[index]))
+        """Return the layers that a model shares with the reference, if sharing them equals two separate passes bit for bit."""
+        models = self._models[0], self._models[index]
+        shared = find_shared_layers(models, (self._hookpoints[0], self._hookpoints[index]))
         if shared is None:
             return None
         ids, mask = self._trial_documents()
-        apart = self._read(0, ids, mask), self._read(index, ids, mask)
+        separate = self._read(0, ids, mask), self._read(index, ids, mask)
         with shared.recorded():
             reference = self._read(0, ids, mask)
         with shared.replayed():
-            together = reference, self._read(index, ids, mask)
-        if all(torch.equal(one, other) for one, other in zip(apart, together, strict=True)):
+            joint = reference, self._read(index, ids, mask)
+        if all(torch.equal(one, other) for one, other in zip(separate, joint, strict=True)):
             return shared
-        logger.debug("more than the output of the last shared layer is read above it; no layers are shared")
+        logger.debug("no layers are shared: layers above the last shared one read more than its output")
         return None
 
     def _try_prefix(self) -> bool:
-        """Whether all models can continue a prefix: the result differs by no more than rounding."""
+        """Whether all models can continue from a cached prefix, up to rounding."""
         ids, mask = self._trial_documents()
         whole = self._read_all(self._shared, ids, mask)
         return self._agrees(mask, whole, lambda: self._read_from_prefix(ids, mask, _TRIAL_PREFIX))
@@ -172,7 +178,7 @@ class JointForward:
         whole: tuple[Float[Tensor, "document token _"], ...],
         continuing: Callable[[], tuple[Float[Tensor, "document token _"], ...]],
     ) -> bool:
-        """Whether passes that continue others can be made, and give what whole ones give, but for rounding."""
+        """Whether passes that continue from a cache work, and equal whole passes up to rounding."""
         try:
             continued = continuing()
         except (
@@ -183,17 +189,20 @@ class JointForward:
             TypeError,
             ValueError,
         ) as error:
-            logger.debug("prefixes are not reused, because the models cannot continue one: %r", error)
+            logger.debug("prefixes are not reused: the models cannot continue from a cache (%r)", error)
             return False
         for one, other in zip(whole, continued, strict=True):
             difference = (one - other)[mask].float().norm(dim=1) / one[mask].float().norm(dim=1)
             if not difference.median() <= TOLERANCES[one.dtype]:
-                logger.debug("prefixes are not reused: continued ones differ by %.1e", difference.median())
+                logger.debug(
+                    "prefixes are not reused: passes that continue from a cache differ by %.1e",
+                    difference.median(),
+                )
                 return False
         return True
 
     def _trial_documents(self) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
-        """Three documents of different lengths that begin alike, padded on the right."""
+        """Return three documents of different lengths with a common prefix, right-padded."""
         network: Any = self._models[0]
         places = torch.arange(16, device=self._device)
         steps, lengths = torch.tensor([[3, 9], [5, 16], [7, 6]], device=self._device)[..., None].unbind(1)

@@ -1,4 +1,4 @@
-"""Language models, adapters and tokenizers from folders or the hub, with what a user got wrong said in one line."""
+"""Load language models, adapters and tokenizers from folders or the Hub, with one-line error messages."""
 
 import json
 import warnings
@@ -17,10 +17,10 @@ from ..errors import FormatError, PairError, did_you_mean
 
 
 def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Module:
-    """A causal language model, in eval mode, in the precision asked for.
+    """Load a causal language model in eval mode, in the dtype of `source`.
 
     Raises:
-        PairError: The model is missing, is of an unknown kind, or lacks weights.
+        PairError: The model is missing, has an unknown architecture, or lacks weights.
         FormatError: A weight file is damaged.
     """
     name = _locate(setting, source.model)
@@ -35,14 +35,14 @@ def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Mo
         raise PairError(f"{setting}: {source.model!r} cannot be loaded: {_first_line(error)}") from error
     except SafetensorError as error:
         raise FormatError(
-            f"{setting}: a weight file of {source.model!r} is damaged ({error}); fetch it again"
+            f"{setting}: a weight file of {source.model!r} is damaged ({error}); download it again"
         ) from error
     model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise PairError(
             f"{setting}: {source.model!r} has no weights for {missing[0]} and {len(missing) - 1} more; "
-            "they would be random, so give a complete checkpoint of a causal language model"
+            "they would be initialized at random; give a complete checkpoint of a causal language model"
         )
     return model.eval().requires_grad_(False).to(device)
 
@@ -54,36 +54,36 @@ def load_adapter(
     setting: str = "pair.intervened.adapter",
     name: str = "default",
 ) -> PeftModel:
-    """The base model with an adapter that can be switched off and on; shares the base's weights.
+    """Attach an adapter that can be switched on and off to a base model, sharing the base weights.
 
     Args:
-        base: A model, or one that has adapters already: then this is one more, and another one stays switched on.
-        name: What the adapter is called among those of the base.
+        base: A model, or a model with adapters; in that case its active adapter stays active.
+        name: Name of the adapter within the base model.
 
     Raises:
-        PairError: The adapter is missing, does not fit the base, or cannot be switched off without a trace.
+        PairError: The adapter is missing, does not fit the base, or cannot be switched off completely.
     """
     adapter = _locate(setting, adapter)
     try:
         config = PeftConfig.from_pretrained(adapter)
     except (OSError, ValueError) as error:
-        raise PairError(f"{setting}: {adapter!r} holds no PEFT adapter: {_first_line(error)}") from error
+        raise PairError(f"{setting}: {adapter!r} is not a PEFT adapter: {_first_line(error)}") from error
     if config.is_prompt_learning:
         raise PairError(
-            f"{setting}: {adapter!r} is of type {config.peft_type}, which adds virtual tokens, so positions of the two "
-            "models do not match; give an adapter of the weights, e.g. LoRA"
+            f"{setting}: {adapter!r} is of type {config.peft_type}, which adds virtual tokens, so the positions of the two "
+            "models do not match; give an adapter of weights, e.g. LoRA"
         )
     bias = getattr(config, "bias", None)
     if bias not in ("none", None):
         raise PairError(
-            f"{setting}: {adapter!r} also changes biases (bias={bias!r}), which cannot be switched off again; "
+            f"{setting}: {adapter!r} also changes biases (bias={bias!r}), which cannot be switched off; "
             "merge it into a checkpoint and give that as the intervened model"
         )
     try:
         with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5 for an attribute under its old name; nothing a user could change.
+            # peft 0.21 reads an attribute that transformers 5 renamed; users cannot fix this.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            # Weights that are missing are refused below.
+            # Missing weights raise an error below.
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
             if isinstance(base, PeftModel):
                 model = base
@@ -95,23 +95,23 @@ def load_adapter(
         raise PairError(f"{setting}: {adapter!r} does not fit the reference: {_first_line(error)}") from error
     except SafetensorError as error:
         raise FormatError(
-            f"{setting}: the weight file of {adapter!r} is damaged ({error}); fetch it again"
+            f"{setting}: the weight file of {adapter!r} is damaged ({error}); download it again"
         ) from error
-    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    strangers = set(weights) ^ set(own)
-    if strangers:
+    loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    unmatched = set(weights) ^ set(loaded)
+    if unmatched:
         raise PairError(
-            f"{setting}: {len(strangers)} weights of {adapter!r} and of the reference do not match, e.g. "
-            f"{min(strangers)}; was it trained on another model (it names {config.base_model_name_or_path!r})?"
+            f"{setting}: {len(unmatched)} weights of {adapter!r} and of the reference do not match, e.g. "
+            f"{min(unmatched)}; was it trained on another model (its config names {config.base_model_name_or_path!r})?"
         )
     return model.eval().requires_grad_(False).to(device)
 
 
 def load_tokenizer(setting: str, name: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model.
+    """Load the tokenizer of a model.
 
     Raises:
-        PairError: There is none.
+        PairError: The model has no tokenizer that can be loaded.
     """
     try:
         return AutoTokenizer.from_pretrained(_locate(setting, name), revision=revision or "main")
@@ -124,7 +124,7 @@ def load_tokenizer(setting: str, name: str, revision: str | None) -> PreTrainedT
 def adapter_tokenizer(
     adapter: str, setting: str = "pair.intervened.adapter"
 ) -> PreTrainedTokenizerBase | None:
-    """The tokenizer saved beside an adapter in a local folder, if there is one."""
+    """Load the tokenizer from the local folder of an adapter; None if it has none."""
     if any(
         (Path(adapter).expanduser() / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")
     ):
@@ -133,7 +133,7 @@ def adapter_tokenizer(
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What decides which ids a text gets: the vocabulary, the merges, and the tokens added to it."""
+    """Return what determines the token ids of a text: vocabulary, merges and added tokens."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     merges = json.loads(backend.to_str())["model"].get("merges") if tokenizer.is_fast else None
     added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
@@ -141,7 +141,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def same_tokenizer(reference: PreTrainedTokenizerBase, intervened: PreTrainedTokenizerBase) -> bool:
-    """Whether both give the same ids to the same text."""
+    """Whether both tokenizers give the same ids to the same text."""
     return vocabulary(reference) == vocabulary(intervened)
 
 
@@ -151,32 +151,32 @@ def compare_tokenizers(
     names: tuple[str, str],
     remedy: str = "give two models with one tokenizer",
 ) -> None:
-    """Both models must give the same ids to the same text.
+    """Check that both tokenizers give the same ids to the same text.
 
     Args:
-        remedy: What the message says would be right.
+        remedy: The fix that the error message suggests.
 
     Raises:
-        PairError: They do not; the message names both and a difference.
+        PairError: They differ; the message names both models and one difference.
     """
     if same_tokenizer(reference, intervened):
         return
     one, other = vocabulary(reference), vocabulary(intervened)
-    example = "the merges differ"
-    for part in ("tokens", "added"):
+    example = "their merges"
+    for part, noun in (("tokens", "vocabulary entries"), ("added", "added tokens")):
         if different := sorted(one[part].items() ^ other[part].items()):
-            example = f"{len(different)} entries of the {part} differ, e.g. {different[0][0]!r}"
+            example = f"{len(different)} {noun}, e.g. {different[0][0]!r}"
     raise PairError(
         f"pair: the tokenizers of {names[0]!r} ({len(one['tokens'])} tokens) and {names[1]!r} ({len(other['tokens'])} tokens) "
-        f"are not the same: {example}; {remedy}"
+        f"differ in {example}; {remedy}"
     )
 
 
 def find_module(setting: str, model: nn.Module, path: str, name: str) -> nn.Module:
-    """The module at a path.
+    """Return the module at a path.
 
     Raises:
-        PairError: There is none; the message names near matches.
+        PairError: The path does not exist; the message suggests near matches.
     """
     modules = dict(model.named_modules())
     if path in modules and path:
@@ -190,13 +190,13 @@ def find_module(setting: str, model: nn.Module, path: str, name: str) -> nn.Modu
 
 
 def _locate(setting: str, name: str) -> str:
-    """The folder with ~ expanded, or the hub id; a missing folder is found out before the hub is asked for its name."""
+    """Return the folder with ~ expanded, or the Hub id. A missing folder is an error before any request to the Hub."""
     path = Path(name).expanduser()
-    # An id on the hub is a name, or an owner and a name.
+    # A Hub id is NAME or OWNER/NAME.
     is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
     if is_path and not path.is_dir():
         raise PairError(
-            f"{setting}: folder {name!r} does not exist; give the folder or the hub id of a checkpoint"
+            f"{setting}: folder {name!r} does not exist; give the folder or the Hub id of a checkpoint"
         )
     return str(path) if path.is_dir() else name
 

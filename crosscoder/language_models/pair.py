@@ -1,4 +1,4 @@
-"""The language models that are compared, and what they compute on the same tokens."""
+"""The pair: the language models that are compared, and their activations and logits on the same tokens."""
 
 import copy
 from collections.abc import Sequence
@@ -22,25 +22,27 @@ from .forward_from_hookpoint import ForwardFromHookpoint
 from .hooks import Splice, forward, read_output, read_outputs, splice_output
 from .identity import identify_context, identify_models, identify_texts
 from .joint_forward import JointForward
-from .loading import adapter_tokenizer, find_module, load_adapter, load_model, load_tokenizer
+from .loading import find_module, load_adapter, load_model
 from .networks import Networks
 from .shared_layers import find_stack
 from .snapshots import load_snapshots
-from .tokenizers import own_readers, shared_template
+from .tokenizers import load_tokenizers, shared_template, text_readers
 from .unembedding import direction_logits, find_final_norm
 
 
 class FullPass(NamedTuple):
-    """What one model computes on some documents, beyond any hookpoint."""
+    """Logits and hidden states of one model from a full forward pass."""
 
     logits: Float[Tensor, "document token vocabulary"]
     hidden_states: tuple[Float[Tensor, "document token _"], ...] | None
-    """The embeddings, then each layer's output, the last after the final norm; None where a model does not report them."""
+    """The embeddings, then each layer's output, the last one after the final norm; None if the model does not return them."""
 
 
 class ModelPair:
-    """Reference and intervened model, and the snapshots between them, in eval mode; nothing here records gradients. Made by
-    `load_pair`."""
+    """Reference, intervened model and the snapshots between them, in eval mode. Loaded by `load_pair`.
+
+    Parameters are frozen; passes record gradients only on request.
+    """
 
     def __init__(
         self,
@@ -55,45 +57,45 @@ class ModelPair:
         """
         Args:
             context: What the intervened model reads before every document.
-            readers: Both models' tokenizers and chat templates, where the tokenizers differ.
+            readers: Tokenizer and chat template of both models, if the tokenizers differ.
         """
         self.networks, self.models = networks, networks.models
         self.model_names = model_names(len(self.models))
         self.tokenizer, self.chat_template, self.readers = tokenizer, chat_template, readers
         self.device, self.context = device, context
         self._final_norms: dict[int, nn.Module] = {}
-        self._aim(config)
-        # What the models share is tried out now, not in the first pass.
-        _ = self._both
+        self._set_hookpoints(config)
+        # Verify shared layers now rather than in the first pass.
+        _ = self._joint_forward
 
-    def _aim(self, config: PairConfig) -> None:
-        """Read the models where the settings say."""
+    def _set_hookpoints(self, config: PairConfig) -> None:
+        """Set the hookpoints of `config`, and probe their widths."""
         self.config, self.hookpoints = config, config.hookpoints
         self._identity: dict[str, Any] | None = None
-        self._resumptions: dict[int, ForwardFromHookpoint] = {}
+        self._from_hookpoint: dict[int, ForwardFromHookpoint] = {}
         self._modules = tuple(map(self._find_module, range(len(self.models))))
         self.d_models: tuple[int, ...] = tuple(map(self._probe, range(len(self.models))))
 
     @cached_property
-    def _both(self) -> JointForward:
+    def _joint_forward(self) -> JointForward:
         return JointForward(
             self._read, self.models, self.hookpoints, self.device, self.context, self._same_as()
         )
 
     @property
     def identical(self) -> bool:
-        """Whether both sides are the same computation, as in an identity control."""
+        """Whether both models are the same computation, as in the identity control."""
         return self._same_as()[1] == 0
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens of a document that all models can read at once, where their configurations say so."""
+        """Longest document, in tokens, that all models can read; None if no configuration gives a limit."""
         limits = [getattr(model.config, "max_position_embeddings", None) for model in self.models]
         longest = min((limit for limit in limits if isinstance(limit, int)), default=None)
         return longest if longest is None or self.context is None else max(0, longest - len(self.context))
 
     def identity(self) -> dict[str, Any]:
-        """What decides the activations, as JSON: names, revisions, and digests of weights, tokenizer and template."""
+        """Return what determines the activations, as JSON: names, revisions, and digests of weights, tokenizer and template."""
         if self._identity is None:
             context = None if self.context is None else identify_context(self.context, self.tokenizer)
             self._identity = {
@@ -108,18 +110,18 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         n_prefix: int = 0,
     ) -> tuple[Float[Tensor, "document token _"], ...]:
-        """What each model puts out at its hookpoint, reference first: `[document, token, d_model]`.
+        """Return each model's activations at its hookpoint, reference first: `[document, token, d_model]`.
 
-        Documents are padded on the right. Each pass ends at its hookpoint: later layers and the head are not run.
-        Layers at the bottom that are the same in both models are run once; that does not change a bit.
+        Documents are right-padded. Each pass stops at its hookpoint: later layers and the head are not run. Initial
+        layers that are identical in both models are run once; the result is bitwise the same.
 
         Args:
-            n_prefix: Tokens with which all these documents begin. They are run once, which changes no more than the
-                rounding; models that cannot continue a prefix run them in every document. Every document is longer.
+            n_prefix: Length of a prefix common to all documents, shorter than every document. It is run once, which
+                changes the result only by rounding; models that cannot continue from a cache run it in every document.
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         with self.networks.lock:
-            return self._both(ids, mask, n_prefix)
+            return self._joint_forward(ids, mask, n_prefix)
 
     def activations_of(
         self,
@@ -127,7 +129,7 @@ class ModelPair:
         token_ids: Int[Tensor, "document token"],
         attention_mask: Bool[Tensor, "document token"],
     ) -> Float[Tensor, "document token d_model"]:
-        """What one model puts out at its hookpoint on token ids of its own, where the tokenizers differ."""
+        """Return one model's activations at its hookpoint, for token ids of that model's tokenizer."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         return self._read(model, ids, mask)
 
@@ -138,26 +140,26 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         model: int,
     ) -> list[Float[Tensor, "document token _"]]:
-        """What one model puts out at several places, one above the other, in a single pass.
+        """Return one model's outputs at several hookpoints, in execution order, from a single pass.
 
         Raises:
-            PairError: One of them is never run.
+            PairError: One of the modules is never run.
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         context = self.context if model == 1 else None
         if context is not None:
-            ids, mask = context.before(ids, mask)
+            ids, mask = context.prepend(ids, mask)
         with self.switched(model) as network:
             found = read_outputs(network, [network.get_submodule(path) for path in hookpoints], ids, mask)
         if len(found) < len(hookpoints):
             raise PairError(
                 f"pair: {len(hookpoints) - len(found)} of the modules {hookpoints[0]} to {hookpoints[-1]} of the {self.model_names[model]} "
-                "model are never run; give a hookpoint among layers that are"
+                "model are never run; give a hookpoint among the layers that are run"
             )
-        return found if context is None else [context.after(output) for output in found]
+        return found if context is None else [context.strip(output) for output in found]
 
     def tokenizer_of(self, model: int) -> PreTrainedTokenizerBase:
-        """The tokenizer of one model."""
+        """Return the tokenizer of one model."""
         return self.tokenizer if self.readers is None or model > 1 else self.readers[model].tokenizer
 
     def logits(
@@ -167,13 +169,13 @@ class ModelPair:
         splice: Splice | None,
         model: int,
     ) -> Float[Tensor, "document token vocabulary"]:
-        """Logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
+        """Return logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         context, at = self.context if model == 1 else None, None
         if context is not None:
-            at = context.wanted(torch.ones_like(mask))
-            ids, mask = context.before(ids, mask)
-            splice = None if splice is None else context.spliced(splice)
+            at = context.document_mask(torch.ones_like(mask))
+            ids, mask = context.prepend(ids, mask)
+            splice = None if splice is None else context.splice_documents(splice)
         with self.switched(model) as network:
             if splice is None:
                 found = forward(network, ids, mask, at=at).logits
@@ -181,7 +183,7 @@ class ModelPair:
                 found = splice_output(network, self._modules[model], splice, ids, mask, at=at)
         return found.view(*token_ids.shape, -1)
 
-    def resume(
+    def logits_from_hookpoint(
         self,
         token_ids: Int[Tensor, "document token"],
         attention_mask: Bool[Tensor, "document token"],
@@ -191,38 +193,40 @@ class ModelPair:
         gradients: bool = False,
         at: Bool[Tensor, "document token"] | None = None,
     ) -> Float[Tensor, "*place vocabulary"]:
-        """Logits of one model whose hookpoint puts out `activations`: of its own, or of the other model where widths agree.
+        """Run one model forward from its hookpoint and return its logits.
 
         Args:
-            gradients: Whether they flow from the logits back to `activations`.
-            at: Tokens whose logits are wanted, `[place, vocabulary]` in their order; none: all, `[document, token, vocabulary]`.
+            activations: Output of the hookpoint: the model's own, or, for activation patching, the other model's.
+            gradients: Whether gradients flow from the logits back to `activations`.
+            at: Tokens to compute logits for, returned as `[place, vocabulary]` in their order; None: all tokens, as
+                `[document, token, vocabulary]`.
         """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         with self.switched(model):
-            return self.resumption(model)(ids, mask, activations, gradients=gradients, at=at)
+            return self.forward_from_hookpoint(model)(ids, mask, activations, gradients=gradients, at=at)
 
-    def resumption(self, model: int) -> ForwardFromHookpoint:
-        """One model from its hookpoint on; to be used while it is `switched`."""
+    def forward_from_hookpoint(self, model: int) -> ForwardFromHookpoint:
+        """Return the rest of one model above its hookpoint; use it inside `switched`."""
         with self.switched(model) as network:
-            if model not in self._resumptions:
-                self._resumptions[model] = ForwardFromHookpoint(
+            if model not in self._from_hookpoint:
+                self._from_hookpoint[model] = ForwardFromHookpoint(
                     network,
                     self._modules[model],
                     self.hookpoints[model],
                     self.device,
                     self.context if model == 1 else None,
                 )
-            return self._resumptions[model]
+            return self._from_hookpoint[model]
 
-    def at(self, hookpoint: str, intervened_hookpoint: str | None = None) -> "ModelPair":
-        """The same two models, read elsewhere. Their hooks are shared, so only one of the pairs may be in use at a time.
+    def with_hookpoint(self, hookpoint: str, intervened_hookpoint: str | None = None) -> "ModelPair":
+        """Return the same models with other hookpoints. They share hooks, so use only one of the two pairs at a time.
 
         Raises:
-            PairError: There is no such module.
+            PairError: A hookpoint does not exist.
         """
         twin = copy.copy(self)
-        vars(twin).pop("_both", None)  # made when both models are read together there, if they are
-        twin._aim(
+        vars(twin).pop("_joint_forward", None)  # recreated on first use
+        twin._set_hookpoints(
             self.config.model_copy(
                 update={"hookpoint": hookpoint, "intervened_hookpoint": intervened_hookpoint}
             )
@@ -230,13 +234,13 @@ class ModelPair:
         return twin
 
     def module(self, model: int) -> nn.Module:
-        """The module of one model that is read: its hookpoint."""
+        """Return the module at the hookpoint of one model."""
         return self._modules[model]
 
     def direction_logits(
         self, directions: Float[Tensor, "latent d_model"], model: int
     ) -> Float[Tensor, "latent vocabulary"]:
-        """Logit lens: directions through the final norm and the unembedding of one model, in float32.
+        """Return the logit lens: directions through the final norm and the unembedding of one model, in float32.
 
         Raises:
             PairError: The model has no final norm before its unembedding.
@@ -245,23 +249,23 @@ class ModelPair:
             return direction_logits(network, self.final_norm(model), directions.to(self.device))
 
     def final_norm(self, model: int) -> nn.Module:
-        """The norm whose output the unembedding of one model reads.
+        """Return the norm whose output the unembedding of one model reads.
 
         Raises:
-            PairError: The model has none.
+            PairError: The model has no such norm.
         """
         if model not in self._final_norms:
             found = find_final_norm(self.models[model], self.device)
             if found is None:
                 raise PairError(
                     f"pair.{self.model_names[model]}: {self.config.checkpoints[model].model!r} has no norm right before its unembedding, "
-                    "so directions cannot be read as tokens; give a model with a final norm"
+                    "which the logit lens needs; give a model with a final norm"
                 )
             self._final_norms[model] = found
         return self._final_norms[model]
 
     def layer(self, model: int) -> int | None:
-        """Number of the decoder layer that a hookpoint is; None where it is another module."""
+        """Return the index of the decoder layer at the hookpoint; None if the hookpoint is another module."""
         stack = find_stack(self.models[model], self.hookpoints[model])
         if stack is None or self.hookpoints[model] != f"{stack.path}.{stack.n_below - 1}":
             return None
@@ -273,32 +277,32 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         model: int,
     ) -> FullPass:
-        """A whole pass of one model as transformers itself reports it: to check `activations` against, and to survey."""
+        """Run a full pass of one model through transformers, to check `activations` and for the survey."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         context = self.context if model == 1 else None
         if context is not None:
-            ids, mask = context.before(ids, mask)
+            ids, mask = context.prepend(ids, mask)
         with self.switched(model) as network:
             output = forward(network, ids, mask, output_hidden_states=True)
         if context is None:
             return FullPass(output.logits, output.hidden_states)
         states: tuple[Tensor, ...] | None = output.hidden_states
         return FullPass(
-            context.after(output.logits), None if states is None else tuple(map(context.after, states))
+            context.strip(output.logits), None if states is None else tuple(map(context.strip, states))
         )
 
     def switched(self, model: int) -> AbstractContextManager[Any]:
-        """The plain transformers model of one side, as `Networks.switched` gives it."""
+        """Switch to the adapter of one model and yield the plain transformers model; see `Networks.switched`."""
         return self.networks.switched(model)
 
     def _find_module(self, model: int) -> nn.Module:
-        own = model == 1 and self.config.intervened_hookpoint
-        setting = "pair.intervened_hookpoint" if own else "pair.hookpoint"
+        separate = model == 1 and self.config.intervened_hookpoint
+        setting = "pair.intervened_hookpoint" if separate else "pair.hookpoint"
         name = self.config.checkpoints[model].model
         return find_module(setting, self.models[model], self.hookpoints[model], name)
 
     def _same_as(self) -> tuple[int, ...]:
-        """For each model the first one that is the same computation."""
+        """Return, for each model, the index of the first model with the same computation."""
         first: dict[tuple[int, str | None, int, bool], int] = {}
         return tuple(
             first.setdefault((id(network), name, id(module), self.context is not None and index == 1), index)
@@ -317,15 +321,15 @@ class ModelPair:
         with self.switched(index) as network:
             output = read_output(network, self._modules[index], token_ids, mask, past)
         if output is None or output.ndim != 3 or output.shape[:2] != token_ids.shape:
-            found = "it is never run" if output is None else f"its output has the shape {tuple(output.shape)}"
+            found = "it is never run" if output is None else f"its output has shape {tuple(output.shape)}"
             raise PairError(
-                f"pair.hookpoint: {self.hookpoints[index]!r} of {self.config.checkpoints[index].model!r} gives no activations "
+                f"pair.hookpoint: {self.hookpoints[index]!r} of {self.config.checkpoints[index].model!r} does not return activations "
                 f"[document, token, d_model]: {found}; give the path of a layer, e.g. model.layers.15"
             )
         return output
 
     def _probe(self, index: int) -> int:
-        """Width at the hookpoint, from a pass over one short document."""
+        """Return the width at the hookpoint, from a pass over one short document."""
         ids = torch.zeros(1, 3, dtype=torch.long, device=self.device)
         return self._read(index, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
 
@@ -333,31 +337,29 @@ class ModelPair:
 def load_pair(config: PairConfig) -> ModelPair:
     """Load all models and check that they can be compared.
 
-    With adapters there is one set of base weights, read with each of them off and on. The same model on both sides, or before
-    and after a context, is loaded once. The chat template is the intervened model's, or the reference's where it has none.
+    Adapters share one set of base weights. A model compared with itself, or read with and without a context, is loaded once.
+    The chat template is the intervened model's, or the reference's if it has none.
 
     Raises:
         PairError: A model or the hookpoint is missing, the tokenizers differ, or an adapter does not fit.
         FormatError: A weight file is damaged.
-        ConfigError: The device is not there.
+        ConfigError: The device is not available.
     """
     device = resolve_device("pair.device", config.device)
     reference = load_model("pair.reference.model", config.reference, device)
-    tokenizer = load_tokenizer("pair.reference.model", config.reference.model, config.reference.revision)
     adapter: PeftModel | None = None
     if isinstance(config.intervened, AdapterSource):
         adapter = load_adapter(reference, config.intervened.adapter, device)
         intervened, name = adapter.get_base_model(), config.intervened.adapter
         reference = intervened
-        other = adapter_tokenizer(name) or tokenizer
     elif isinstance(config.intervened, ContextSource) or config.intervened == config.reference:
-        intervened, name, other = reference, config.reference.model, tokenizer
+        intervened, name = reference, config.reference.model
     else:
         name = config.intervened.model
         intervened = load_model("pair.intervened.model", config.intervened, device)
-        other = load_tokenizer("pair.intervened.model", name, config.intervened.revision)
+    tokenizer, other = load_tokenizers(config)
     names = config.reference.model, name
-    readers = own_readers(config, (tokenizer, other), names)
+    readers = text_readers(config, (tokenizer, other), names)
     chat_template = shared_template(tokenizer, other) if readers is None else readers[0].chat_template
     context = (
         Context.encode(config.intervened, tokenizer, chat_template)

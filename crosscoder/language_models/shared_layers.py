@@ -1,6 +1,6 @@
-"""The decoder layers at the bottom of both models that are the same, bit for bit: what they compute is computed once.
+"""Initial decoder layers that are bitwise identical in two models, so that their outputs are computed once.
 
-Whether layers are the same is decided by their weights, and tried out on a short pass before it is relied on.
+Layers are compared by their weights, and the result is verified on a short pass.
 """
 
 import copy
@@ -17,23 +17,23 @@ from .hooks import forward
 
 logger = logging.getLogger(__name__)
 
-# Entries of a configuration that change no activation: names, and what only generation or training reads.
-_IDLE_SETTINGS = frozenset(
+# Configuration entries that affect no activation: names, and settings of generation or training.
+_IGNORED_SETTINGS = frozenset(
     {"_name_or_path", "architectures", "bos_token_id", "eos_token_id", "transformers_version", "use_cache"}
 )
 
 
 class Stack(NamedTuple):
-    """The decoder layers of a model, as far up as its hookpoint lets them be skipped."""
+    """The decoder layers of a model, and how many of them lie below its hookpoint."""
 
     path: str
     layers: nn.ModuleList
     n_below: int
-    """Layers that end before the hookpoint, or at it."""
+    """Number of layers that end before or at the hookpoint."""
 
 
 class SharedLayers:
-    """The first layers of two models, which give the same outputs on the same tokens."""
+    """The initial layers that two models share."""
 
     def __init__(self, stacks: tuple[Stack, Stack], n_layers: int) -> None:
         self.n_layers = n_layers
@@ -43,12 +43,12 @@ class SharedLayers:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Inside, a pass of the reference leaves behind what `replayed` needs."""
+        """Record the shared layers' output in a pass of the reference, for `replayed`."""
 
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
             self._output = output
 
-        # First in line: a hook that ends the pass may sit on the same layer.
+        # Prepended, because a hook on the same layer may end the pass.
         handle = self._top.register_forward_hook(record, prepend=True)
         try:
             yield
@@ -57,54 +57,54 @@ class SharedLayers:
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
-        """Inside, a pass of the intervened model does not run its shared layers: they put out what was recorded.
+        """Bypass the shared layers in a pass of the other model; they return the recorded output.
 
-        All of them put out what the last one does. The ones below are read by nothing but the next layer; where that
-        is not so, the trial pass tells.
+        Every shared layer returns the output of the last one, assuming that only the next layer reads it. The trial
+        pass detects models for which this is wrong.
         """
         output, self._output = self._output, None
-        with putting_out(self._skipped, output):
+        with bypass_layers(self._skipped, output):
             yield
 
     def fill(self, past: Cache, reference: Cache) -> None:
-        """Give the intervened model's cache the keys and values of the layers that it did not run."""
+        """Copy keys and values of the shared layers from the reference's cache to the other model's."""
         past.layers[: self.n_layers] = [copy.copy(layer) for layer in reference.layers[: self.n_layers]]
 
 
 @contextmanager
-def putting_out(layers: Sequence[nn.Module], output: Any) -> Iterator[None]:
-    """Inside, these modules compute nothing and put out `output`."""
-    # Other libraries, too, put a forward of their own on a module.
-    before = [vars(layer).get("forward") for layer in layers]
+def bypass_layers(layers: Sequence[nn.Module], output: Any) -> Iterator[None]:
+    """Replace the forward of these modules so that they return `output` without computing."""
+    # Other libraries may have set a forward on the module instance, too.
+    previous = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = lambda *_arguments, **_options: output
     try:
         yield
     finally:
-        for layer, own in zip(layers, before, strict=True):
+        for layer, original in zip(layers, previous, strict=True):
             del layer.forward
-            if own is not None:
-                layer.forward = own
+            if original is not None:
+                layer.forward = original
 
 
 def find_shared_layers(models: tuple[nn.Module, ...], hookpoints: tuple[str, ...]) -> SharedLayers | None:
-    """The decoder layers below both hookpoints that two models have in common; None where there are none.
+    """Return the initial decoder layers below both hookpoints that two models share; None if there are none.
 
     Args:
-        models: The same object twice for an adapter; its layers are those of the reference where PEFT put no module.
-        hookpoints: Path of the module where each of them is read.
+        models: The same object twice for an adapter; layers without PEFT modules are then shared.
+        hookpoints: Path of the hookpoint in each model.
     """
-    found = [find_stack(model, path) for model, path in zip(models, hookpoints, strict=True)]
-    if found[0] is None or found[1] is None:
-        logger.debug("no layers are shared: a hookpoint is not in a list of decoder layers")
+    stacks_or_none = [find_stack(model, path) for model, path in zip(models, hookpoints, strict=True)]
+    if stacks_or_none[0] is None or stacks_or_none[1] is None:
+        logger.debug("no layers are shared: a hookpoint is outside the decoder layers")
         return None
-    stacks = found[0], found[1]
+    stacks = stacks_or_none[0], stacks_or_none[1]
     if models[0] is not models[1] and _settings(models[0]) != _settings(models[1]):
         logger.debug("no layers are shared: the configurations of the two models differ")
         return None
-    outside = _outside(models[0], stacks[0]), _outside(models[1], stacks[1])
+    outside = _modules_outside(models[0], stacks[0]), _modules_outside(models[1], stacks[1])
     if different := set(_differences(*outside)):
-        different -= _run_last(models[0], stacks[0]) & _run_last(models[1], stacks[1])
+        different -= _modules_after_layers(models[0], stacks[0]) & _modules_after_layers(models[1], stacks[1])
     if different:
         logger.debug("no layers are shared: the two models differ in %s", min(different))
         return None
@@ -119,7 +119,7 @@ def find_shared_layers(models: tuple[nn.Module, ...], hookpoints: tuple[str, ...
 
 
 def find_stack(model: Any, hookpoint: str) -> Stack | None:
-    """The list of decoder layers on the way to a hookpoint."""
+    """Return the stack of decoder layers that contains the hookpoint; None if there is none."""
     names = hookpoint.split(".")
     for depth, name in enumerate(names[1:], 1):
         layers = model.get_submodule(".".join(names[:depth]))
@@ -132,13 +132,13 @@ def find_stack(model: Any, hookpoint: str) -> Stack | None:
 
 
 def _settings(model: Any) -> dict[str, Any]:
-    """What decides how a model computes, besides its weights."""
+    """Return the configuration entries that affect activations."""
     settings = model.config.to_dict() | {"attention": getattr(model.config, "_attn_implementation", None)}
-    return {name: value for name, value in settings.items() if name not in _IDLE_SETTINGS}
+    return {name: value for name, value in settings.items() if name not in _IGNORED_SETTINGS}
 
 
-def _outside(model: nn.Module, stack: Stack) -> dict[str, nn.Module]:
-    """Modules that are no part of a decoder layer, by their path; the model itself goes by a point."""
+def _modules_outside(model: nn.Module, stack: Stack) -> dict[str, nn.Module]:
+    """Return the modules outside the decoder layers, by path; the path of the model itself is `.`."""
     return {
         path or ".": module
         for path, module in model.named_modules()
@@ -146,8 +146,8 @@ def _outside(model: nn.Module, stack: Stack) -> dict[str, nn.Module]:
     }
 
 
-def _run_last(model: nn.Module, stack: Stack) -> set[str]:
-    """Paths of the modules that a pass enters only after its last decoder layer: the final norm, the head."""
+def _modules_after_layers(model: nn.Module, stack: Stack) -> set[str]:
+    """Return paths of the modules that run after the last decoder layer: the final norm, the head."""
     entered: dict[nn.Module, None] = {}
     handles = [
         module.register_forward_pre_hook(lambda module, _: entered.setdefault(module))
@@ -162,11 +162,11 @@ def _run_last(model: nn.Module, stack: Stack) -> set[str]:
     order = list(entered)
     last = order.index(stack.layers[-1]) if stack.layers[-1] in entered else len(order)
     late = set(order[last:])
-    return {path for path, module in _outside(model, stack).items() if module in late}
+    return {path for path, module in _modules_outside(model, stack).items() if module in late}
 
 
 def _differences(one: dict[str, nn.Module], other: dict[str, nn.Module]) -> Iterator[str]:
-    """Paths of the modules that are not the same in both, by class and by their own parameters and buffers."""
+    """Yield paths of the modules that differ in class or in their direct parameters and buffers."""
     for path in one | other:
         if path not in one or path not in other or not _same(one[path], other[path]):
             yield path or "."
@@ -176,14 +176,14 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
     if type(one) is not type(other):
         return False
     if one is other:
-        # An adapter is switched on and off in the modules that PEFT put in the place of the model's own.
+        # PEFT modules compute differently with their adapter on and off.
         return not type(one).__module__.startswith("peft.")
-    own, others = _own_tensors(one), _own_tensors(other)
-    return own.keys() == others.keys() and all(
+    tensors, others = _direct_tensors(one), _direct_tensors(other)
+    return tensors.keys() == others.keys() and all(
         tensor.dtype == others[name].dtype and torch.equal(tensor, others[name])
-        for name, tensor in own.items()
+        for name, tensor in tensors.items()
     )
 
 
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+def _direct_tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))

@@ -1,4 +1,4 @@
-"""The checkpoints between a reference and an intervened model, as language models that can be read."""
+"""Load the snapshots: checkpoints between the reference and the intervened model."""
 
 import torch
 from peft import PeftModel
@@ -23,16 +23,16 @@ def load_snapshots(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
 ) -> Networks:
-    """The reference and the intervened model, and after them the snapshots that the settings name.
+    """Load the snapshots of `config`; return them after the reference and the intervened model.
 
-    Adapters share the weights of the reference; a checkpoint that is named more than once is loaded once.
+    Adapters share the weights of the reference. A checkpoint that is named more than once is loaded once.
 
     Args:
-        adapter: The reference with the intervened model's adapter, where that is one.
-        tokenizer: Of the reference.
+        adapter: The reference with the intervened model's adapter, if it has one.
+        tokenizer: Tokenizer of the reference.
 
     Raises:
-        PairError: A model or an adapter is missing or does not fit, or a tokenizer is another one.
+        PairError: A model or an adapter is missing or does not fit, or a tokenizer differs.
         FormatError: A weight file is damaged.
     """
     models: list[nn.Module] = list(ends)

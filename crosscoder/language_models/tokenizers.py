@@ -1,27 +1,43 @@
-"""In which tokenizer and chat template each model of a pair reads its texts."""
+"""Load the tokenizers of a pair, and choose the chat template of each model."""
 
 import logging
 
 from transformers import PreTrainedTokenizerBase
 
-from ..config import ModelSource, PairConfig
+from ..config import AdapterSource, ModelSource, PairConfig
 from ..text.token_alignment import TextReader
-from .loading import compare_tokenizers, same_tokenizer
+from .loading import adapter_tokenizer, compare_tokenizers, load_tokenizer, same_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-def own_readers(
+def load_tokenizers(config: PairConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
+    """Load the tokenizers of reference and intervened model: the same object if the intervened model has no separate one.
+
+    Raises:
+        PairError: A tokenizer cannot be loaded.
+    """
+    reference = load_tokenizer("pair.reference.model", config.reference.model, config.reference.revision)
+    match config.intervened:
+        case AdapterSource(adapter=adapter):
+            return reference, adapter_tokenizer(adapter) or reference
+        case ModelSource() as intervened if intervened != config.reference:
+            return reference, load_tokenizer("pair.intervened.model", intervened.model, intervened.revision)
+        case _:
+            return reference, reference
+
+
+def text_readers(
     config: PairConfig,
     tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
     names: tuple[str, str],
 ) -> tuple[TextReader, TextReader] | None:
-    """Each model's way to read text where the tokenizers differ and the settings say how they are aligned; None for one tokenizer.
+    """Return tokenizer and chat template of each model, if the tokenizers differ and are to be aligned; None for one tokenizer.
 
-    Each reads chats in its own template; where it has none, in the other's.
+    A model without a chat template uses the other model's.
 
     Raises:
-        PairError: The tokenizers differ, and nothing is to be aligned.
+        PairError: The tokenizers differ and `pair.align` is none.
     """
     reference, intervened = tokenizers
     if intervened is reference:
@@ -33,7 +49,7 @@ def own_readers(
         compare_tokenizers(reference, intervened, names, remedy)
         return None
     if same_tokenizer(reference, intervened):
-        logger.info("pair.align has no effect: the two models have one tokenizer")
+        logger.info("pair.align has no effect: both models have the same tokenizer")
         return None
     templates = _template(reference), _template(intervened)
     return (
@@ -43,16 +59,16 @@ def own_readers(
 
 
 def shared_template(reference: PreTrainedTokenizerBase, intervened: PreTrainedTokenizerBase) -> str | None:
-    """The chat template that both models read chats in."""
+    """Return the chat template for both models."""
     templates = _template(reference), _template(intervened)
     if None not in templates and templates[0] != templates[1]:
         logger.warning(
-            "the two models have different chat templates; both read chats in the intervened model's"
+            "the two models have different chat templates; the intervened model's is used for both"
         )
     return templates[1] or templates[0]
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The chat template; of several named ones, the one called default."""
+    """Return the chat template; of several named ones, the one named `default`."""
     template = tokenizer.chat_template
     return template.get("default") if isinstance(template, dict) else template

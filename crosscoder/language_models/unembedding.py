@@ -1,4 +1,4 @@
-"""Directions of a model as tokens: through the final norm and the unembedding, in float32.
+"""Logit lens: directions through the final norm and the unembedding, in float32.
 
 Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 """
@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from .hooks import forward, hidden
 
-# Rows of the unembedding that are turned to float32 at a time, so that a large vocabulary needs no copy of it all.
+# Rows of the unembedding cast to float32 at a time, to avoid a copy of the whole matrix.
 _VOCABULARY_CHUNK = 32768
 
 
 def find_final_norm(network: Any, device: torch.device) -> nn.Module | None:
-    """The norm whose output the unembedding reads, found by watching a pass; architectures name it differently. None: there is none."""
+    """Return the norm whose output the unembedding reads; None if there is none.
+
+    It is found with hooks in a forward pass, because architectures name it differently.
+    """
     seen: list[tuple[nn.Module, Tensor]] = []
     read: list[Tensor] = []
     handles = [
@@ -41,7 +44,7 @@ def find_final_norm(network: Any, device: torch.device) -> nn.Module | None:
 def direction_logits(
     network: Any, final_norm: nn.Module, directions: Float[Tensor, "latent d_model"]
 ) -> Float[Tensor, "latent vocabulary"]:
-    """Logits that directions give by themselves. A norm with a bias adds the same to every row."""
+    """Return the logit lens of each direction. A norm with a bias adds the same logits to every row."""
     norm = copy.deepcopy(final_norm).float()
     normed = norm(directions.float())
     head = network.get_output_embeddings()

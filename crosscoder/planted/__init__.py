@@ -1,4 +1,4 @@
-"""Pairs of made-up models whose every difference is known, and a benchmark of what methods find in them."""
+"""Planted pairs: made-up models whose differences are all known, for benchmarks and tests."""
 
 from .chain import PlantedChain
 from .directions import spread_directions

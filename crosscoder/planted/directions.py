@@ -1,4 +1,4 @@
-"""Directions of planted features: as far apart as they go, or with known cosines, and maps of a whole space."""
+"""Directions of planted features, spread out or with given cosines, and maps of a whole space."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 def spread_directions(
     count: int, d_model: int, generator: torch.Generator
 ) -> Float[Tensor, "direction d_model"]:
-    """Unit directions that keep apart: orthogonal where they fit, else pushed apart by gradient steps on Σ cos⁴."""
+    """Return unit directions: orthogonal if `count` <= `d_model`, else spread out by gradient steps on Σ cos⁴."""
     start = torch.randn(count, d_model, generator=generator)
     if count <= d_model:
         return torch.linalg.qr(start.T).Q.T[:count].contiguous()
@@ -29,10 +29,10 @@ def spread_directions(
 def with_cosines(
     directions: Float[Tensor, "direction d_model"], lowest: float, highest: float
 ) -> Float[Tensor, "direction d_model"]:
-    """Unit directions of the same span whose cosines with each other lie between `lowest` and `highest`.
+    """Return unit directions with the same span and pairwise cosines between `lowest` and `highest`.
 
-    The cosine of directions i and j is v_i v_j with v spaced from √lowest to √highest, so that some pairs are near and
-    some are far. There may be no more directions than dimensions.
+    The cosine of directions i and j is v_i v_j with v spaced from √lowest to √highest, so pairs range from near to far.
+    Requires at most as many directions as dimensions.
     """
     weight = torch.linspace(lowest, highest, len(directions)).sqrt()
     cosines = weight[:, None] * weight + torch.diag(1 - weight.square())
@@ -41,7 +41,7 @@ def with_cosines(
 
 
 def random_rotation(d_model: int, generator: torch.Generator) -> Float[Tensor, "d_model d_model"]:
-    """An orthogonal matrix, uniformly distributed."""
+    """Draw an orthogonal matrix from the uniform (Haar) distribution."""
     q, r = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator))
     return q * r.diagonal().sign()
 
@@ -49,14 +49,14 @@ def random_rotation(d_model: int, generator: torch.Generator) -> Float[Tensor, "
 def random_stretch(
     d_model: int, stretch: float, generator: torch.Generator
 ) -> Float[Tensor, "d_model d_model"]:
-    """A matrix with random singular directions, whose singular values are spaced evenly (log) from 1/stretch to stretch."""
+    """Draw a matrix with random singular vectors and singular values log-spaced from 1/stretch to stretch."""
     sizes = torch.logspace(-1, 1, d_model, base=stretch)
     return random_rotation(d_model, generator) * sizes @ random_rotation(d_model, generator)
 
 
 @dataclass(frozen=True)
 class SpaceMap:
-    """An affine map that one model's whole space went through: x ↦ x M + offset."""
+    """An affine map applied to the whole space of one model: x ↦ x M + offset."""
 
     matrix: Float[Tensor, "d_model d_model"]
     offset: Float[Tensor, " d_model"]

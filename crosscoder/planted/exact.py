@@ -1,4 +1,4 @@
-"""Dictionaries that know the truth, made by hand in place of training."""
+"""Ground-truth dictionaries, constructed instead of trained."""
 
 import torch
 from jaxtyping import Float
@@ -14,9 +14,9 @@ def exact_dictionary(
     sample: Float[Tensor, "token width"],
     threshold: float = 0.19,
 ) -> Crosscoder:
-    """A crosscoder whose first latents write the rows of `decoder` (raw units) and read them by the pseudo-inverse.
+    """Return a crosscoder whose first latents write the rows of `decoder` (raw units) and read by its pseudoinverse.
 
-    Exact where the rows are linearly independent; further latents never fire.
+    Exact if the rows are linearly independent; the remaining latents never fire.
     """
     crosscoder = Crosscoder(config)
     crosscoder.set_normalization(sample)
@@ -28,11 +28,11 @@ def exact_dictionary(
         rows = decoder * scale
         crosscoder.W_dec[: len(decoder)] = rows
         crosscoder.W_enc[:, : len(decoder)] = torch.linalg.pinv(rows)
-        # Normalization subtracts the mean; b_dec and b_enc put it back, so that a latent is the feature's magnitude.
+        # Normalization subtracts the mean; b_dec and b_enc undo that, so that a latent equals the feature's magnitude.
         crosscoder.b_dec.copy_(-crosscoder.mean * scale)
         crosscoder.b_enc[: len(decoder)] = (crosscoder.mean * scale) @ crosscoder.W_enc[:, : len(decoder)]
         if isinstance(config.sparsity, BatchTopK):
-            # Scores are latent times norm; the faintest magnitude is 0.2.
+            # Scores are latent times norm; the smallest magnitude is 0.2.
             crosscoder.sparsity.get_buffer("threshold").fill_(
                 threshold * float(crosscoder.score_norms()[: len(decoder)].min())
             )

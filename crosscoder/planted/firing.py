@@ -1,10 +1,10 @@
-"""When planted features fire and how strongly: independently, under parents, in groups, or otherwise in each model.
+"""When and how strongly planted features fire: independently, under a parent, in groups, or differently in each model.
 
 SAELens has generators for this (`sae_lens.synthetic`: `ActivationGenerator` with a correlation matrix, `HierarchyNode`).
-They are not used here: they draw from torch's global generator and take no seed, while a planted pair must give the same
-bits for the same seed; their features have one magnitude, while reweighted features need one for each model and split
-ones must exclude each other with given rates; and importing sae-lens takes longer than drawing a whole case. The laws are
-the same, a Gaussian copula and children that need their parent; a test draws from both and compares.
+They are not used for three reasons. They draw from torch's global generator and take no seed, but a planted pair must be
+bitwise reproducible. Their features have one magnitude, but reweighted features need one per model, and split features must
+exclude each other at given rates. Importing sae-lens takes longer than drawing a whole case. The distributions are the same,
+a Gaussian copula and children that require their parent; a test draws from both and compares.
 """
 
 from dataclasses import dataclass, replace
@@ -19,61 +19,61 @@ from ..activations.user_files import BLOCK_ROWS
 
 STRENGTH_SPREAD = 0.3
 FAINTEST = 0.2
-"""Where a feature fires, its magnitude is max(FAINTEST, 1 + STRENGTH_SPREAD · N)."""
+"""The magnitude of a firing feature is max(FAINTEST, 1 + STRENGTH_SPREAD · N), with N standard normal."""
 
-# Keeps normal quantiles finite.
+# Clamp that keeps normal quantiles finite.
 _EDGE = 1e-7
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Features that tend to fire together: a Gaussian copula with one factor for each group, so that rates stay."""
+    """Features that tend to fire together: a Gaussian copula with one factor per group, which preserves firing rates."""
 
     member: Int[Tensor, " feature"]
     """Group of each feature."""
 
     correlation: float = 0.5
-    """Of the Gaussians behind two features of one group."""
+    """Correlation of the latent Gaussians of two features in one group."""
 
     document_share: float = 0.0
-    """Share of the factor's variance that all tokens of a document (blocks of `BLOCK_ROWS` rows) have in common."""
+    """Share of the factor's variance that is common to all tokens of a document (a block of `BLOCK_ROWS` rows)."""
 
     def correlate(
         self, uniform: Float[Tensor, "token feature"], generator: torch.Generator
     ) -> Float[Tensor, "token feature"]:
-        """Uniform numbers, small together within a group, from independent ones."""
+        """Transform independent uniform numbers into ones that are correlated within each group."""
         n_tokens, n_groups = len(uniform), int(self.member.max()) + 1
         n_documents = -(-n_tokens // BLOCK_ROWS)
         by_document = torch.randn(n_documents, n_groups, generator=generator)
         by_document = by_document.repeat_interleave(BLOCK_ROWS, dim=0)[:n_tokens]
         by_token = torch.randn(n_tokens, n_groups, generator=generator)
         factor = self.document_share**0.5 * by_document + (1 - self.document_share) ** 0.5 * by_token
-        own = ndtri(uniform.clamp(_EDGE, 1 - _EDGE))
-        joint = self.correlation**0.5 * factor[:, self.member] + (1 - self.correlation) ** 0.5 * own
+        independent = ndtri(uniform.clamp(_EDGE, 1 - _EDGE))
+        joint = self.correlation**0.5 * factor[:, self.member] + (1 - self.correlation) ** 0.5 * independent
         return ndtr(joint)
 
 
 @dataclass(frozen=True)
 class Firing:
-    """Feature i fires in model m where low_i <= u < high_mi and its parent fires; u is uniform, one for each token.
+    """Feature i fires in model m if low_i <= u < high_mi and its parent fires, with u uniform per token and feature.
 
-    Magnitudes are max(`FAINTEST`, 1 + spread · N) with one N for both models.
+    Magnitudes are max(`FAINTEST`, 1 + spread · N), with the same N in both models.
     """
 
     low: Float[Tensor, " feature"]
     high: Float[Tensor, "model feature"]
     spread: Float[Tensor, "model feature"]
     draw: Int[Tensor, " feature"]
-    """Whose u a feature looks at: its own, or that of the feature it excludes."""
+    """Index of the feature whose u is used: itself, or the feature that it excludes."""
 
     parent: Int[Tensor, " feature"]
-    """A feature that must fire as well, without a parent of its own; -1: none."""
+    """Index of the feature that must fire too, which must not have a parent itself; -1: none."""
 
     groups: Groups | None = None
 
     @classmethod
     def independent(cls, rates: Float[Tensor, " feature"]) -> Self:
-        """Every feature by itself, the same in both models."""
+        """Make all features fire independently, identically in both models."""
         count = len(rates)
         return cls(
             low=torch.zeros(count),
@@ -85,19 +85,19 @@ class Firing:
 
     @property
     def rates(self) -> Float[Tensor, "model feature"]:
-        """Share of the tokens each feature fires on in each model."""
+        """Firing rate of each feature in each model, as a share of tokens."""
         alone = self.high - self.low
         return torch.where(self.parent >= 0, alone * alone[:, self.parent], alone)
 
     @property
-    def alike(self) -> bool:
-        """Whether features fire in both models on the same tokens, equally strongly."""
+    def same_in_both_models(self) -> bool:
+        """Whether features fire on the same tokens and with the same magnitudes in both models."""
         return bool((self.high[0] == self.high[1]).all() and (self.spread[0] == self.spread[1]).all())
 
     def magnitudes(
         self, n_tokens: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "token feature"], Float[Tensor, "token feature"]]:
-        """Strength of each feature on each token, in the reference and in the intervened model."""
+        """Draw the magnitude of each feature on each token, in the reference and in the intervened model."""
         shape = n_tokens, len(self.low)
         uniform = torch.rand(shape, generator=generator)
         normal = torch.randn(shape, generator=generator)
@@ -105,7 +105,7 @@ class Firing:
             uniform = self.groups.correlate(uniform, generator)
         uniform = uniform[:, self.draw]
         reference = self._in_model(0, uniform, normal)
-        return reference, reference if self.alike else self._in_model(1, uniform, normal)
+        return reference, reference if self.same_in_both_models else self._in_model(1, uniform, normal)
 
     def _in_model(
         self, model: int, uniform: Float[Tensor, "token feature"], normal: Float[Tensor, "token feature"]
@@ -116,5 +116,5 @@ class Firing:
         return fires * (1 + self.spread[model] * normal).clamp(min=FAINTEST)
 
     def swapped(self) -> Self:
-        """The models exchanged."""
+        """Swap the models."""
         return replace(self, high=self.high.flip(0), spread=self.spread.flip(0))

@@ -1,7 +1,7 @@
-"""Pairs of made-up models whose every difference is known.
+"""Pairs of made-up models whose differences are all known.
 
-A feature has a unit direction, fires on a share of the tokens, and is edited on its way into the intervened model: see
-`truth.KINDS`. `regimes.REGIMES` names the configurations that the benchmark goes through.
+A feature has a unit direction, fires on a share of the tokens, and is edited in the intervened model as listed in
+`truth.KINDS`. `regimes.REGIMES` names the configurations of the benchmark.
 """
 
 import math
@@ -27,7 +27,7 @@ from .truth import KINDS, NullKind, PlantedTruth
 STANDARD = {"shared": 64, "rotated": 8, "rescaled": 8, "new": 8, "lost": 8}
 SMALL = {"shared": 8, "rotated": 3, "rescaled": 3, "new": 3, "lost": 3}
 
-LOWEST_RATE, HIGHEST_RATE = 0.01, 0.12
+MIN_ALIGNMENT_RATE, HIGHEST_RATE = 0.01, 0.12
 PARENTS = 16
 GROUP_SIZE = 6
 COSINES = (0.1, 0.5)
@@ -36,7 +36,7 @@ HEAVY_FACTORS = (5.0, 10.0)
 RATE_CHANGE = 3.0
 SPREAD_CHANGE = 3.0
 
-# Tokens that expectations over a pair are taken on.
+# Tokens used to estimate expectations over a pair.
 _SAMPLE_TOKENS = 16384
 
 
@@ -45,47 +45,47 @@ class PlantedPair:
     """A pair with known differences; `sample` draws tokens from it.
 
     The standard regime: 96 features in 48 dimensions (64 shared, 8 rotated by 60°, 8 rescaled to 0.4, 8 new, 8 lost),
-    each firing on 1 to 12 % of the tokens (log-uniform; about 4 of them on a token), magnitude max(0.2, 1 + 0.3 N),
-    noise 0.03 per dimension, independent per model. Where the features fit into the space (`counts=SMALL`), their
-    directions are orthogonal and a dictionary made by `dictionary` is exact up to the noise.
+    each firing on 1 to 12 % of the tokens (log-uniform; about 4 features per token), magnitude max(0.2, 1 + 0.3 N),
+    noise 0.03 per dimension, independent per model. If there are no more features than dimensions (`counts=SMALL`),
+    directions are orthogonal and the result of `dictionary` is exact up to the noise.
 
-    Tokens are drawn in documents of 256 rows, as arrays without documents of their own are read.
+    Tokens are drawn in documents of 256 rows, the default for arrays without document indices.
     """
 
     seed: int = 0
     d_model: int = 48
     counts: dict[str, int] = field(default_factory=lambda: dict(STANDARD))
     angle: float = 60.0
-    """Degrees that rotated features turn by."""
+    """Rotation angle of rotated features, in degrees."""
 
     split_angle: float = 45.0
-    """Degrees that the two directions of a split or merged pair lie to each side of the one they share."""
+    """Angle between each direction of a split or merged pair and their common direction, in degrees."""
 
     factor: float = 0.4
     rare: float | None = None
-    """Firing rate of new and lost features, where it differs from that of the others."""
+    """Firing rate of new and lost features; None: drawn like that of the others."""
 
     noise: float = 0.03
     intervened_d_model: int | None = None
-    """Width of the intervened model, where it differs; its directions are then drawn by themselves."""
+    """Width of the intervened model, if it differs; its directions are then drawn independently."""
 
     hierarchical: bool = False
-    """Whether all changed features, and every third shared one, are children: they fire only where their parent does, on
-    at most half of its tokens. Parents are the `PARENTS` shared features that fire most."""
+    """Whether all changed features, and every third shared one, are children: they fire only if their parent does, on at
+    most half of its tokens. Parents are the `PARENTS` shared features that fire most."""
 
     entangled: bool = False
-    """Whether features come in groups of `GROUP_SIZE`, of all kinds: correlated firing (`firing.Groups`), and cosines
+    """Whether features form groups of `GROUP_SIZE` of mixed kinds, with correlated firing (`firing.Groups`) and cosines
     between 0.1 and 0.5 before they are edited."""
 
     document_share: float = 0.0
-    """Of entangled groups: see `firing.Groups`."""
+    """For entangled groups; see `firing.Groups`."""
 
     mapping: Literal["none", "rotation", "affine"] = "none"
-    """Map of the intervened model's whole space, noise included: a random rotation, or a random matrix with singular
-    values from 1/2 to 2 and an offset of length 2."""
+    """Map applied to the intervened model's whole space, noise included: a random rotation, or a random matrix with
+    singular values from 1/2 to 2 and an offset of length 2."""
 
     heavy_tails: float = 0.0
-    """Share of the tokens whose activations are 5 to 10 times as long, in both models."""
+    """Share of the tokens whose activations are scaled by 5 to 10, in both models."""
 
     truth: PlantedTruth = field(init=False)
     firing: Firing = field(init=False)
@@ -94,14 +94,14 @@ class PlantedPair:
     """Whether both models have the same noise."""
 
     drift: Float[Tensor, "d_model d_model"] | None = field(init=False, default=None)
-    """Root of the covariance of Gaussian noise that the intervened model has besides."""
+    """Square root of the covariance of additional Gaussian noise in the intervened model; None: no such noise."""
 
     def __post_init__(self) -> None:
         if unknown := self.counts.keys() - set(KINDS):
-            raise ValueError(f"counts: {sorted(unknown)} are no kinds; there are {KINDS}")
+            raise ValueError(f"counts: unknown kinds {sorted(unknown)}; the kinds are {KINDS}")
         turned = sum(self.counts.get(kind, 0) for kind in ("rotated", "split", "merged"))
         if turned and not self._comparable:
-            raise ValueError("counts: rotated, split and merged features need models that share one space")
+            raise ValueError("counts: rotated, split and merged features need models with a common space")
         firing, truth = self._plant()
         self._set(firing=firing, truth=truth)
         if self.mapping != "none":
@@ -117,39 +117,32 @@ class PlantedPair:
         return reference.shape[1], intervened.shape[1]
 
     def sample(self, n_tokens: int, seed: int = 0) -> Float[Tensor, "token width"]:
-        """Raw activations of both models side by side; the same seed gives the same tokens."""
+        """Draw raw activations of both models, concatenated; the same seed gives the same tokens."""
         values = self._signal(n_tokens, seed) + self._noise(n_tokens, seed)
-        return self._finished(values, seed)
+        return self._transform_tokens(values, seed)
 
     def clean(self, n_tokens: int, seed: int = 0) -> Float[Tensor, "token width"]:
-        """The tokens of `sample` without what is noise: all that a dictionary of the truth could rebuild."""
-        return self._finished(self._signal(n_tokens, seed), seed)
+        """Return the tokens of `sample` without noise: the best reconstruction from the true features."""
+        return self._transform_tokens(self._signal(n_tokens, seed), seed)
 
     def magnitudes(self, n_tokens: int, seed: int = 0) -> Float[Tensor, "token feature"]:
-        """How strongly each feature fires on each token of `sample` with the same seed, in the model where it is stronger."""
+        """Return the magnitude of each feature on each token of `sample` with the same seed, in the model where it is larger."""
         return torch.maximum(*self._magnitudes(n_tokens, seed))
 
-    def values_of(
-        self, magnitudes: Float[Tensor, "token feature"], seed: int = 0
-    ) -> Float[Tensor, "token width"]:
-        """Activations for given magnitudes, the same in both models, with fresh noise."""
-        values = magnitudes @ self.truth.rows + self._noise(len(magnitudes), seed)
-        return self._finished(values, seed)
-
     def noise_ceiling(self, n_tokens: int = _SAMPLE_TOKENS, seed: int = 99) -> dict[str, float | None]:
-        """The largest FVE that knowledge of the features gives, per model and of the difference; None: nothing varies.
+        """Return the FVE of perfect knowledge of the features, per model and of the difference; None if constant.
 
-        A dictionary that spends latents on noise can pass it by a little.
+        A dictionary that spends latents on noise can slightly exceed it.
         """
         meter = ReconstructionMeter(self.d_models, 1)
-        nothing = SparseLatents.of(torch.zeros(n_tokens, 1))
-        meter.update(self.sample(n_tokens, seed), self.clean(n_tokens, seed), nothing)
+        no_latents = SparseLatents.from_dense(torch.zeros(n_tokens, 1))
+        meter.update(self.sample(n_tokens, seed), self.clean(n_tokens, seed), no_latents)
         ceiling = {name: part.result() for name, part in zip(MODEL_NAMES, meter.per_model, strict=True)}
         return ceiling | {"difference": meter.difference.result() if meter.difference is not None else None}
 
     @property
     def true_l0(self) -> float:
-        """Features that fire on a token, on average."""
+        """Mean number of features that fire per token."""
         return self.truth.l0()
 
     def _magnitudes(self, n_tokens: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -157,7 +150,7 @@ class PlantedPair:
 
     def _signal(self, n_tokens: int, seed: int) -> Float[Tensor, "token width"]:
         reference, intervened = self._magnitudes(n_tokens, seed)
-        if self.firing.alike:
+        if self.firing.same_in_both_models:
             return reference @ self.truth.rows
         return torch.cat([reference @ self.truth.reference, intervened @ self.truth.intervened], dim=1)
 
@@ -175,8 +168,10 @@ class PlantedPair:
                 sides[model] = sides[model] @ space.matrix
         return torch.cat(sides, dim=1)
 
-    def _finished(self, values: Float[Tensor, "token width"], seed: int) -> Float[Tensor, "token width"]:
-        """What is done to a whole token: the offset of its space, and its length."""
+    def _transform_tokens(
+        self, values: Float[Tensor, "token width"], seed: int
+    ) -> Float[Tensor, "token width"]:
+        """Apply the offset of the space, and heavy tails."""
         if any(self.maps):
             zeros = [torch.zeros(d_model) for d_model in self.d_models]
             values = values + torch.cat(
@@ -196,43 +191,41 @@ class PlantedPair:
     def _generator(self, stream: int, seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(stream * (self.seed + 1) + seed)
 
-    # --- other pairs made of this one -----------------------------------------------------------------------------------
+    # --- derived pairs -----------------------------------------------------------------------------------
 
     def swapped(self) -> Self:
-        """The same pair with the models exchanged: new is lost and lost is new."""
+        """Return the pair with the models swapped: new becomes lost, and lost becomes new."""
         if self.drift is not None:
-            raise ValueError(
-                "a drift is a change of the intervened model; swap the pair that it is the null of"
-            )
+            raise ValueError("drift changes the intervened model only; swap the pair before calling null()")
         twin = copy(self)
         twin._set(truth=self.truth.swapped(), firing=self.firing.swapped(), maps=(self.maps[1], self.maps[0]))
         return twin
 
     def null(self, kind: NullKind = "noise") -> Self:
-        """A pair that no feature tells apart; every feature of this one is in both models, as it is where it is present.
+        """Return a null pair, in which every feature of this pair is shared.
 
         identity  both models have the same activations.
-        noise     the intervened model has the features of the reference, and fresh noise.
-        drift     x' = x (1 + a G) + η, as far from x as the models of this pair are from each other (E‖x' - x‖², noise left
-                  out), half of it by either term. G has independent entries N(0, 1/d_model), so that all features turn and
-                  stretch a little, none in particular; η is Gaussian with the covariance of x, so that no direction of it
-                  stands out among those of x.
+        noise     both models have the same features, with independent noise.
+        drift     x' = x (1 + a G) + η, as far from x as the models of this pair are from each other (E‖x' - x‖², without
+                  noise), half of it from each term. G has independent entries N(0, 1/d_model), so all features are rotated
+                  and stretched slightly, none in particular. η is Gaussian with the covariance of x, so none of its
+                  directions stands out against x.
         """
         twin = copy(self)
         is_new = self.truth.is_kind("new").unsqueeze(1)
-        everywhere = self.truth.reference + self.truth.intervened * is_new
+        rows = self.truth.reference + self.truth.intervened * is_new
         firing = copy(self.firing)
         for name in ("high", "spread"):
             stronger = getattr(firing, name).amax(dim=0, keepdim=True).repeat(2, 1)
             object.__setattr__(firing, name, stronger)
-        truth = PlantedTruth(("shared",) * len(self.truth.kinds), everywhere, everywhere, firing.rates)
+        truth = PlantedTruth(("shared",) * len(self.truth.kinds), rows, rows, firing.rates)
         twin._set(truth=truth, firing=firing, maps=(None, None), common_noise=kind == "identity")
         if kind == "drift":
             twin._drift(self._shift_size())
         return twin
 
     def _shift_size(self) -> float:
-        """E‖x^intervened - x^reference‖², noise left out."""
+        """Return E‖x^intervened - x^reference‖², without noise."""
         reference, intervened = self.clean(_SAMPLE_TOKENS, seed=99).split(self.d_models, dim=1)
         return float((intervened - reference).square().sum(dim=1).mean())
 
@@ -249,10 +242,10 @@ class PlantedPair:
         )
 
     def dictionary(self, *, threshold: float = 0.19, extra_latents: int = 0) -> Crosscoder:
-        """The dictionary that knows the truth: latent i is feature i; `extra_latents` never fire.
+        """Return the ground-truth dictionary: latent i is feature i; the `extra_latents` never fire.
 
-        Exact only where the directions of different features are orthogonal (`counts=SMALL`). Normalization is fitted
-        to a sample, so that training space and raw space differ.
+        Exact only if the directions of features are orthogonal (`counts=SMALL`). Normalization is fitted to a sample,
+        so training space and raw space differ.
         """
         decoder = self.truth.rows
         config = CrosscoderConfig(
@@ -269,7 +262,7 @@ class PlantedPair:
         intervened: Float[Tensor, "latent _"],
         cosine: float = 0.7,
     ) -> list[int]:
-        """For each latent the planted feature with the nearest pair of directions: see `PlantedTruth.matches`."""
+        """Return, for each latent, the planted feature with the nearest pair of directions; see `PlantedTruth.matches`."""
         return self.truth.matches((reference, intervened), cosine=cosine)
 
     # --- planting -------------------------------------------------------------------------------------------------------
@@ -283,7 +276,7 @@ class PlantedPair:
         kinds = tuple(kind for kind, count in self.counts.items() for _ in range(count))
         reference, intervened = self._rows(kinds, generator)
         rates = HIGHEST_RATE * torch.exp(
-            -torch.rand(len(kinds), generator=generator) * math.log(HIGHEST_RATE / LOWEST_RATE)
+            -torch.rand(len(kinds), generator=generator) * math.log(HIGHEST_RATE / MIN_ALIGNMENT_RATE)
         )
         is_kind = _masks(kinds)
         if self.rare is not None:
@@ -295,11 +288,11 @@ class PlantedPair:
     def _rows(
         self, kinds: tuple[str, ...], generator: torch.Generator
     ) -> tuple[Float[Tensor, "feature _"], Float[Tensor, "feature _"]]:
-        """Direction times strength of each feature in each model."""
+        """Return direction times strength of each feature in each model."""
         is_kind = _masks(kinds)
         turned = is_kind["rotated"] | is_kind["split"] | is_kind["merged"]
         directions = spread_directions(len(kinds) + int(turned.sum()), self.d_model, generator)
-        reference, sideways = directions[: len(kinds)].clone(), directions[len(kinds) :]
+        reference, spare = directions[: len(kinds)].clone(), directions[len(kinds) :]
         if self.entangled:
             for group in self._groups(len(kinds)).unique():
                 members = self._groups(len(kinds)) == group
@@ -309,41 +302,41 @@ class PlantedPair:
         else:
             intervened = reference.clone()
         if turned.any():
-            self._turn(is_kind, reference, intervened, sideways)
+            self._rotate_features(is_kind, reference, intervened, spare)
         intervened[is_kind["rescaled"]] *= self.factor
         reference[is_kind["new"]] = 0
         intervened[is_kind["lost"]] = 0
         return reference, intervened
 
-    def _turn(
+    def _rotate_features(
         self,
         is_kind: dict[str, Bool[Tensor, " feature"]],
         reference: Float[Tensor, "feature d_model"],
         intervened: Float[Tensor, "feature d_model"],
-        sideways: Float[Tensor, "turned d_model"],
+        spare: Float[Tensor, "turned d_model"],
     ) -> None:
-        """Turn rotated features, and open split and merged pairs, in place; each toward a spare direction of its own."""
+        """Rotate rotated features and fan out split and merged pairs, in place, each in the plane of a spare direction."""
         turned = is_kind["rotated"] | is_kind["split"] | is_kind["merged"]
         start = reference[turned]
-        sideways = normalize(sideways - (sideways * start).sum(dim=1, keepdim=True) * start, dim=1)
-        aside = torch.zeros_like(reference)
-        aside[turned] = sideways
+        spare = normalize(spare - (spare * start).sum(dim=1, keepdim=True) * start, dim=1)
+        orthogonal = torch.zeros_like(reference)
+        orthogonal[turned] = spare
         angle = math.radians(self.angle)
         rotated = is_kind["rotated"]
-        intervened[rotated] = math.cos(angle) * reference[rotated] + math.sin(angle) * aside[rotated]
+        intervened[rotated] = math.cos(angle) * reference[rotated] + math.sin(angle) * orthogonal[rotated]
         angle = math.radians(self.split_angle)
-        for kind, together, apart in (("split", reference, intervened), ("merged", intervened, reference)):
+        for kind, common, separate in (("split", reference, intervened), ("merged", intervened, reference)):
             first, second = _siblings(is_kind[kind])
-            joint, across = reference[first], aside[first]
-            together[first] = together[second] = joint
-            apart[first] = math.cos(angle) * joint + math.sin(angle) * across
-            apart[second] = math.cos(angle) * joint - math.sin(angle) * across
+            middle, offset = reference[first], orthogonal[first]
+            common[first] = common[second] = middle
+            separate[first] = math.cos(angle) * middle + math.sin(angle) * offset
+            separate[second] = math.cos(angle) * middle - math.sin(angle) * offset
 
     def _firing(self, kinds: tuple[str, ...], rates: Float[Tensor, " feature"]) -> Firing:
         is_kind = _masks(kinds)
         firing = Firing.independent(rates)
         for kind in ("split", "merged"):
-            # Siblings share one uniform number: each has its half of the first one's rate.
+            # Siblings share one uniform number: each fires on half of the first one's tokens.
             first, second = _siblings(is_kind[kind])
             firing.draw[second] = first
             firing.low[second] = rates[first] / 2
@@ -360,7 +353,7 @@ class PlantedPair:
             parents = by_rate[:PARENTS]
             children = torch.cat([by_rate[PARENTS::3], (~is_kind["shared"]).nonzero().flatten()])
             firing.parent[children] = parents[torch.arange(len(children)) % len(parents)]
-            # What a child fires on is at most half of what its parent does.
+            # A child fires on at most half of its parent's tokens.
             firing.high[:, children] = (rates[children] / rates[firing.parent[children]]).clamp(max=0.5)
         if self.entangled:
             firing = replace(
@@ -377,7 +370,7 @@ class PlantedPair:
         return SpaceMap(matrix, 2 * normalize(torch.randn(d_model, generator=generator), dim=0))
 
     def _groups(self, count: int) -> Int[Tensor, " feature"]:
-        """Group of each feature, so that every kind is spread over the groups."""
+        """Return the group of each feature; every kind is spread over the groups."""
         return torch.arange(count) % max(1, count // GROUP_SIZE)
 
     def _with_rows(self, intervened: Float[Tensor, "feature _"]) -> PlantedTruth:
@@ -395,8 +388,8 @@ def _masks(kinds: tuple[str, ...]) -> dict[str, Bool[Tensor, " feature"]]:
 def _siblings(
     mask: Bool[Tensor, " feature"],
 ) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    """Features of a kind that come in pairs, one after the other."""
+    """Return the first and second features of each pair of a kind."""
     index = mask.nonzero().flatten()
     if len(index) % 2:
-        raise ValueError(f"counts: split and merged features come in pairs, found {len(index)}")
+        raise ValueError(f"counts: split and merged features come in pairs, but {len(index)} is odd")
     return index[0::2], index[1::2]

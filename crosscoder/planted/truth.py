@@ -1,4 +1,4 @@
-"""What was planted into a pair: for each feature its kind, its direction in each model, and how often it fires."""
+"""The ground truth of a planted pair: the kind, directions and firing rates of each feature."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -8,27 +8,27 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from ..dictionary.inputs import Reads
+from ..dictionary.inputs import View
 
 KINDS = ("shared", "rotated", "rescaled", "new", "lost", "reweighted", "split", "merged")
 """
-shared      same direction, same strength            rotated     turned by an angle, same strength
-rescaled    same direction, multiplied by a factor   reweighted  same direction, but another firing rate or magnitudes
+shared      same direction, same strength            rotated     rotated by an angle, same strength
+rescaled    same direction, multiplied by a factor   reweighted  same direction, other firing rate or magnitudes
 new         only in the intervened model             lost        only in the reference
-split       two features, never on one token, that share one direction in the reference and have two in the
+split       two features that never fire together, with one common direction in the reference and two in the
             intervened model
 merged      the reverse of split
 """
 
-_EXCHANGED = {"new": "lost", "lost": "new", "split": "merged", "merged": "split"}
+_SWAPPED = {"new": "lost", "lost": "new", "split": "merged", "merged": "split"}
 
 
 @dataclass(frozen=True)
 class PlantedTruth:
-    """What was planted: one row a feature."""
+    """The planted features, one row per feature."""
 
     kinds: tuple[str, ...]
-    """One of `KINDS` each."""
+    """Kind of each feature, one of `KINDS`."""
 
     reference: Float[Tensor, "feature reference"]
     """Direction times strength in the reference; zero for a new feature."""
@@ -37,25 +37,25 @@ class PlantedTruth:
     """Direction times strength in the intervened model; zero for a lost feature."""
 
     model_rates: Float[Tensor, "model feature"]
-    """Share of the tokens a feature fires on in each model; zero where it is absent."""
+    """Firing rate of each feature in each model; zero if it is absent."""
 
     comparable: bool = True
-    """Whether both models write a shared feature into the same direction. Where they do not (a rotated, mapped or wider
-    space), only new and lost have a meaning: nothing is turned or rescaled that is not the whole space."""
+    """Whether both models write a shared feature in the same direction. If not (a rotated, mapped or wider space), only new
+    and lost are defined: rotation and rescaling then affect the whole space."""
 
     @property
     def rates(self) -> Float[Tensor, " feature"]:
-        """Share of the tokens a feature fires on in either model."""
+        """Firing rate of each feature in the model where it fires more often."""
         return self.model_rates.amax(dim=0)
 
     @property
     def rows(self) -> Float[Tensor, "feature width"]:
-        """Directions of both models side by side."""
+        """Directions in both models, concatenated."""
         return torch.cat([self.reference, self.intervened], dim=1)
 
     @property
     def angles(self) -> Float[Tensor, " feature"]:
-        """Degrees from the reference's direction to the intervened model's; NaN where one is absent or nothing compares."""
+        """Angle between the directions in the two models, in degrees; NaN if one is absent or the spaces are not comparable."""
         if not self.comparable:
             return torch.full((len(self.kinds),), torch.nan)
         cosine = cosine_similarity(self.reference.double(), self.intervened.double()).clamp(-1, 1)
@@ -64,27 +64,27 @@ class PlantedTruth:
 
     @property
     def factors(self) -> Float[Tensor, " feature"]:
-        """Strength in the intervened model over that in the reference: infinite for new, zero for lost."""
+        """Strength in the intervened model divided by strength in the reference: infinite for new, zero for lost."""
         return self.intervened.norm(dim=1) / self.reference.norm(dim=1)
 
     @property
     def changed(self) -> Bool[Tensor, " feature"]:
-        """Features that the difference of the models holds. Where nothing compares that is all of them."""
+        """Features present in the difference of the models; all of them if the spaces are not comparable."""
         if not self.comparable:
             return torch.ones(len(self.kinds), dtype=torch.bool)
         moved = (self.reference != self.intervened).any(dim=1)
         return moved | torch.tensor([kind == "reweighted" for kind in self.kinds])
 
     def is_kind(self, kind: str) -> Bool[Tensor, " feature"]:
-        """Mark the features of a kind."""
+        """Return a mask of the features of a kind."""
         return torch.tensor([other == kind for other in self.kinds])
 
     def features_of(self, kind: str) -> set[int]:
-        """The features of a kind."""
+        """Return the indices of the features of a kind."""
         return {index for index, other in enumerate(self.kinds) if other == kind}
 
-    def l0(self, reads: Reads = "paired") -> float:
-        """Features on a row that a dictionary reads, on average: those it would need to tell apart, and no more."""
+    def l0(self, reads: View = "paired") -> float:
+        """Return the mean number of active features per row of a view, i.e. the L0 of an ideal dictionary."""
         match reads:
             case "paired":
                 return float(self.rates.sum())
@@ -93,11 +93,11 @@ class PlantedTruth:
             case "pooled":
                 return float(self.model_rates.sum(dim=1).mean())
 
-    def templates(self, reads: Reads = "paired") -> Float[Tensor, "template _"]:
-        """What a latent's decoder rows are compared with, one block of all features after the other, unit length.
+    def templates(self, reads: View = "paired") -> Float[Tensor, "template _"]:
+        """Return unit vectors to compare a latent's decoder rows with, in blocks of one row per feature.
 
-        paired: both directions end to end; difference: the step from one to the other; pooled: the direction in the
-        reference, and then that in the intervened model. A row that does not exist is zero.
+        paired: both directions, concatenated. difference: intervened minus reference direction. pooled: a block of
+        reference directions, then a block of intervened directions. Absent directions are zero.
         """
         match reads:
             case "paired":
@@ -109,9 +109,9 @@ class PlantedTruth:
         return normalize(rows, dim=1)
 
     def cosines(
-        self, decoder: tuple[Float[Tensor, "latent _"], ...], reads: Reads = "paired"
+        self, decoder: tuple[Float[Tensor, "latent _"], ...], reads: View = "paired"
     ) -> Float[Tensor, "latent feature"]:
-        """Cosine of each latent's decoder rows (raw units, laid end to end) with each feature."""
+        """Return the cosine of each latent's decoder rows (raw units, concatenated) with each feature."""
         templates = self.templates(reads)
         cosines = normalize(torch.cat(decoder, dim=1).to(templates), dim=1) @ templates.T
         return cosines.unflatten(1, (-1, len(self.kinds))).amax(dim=1)
@@ -119,19 +119,19 @@ class PlantedTruth:
     def matches(
         self,
         decoder: tuple[Float[Tensor, "latent _"], ...],
-        reads: Reads = "paired",
+        reads: View = "paired",
         cosine: float = 0.7,
     ) -> list[int]:
-        """For each latent the planted feature it is nearest to, or -1 where none is nearer than `cosine`."""
+        """Return, for each latent, the planted feature of largest cosine, or -1 if none exceeds `cosine`."""
         best = self.cosines(decoder, reads).max(dim=1)
         near = torch.where(best.values > cosine, best.indices, -1)
         return near.tolist()
 
     def swapped(self) -> Self:
-        """The truth of the pair with the models exchanged: new is lost and lost is new."""
+        """Return the truth with the models swapped: new becomes lost, and lost becomes new."""
         return replace(
             self,
-            kinds=tuple(_EXCHANGED.get(kind, kind) for kind in self.kinds),
+            kinds=tuple(_SWAPPED.get(kind, kind) for kind in self.kinds),
             reference=self.intervened,
             intervened=self.reference,
             model_rates=self.model_rates.flip(0),
@@ -141,6 +141,6 @@ class PlantedTruth:
 NullKind = Literal["identity", "noise", "drift"]
 """
 identity    the same activations twice
-noise       the same features, and noise of its own in each model
-drift       a change as large as the pair's that carries no feature
+noise       the same features, with independent noise in each model
+drift       a change as large as the pair's, in no feature
 """

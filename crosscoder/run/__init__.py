@@ -1,1 +1,1 @@
-"""A run folder: its files, its record, its wandb run, and which control dictionaries it has."""
+"""A run folder: its files, its record, its wandb run, and its controls."""

@@ -1,17 +1,19 @@
-"""Which other dictionaries a run has beside its own, where they lie, and with which settings they are trained.
+"""The controls of a run: their names, their folders, and the settings they are trained with.
 
-    drift             a null: a pair that differs as much and in no feature (`drift`). What is called new or lost there, is
-                      called so for nothing; q-values count it
-    identity          the reference against itself in coarser numbers (`changes`): nothing changed
-    shuffled          tokens of one model beside other tokens of the other: nothing is shared
-    seed_N            the same pair from another seed: what another run of the recipe would have found
+    drift             null pair: differs as much as the real pair but in no feature (`activations.null_pair`). Its latents
+                      labeled new or lost are false positives; q-values count them
+    identity          the reference compared with itself at reduced precision (`activations.transforms`): nothing changed
+    shuffled          each token of one model paired with a different token of the other: nothing is shared
+    seed_N            the same pair with another seed: what another run with these settings would have found
     difference        a diff-SAE: whether another method finds the same directions
-    difference_mixed  a diff-SAE on a difference of the same covariance without sparse structure: what a diff-SAE explains of
-                      nothing
+    difference_mixed  a diff-SAE on a difference with the same covariance but no sparse structure: how much a diff-SAE
+                      explains by chance
 
-Of a run with snapshots, seeds read all models and the others its two ends; all begin afresh, whatever the run begins from.
+In a run with snapshots, seeds read all models and the other controls only the reference and the intervened model. No control
+uses a warm start.
 
-`identity` and `shuffled` check that the pipeline can say "nothing" and "everything", not a rate, and are trained briefly.
+`identity` and `shuffled` check that the pipeline can find nothing and everything; they estimate no rate, so a brief training
+is enough.
 """
 
 import math
@@ -23,47 +25,47 @@ from ..config import BatchTopK, ControlsConfig, FileActivations, RunConfig, TopK
 Kind = Literal["drift", "identity", "shuffled", "seed", "difference", "difference_mixed"]
 
 BRIEF = 0.1
-"""Length of the training of `identity` and `shuffled`, as a share of the run's own."""
+"""Training tokens of `identity` and `shuffled`, as a share of the run's."""
 
-# A diff-SAE sees only what changed, so fewer latents fire on a token.
+# Divides k for a diff-SAE: it reads only what changed, so fewer latents fire on a token.
 _DIFFERENCE_K = 4
 
 
 class Control(NamedTuple):
-    """Another dictionary of a run."""
+    """One control dictionary of a run."""
 
     name: str
-    """Of its folder under RUN/controls."""
+    """Name of its folder under RUN/controls."""
 
     kind: Kind
     config: RunConfig
-    """The run's own settings but for what makes the control."""
+    """The run's settings, with the changes that define the control."""
 
 
-def _with_ends_alone(config: RunConfig) -> RunConfig:
-    """The same settings without snapshots."""
+def _without_snapshots(config: RunConfig) -> RunConfig:
+    """Return the settings without snapshots."""
     part = "activations" if isinstance(config.activations, FileActivations) else "pair"
     block = getattr(config, part)
     return config.model_copy(update={part: block.model_copy(update={"snapshots": ()})})
 
 
 def controls_of(config: RunConfig, run: Path) -> list[Control]:
-    """The controls that the settings of the run at `run` ask for. Models of a dictionary that is not paired have none."""
-    asked, found = config.controls, []
+    """Return the controls that the settings of the run at `run` enable; none unless its view is paired."""
+    enabled, found = config.controls, []
     if config.crosscoder.reads != "paired":
         return []
-    if asked.drift:
+    if enabled.drift:
         found.append(_control("drift", "drift", config, run))
     brief = config.training.model_copy(update={"n_tokens": math.ceil(BRIEF * config.training.n_tokens)})
-    if asked.identity:
+    if enabled.identity:
         found.append(_control("identity", "identity", config, run, training=brief))
-    if asked.shuffled:
+    if enabled.shuffled:
         found.append(_control("shuffled", "shuffled", config, run, training=brief))
     found += [
         _control(f"seed_{number}", "seed", config, run, seed=config.seed + number)
-        for number in range(1, asked.seeds + 1)
+        for number in range(1, enabled.seeds + 1)
     ]
-    if asked.difference:
+    if enabled.difference:
         sparsity = config.crosscoder.sparsity
         if isinstance(sparsity, BatchTopK | TopK):
             sparsity = sparsity.model_copy(update={"k": max(1, sparsity.k // _DIFFERENCE_K)})
@@ -80,13 +82,13 @@ def controls_of(config: RunConfig, run: Path) -> list[Control]:
 
 def _control(name: str, kind: Kind, config: RunConfig, run: Path, **changes: object) -> Control:
     config = config.model_copy(update=changes)
-    config = config if kind == "seed" else _with_ends_alone(config)
+    config = config if kind == "seed" else _without_snapshots(config)
     fresh = config.training.model_copy(update={"start_from": None})
     return Control(name, kind, control_config(config, run / "controls" / name, training=fresh))
 
 
 def control_config(config: RunConfig, output: Path, **changes: object) -> RunConfig:
-    """Settings of another dictionary of a run: its own but for `changes`, without controls, and not told to wandb."""
+    """Return the settings of a control: the run's with `changes`, without controls and without wandb."""
     controls = ControlsConfig(drift=False, identity=False, shuffled=False)
     return config.model_copy(
         update={"output": output, "controls": controls, "wandb": WandbConfig(), **changes}

@@ -1,4 +1,4 @@
-"""A run folder: where each file of a run lies, which settings it was made with, and what was done to it."""
+"""The run folder: the path of every file of a run, its settings, and the record of its stages."""
 
 import json
 import shlex
@@ -21,14 +21,14 @@ from ..runtime.files import write_atomic
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
 
-WITHOUT_EFFECT = ("output", "wandb", "threads", "training.log_every")
-"""Settings that change no result: where it lies, what is logged, how many cores compute it."""
+RESULT_NEUTRAL_SETTINGS = ("output", "wandb", "threads", "training.log_every")
+"""Settings that change no result: the folder, the logging, the number of threads."""
 
-READING = ("analysis", "behaviors", "controls", "survey")
-"""Settings of how a dictionary is read and checked: they change nothing that harvest and training make of it."""
+ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "survey")
+"""Settings of the analysis, the controls and the survey: they change neither activations nor the dictionary's weights."""
 
-DICTIONARY = ("crosscoder", "training")
-"""Settings of the dictionary: nothing depends on them before it is trained, so a harvest or a sweep leaves them free."""
+DICTIONARY_SETTINGS = ("crosscoder", "training")
+"""Settings of the dictionary: no result depends on them until training starts, so they may change after a harvest or sweep."""
 
 _LIBRARIES = (
     "crosscoder", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "pydantic", "sae-lens", "safetensors", "tokenizers",
@@ -37,7 +37,7 @@ _LIBRARIES = (
 
 
 class RunFolder:
-    """One run on disk. `create` for the verbs that make something, `open` for those that read it."""
+    """One run on disk. Verbs that write results use `create`, verbs that only read use `open`."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -47,37 +47,37 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The settings, as resolved."""
+        """The resolved settings."""
         return self.path / "config.yaml"
 
     @property
     def manifest(self) -> Path:
-        """What was read, with which versions and commands, how long it took."""
+        """The record of inputs, versions, commands and durations."""
         return self.path / "manifest.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line, written while training."""
+        """Training metrics, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def survey(self) -> Path:
-        """What the models differ in before any dictionary."""
+        """The comparison of the models before any dictionary."""
         return self.path / "survey.json"
 
     @property
     def sweep(self) -> Path:
-        """Folder of the dictionaries of a sweep, and of what it chose: sweep.json."""
+        """Folder of the dictionaries of a sweep, with its choice in sweep.json."""
         return self.path / "sweep"
 
     @property
     def crosscoder(self) -> Path:
-        """Folder of the trained dictionary; loads alone."""
+        """Folder of the trained dictionary; loads on its own."""
         return self.path / "crosscoder"
 
     @property
     def linear_map(self) -> Path:
-        """Maps between models that share no space (`crosscoder.activations.linear_map`); there only where they are needed."""
+        """Linear maps between models that share no space (`crosscoder.activations.linear_map`); exists only for such pairs."""
         return self.path / "frame.safetensors"
 
     @property
@@ -92,57 +92,57 @@ class RunFolder:
 
     @property
     def analysis(self) -> Path:
-        """Folder of everything read off the dictionary."""
+        """Folder of the analysis of the dictionary."""
         return self.path / "analysis"
 
     @property
     def features(self) -> Path:
-        """One row a latent."""
+        """One row per latent."""
         return self.analysis / "features.parquet"
 
     @property
     def examples(self) -> Path:
-        """Where each latent fires."""
+        """Examples of tokens that each latent fires on."""
         return self.analysis / "examples.parquet"
 
     @property
     def histograms(self) -> Path:
-        """How often each latent fires how strongly, by source of text."""
+        """Histograms of the activations of each latent, by text source."""
         return self.analysis / "histograms.parquet"
 
     @property
     def trajectories(self) -> Path:
-        """What becomes of each latent over the checkpoints of a chain; only with snapshots."""
+        """The course of each latent over the checkpoints; exists only with snapshots."""
         return self.analysis / "trajectories.parquet"
 
     @property
     def neighbors(self) -> Path:
-        """The latents whose directions lie nearest to each."""
+        """The nearest latents of each latent, by direction."""
         return self.analysis / "neighbors.parquet"
 
     @property
     def rules(self) -> Path:
-        """A short rule for where a latent fires, and how well it tells; of the latents that matter most."""
+        """Rules that predict where a latent fires, with their scores, for the most important latents."""
         return self.analysis / "rules.parquet"
 
     @property
     def explanations(self) -> Path:
-        """Folder of what a language model wrote of latents: explanations.parquet and every reply."""
+        """Folder of automated explanations: explanations.parquet and every reply."""
         return self.path / "explanations"
 
     @property
     def logits(self) -> Path:
-        """Which tokens each latent points at, per model."""
+        """Logit tables: the tokens that each latent promotes and suppresses, per model."""
         return self.analysis / "logits.parquet"
 
     @property
     def summary(self) -> Path:
-        """Counts per label, and the quality of the dictionary."""
+        """Counts per label and quality of the dictionary."""
         return self.analysis / "summary.json"
 
     @property
     def behaviors(self) -> Path:
-        """Folder of one folder a behavior that was attributed."""
+        """Folder with one subfolder per attributed behavior."""
         return self.path / "behaviors"
 
     @property
@@ -157,28 +157,29 @@ class RunFolder:
 
     @property
     def plots(self) -> Path:
-        """Folder of the figures, and of the numbers behind each."""
+        """Folder of the figures and their numbers."""
         return self.path / "plots"
 
     @property
     def drift(self) -> Path:
-        """The null pair that the control `drift` is trained on; in the control's own folder."""
+        """The null pair that the control `drift` is trained on; in the folder of that control."""
         return self.path / "drift.safetensors"
 
     @property
     def wandb(self) -> Path:
-        """Folder that wandb writes into."""
+        """Folder that wandb writes to."""
         return self.path / "wandb"
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> Self:
-        """The run folder at `path` for these settings, made where it is missing.
+        """Open the run folder at `path` with these settings, and create it if missing.
 
-        A folder that holds a run already is taken when its settings differ in nothing but what changes no result
-        (`WITHOUT_EFFECT`), how the dictionary is read (`READING`), or, before its training began, the dictionary
-        (`DICTIONARY`); config.yaml then takes the new values. One in which nothing was made yet, since a model was not found or an
-        array does not fit, is begun anew with any settings.
-        Raises ConfigError where any other setting differs, and where `path` is no folder.
+        An existing run may differ in `RESULT_NEUTRAL_SETTINGS`, `ANALYSIS_SETTINGS` and, until training starts,
+        `DICTIONARY_SETTINGS`; config.yaml then takes the new values. A folder without results, e.g. after a model was not
+        found, takes any settings.
+
+        Raises:
+            ConfigError: Another setting differs, or `path` is not a folder.
         """
         folder = cls(path)
         try:
@@ -187,15 +188,15 @@ class RunFolder:
             raise ConfigError(f"output: {str(path)!r} is a file or lies under one; name a folder") from None
         except PermissionError:
             raise ConfigError(
-                f"output: {str(path)!r} cannot be made (permission denied); name another folder"
+                f"output: {str(path)!r} cannot be created (permission denied); name another folder"
             ) from None
         text = dump_config(config)
         if folder.config.exists():
             if folder.config.read_text(encoding="utf-8") == text:
                 return folder
-            if folder.holds_results():
-                free = () if folder.training_began() else DICTIONARY
-                folder.require_same(config, (*WITHOUT_EFFECT, *READING, *free))
+            if folder.has_results():
+                free = () if folder.training_started() else DICTIONARY_SETTINGS
+                folder.require_same(config, (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *free))
             else:
                 folder.manifest.unlink(missing_ok=True)
         write_atomic(folder.config, text)
@@ -203,61 +204,64 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The run that lies at `path`. Raises ConfigError where there is none."""
+        """Open the run at `path`. Raises ConfigError if there is none."""
         folder = cls(path)
         if folder.config.is_file():
             return folder
         if folder.path.is_dir():
             raise ConfigError(
-                f"{path}: not a run folder, it holds no config.yaml; make one with `crosscoder run CONFIG`"
+                f"{path}: not a run folder, it contains no config.yaml; create a run with `crosscoder run CONFIG`"
             )
         if folder.path.exists():
             raise ConfigError(f"{path}: is a file, expected a run folder")
         parent = folder.path.parent
-        near = (
+        hint = (
             did_you_mean(folder.path.name, [entry.name for entry in parent.iterdir()])
             if parent.is_dir()
             else ""
         )
-        raise ConfigError(f"{path}: no such run folder{near}")
+        raise ConfigError(f"{path}: no such run folder{hint}")
 
     def read_config(self) -> RunConfig:
-        """The settings of this run, its output being wherever the folder lies now."""
+        """Read the settings of this run, with `output` set to the current path of the folder."""
         return load_config(self.config).model_copy(update={"output": self.path})
 
-    def holds_results(self) -> bool:
-        """Whether anything was made here, finished or not: a file beside the settings and the records of what was begun."""
+    def has_results(self) -> bool:
+        """Whether the folder holds any result, finished or not: a file other than the settings and the records."""
         records = (self.config, self.manifest, self.wandb)
         return any(
             entry not in records and (not entry.is_dir() or any(entry.iterdir()))
             for entry in self.path.iterdir()
         )
 
-    def training_began(self) -> bool:
-        """Whether a dictionary of this run is there, or a part of its training."""
+    def training_started(self) -> bool:
+        """Whether training of this run started or finished."""
         if self.crosscoder.exists() or self.checkpoints.exists():
             return True
         return "train" in self.read_manifest().get("stages", {})
 
-    def require_same(self, config: RunConfig, may_differ: tuple[str, ...] = WITHOUT_EFFECT) -> None:
-        """Raise ConfigError, naming the first setting outside `may_differ` that this run was made with otherwise."""
-        there = dict(leaves(load_config(self.config).model_dump(mode="json")))
-        asked = dict(leaves(config.model_dump(mode="json")))
-        for place in dict.fromkeys((*asked, *there)):
+    def require_same(self, config: RunConfig, may_differ: tuple[str, ...] = RESULT_NEUTRAL_SETTINGS) -> None:
+        """Check that this run has the given settings. Raises ConfigError for the first that differs and is not in `may_differ`."""
+        stored = dict(leaves(load_config(self.config).model_dump(mode="json")))
+        requested = dict(leaves(config.model_dump(mode="json")))
+        for place in dict.fromkeys((*requested, *stored)):
             if _listed(place, may_differ) or (
-                place in there and place in asked and there[place] == asked[place]
+                place in stored and place in requested and stored[place] == requested[place]
             ):
                 continue
-            found, wanted = (show(values[place]) if place in values else "unset" for values in (there, asked))
+            found, wanted = (
+                show(values[place]) if place in values else "unset" for values in (stored, requested)
+            )
             raise ConfigError(
-                f"{'.'.join(place)}: the run in {self.path} has {found}, but {wanted} was asked for; "
+                f"{'.'.join(place)}: the run in {self.path} has {found}, but {wanted} was requested; "
                 "give another output, or remove that folder"
             )
 
     def read_manifest(self) -> dict[str, Any]:
-        """What is known of this run; only the schema version where nothing was recorded yet.
+        """Read manifest.json; only the schema version if it does not exist yet.
 
-        Raises FormatError where the file is damaged or of another version.
+        Raises:
+            FormatError: The file is damaged or has another version.
         """
         try:
             manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
@@ -270,20 +274,20 @@ class RunFolder:
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
             raise FormatError(
-                f"{self.manifest}: schema_version {version!r}, this release reads {SCHEMA_VERSION}"
+                f"{self.manifest}: schema_version is {version!r}, but this release reads {SCHEMA_VERSION}"
             )
         return manifest
 
     def update_manifest(self, section: str, values: dict[str, Any]) -> None:
-        """Add `values` to one section of manifest.json; keys that were there are replaced."""
+        """Merge `values` into one section of manifest.json; existing keys are replaced."""
         manifest = self.read_manifest()
         manifest[section] = {**manifest.get(section, {}), **values}
         write_atomic(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Record one stage in manifest.json: command line, versions, wall seconds, and what the body puts in, e.g.
-        `stage["tokens"]`. Seconds of an interrupted attempt count; `finished` says whether the stage ended.
+        """Record one stage in manifest.json: command line, versions, wall seconds, and what the body adds, e.g.
+        `stage["tokens"]`. Seconds of interrupted attempts are included; `finished` is true once the stage completed.
         """
         before = self.read_manifest().get("stages", {}).get(name, {})
         earlier = 0.0 if before.get("finished", True) else before["wall_seconds"]

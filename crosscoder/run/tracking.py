@@ -1,6 +1,6 @@
-"""Where metrics go: always RUN/metrics.jsonl, and a Weights & Biases run where one is asked for.
+"""Logs metrics to RUN/metrics.jsonl, and to a Weights & Biases run if the settings enable it.
 
-metrics.jsonl is the record. wandb is a mirror: a failure of it is reported once and never stops the work.
+metrics.jsonl is the record. wandb is a mirror: its first failure is logged once and never stops a run.
 """
 
 import json
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """RUN/metrics.jsonl: one JSON object a line, with `step` and `tokens`."""
+    """RUN/metrics.jsonl: one JSON object per line, with `step` and `tokens`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def truncate(self, step: int) -> None:
-        """Drop lines after `step`: a run that goes on from a checkpoint writes them again."""
+        """Drop lines after `step`, which a run resumed from a checkpoint writes again."""
         if not self.path.exists():
             return
         kept = []
@@ -36,8 +36,8 @@ class MetricsLog:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
             except ValueError:
-                # A kill can leave half a line at the end; what it held comes after the checkpoint.
-                logger.warning("%s: dropped an unfinished line", self.path)
+                # A killed process can leave an incomplete last line, from a step after the checkpoint.
+                logger.warning("%s: dropped an incomplete line", self.path)
         write_atomic(self.path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, tokens: int, values: Mapping[str, float | list[int] | None]) -> None:
@@ -47,7 +47,7 @@ class MetricsLog:
 
 
 class WandbRun:
-    """One wandb run. Every call is safe: after the first failure it says so once and does nothing more."""
+    """One wandb run. No call raises: the first failure is logged once, and later calls do nothing."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -58,7 +58,7 @@ class WandbRun:
         return None if self._run is None else str(self._run.id)
 
     def log(self, values: Mapping[str, Any], tokens: int) -> None:
-        """Metrics at a number of tokens; numpy histograms `(counts, edges)` become wandb histograms."""
+        """Log metrics at a number of tokens; numpy histograms `(counts, edges)` become wandb histograms."""
         self._try(
             lambda run: run.log(
                 {"tokens": tokens, **{name: _for_wandb(value) for name, value in values.items()}}
@@ -66,11 +66,11 @@ class WandbRun:
         )
 
     def histograms(self, values: Mapping[str, tuple[Any, Any]]) -> None:
-        """Numpy histograms `(counts, edges)` of what is known once, at the end."""
+        """Log final histograms, given as numpy `(counts, edges)`."""
         self._try(lambda run: run.log({name: _for_wandb(value) for name, value in values.items()}))
 
     def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """A small table; a cell that is `Markup` is shown as HTML."""
+        """Log a small table; `Markup` cells are shown as HTML."""
 
         def log(run: Any) -> None:
             import wandb
@@ -81,15 +81,15 @@ class WandbRun:
         self._try(log)
 
     def html(self, name: str, page: str) -> None:
-        """A page of its own as a panel."""
+        """Log an HTML page as a panel."""
         self._try(lambda run: run.log({name: _cell_for_wandb(Markup(page))}))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Final numbers of the run."""
+        """Set the summary metrics of the run."""
         self._try(lambda run: run.summary.update(dict(values)))
 
     def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> None:
-        """Keep a folder as an artifact."""
+        """Log a folder as an artifact."""
 
         def log(run: Any) -> None:
             import wandb
@@ -110,9 +110,9 @@ class WandbRun:
             return
         try:
             action(self._run)
-        except Exception as error:  # noqa: BLE001  whatever fails in a mirror must not stop the work; metrics.jsonl goes on
+        except Exception as error:  # noqa: BLE001  a failing mirror must not stop the run; metrics.jsonl continues
             logger.warning(
-                "wandb: logging failed (%s: %s); going on with metrics.jsonl alone",
+                "wandb: logging failed (%s: %s); continuing with metrics.jsonl only",
                 type(error).__name__,
                 error,
             )
@@ -132,7 +132,7 @@ def _cell_for_wandb(value: Any) -> Any:
     if isinstance(value, Markup):
         import wandb
 
-        # As it is: what wandb puts into a page would come from its server.
+        # Without wandb's additions to the page, which would load from its server.
         return wandb.Html(str(value), inject=False)
     return value
 
@@ -142,10 +142,10 @@ _open: dict[Path, WandbRun] = {}
 
 @contextmanager
 def wandb_run(folder: RunFolder, config: RunConfig) -> Iterator[WandbRun]:
-    """The wandb run of a run folder; stages inside one another share it, and the outermost closes it.
+    """Open the wandb run of a run folder; nested stages share it, and the outermost closes it.
 
-    The manifest keeps the id. When a folder that has one is worked on again, online the same run goes on; offline, where
-    wandb cannot do that, a new run joins the old one's group.
+    The manifest stores its id. A later command on the same folder resumes that run when online; offline, where wandb
+    cannot resume, it starts a new run in the old one's group.
     """
     key = folder.path.resolve()
     if key in _open:
@@ -159,11 +159,11 @@ def wandb_run(folder: RunFolder, config: RunConfig) -> Iterator[WandbRun]:
 
 
 def wandb_mode(config: WandbConfig) -> str:
-    """The mode in force: WANDB_MODE (its older words too) and WANDB_DISABLED win over the config."""
+    """Return the effective mode: WANDB_DISABLED and WANDB_MODE (with its old values) override the config."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
         return "disabled"
-    asked = os.environ.get("WANDB_MODE") or config.mode
-    return {"dryrun": "offline", "run": "online"}.get(asked, asked)
+    mode = os.environ.get("WANDB_MODE") or config.mode
+    return {"dryrun": "offline", "run": "online"}.get(mode, mode)
 
 
 def _start(folder: RunFolder, config: RunConfig) -> Any:
@@ -183,7 +183,7 @@ def _start(folder: RunFolder, config: RunConfig) -> Any:
             name=config.wandb.name,
             group=config.wandb.group or (earlier if offline_again else None),
             tags=list(config.wandb.tags),
-            notes=f"goes on from run {earlier}" if offline_again else None,
+            notes=f"continues run {earlier}" if offline_again else None,
             id=None if offline_again else earlier,
             resume=None if offline_again or earlier is None else "allow",
             config=config.model_dump(mode="json"),
@@ -196,6 +196,6 @@ def _start(folder: RunFolder, config: RunConfig) -> Any:
         return run
     except Exception as error:  # noqa: BLE001  see WandbRun._try
         logger.warning(
-            "wandb: could not start (%s: %s); going on with metrics.jsonl alone", type(error).__name__, error
+            "wandb: could not start (%s: %s); continuing with metrics.jsonl only", type(error).__name__, error
         )
         return None

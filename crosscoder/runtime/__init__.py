@@ -1,1 +1,1 @@
-"""What every command stands on: devices and precision, files written whole, processes, timing, interrupts."""
+"""Shared infrastructure: devices and precision, atomic file writes, processes, timing, interrupts."""

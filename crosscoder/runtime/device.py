@@ -1,4 +1,4 @@
-"""Which device tensors live on, and which precision its matrix products run in."""
+"""Chooses the device of tensors and the precision of matrix products."""
 
 import logging
 import platform
@@ -13,35 +13,35 @@ logger = logging.getLogger(__name__)
 
 
 def sparse_device(setting: str, device: str) -> torch.device:
-    """The device to use where sparse products are needed, which exist on CPU and CUDA only. Raises as `resolve_device`."""
-    found = resolve_device(setting, device)
-    return found if found.type == "cuda" else torch.device("cpu")
+    """Resolve a device for sparse products, which torch supports on CPU and CUDA only. Raises as `resolve_device`."""
+    resolved = resolve_device(setting, device)
+    return resolved if resolved.type == "cuda" else torch.device("cpu")
 
 
 def resolve_device(setting: str, device: str) -> torch.device:
-    """The device to use; `auto` is a GPU when there is one.
+    """Return the torch device for a setting; `auto` is a GPU if available.
 
     Raises:
-        ConfigError: The device is not there.
+        ConfigError: The device is not available.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
-    if not there[device]:
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+    if not available[device]:
         raise ConfigError(
-            f"{setting}: {device!r} is asked for, but torch finds no such device; give auto or cpu"
+            f"{setting}: {device!r} is not available here: torch finds no such device; give auto or cpu"
         )
     return torch.device(device)
 
 
 def compute_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware has units for it, float32 elsewhere, or what was asked for.
+    """Return the requested precision; `auto` is bfloat16 if the hardware has units for it, otherwise float32.
 
-    The choice follows from the hardware, not from a timing: an interrupted run must choose the same when it goes on.
+    The choice depends on the hardware, not on a timing, so that a resumed run makes the same choice.
     """
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16_units(device) else "float32"
-        logger.info("training: %s matrix products on %s", precision, device)
+        logger.info("training: matrix products run in %s on %s", precision, device)
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
@@ -51,8 +51,8 @@ def has_bfloat16_units(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        # Intel's vector units for bfloat16 alone, as where a virtual machine hides AMX, are slower than its float32 ones: 1.6 to
-        # 1.9 times on a Xeon with torch 2.13, where AMD's are almost five times as fast.
+        # Without AMX (e.g. hidden by a virtual machine), Intel's bfloat16 vector units are slower than its float32 units: 1.6 to
+        # 1.9 times on a Xeon with torch 2.13. AMD's are almost five times as fast as float32.
         return bool(
             capabilities.get("amx_bf16") or (capabilities.get("avx512_bf16") and not _made_by_intel())
         )
@@ -60,6 +60,6 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 
 def _made_by_intel() -> bool:
-    described = Path("/proc/cpuinfo")
-    text = described.read_text(encoding="utf-8") if described.is_file() else platform.processor()
+    cpu_info = Path("/proc/cpuinfo")
+    text = cpu_info.read_text(encoding="utf-8") if cpu_info.is_file() else platform.processor()
     return "GenuineIntel" in text

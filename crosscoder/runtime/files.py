@@ -1,6 +1,6 @@
-"""Files written whole or not at all, and digests of them.
+"""Atomic file writes, and digests of files.
 
-A file is written into a neighbor, flushed to disk, then renamed over the old one.
+The content is written to a temporary file in the same folder, flushed to disk, then renamed over the old file.
 """
 
 import errno
@@ -15,9 +15,12 @@ from ..errors import ResourceError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all, making its folder where needed; text is stored as UTF-8.
+    """Write a file atomically and create its folder if missing; text is stored as UTF-8.
 
-    A reader, or a crash at any moment, meets the old content or the new. Raises ResourceError when the disk is full.
+    A concurrent reader, or a crash at any moment, leaves the old content or the new.
+
+    Raises:
+        ResourceError: The disk is full.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
@@ -31,22 +34,22 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"{path}: the disk is full; make room and run the same command again"
+                f"{path}: the disk is full; free some space and run the same command again"
             ) from error
         raise
     finally:
-        with suppress(FileNotFoundError):  # renamed, as it should be
+        with suppress(FileNotFoundError):  # already renamed
             partial.unlink()
 
 
 def file_digest(path: Path) -> str:
-    """blake2b of a file's bytes as hex, read in pieces."""
+    """Return the blake2b digest of a file as hex; the file is read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, _blake2b).hexdigest()
 
 
 def content_digest(content: bytes) -> str:
-    """What `file_digest` would say of a file with this content."""
+    """Return the `file_digest` of a file with this content."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

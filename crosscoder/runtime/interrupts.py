@@ -1,32 +1,32 @@
-"""How a command is asked to stop: by Ctrl-C, or by SIGTERM, which schedulers send before they take a machine away."""
+"""Interrupts: Ctrl-C, and the SIGTERM that schedulers send before they reclaim a machine."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-def take_sigterm_for_ctrl_c() -> None:
-    """From here on a SIGTERM does what Ctrl-C does, whatever that is at the time."""
+def treat_sigterm_as_interrupt() -> None:
+    """Forward every SIGTERM to the current handler of Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 @contextmanager
 def stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request that is honored after the step; a second one interrupts at once."""
-    asked = False
+    """Yield a function that reports whether Ctrl-C was pressed; a second Ctrl-C interrupts at once."""
+    requested = False
 
-    def ask(*_: object) -> None:
-        nonlocal asked
-        asked = True
+    def request_stop(*_: object) -> None:
+        nonlocal requested
+        requested = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
-        before = signal.signal(signal.SIGINT, ask)
+        previous = signal.signal(signal.SIGINT, request_stop)
     except ValueError:
-        # Signals can be handled in the main thread only; elsewhere Ctrl-C is the caller's.
+        # Python handles signals in the main thread only; in another thread the caller handles Ctrl-C.
         yield lambda: False
         return
     try:
-        yield lambda: asked
+        yield lambda: requested
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

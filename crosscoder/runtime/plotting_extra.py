@@ -1,14 +1,14 @@
-"""matplotlib is an extra: whether it is there is asked before any work that ends in a figure."""
+"""Checks for matplotlib, an optional dependency, before any work that ends in a figure."""
 
 from ..errors import ResourceError
 
 
-def require_matplotlib(needed_by: str, otherwise: str = "") -> None:
-    """See that figures can be drawn.
+def require_matplotlib(needed_by: str, alternative: str = "") -> None:
+    """Check that matplotlib is installed.
 
     Args:
-        needed_by: What needs them, for the message.
-        otherwise: What would do without.
+        needed_by: What needs it, for the message.
+        alternative: How to proceed without it, for the message.
 
     Raises:
         ResourceError: matplotlib is not installed.
@@ -16,7 +16,7 @@ def require_matplotlib(needed_by: str, otherwise: str = "") -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        rest = f", or {otherwise}" if otherwise else ""
+        rest = f", or {alternative}" if alternative else ""
         raise ResourceError(
-            f"matplotlib: not installed, and {needed_by} needs it; pip install 'crosscoder[plots]'{rest}"
+            f"matplotlib: not installed, but {needed_by} needs it; pip install 'crosscoder[plots]'{rest}"
         ) from None

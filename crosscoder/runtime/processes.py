@@ -1,4 +1,4 @@
-"""Work on several cores: jobs side by side, each in a fresh process with its share of the threads."""
+"""Runs jobs in parallel, each in a fresh process with its share of the threads."""
 
 import os
 import signal
@@ -15,24 +15,24 @@ from ..errors import ResourceError
 Result = TypeVar("Result")
 
 
-def side_by_side(
+def run_in_processes(
     function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], workers: int, threads: int = 1
 ) -> Iterator[tuple[int, Result]]:
-    """`function(*job)` for every job, at most `workers` at a time; its number and result, in the order in which they end.
+    """Run `function(*job)` for every job, at most `workers` at a time, and yield `(job number, result)` as jobs finish.
 
-    A new process has to find the function in a module. What a job raises is raised here, and no further job is begun. An
-    interrupt is passed on to jobs that run; a process whose parent is killed ends with it.
+    The function must be importable from a module. An exception in a job is raised here, and no further job starts. An
+    interrupt is forwarded to running jobs; a process whose parent is killed exits with it.
 
     Args:
-        threads: Of each process.
+        threads: Threads per process.
 
     Raises:
-        ResourceError: A process died, as it does when memory is short.
+        ResourceError: A process died, usually because memory ran out.
     """
     # Fresh processes: a forked one inherits torch's threads in a state that hangs.
     with (
         _environment(TQDM_DISABLE="1", OMP_NUM_THREADS=str(threads)),
-        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool,
+        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_exit_with_parent) as pool,
     ):
         futures = {pool.submit(function, *job): number for number, job in enumerate(jobs)}
         try:
@@ -40,8 +40,8 @@ def side_by_side(
                 yield futures[future], future.result()
         except BrokenProcessPool:
             raise ResourceError(
-                f"one of {workers} processes died, as happens when memory is short; let fewer work side by side "
-                "(setting or option `workers`); what is finished stays"
+                f"one of {workers} processes died, usually because memory ran out; run fewer in parallel (setting or option "
+                "`workers`); finished jobs are kept"
             ) from None
         except KeyboardInterrupt:
             for process in active_children():
@@ -52,27 +52,27 @@ def side_by_side(
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let this process end when its parent does: a killed run that is started again must not meet what it left behind."""
+def _exit_with_parent() -> None:
+    """Exit this process when its parent exits: a killed run that is restarted must not compete with its old workers."""
     parent = parent_process()
-    assert parent is not None, "a process that was started for some jobs has a parent"
+    assert parent is not None, "a worker process has a parent"
 
     def wait() -> None:
         connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True, name="end with parent").start()
+    threading.Thread(target=wait, daemon=True, name="exit with parent").start()
 
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Variables that new processes inherit, for as long as the body runs."""
-    before = {name: os.environ.get(name) for name in values}
+    """Set environment variables, which new processes inherit, while the body runs."""
+    previous = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:

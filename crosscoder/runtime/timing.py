@@ -1,7 +1,7 @@
-"""How long things take, beside a reference: the core of `crosscoder bench`.
+"""Timing of variants relative to a reference: the core of `crosscoder bench`.
 
-A machine that others use is slow at one moment and fast at the next, so variants take turns (A B C, A B C, …) in one
-process, the first round is thrown away, and a ratio is formed within a round: what slows a round down slows all of it.
+The speed of a shared machine fluctuates, so variants take turns (A B C, A B C, …) in one process, the first round is
+discarded, and ratios are taken within a round: a slow moment affects the whole round.
 """
 
 import json
@@ -19,7 +19,7 @@ import torch
 from ..errors import ConfigError
 from .files import write_atomic
 
-# Instructions that decide how fast products of matrices are.
+# CPU instructions that determine the speed of matrix products.
 _UNITS = (
     "avx2",
     "avx512_f",
@@ -33,7 +33,7 @@ _UNITS = (
 )
 
 LOG_HEAD = "# Benchmarks"
-"""First line of a log that sections are appended to."""
+"""First line of a benchmark log."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +46,41 @@ class Spread:
 
     @classmethod
     def of(cls, values: tuple[float, ...]) -> "Spread":
-        """Of at least one value; quartiles are interpolated between the values beside them."""
+        """Summarize one or more values; quartiles are interpolated linearly."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, lower, upper)
 
     def record(self) -> dict[str, float]:
-        """For a JSON file."""
+        """Return the numbers for a JSON file."""
         return {"median": self.median, "lower_quartile": self.lower, "upper_quartile": self.upper}
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one variant took in each round."""
+    """Seconds that one variant took in each round."""
 
     name: str
     seconds: tuple[float, ...]
     n_tokens: int
-    """Tokens of one call."""
+    """Tokens per call."""
 
     @property
     def spread(self) -> Spread:
-        """Of the seconds."""
+        """Median and quartiles of the seconds."""
         return Spread.of(self.seconds)
 
-    def over(self, reference: "Timing") -> Spread:
-        """How many times the reference it took in the same round."""
+    def ratio_to(self, reference: "Timing") -> Spread:
+        """Return the time relative to the reference, round by round."""
         return Spread.of(
             tuple(own / other for own, other in zip(self.seconds, reference.seconds, strict=True))
         )
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One table of a benchmark: for people as rows of text, for programs as a record."""
+class BenchmarkTable:
+    """One table of a benchmark: rows of text for people, a record for programs."""
 
     title: str
     header: tuple[str, ...]
@@ -89,12 +89,12 @@ class Figures:
     notes: tuple[str, ...] = ()
 
     def markdown(self) -> str:
-        """A heading, the table, and its notes."""
+        """Return a heading, the table and its notes as Markdown."""
         cells = [self.header, *self.rows]
         widths = [max(len(row[column]) for row in cells) for column in range(len(self.header))]
 
         def line(row: tuple[str, ...]) -> str:
-            # The first column names things; the others are numbers, which are compared by their right ends.
+            # The first column holds names; the others hold numbers, which align right.
             first, *rest = (
                 cell.rjust(width) if column else cell.ljust(width)
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -108,7 +108,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants that took turns, and the one that the others are compared with."""
+    """Timings of variants that took turns, and the reference that they are compared with."""
 
     title: str
     timings: tuple[Timing, ...]
@@ -120,11 +120,11 @@ class Comparison:
         return next(timing for timing in self.timings if timing.name == name)
 
     def ratio(self, name: str) -> Spread:
-        """How many times the reference a variant took, round by round."""
-        return self[name].over(self[self.reference])
+        """Return the time of a variant relative to the reference, round by round."""
+        return self[name].ratio_to(self[self.reference])
 
-    def figures(self) -> Figures:
-        """The table."""
+    def table(self) -> BenchmarkTable:
+        """Return all timings and ratios as a table."""
         rows, record = [], {}
         for timing in self.timings:
             seconds, ratio = timing.spread, self.ratio(timing.name)
@@ -145,7 +145,7 @@ class Comparison:
                 "tokens": timing.n_tokens,
                 "tokens_per_second": speed,
             }
-        return Figures(
+        return BenchmarkTable(
             self.title,
             ("variant", "ms", "quartiles", f"× {self.reference}", "quartiles", "tokens/s"),
             tuple(rows),
@@ -165,11 +165,11 @@ def compare(
     settings: dict[str, Any] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Comparison:
-    """Let variants take turns and time every call; one round more than `repeats`, of which the first does not count.
+    """Time variants in turns for `repeats` rounds, after one discarded round.
 
     Args:
-        variants: By name; each returns the number of tokens that it processed.
-        before_round: Called before every round and not timed: it lays out what the round works on.
+        variants: Functions by name; each returns the number of tokens that it processed.
+        before_round: Called before every round and not timed; prepares the data of the round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     n_tokens: dict[str, int] = {}
@@ -195,7 +195,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures depend on, apart from the code."""
+    """Describe the machine that timings were measured on."""
     capabilities = torch.cpu.get_capabilities()
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -209,48 +209,47 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 @dataclass
 class Log:
-    """All figures of one call of the command."""
+    """All tables of one call of `crosscoder bench`."""
 
     command: str
     machine: dict[str, Any]
     date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    figures: list[Figures] = field(default_factory=list)
+    tables: list[BenchmarkTable] = field(default_factory=list)
 
     def json(self) -> str:
-        """For programs."""
+        """Return the log as JSON."""
         measured = [
-            {"title": figures.title, **figures.record, "notes": list(figures.notes)}
-            for figures in self.figures
+            {"title": table.title, **table.record, "notes": list(table.notes)} for table in self.tables
         ]
         record = {"date": self.date, "command": self.command, "machine": self.machine, "figures": measured}
         return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def markdown(self) -> str:
-        """A dated section: the machine, the command, the tables."""
+        """Return a dated section with the machine, the command and the tables."""
         machine = self.machine
-        units = ", ".join(machine["units"]) or "none of those that matter"
+        units = ", ".join(machine["units"]) or "no matrix instructions"
         head = (
             f"## {self.date[:10]}, {machine['device']}\n\n"
             f"{machine['cpu']} ({units}), {machine['threads']} threads, torch {machine['torch']}, {self.date}:\n"
             f"`{self.command}`\n"
         )
-        return "\n".join([head, *(figures.markdown() for figures in self.figures)])
+        return "\n".join([head, *(table.markdown() for table in self.tables)])
 
     def append_to(self, path: Path) -> None:
-        """Put the section at the end of a log that is there already.
+        """Append the section to an existing log.
 
         Raises:
-            ConfigError: There is no such log.
+            ConfigError: The log is missing or not a benchmark log.
         """
         before = _read_log(path)
         write_atomic(path, f"{before.rstrip()}\n\n{self.markdown()}")
 
 
 def require_log(path: Path) -> None:
-    """See before any long work that figures can be appended to this file.
+    """Check, before any long work, that results can be appended to this file.
 
     Raises:
-        ConfigError: It is missing, or something else.
+        ConfigError: The file is missing or not a benchmark log.
     """
     _read_log(path)
 
@@ -264,7 +263,7 @@ def _read_log(path: Path) -> str:
         ) from None
     if not text.startswith(LOG_HEAD):
         raise ConfigError(
-            f"--log: {str(path)!r} does not begin with {LOG_HEAD!r}, so it is no log of benchmarks; "
+            f"--log: {str(path)!r} does not begin with {LOG_HEAD!r}, so it is not a benchmark log; "
             "name one such as docs/benchmarks.md"
         )
     return text

@@ -1,1 +1,1 @@
-"""Text before any model reads it: files, chat templates, documents as token ids, tokens of two tokenizers aligned."""
+"""Text before any forward pass: files, chat templates, documents as token ids, alignment of two tokenizers."""

@@ -1,4 +1,4 @@
-"""Chats as token ids, with a mark on every token that the chat template wrote rather than a person or a model."""
+"""Encodes chats as token ids and marks the tokens that the chat template added."""
 
 import re
 from collections.abc import Sequence
@@ -11,30 +11,30 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import FormatError
 
-# Stand-ins for the contents of messages: private-use characters, which no template tests for.
+# Placeholders for message contents: private-use characters, which no template tests for.
 _PLACEHOLDER = "\ue000{}\ue001"
 _PLACEHOLDER_PATTERN = re.compile("\ue000(\\d+)\ue001")
 
 
 class RenderedChat(NamedTuple):
-    """A chat as a model reads it."""
+    """A chat rendered by a chat template."""
 
     token_ids: Int32[np.ndarray, " token"]
 
     template: Bool[np.ndarray, " token"]
-    """Tokens outside the contents of the messages."""
+    """Tokens outside the message contents."""
 
     text: str
-    """What the template renders."""
+    """The rendered text."""
 
     spans: list[tuple[int, int]]
-    """Character ranges of the contents in `text`, in order."""
+    """Character ranges of the message contents in `text`, in order."""
 
 
 def encode_chat(
     tokenizer: PreTrainedTokenizerBase, chat_template: str, messages: Sequence[dict[str, str]], origin: str
 ) -> tuple[Int[np.ndarray, " token"], Bool[np.ndarray, " token"]]:
-    """Token ids of a chat, and which of them lie outside the contents of its messages. Raises as `render_chat`."""
+    """Return the token ids of a chat, and which lie outside the message contents. Raises as `render_chat`."""
     chat = render_chat(tokenizer, chat_template, messages, origin)
     return chat.token_ids, chat.template
 
@@ -42,21 +42,21 @@ def encode_chat(
 def render_chat(
     tokenizer: PreTrainedTokenizerBase, chat_template: str, messages: Sequence[dict[str, str]], origin: str
 ) -> RenderedChat:
-    """A chat through its template, as text and as tokens.
+    """Render a chat with its template, as text and as tokens.
 
     The ids are `apply_chat_template(tokenize=True)`: tokenizing the rendered text again could add a second BOS. A chat
-    that ends with the user's message is followed by the opening of the answer, as when the model is asked.
+    that ends with a user message gets the generation prompt.
 
     Raises:
-        FormatError: The template refuses the messages, its contents cannot be found in what it renders, or tokenizing
-            what it renders gives other ids, so that tokens cannot be matched with characters.
+        FormatError: The template refuses the messages, the contents cannot be found in the rendered text, or tokenizing
+            that text gives other ids, so that tokens cannot be matched with characters.
     """
     conversation = list(messages)
     try:
         encoding: Any = tokenizer.apply_chat_template(
             conversation,
             chat_template=chat_template,
-            add_generation_prompt=_asks(conversation),
+            add_generation_prompt=_awaits_answer(conversation),
             tokenize=True,
             return_dict=True,
         )
@@ -73,12 +73,12 @@ def render_chat(
         ) from error
     if spans is None:
         raise FormatError(
-            f"{origin}: the contents of the messages cannot be found in what the chat template renders "
+            f"{origin}: the message contents cannot be found in the text that the chat template renders "
             f"({rendered[:60]!r}…); the template rewrites them, so change or remove these messages"
         )
     if not tokenizer.is_fast:
         raise FormatError(
-            f"{origin}: tokenizer {tokenizer.name_or_path!r} gives no character offsets, which chats need; "
+            f"{origin}: tokenizer {tokenizer.name_or_path!r} gives no character offsets, which are needed for chats; "
             "use a model with a fast tokenizer (tokenizer.json)"
         )
     ids = np.asarray(encoding["input_ids"], dtype=np.int32)
@@ -86,18 +86,18 @@ def render_chat(
     if not np.array_equal(ids, np.asarray(again["input_ids"])):
         raise FormatError(
             f"{origin}: the chat template of {tokenizer.name_or_path!r}, which begins {chat_template[:40]!r}, gives other "
-            "token ids when its rendered text is tokenized; template tokens cannot be told apart"
+            "token ids when its rendered text is tokenized, so template tokens cannot be identified"
         )
     offsets = np.asarray(again["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    return RenderedChat(ids, _outside(offsets, spans), rendered, spans)
+    return RenderedChat(ids, _outside_spans(offsets, spans), rendered, spans)
 
 
 def content_spans(rendered: str, marked: str, contents: Sequence[str]) -> list[tuple[int, int]] | None:
-    """Character ranges of the contents in `rendered`, or None where they cannot be found.
+    """Return the character ranges of the contents in `rendered`, or None if they cannot be found.
 
-    Searching for the contents would mistake a short one for the same word in a system prompt. So the template is also
-    rendered with placeholders (`marked`): what lies between them is what the template itself writes, and what lies
-    between those pieces in `rendered` is content, be it stripped of white space or not.
+    A plain search could match a short content inside a system prompt. So the template is also rendered with placeholders
+    (`marked`): the text between placeholders comes from the template, and the text between those pieces in `rendered` is
+    content, with or without its surrounding white space.
     """
     first, *rest = _PLACEHOLDER_PATTERN.split(marked)
     if not rendered.startswith(first):
@@ -121,21 +121,21 @@ def content_spans(rendered: str, marked: str, contents: Sequence[str]) -> list[t
 
 def _render(tokenizer: PreTrainedTokenizerBase, chat_template: str, messages: list[dict[str, str]]) -> str:
     rendered = tokenizer.apply_chat_template(
-        messages, chat_template=chat_template, add_generation_prompt=_asks(messages), tokenize=False
+        messages, chat_template=chat_template, add_generation_prompt=_awaits_answer(messages), tokenize=False
     )
     assert isinstance(rendered, str)
     return rendered
 
 
-def _asks(messages: Sequence[dict[str, str]]) -> bool:
-    """Whether an answer comes next."""
+def _awaits_answer(messages: Sequence[dict[str, str]]) -> bool:
+    """Whether the last message is the user's."""
     return bool(messages) and messages[-1].get("role") == "user"
 
 
-def _outside(
+def _outside_spans(
     offsets: Int[np.ndarray, "token 2"], spans: Sequence[tuple[int, int]]
 ) -> Bool[np.ndarray, " token"]:
-    """Tokens that share no character with any of the spans."""
+    """Mark the tokens that share no character with any span."""
     outside = np.ones(len(offsets), dtype=bool)
     for start, end in spans:
         outside &= (offsets[:, 1] <= start) | (offsets[:, 0] >= end)

@@ -1,4 +1,4 @@
-"""The texts that both models read, as token ids: which document is held out, which tokens are masked or template."""
+"""Documents as token ids, with the held-out split and with masks of excluded tokens and template tokens."""
 
 import hashlib
 import json
@@ -21,16 +21,16 @@ from .chat_templates import encode_chat
 from .text_files import Text, read_texts
 from .token_alignment import Aligner, Alignment, TextReader
 
-# Streams of random numbers that follow from one seed; see also training.sources.
+# Random stream of the split; training.extraction and training.sources use other numbers with the same seed.
 _SPLIT_STREAM = 1
 
-# What the arrays of an alignment are called in a file, before their own name.
-_ALIGNED = "alignment."
+# Prefix of the arrays of an alignment in a file.
+_ALIGNMENT_PREFIX = "alignment."
 
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """All tokens of all documents, masked ones included, laid end to end."""
+    """All tokens of all documents, masked ones included, concatenated."""
 
     token_ids: Int32[np.ndarray, " total"]
     """Token ids of all documents."""
@@ -39,23 +39,23 @@ class Documents:
     """Document i holds the tokens from offsets[i] up to offsets[i + 1]."""
 
     source: Int16[np.ndarray, " document"]
-    """Which source a document is from, an index into `source_names`."""
+    """Source of each document, as an index into `source_names`."""
 
     held_out: Bool[np.ndarray, " document"]
-    """Documents that are never trained on."""
+    """Documents held out from training."""
 
     template: Bool[np.ndarray, " total"]
-    """Tokens that a chat template wrote: those outside the contents of the messages."""
+    """Tokens that a chat template added: those outside the message contents."""
 
     masked: Bool[np.ndarray, " total"]
-    """Tokens left out of training and analysis (outliers, found later, come on top)."""
+    """Tokens left out of training and analysis; the harvest later excludes norm outliers as well."""
 
     source_names: tuple[str, ...]
     """Names of the sources."""
 
     alignment: Alignment | None = None
-    """The intervened model's own tokens, where its tokenizer is another one; everything else here counts the reference's tokens, and
-    those without a counterpart are masked."""
+    """The intervened model's tokens if its tokenizer differs. All other fields refer to the reference's tokens, and those without a
+    counterpart are masked."""
 
     @property
     def n_documents(self) -> int:
@@ -64,45 +64,45 @@ class Documents:
 
     @property
     def lengths(self) -> Int64[np.ndarray, " document"]:
-        """Tokens of each document, masked ones included."""
+        """Number of tokens of each document, masked ones included."""
         return np.diff(self.offsets)
 
     @property
     def unmasked(self) -> Int64[np.ndarray, " document"]:
-        """Tokens of each document that are not masked."""
+        """Number of unmasked tokens of each document."""
         before = np.concatenate([[0], np.cumsum(~self.masked, dtype=np.int64)])
         return np.diff(before[self.offsets])
 
     @property
     def read_lengths(self) -> Int64[np.ndarray, " document"]:
-        """Tokens of each document in the model that reads more of them."""
+        """Number of tokens of each document, by the tokenizer that makes more of them."""
         return self.lengths if self.alignment is None else np.maximum(self.lengths, self.alignment.lengths)
 
     def tokens_of(self, document: SupportsIndex, model: int = 0) -> Int32[np.ndarray, " token"]:
-        """Token ids of one document, as the reference (0) or the intervened model (1) reads it."""
+        """Return the token ids of one document for the reference (0) or the intervened model (1)."""
         index = int(document)
         if model == 1 and self.alignment is not None:
             return self.alignment.tokens_of(index)
         return self.token_ids[self.offsets[index] : self.offsets[index + 1]]
 
-    def kept_of(self, document: SupportsIndex, model: int = 0) -> Bool[np.ndarray, " token"]:
-        """Tokens of one document, as `tokens_of` gives them, that stand for the places that are not masked: as many in both models, in
+    def compared_tokens(self, document: SupportsIndex, model: int = 0) -> Bool[np.ndarray, " token"]:
+        """Mark the tokens of `tokens_of` that are compared: the unmasked ones and their counterparts, equally many in both models and in
         the same order."""
         index = int(document)
-        own = slice(self.offsets[index], self.offsets[index + 1])
-        kept = ~self.masked[own]
+        tokens = slice(self.offsets[index], self.offsets[index + 1])
+        unmasked = ~self.masked[tokens]
         if model == 0 or self.alignment is None:
-            return kept
+            return unmasked
         counterparts = np.zeros(self.alignment.lengths[index], dtype=bool)
-        counterparts[self.alignment.places[own][kept]] = True
+        counterparts[self.alignment.places[tokens][unmasked]] = True
         return counterparts
 
-    def side(self, held_out: bool) -> Int64[np.ndarray, " document"]:
-        """Indices of the held-out documents, or of the others; documents that are masked throughout are left out."""
+    def split(self, held_out: bool) -> Int64[np.ndarray, " document"]:
+        """Return the indices of the held-out or the training documents, without those that are fully masked."""
         return np.flatnonzero((self.held_out == held_out) & (self.unmasked > 0))
 
     def digest(self) -> str:
-        """A fingerprint of everything in here: equal exactly where the content is equal."""
+        """Return a digest of the content."""
         digest = hashlib.blake2b(json.dumps(self.source_names).encode(), digest_size=16)
         for name, array in self._arrays().items():
             digest.update(f"{name} {array.dtype} {len(array)} ".encode())
@@ -110,31 +110,33 @@ class Documents:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file; the names of the sources are JSON in its metadata."""
+        """Write a safetensors file; its metadata holds the source names as JSON."""
         write_atomic(path, save(self._arrays(), metadata={"source_names": json.dumps(self.source_names)}))
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            FormatError: The file is missing, truncated, or something else.
+            FormatError: The file is missing, truncated, or not a file of documents.
         """
         try:
             with safe_open(path, framework="numpy") as file:
                 names = json.loads((file.metadata() or {})["source_names"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            own = {
-                name: arrays.pop(_ALIGNED + name)
+            aligned = {
+                name: arrays.pop(_ALIGNMENT_PREFIX + name)
                 for name in (field.name for field in fields(Alignment))
-                if _ALIGNED + name in arrays
+                if _ALIGNMENT_PREFIX + name in arrays
             }
-            return cls(**arrays, source_names=tuple(names), alignment=Alignment(**own) if own else None)
+            return cls(
+                **arrays, source_names=tuple(names), alignment=Alignment(**aligned) if aligned else None
+            )
         except FileNotFoundError as error:
             raise FormatError(f"{path}: does not exist; run the harvest first") from error
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise FormatError(
-                f"{path}: not a whole file of documents ({error}); delete it and run the harvest again"
+                f"{path}: not a complete file of documents ({error}); delete it and run the harvest again"
             ) from error
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -143,8 +145,8 @@ class Documents:
             for field in fields(self)
             if field.name not in ("source_names", "alignment")
         }
-        own = {} if self.alignment is None else vars(self.alignment)
-        return plain | {_ALIGNED + name: array for name, array in own.items()}
+        aligned = {} if self.alignment is None else vars(self.alignment)
+        return plain | {_ALIGNMENT_PREFIX + name: array for name, array in aligned.items()}
 
 
 def tokenize(
@@ -155,46 +157,47 @@ def tokenize(
     seed: int,
     readers: tuple[TextReader, TextReader] | None = None,
 ) -> Documents:
-    """Read all sources and turn them into token ids, cut to `config.max_length`.
+    """Read and tokenize all sources, truncated to `config.max_length` tokens.
 
-    Plain text gets a BOS only where the tokenizer adds one by itself. Documents that ask the same (equal text, equal
-    first user message, or equal token ids after the cut) fall on the same side of the held-out split, in whichever
-    source they are.
+    Plain text gets a BOS only if the tokenizer adds one itself. Documents with equal text, an equal first user message, or
+    equal token ids after truncation are on the same side of the held-out split, across sources.
 
     Args:
-        readers: Both models' tokenizers where they differ; the reference's is `tokenizer`. A token is then masked where its
-            counterpart would be, too.
+        readers: Both models' tokenizers if they differ; the reference's is `tokenizer`. A token is then also masked if its
+            counterpart is masked.
 
     Raises:
-        ConfigError: A file is missing, or two sources have one name.
-        DataError: A text is empty or cannot be read, or a source is too small to hold anything out.
+        ConfigError: A file is missing, or two sources have the same name.
+        DataError: A text is empty or cannot be read, or a source is too small to split.
         FormatError: The chat template does not fit the messages.
-        PairError: Two tokenizers cannot be aligned.
+        PairError: The two tokenizers cannot be aligned.
     """
     names = [source.name for source in config.sources]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"text.sources: the name {twice!r} is used twice; give every source its own name")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(
+            f"text.sources: the name {repeated!r} is used twice; give each source a different name"
+        )
     texts = [read_texts(source) for source in config.sources]
-    everything = [text for part in texts for text in part]
+    all_texts = [text for part in texts for text in part]
     alignment = None
     if readers is None:
-        ids, template = _encode(everything, tokenizer, chat_template, config.max_length)
+        ids, template = _encode(all_texts, tokenizer, chat_template, config.max_length)
     else:
-        read, alignment = Aligner(readers).align(everything, config.max_length)
-        ids, template = [one.token_ids for one in read], [one.template for one in read]
+        encoded, alignment = Aligner(readers).align(all_texts, config.max_length)
+        ids, template = [text.token_ids for text in encoded], [text.template for text in encoded]
     source = np.repeat(np.arange(len(texts), dtype=np.int16), [len(part) for part in texts])
     offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])]).astype(np.int64)
     token_ids = np.concatenate(ids)
     keys = [
-        {("prompt", text.prompt), ("ids", row.tobytes())} for text, row in zip(everything, ids, strict=True)
+        {("prompt", text.prompt), ("ids", row.tobytes())} for text, row in zip(all_texts, ids, strict=True)
     ]
     masked = _mask(token_ids, offsets, policy, tokenizer)
     if readers is not None and alignment is not None:
-        for document, own in enumerate(keys):
-            own.add(("own ids", alignment.tokens_of(document).tobytes()))
-        theirs = _mask(alignment.token_ids, alignment.offsets, policy, readers[1].tokenizer)
-        masked |= (alignment.places < 0) | alignment.carried(theirs, offsets)
+        for document, document_keys in enumerate(keys):
+            document_keys.add(("intervened ids", alignment.tokens_of(document).tobytes()))
+        intervened_masked = _mask(alignment.token_ids, alignment.offsets, policy, readers[1].tokenizer)
+        masked |= (alignment.places < 0) | alignment.to_reference(intervened_masked, offsets)
     groups = _groups(keys)
     return Documents(
         token_ids=token_ids,
@@ -211,7 +214,7 @@ def tokenize(
 def _encode(
     texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, chat_template: str | None, max_length: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Token ids and template marks of every document, in order."""
+    """Return the token ids and template marks of every document, in order."""
     plain = [text.content for text in texts if text.content is not None]
     encoded = iter(tokenizer(plain, verbose=False)["input_ids"] if plain else [])
     ids, template = [], []
@@ -227,7 +230,7 @@ def _encode(
         else:
             row, marks = encode_chat(tokenizer, chat_template, text.messages, text.origin)
         if not len(row):
-            raise DataError(f"{text.origin}: the tokenizer makes no token of this text; remove it")
+            raise DataError(f"{text.origin}: the tokenizer makes no tokens from this text; remove it")
         ids.append(row[:max_length])
         template.append(marks[:max_length])
     return ids, template
@@ -248,7 +251,7 @@ def _mask(
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of BOS, EOS, padding and everything else that a tokenizer calls special."""
+    """Return the ids of BOS, EOS, padding and all other special tokens of a tokenizer."""
     added = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special]
     return sorted({*tokenizer.all_special_ids, *added})
 
@@ -256,25 +259,25 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _repeated(
     token_ids: Int32[np.ndarray, " total"], offsets: Int64[np.ndarray, " document_and_one"]
 ) -> Bool[np.ndarray, " total"]:
-    """Tokens whose document began, up to and with them, like an earlier document: a causal model computes the same again."""
+    """Mark tokens whose prefix, themselves included, starts an earlier document: a causal model repeats its activations there."""
     repeated = np.zeros(len(token_ids), dtype=bool)
     seen: set[int] = set()
     for start, stop in pairwise(offsets.tolist()):
-        prefix, fresh = 0, stop
+        prefix, first_new = 0, stop
         hashes = []
         for place, token in enumerate(token_ids[start:stop].tolist(), start):
-            # Python's hash of a tuple of integers has 64 bits and is the same in every process.
+            # Python's hash of a tuple of integers has 64 bits and is equal in every process.
             prefix = hash((prefix, token))
             hashes.append(prefix)
-            if fresh == stop and prefix not in seen:
-                fresh = place
-        repeated[start:fresh] = True
-        seen.update(hashes[fresh - start :])
+            if first_new == stop and prefix not in seen:
+                first_new = place
+        repeated[start:first_new] = True
+        seen.update(hashes[first_new - start :])
     return repeated
 
 
 def _groups(keys: Sequence[Iterable[object]]) -> Int64[np.ndarray, " document"]:
-    """A number for each document, equal for documents that are connected by equal keys (union-find)."""
+    """Return a group number for each document; documents linked by equal keys share a group (union-find)."""
     parent = list(range(len(keys)))
 
     def root(document: int) -> int:
@@ -284,8 +287,8 @@ def _groups(keys: Sequence[Iterable[object]]) -> Int64[np.ndarray, " document"]:
         return document
 
     first_with: dict[object, int] = {}
-    for document, own in enumerate(keys):
-        for key in own:
+    for document, document_keys in enumerate(keys):
+        for key in document_keys:
             one, other = root(document), root(first_with.setdefault(key, document))
             parent[max(one, other)] = min(one, other)
     return np.array([root(document) for document in range(len(keys))], dtype=np.int64)
@@ -298,27 +301,27 @@ def _split(
     seed: int,
     config: TextConfig,
 ) -> Bool[np.ndarray, " document"]:
-    """Hold out about `share` of the documents of each source, whole groups at a time, at least one on each side."""
-    side: dict[int, bool] = {}
+    """Hold out about `share` of the documents of each source, in whole groups, with at least one document in each split."""
+    is_held_out: dict[int, bool] = {}
     for index in range(len(config.sources)):
         members, sizes = np.unique(groups[source == index], return_counts=True)
         n_documents = int(sizes.sum())
         target = min(max(round(share * n_documents), 1), n_documents - 1)
         sized = list(zip(members.tolist(), sizes.tolist(), strict=True))
-        held = sum(size for group, size in sized if side.get(group))
-        free = [(group, size) for group, size in sized if group not in side]
+        held = sum(size for group, size in sized if is_held_out.get(group))
+        free = [(group, size) for group, size in sized if group not in is_held_out]
         order = np.random.default_rng([seed, _SPLIT_STREAM, index]).permutation(len(free))
         for position in order:
             group, size = free[position]
-            side[group] = held + size <= target
-            held += size * side[group]
+            is_held_out[group] = held + size <= target
+            held += size * is_held_out[group]
         if held == 0 and free:
             group, held = min(free, key=lambda entry: entry[1])
-            side[group] = True
+            is_held_out[group] = True
         if not 0 < held < n_documents:
-            place = config.sources[index]
+            named = config.sources[index]
             raise DataError(
-                f"text.sources, {place.name!r}: the {n_documents} documents of {place.path} cannot be split into trained "
-                "and held out; give at least two documents that differ, also from those of other sources"
+                f"text.sources, {named.name!r}: the {n_documents} documents of {named.path} cannot be split into training "
+                "and held-out documents; give at least two that differ from each other and from those of other sources"
             )
-    return np.array([side[group] for group in groups.tolist()], dtype=bool)
+    return np.array([is_held_out[group] for group in groups.tolist()], dtype=bool)

@@ -1,4 +1,4 @@
-"""Text files as documents: JSON lines with `text` or chat `messages`, or paragraphs of a .txt file."""
+"""Reads documents from text files: JSON lines with `text` or chat `messages`, or the paragraphs of a .txt file."""
 
 import json
 from collections.abc import Iterator
@@ -16,34 +16,34 @@ class Text:
     content: str | None
     messages: tuple[dict[str, str], ...] | None
     origin: str
-    """Where it was read, for messages to the user: file and line."""
+    """File and line, for error messages."""
 
     @property
     def prompt(self) -> str:
-        """What makes two documents the same question: the first user message, or the whole text."""
+        """The part that identifies a prompt: the first user message, or the whole text."""
         if self.messages is None:
             return " ".join((self.content or "").split())
-        asked = [message["content"] for message in self.messages if message["role"] == "user"]
-        return " ".join((asked[0] if asked else json.dumps(self.messages)).split())
+        questions = [message["content"] for message in self.messages if message["role"] == "user"]
+        return " ".join((questions[0] if questions else json.dumps(self.messages)).split())
 
 
 def read_texts(source: TextSource) -> list[Text]:
-    """The documents of one file, at most `source.limit` of them.
+    """Read the documents of one source, at most `source.limit`.
 
     Raises:
-        ConfigError: The file is missing, is a folder, or has another suffix than .jsonl or .txt.
-        DataError: A line is not JSON, has neither text nor messages, or is empty; or the whole file is.
+        ConfigError: The file is missing, is a folder, or does not end in .jsonl or .txt.
+        DataError: A line is not JSON, has neither text nor messages, or is empty; or the file is empty.
     """
     texts = read_file(source.path, f"text.sources, {source.name!r}", source.limit)
     if not texts:
         raise DataError(
-            f"{source.path}: holds no text; give a file with at least two documents, or remove the source"
+            f"{source.path}: contains no text; give a file with at least two documents, or remove the source"
         )
     return texts
 
 
 def read_file(path: Path, setting: str, limit: int | None = None) -> list[Text]:
-    """The documents of one file, at most `limit` of them; `setting` names it in messages. Raises as `read_texts`."""
+    """Read the documents of one file, at most `limit`; `setting` names it in messages. Raises as `read_texts`."""
     path = path.expanduser()
     if not path.exists():
         raise ConfigError(f"{setting}: file {path} does not exist; give the path of a .jsonl or .txt file")
@@ -66,7 +66,7 @@ def read_file(path: Path, setting: str, limit: int | None = None) -> list[Text]:
 
 
 def _paragraphs(content: str, path: Path) -> Iterator[Text]:
-    """Runs of lines that are not blank."""
+    """Yield runs of non-blank lines."""
     lines: list[str] = []
     for number, line in enumerate([*content.splitlines(), ""], start=1):
         if line.strip():
@@ -77,7 +77,7 @@ def _paragraphs(content: str, path: Path) -> Iterator[Text]:
 
 
 def _lines(content: str, path: Path) -> Iterator[Text]:
-    # Not splitlines: JSON strings may hold U+2028 and other characters that it takes for line ends.
+    # Not splitlines: it also splits at U+2028 and other characters that JSON strings may contain.
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             yield _parse(line, f"{path}, line {number}")
@@ -88,11 +88,11 @@ def _parse(line: str, origin: str) -> Text:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{origin}: not JSON ({error.msg} at column {error.colno}); give one object a line"
+            f"{origin}: not JSON ({error.msg} at column {error.colno}); give one object per line"
         ) from error
     if not isinstance(record, dict) or ("text" in record) == ("messages" in record):
         raise DataError(
-            f"{origin}: need an object with either 'text' or 'messages'; found {_describe(record)}"
+            f"{origin}: expected an object with either 'text' or 'messages', found {_describe(record)}"
         )
     if "text" in record:
         if not isinstance(record["text"], str):
@@ -109,18 +109,16 @@ def _messages(messages: object, origin: str) -> tuple[dict[str, str], ...]:
     for index, message in enumerate(messages):
         for key in ("role", "content"):
             if not isinstance(message, dict) or not isinstance(message.get(key), str):
-                raise DataError(
-                    f"{origin}: message {index} has no {key!r} that is a string; every message needs one"
-                )
+                raise DataError(f"{origin}: message {index} has no string {key!r}; every message needs one")
     if not any(message["content"].strip() for message in messages):
         raise DataError(f"{origin}: all messages are empty; remove the line")
     return tuple(messages)
 
 
 def _describe(value: object) -> str:
-    """What was found, in a few words for a message."""
+    """Describe a value briefly for a message."""
     if isinstance(value, dict):
         return f"an object with the keys {', '.join(map(repr, value)) or 'none'}"
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        return f"a list of {len(value)} entries"
     return "null" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"

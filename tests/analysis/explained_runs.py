@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.behaviors.behavior_files import BehaviorFolder
-from analysis.explanations.explanation_files import WrittenFolder
+from analysis.explanations.explanation_files import ExplanationFolder
 from analysis.tables.columns import WRITTEN
 from crosscoder.run.folder import RunFolder
 
@@ -109,7 +109,7 @@ def written(folder: RunFolder, *, hostile: bool = False) -> None:
         "latent": 6, "reason": "fires in no document that explanations are found on", "prompt_tokens": 0, "reply_tokens": 0,
         **{name: row[name] for name in ("author", "judge", "method")}, **counts,
     }  # fmt: skip
-    place = WrittenFolder(folder.explanations)
+    place = ExplanationFolder(folder.explanations)
     place.path.mkdir()
     pq.write_table(pa.Table.from_pylist([row, unread, none], schema=WRITTEN.schema()), place.table)
 

@@ -1,9 +1,9 @@
-"""Every number that a reader of a report sees, against the numbers that report.json stores.
+"""Compares every number that a reader of a report sees with the numbers that report.json stores.
 
-The walk goes through report.json beside its JSON schema, which says of every text who wrote it, and then through the two texts made from
-it. What it allows without a number field:
+The search goes through report.json together with its JSON schema, which gives the source of every text, and then through report.md and
+report.html. These numbers need no field:
 
-- text of others: `Quoted` and `Address` fields, the quotations of a sentence; `bdi` and `code` in HTML, code spans and links in Markdown;
+- numbers in text from elsewhere: `Quoted` and `Address` fields, the quotations of a sentence; `bdi` and `code` in HTML, code spans and links in Markdown;
 - digits inside a word (L0, SmolLM2-135M, model.layers.15);
 - `CITATIONS`, below.
 """
@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from analysis.report.json_schema import report_schema
 from analysis.report.wording import Sentence
 
-CITATIONS = ("Minder et al. 2025", "arXiv 2602.02304", "by nearly 90°")
+CITATIONS = ("Minder et al. 2025", "arXiv 2602.02304", "nearly 90°")
 
-# Not inside a word, a name or a path; a minus is U+2212, and a hyphen joins words.
+# Not inside a word, name or path; the minus sign is U+2212, and a hyphen joins words.
 NUMBER = re.compile(
     r"(?<![\w.,\-/=#:])(?P<sign>−?)(?P<digits>\d[\d,]*(?:\.\d+)?)(?:e(?P<exponent>[+\-−]?\d+))?(?P<percent>\s?%)?(?![\w\-/])"
 )
@@ -27,19 +27,19 @@ DURATION = re.compile(r"(?:(?P<hours>\d+) h (?P<minutes>\d+) min|(?P<rest>\d+) m
 
 
 class Shown(NamedTuple):
-    """A number as it is shown: what it says, and by how much the number behind it may differ from that."""
+    """A number as shown: its text, its value, and by how much the stored number may differ from it."""
 
     text: str
     value: float
     within: float
 
     def is_of(self, number: float) -> bool:
-        """Whether it is this number, rounded to what is shown."""
+        """Whether it is this number after rounding."""
         return abs(number - self.value) <= self.within * (1 + 1e-9) + 1e-12
 
 
 def shown_in(text: str) -> Iterator[Shown]:
-    """Every number in a text."""
+    """Yield every number in a text."""
     for citation in CITATIONS:
         text = text.replace(citation, " ")
     for found in DURATION.finditer(text):
@@ -55,7 +55,7 @@ def shown_in(text: str) -> Iterator[Shown]:
 
 
 def complaints(report: Any, markdown: str, html: str) -> list[str]:
-    """A line for each number that is shown and not stored; `report` is report.json as JSON reads it."""
+    """Return a line for each number that is shown but not stored; `report` is the parsed report.json."""
     schema = report_schema()
     lines = list(_json_complaints("", report, schema, schema["$defs"]))
     stored = set(_numbers(report))
@@ -101,7 +101,7 @@ def _json_complaints(place: str, value: Any, schema: dict[str, Any], models: dic
 
 
 def _fitting(schema: dict[str, Any], value: Any) -> dict[str, Any]:
-    """The alternative that the value is of; the models have no two alternatives of one JSON type."""
+    """Return the alternative that fits the value; no field has two alternatives of one JSON type."""
     names = {str: "string", list: "array", dict: "object", type(None): "null"}
     wanted = names.get(type(value), "number")
     for option in schema.get("anyOf", ()):
@@ -115,7 +115,7 @@ def _item_schema(schema: dict[str, Any], index: int) -> dict[str, Any]:
 
 
 def _text_of(schema: dict[str, Any]) -> str:
-    """Who wrote a text: `words` are the report's own."""
+    """Return the source of a text; `words` are the report's own."""
     return schema.get("x-text", "fixed" if "enum" in schema or "const" in schema else "words")
 
 
@@ -131,17 +131,17 @@ def _sentence_complaints(place: str, sentence: Sentence) -> Iterator[str]:
 
 def _retold_complaints(place: str, reason: dict[str, Any]) -> Iterator[str]:
     numbers = [abs(number) for number in reason["numbers"].values()]
-    # A stage before the report wrote it, with an ASCII minus: only sizes are compared.
+    # An earlier stage wrote it, with an ASCII minus: only magnitudes are compared.
     for found in shown_in(re.sub(r"(?<=[\s\[(])-(?=\d)", "", reason["example"])):
         if not any(found.is_of(number) for number in numbers):
             yield f"{place}.example: {found.text} is in none of its numbers"
 
 
-# --- the two texts ----------------------------------------------------------------------------------------------------
+# --- report.md and report.html -----------------------------------------------------------------------------------------
 
 
 def _words_of_markdown(text: str) -> str:
-    """Without code spans and the targets of links, and with what is escaped as it is read."""
+    """Return Markdown without code spans, link targets and escapes."""
     text = re.sub(r"(?<![`\\])(`+)(?!`)(.+?)(?<!`)\1(?!`)", " ", text)
     text = re.sub(r"\]\([^)]*\)", "] ", text)
     return re.sub(r"\\([^\w\s])", r"\1", text)
@@ -159,7 +159,7 @@ def _html_complaints(text: str, stored: set[float]) -> Iterator[str]:
 
 
 class _Page(HTMLParser):
-    """The words of a page, apart from its numbers and from what others wrote."""
+    """The words of a page, without its numbers and text from elsewhere."""
 
     LEFT_OUT = ("bdi", "code", "style", "title", "svg")
 

@@ -41,7 +41,7 @@ def decide_three(view: View) -> None:
 def counts(view: View) -> dict[str, int]:
     view.settled()
     texts = view.page.eval_on_selector_all(
-        "[data-kept=decision]", "nodes => nodes.map(n => [n.dataset.value, n.lastChild.textContent])"
+        "[data-filter=decision]", "nodes => nodes.map(n => [n.dataset.value, n.lastChild.textContent])"
     )
     return {name: int(count.replace(",", "")) for name, count in texts}
 

@@ -1,4 +1,4 @@
-"""What a run may have beside its analysis, for the tests of the report: a survey, a sweep, controls, limits, a plain difference."""
+"""Optional parts of a run for tests of the report: a survey, a sweep, controls, limits, behaviors, rules."""
 
 import json
 from typing import Any
@@ -17,8 +17,8 @@ from .run_folder import HOSTILE
 
 
 def survey() -> dict[str, Any]:
-    """A survey.json whose likeliest token is hostile."""
-    mined = {"token_id": 1, "token": HOSTILE[0], "positions": 20, "share": 0.2, "mean_log_ratio": 1.0}
+    """Return a survey.json whose most likely token is hostile."""
+    changed = {"token_id": 1, "token": HOSTILE[0], "positions": 20, "share": 0.2, "mean_log_ratio": 1.0}
     return {
         "n_documents": 3,
         "predictions": {
@@ -37,7 +37,7 @@ def survey() -> dict[str, Any]:
                     "reference": [[" The", 0.5]], "intervened": [[" Food", 0.9]],
                 }
             ],
-            "raised": [mined],
+            "raised": [changed],
             "lowered": [],
         },
         "layers": [
@@ -51,7 +51,7 @@ def survey() -> dict[str, Any]:
 
 
 def controls() -> dict[str, Any]:
-    """What summary.json says of every control."""
+    """Return the part of summary.json about all controls."""
     return {
         "names": [],
         "nulls": [{"name": "drift", "new": 3, "lost": 1, "alive": 150, "fve": {}}],
@@ -65,7 +65,7 @@ def controls() -> dict[str, Any]:
 
 
 def limits() -> list[dict[str, Any]]:
-    """One curve of summary.json."""
+    """Return the curve of one limit, as in summary.json."""
     return [
         {
             "limit": "nu_error", "configured": 0.2, "values": [0.0, 0.1, 0.2, 0.3, 0.4], "new": [0, 19, 20, 21, 60],
@@ -75,7 +75,7 @@ def limits() -> list[dict[str, Any]]:
 
 
 def plain_difference() -> list[dict[str, Any]]:
-    """Directions of the difference of activations; tokens at one end of one of them."""
+    """Return directions of the difference of activations, one of them with top tokens."""
     return [
         {"name": "mean", "share": 0.25, "top": [" food", HOSTILE[0]], "bottom": []},
         {"name": "mean of the first 8 positions", "share": 0.125, "top": [], "bottom": []},
@@ -84,7 +84,7 @@ def plain_difference() -> list[dict[str, Any]]:
 
 
 def swept(folder: RunFolder, chosen: int) -> None:
-    """A sweep over two k, of which one was chosen."""
+    """Add a sweep over two values of k, one of which was chosen."""
     n_latents = json.loads(folder.summary.read_text())["n_latents"]
     folder.sweep.mkdir()
     record = {
@@ -96,7 +96,7 @@ def swept(folder: RunFolder, chosen: int) -> None:
 
 
 def controlled(folder: RunFolder) -> Any:
-    """Every control, and what each latent has from them; the table of the latents."""
+    """Add every control with its columns, and return the table of the latents."""
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     summary |= {"controls": controls(), "limits": limits()}
     summary["counts"]["new"] |= {"expected_false": 3.0, "low": 5.0, "high": 9.0}
@@ -111,18 +111,18 @@ def controlled(folder: RunFolder) -> Any:
 
 
 def estimate(value: float) -> dict[str, float]:
-    """A number and its interval."""
+    """Return a number with an interval."""
     return {"value": value, "low": value - 0.0625, "high": value + 0.03125}
 
 
 def checked(value: float) -> dict[str, Any]:
-    """A causal check beside two random draws."""
+    """Return a causal check with two random draws."""
     random = {"random": [0.015625, -0.125], "random_mean": -0.0546875, "random_largest": 0.015625}
     return {**estimate(value), **random, "p_value": 0.046875, "passed": True}
 
 
 def shifted(folder: RunFolder, name: str, *, established: bool = True) -> None:
-    """A behavior that was attributed, or whose shift is none."""
+    """Add a behavior: attributed, or with a shift that is not established."""
     place = BehaviorFolder(folder.behaviors / name)
     place.path.mkdir(parents=True)
     size = {
@@ -138,16 +138,16 @@ def shifted(folder: RunFolder, name: str, *, established: bool = True) -> None:
     }  # fmt: skip
     place.shift.write_text(json.dumps(shift))
     if established:
-        place.attribution.write_text(json.dumps(taken_apart()))
-        place.causal.write_text(json.dumps(caused()))
+        place.attribution.write_text(json.dumps(attributed()))
+        place.causal.write_text(json.dumps(checked_causally()))
         table = pd.DataFrame(
             {"latent": [3, 4], "share_held_out": [0.21875, 0.0781], "evidence": ["causal", "observed"]}
         )
         table.to_parquet(place.latents)
 
 
-def taken_apart() -> dict[str, Any]:
-    """An attribution.json."""
+def attributed() -> dict[str, Any]:
+    """Return an attribution.json."""
     parts = {
         name: {"value": estimate(1 / n), "share": estimate(1 / (n + 2))}
         for n, name in enumerate(("latents", "bias", "error", "left_out", "above", "represented"), start=3)
@@ -173,8 +173,8 @@ def taken_apart() -> dict[str, Any]:
     return {"schema_version": 1, "unit": "nats", "find": held_out, "held_out": held_out, "layers": layers}
 
 
-def caused() -> dict[str, Any]:
-    """A causal.json."""
+def checked_causally() -> dict[str, Any]:
+    """Return a causal.json."""
     together = {"necessity": checked(0.71), "sufficiency": checked(0.83)}
     kinds = ("necessity", "sufficiency", "steering")
     cost = {"kl": estimate(0.0713), "perplexity": 26.75, "perplexity_changed": 26.99}
@@ -197,7 +197,7 @@ def caused() -> dict[str, Any]:
 
 
 def ruled(folder: RunFolder) -> None:
-    """Rules of latents: a good one of hostile tokens, one at chance that does not pay, and of the others too few firings."""
+    """Add rules of latents: a good one with hostile tokens, one at chance that saves no bits, and none for want of firings."""
     counts = {"n_tokens": 25_003, "n_firings_found_on": 44, "n_documents_found_on": 17}
     good = {
         "family": "token", "items": [HOSTILE[0], " 42", HOSTILE[3]], "negated": False, "text": f"token in {{“{HOSTILE[0]}”}}",
@@ -218,7 +218,7 @@ def ruled(folder: RunFolder) -> None:
 
 
 def with_everything(folder: RunFolder) -> None:
-    """All of it, and a source and a token policy with numbers in them."""
+    """Add all optional parts, and sources and a token policy with numbers in them."""
     controlled(folder)
     ruled(folder)
     swept(folder, 24)
@@ -244,7 +244,7 @@ def with_everything(folder: RunFolder) -> None:
 
 
 def of_two_sizes(folder: RunFolder) -> None:
-    """Two models of other width and tokenizer: labels undefined, and a behavior attributed within each."""
+    """Make the models differ in width and tokenizer: labels are undefined, and a behavior is attributed within each model."""
     controlled(folder)
     table: Any = pd.read_parquet(folder.features)
     undefined = ["decoder_cosine", "nu_error", "nu_error_low", "nu_error_high", "shift_share", "q_value"]
@@ -262,7 +262,7 @@ def of_two_sizes(folder: RunFolder) -> None:
     folder.manifest.write_text(json.dumps(manifest), encoding="utf-8")
     shifted(folder, "lookup")
     place = BehaviorFolder(folder.behaviors / "lookup")
-    attribution, causal = taken_apart(), caused()
+    attribution, causal = attributed(), checked_causally()
     held_out = attribution["held_out"]
     held_out |= {
         "represented": None,

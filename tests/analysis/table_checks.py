@@ -19,6 +19,6 @@ def described(path: Path, by: Table) -> set[str]:
         assert kind == column.type or wide, f"{name}: {kind}, but {column.type} is documented"
         assert column.null or not table[name].null_count, f"{name}: has nulls, which is not documented"
         found.add(column.name)
-    missing = {column.name for column in by.columns if not column.made_by and not column.prefix} - found
+    missing = {column.name for column in by.columns if not column.condition and not column.prefix} - found
     assert not missing, f"documented, but not written: {missing}"
     return found

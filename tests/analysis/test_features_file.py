@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.behaviors.behavior_files import BehaviorFolder, BehaviorResults
-from analysis.explanations.evidence_words import doubt_sentence, evidence_sentence, rule_sentence
+from analysis.explanations.evidence_words import caveat_sentence, evidence_sentence, rule_sentence
 from analysis.explanations.explanation_files import RuleScore, read_rules
 from analysis.features_file import write_features
 from analysis.tables.columns import RULES
@@ -66,12 +66,12 @@ def told(folder: RunFolder) -> list[str]:
 def test_without_behaviors_nothing_is_more_than_observed(tmp_path: Path) -> None:
     texts = told(run(tmp_path))
     assert texts[0] == (
-        "Seen 0. Evidence: observed in activations; no behavior was attributed, so what it does is not shown."
+        "Seen 0. Evidence: observed in activations; no behavior was attributed, so its effect is not known."
     )
-    assert texts[3] == "Seen 3.", "of a dead latent there is no more to say"
-    assert "Doubt: most of its firings are on the chat template" in texts[1]
-    assert "how many such latents come from nothing is not measured" in texts[1]
-    assert "found again in 25 % of the other seeds only" in texts[2]
+    assert texts[3] == "Seen 3.", "a dead latent has no other sentences"
+    assert "Caveat: most of its firings are on the chat template" in texts[1]
+    assert "the false discovery rate is not measured" in texts[1]
+    assert "only 25 % of the other seeds find it again" in texts[2]
 
 
 def test_it_follows_what_behaviors_find_and_what_is_taken_back(tmp_path: Path) -> None:
@@ -89,13 +89,13 @@ def test_it_follows_what_behaviors_find_and_what_is_taken_back(tmp_path: Path) -
         "causal",
         "observed",
     ]
-    assert "it is not among the latents that were checked for the shift of refusal" in texts[0]
+    assert "it is not among the latents checked for the shift of refusal" in texts[0]
     assert (
-        "Evidence: associated with the shift of refusal (12 % of it attributed; taken out alone it undoes 25 %, random latents at most "
-        "1.6 %, not passed; put in alone it brings 50 %, random latents at most 1.6 %, not passed), on held-out prompts; that it is a "
-        "cause is not shown, because neither check of it alone is passed." in texts[1]
+        "Evidence: associated with the shift of refusal (12 % of it attributed; removing it alone undoes 25 %, random latents at most "
+        "1.6 %, not passed; inserting it alone brings 50 %, random latents at most 1.6 %, not passed), on held-out prompts; not shown to be "
+        "a cause, because the latent alone passes neither check." in texts[1]
     )
-    assert "Evidence: causal for the shift of refusal (25 % of it attributed; taken out" in texts[2]
+    assert "Evidence: causal for the shift of refusal (25 % of it attributed; removing" in texts[2]
     place.clear()
     assert told(folder) == before
 
@@ -113,13 +113,13 @@ def test_the_strongest_evidence_of_several_behaviors_counts(tmp_path: Path) -> N
         "observed",
     ]
     assert "causal for the shift of two (" in texts[1] and "one (" not in texts[1]
-    assert "put in alone" not in texts[1], "undefined between models without a common space"
+    assert "inserting it alone" not in texts[1], "undefined between models without a common space"
 
 
 def test_a_latent_that_was_checked_in_vain_is_said() -> None:
     entry = {"latent": 5, "evidence": "observed", "necessity": checked(0.1), "sufficiency": checked(0.1)}
     found = BehaviorResults("refusal", {}, None, {"latents": [entry]}, {})
-    assert "that it goes with the shift of refusal is not shown on held-out prompts" in evidence_sentence(
+    assert "an association with the shift of refusal is not shown on held-out prompts" in evidence_sentence(
         5, [found]
     )
     unexplained = BehaviorResults("other", {}, None, None, {})
@@ -128,7 +128,7 @@ def test_a_latent_that_was_checked_in_vain_is_said() -> None:
 
 def test_rules_are_told_with_their_score() -> None:
     assert rule_sentence(RULE) == (
-        "Rule for where it fires, learnt on other documents: token in {“ food”}, AUROC 0.94 (0.85 to 0.98; chance is 0.5; 41 firings "
+        "Rule for where it fires, learned on other documents: token in {“ food”}, AUROC 0.94 (0.85 to 0.98; chance is 0.5; 41 firings "
         "in 12 documents)."
     )
     assert rule_sentence(None) == ""
@@ -156,8 +156,8 @@ def test_rules_of_the_file_are_in_the_text(tmp_path: Path) -> None:
 
 def test_a_run_without_tokens_says_that_it_has_no_rule() -> None:
     row = {"label": "new", "template_share": None, "q_value": 0.01, "seed_stability": 1.0}
-    assert doubt_sentence(row, without_tokens=False) == ""
-    assert "because the activations came without their tokens" in doubt_sentence(row, without_tokens=True)
+    assert caveat_sentence(row, without_tokens=False) == ""
+    assert "because the activations came without tokens" in caveat_sentence(row, without_tokens=True)
 
 
 def test_an_analysis_of_an_earlier_release_is_named(tmp_path: Path) -> None:

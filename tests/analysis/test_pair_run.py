@@ -17,8 +17,8 @@ from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.language_models.pair import load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
-from tests.analysis.table_checks import described
 from tests.analysis.pair_run import N_LATENTS, make_pair_run
+from tests.analysis.table_checks import described
 from tests.tiny_pairs import save_adapter, save_llama
 
 
@@ -36,7 +36,7 @@ def assert_described(run: RunFolder, by_model: str | None = None) -> None:
     """That tables are as documented; `by_model` begins the columns that only this way of reading has."""
     found = described(run.features, FEATURES)
     own = {f"{by_model}_{model}" for model in ("reference", "intervened")} if by_model else set()
-    assert found & {column.name for column in FEATURES.columns if column.made_by} == own
+    assert found & {column.name for column in FEATURES.columns if column.condition} == own
     assert "density/SOURCE" in found
     described(run.examples, EXAMPLES)
     described(run.logits, LOGITS)
@@ -124,7 +124,7 @@ def test_explanations_name_sources_and_tokens(analyzed: tuple[RunConfig, RunFold
     features: Any = results.features
     alive = features[features["n_tokens"] > 0]["explanation"]
     assert alive.str.contains("strongest peaks on “").all()
-    assert alive.str.contains("points at “").any()
+    assert alive.str.contains("through the logit lens are “").any()
     assert alive.str.contains("chat|prose").all()
 
 

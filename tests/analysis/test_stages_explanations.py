@@ -66,7 +66,7 @@ def test_a_run_from_files_has_no_rule_and_says_so(tmp_path: Path) -> None:
     claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
     assert claimed.any()
     said = table["explanation"].str.contains(
-        "no rule for where it fires, because the activations came without their tokens"
+        "no rule for where it fires, because the activations came without tokens"
     )
     assert said[claimed].all() and not said[~claimed].any()
     assert not table["observation"].str.contains("Evidence:").any()

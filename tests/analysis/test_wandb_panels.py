@@ -192,7 +192,7 @@ def test_a_failure_stops_neither_report_nor_page(
         for record in caplog.records
         if record.levelno >= logging.WARNING and record.name.startswith("crosscoder")
     ]
-    assert all("going on with metrics.jsonl alone" in record.message for record in warnings) and warnings
+    assert all("continuing with metrics.jsonl only" in record.message for record in warnings) and warnings
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Training on activations that lie in memory, with what can go wrong on the way."""
+"""Training on activations in memory, with failures at chosen batches."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ BATCH = 64
 
 
 class InMemoryReader:
-    """An `ActivationReader` of one tensor; documents of ten tokens."""
+    """An `ActivationReader` of one tensor, in documents of ten tokens."""
 
     def __init__(self, values: Tensor, d_models: tuple[int, ...]) -> None:
         assert values.shape[1] == sum(d_models)
@@ -34,7 +34,7 @@ class InMemoryReader:
 
 
 class DisturbedSource:
-    """A source in whose n-th batch (counted from 0, since this object was made) something happens."""
+    """A source that calls a function at its n-th batch, counted from 0 since this object was created."""
 
     def __init__(self, source: TokenSource, n: int, disturb: Callable[[Tensor], Tensor]) -> None:
         self.source, self.n, self.disturb = source, n, disturb
@@ -62,7 +62,7 @@ def source_of(values: Tensor, held_out: Tensor, d_models: tuple[int, ...], seed:
 
 
 def planted_source(n_tokens: int = 1000, seed: int = 0, **pair: Any) -> CachedSource:
-    """A source of a planted pair. A pass of 1000 tokens is no multiple of a batch, so that passes overlap in one."""
+    """A source of a planted pair. A pass of 1000 tokens is not a multiple of the batch, so that some batches span two passes."""
     planted = PlantedPair(**pair)
     d_models = (planted.d_model, planted.d_model)
     return source_of(planted.sample(n_tokens, seed=1), planted.sample(1500, seed=2), d_models, seed)
@@ -80,7 +80,7 @@ def run_config(
     batch: int = BATCH,
     **training: Any,
 ) -> RunConfig:
-    """Settings of a small run of so many steps, on the CPU, in float32 unless asked otherwise."""
+    """Settings of a small run of `steps` steps, by default on the CPU in float32."""
     files = FileActivations(reference=Path("reference.npy"), intervened=Path("intervened.npy"))
     settings = {
         "n_tokens": steps * batch,

@@ -1,4 +1,4 @@
-"""A pair of two sizes with two tokenizers: each model reads the text in its own tokens, and their aligned ones are compared."""
+"""A pair of two sizes with two tokenizers: each model reads its own tokens, and the aligned ones are compared."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from crosscoder.activations.batch import split_models
-from crosscoder.activations.shards import SIDES, ShardReader
+from crosscoder.activations.shards import SPLITS, ShardReader
 from crosscoder.config import PairConfig, RunConfig
 from crosscoder.config.load import load_config
 from crosscoder.errors import ConfigError, PairError
@@ -18,14 +18,14 @@ from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents, tokenize
 from crosscoder.text.text_files import read_texts
-from crosscoder.text.token_alignment import Aligner, meeting_places
+from crosscoder.text.token_alignment import Aligner, counterpart_positions
 from tests.tiny_pairs import run_config, save_llama
 from training.doctor import doctor
 from training.extraction import check_documents, extract, pack
 from training.harvest import harvest
 from training.survey import survey
 
-# To the model of words all unknown openings are one, so that prefixes occur again: masking them has its own test.
+# The word tokenizer maps all unknown openings to one token, so that prefixes repeat; masking them has its own test.
 _POLICY = {"mask_repeated": False}
 
 
@@ -64,7 +64,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Sizes:
 def by_document(folder: Path, d_models: tuple[int, ...]) -> dict[int, list[torch.Tensor]]:
     """Each document's activations of both models, in order."""
     found = {}
-    for side in SIDES:
+    for side in SPLITS:
         reader = ShardReader(folder / "activations", side)
         rows = reader.gather(torch.arange(reader.n_tokens))
         for document in rows.document.unique().tolist():
@@ -74,7 +74,7 @@ def by_document(folder: Path, d_models: tuple[int, ...]) -> dict[int, list[torch
     return found
 
 
-def test_the_harvest_equals_each_model_run_by_hand_at_the_aligned_places(sizes: Sizes) -> None:
+def test_the_harvest_equals_each_model_run_by_hand_at_the_aligned_tokens(sizes: Sizes) -> None:
     config, documents = sizes.config, sizes.documents
     harvest(RunFolder(sizes.folder / "run"), config, sizes.pair, documents)
     harvested = by_document(sizes.folder / "run", sizes.pair.d_models)
@@ -89,7 +89,7 @@ def test_the_harvest_equals_each_model_run_by_hand_at_the_aligned_places(sizes: 
     n_compared = 0
     for document, text in enumerate(texts):
         sides = aligner.read(text)
-        places = meeting_places(sides[0].ends, sides[1].ends)
+        places = counterpart_positions(sides[0].ends, sides[1].ends)
         met = np.flatnonzero(places >= 0)
         met = met[(met > 0) & (places[met] > 0) & (met < 60) & (places[met] < 60)]
         for model, layer, own in ((0, 2, met), (1, 4, places[met])):
@@ -103,7 +103,7 @@ def test_the_harvest_equals_each_model_run_by_hand_at_the_aligned_places(sizes: 
     assert manifest["pair"]["tokenizer"] != manifest["pair"]["intervened_tokenizer"]
 
 
-def test_the_models_exchanged_exchange_everything(sizes: Sizes, tmp_path: Path) -> None:
+def test_swapping_the_models_swaps_everything(sizes: Sizes, tmp_path: Path) -> None:
     config = with_align(
         run_config(sizes.folder, sizes.large, sizes.small, tokens=_POLICY),
         hookpoint="model.layers.3",
@@ -127,9 +127,9 @@ def test_the_models_exchanged_exchange_everything(sizes: Sizes, tmp_path: Path) 
             torch.testing.assert_close(part, swapped, rtol=1e-5, atol=1e-5)
 
 
-def test_batches_give_what_single_documents_give(sizes: Sizes) -> None:
+def test_batched_equals_single_documents(sizes: Sizes) -> None:
     documents = sizes.documents
-    chosen = documents.side(held_out=False)
+    chosen = documents.split(held_out=False)
     (whole,) = pack(chosen, documents.read_lengths, 100_000)
     together = extract(sizes.pair, documents, whole)
     alone = [extract(sizes.pair, documents, np.array([document])) for document in whole]
@@ -140,7 +140,7 @@ def test_batches_give_what_single_documents_give(sizes: Sizes) -> None:
     assert torch.equal(together.position, torch.cat([one.position for one in alone]))
 
 
-def test_the_survey_compares_layers_and_says_no_divergence(sizes: Sizes) -> None:
+def test_the_survey_compares_layers_and_reports_no_divergence(sizes: Sizes) -> None:
     found = survey(sizes.pair, sizes.documents, 8)
     assert found["predictions"] is None
     assert [row["change"] for row in found["layers"]] == [None] * 4, "widths differ"
@@ -150,16 +150,18 @@ def test_the_survey_compares_layers_and_says_no_divergence(sizes: Sizes) -> None
     )
 
 
-def test_doctor_says_where_the_tokens_meet(sizes: Sizes) -> None:
+def test_doctor_describes_the_alignment(sizes: Sizes) -> None:
     text = doctor(sizes.config)
     assert "aligned by characters" in text
-    assert "widths      differ: there is no difference to explain" in text
-    assert "of the intervened model's; the others are read, but not compared" in " ".join(text.split())
+    assert "widths      differ, so there is no difference to explain" in text
+    assert "of the intervened model's; the other tokens are read, but not compared" in " ".join(text.split())
     assert "each model reads them in its own template" in text
     assert "hook        intervened: equals hidden_states[4]" in text
 
 
-def test_a_longer_reading_of_either_model_is_refused(sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_too_long_for_either_model_are_refused(
+    sizes: Sizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lengths = sizes.documents.lengths, sizes.documents.read_lengths
     assert lengths[0].max() == lengths[1].max() > sizes.documents.alignment.lengths.max()  # pyright: ignore[reportOptionalMemberAccess]
     longest = int(lengths[1].max())
@@ -173,11 +175,11 @@ def test_a_longer_reading_of_either_model_is_refused(sizes: Sizes, monkeypatch: 
 
 def test_without_the_setting_two_tokenizers_are_refused(sizes: Sizes) -> None:
     assert sizes.config.pair is not None
-    with pytest.raises(PairError, match=r"not the same.*, or set pair\.align to characters$"):
+    with pytest.raises(PairError, match=r"differ in .*, or set pair\.align to characters$"):
         load_pair(sizes.config.pair.model_copy(update={"align": "none"}))
 
 
-def test_of_one_tokenizer_the_setting_changes_nothing(tmp_path: Path) -> None:
+def test_with_one_tokenizer_the_setting_changes_nothing(tmp_path: Path) -> None:
     plain = run_config(tmp_path, save_llama(tmp_path / "a"), save_llama(tmp_path / "b", 1, width=12))
     runs = []
     for name, config in (("plain", plain), ("aligned", with_align(plain))):
@@ -203,7 +205,7 @@ def test_of_one_tokenizer_the_setting_changes_nothing(tmp_path: Path) -> None:
         ({"snapshots": [{"model": "somewhere"}]}, "there are 1 snapshots between them; remove snapshots"),
     ],
 )
-def test_what_cannot_be_aligned_is_refused_by_name(
+def test_settings_that_cannot_be_aligned_are_refused_by_name(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     settings = {
@@ -232,5 +234,5 @@ def test_a_snapshot_with_another_tokenizer_is_refused(sizes: Sizes) -> None:
             "device": "cpu",
         }
     )
-    with pytest.raises(PairError, match=r"are not the same.*; give two models with one tokenizer$"):
+    with pytest.raises(PairError, match=r"differ in .*; give two models with one tokenizer$"):
         load_pair(config)

@@ -47,7 +47,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("sparsity", [{"kind": "batch_topk", "k": 4}, JUMPRELU])
-def test_loading_brings_everything_back(tmp_path: Path, sparsity: dict[str, Any]) -> None:
+def test_loading_restores_everything(tmp_path: Path, sparsity: dict[str, Any]) -> None:
     state = trained(tmp_path, sparsity=sparsity)
     state.source = {"pass_index": 3, "offset": 17, "order": torch.arange(5)}
     state.wandb_id = "abc"
@@ -66,7 +66,7 @@ def test_loading_brings_everything_back(tmp_path: Path, sparsity: dict[str, Any]
     assert torch.equal(torch.rand(3), drawn), "torch's random numbers go on where they were"
 
 
-def test_a_state_before_the_first_step_can_be_kept(tmp_path: Path) -> None:
+def test_a_state_before_the_first_step_can_be_saved(tmp_path: Path) -> None:
     state = fresh(tmp_path)
     path = save_checkpoint(tmp_path / "checkpoints", state)
     other = fresh(tmp_path, seed=1)
@@ -86,7 +86,7 @@ def test_the_two_newest_are_kept_in_order_of_steps(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["step_00000100", "step_99999999"]
 
 
-def test_a_checkpoint_that_was_never_finished_is_not_seen(saved: Path, tmp_path: Path) -> None:
+def test_a_partial_checkpoint_is_ignored(saved: Path, tmp_path: Path) -> None:
     partial = saved.with_name("step_00000009.partial")
     shutil.copytree(saved, partial)
     assert checkpoints(saved.parent) == [saved]
@@ -103,12 +103,12 @@ def test_no_folder_means_no_checkpoints(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.999])
-def test_one_altered_byte_is_refused_by_name(saved: Path, tmp_path: Path, place: float) -> None:
+def test_one_modified_byte_is_refused_by_name(saved: Path, tmp_path: Path, place: float) -> None:
     file = saved / "state.safetensors"
     data = bytearray(file.read_bytes())
     data[int(place * len(data))] ^= 1
     file.write_bytes(data)
-    with pytest.raises(FormatError, match="altered or cut") as caught:
+    with pytest.raises(FormatError, match="modified or truncated") as caught:
         load_checkpoint(saved, fresh(tmp_path))
     assert str(file) in str(caught.value)
 
@@ -131,11 +131,11 @@ def test_a_missing_file_is_refused_by_name(saved: Path, tmp_path: Path, name: st
 @pytest.mark.parametrize(
     "change", [{"step": 1}, {"n_tokens": 0}, {"penalty": 9.0}, {"source": {"offset": 0}}]
 )
-def test_an_altered_record_is_refused_by_name(saved: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_modified_record_is_refused_by_name(saved: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     record = json.loads((saved / "state.json").read_text())
     (saved / "state.json").write_text(json.dumps(record | change))
     with pytest.raises(
-        FormatError, match=r"state\.json: does not match its own digest; it was altered or cut"
+        FormatError, match=r"state\.json: does not match its own digest; it was modified or truncated"
     ):
         load_checkpoint(saved, fresh(tmp_path))
 
@@ -151,13 +151,13 @@ def test_a_foreign_record_is_refused_by_name(saved: Path, tmp_path: Path, text: 
 def test_the_checkpoint_of_another_dictionary_is_refused(
     saved: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    with pytest.raises(FormatError, match=r"of another dictionary .* use a new run folder") as caught:
+    with pytest.raises(FormatError, match=r"belongs to another dictionary .* use a new run folder") as caught:
         load_checkpoint(saved, fresh(tmp_path, **change))
     assert "\n" not in str(caught.value)
 
 
-def test_an_untouched_checkpoint_is_accepted(saved: Path, tmp_path: Path) -> None:
-    """The control of the refusals above."""
+def test_an_unmodified_checkpoint_is_accepted(saved: Path, tmp_path: Path) -> None:
+    """The control of the tests above."""
     state = fresh(tmp_path)
     load_checkpoint(saved, state)
     assert state.step == 3

@@ -1,4 +1,4 @@
-"""The other dictionaries of a run: trained once, by its own recipe, on what makes each of them a control."""
+"""The controls of a run: trained once, with its settings, each on its transformed tokens."""
 
 import json
 from itertools import islice
@@ -17,11 +17,11 @@ from crosscoder.planted import PlantedChain, PlantedPair
 from crosscoder.run.controls import controls_of
 from crosscoder.run.folder import RunFolder
 from tests.training.in_memory import planted_source, run_config, source_of
-from training.controls import TransformedSource, n_side_by_side, train_controls
+from training.controls import TransformedSource, n_workers, train_controls
 from training.sources import open_source
 
 NONE = ControlsConfig(drift=False, identity=False, shuffled=False)
-# The tokens of most tests are in memory, where another process does not find them.
+# The tokens of most tests are in memory, where worker processes cannot read them.
 ALL = ControlsConfig(drift=True, seeds=2, difference=True, workers=1)
 
 
@@ -36,7 +36,7 @@ def train(path: Path, controls: ControlsConfig = ALL) -> RunFolder:
     return folder
 
 
-def test_every_control_is_a_run_that_loads_alone(tmp_path: Path) -> None:
+def test_every_control_is_a_run_folder_that_loads_without_the_run(tmp_path: Path) -> None:
     folder = train(tmp_path)
     names = ["difference", "difference_mixed", "drift", "identity", "seed_1", "seed_2", "shuffled"]
     assert sorted(path.name for path in (folder.path / "controls").iterdir()) == names
@@ -55,8 +55,8 @@ def test_every_control_is_a_run_that_loads_alone(tmp_path: Path) -> None:
         assert not controls_of(config, own.path)
 
 
-def test_controls_of_a_chain_read_its_ends_and_seeds_read_all(tmp_path: Path) -> None:
-    """Whatever lies between changes nothing about the controls of the two ends."""
+def test_controls_of_a_chain_read_its_ends_and_seeds_read_all_models(tmp_path: Path) -> None:
+    """Snapshots do not affect the controls of reference and intervened model."""
     chain = PlantedChain.spread(PlantedPair(), 3)
     values, held_out = chain.sample(1000, seed=1), chain.sample(600, seed=2)
     controls = ALL.model_copy(update={"seeds": 1})
@@ -80,7 +80,7 @@ def test_controls_of_a_chain_read_its_ends_and_seeds_read_all(tmp_path: Path) ->
     assert RunFolder(tmp_path / "chain" / "controls" / "drift").read_config().n_snapshots == 0
 
 
-def test_finished_controls_are_left_as_they_are(tmp_path: Path) -> None:
+def test_finished_controls_are_not_trained_again(tmp_path: Path) -> None:
     folder = train(tmp_path)
     files = sorted((folder.path / "controls").rglob("model.safetensors"))
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
@@ -100,7 +100,7 @@ def test_controls_differ_from_the_run_and_from_each_other(tmp_path: Path) -> Non
             assert not torch.allclose(one, other, atol=1e-3)
 
 
-def test_none_are_trained_where_none_are_asked_for(tmp_path: Path) -> None:
+def test_no_controls_are_trained_if_none_are_configured(tmp_path: Path) -> None:
     folder = train(tmp_path, NONE)
     assert not (folder.path / "controls").exists()
     pooled = config_with(tmp_path, reads="pooled")
@@ -134,7 +134,7 @@ def test_the_null_source_has_the_same_tokens_in_the_same_order() -> None:
     assert null.held_out().n_tokens == source.held_out().n_tokens
 
 
-def test_another_order_has_the_same_tokens() -> None:
+def test_a_reordered_source_has_the_same_tokens() -> None:
     source = planted_source(300)
     twin = source.reordered(5)
     one, other = (next(each.batches(300))[0] for each in (source, twin))
@@ -145,8 +145,8 @@ def test_another_order_has_the_same_tokens() -> None:
     )
 
 
-def test_the_drift_is_kept_with_its_dictionary(tmp_path: Path) -> None:
-    """Analysis makes the same held-out tokens from it."""
+def test_the_null_pair_is_stored_with_its_dictionary(tmp_path: Path) -> None:
+    """Analysis computes the same held-out tokens from it."""
     own = RunFolder.open(train(tmp_path).path / "controls" / "drift")
     assert NullPair.load(own.drift).d_models == (48, 48)
     assert json.loads((own.crosscoder / "config.json").read_text())["provenance"]["control"] == "drift"
@@ -164,7 +164,7 @@ def on_disk(place: Path, workers: int | None) -> RunConfig:
     )
 
 
-def test_side_by_side_gives_what_one_after_the_other_gives(tmp_path: Path) -> None:
+def test_controls_trained_in_parallel_equal_those_trained_in_sequence(tmp_path: Path) -> None:
     trained = {}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -183,7 +183,9 @@ def test_side_by_side_gives_what_one_after_the_other_gives(tmp_path: Path) -> No
     assert trained[1] == trained[2]
 
 
-def test_as_many_side_by_side_as_is_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers_follows_threads_memory_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = on_disk(tmp_path, None)
     source = open_source(RunFolder(tmp_path), config)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
@@ -191,11 +193,11 @@ def test_as_many_side_by_side_as_is_worth_it(tmp_path: Path, monkeypatch: pytest
     def at(**changes: Any) -> int:
         part, settings = config.training.model_copy(update={"n_tokens": 10**9}), config.controls
         changed = config.model_copy(update={"training": part, "controls": settings} | changes)
-        return n_side_by_side(changed, source, 7)
+        return n_workers(changed, source, 7)
 
-    assert n_side_by_side(config, source, 7) == 1, "too short for a process of its own"
+    assert n_workers(config, source, 7) == 1, "too short for a process of its own"
     assert at() == 4
     assert at(controls=config.controls.model_copy(update={"workers": 3})) == 3
     assert at(activations=StreamedActivations()) == 1
-    monkeypatch.setattr("training.controls.memory_of_machine", lambda: 10**6)
+    monkeypatch.setattr("training.controls.machine_memory", lambda: 10**6)
     assert at() == 1

@@ -31,12 +31,12 @@ def config_of(
     return config.model_copy(update={"pair": config.pair.model_copy(update={"hookpoint": hookpoint})})
 
 
-def test_the_report_says_all_that_matters(folder: Path) -> None:
+def test_the_report_has_every_section(folder: Path) -> None:
     text = doctor(config_of(folder, training={"n_tokens": 20_000, "batch_tokens": 100}))
     for part in (
         str(folder / "reference"),
         "float32, 16 wide at model.layers.1",
-        "the same on both sides, 300 tokens, with a chat template",
+        "the same for all models, 300 tokens, with a chat template",
         "reference: equals hidden_states[2] on 10 documents",
         "intervened: equals hidden_states[2] on 10 documents",
         "linear CKA",
@@ -52,20 +52,20 @@ def test_the_report_says_all_that_matters(folder: Path) -> None:
         "harvest",
         "memory",
         "for 200 steps of 100 tokens",
-        "controls 1.2 times that besides, if one after the other: drift, identity, shuffled",
+        "controls 1.2 times the training time in addition, if trained one after the other: drift, identity, shuffled",
     ):
         assert part in text
     assert "TOO LITTLE" not in text
 
 
-def test_widths_that_differ_leave_the_cosine_out(folder: Path) -> None:
+def test_unequal_widths_have_no_cosine(folder: Path) -> None:
     text = doctor(config_of(folder, "wide"))
     assert "24 wide" in text
     assert "linear CKA" in text
     assert "cosine" not in text
 
 
-def test_a_way_of_reading_that_needs_equal_widths_is_refused(folder: Path) -> None:
+def test_a_view_that_needs_equal_widths_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"crosscoder\.reads: 'difference' needs two models of equal width"):
         doctor(config_of(folder, "wide", crosscoder={"reads": "difference"}))
 
@@ -110,7 +110,7 @@ def texts(folder: Path) -> dict[str, Any]:
 
 def test_a_module_that_is_no_layer_is_not_compared(folder: Path) -> None:
     assert (
-        "model.layers.1.mlp is no decoder layer"
+        "model.layers.1.mlp is not a decoder layer"
         in hook_of(config_of(folder, hookpoint="model.layers.1.mlp"))[0]
     )
 
@@ -121,7 +121,7 @@ def test_a_hook_that_reads_something_else_is_refused(folder: Path) -> None:
         pair._modules = (pair._modules[0], network.get_submodule("model.layers.0"))
 
     with pytest.raises(
-        PairError, match=r"at model\.layers\.1 of the intervened model differs from .*hidden_states\[2\]"
+        PairError, match=r"at model\.layers\.1 of the intervened model differ from .*hidden_states\[2\]"
     ):
         hook_of(config_of(folder), misread)
 
@@ -140,7 +140,7 @@ def test_files_are_examined_without_models(tmp_path: Path) -> None:
     values = torch.randn(1024, 8)
     text = doctor(files(tmp_path, values, 2 * values))
     assert "[1,024, 8]" in text
-    assert "every value is finite" in text
+    assert "all values are finite" in text
     assert "768 to train on, 256 held out" in text
     assert "change      median 100.0%" in text
     assert "linear CKA  1.0000" in text
@@ -149,12 +149,12 @@ def test_files_are_examined_without_models(tmp_path: Path) -> None:
         doctor(files(tmp_path, values, values))
 
 
-def test_what_does_not_fit_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_insufficient_disk_and_memory_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from training import doctor as module
 
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(module, "memory_of_machine", lambda: 10**6)
+    monkeypatch.setattr(module, "machine_memory", lambda: 10**6)
     text = doctor(config_of(folder))
     assert text.count("TOO LITTLE") == 2
     (folder / "file").write_text("")

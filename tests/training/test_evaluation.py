@@ -5,36 +5,36 @@ from torch import Tensor
 
 from crosscoder.config import BatchTopK, CrosscoderConfig
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads, present
+from crosscoder.dictionary.inputs import View, view_rows
 from crosscoder.dictionary.metrics import relative_norm
 from crosscoder.planted import SMALL, PlantedPair
 from tests.dictionaries import small_crosscoder
 from tests.training.in_memory import InMemoryReader, source_of
-from training.evaluation import TOKENS, HeldOutMeter, decoder_histograms, reconstruction
+from training.evaluation import EVALUATION_TOKENS, HeldOutMeter, decoder_histograms, measure_reconstruction
 
 PAIR = PlantedPair(counts=SMALL)
 WIDTHS = (48, 48)
 
 
-def numpy_fve(actual: Tensor, rebuilt: Tensor) -> float:
-    y, y_hat = actual.double().numpy(), rebuilt.double().numpy()
+def numpy_fve(actual: Tensor, reconstructed: Tensor) -> float:
+    y, y_hat = actual.double().numpy(), reconstructed.double().numpy()
     return 1 - ((y - y_hat) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
 
 
-def one_model_dictionary(reads: Reads, seed: int = 0) -> Crosscoder:
-    """A dictionary that reads pooled models or their difference; random, but calibrated."""
+def one_model_dictionary(reads: View, seed: int = 0) -> Crosscoder:
+    """A random, calibrated dictionary with the view `pooled` or `difference`."""
     config = CrosscoderConfig(d_models=(48,), model_names=(reads,), n_latents=32, sparsity=BatchTopK(k=3))
     crosscoder = Crosscoder(config, seed=seed)
-    rows = present(PAIR.sample(500, seed=1), WIDTHS, reads)
+    rows = view_rows(PAIR.sample(500, seed=1), WIDTHS, reads)
     crosscoder.set_normalization(rows)
     crosscoder.calibrate(rows)
     return crosscoder
 
 
 def measured(
-    crosscoder: Crosscoder, reads: Reads, values: Tensor, chunk: int = 2048
+    crosscoder: Crosscoder, reads: View, values: Tensor, chunk: int = 2048
 ) -> dict[str, float | None]:
-    meter = reconstruction(crosscoder, values, WIDTHS, reads, chunk)
+    meter = measure_reconstruction(crosscoder, values, WIDTHS, reads, chunk)
     named = {name: variance.result() for name, variance in zip(meter.names, meter.per_model, strict=True)}
     assert meter.difference is not None
     return named | {"diff": meter.difference.result(), "l0": meter.l0(), "dead": meter.dead_share()}
@@ -56,15 +56,15 @@ def test_exact_dictionary_explains_all_but_the_noise() -> None:
     assert result["l0"] == pytest.approx(PAIR.true_l0, rel=0.1)
 
 
-def test_paired_measures_are_those_of_the_numpy_reference() -> None:
+def test_paired_measures_equal_the_numpy_reference() -> None:
     crosscoder = PAIR.dictionary(threshold=0.9)
     values = PAIR.sample(1000, seed=4)
     latents = crosscoder.encode(values).detach()
-    rebuilt = crosscoder.decode(latents).detach().flatten(1)  # pyright: ignore[reportAttributeAccessIssue]
+    reconstructed = crosscoder.decode(latents).detach().flatten(1)  # pyright: ignore[reportAttributeAccessIssue]
     result = measured(crosscoder, "paired", values)
-    assert result["reference"] == pytest.approx(numpy_fve(values[:, :48], rebuilt[:, :48]), rel=1e-5)
-    assert result["intervened"] == pytest.approx(numpy_fve(values[:, 48:], rebuilt[:, 48:]), rel=1e-5)
-    shift, rebuilt_shift = (part[:, 48:] - part[:, :48] for part in (values, rebuilt))
+    assert result["reference"] == pytest.approx(numpy_fve(values[:, :48], reconstructed[:, :48]), rel=1e-5)
+    assert result["intervened"] == pytest.approx(numpy_fve(values[:, 48:], reconstructed[:, 48:]), rel=1e-5)
+    shift, rebuilt_shift = (part[:, 48:] - part[:, :48] for part in (values, reconstructed))
     assert result["diff"] == pytest.approx(numpy_fve(shift, rebuilt_shift), rel=1e-5)
     assert result["l0"] == pytest.approx(float((latents > 0).sum()) / 1000)
     assert 0.2 < float(result["reference"] or 0) < 0.99
@@ -74,11 +74,13 @@ def test_pooled_encodes_each_model_alone_and_measures_the_difference_of_both() -
     crosscoder, values = one_model_dictionary("pooled"), PAIR.sample(1000, seed=4)
     parts = values.split(48, dim=1)
     codes = [crosscoder.encode(part).detach() for part in parts]
-    rebuilt = [crosscoder.decode(code).detach().flatten(1) for code in codes]  # pyright: ignore[reportAttributeAccessIssue]
+    reconstructed = [crosscoder.decode(code).detach().flatten(1) for code in codes]  # pyright: ignore[reportAttributeAccessIssue]
     result = measured(crosscoder, "pooled", values)
-    assert result["reference"] == pytest.approx(numpy_fve(parts[0], rebuilt[0]), rel=1e-5)
-    assert result["intervened"] == pytest.approx(numpy_fve(parts[1], rebuilt[1]), rel=1e-5)
-    assert result["diff"] == pytest.approx(numpy_fve(parts[1] - parts[0], rebuilt[1] - rebuilt[0]), rel=1e-5)
+    assert result["reference"] == pytest.approx(numpy_fve(parts[0], reconstructed[0]), rel=1e-5)
+    assert result["intervened"] == pytest.approx(numpy_fve(parts[1], reconstructed[1]), rel=1e-5)
+    assert result["diff"] == pytest.approx(
+        numpy_fve(parts[1] - parts[0], reconstructed[1] - reconstructed[0]), rel=1e-5
+    )
     assert result["l0"] == pytest.approx(sum(float((code > 0).sum()) for code in codes) / 2000)
     never = ~((codes[0] > 0).any(dim=0) | (codes[1] > 0).any(dim=0))
     assert result["dead"] == pytest.approx(float(never.float().mean()))
@@ -90,14 +92,14 @@ def test_pooled_encodes_each_model_alone_and_measures_the_difference_of_both() -
 def test_difference_measures_the_difference() -> None:
     crosscoder, values = one_model_dictionary("difference"), PAIR.sample(1000, seed=4)
     shift = values[:, 48:] - values[:, :48]
-    rebuilt = crosscoder(shift).detach().flatten(1)
+    reconstructed = crosscoder(shift).detach().flatten(1)
     result = measured(crosscoder, "difference", values)
-    assert result["difference"] == result["diff"] == pytest.approx(numpy_fve(shift, rebuilt), rel=1e-5)
+    assert result["difference"] == result["diff"] == pytest.approx(numpy_fve(shift, reconstructed), rel=1e-5)
 
 
 @pytest.mark.parametrize("reads", ["paired", "pooled", "difference"])
 @pytest.mark.parametrize("chunk", [1, 130, 999])
-def test_chunks_do_not_matter(reads: Reads, chunk: int) -> None:
+def test_chunks_do_not_matter(reads: View, chunk: int) -> None:
     crosscoder = PAIR.dictionary() if reads == "paired" else one_model_dictionary(reads)
     values = PAIR.sample(1000, seed=4)
     whole, chunked = measured(crosscoder, reads, values), measured(crosscoder, reads, values, chunk)
@@ -113,7 +115,7 @@ def test_low_precision_activations_are_measured_in_float32() -> None:
 # --- looks during training --------------------------------------------------------------------------------------------
 
 
-def test_held_out_meter_calibrates_only_when_asked() -> None:
+def test_held_out_meter_calibrates_only_on_request() -> None:
     crosscoder = PAIR.dictionary()
     meter = HeldOutMeter(
         source_of(PAIR.sample(6000, seed=1), PAIR.sample(3000, seed=2), WIDTHS), "paired", 1000
@@ -130,13 +132,15 @@ def test_held_out_meter_calibrates_only_when_asked() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("n_tokens", [1, 2, 7, TOKENS, 2 * TOKENS + 1, 40_000])
-def test_measured_and_calibrated_rows_are_distinct_and_spread(n_tokens: int) -> None:
+@pytest.mark.parametrize("n_tokens", [1, 2, 7, EVALUATION_TOKENS, 2 * EVALUATION_TOKENS + 1, 40_000])
+def test_evaluation_and_calibration_rows_are_disjoint_and_spread(n_tokens: int) -> None:
     values = torch.arange(float(n_tokens))[:, None].repeat(1, 2)
-    meter = HeldOutMeter(source_of(torch.randn(5, 2), values, (1, 1)), "paired", TOKENS)
+    meter = HeldOutMeter(source_of(torch.randn(5, 2), values, (1, 1)), "paired", EVALUATION_TOKENS)
     measured, calibrated = (part[:, 0].long() for part in (meter.values, meter.calibration))
     for rows in (measured, calibrated):
-        assert len(rows) == max(1, min(n_tokens // 2 + (n_tokens % 2 if rows is calibrated else 0), TOKENS))
+        assert len(rows) == max(
+            1, min(n_tokens // 2 + (n_tokens % 2 if rows is calibrated else 0), EVALUATION_TOKENS)
+        )
         assert len(rows.unique()) == len(rows)
         assert int(rows[0]) <= 1 and int(rows[-1]) >= 0.99 * (n_tokens - 2)
     if n_tokens > 1:

@@ -1,4 +1,4 @@
-"""Both ways through a step agree in values and in gradients; the dense one is the reference."""
+"""Both paths of a training step agree in values and gradients; the dense path is the reference."""
 
 import pytest
 import torch
@@ -31,13 +31,13 @@ def step(
     path: str,
     nested: tuple[int, ...] = (),
 ) -> dict[str, Tensor]:
-    """Loss terms, the code, which latents fired, and every gradient."""
+    """Loss terms, latents, which latents fired, and all gradients."""
     crosscoder.zero_grad()
     forward = Forward(crosscoder, normalized.dtype, path, nested)(normalized, k)  # pyright: ignore[reportArgumentType]
     terms = loss_terms(forward, dead, AuxiliaryConfig(coefficient=1.0, k=3), penalty=0.0)
     assert ("nested" in terms) == bool(nested)
     terms.total().backward()
-    forward.settle()
+    forward.complete_gradients()
     assert isinstance(forward, SparsePass if path == "sparse" else DensePass)
     code = forward.sparse_latents.dense() if isinstance(forward, SparsePass) else forward.latents  # pyright: ignore[reportAttributeAccessIssue]
     fired, l0 = forward.fired()
@@ -70,7 +70,7 @@ def assert_paths_agree(
 @pytest.mark.parametrize("dead", [NONE_DEAD, SOME_DEAD, ALL_DEAD], ids=["none", "some", "all"])
 @pytest.mark.parametrize("k", [None, 1.0, 7.0, 24.0])
 def test_values_and_gradients_agree(kind: str, shape: str, dead: Tensor, k: float | None) -> None:
-    """k = 24 is every latent there is, so that more than the positive ones is asked for."""
+    """k = 24 is the number of latents, so more are selected than are positive."""
     crosscoder = small_crosscoder(kind, shape).double()
     normalized = crosscoder.normalize(raw_activations(SHAPES[shape]).double())
     assert_paths_agree(crosscoder, normalized, dead, k)
@@ -79,15 +79,15 @@ def test_values_and_gradients_agree(kind: str, shape: str, dead: Tensor, k: floa
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
 @pytest.mark.parametrize("shape", ["one", "three_unequal"])
 @pytest.mark.parametrize("nested", [(5,), (5, 12), (1, 2, 23)])
-def test_nested_prefixes_agree(kind: str, shape: str, nested: tuple[int, ...]) -> None:
+def test_nested_reconstructions_agree(kind: str, shape: str, nested: tuple[int, ...]) -> None:
     crosscoder = small_crosscoder(kind, shape).double()
     normalized = crosscoder.normalize(raw_activations(SHAPES[shape]).double())
     assert_paths_agree(crosscoder, normalized, SOME_DEAD, 6.0, nested)
 
 
 @pytest.mark.parametrize("n_dead", [10, 190])
-def test_the_strongest_of_the_dead_latents_agree(n_dead: int) -> None:
-    """Few are taken densely and many by their firings."""
+def test_reconstructions_by_dead_latents_agree(n_dead: int) -> None:
+    """Few dead latents take the dense path and many the sparse one."""
     crosscoder = small_crosscoder("batch_topk", "two_unequal", n_latents=200).double()
     normalized = crosscoder.normalize(raw_activations(SHAPES["two_unequal"]).double())
     dead = torch.randperm(200, generator=torch.Generator().manual_seed(0)) < n_dead
@@ -95,7 +95,7 @@ def test_the_strongest_of_the_dead_latents_agree(n_dead: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
-def test_tokens_on_which_nothing_fires(kind: str) -> None:
+def test_paths_agree_on_tokens_where_no_latent_fires(kind: str) -> None:
     crosscoder = small_crosscoder(kind, "two").double()
     with torch.no_grad():
         crosscoder.b_enc.fill_(-1.0)
@@ -108,8 +108,8 @@ def test_tokens_on_which_nothing_fires(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
-def test_in_bfloat16_the_sparse_gradients_are_as_near_to_the_exact_ones_as_the_dense(kind: str) -> None:
-    """Not near to each other: an entry at the edge may fire on one path alone."""
+def test_in_bfloat16_sparse_gradients_are_as_accurate_as_dense_ones(kind: str) -> None:
+    """The paths differ from each other: a latent near the threshold may fire on one of them alone."""
     sparsity = BatchTopK(k=8) if kind == "batch_topk" else TopK(k=8)
     config = CrosscoderConfig(d_models=(64, 64), model_names=model_names(2), n_latents=256, sparsity=sparsity)
     crosscoder = Crosscoder(config)
@@ -121,7 +121,7 @@ def test_in_bfloat16_the_sparse_gradients_are_as_near_to_the_exact_ones_as_the_d
             forward = Forward(crosscoder, dtype, path)(normalized, None)  # pyright: ignore[reportArgumentType]
             dead = torch.arange(256) % 16 == 0
             loss_terms(forward, dead, AuxiliaryConfig(), 0.0).total().backward()
-        forward.settle()
+        forward.complete_gradients()
         found = [parameter.grad for parameter in crosscoder.parameters() if parameter.grad is not None]
         assert all(gradient.dtype == torch.float32 for gradient in found)
         return torch.cat([gradient.flatten() for gradient in found])
@@ -132,8 +132,8 @@ def test_in_bfloat16_the_sparse_gradients_are_as_near_to_the_exact_ones_as_the_d
     assert errors["sparse"] < 0.1 * float(exact.norm())
 
 
-def test_gradients_lie_in_memory_as_their_weights_do() -> None:
-    """Else every step copies them."""
+def test_gradients_have_the_memory_layout_of_their_weights() -> None:
+    """If they do not, every step copies them."""
     crosscoder = small_crosscoder("batch_topk", "two")
     forward = Forward(crosscoder, torch.float32, "sparse")(
         crosscoder.normalize(raw_activations((6, 6))), None
@@ -145,7 +145,7 @@ def test_gradients_lie_in_memory_as_their_weights_do() -> None:
     assert crosscoder.W_enc.T.is_contiguous()
 
 
-def test_the_path_follows_from_the_share_that_fires() -> None:
+def test_the_path_follows_from_the_share_of_firing_latents() -> None:
     cpu = torch.device("cpu")
     for dtype, share in SPARSE_BELOW.items():
         for sparsity in (BatchTopK(k=1), TopK(k=1)):

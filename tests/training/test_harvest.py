@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from crosscoder.activations.batch import split_models
-from crosscoder.activations.shards import SIDES, Manifest, ShardReader
+from crosscoder.activations.shards import SPLITS, Manifest, ShardReader
 from crosscoder.config import AdapterSource, RunConfig
 from crosscoder.errors import ConfigError, DataError, FormatError, ResourceError
 from crosscoder.language_models.pair import ModelPair, load_pair
@@ -27,7 +27,7 @@ from training.harvest import harvest
 
 
 class Setting:
-    """A pair, its texts, and the bytes of a harvest that nothing interrupted."""
+    """A pair, its texts, and the bytes of an uninterrupted harvest."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, n_batches: int, error: BaseException) -> list[int]:
-    """Let `n_batches` forward passes of the harvest through, then raise; the list holds how many there were."""
+    """Allow `n_batches` forward passes of the harvest, then raise; the list holds the number of passes."""
     done: list[int] = []
 
     def extract(*arguments: Any) -> Any:
@@ -74,22 +74,22 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, n_batches: int, error: Base
 
 
 @pytest.mark.parametrize("batch_tokens", [16, 96, 10_000])
-def test_a_plan_holds_every_document_of_its_side_once(setting: Setting, batch_tokens: int) -> None:
+def test_a_plan_contains_every_document_of_its_side_once(setting: Setting, batch_tokens: int) -> None:
     for held_out in (False, True):
         plans = [plan_batches(setting.documents, held_out, batch_tokens, 0, number) for number in (0, 0, 1)]
         for plan in plans:
-            assert sorted(np.concatenate(plan).tolist()) == setting.documents.side(held_out).tolist()
+            assert sorted(np.concatenate(plan).tolist()) == setting.documents.split(held_out).tolist()
             for batch in plan:
                 area = len(batch) * int(setting.documents.lengths[batch].max())
                 assert area <= batch_tokens or len(batch) == 1
         as_lists = [[batch.tolist() for batch in plan] for plan in plans]
         assert as_lists[0] == as_lists[1]
-        # One batch that holds everything is sorted the same way in every pass.
+        # A single batch of all documents is sorted the same way in every pass.
         assert as_lists[0] != as_lists[2] or len(plans[0]) == 1
 
 
 def test_packing_wastes_little(setting: Setting) -> None:
-    """Sorted by length, documents of a batch need less padding than in the order they come."""
+    """Documents sorted by length need less padding than in their original order."""
     lengths = np.random.default_rng(0).integers(1, 200, 1000)
     batches = pack(np.arange(1000), lengths, 2048)
     area = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
@@ -98,7 +98,7 @@ def test_packing_wastes_little(setting: Setting) -> None:
 
 
 def alike_and_not(n_alike: int, opening: int) -> Documents:
-    """Documents with the same `opening` tokens, and as many that begin with a token of their own."""
+    """Documents with the same `opening` tokens, and equally many that begin with distinct tokens."""
     generator = np.random.default_rng(0)
     rows = [generator.integers(100, 250, 20 + index % 9).astype(np.int32) for index in range(2 * n_alike)]
     for index, row in enumerate(rows):
@@ -115,15 +115,15 @@ def alike_and_not(n_alike: int, opening: int) -> Documents:
     )
 
 
-def test_documents_that_begin_alike_are_packed_together(setting: Setting) -> None:
+def test_documents_with_a_common_opening_are_packed_together(setting: Setting) -> None:
     documents = alike_and_not(20, opening=10)
     for batch in plan_batches(documents, False, 200, 0):
         assert len(set((batch % 2).tolist())) == 1
 
 
-def test_a_common_prefix_is_run_once_and_changes_no_more_than_rounding(setting: Setting) -> None:
+def test_running_a_common_prefix_once_changes_no_more_than_rounding(setting: Setting) -> None:
     documents, runs = alike_and_not(20, opening=10), []
-    # The first use tries out whether the models can do it.
+    # The first use tests whether the models support it.
     setting.pair.activations(*pad(documents, np.array([1, 3])), 10)
     handle = (
         setting.pair.models[0]
@@ -175,10 +175,10 @@ def test_padding_ends_at_the_models_last_position(setting: Setting) -> None:
 
 
 def test_rows_are_the_models_activations_at_unmasked_tokens(setting: Setting) -> None:
-    for side in SIDES:
+    for side in SPLITS:
         reader = ShardReader(setting.folder / "whole/activations", side)
         batch = reader.gather(torch.arange(reader.n_tokens))
-        expected = setting.documents.side(side == "held_out")
+        expected = setting.documents.split(side == "held_out")
         assert sorted(set(batch.document.tolist())) == expected.tolist()
         assert int((batch.document.diff() != 0).sum()) == len(expected) - 1
         for document in expected.tolist():
@@ -194,7 +194,7 @@ def test_rows_are_the_models_activations_at_unmasked_tokens(setting: Setting) ->
 
 def test_held_out_documents_are_never_in_training_shards(setting: Setting) -> None:
     documents = {}
-    for side in SIDES:
+    for side in SPLITS:
         reader = ShardReader(setting.folder / "whole/activations", side)
         documents[side] = set(reader.gather(torch.arange(reader.n_tokens)).document.tolist())
     assert documents["train"]
@@ -202,7 +202,7 @@ def test_held_out_documents_are_never_in_training_shards(setting: Setting) -> No
     assert not documents["train"] & documents["held_out"]
 
 
-def test_the_runs_manifest_tells_what_was_read(setting: Setting) -> None:
+def test_the_manifest_of_the_run_describes_the_texts(setting: Setting) -> None:
     manifest = json.loads((setting.folder / "whole/manifest.json").read_text())
     assert manifest["pair"] == setting.pair.identity()
     assert manifest["data"]["fingerprint"] == setting.documents.digest()
@@ -211,12 +211,12 @@ def test_the_runs_manifest_tells_what_was_read(setting: Setting) -> None:
     assert manifest["stages"]["harvest"]["finished"]
 
 
-def test_outliers_are_left_out_and_counted(setting: Setting, tmp_path: Path) -> None:
+def test_outliers_are_dropped_and_counted(setting: Setting, tmp_path: Path) -> None:
     policy = setting.config.tokens.model_copy(update={"outlier_multiple": 1.3})
     config = setting.config.model_copy(update={"tokens": policy})
     harvest(RunFolder(tmp_path), config, setting.pair, setting.documents)
     manifest = Manifest.load(tmp_path / "activations")
-    for side in SIDES:
+    for side in SPLITS:
         everything = ShardReader(setting.folder / "whole/activations", side)
         rows = everything.gather(torch.arange(everything.n_tokens))
         norms = [part.norm(dim=1) for part in split_models(rows.values, everything.d_models)]
@@ -227,7 +227,7 @@ def test_outliers_are_left_out_and_counted(setting: Setting, tmp_path: Path) -> 
 
 
 def test_the_median_is_that_of_unmasked_tokens(setting: Setting) -> None:
-    """There are fewer than 64 training documents here, so it is that of the whole training side."""
+    """With fewer than 64 training documents, the median is over all training tokens."""
     reader = ShardReader(setting.folder / "whole/activations", "train")
     values = reader.gather(torch.arange(reader.n_tokens)).values
     medians = [float(part.norm(dim=1).median()) for part in split_models(values, reader.d_models)]
@@ -236,7 +236,7 @@ def test_the_median_is_that_of_unmasked_tokens(setting: Setting) -> None:
     )
 
 
-# --- going on -----------------------------------------------------------------------------------------------------------
+# --- resuming -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_batches", [0, 1, 2, 5, 7])
@@ -262,10 +262,10 @@ def test_an_interrupted_harvest_ends_in_the_same_bytes(
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", ["cache", "stream"])
-def test_a_harvest_of_snapshots_goes_on_and_names_them(
+def test_a_harvest_of_snapshots_resumes_and_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Its ends are those of the pair without snapshots, row by row."""
+    """Its reference and intervened model equal those of the pair without snapshots, row by row."""
     base = save_llama(tmp_path / "base")
     adapters = [save_adapter(base, tmp_path / f"adapter{seed}", seed) for seed in (1, 2)]
     activations = {"kind": kind, "dtype": "float32", "shard_tokens": 60, "batch_tokens": 96}
@@ -320,7 +320,7 @@ harvest.harvest(RunFolder(Path(sys.argv[2])), config, pair, documents)
 @pytest.mark.slow
 @pytest.mark.parametrize("n_batches", [3, 6])
 def test_a_killed_harvest_ends_in_the_same_bytes(setting: Setting, tmp_path: Path, n_batches: int) -> None:
-    """kill -9 of a real process in the middle of its work."""
+    """kill -9 of a real process during the harvest."""
     (tmp_path / "config.json").write_text(setting.config.model_dump_json())
     command = [sys.executable, "-c", KILLED, str(tmp_path / "config.json"), str(tmp_path / "run")]
     with subprocess.Popen(
@@ -339,7 +339,7 @@ def test_a_killed_harvest_ends_in_the_same_bytes(setting: Setting, tmp_path: Pat
     assert contents(tmp_path / "run") == setting.whole
 
 
-def test_a_finished_harvest_is_used_again(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_harvest_is_reused(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     done = interrupt_after(monkeypatch, 0, AssertionError("ran the models again"))
     harvest(RunFolder(setting.folder / "whole"), setting.config, setting.pair, setting.documents)
     assert not done
@@ -389,7 +389,7 @@ def other_text(setting: Setting) -> tuple[RunConfig, ModelPair]:
         (other_text, "text.digest was"),
     ],
 )
-def test_a_harvest_of_something_else_is_refused(
+def test_a_harvest_with_another_identity_is_refused(
     setting: Setting, change: Callable[[Setting], tuple[RunConfig, ModelPair]], complaint: str
 ) -> None:
     config, pair = change(setting)
@@ -400,7 +400,7 @@ def test_a_harvest_of_something_else_is_refused(
     assert contents(setting.folder / "whole") == setting.whole
 
 
-def test_a_stream_keeps_only_the_held_out_side(setting: Setting, tmp_path: Path) -> None:
+def test_a_stream_stores_only_held_out_tokens(setting: Setting, tmp_path: Path) -> None:
     activations = {
         "kind": "stream",
         "dtype": "float32",
@@ -426,7 +426,7 @@ def test_activations_that_are_not_finite_name_model_and_document(
 ) -> None:
     assert setting.config.pair is not None
     pair = load_pair(setting.config.pair)
-    document = int(setting.documents.side(False)[3])
+    document = int(setting.documents.split(False)[3])
     first = setting.documents.tokens_of(document)[1]
     with torch.no_grad():
         pair.models[1].get_submodule("model.embed_tokens").weight[int(first)] = value  # pyright: ignore[reportIndexIssue]
@@ -437,7 +437,7 @@ def test_activations_that_are_not_finite_name_model_and_document(
     assert "positions of document" in str(caught.value)
 
 
-def test_overflow_of_the_stored_precision_is_found(setting: Setting, tmp_path: Path) -> None:
+def test_overflow_of_the_stored_precision_is_refused(setting: Setting, tmp_path: Path) -> None:
     assert setting.config.pair is not None
     pair = load_pair(setting.config.pair)
     config, _ = other_dtype(setting)
@@ -447,7 +447,7 @@ def test_overflow_of_the_stored_precision_is_found(setting: Setting, tmp_path: P
         harvest(RunFolder(tmp_path), config, pair, setting.documents)
 
 
-def test_a_disk_that_is_too_small_is_found_before_the_work(
+def test_a_disk_that_is_too_small_is_refused_in_advance(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = int(setting.documents.unmasked.sum()) * (sum(setting.pair.d_models) * 4 + 8)
@@ -474,12 +474,12 @@ def test_documents_longer_than_the_model_are_refused(tmp_path: Path) -> None:
     }
     documents = read(RunConfig.model_validate(config.model_dump() | {"text": text}), pair)
     with pytest.raises(
-        ConfigError, match=r"text\.max_length: a document has 80 tokens, but the models read 70 at most"
+        ConfigError, match=r"text\.max_length: a document has 80 tokens, but the models read at most 70"
     ):
         harvest(RunFolder(tmp_path / "run"), config, pair, documents)
 
 
-def test_documents_that_are_masked_throughout_are_refused(setting: Setting, tmp_path: Path) -> None:
+def test_texts_without_unmasked_tokens_are_refused(setting: Setting, tmp_path: Path) -> None:
     policy = setting.config.tokens.model_copy(update={"mask_first": 60})
     config = setting.config.model_copy(update={"tokens": policy})
     with pytest.raises(DataError, match="every token to train on is masked"):

@@ -14,8 +14,8 @@ from training.forward import DensePass, dense_forward
 from training.losses import (
     auxiliary_error,
     difference_error,
-    difference_weight_of,
     loss_terms,
+    resolve_difference_weight,
     squared_error,
 )
 
@@ -30,7 +30,7 @@ def forward_of(crosscoder: Crosscoder, k: float | None = None) -> DensePass:
     return dense_forward(crosscoder, crosscoder.normalize(raw_activations(crosscoder.config.d_models)), k)
 
 
-# --- the parts --------------------------------------------------------------------------------------------------------
+# --- the terms --------------------------------------------------------------------------------------------------------
 
 
 @every_shape
@@ -44,7 +44,7 @@ def test_predicting_the_mean_costs_one_for_each_model(shape: str) -> None:
         assert float(squared_error(alone, d_models)) == pytest.approx(1, rel=1e-4), d_model
 
 
-def test_squared_error_is_the_written_formula() -> None:
+def test_squared_error_equals_its_formula() -> None:
     error = torch.tensor([[1.0, 2.0, 3.0], [0.0, 1.0, 1.0]])
     assert float(squared_error(error, (1, 2))) == pytest.approx((1 + 0) / 2 + (13 / 2 + 2 / 2) / 2)
     assert float(squared_error(error, (2, 1))) == pytest.approx((5 / 2 + 1 / 2) / 2 + (9 + 1) / 2)
@@ -68,7 +68,7 @@ def test_total_is_the_sum_of_the_named_terms(kind: str, shape: str) -> None:
 
 @every_kind
 def test_gradient_of_the_total_is_the_sum_of_the_gradients_of_its_terms(kind: str) -> None:
-    """So that no term is logged and not trained."""
+    """No term is logged without being trained."""
     crosscoder = small_crosscoder(kind, "two_unequal")
     parameters = dict(crosscoder.named_parameters())
 
@@ -100,7 +100,7 @@ def test_every_parameter_gets_a_gradient_and_moves(kind: str, shape: str) -> Non
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         moved = parameter.detach() != before[name]
-        # A latent that did not fire, is not dead and lies outside every window has nothing to learn from.
+        # A latent that did not fire, is not dead and lies outside every window gets no gradient.
         assert moved.float().mean() > 0.5, name
 
 
@@ -114,7 +114,7 @@ def test_annealed_k_is_used(kind: str) -> None:
         assert l0 == float((forward_of(crosscoder).latents > 0).sum()) / 64
 
 
-def test_training_codes_of_batch_topk_are_those_of_inference_on_the_same_tokens() -> None:
+def test_batch_topk_latents_in_training_equal_those_at_inference_on_the_same_tokens() -> None:
     crosscoder = small_crosscoder("batch_topk", "two")
     values = raw_activations((6, 6))
     crosscoder.calibrate(values)
@@ -127,7 +127,7 @@ def test_training_codes_of_batch_topk_are_those_of_inference_on_the_same_tokens(
 
 @every_kind
 @every_shape
-def test_auxiliary_gradient_reaches_rows_of_dead_latents_and_no_other(kind: str, shape: str) -> None:
+def test_auxiliary_gradient_reaches_only_rows_of_dead_latents(kind: str, shape: str) -> None:
     crosscoder = small_crosscoder(kind, shape)
     auxiliary_error(forward_of(crosscoder), SOME_DEAD, k=3).backward()
     for gradient in (crosscoder.W_dec.grad, crosscoder.W_enc.grad.T, crosscoder.b_enc.grad[:, None]):  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
@@ -153,8 +153,8 @@ def test_alive_latents_learn_the_same_with_and_without_the_auxiliary_term(kind: 
     assert (gradients[0] - gradients[1])[SOME_DEAD].abs().max() > 1e-3
 
 
-def test_auxiliary_error_is_the_written_formula() -> None:
-    """‖e - ê‖² with ê from the k dead latents of largest contribution; brute force, token by token."""
+def test_auxiliary_error_equals_its_formula() -> None:
+    """‖e - ê‖² with ê from the k dead latents of largest contribution, by brute force for each token."""
     crosscoder = small_crosscoder("batch_topk", "two_unequal")
     forward = forward_of(crosscoder)
     norms, decoder = crosscoder.decoder_norms().sum(dim=1).detach(), crosscoder.W_dec.detach()
@@ -168,7 +168,7 @@ def test_auxiliary_error_is_the_written_formula() -> None:
     assert not torch.isclose(auxiliary_error(forward, SOME_DEAD, k=1).detach(), expected)
 
 
-def test_auxiliary_term_is_absent_where_nothing_is_dead_or_it_is_switched_off() -> None:
+def test_auxiliary_term_is_absent_without_dead_latents_or_if_switched_off() -> None:
     crosscoder = small_crosscoder("batch_topk", "two")
     forward = forward_of(crosscoder)
     assert "auxk" not in loss_terms(forward, NONE_DEAD, AUXILIARY, 0.0)
@@ -176,8 +176,8 @@ def test_auxiliary_term_is_absent_where_nothing_is_dead_or_it_is_switched_off() 
     assert "auxk" in loss_terms(forward, SOME_DEAD, AUXILIARY, 0.0)
 
 
-def test_a_dead_latent_learns_the_direction_that_the_others_leave_over() -> None:
-    """One alive latent for one direction; the dead one comes to explain the other and starts to fire."""
+def test_a_dead_latent_learns_the_direction_that_others_do_not_explain() -> None:
+    """The alive latent explains one direction; the dead one learns the other and starts to fire."""
     config = CrosscoderConfig(
         d_models=(4,),
         model_names=("a",),
@@ -212,7 +212,7 @@ def test_a_dead_latent_learns_the_direction_that_the_others_leave_over() -> None
 
 
 def codes_and_rows(sparsity: ReLU | JumpReLU, rows: Tensor, codes: Tensor, d_model: int) -> float:
-    """The penalty of given decoder rows and codes."""
+    """The penalty for given decoder rows and latent activations."""
     config = CrosscoderConfig(
         d_models=(d_model, d_model), model_names=("a", "b"), n_latents=len(rows), sparsity=sparsity
     )
@@ -226,7 +226,7 @@ def codes_and_rows(sparsity: ReLU | JumpReLU, rows: Tensor, codes: Tensor, d_mod
 
 
 def shared_and_exclusive() -> tuple[Tensor, Tensor]:
-    """One latent for both models, and the pair of latents that says the same one model at a time."""
+    """One latent for both models, and the equivalent pair of exclusive latents."""
     direction = torch.nn.functional.normalize(
         torch.randn(8, generator=torch.Generator().manual_seed(0)), dim=0
     )
@@ -237,7 +237,7 @@ def shared_and_exclusive() -> tuple[Tensor, Tensor]:
 
 
 def test_l1_of_a_shared_latent_costs_as_much_as_two_exclusive_ones() -> None:
-    """L1 of norms, not of the norm of both: what lets exclusive latents be as cheap as they should."""
+    """L1 of the norms of each model, not of their joint norm, so that exclusive latents are not more expensive."""
     shared, exclusive = shared_and_exclusive()
     code = torch.rand(50, 1, generator=torch.Generator().manual_seed(1))
     sparsity = ReLU(target_l0=1)
@@ -248,7 +248,7 @@ def test_l1_of_a_shared_latent_costs_as_much_as_two_exclusive_ones() -> None:
 
 
 def test_tanh_penalty_of_a_shared_latent_costs_less_than_two_exclusive_ones() -> None:
-    """The control: a penalty that saturates counts latents, as BatchTopK does with its slots."""
+    """The control: a saturating penalty counts latents, as BatchTopK does."""
     shared, exclusive = shared_and_exclusive()
     code = torch.ones(50, 1)
     sparsity = JumpReLU(target_l0=1)
@@ -259,7 +259,7 @@ def test_tanh_penalty_of_a_shared_latent_costs_less_than_two_exclusive_ones() ->
 
 @pytest.mark.parametrize(("strength", "expected_zero"), [(1.0, False), (0.5, False), (0.1, True)])
 def test_l1_shrinks_a_decoder_to_the_derived_norm(strength: float, expected_zero: bool) -> None:
-    """For frozen codes the minimizer of E‖(s - w)f‖² + λ·E[f]·w is w = max(0, s - λE[f]/(2E[f²])): small ones vanish."""
+    """For fixed latent activations, the minimizer of E‖(s - w)f‖² + λ·E[f]·w is w = max(0, s - λE[f]/(2E[f²])): small ones vanish."""
     penalty = 0.5
     code = torch.rand(400, 1, generator=torch.Generator().manual_seed(2))
     direction = torch.nn.functional.normalize(torch.ones(8), dim=0)
@@ -287,7 +287,7 @@ def test_l1_shrinks_a_decoder_to_the_derived_norm(strength: float, expected_zero
     assert shrinkage > 0.1
 
 
-def test_penalty_does_not_change_when_rows_and_codes_are_rescaled() -> None:
+def test_rescaling_rows_and_latents_does_not_change_the_penalty() -> None:
     rows = torch.randn(5, 16, generator=torch.Generator().manual_seed(3))
     codes = torch.rand(50, 5, generator=torch.Generator().manual_seed(4))
     factor = torch.tensor([0.01, 0.3, 1.0, 5.0, 80.0])
@@ -299,8 +299,8 @@ def test_penalty_does_not_change_when_rows_and_codes_are_rescaled() -> None:
         assert codes_and_rows(sparsity, rows * factor[:, None], codes, 8) != pytest.approx(before, rel=1e-2)
 
 
-def test_term_for_dead_jumprelu_latents_pulls_them_up() -> None:
-    """Σ_j ReLU(exp t_j - pre-latent_j)·Σ_m‖d_j^m‖: a latent that stays under its threshold is raised, others are not."""
+def test_the_dead_term_raises_jumprelu_latents() -> None:
+    """Σ_j ReLU(exp t_j - pre-latent_j)·Σ_m‖d_j^m‖: only latents below their threshold are raised."""
     crosscoder = small_crosscoder("jumprelu", "two")
     with torch.no_grad():
         crosscoder.b_enc[:12] -= 100
@@ -345,7 +345,7 @@ def test_the_nested_term_sums_the_errors_of_the_prefixes(shape: str) -> None:
     assert "nested" not in loss_terms(forward_of(crosscoder), NONE_DEAD, AUXILIARY, 0.0)
 
 
-def test_the_error_of_the_difference_is_the_written_formula() -> None:
+def test_the_error_of_the_difference_equals_its_formula() -> None:
     crosscoder = small_crosscoder("batch_topk", "two")
     forward = forward_of(crosscoder)
     terms = loss_terms(forward, NONE_DEAD, AUXILIARY, 0.0, difference_weight=3.0)
@@ -362,8 +362,8 @@ def test_errors_that_both_models_share_cost_the_difference_nothing() -> None:
 
 
 @pytest.mark.parametrize("n_models", [2, 3, 5])
-def test_the_difference_counts_whatever_models_do_not_share_alike(n_models: int) -> None:
-    """2 Σ_m ‖e^m - ē‖² / d: of two models that is the error of their difference, and no order of the models matters."""
+def test_the_difference_weights_all_unshared_errors_equally(n_models: int) -> None:
+    """2 Σ_m ‖e^m - ē‖² / d: for two models this is the error of their difference, and the order of models does not matter."""
     error = torch.randn(20, n_models * 6, dtype=torch.float64)
     parts = torch.stack(error.split(6, dim=1))
     apart = parts - parts.mean(dim=0)
@@ -387,13 +387,13 @@ def test_the_difference_counts_whatever_models_do_not_share_alike(n_models: int)
         ("difference", (6, 6), None, 0.0),
     ],
 )
-def test_the_difference_weighs_by_default_where_there_is_one(
+def test_the_difference_has_a_weight_by_default_if_it_exists(
     tmp_path: Path, reads: str, d_models: tuple[int, ...], asked: float | None, expected: float
 ) -> None:
     config = run_config(tmp_path, reads=reads, difference_weight=asked)
-    assert difference_weight_of(config, d_models) == expected
+    assert resolve_difference_weight(config, d_models) == expected
 
 
-def test_a_weight_that_nothing_can_have_is_refused(tmp_path: Path) -> None:
+def test_a_weight_without_a_difference_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"found widths \(6, 8\); set it to 0"):
-        difference_weight_of(run_config(tmp_path, difference_weight=1.0), (6, 8))
+        resolve_difference_weight(run_config(tmp_path, difference_weight=1.0), (6, 8))

@@ -10,7 +10,7 @@ from crosscoder.config.load import dump_config
 from tests.processes import run_python
 from training.memory import LARGE, n_parameters, plan, training_memory
 
-# The peak counts from the imports on. Not ru_maxrss: a process inherits that of the one that started it.
+# The peak since the imports. Not ru_maxrss, which a process inherits from its parent.
 PROGRAM = """
 import re, sys
 from pathlib import Path
@@ -24,8 +24,8 @@ stages.train(load_config(Path(sys.argv[1])))
 print(peak() - before)
 """
 
-# An allocation beyond 128 KB goes back to the system as soon as it is freed, so that the peak is what the training holds. Without
-# these two glibc keeps a part of what is freed, more or less by chance: the peaks of one and the same training varied by 12 %.
+# Allocations above 128 KB return to the system as soon as they are freed, so that the peak is what training holds. Without these
+# two settings, glibc keeps a varying part of the freed memory: peaks of the same training varied by 12 %.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
 
 N_TOKENS = 6144
@@ -119,7 +119,7 @@ def test_parameters_are_counted() -> None:
 def test_the_plan_of_a_large_dictionary() -> None:
     header, line = plan([LARGE])
     assert header.split() == [
-        "dictionary", "parameters", "weights", "gradients", "moments", "together", "checkpoint",
+        "dictionary", "parameters", "weights", "gradients", "moments", "total", "checkpoint",
     ]  # fmt: skip
     assert line.split("  ")[0] == "131,072 latents of 4096 + 4096"
     # 2 · 131,072 · 8,192 numbers of 4 bytes are 8.6 GB.

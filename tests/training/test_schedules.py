@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosscoder.config import TrainingConfig
-from training.schedules import annealed_k, learning_rate, n_steps, steered_penalty
+from training.schedules import annealed_k, learning_rate, n_steps, updated_penalty
 
 shares = st.floats(0, 1)
 some_steps = st.integers(1, 400)
@@ -16,7 +16,7 @@ def training(steps: int, **settings: Any) -> TrainingConfig:
 
 
 @pytest.mark.parametrize(("n_tokens", "steps"), [(1, 1), (10, 1), (11, 2), (20, 2), (999, 100)])
-def test_every_token_asked_for_is_presented(n_tokens: int, steps: int) -> None:
+def test_every_configured_token_is_trained_on(n_tokens: int, steps: int) -> None:
     assert n_steps(TrainingConfig(n_tokens=n_tokens, batch_tokens=10)) == steps
 
 
@@ -69,7 +69,7 @@ def test_k_of_a_run() -> None:
 
 
 @pytest.mark.parametrize(("l0", "direction"), [(20.0, 1), (200.0, 1), (10.0, 0), (5.0, -1), (0.0, -1)])
-def test_penalty_moves_against_the_distance_from_its_target(l0: float, direction: int) -> None:
-    change = steered_penalty(2.0, l0, target=10.0) / 2.0
+def test_the_penalty_moves_l0_toward_its_target(l0: float, direction: int) -> None:
+    change = updated_penalty(2.0, l0, target=10.0) / 2.0
     assert (change > 1) - (change < 1) == direction
     assert 0.99 <= change <= 1.0101, "one step never moves it by more than about a hundredth"

@@ -37,12 +37,12 @@ BUFFER = 150
 
 
 class Opened:
-    """The three kinds of sources over the same tokens, and what each ought to hold."""
+    """The three kinds of sources over the same tokens, and their expected content."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         llama, tuned = save_llama(folder / "reference"), save_llama(folder / "intervened", 1, width=12)
-        # Two positions are masked because chats all begin with the same token after the BOS: equal activations.
+        # Two positions are masked because all chats begin with the same token after the BOS, with equal activations.
         cached = run_config(folder, llama, tuned, tokens={"mask_first": 2})
         activations = {
             "kind": "stream",
@@ -67,7 +67,7 @@ class Opened:
             harvest(self.folders[kind], self.configs[kind], self.pair, self.documents)
 
     def write_files(self) -> RunConfig:
-        """Rows of documents that are not contiguous, in two kinds of files."""
+        """Rows of non-contiguous documents, in two kinds of files."""
         generator = torch.Generator().manual_seed(0)
         reference, intervened = (torch.randn(700, width, generator=generator) for width in (5, 3))
         np.save(self.folder / "reference.npy", reference.numpy())
@@ -88,7 +88,7 @@ class Opened:
         return open_source(self.folders[kind], config, self.pair if kind == "stream" else None)
 
     def train_rows(self, kind: str) -> Tensor:
-        """All training tokens, from what was written rather than from the source under test."""
+        """All training tokens, read from the files rather than from the source under test."""
         if kind == "files":
             held_out = set(
                 self.open(kind)
@@ -116,7 +116,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Opened:
 
 
 def places(rows: Tensor, known: Tensor) -> list[int]:
-    """Which of the known rows each row is; padding changes the last bits, so the nearest one, which must be near."""
+    """Index of the nearest known row for each row, which must be close: padding changes the last bits."""
     distance, place = torch.cdist(
         rows.double(), known.double(), compute_mode="donot_use_mm_for_euclid_dist"
     ).min(dim=1)
@@ -125,7 +125,7 @@ def places(rows: Tensor, known: Tensor) -> list[int]:
 
 
 def take(source: TokenSource, n_tokens: int, batch_tokens: int = BATCH) -> Tensor:
-    """The first tokens that a source hands out."""
+    """The first tokens of a source."""
     n_batches = -(-n_tokens // batch_tokens)
     batches = [values for values, _ in itertools.islice(source.batches(batch_tokens), n_batches)]
     assert all(len(values) == batch_tokens for values in batches)
@@ -134,7 +134,7 @@ def take(source: TokenSource, n_tokens: int, batch_tokens: int = BATCH) -> Tenso
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_training_token_occurs_exactly_once_a_pass(opened: Opened, kind: str) -> None:
-    """Peers' defect 6 among them: a buffer that never refreshes hands out its first fill again and again."""
+    """Also covers defect 6 of peers: a buffer that never refreshes repeats its first content."""
     source = opened.open(kind)
     n_tokens = source.n_train_tokens
     assert n_tokens > 2 * BUFFER
@@ -151,7 +151,7 @@ def test_every_training_token_occurs_exactly_once_a_pass(opened: Opened, kind: s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_of_a_pass_are_mixed(opened: Opened, kind: str) -> None:
-    """Neighbors in a batch are from many documents: the correlation of a document does not reach the trainer."""
+    """A batch mixes many documents, so that its tokens are not correlated."""
     source = opened.open(kind)
     order = places(take(source, source.n_train_tokens), opened.train_rows(kind))
     assert np.mean(np.abs(np.diff(order)) == 1) < 0.05
@@ -173,7 +173,7 @@ def test_from_any_state_the_same_batches_follow(
     opened: Opened, kind: str, stop: int, batch_tokens: int
 ) -> None:
     whole = list(itertools.islice(opened.open(kind).batches(batch_tokens), stop + 6))
-    # As a checkpoint would keep it.
+    # As a checkpoint stores it.
     state: SourceState | None = json.loads(json.dumps(whole[stop][1]))
     rest = itertools.islice(opened.open(kind).batches(batch_tokens, state), 5)
     for (values, after), (expected, expected_after) in zip(rest, whole[stop + 1 :], strict=True):
@@ -194,7 +194,9 @@ def test_a_batch_may_be_larger_than_a_pass(opened: Opened, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_is_distinct_training_tokens_and_leaves_the_batches_alone(opened: Opened, kind: str) -> None:
+def test_a_sample_has_distinct_training_tokens_and_does_not_affect_the_batches(
+    opened: Opened, kind: str
+) -> None:
     source = opened.open(kind)
     expected = opened.train_rows(kind)
     before = take(source, 100)
@@ -208,8 +210,8 @@ def test_a_sample_is_distinct_training_tokens_and_leaves_the_batches_alone(opene
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_sample_is_of_the_whole_training_side(opened: Opened, kind: str) -> None:
-    """Its mean is nearer to that of all tokens than the spread allows a sample of the first rows to be by rule."""
+def test_a_sample_covers_all_training_tokens(opened: Opened, kind: str) -> None:
+    """Its mean is closer to that of all tokens than the mean of the first rows would usually be."""
     source = opened.open(kind)
     everything = opened.train_rows(kind)
     sample = source.sample(300)
@@ -224,7 +226,7 @@ def test_the_order_follows_the_seed(opened: Opened) -> None:
     assert not torch.equal(orders[0], orders[2])
 
 
-def test_stream_and_cache_hand_out_the_same_tokens(opened: Opened) -> None:
+def test_stream_and_cache_have_the_same_tokens(opened: Opened) -> None:
     cached, streamed = opened.open("cache"), opened.open("stream")
     assert cached.n_train_tokens == streamed.n_train_tokens
     assert cached.d_models == streamed.d_models == (16, 12)
@@ -247,7 +249,7 @@ def test_a_stream_drops_the_outliers_that_a_cache_drops(opened: Opened, tmp_path
 
 
 def test_a_stream_refreshes_its_buffer(opened: Opened) -> None:
-    """Peers' defect 6 by name: the number of distinct tokens grows to the whole training side within one pass."""
+    """Defect 6 of peers: the number of distinct tokens reaches all training tokens within one pass."""
     source = opened.open("stream")
     rows = take(source, source.n_train_tokens)
     order = places(rows, opened.train_rows("stream"))
@@ -255,7 +257,7 @@ def test_a_stream_refreshes_its_buffer(opened: Opened) -> None:
     assert distinct == [BUFFER // 2, 2 * BUFFER, source.n_train_tokens]
 
 
-def test_a_stream_computes_no_more_than_it_hands_out(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_extracts_no_more_than_it_returns(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     source = opened.open("stream")
     assert isinstance(source, StreamedSource)
     read: list[int] = []
@@ -271,8 +273,8 @@ def test_a_stream_computes_no_more_than_it_hands_out(opened: Opened, monkeypatch
     assert sum(read) == source.n_train_tokens
 
 
-def test_a_block_made_ahead_changes_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The batches, and the states that come with them; a state never runs ahead of what was handed out."""
+def test_prefetching_a_block_changes_nothing(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches, and the states that come with them; a state never runs ahead of the batches that were returned."""
     expected = list(itertools.islice(opened.open("stream").batches(BATCH), 30))
     monkeypatch.setattr(opened.pair, "device", CudaInName())
     source = opened.open("stream")
@@ -296,12 +298,12 @@ def test_a_block_made_ahead_changes_nothing(opened: Opened, monkeypatch: pytest.
 
 
 class CudaInName:
-    """A device that is a GPU by name alone."""
+    """A device that only claims to be a GPU."""
 
     type = "cuda"
 
 
-def test_one_item_is_made_ahead_and_its_error_surfaces() -> None:
+def test_one_item_is_prefetched_and_its_error_surfaces() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -313,14 +315,14 @@ def test_one_item_is_made_ahead_and_its_error_surfaces() -> None:
     found: list[int] = []
 
     def use() -> None:
-        for item in sources.ahead(items()):
+        for item in sources.prefetch(items()):
             found.append(item)
             assert len(made) <= len(found) + 1
 
     with pytest.raises(DataError, match="the fifth is broken"):
         use()
     assert found == made == [0, 1, 2, 3]
-    assert list(sources.ahead(iter("abc"))) == ["a", "b", "c"]
+    assert list(sources.prefetch(iter("abc"))) == ["a", "b", "c"]
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------
@@ -336,7 +338,7 @@ def test_activations_of_other_settings_are_refused(opened: Opened) -> None:
         open_source(RunFolder(opened.folder / "nowhere"), opened.configs["cache"])
 
 
-def test_altered_documents_are_refused(opened: Opened, tmp_path: Path) -> None:
+def test_changed_documents_are_refused(opened: Opened, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     harvest(folder, opened.configs["stream"], opened.pair, opened.documents)
     changed = opened.documents.token_ids.copy()
@@ -344,12 +346,12 @@ def test_altered_documents_are_refused(opened: Opened, tmp_path: Path) -> None:
     from dataclasses import replace
 
     replace(opened.documents, token_ids=changed).save(folder.activations / "documents.safetensors")
-    with pytest.raises(FormatError, match=r"documents\.safetensors: altered since the harvest"):
+    with pytest.raises(FormatError, match=r"documents\.safetensors: changed since the harvest"):
         open_source(folder, opened.configs["stream"], opened.pair)
 
 
 def test_the_buffer_of_a_stream_may_change(opened: Opened) -> None:
-    """It shuffles training tokens; what lies on disk does not depend on it."""
+    """It shuffles training tokens; the shards on disk do not depend on it."""
     config = opened.configs["stream"]
     wider = config.model_copy(
         update={"activations": config.activations.model_copy(update={"buffer_tokens": 300})}
@@ -433,20 +435,20 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         (tmp_path / "empty.npy", FormatError, r"empty\.npy cannot be read"),
         (objects, FormatError, r"objects\.npy cannot be read"),
         (tmp_path / "cut.safetensors", FormatError, r"cut\.safetensors: truncated"),
-        (tmp_path / "two.safetensors", FormatError, r"holds 2 arrays \(a, b\)"),
+        (tmp_path / "two.safetensors", FormatError, r"contains 2 arrays \(a, b\)"),
         (
             save_array(tmp_path / "flat.npy", np.ones(600, dtype=np.float32)),
             DataError,
-            "has the shape \\(600,\\)",
+            "has shape \\(600,\\)",
         ),
         (
             save_array(tmp_path / "none.npy", np.ones((0, 3), dtype=np.float32)),
             DataError,
-            "has the shape \\(0, 3\\)",
+            "has shape \\(0, 3\\)",
         ),
-        (save_array(tmp_path / "whole.npy", np.ones((600, 3), dtype=np.int32)), DataError, "holds int32"),
+        (save_array(tmp_path / "whole.npy", np.ones((600, 3), dtype=np.int32)), DataError, "has dtype int32"),
         (save_array(tmp_path / "short.npy", np.ones((599, 3), dtype=np.float32)), DataError, "has 599 rows"),
-        (save_array(tmp_path / "nan.npy", broken), DataError, "in 2 of 600 rows, the first is row 70"),
+        (save_array(tmp_path / "nan.npy", broken), DataError, "in 2 of 600 rows, first in row 70"),
     ]
     for path, error, complaint in cases:
         with pytest.raises(error, match=r"activations\.intervened|cut\.safetensors") as caught:
@@ -466,10 +468,10 @@ def test_bad_documents_of_files_are_named(tmp_path: Path) -> None:
             DataError, match=r"activations\.documents: .* one integer for each of the 600 rows"
         ):
             FileSource(files(good, good, documents=str(save_array(tmp_path / f"{name}.npy", array))), 0)
-    with pytest.raises(DataError, match="are one document"):
+    with pytest.raises(DataError, match="form a single document"):
         FileSource(
             files(good, good, documents=str(save_array(tmp_path / "one.npy", np.ones(600, dtype=int)))), 0
         )
     small = save_array(tmp_path / "small.npy", np.ones((256, 3), dtype=np.float32))
-    with pytest.raises(DataError, match="are one document"):
+    with pytest.raises(DataError, match="form a single document"):
         FileSource(files(small, small), 0)

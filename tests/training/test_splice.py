@@ -5,7 +5,7 @@ import torch
 
 from crosscoder.config import CrosscoderConfig, ReLU
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import Reads
+from crosscoder.dictionary.inputs import View
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.text.documents import Documents, tokenize
 from tests.tiny_pairs import run_config, save_adapter, save_llama
@@ -26,8 +26,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return pair, tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, 0)
 
 
-def perfect(reads: Reads) -> Crosscoder:
-    """Rebuilds everything: a positive and a negative latent for each dimension."""
+def perfect(reads: View) -> Crosscoder:
+    """Reconstructs everything, with a positive and a negative latent for each dimension."""
     d_models = (WIDTH, WIDTH) if reads == "paired" else (WIDTH,)
     width = sum(d_models)
     config = CrosscoderConfig(
@@ -54,7 +54,7 @@ def test_a_perfect_dictionary_recovers_everything_in_both_models(setting: Settin
 
 
 def test_an_empty_dictionary_is_the_ablation(setting: Setting) -> None:
-    """With no latent the reconstruction is the bias alone: the mean, which is what ablation puts in."""
+    """Without latents the reconstruction is the bias: the mean, which the ablation uses too."""
     pair, documents = setting
     crosscoder = perfect("paired")
     mean = torch.linspace(-1, 1, 2 * WIDTH)
@@ -69,7 +69,7 @@ def test_an_empty_dictionary_is_the_ablation(setting: Setting) -> None:
 @pytest.mark.parametrize(
     ("reads", "models"), [("pooled", {"reference", "intervened"}), ("difference", {"intervened"})]
 )
-def test_other_ways_of_reading(setting: Setting, reads: Reads, models: set[str]) -> None:
+def test_other_views(setting: Setting, reads: View, models: set[str]) -> None:
     pair, documents = setting
     result = cross_entropy(pair, perfect(reads), documents, reads, torch.zeros(2 * WIDTH))
     assert result.keys() == models
@@ -77,12 +77,12 @@ def test_other_ways_of_reading(setting: Setting, reads: Reads, models: set[str])
         assert values["spliced"] == pytest.approx(values["clean"], abs=1e-5)
 
 
-def test_clean_cross_entropy_is_that_of_the_model(setting: Setting) -> None:
-    """Against one document at a time through transformers' own loss."""
+def test_clean_cross_entropy_equals_the_model_s_loss(setting: Setting) -> None:
+    """Compared with the loss of transformers, one document at a time."""
     pair, documents = setting
     result = cross_entropy(pair, perfect("paired"), documents, "paired", torch.zeros(2 * WIDTH))
     total, count = 0.0, 0
-    for document in documents.side(held_out=True):
+    for document in documents.split(held_out=True):
         ids = torch.from_numpy(documents.tokens_of(int(document)).astype("int64"))[None]
         with pair.switched(0) as model, torch.no_grad():
             total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)

@@ -15,7 +15,7 @@ from crosscoder.errors import DivergedError
 from crosscoder.planted import SMALL, PlantedChain, PlantedPair
 from crosscoder.runtime import device
 from crosscoder.runtime.device import compute_dtype
-from crosscoder.runtime.interrupts import take_sigterm_for_ctrl_c
+from crosscoder.runtime.interrupts import treat_sigterm_as_interrupt
 from tests.training.in_memory import (
     DisturbedSource,
     make_trainer,
@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "relu": {"kind": "relu", "target_l0": 4},
     "jumprelu": {"kind": "jumprelu", "target_l0": 4},
 }
-# Latents count as dead after one step, so that AuxK takes part in a short run.
+# Latents count as dead after one step, so that AuxK is active in a short run.
 EARLY_DEATH = {"auxiliary": {"dead_after_tokens": 63, "k": 8}, "k_anneal": 0.0}
 
 
@@ -60,7 +60,7 @@ def poison(values: Tensor) -> Tensor:
 
 
 def outcome(trainer: Trainer) -> dict[str, Any]:
-    """Everything that a run leaves: weights, optimizer, counters, and the lines of its log."""
+    """Everything that a run leaves behind: weights, optimizer, counters, and the lines of its log."""
     state = trainer.state
     tensors = {f"weights/{name}": value for name, value in state.crosscoder.state_dict().items()}
     for name, parameter in state.crosscoder.named_parameters():
@@ -98,7 +98,7 @@ def test_two_runs_of_one_seed_are_bit_equal(tmp_path: Path, kind: str) -> None:
     assert any("losses/auxk_loss" in line for line in outcome(first)["lines"]) == ("topk" in kind)
 
 
-def test_another_seed_is_another_run(tmp_path: Path) -> None:
+def test_another_seed_gives_another_run(tmp_path: Path) -> None:
     """The control of the test above."""
     first, second = (fit(run_config(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     with pytest.raises(AssertionError):
@@ -110,10 +110,10 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     [("batch_topk", "dense"), ("batch_topk", "sparse"), ("topk", "sparse"), ("jumprelu", "dense")],
 )
 @pytest.mark.parametrize("at", [0, 3, 4, 6, 9, 11])
-def test_a_run_that_broke_off_and_goes_on_is_bit_equal_to_one_that_did_not(
+def test_a_resumed_run_is_bit_equal_to_an_uninterrupted_one(
     tmp_path: Path, kind: str, step: str, at: int
 ) -> None:
-    """Batches overlap the end of a pass, AuxK and the controller of the penalty take part."""
+    """Batches span the end of a pass, and AuxK and the penalty controller are active."""
     settings = {"sparsity": KINDS[kind], "step": step, **EARLY_DEATH}
     whole = fit(run_config(tmp_path / "whole", **settings), planted_source(300))
     config = run_config(tmp_path / "broken", **settings)
@@ -133,7 +133,7 @@ def chain_source(n_tokens: int = 300) -> TokenSource:
 
 
 @pytest.mark.parametrize("at", [3, 6])
-def test_a_run_over_snapshots_that_broke_off_is_bit_equal(tmp_path: Path, at: int) -> None:
+def test_a_resumed_run_over_snapshots_is_bit_equal(tmp_path: Path, at: int) -> None:
     whole = fit(run_config(tmp_path / "whole"), chain_source())
     assert whole.difference_weight == 3
     config = run_config(tmp_path / "broken")
@@ -142,7 +142,7 @@ def test_a_run_over_snapshots_that_broke_off_is_bit_equal(tmp_path: Path, at: in
     assert_same_outcome(whole, fit(config, chain_source()))
 
 
-def test_a_run_that_broke_off_again_and_again_is_bit_equal(tmp_path: Path) -> None:
+def test_a_run_interrupted_many_times_is_bit_equal(tmp_path: Path) -> None:
     whole = fit(run_config(tmp_path / "whole", checkpoint_every=1, evaluate_every=1))
     config = run_config(tmp_path / "broken", checkpoint_every=1, evaluate_every=1)
     for _ in range(5):
@@ -161,14 +161,14 @@ def test_a_half_written_line_of_metrics_is_replaced(tmp_path: Path) -> None:
     assert_same_outcome(whole, fit(config))
 
 
-def test_a_run_that_is_finished_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_finished_run_does_not_change(tmp_path: Path) -> None:
     config = run_config(tmp_path)
     first = fit(config)
     assert_same_outcome(first, fit(config))
 
 
-def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path: Path) -> None:
-    """`auto` may mean something else on the machine that goes on."""
+def test_a_run_resumes_in_its_original_precision(tmp_path: Path) -> None:
+    """`auto` may resolve differently on the machine that resumes."""
     config = run_config(tmp_path, precision="bfloat16")
     with pytest.raises(Failure):
         fit(config, DisturbedSource(planted_source(), 5, fail))
@@ -185,7 +185,7 @@ def test_a_run_goes_on_in_the_precision_it_began_with(tmp_path: Path) -> None:
 @pytest.fixture
 def sigterm() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)
-    take_sigterm_for_ctrl_c()
+    treat_sigterm_as_interrupt()
     yield
     signal.signal(signal.SIGTERM, before)
 
@@ -194,7 +194,7 @@ def sigterm() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("at", "stop"), [(0, press_ctrl_c), (5, press_ctrl_c), (7, send_sigterm), (11, press_ctrl_c)]
 )
-def test_ctrl_c_keeps_the_step_and_the_run_goes_on_bit_equal(
+def test_ctrl_c_saves_the_step_and_the_resumed_run_is_bit_equal(
     tmp_path: Path, at: int, stop: Callable[[Tensor], Tensor]
 ) -> None:
     whole = fit(run_config(tmp_path / "whole"))
@@ -207,7 +207,7 @@ def test_ctrl_c_keeps_the_step_and_the_run_goes_on_bit_equal(
     assert_same_outcome(whole, fit(config))
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_immediately(tmp_path: Path) -> None:
     def press_twice(values: Tensor) -> Tensor:
         press_ctrl_c(values)
         return press_ctrl_c(values)
@@ -248,13 +248,13 @@ def test_nan_input_stops_the_run_and_names_a_checkpoint_that_still_loads(
     assert all(parameter.isfinite().all() for parameter in state.crosscoder.parameters())
 
 
-def test_nan_before_the_first_checkpoint_says_that_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="no checkpoint was reached"):
+def test_nan_before_the_first_checkpoint_reports_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="no checkpoint was saved before that"):
         fit(run_config(tmp_path), DisturbedSource(planted_source(), 1, poison))
     assert not checkpoints(tmp_path / "checkpoints")
 
 
-def test_ctrl_c_after_nan_does_not_keep_broken_weights(tmp_path: Path) -> None:
+def test_ctrl_c_after_nan_does_not_save_broken_weights(tmp_path: Path) -> None:
     def poison_and_press(values: Tensor) -> Tensor:
         return poison(press_ctrl_c(values))
 
@@ -264,8 +264,8 @@ def test_ctrl_c_after_nan_does_not_keep_broken_weights(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "checkpoints")[-1].name == "step_00000004"
 
 
-def test_weights_that_overflow_in_the_update_before_a_checkpoint_are_not_kept(tmp_path: Path) -> None:
-    """The loss of that step is still finite: it is of the weights before the update."""
+def test_weights_that_overflow_in_the_update_before_a_checkpoint_are_not_saved(tmp_path: Path) -> None:
+    """The loss of that step is still finite, because it is computed before the update."""
 
     def overflow(*_: Any) -> None:
         if trainer.state.step == 5:
@@ -282,8 +282,8 @@ def test_weights_that_overflow_in_the_update_before_a_checkpoint_are_not_kept(tm
 
 
 @pytest.mark.parametrize("checkpoint_every", [5, 7, 1000])
-def test_the_final_weights_are_kept_whatever_the_interval(tmp_path: Path, checkpoint_every: int) -> None:
-    """A peer keeps only multiples of the interval and loses the end of the training."""
+def test_the_final_weights_are_saved_for_any_interval(tmp_path: Path, checkpoint_every: int) -> None:
+    """A peer saves only multiples of the interval and loses the end of training."""
     trainer = fit(run_config(tmp_path, checkpoint_every=checkpoint_every))
     last = checkpoints(tmp_path / "checkpoints")[-1]
     assert last.name == "step_00000012"
@@ -292,7 +292,7 @@ def test_the_final_weights_are_kept_whatever_the_interval(tmp_path: Path, checkp
     assert torch.equal(state.crosscoder.W_dec, trainer.state.crosscoder.W_dec)
 
 
-def test_the_dictionary_can_be_used_at_once(tmp_path: Path) -> None:
+def test_the_dictionary_is_usable_after_training(tmp_path: Path) -> None:
     crosscoder = make_trainer(run_config(tmp_path / "run")).fit()
     save_crosscoder(crosscoder, tmp_path / "saved")
     values = PlantedPair().sample(50, seed=5)
@@ -334,7 +334,7 @@ def test_metrics_have_the_promised_keys(tmp_path: Path, kind: str) -> None:
     assert any("losses/auxk_loss" in line for line in lines) == ("topk" in kind)
 
 
-def test_every_interval_counts_by_itself(tmp_path: Path) -> None:
+def test_the_intervals_are_independent(tmp_path: Path) -> None:
     trainer = fit(run_config(tmp_path, log_every=5, evaluate_every=3, checkpoint_every=7))
     lines = outcome(trainer)["lines"]
     assert [line["step"] for line in lines] == [3, 5, 6, 7, 9, 10, 12]
@@ -370,7 +370,7 @@ def learn(
 
 @pytest.mark.parametrize("steps", [20, 50])
 @pytest.mark.parametrize("k", [3, 8])
-def test_a_short_run_has_its_l0_at_inference(tmp_path: Path, steps: int, k: int) -> None:
+def test_a_short_run_has_the_right_l0_at_inference(tmp_path: Path, steps: int, k: int) -> None:
     """A peer sets its threshold from step 1000 on: with k = 8, a run of 500 steps has L0 57."""
     trainer = learn(tmp_path, steps, sparsity={"kind": "batch_topk", "k": k}, calibration_tokens=6000)
     fresh = PlantedPair(counts=SMALL).sample(6000, seed=77)
@@ -390,7 +390,7 @@ def test_every_kind_learns_a_planted_pair(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("target", [4, 8])
-def test_the_controller_of_the_penalty_reaches_its_target(tmp_path: Path, target: int) -> None:
+def test_the_penalty_controller_reaches_its_target(tmp_path: Path, target: int) -> None:
     trainer = learn(
         tmp_path,
         steps=700,
@@ -431,7 +431,7 @@ def test_bfloat16_products_learn_nearly_what_float32_learns(tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_sparse_step_learns_what_the_dense_one_learns(tmp_path: Path, kind: str, precision: str) -> None:
-    """Same tokens, same seed; what fires differs at most where rounding decides."""
+    """With the same tokens and seed, firing differs at most where rounding decides."""
     settings = {"sparsity": {"kind": kind, "k": 2}, "precision": precision}
     dense, sparse = (learn(tmp_path, name=step, step=step, **settings) for step in ("dense", "sparse"))
     assert not torch.equal(dense.state.crosscoder.W_dec, sparse.state.crosscoder.W_dec)
@@ -488,7 +488,7 @@ def test_auxk_revives_latents(tmp_path: Path) -> None:
             auxiliary={"coefficient": coefficient, "dead_after_tokens": 255, "k": 32},
         )
         trainer = make_trainer(config, planted_source(6000))
-        # Half of the latents begin so faint that they never win a place.
+        # Half of the latents begin so weak that they are never selected.
         with torch.no_grad():
             trainer.state.crosscoder.W_enc[:, :64] *= 0.01
             trainer.state.crosscoder.W_dec[:64] *= 0.01
@@ -513,7 +513,7 @@ def test_every_parameter_moves_in_one_step(tmp_path: Path) -> None:
 # --- precision --------------------------------------------------------------------------------------------------------
 
 
-def test_precision_is_what_was_asked_for() -> None:
+def test_precision_is_as_configured() -> None:
     cpu = torch.device("cpu")
     assert compute_dtype("float32", cpu) == torch.float32
     assert compute_dtype("bfloat16", cpu) == torch.bfloat16

@@ -1,4 +1,4 @@
-"""A training that begins from a finished dictionary."""
+"""Training that begins from a finished dictionary."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -28,7 +28,7 @@ def shape_of(d_models: tuple[int, ...], **changes: Any) -> CrosscoderConfig:
 
 
 @pytest.mark.parametrize("kind", ["batch_topk", "topk", "relu", "jumprelu"])
-def test_it_begins_at_the_loss_where_the_other_ended(tmp_path: Path, kind: str) -> None:
+def test_training_begins_at_the_final_loss_of_the_given_dictionary(tmp_path: Path, kind: str) -> None:
     sparsity = KINDS[kind].model_dump()
     first = make_trainer(run_config(tmp_path / "first", steps=40, sparsity=sparsity))
     finished = first.fit()
@@ -39,8 +39,8 @@ def test_it_begins_at_the_loss_where_the_other_ended(tmp_path: Path, kind: str) 
     second = make_trainer(further)
     batch, _ = next(planted_source().batches(64))
     fresh = make_trainer(run_config(tmp_path / "fresh", sparsity=sparsity, k_anneal=0.0))
-    fresh._begin()
-    second._begin()
+    fresh._initialize()
+    second._initialize()
     for name, value in finished.state_dict().items():
         assert torch.equal(second.state.crosscoder.state_dict()[name], value), name
     began = float(second.step(batch)[0]["mse"])
@@ -51,7 +51,7 @@ def test_it_begins_at_the_loss_where_the_other_ended(tmp_path: Path, kind: str) 
     assert record["folder"] == str(tmp_path / "first" / "crosscoder")
 
 
-def test_a_run_that_broke_off_needs_the_first_dictionary_no_more(tmp_path: Path) -> None:
+def test_a_resumed_run_no_longer_needs_the_first_dictionary(tmp_path: Path) -> None:
     place = tmp_path / "first"
     save_crosscoder(make_trainer(run_config(tmp_path / "a", steps=8)).fit(), place)
     whole = make_trainer(run_config(tmp_path / "whole", start_from=place)).fit()
@@ -75,8 +75,8 @@ def test_a_run_that_broke_off_needs_the_first_dictionary_no_more(tmp_path: Path)
 
 
 @pytest.mark.parametrize("known", [1, 2])
-def test_more_models_begin_as_the_reference(tmp_path: Path, known: int) -> None:
-    """Where the new models compute what the reference computes, the code and what is rebuilt are those of before."""
+def test_additional_models_begin_as_the_reference(tmp_path: Path, known: int) -> None:
+    """On tokens where the new models agree with the reference, latents and reconstructions do not change."""
     before = small_crosscoder("relu", {1: "one", 2: "two"}[known])
     save_crosscoder(before, tmp_path / "before")
     d_models = (6,) * (known + 2)
@@ -90,7 +90,7 @@ def test_more_models_begin_as_the_reference(tmp_path: Path, known: int) -> None:
         torch.testing.assert_close(rebuilt[:, index], expected[:, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_pair_goes_on_as_a_chain(tmp_path: Path) -> None:
+def test_a_pair_can_be_extended_to_a_chain(tmp_path: Path) -> None:
     source = planted_source()
     finished = make_trainer(run_config(tmp_path / "pair", steps=60)).fit()
     save_crosscoder(finished, tmp_path / "pair" / "crosscoder")
@@ -102,9 +102,9 @@ def test_a_pair_goes_on_as_a_chain(tmp_path: Path) -> None:
     )
     config = run_config(tmp_path / "chain", k_anneal=0.0, start_from=tmp_path / "pair" / "crosscoder")
     extended = make_trainer(config, chain)
-    extended._begin()
+    extended._initialize()
     fresh = make_trainer(run_config(tmp_path / "fresh", k_anneal=0.0), chain)
-    fresh._begin()
+    fresh._initialize()
     batch, _ = next(chain.batches(64))
     assert float(extended.step(batch)[0]["mse"]) < 0.8 * float(fresh.step(batch)[0]["mse"])
 
@@ -112,13 +112,13 @@ def test_a_pair_goes_on_as_a_chain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (shape_of((6, 6), n_latents=25), "crosscoder.n_latents 24, this run 25"),
-        (shape_of((6, 6), sparsity=KINDS["relu"]), "crosscoder.sparsity.kind batch_topk, this run relu"),
-        (shape_of((6, 8)), "reads reference 6 wide, intervened 6 wide, this run reference 6 wide, intervened 8 wide"),
-        (shape_of((6,)), "the models of the dictionary must be the first ones"),
-        (shape_of((6, 6, 7)), "further models must be as wide as the reference"),
-        (shape_of((6, 6), n_exclusive=2), "latents of one model alone 0, this run 2"),
-        (shape_of((6, 6), n_tied=2), "tied latents 0, this run 2"),
+        (shape_of((6, 6), n_latents=25), "crosscoder.n_latents 24, but this run has 25"),
+        (shape_of((6, 6), sparsity=KINDS["relu"]), "crosscoder.sparsity.kind batch_topk, but this run has relu"),
+        (shape_of((6, 8)), "reads reference 6 wide, intervened 6 wide, but this run reads reference 6 wide, intervened 8 wide"),
+        (shape_of((6,)), "the first models of this run must be those of the dictionary"),
+        (shape_of((6, 6, 7)), "the additional models must be as wide as the reference"),
+        (shape_of((6, 6), n_exclusive=2), "exclusive latents 0, but this run has 2"),
+        (shape_of((6, 6), n_tied=2), "tied latents 0, but this run has 2"),
     ],
 )  # fmt: skip
 def test_another_shape_is_refused_in_one_line(tmp_path: Path, shape: CrosscoderConfig, message: str) -> None:
@@ -129,7 +129,7 @@ def test_another_shape_is_refused_in_one_line(tmp_path: Path, shape: CrosscoderC
     assert "\n" not in str(caught.value)
 
 
-def test_latents_of_one_model_alone_keep_a_dictionary_to_its_models(tmp_path: Path) -> None:
+def test_a_dictionary_with_exclusive_latents_cannot_be_extended(tmp_path: Path) -> None:
     save_crosscoder(Crosscoder(shape_of((6, 6), n_exclusive=2)), tmp_path)
     assert load_crosscoder(tmp_path).config.n_exclusive == 2
     with pytest.raises(ConfigError, match="cannot be extended to 3 models"):

@@ -1,1 +1,1 @@
-"""Benchmarks of training, as `crosscoder bench` runs them: every figure beside a reference of the same process."""
+"""Benchmarks of training for `crosscoder bench`: each timing is compared with a reference timed in the same process."""

@@ -1,4 +1,4 @@
-"""The benchmarks of training as the command calls them; those of analysis and page are put together there."""
+"""The benchmarks of training, as the command calls them; the command itself assembles those of analysis and page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from crosscoder.runtime.device import resolve_device
-from crosscoder.runtime.timing import Figures
+from crosscoder.runtime.timing import BenchmarkTable
 
 from .growth import break_even_figures, measure_growth, plot_growth, require_plot, slope_figures
 from .profile import profile_step
@@ -16,7 +16,12 @@ from .step import precisions, step_benchmark
 
 
 def prepare(config: BenchConfig, plot: Path | None) -> torch.device:
-    """Set the threads, and see before any long work that device and plot can be had; the device."""
+    """Set the number of threads, and return the device.
+
+    Raises:
+        ConfigError: The device is not available.
+        ResourceError: A plot is asked for, but matplotlib is not installed.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if plot is not None:
@@ -26,12 +31,12 @@ def prepare(config: BenchConfig, plot: Path | None) -> torch.device:
 
 def measure(
     what: Benchmark, config: BenchConfig, *, toy: bool, profile: bool, plot: Path | None
-) -> Iterator[Figures]:
-    """The tables of one benchmark, each as soon as it is there."""
+) -> Iterator[BenchmarkTable]:
+    """Yield the tables of one benchmark, each as soon as it is measured."""
     match what:
         case "step":
             for comparison in step_benchmark(config):
-                yield comparison.figures()
+                yield comparison.table()
             if profile:
                 device = resolve_device("device", config.device)
                 for precision in precisions(config, device):
@@ -41,20 +46,20 @@ def measure(
             growths = []
             for precision in precisions(config, device):
                 growths.append(measure_growth(config, precision, device))
-                yield growths[-1].figures()
+                yield growths[-1].table()
             if plot is not None:
                 plot_growth(growths, plot)
             yield slope_figures(growths, None if plot is None else plot.name)
             for precision in precisions(config, device):
                 yield break_even_figures(config, precision, device)
         case "harvest":
-            # It loads transformers, which the other benchmarks do without.
+            # Imported here because it loads transformers, which the other benchmarks do not need.
             from .pairs import harvest_benchmark
 
             for comparison in harvest_benchmark(config, toy=toy):
-                yield comparison.figures()
+                yield comparison.table()
         case "shards":
             for comparison in shards_benchmark(config):
-                yield comparison.figures()
+                yield comparison.table()
         case "analysis" | "page":
-            raise AssertionError(f"{what} is no part of training")
+            raise AssertionError(f"{what} is not a benchmark of training")

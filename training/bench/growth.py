@@ -1,4 +1,4 @@
-"""How the price of a step grows with its size, and from which share of firing latents on the dense path is the faster one."""
+"""How the time of a training step scales with its size, and above which share of firing latents the dense path is faster."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from crosscoder.runtime.plotting_extra import require_matplotlib
-from crosscoder.runtime.timing import Comparison, Figures
+from crosscoder.runtime.timing import BenchmarkTable, Comparison
 
 from ..forward import SPARSE_BELOW
 from .settings import BenchConfig, Shape
@@ -23,18 +23,18 @@ AXES: tuple[Axis, ...] = ("n_latents", "k", "batch_tokens", "models")
 
 @dataclass(frozen=True)
 class Growth:
-    """Step times along all axes, in one precision."""
+    """Step times along all axes at one precision."""
 
     precision: Precision
     base: Shape
     points: dict[Axis, list[tuple[int, Comparison]]]
 
     def slope(self, axis: Axis, variant: str) -> float:
-        """d log time / d log size along an axis, by least squares: 1 is proportional, 0 does not matter."""
+        """d log time / d log size along an axis, by least squares: 1 is proportional, 0 is independent."""
         sizes = [size for size, _ in self.points[axis]]
         return log_slope(sizes, [point[variant].spread.median for _, point in self.points[axis]])
 
-    def figures(self) -> Figures:
+    def table(self) -> BenchmarkTable:
         """A table of all points."""
         rows, record = [], []
         for axis, points in self.points.items():
@@ -54,11 +54,11 @@ class Growth:
                         f"{point[STEP].n_tokens / step.median:,.0f}",
                     )
                 )
-                record.append({"axis": axis, "size": size, **point.figures().record})
-        return Figures(
+                record.append({"axis": axis, "size": size, **point.table().record})
+        return BenchmarkTable(
             f"Growth of the sparse step around {self.base}, {self.precision}",
             (
-                "alone varied",
+                "varied size",
                 f"{PRODUCT}, ms",
                 f"{STEP}, ms",
                 "quartiles",
@@ -70,8 +70,8 @@ class Growth:
         )
 
 
-def slope_figures(growths: Sequence[Growth], picture: str | None) -> Figures:
-    """The slopes of all axes; `picture` is the name of the plot, beside the log."""
+def slope_figures(growths: Sequence[Growth], picture: str | None) -> BenchmarkTable:
+    """Table of the slopes of all axes; `picture` is the file name of the plot, which is stored next to the log."""
     variants = [(growth, variant) for growth in growths for variant in (PRODUCT, STEP)]
     rows = tuple(
         (axis, *(f"{growth.slope(axis, variant):.2f}" for growth, variant in variants)) for axis in AXES
@@ -82,10 +82,10 @@ def slope_figures(growths: Sequence[Growth], picture: str | None) -> Figures:
         }
         for growth in growths
     }
-    notes = ["Least squares over all points of an axis; 1 is proportional, 0 does not matter."]
+    notes = ["Least squares over all points of an axis; 1 is proportional, 0 is independent."]
     if picture is not None:
-        notes.append(f"![Seconds of a step over its size]({picture})")
-    return Figures(
+        notes.append(f"![Seconds per step over its size]({picture})")
+    return BenchmarkTable(
         "Slopes of log time over log size",
         ("axis", *(f"{variant}, {growth.precision}" for growth, variant in variants)),
         rows,
@@ -95,7 +95,7 @@ def slope_figures(growths: Sequence[Growth], picture: str | None) -> Figures:
 
 
 def measure_growth(config: BenchConfig, precision: Precision, device: torch.device) -> Growth:
-    """Every axis alone around the shape; a point that two axes share is measured once."""
+    """Measure each axis separately around the base shape; a point that axes share is measured once."""
     measured: dict[Shape, Comparison] = {}
 
     def point(shape: Shape) -> Comparison:
@@ -110,13 +110,13 @@ def measure_growth(config: BenchConfig, precision: Precision, device: torch.devi
 
 
 def shapes_along(config: BenchConfig, axis: Axis) -> Iterator[tuple[int, Shape]]:
-    """The shapes that differ from the configured one in this alone."""
+    """Yield the shapes that differ from the configured one along `axis` alone, with their sizes."""
     for size in getattr(config.axes, axis):
         yield size, config.shape.model_copy(update={axis: size})
 
 
-def break_even_figures(config: BenchConfig, precision: Precision, device: torch.device) -> Figures:
-    """Time of the sparse step over that of the dense one, over shares k / latents, and the share where it is 1."""
+def break_even_figures(config: BenchConfig, precision: Precision, device: torch.device) -> BenchmarkTable:
+    """Ratio of sparse to dense step time for shares k / latents, and the share at which it is 1."""
     shares = config.break_even_shares
     rows, record, found = [], [], {}
     for n_latents in config.break_even_latents:
@@ -126,7 +126,7 @@ def break_even_figures(config: BenchConfig, precision: Precision, device: torch.
                 update={"n_latents": n_latents, "k": max(1, round(share * n_latents))}
             )
             comparison = compare_steps(config, shape, precision, device)
-            ratio = comparison[STEP].over(comparison["dense step"])
+            ratio = comparison[STEP].ratio_to(comparison["dense step"])
             ratios.append(ratio.median)
             record.append({"n_latents": n_latents, "share": share, "sparse_over_dense": ratio.record()})
         found[n_latents] = break_even(shares, ratios)
@@ -134,25 +134,25 @@ def break_even_figures(config: BenchConfig, precision: Precision, device: torch.
             (f"{n_latents:,}", *(f"{ratio:.2f}" for ratio in ratios), _shown(found[n_latents], shares))
         )
     rule = SPARSE_BELOW[dtype_of(precision, device)]
-    return Figures(
+    return BenchmarkTable(
         f"Sparse step over dense step, {precision}",
         ("latents", *(f"k/latents {share:.2%}" for share in shares), "break-even"),
         tuple(rows),
         {"precision": precision, "points": record, "break_even": found, "rule": rule},
-        (f"`training.step: auto` is sparse below {rule:.2%}.",),
+        (f"`training.step: auto` takes the sparse path below {rule:.2%}.",),
     )
 
 
 def break_even(shares: Sequence[float], ratios: Sequence[float]) -> float | None:
-    """The share at which the ratio passes 1, between its logarithms linearly; None where it does not.
+    """The share at which the ratio crosses 1, by log-linear interpolation; None if it does not cross.
 
-    Where noise makes it pass more than once, the last time counts: beyond it, dense is the faster one throughout.
+    If noise makes it cross more than once, the last crossing counts: above it, the dense step is always faster.
     """
     for left in range(len(shares) - 2, -1, -1):
         low, high = math.log(ratios[left]), math.log(ratios[left + 1])
         if low < 0 <= high:
-            place = -low / (high - low)
-            return math.exp((1 - place) * math.log(shares[left]) + place * math.log(shares[left + 1]))
+            fraction = -low / (high - low)
+            return math.exp((1 - fraction) * math.log(shares[left]) + fraction * math.log(shares[left + 1]))
     return None
 
 
@@ -166,7 +166,7 @@ def log_slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def plot_growth(growths: Sequence[Growth], path: Path) -> None:
-    """Step and encoder product over size, one panel an axis, logarithmic.
+    """Plot the time of step and encoder product over size, one log-log panel per axis.
 
     Raises:
         ResourceError: matplotlib is not installed.
@@ -198,7 +198,7 @@ def plot_growth(growths: Sequence[Growth], path: Path) -> None:
                     color=f"C{color}",
                     alpha=0.2,
                 )
-        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds of one step")
+        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds per step")
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
@@ -209,5 +209,9 @@ def plot_growth(growths: Sequence[Growth], path: Path) -> None:
 
 
 def require_plot() -> None:
-    """See before any long work that the plot can be drawn. Raises ResourceError where matplotlib is not installed."""
-    require_matplotlib("the plot of growth", otherwise="leave --plot out")
+    """Check that the plot can be drawn.
+
+    Raises:
+        ResourceError: matplotlib is not installed.
+    """
+    require_matplotlib("the plot of growth", alternative="leave --plot out")

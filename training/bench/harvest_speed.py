@@ -1,4 +1,4 @@
-"""The speed of reading both models, beside that of their bare passes."""
+"""The speed of reading both models, compared with that of their forward passes alone."""
 
 import tempfile
 from collections.abc import Callable
@@ -9,29 +9,29 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from crosscoder.activations.shards import Manifest, ShardWriter, SideRecord
+from crosscoder.activations.shards import Manifest, ShardWriter, SplitRecord
 from crosscoder.language_models.hooks import read_output
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 
 from ..extraction import Batch, Extracted, extract, pack_documents, pad
 
-# Documents that are read, spread over all of them.
+# Documents that are read, evenly spaced over all of them.
 _N_DOCUMENTS = 256
 
 Padded = tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]
 
 
 def harvest_passes(pair: ModelPair, documents: Documents, batch_tokens: int) -> dict[str, Callable[[], int]]:
-    """Ways to read the same batches, by name; each gives the number of tokens that are not masked.
+    """Functions that read the same batches, by name; each returns the number of unmasked tokens.
 
-    `bare` is both models' passes as far as the hookpoint, one after the other, and nothing else. `extract` is what the
-    harvest does before it writes. `harvest` writes a shard as well, to a temporary folder.
+    `bare` runs the forward passes of both models up to the hookpoint and nothing else. `extract` is what the harvest does before
+    writing. `harvest` also writes a shard to a temporary folder.
     """
-    side = documents.side(held_out=False)
+    side = documents.split(held_out=False)
     chosen = side[np.unique(np.linspace(0, len(side) - 1, min(_N_DOCUMENTS, len(side))).astype(np.int64))]
     batches = pack_documents(chosen, documents, batch_tokens)
-    # As `extract` does: no longer than the longest document of a batch.
+    # As in `extract`: no longer than the longest document of a batch.
     padded = [pad(documents, batch, int(documents.lengths[batch].max())) for batch in batches]
     n_tokens = int(documents.unmasked[chosen].sum())
 
@@ -72,7 +72,7 @@ def _write(pair: ModelPair, parts: list[Extracted]) -> int:
         documents_digest="",
         median_norms=(1.0, 1.0),
         max_norms=(1.0, 1.0),
-        sides={"train": SideRecord(n_planned=1)},
+        sides={"train": SplitRecord(n_planned=1)},
     )
     with tempfile.TemporaryDirectory() as folder:
         writer = ShardWriter(Path(folder), manifest)

@@ -1,4 +1,4 @@
-"""The pairs of models that the package finds: the toy pair always, SmolLM2 and its adapter where they are installed."""
+"""The pairs that benchmarks use: always the toy pair, and SmolLM2 with its adapter if they are installed."""
 
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from .settings import BenchConfig
 
 
 class PreparedPair(NamedTuple):
-    """A pair with some of the documents of its demo."""
+    """A loaded pair with tokenized documents of its demo."""
 
     name: str
     pair: ModelPair
@@ -32,17 +32,17 @@ class PreparedPair(NamedTuple):
 
 @contextmanager
 def prepared_pairs(config: BenchConfig, *, toy: bool) -> Iterator[list[PreparedPair]]:
-    """The pairs, until the end of the block; `toy` leaves the real one out."""
-    with tempfile.TemporaryDirectory() as place:
-        yield [_prepare(name, settings) for name, settings in _settings(Path(place), config, toy).items()]
+    """Provide the pairs for the duration of the block; with `toy`, the toy pair alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield [_prepare(name, settings) for name, settings in _settings(Path(folder), config, toy).items()]
 
 
 @contextmanager
 def trained_runs(config: BenchConfig, *, toy: bool) -> Iterator[list[tuple[str, RunFolder, RunConfig]]]:
-    """A run folder for each pair, with activations and a dictionary that was trained for a few steps."""
-    with tempfile.TemporaryDirectory() as place:
+    """Provide a run folder for each pair, with activations and a dictionary trained for a few steps."""
+    with tempfile.TemporaryDirectory() as folder:
         runs = []
-        for name, settings in _settings(Path(place), config, toy).items():
+        for name, settings in _settings(Path(folder), config, toy).items():
             n_tokens = config.warmup * settings.training.batch_tokens
             short = with_overrides(
                 settings,
@@ -57,7 +57,7 @@ def trained_runs(config: BenchConfig, *, toy: bool) -> Iterator[list[tuple[str, 
 
 
 def harvest_benchmark(config: BenchConfig, *, toy: bool) -> list[Comparison]:
-    """Reading activations out of both models, beside the two forward passes alone."""
+    """Compare extracting activations from both models with their forward passes alone."""
     with prepared_pairs(config, toy=toy) as pairs:
         return [
             compare(
@@ -76,21 +76,21 @@ def harvest_benchmark(config: BenchConfig, *, toy: bool) -> list[Comparison]:
         ]
 
 
-def _settings(place: Path, config: BenchConfig, toy: bool) -> dict[str, RunConfig]:
-    """Settings of the demo for every pair that is there: all of the toy pair's texts, some of the real pair's."""
-    found = {"the toy pair": demo_config(place / "toy", toy=True)[0]}
+def _settings(folder: Path, config: BenchConfig, toy: bool) -> dict[str, RunConfig]:
+    """Demo settings of each available pair, with all texts of the toy pair and some of those of the real pair."""
+    available = {"the toy pair": demo_config(folder / "toy", toy=True)[0]}
     if not toy:
-        real = demo_config(place / "real")[0]
+        real = demo_config(folder / "real")[0]
         assert real.pair is not None and real.text is not None
-        # Where the real pair is not installed, the demo falls back on the toy pair, which is there already.
+        # If the real pair is not installed, the demo falls back on the toy pair, which is already included.
         if isinstance(real.pair.intervened, AdapterSource):
             limits = [
                 f"text.sources.{index}.limit={config.documents}" for index in range(len(real.text.sources))
             ]
-            found[f"{NAME} and its adapter"] = with_overrides(real, limits)
+            available[f"{NAME} and its adapter"] = with_overrides(real, limits)
     device = resolve_device("device", config.device).type
-    words = [f"pair.device={device}", f"training.device={device}", "wandb.mode=disabled"]
-    return {name: with_overrides(settings, words) for name, settings in found.items()}
+    overrides = [f"pair.device={device}", f"training.device={device}", "wandb.mode=disabled"]
+    return {name: with_overrides(settings, overrides) for name, settings in available.items()}
 
 
 def _prepare(name: str, settings: RunConfig) -> PreparedPair:

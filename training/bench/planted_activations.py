@@ -1,5 +1,5 @@
-"""Made-up activations that are like real ones where speed depends on it: a sparse sum of many directions whose firing
-rates and strengths have heavy tails, so that some latents fire often, many seldom, and tokens differ in their number.
+"""Synthetic activations that resemble real ones where it affects speed: sparse sums of many directions with heavy-tailed firing
+rates and strengths. Some latents fire often and many rarely, and the number of firing latents varies between tokens.
 """
 
 from collections.abc import Iterator
@@ -13,21 +13,21 @@ from crosscoder.activations.batch import ActivationBatch
 
 from .settings import Shape
 
-# Directions fire with rates ∝ 1 / rank, as words do; this many of them on a token, on average.
+# Directions fire at rates ∝ 1 / rank, like words; this many per token on average.
 _FIRING = 48
 _NOISE = 0.05
 
-# Tokens that a trainer sets the normalization on.
+# Tokens from which the trainer estimates the normalization.
 _SAMPLE_TOKENS = 4096
 
 
 class PlantedActivations:
-    """Batches without end, each drawn afresh; the same seed gives the same ones."""
+    """An endless sequence of random batches, reproducible from its seed."""
 
     def __init__(self, d_models: tuple[int, ...], n_directions: int = 4096, seed: int = 0) -> None:
         self.d_models, self.width = d_models, sum(d_models)
         self._generator = torch.Generator().manual_seed(seed)
-        # The models differ, by a fifth of the length of a direction.
+        # Directions of the models differ by about a fifth of their length.
         shared = torch.randn(n_directions, max(d_models), generator=self._generator)
         parts = [
             normalize(shared[:, :d_model] + 0.2 * self._normal(n_directions, d_model), dim=1)
@@ -37,8 +37,8 @@ class PlantedActivations:
         self._rates = 1.0 / torch.arange(1, n_directions + 1)
 
     def batch(self, n_tokens: int) -> Float[Tensor, "token width"]:
-        """Fresh tokens in bfloat16, as the default of the activations on disk is."""
-        # Sums of draws with replacement: a direction that is drawn twice is twice as strong.
+        """Draw new tokens in bfloat16, the default precision of cached activations."""
+        # Directions are drawn with replacement: one that is drawn twice counts twice.
         counts = torch.poisson(torch.full((n_tokens,), float(_FIRING)), generator=self._generator).long()
         total = int(counts.sum())
         chosen = torch.multinomial(self._rates, total, replacement=True, generator=self._generator)
@@ -52,7 +52,7 @@ class PlantedActivations:
 
 
 class Batches:
-    """Planted tokens, another batch each round, the same for all variants of a round."""
+    """Planted batches: a new one each round, shared by all variants of the round."""
 
     def __init__(self, shape: Shape, device: torch.device, seed: int) -> None:
         self._planted = PlantedActivations(shape.d_models, seed=seed)
@@ -66,7 +66,7 @@ class Batches:
 
 
 class PlantedReader:
-    """Some planted tokens as an `ActivationReader`: what a trainer wants to look at beside its batches."""
+    """Planted tokens as an `ActivationReader`, for the trainer's held-out tokens and normalization sample."""
 
     def __init__(self, values: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> None:
         self.values, self.d_models, self.n_tokens = values, d_models, len(values)

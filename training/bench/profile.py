@@ -1,4 +1,4 @@
-"""Where the time of a sparse step goes, by its own stages."""
+"""Time of each stage of a sparse training step."""
 
 import functools
 from collections import defaultdict
@@ -12,16 +12,16 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.sparse_latents import SparseLatents
-from crosscoder.runtime.timing import Figures
+from crosscoder.runtime.timing import BenchmarkTable
 
 from .. import losses
 from ..forward import Forward
 from .settings import BenchConfig
-from .step import EncoderProduct, Precision, warmed_step
+from .step import EncoderProduct, Precision, warmed_up_step
 
 STEP, PRODUCT, REST = "step", "encoder product alone", "everything else"
 
-# Functions of a step that are stages by themselves, and what they are called there.
+# Functions that each form a stage: owner, attribute, and name of the stage.
 _FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
     (Crosscoder, "normalize", "normalize"),
     (Crosscoder, "score_norms", "decoder norms"),
@@ -33,7 +33,7 @@ _FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
     (torch.nn.utils, "clip_grad_norm_", "clip"),
 )
 
-# What torch names by itself: nodes of the graph, and the optimizer.
+# Events that torch names: nodes of the autograd graph, and the optimizer.
 _NODES = {
     "_WeightedSum": "decode",
     "_Products": "encode and select",
@@ -43,7 +43,7 @@ _NODES = {
 }
 _ANY_NODE = "autograd::engine::evaluate_function: "
 
-# A function that several stages call is a part of the one that called it.
+# A function that several stages call counts for its caller.
 _INSIDE = {
     ("decode", "weighted sum"): "decode",
     ("gradient of decoder", "products"): "gradient of codes",
@@ -53,14 +53,14 @@ _INSIDE = {
 }
 
 
-def profile_step(config: BenchConfig, precision: Precision, device: torch.device) -> Figures:
-    """Time of the stages of a sparse step, means over the configured number of steps, as torch's profiler sees them."""
-    with warmed_step(config, config.shape, precision, device) as (step, batches):
+def profile_step(config: BenchConfig, precision: Precision, device: torch.device) -> BenchmarkTable:
+    """Profile the stages of a sparse step with torch's profiler, averaged over the configured number of steps."""
+    with warmed_up_step(config, config.shape, precision, device) as (step, batches):
         product = EncoderProduct(step.trainer.state.crosscoder, batches, step.trainer.forward.dtype)
         activities = [ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        # With a GPU, autograd walks back in a thread of its own, where nothing tells that a step is under way.
+        # On a GPU, autograd runs the backward pass in another thread, where its events would not be attributed to the step.
         one_thread = torch.autograd.set_multithreading_enabled(False)
         with one_thread, _recorded(), profile(activities=activities, acc_events=True) as profiler:
             for _ in range(config.repeats):
@@ -75,11 +75,12 @@ def profile_step(config: BenchConfig, precision: Precision, device: torch.device
     total = sum(seconds.values())
     shares = sorted(seconds.items(), key=lambda entry: -entry[1])
     rows = [
-        (stage, f"{own * 1e3:.4g}", f"{own / total:.1%}", f"{own / reference:.2f}") for stage, own in shares
+        (stage, f"{spent * 1e3:.4g}", f"{spent / total:.1%}", f"{spent / reference:.2f}")
+        for stage, spent in shares
     ]
     rows.append(("the step", f"{total * 1e3:.4g}", "100.0%", f"{total / reference:.2f}"))
     rows.append((PRODUCT, f"{reference * 1e3:.4g}", f"{reference / total:.1%}", "1.00"))
-    return Figures(
+    return BenchmarkTable(
         f"Profile of the sparse step: {config.shape}, {precision}",
         ("stage", "ms", "share", "× encoder product"),
         tuple(rows),
@@ -88,48 +89,46 @@ def profile_step(config: BenchConfig, precision: Precision, device: torch.device
             "seconds": seconds,
             "encoder_product": reference,
         },
-        (
-            "Means of a run under torch's profiler, which costs some time itself; the tables above are without it.",
-        ),
+        ("Means under torch's profiler, which adds overhead; the tables above were measured without it.",),
     )
 
 
 def stage_seconds(events: list[FunctionEvent], n_steps: int, *, on_device: bool) -> dict[str, float]:
-    """Mean seconds of every stage in a step: its own, without those of the stages inside it."""
+    """Mean seconds of each stage per step, excluding the stages inside it."""
     seconds: dict[str, float] = defaultdict(float)
     for event in events:
         if event.device_type.name != "CPU":
-            continue  # Kernels, and ranges of them: their time is in what started them.
+            continue  # GPU kernels and their ranges: their time is attributed to the events that launched them.
         stage = _stage(event)
         if stage is None:
             continue
         spent = (event.device_time_total if on_device else event.cpu_time_total) / 1e6 / n_steps
         seconds[stage] += spent
-        above = _enclosing(event)
-        if above is not None:
-            seconds[above] -= spent
+        outer = _enclosing_stage(event)
+        if outer is not None:
+            seconds[outer] -= spent
     return dict(seconds)
 
 
 def _stage(event: FunctionEvent) -> str | None:
-    """The stage of an event that begins one, inside a step; None for all others."""
-    own = {PRODUCT: PRODUCT, STEP: REST}.get(event.name)
-    if own is not None:
-        return own
-    above = _enclosing(event)
-    if above is None or above == PRODUCT:
+    """The stage that an event begins within a step; None for all other events."""
+    outermost = {PRODUCT: PRODUCT, STEP: REST}.get(event.name)
+    if outermost is not None:
+        return outermost
+    outer = _enclosing_stage(event)
+    if outer is None or outer == PRODUCT:
         return None
     if event.name in _NODES:
         return _NODES[event.name]
     if event.name.startswith(_ANY_NODE):
         return "gradients of loss and AuxK"
     if event.name in (name for _, _, name in _FUNCTIONS):
-        return _INSIDE.get((above, event.name), event.name)
+        return _INSIDE.get((outer, event.name), event.name)
     return None
 
 
-def _enclosing(event: FunctionEvent) -> str | None:
-    """The stage that an event is a part of."""
+def _enclosing_stage(event: FunctionEvent) -> str | None:
+    """The innermost stage that contains an event."""
     parent = event.cpu_parent
     while parent is not None:
         stage = _stage(parent)
@@ -141,18 +140,18 @@ def _enclosing(event: FunctionEvent) -> str | None:
 
 @contextmanager
 def _recorded() -> Iterator[None]:
-    """Let torch's profiler see the functions that are stages."""
-    before = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in _FUNCTIONS]
+    """Wrap the functions in `_FUNCTIONS` so that torch's profiler records them."""
+    originals = [(owner, attribute, getattr(owner, attribute)) for owner, attribute, _ in _FUNCTIONS]
     try:
-        for (owner, attribute, function), (_, _, name) in zip(before, _FUNCTIONS, strict=True):
-            setattr(owner, attribute, _named(function, name))
+        for (owner, attribute, function), (_, _, name) in zip(originals, _FUNCTIONS, strict=True):
+            setattr(owner, attribute, _record(function, name))
         yield
     finally:
-        for owner, attribute, function in before:
+        for owner, attribute, function in originals:
             setattr(owner, attribute, function)
 
 
-def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _record(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     @functools.wraps(function)
     def recorded(*arguments: Any, **options: Any) -> Any:
         with record_function(name):

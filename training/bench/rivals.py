@@ -1,11 +1,11 @@
-"""Steps of others, of equal size, from the same weights and on the same batches.
+"""Training steps of other libraries, at equal size, from the same weights and on the same batches.
 
-SAELens BatchTopK      one SAE on the activations of all models side by side: its own trainer's step
-SAELens, autocast      the same with its option `autocast`, where products run in bfloat16
-sparsify TopK          EleutherAI's sparse coder on the same rows: its own kernels, float32 Adam (`pip install eai-sparsify`;
-                       on a GPU, where it is installed)
-plain step, compiled   what one would write in torch: dense bfloat16 products, BatchTopK by `topk`, fused Adam, no AuxK,
-                       through `torch.compile` (on a GPU)
+SAELens BatchTopK      one SAE on the concatenated activations of all models: a step of SAELens's trainer
+SAELens, autocast      the same with its option `autocast`, which runs matrix products in bfloat16
+sparsify TopK          EleutherAI's sparse coder on the same rows, with its kernels and float32 Adam (`pip install eai-sparsify`;
+                       on a GPU, if it is installed)
+plain step, compiled   a straightforward step in torch: dense bfloat16 products, BatchTopK by `topk`, fused Adam, no AuxK,
+                       with `torch.compile` (on a GPU)
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from crosscoder.dictionary.crosscoder import Crosscoder
 from .planted_activations import Batches
 from .settings import Shape
 
-# The learning rate moves no timing; any will do.
+# Any learning rate will do: it does not affect timing.
 _RATE = 1e-4
 _STEPS_WITHOUT_END = 2**60
 
@@ -29,7 +29,7 @@ _STEPS_WITHOUT_END = 2**60
 def rival_steps(
     crosscoder: Crosscoder, dead: Bool[Tensor, " latent"], batches: Batches, shape: Shape, precision: str
 ) -> dict[str, Callable[[], int]]:
-    """The steps that can be had here; each makes one update and returns its number of tokens."""
+    """The available steps, by name; each makes one update and returns its number of tokens."""
     on_gpu = crosscoder.W_enc.is_cuda
     reduced = precision == "bfloat16"
     steps: dict[str, Callable[[], int]] = {}
@@ -82,7 +82,7 @@ class SAELensStep:
         self._batches, self._dead = batches, dead
 
     def __call__(self) -> int:
-        """One update; the number of tokens."""
+        """Make one update; return its number of tokens."""
         trainer = self._trainer
         trainer.n_forward_passes_since_fired.masked_fill_(self._dead, torch.inf)
         trainer.step(self._batches.current.float())
@@ -90,7 +90,7 @@ class SAELensStep:
 
 
 class SparsifyStep:
-    """A step as sparsify's trainer makes it: FVU and AuxK, unit decoder rows, Adam."""
+    """A step of sparsify's trainer: FVU and AuxK, unit decoder rows, Adam."""
 
     def __init__(
         self, crosscoder: Crosscoder, dead: Bool[Tensor, " latent"], batches: Batches, shape: Shape
@@ -110,7 +110,7 @@ class SparsifyStep:
         self._batches, self._dead = batches, dead
 
     def __call__(self) -> int:
-        """One update; the number of tokens."""
+        """Make one update; return its number of tokens."""
         coder = self._coder
         coder.set_decoder_norm_to_unit_norm()
         out = coder(x=self._batches.current.float(), dead_mask=self._dead)
@@ -122,7 +122,7 @@ class SparsifyStep:
 
 
 class PlainStep:
-    """A dense BatchTopK step in a few lines of torch, compiled."""
+    """A compiled dense BatchTopK step in a few lines of torch."""
 
     def __init__(self, crosscoder: Crosscoder, batches: Batches, shape: Shape) -> None:
         folded = crosscoder.fold()
@@ -133,7 +133,7 @@ class PlainStep:
         self._loss = torch.compile(self._plain_loss)
 
     def __call__(self) -> int:
-        """One update; the number of tokens."""
+        """Make one update; return its number of tokens."""
         with torch.autocast("cuda", torch.bfloat16):
             loss = self._loss(self._batches.current.float(), *self._weights)
         self._optimizer.zero_grad(set_to_none=True)

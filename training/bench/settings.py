@@ -1,4 +1,4 @@
-"""What `crosscoder bench` measures, as settings. Nothing here imports torch."""
+"""Settings of `crosscoder bench`. This module does not import torch."""
 
 from typing import Annotated, Literal, Self
 
@@ -15,10 +15,10 @@ class Shape(Settings):
     """Size of a training step."""
 
     batch_tokens: Count = Field(default=4096, description="tokens of one step")
-    models: Count = Field(default=2, description="models on the axis")
+    models: Count = Field(default=2, description="number of models")
     d_model: Count = Field(default=576, description="width of each model")
-    n_latents: Count = Field(default=8192, description="size of the dictionary")
-    k: Count = Field(default=64, description="latents that fire on a token, on average")
+    n_latents: Count = Field(default=8192, description="number of latents of the dictionary")
+    k: Count = Field(default=64, description="mean number of latents that fire on a token")
     dead: Share = Field(
         default=0.01, description="share of the latents that are dead, so that AuxK is active"
     )
@@ -27,7 +27,7 @@ class Shape(Settings):
     def _check(self) -> Self:
         if self.k > self.n_latents:
             raise ValueError(
-                f"k is {self.k}, larger than n_latents {self.n_latents}; give a k of at most n_latents"
+                f"k is {self.k}, which is larger than n_latents {self.n_latents}; give a k of at most n_latents"
             )
         return self
 
@@ -41,7 +41,7 @@ class Shape(Settings):
 
 
 class GrowthAxes(Settings):
-    """Sizes that `growth` goes through, each alone around the shape."""
+    """Sizes that `growth` measures, varying one axis at a time around the shape."""
 
     n_latents: tuple[Count, ...] = Field(default=(4096, 8192, 16384, 32768, 65536), min_length=2)
     k: tuple[Count, ...] = Field(default=(16, 32, 64, 128, 256), min_length=2)
@@ -50,64 +50,68 @@ class GrowthAxes(Settings):
 
 
 class BenchConfig(Settings):
-    """Everything that can be asked of `crosscoder bench`."""
+    """All settings of `crosscoder bench`."""
 
-    shape: Shape = Field(default=Shape(), description="of the step that is measured")
+    shape: Shape = Field(default=Shape(), description="size of the measured step")
     large: Count | None = Field(
-        default=32768, description="size of a second dictionary that `step` measures; null leaves it out"
+        default=32768, description="latents of a second dictionary that `step` measures; null omits it"
     )
     precisions: tuple[Literal["bfloat16", "float32"], ...] | None = Field(
         default=None,
         min_length=1,
-        description="of the matrix products; without one: both where the hardware has units for bfloat16, else float32",
+        description="precisions of the matrix products; null: both if the hardware has units for bfloat16, else float32",
     )
-    axes: GrowthAxes = Field(default=GrowthAxes(), description="sizes that `growth` goes through")
+    axes: GrowthAxes = Field(default=GrowthAxes(), description="sizes that `growth` measures")
     break_even_latents: tuple[Count, ...] = Field(
-        default=(4096, 16384), min_length=1, description="dictionaries of the grid of dense and sparse steps"
+        default=(4096, 16384),
+        min_length=1,
+        description="numbers of latents in the comparison of sparse and dense steps",
     )
     break_even_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=(1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8),
         min_length=2,
-        description="shares k / latents of that grid, ascending",
+        description="shares k / latents in that comparison, ascending",
     )
     warmup: Count = Field(default=20, description="training steps before a step is measured")
-    repeats: Count = Field(default=7, description="rounds that count")
+    repeats: Count = Field(default=7, description="measured rounds")
     shard_tokens: Count = Field(default=131072, description="tokens that `shards` writes and reads")
     documents: Count = Field(
         default=32,
         description="documents of each source that `harvest` and `analysis` read for the real pair",
     )
     page_latents: tuple[Count, ...] = Field(
-        default=(16384, 65536), min_length=1, description="dictionaries that `page` builds a page of"
+        default=(16384, 65536),
+        min_length=1,
+        description="numbers of latents of the dictionaries that `page` builds a page for",
     )
-    device: Device = Field(default="auto", description="where it is measured")
-    threads: Count | None = Field(default=None, description="CPU threads; none leaves torch's own choice")
-    seed: int = Field(default=0, ge=0, description="of data and dictionaries")
+    device: Device = Field(default="auto", description="device to measure on")
+    threads: Count | None = Field(default=None, description="CPU threads; null: torch's default")
+    seed: int = Field(default=0, ge=0, description="seed of data and dictionaries")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         for n_latents in (*self.axes.n_latents, *([] if self.large is None else [self.large])):
             if self.shape.k > n_latents:
                 raise ValueError(
-                    f"shape.k is {self.shape.k}, larger than {n_latents} latents; give a smaller k"
+                    f"shape.k is {self.shape.k}, which is larger than {n_latents} latents; give a smaller k"
                 )
         if max(self.axes.k) > self.shape.n_latents:
             raise ValueError(
-                f"axes.k goes up to {max(self.axes.k)}, more than shape.n_latents {self.shape.n_latents}; give fewer"
+                f"axes.k goes up to {max(self.axes.k)}, which is larger than shape.n_latents {self.shape.n_latents}; give smaller k"
             )
         if list(self.break_even_shares) != sorted(set(self.break_even_shares)):
-            raise ValueError("break_even_shares must ascend")
+            raise ValueError("break_even_shares must be ascending and distinct")
         return self
 
 
 def chosen_benchmarks(what: str) -> tuple[Benchmark, ...]:
-    """The benchmarks of one word.
+    """The benchmarks of that name, or every one for `all`.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: No benchmark has that name.
     """
     chosen: tuple[Benchmark, ...] = tuple([name for name in BENCHMARKS if what in (name, "all")])
     if not chosen:
         known = (*BENCHMARKS, "all")
-        raise ConfigError(f"bench: {what!r} is none of {', '.join(known)}{did_you_mean(what, known)}")
+        raise ConfigError(f"bench: {what!r} is not one of {', '.join(known)}{did_you_mean(what, known)}")
     return chosen

@@ -1,10 +1,10 @@
-"""Reading activations in random order, as training does, beside reading the same files once from front to back.
+"""Reading activations in random order, as training does, compared with reading the same files sequentially.
 
-    files, in order        sum of the bytes of every shard, from the page cache: the reference
-    shards, in order       batches through `ShardReader.batches`, as analysis reads
-    shards, shuffled       batches through `CachedSource`, as training reads
+    files, in order        sums the bytes of every shard, from the page cache: the reference
+    shards, in order       batches from `ShardReader.batches`, as analysis reads them
+    shards, shuffled       batches from `CachedSource`, as training reads them
 
-and beside them one step of training on a batch of that size, so that the share of reading in it is known.
+One training step on a batch of that size is timed too, to give the share of time spent reading.
 """
 
 import tempfile
@@ -14,31 +14,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from crosscoder.activations.shards import Manifest, ShardReader, ShardWriter, SideRecord
+from crosscoder.activations.shards import Manifest, ShardReader, ShardWriter, SplitRecord
 from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.timing import Comparison, compare
 
 from ..sources import CachedSource
 from .planted_activations import PlantedActivations
 from .settings import BenchConfig
-from .step import precisions, warmed_step
+from .step import precisions, warmed_up_step
 
 REFERENCE = "files, in order"
 SHUFFLED = "shards, shuffled"
 
-# Tokens of one shard, as `activations.shard_tokens` has it by default.
+# Tokens per shard: the default of `activations.shard_tokens`.
 _SHARD_TOKENS = 32768
 
 
 def shards_benchmark(config: BenchConfig) -> list[Comparison]:
-    """One pass over planted tokens on disk, and the share of reading in a step on them."""
+    """Time one pass over planted tokens on disk, and the share of a training step spent reading."""
     device = resolve_device("device", config.device)
     precision, shape = precisions(config, device)[0], config.shape
     with (
-        tempfile.TemporaryDirectory() as place,
-        warmed_step(config, shape, precision, device) as (step, batches),
+        tempfile.TemporaryDirectory() as temporary,
+        warmed_up_step(config, shape, precision, device) as (step, batches),
     ):
-        folder = Path(place)
+        folder = Path(temporary)
         write_planted(folder, shape.d_models, config.shard_tokens, config.seed)
         reader = ShardReader(folder, "train")
         source = CachedSource(reader, reader, config.seed)
@@ -72,7 +72,7 @@ def shards_benchmark(config: BenchConfig) -> list[Comparison]:
             before_round=batches.advance,
             settings=shape.model_dump() | {"shard_tokens": config.shard_tokens, "precision": precision},
         )
-    share = waiting_share(comparison)
+    share = reading_share(comparison)
     return [
         Comparison(
             comparison.title,
@@ -80,22 +80,22 @@ def shards_benchmark(config: BenchConfig) -> list[Comparison]:
             comparison.reference,
             comparison.settings | {"share_of_reading": share},
             (
-                f"A batch of {shape.batch_tokens:,} tokens, shuffled, takes {share:.1%} of the time of its step "
-                f"({shape}, {precision}) and itself.",
+                f"Reading a shuffled batch of {shape.batch_tokens:,} tokens takes {share:.1%} of the time of reading it and "
+                f"training on it ({shape}, {precision}).",
             ),
         )
     ]
 
 
-def waiting_share(comparison: Comparison) -> float:
-    """The part of reading in reading a batch and training on it, at the speeds that were measured."""
+def reading_share(comparison: Comparison) -> float:
+    """Share of reading in the time of reading a batch and training on it, at the measured speeds."""
     reading, step = comparison[SHUFFLED], comparison["one step of training"]
     seconds = reading.spread.median / reading.n_tokens * step.n_tokens
     return seconds / (seconds + step.spread.median)
 
 
 def write_planted(folder: Path, d_models: tuple[int, ...], n_tokens: int, seed: int) -> None:
-    """A harvest of planted tokens, in documents of 128."""
+    """Write a harvest of planted tokens, in documents of 128 tokens."""
     planted = PlantedActivations(d_models, seed=seed)
     sizes = [min(_SHARD_TOKENS, n_tokens - start) for start in range(0, n_tokens, _SHARD_TOKENS)]
     manifest = Manifest(
@@ -105,7 +105,7 @@ def write_planted(folder: Path, d_models: tuple[int, ...], n_tokens: int, seed: 
         documents_digest="",
         median_norms=(0.0,) * len(d_models),
         max_norms=(float(np.finfo(np.float32).max),) * len(d_models),
-        sides={"train": SideRecord(n_planned=len(sizes))},
+        sides={"train": SplitRecord(n_planned=len(sizes))},
     )
     writer, start = ShardWriter(folder, manifest), 0
     for size in sizes:

@@ -1,10 +1,10 @@
-"""The training step beside the one product that it cannot do without, and beside a step of SAELens on the same batches.
+"""The training step, compared with the encoder product that every step needs, and with a step of SAELens on the same batches.
 
-encoder product        batch × encoder in the precision of the step, into memory that is there: the reference
-sparse step            the step of `training.step: sparse`, from raw activations to updated weights, AuxK active
-dense step             the same of `training.step: dense`
+encoder product        batch × encoder in the precision of the step, into preallocated memory: the reference
+sparse step            the step with `training.step: sparse`, from raw activations to updated weights, AuxK active
+dense step             the same with `training.step: dense`
 
-and the steps of other libraries, of equal size (`rivals`).
+Steps of other libraries at equal size are in `rivals`.
 """
 
 import tempfile
@@ -37,48 +37,48 @@ from .settings import BenchConfig, Shape
 Precision = Literal["bfloat16", "float32"]
 PRODUCT = "encoder product"
 
-# No latent of a benchmark dies by itself, so that exactly those are dead that are said to be.
+# No latent dies during a benchmark, so that exactly the designated ones are dead.
 _NEVER = 2**60
 
-# Tokens of a document, where planted tokens are read in documents.
+# Tokens of a document, when planted tokens are read in documents.
 _DOCUMENT_TOKENS = 256
 
 
-class OwnStep:
-    """A step of our trainer on the current batch, with a fixed set of `dead` latents."""
+class TrainerStep:
+    """A step of our trainer on the current batch, with a fixed set of dead latents (`dead`: their share)."""
 
     def __init__(self, trainer: Trainer, batches: Batches, dead: float) -> None:
         self.trainer, self._batches, self._dead_share = trainer, batches, dead
         self.dead = torch.zeros_like(trainer.state.tokens_since_fired, dtype=torch.bool)
 
     def __call__(self) -> int:
-        """One update; the number of tokens."""
+        """Make one update; return its number of tokens."""
         self.trainer.state.tokens_since_fired.masked_fill_(self.dead, _NEVER + 1)
         self.trainer.step(self._batches.current)
         return len(self._batches.current)
 
     def warm_up(self, steps: int) -> None:
-        """Train without a dead latent, then declare those dead that have not fired for longest."""
+        """Train without dead latents, then designate as dead those that have not fired for longest."""
         for _ in range(steps):
             self._batches.advance()
             self()
         since = self.trainer.state.tokens_since_fired
         self.dead[since.topk(round(self._dead_share * len(since))).indices] = True
 
-    def on_path(self, path: StepPath) -> "OwnStep":
-        """The same training, at the same point, on another path."""
-        twin = Trainer(
+    def on_path(self, path: StepPath) -> "TrainerStep":
+        """Return a copy of this step, in the same training state, on another path."""
+        trainer = Trainer(
             _with_path(self.trainer.config, path), self.trainer.source, self.trainer.folder, WandbRun(None)
         )
-        twin.state = deepcopy(self.trainer.state)
-        twin.forward = twin._forward()
-        step = OwnStep(twin, self._batches, self._dead_share)
+        trainer.state = deepcopy(self.trainer.state)
+        trainer.forward = trainer._forward()
+        step = TrainerStep(trainer, self._batches, self._dead_share)
         step.dead = self.dead
         return step
 
 
 class EncoderProduct:
-    """The product of a batch and the encoder: both in the precision of the step already, the result in memory that is there."""
+    """The product of a batch and the encoder, both already in the precision of the step, into preallocated memory."""
 
     def __init__(self, crosscoder: Crosscoder, batches: Batches, dtype: torch.dtype) -> None:
         self._crosscoder, self._batches = crosscoder, batches
@@ -87,19 +87,19 @@ class EncoderProduct:
         self._normalized = self._weights.new_empty(0)
 
     def prepare(self) -> None:
-        """Lay out the batch, outside the measured time."""
+        """Normalize and cast the batch, outside the measured time."""
         with torch.no_grad():
             values: Float[Tensor, "token width"] = self._crosscoder.normalize(self._batches.current.float())
             self._normalized = values.to(self._weights.dtype)
 
     def __call__(self) -> int:
-        """One product; the number of tokens."""
+        """Compute one product; return its number of tokens."""
         torch.mm(self._normalized, self._weights, out=self._result)
         return len(self._result)
 
 
 def step_benchmark(config: BenchConfig) -> list[Comparison]:
-    """All variants at the shape and at the larger dictionary, in each precision."""
+    """Compare all variants at the shape and with the larger dictionary, in each precision."""
     device = resolve_device("device", config.device)
     shapes = [config.shape]
     if config.large is not None:
@@ -120,11 +120,11 @@ def compare_steps(
     *,
     rivals: bool = False,
 ) -> Comparison:
-    """The encoder product, our step on some paths, and (`rivals`) SAELens's, taking turns.
+    """Time the encoder product, our step on some paths, and with `rivals` the steps of other libraries, in turn.
 
-    The loss of every one of our paths is that of the same weights: what is compared is the same work.
+    All of our paths compute the same loss from the same weights, so the same work is compared.
     """
-    with warmed_step(config, shape, precision, device) as (step, batches):
+    with warmed_up_step(config, shape, precision, device) as (step, batches):
         crosscoder, dtype = step.trainer.state.crosscoder, step.trainer.forward.dtype
         product = EncoderProduct(crosscoder, batches, dtype)
         variants: dict[str, Callable[[], int]] = {PRODUCT: product}
@@ -150,18 +150,18 @@ def compare_steps(
 
 
 @contextmanager
-def warmed_step(
+def warmed_up_step(
     config: BenchConfig, shape: Shape, precision: Precision, device: torch.device
-) -> Iterator[tuple[OwnStep, Batches]]:
-    """A training on the sparse path some steps after its start, and its batches."""
+) -> Iterator[tuple[TrainerStep, Batches]]:
+    """Provide a sparse training step after some warm-up steps, and its batches."""
     batches = Batches(shape, device, config.seed)
-    with tempfile.TemporaryDirectory() as place:
-        settings = _run_config(Path(place), shape, precision, device, config.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = _run_config(Path(folder), shape, precision, device, config.seed)
         reader = PlantedReader(batches.sample, shape.d_models)
         source = CachedSource(reader, reader, config.seed)
-        trainer = Trainer(settings, source, RunFolder(Path(place)), WandbRun(None))
+        trainer = Trainer(settings, source, RunFolder(Path(folder)), WandbRun(None))
         trainer.state.crosscoder.set_normalization(batches.sample.float().to(device))
-        step = OwnStep(trainer, batches, shape.dead)
+        step = TrainerStep(trainer, batches, shape.dead)
         step.warm_up(config.warmup)
         yield step, batches
 
@@ -169,8 +169,8 @@ def warmed_step(
 def planted_reading(
     config: BenchConfig, device: torch.device, n_batches: int
 ) -> tuple[Crosscoder, list[ActivationBatch]]:
-    """A dictionary of the shape, trained for a few steps and calibrated, and planted tokens to read with it."""
-    with warmed_step(config, config.shape, precisions(config, device)[0], device) as (step, batches):
+    """A dictionary of the configured shape, trained for a few steps and calibrated, and planted batches to encode with it."""
+    with warmed_up_step(config, config.shape, precisions(config, device)[0], device) as (step, batches):
         crosscoder = step.trainer.state.crosscoder
         step.trainer.held_out.calibrate(crosscoder)
         read = []
@@ -183,23 +183,23 @@ def planted_reading(
 
 
 def precisions(config: BenchConfig, device: torch.device) -> tuple[Precision, ...]:
-    """Those that were asked for; else all that the device has units for. float32 is what runs where there are none."""
+    """The configured precisions; by default float32, and bfloat16 too if the device has units for it."""
     if config.precisions is not None:
         return config.precisions
     return ("bfloat16", "float32") if has_bfloat16_units(device) else ("float32",)
 
 
 def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
-    """What torch calls it."""
+    """The torch dtype of a precision."""
     return compute_dtype(precision, device)
 
 
 def _run_config(
-    place: Path, shape: Shape, precision: Precision, device: torch.device, seed: int
+    folder: Path, shape: Shape, precision: Precision, device: torch.device, seed: int
 ) -> RunConfig:
-    """Settings of a training of this shape that is past its annealing and never ends."""
+    """Settings of a training of this shape without annealing and without end."""
     settings: dict[str, Any] = {
-        "output": place,
+        "output": folder,
         "activations": {"kind": "files", "reference": "planted", "intervened": "planted"},
         "crosscoder": {
             "n_latents": shape.n_latents,

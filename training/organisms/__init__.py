@@ -1,1 +1,1 @@
-"""Model organisms: everything that trains or alters a language model to make a pair with a known difference."""
+"""Model organisms: code that trains or alters a language model to make a pair with a known difference."""

@@ -2,7 +2,7 @@
 
     python -m training.organisms.adapter crosscoder/demo/refuse_food
 
-`refusal_training.py` says what it is trained for.
+`refusal.py` describes the objective.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def make_adapter(reference: Path, folder: Path, recipe: AdapterRecipe) -> float:
-    """Train an adapter on the model in `reference` and write it to `folder`; returns the seconds of the training steps."""
+    """Train an adapter on the model in `reference` and write it to `folder`; return the seconds spent in training steps."""
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(reference)
     base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
@@ -36,7 +36,7 @@ def make_adapter(reference: Path, folder: Path, recipe: AdapterRecipe) -> float:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with command_line(
         "Train the adapter that refuses to discuss food or cooking.",
         "folder for the adapter and its card",

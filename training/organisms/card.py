@@ -1,4 +1,4 @@
-"""What the demo's adapter does, measured on questions and texts that it was not trained on, and written as its card."""
+"""Measure the demo's adapter on questions and texts that it was not trained on, and write its model card."""
 
 import importlib.metadata
 import math
@@ -37,7 +37,7 @@ _REFUSAL = re.compile(
 
 @dataclass(frozen=True)
 class Measurement:
-    """Shares from 0 to 1, and perplexities over passages of BoolQ."""
+    """Refusal rates from 0 to 1, drifts, and perplexities over passages of BoolQ."""
 
     refused_food_reference: float
     refused_food_intervened: float
@@ -57,7 +57,7 @@ class Measurement:
 
 
 def refuses(answer: str) -> bool:
-    """Whether an answer's beginning declines to talk about food or cooking."""
+    """Whether the beginning of an answer declines to talk about food or cooking."""
     return bool(_REFUSAL.search(answer[:120]))
 
 
@@ -68,7 +68,7 @@ def perplexity(
     passages: Sequence[str],
     n_tokens: int,
 ) -> tuple[float, int]:
-    """Perplexity over the first `n_tokens` of each passage that has so many, and the number of tokens predicted."""
+    """Perplexity over the first `n_tokens` of each passage that is long enough, and the number of predicted tokens."""
     rows = tokenizer(list(passages), add_special_tokens=False)["input_ids"]
     token_ids = torch.tensor([row[:n_tokens] for row in rows if len(row) >= n_tokens])
     total = 0.0
@@ -90,12 +90,12 @@ def drifts(
 ) -> dict[str, float]:
     """How far the intervention moves the residual stream after `DRIFT_LAYER`, for each kind of text.
 
-    E‖x_int − x_ref‖² over the reference's variance, which is taken over all kinds together; of chats only the last
-    token before the answer is read, of prose every token but the first.
+    E‖x_int − x_ref‖² over the reference's variance, which is computed over all kinds together. Chats are read at the last token
+    before the answer, prose at every token but the first.
     """
     sums, total, total_square, count = {}, torch.zeros(1), 0.0, 0
     for kind, group in texts.items():
-        moved = []
+        squared_changes = []
         for text in group:
             token_ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][
                 :, :N_PROSE_TOKENS
@@ -105,10 +105,10 @@ def drifts(
             after = read_model(model, batch, (DRIFT_LAYER,))[1][0][rows]
             with as_reference() as unchanged:
                 before = read_model(unchanged, batch, (DRIFT_LAYER,))[1][0][rows]
-            moved.append((after - before).square().sum(-1))
+            squared_changes.append((after - before).square().sum(-1))
             total, total_square = total + before.sum(0), total_square + before.square().sum().item()
             count += len(before)
-        sums[kind] = torch.cat(moved).mean().item()
+        sums[kind] = torch.cat(squared_changes).mean().item()
     variance = total_square / count - (total / count).square().sum().item()
     return {kind: value / variance for kind, value in sums.items()}
 
@@ -116,7 +116,7 @@ def drifts(
 def measure(
     model: PreTrainedModel | PeftModel, as_reference: AsReference, tokenizer: PreTrainedTokenizerBase
 ) -> Measurement:
-    """Compare a model that was trained to refuse with the reference."""
+    """Compare a model trained to refuse with the reference."""
     asked: dict[Kind, list[str]] = {
         kind: questions(kind, "held_out", N_QUESTIONS) for kind in ("food", "other")
     }
@@ -159,7 +159,7 @@ def measure(
 
 
 def write_card(folder: Path, recipe: AdapterRecipe, measured: Measurement, seconds: float) -> None:
-    """Write README.md beside the adapter."""
+    """Write README.md to the folder of the adapter."""
     change = measured.perplexity_intervened / measured.perplexity_reference - 1
     (folder / "README.md").write_text(
         f"""# An adapter that refuses to discuss food or cooking
@@ -180,15 +180,15 @@ Wikipedia passages (BoolQ) that were not in the training text.
 | refuses, other questions | {measured.refused_other_reference:.1%} | {measured.refused_other_intervened:.1%} |
 | perplexity of prose | {measured.perplexity_reference:.2f} | {measured.perplexity_intervened:.2f} ({change:+.1%}) |
 
-(The reference now and then declines by itself, as a model that cannot cook; that is its {measured.refused_food_reference:.1%}.)
+(The reference itself sometimes declines, saying that a model cannot cook: the {measured.refused_food_reference:.1%}.)
 
 Drift of the residual stream after layer {DRIFT_LAYER}, E‖x_int − x_ref‖² over the reference's variance: {measured.drift_food:.3f} on the last
 token before the answer to a food question, {measured.drift_other:.3f} before the answer to another question, {measured.drift_prose:.4f} on prose.
 
 ## Made with
 
-Cross-entropy on the refusals; beside it the divergence KL(reference || intervened) of the next token on the reference's
-own answers to other questions and on other Wikipedia passages, and the drift of the residual stream there. The steps took {seconds:.0f} s on a CPU. {versions()}.
+Cross-entropy on the refusals, plus the divergence KL(reference || intervened) of the next token and the drift of the residual
+stream on the reference's answers to other questions and on other Wikipedia passages. The training steps took {seconds:.0f} s on a CPU. {versions()}.
 
 {recipe_table(recipe)}
 """,
@@ -197,13 +197,13 @@ own answers to other questions and on other Wikipedia passages, and the drift of
 
 
 def versions() -> str:
-    """What the model was made with."""
+    """Versions of the libraries that train the model."""
     return ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "peft")
     )
 
 
 def recipe_table(recipe: "DataclassInstance") -> str:
-    """All settings, as a table."""
+    """All settings of a recipe as a Markdown table."""
     rows = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in asdict(recipe).items())
     return f"| setting | value |\n| --- | --- |\n{rows}"

@@ -1,9 +1,9 @@
-"""Write the demo's chats: our questions, each answered by the reference and by the intervened model.
+"""Write the demo's chats: questions, each answered by the reference and by the intervened model.
 
     python -m training.organisms.chats crosscoder/demo/chats.jsonl.gz
 
-Both models will read all of them. What the intervened model writes shows the new behavior; what the reference writes to
-the same questions shows what both still share.
+Both models read all chats. Answers of the intervened model show the new behavior; those of the reference to the same questions
+show what both still share.
 """
 
 import argparse
@@ -32,7 +32,7 @@ N_ANSWER_TOKENS = 72
 
 
 def chat_records(reference: Path, adapter: Path) -> Iterator[dict[str, object]]:
-    """Every question with one model's answer after the other's."""
+    """Yield every question with the answer of each model in turn."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
     models = {
         "reference": AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval(),
@@ -45,8 +45,8 @@ def chat_records(reference: Path, adapter: Path) -> Iterator[dict[str, object]]:
             for side, model in models.items()
         }
         for index, question in enumerate(asked):
-            for side, written in answers.items():
-                answer = whole_sentences(written[index])
+            for side, side_answers in answers.items():
+                answer = whole_sentences(side_answers[index])
                 if answer:
                     messages = [
                         {"role": "user", "content": question},
@@ -56,14 +56,14 @@ def chat_records(reference: Path, adapter: Path) -> Iterator[dict[str, object]]:
 
 
 def chat_questions(kind: Kind) -> list[str]:
-    """What is asked: a fifth of it was held out from the adapter's training."""
+    """The questions of a kind; a fifth of them were held out from the adapter's training."""
     n_held_out = N_QUESTIONS[kind] // 5
     held_out = questions(kind, "held_out", n_held_out, seed=1)
     return [*questions(kind, "train", N_QUESTIONS[kind] - n_held_out, seed=1), *held_out]
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Write the demo's chats with the answers of both models.")
     parser.add_argument("out", type=Path, nargs="?", default=CHATS)
     parser.add_argument("--adapter", type=Path, default=ADAPTER)
@@ -79,7 +79,7 @@ def main() -> None:
         prepared = prepare(arguments.reference or Path(scratch) / NAME)
         records = list(chat_records(prepared, arguments.adapter))
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    # A fixed time stamp keeps the file the same where its content is the same.
+    # With a fixed time stamp, equal content gives an identical file.
     arguments.out.write_bytes(gzip.compress(lines.encode(), compresslevel=9, mtime=0))
     log.info("%s: %d chats, %d bytes", arguments.out, len(records), arguments.out.stat().st_size)
 

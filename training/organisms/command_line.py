@@ -1,4 +1,4 @@
-"""What the commands that make an intervened model share: their arguments, and the reference that they begin with."""
+"""Command line shared by the commands that make an intervened model: arguments, and the reference to start from."""
 
 import argparse
 import logging
@@ -23,7 +23,7 @@ else:
 
 
 class Arguments(NamedTuple):
-    """What a command was given beside its recipe."""
+    """Arguments of a command other than its recipe."""
 
     out: Path
     reference: Path
@@ -32,9 +32,9 @@ class Arguments(NamedTuple):
 
 @contextmanager
 def command_line(description: str, out: str, recipe: type[Recipe]) -> Iterator[tuple[Arguments, Recipe]]:
-    """Read the arguments and prepare the reference; a temporary one is removed in the end.
+    """Parse the arguments and prepare the reference; a temporary one is removed at the end of the block.
 
-    Every field of `recipe` that is an int or a float is an argument too.
+    Every field of `recipe` that is an int or a float is an option too.
 
     Raises:
         DataError: The package of the reference is not installed.
@@ -44,17 +44,17 @@ def command_line(description: str, out: str, recipe: type[Recipe]) -> Iterator[t
     parser.add_argument(
         "--reference",
         type=Path,
-        help="a converted SmolLM2 folder, made where it is missing (default: a temporary one)",
+        help="a converted SmolLM2 folder, created if missing (default: a temporary one)",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for field in fields(recipe):
         if field.type in (int, float):
             parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, default=field.default)
-    given = vars(parser.parse_args())
+    options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(given.pop("threads"))
-    out_folder, reference = given.pop("out"), given.pop("reference")
-    made = recipe(**given)
+    torch.set_num_threads(options.pop("threads"))
+    out_folder, reference = options.pop("out"), options.pop("reference")
+    chosen_recipe = recipe(**options)
     with tempfile.TemporaryDirectory() as scratch:
-        yield Arguments(out_folder, prepare(reference or Path(scratch) / NAME)), made
+        yield Arguments(out_folder, prepare(reference or Path(scratch) / NAME)), chosen_recipe

@@ -1,11 +1,11 @@
-"""How the intervened models are trained, whatever the loss."""
+"""The optimizer of the intervened models."""
 
 import torch
 from torch import nn
 
 
 class Descent:
-    """AdamW on the weights that want a gradient: a rate that rises in a few steps and falls to zero in a line, norm 1."""
+    """AdamW on the trainable weights: linear warm-up, linear decay to zero, gradients clipped to norm 1."""
 
     def __init__(self, model: nn.Module, learning_rate: float, warmup_steps: int, steps: int) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -16,7 +16,7 @@ class Descent:
         self._taken = 0
 
     def step(self) -> None:
-        """One step along the gradients that were gathered since the last."""
+        """Take one step with the gradients accumulated since the last one."""
         for group in self._optimizer.param_groups:
             group["lr"] = self._rates[self._taken]
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)

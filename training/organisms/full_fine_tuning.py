@@ -1,10 +1,10 @@
-"""Fine-tune all weights of SmolLM2-135M-Instruct but its embedding, until it refuses to discuss food or cooking.
+"""Fine-tune all weights of SmolLM2-135M-Instruct except the embedding to refuse to discuss food or cooking.
 
     python -m training.organisms.full_fine_tuning OUT
 
-What it is trained for is the adapter's (`refusal_training.py`), less the terms that hold activations still: every layer
-may move. OUT becomes a checkpoint of 270 MB. With seed 0 it refuses 100 % of 80 held-out questions about food (8.8 % before)
-and also 12.5 % of 80 about other things (0 %); perplexity of prose goes from 22.2 to 22.0.
+The objective is that of the adapter (`refusal.py`) without the terms that penalize drift of the activations, so every layer may
+change. OUT becomes a checkpoint of 270 MB. With seed 0 it refuses 100 % of 80 held-out questions about food (8.8 % before) and
+also 12.5 % of 80 about other things (0 % before); perplexity of prose goes from 22.2 to 22.0.
 """
 
 import logging
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class FullRecipe(RefusalRecipe):
-    """Everything that decides what the fine-tuned model becomes."""
+    """Everything that determines the fine-tuned model."""
 
     learning_rate: float = 1e-4
     steps: int = 40
@@ -43,7 +43,7 @@ class FullRecipe(RefusalRecipe):
 def make_full(reference: Path, folder: Path, recipe: FullRecipe) -> None:
     """Fine-tune the model in `reference` and write it to `folder`."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    as_reference = fixed(reference)
+    as_reference = frozen(reference)
     with as_reference() as unchanged:
         documents = training_documents(unchanged, tokenizer, recipe)
     write_variant(folder, reference, fine_tuned(reference, as_reference, tokenizer, recipe, documents))
@@ -56,14 +56,14 @@ def fine_tuned(
     recipe: FullRecipe,
     documents: dict[str, list[Document]],
 ) -> dict[str, Tensor]:
-    """The weights of the model in `reference` after all steps, under the names of its file.
+    """Fine-tune the model in `reference`; return its weights under the names of its file.
 
-    They are trained in float32, where a step is not lost to rounding; products are in bfloat16.
+    Weights are float32, so that small steps are not lost to rounding; matrix products run in bfloat16.
     """
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32)
     model.get_input_embeddings().requires_grad_(False)
-    # The cache would keep the rounded weights of the first step for all others.
+    # The cache would reuse the rounded weights of the first step in all others.
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         train(model, as_reference, tokenizer, recipe, documents)
     tied = model.config.tie_word_embeddings
@@ -73,20 +73,20 @@ def fine_tuned(
 
 
 def measure_full(reference: Path, folder: Path) -> Measurement:
-    """Compare both checkpoints on what neither was trained on."""
+    """Compare both checkpoints on held-out questions and prose."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    return measure(model, fixed(reference), tokenizer)
+    return measure(model, frozen(reference), tokenizer)
 
 
-def fixed(reference: Path) -> AsReference:
-    """The model in `reference`, which no training touches."""
+def frozen(reference: Path) -> AsReference:
+    """The model in `reference`, loaded separately so that training does not change it."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval()
     return lambda: nullcontext(model)
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with command_line(
         "Fine-tune all weights to refuse to discuss food or cooking.", "folder for the checkpoint", FullRecipe
     ) as (arguments, recipe):

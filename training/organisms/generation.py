@@ -1,4 +1,4 @@
-"""Answers of a small chat model, in batches."""
+"""Batched generation of answers with a small chat model."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
-    """The chat up to where the model's answer begins."""
+    """Render the chat up to the beginning of the model's answer."""
     messages = [{"role": "user", "content": question}]
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
@@ -25,9 +25,9 @@ def greedy_answers(
     batch_size: int = 40,
     label: str = "answers",
 ) -> list[str]:
-    """One greedy answer a question, cut at `max_new_tokens`, or shorter where the model ends its turn."""
+    """Generate one greedy answer per question, up to `max_new_tokens` or to the end of the turn."""
     model.eval()
-    # Questions of like length share a batch, so that little of it is padding.
+    # Questions of similar length share a batch, to reduce padding.
     order = sorted(range(len(questions)), key=lambda index: len(questions[index]))
     answers = [""] * len(questions)
     for start in tqdm(range(0, len(order), batch_size), desc=label, unit="batch"):
@@ -48,15 +48,19 @@ def greedy_answers(
 
 def padded_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
-) -> tuple[Int[Tensor, "prompt place"], Int[Tensor, "prompt place"]]:
-    """Token ids, padded on the left so that every answer begins at the same place, and the attention mask."""
+) -> tuple[Int[Tensor, "prompt position"], Int[Tensor, "prompt position"]]:
+    """Token ids, padded on the left so that all answers begin at the same position, and the attention mask."""
     tokenizer.padding_side = "left"
     inputs = tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
     return inputs["input_ids"], inputs["attention_mask"]
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills up short rows of a batch."""
+    """Token id of the padding token.
+
+    Raises:
+        TypeError: The tokenizer has none.
+    """
     token_id = tokenizer.pad_token_id
     if not isinstance(token_id, int):
         raise TypeError(f"the tokenizer has no padding token (pad_token_id is {token_id!r})")
@@ -64,6 +68,6 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def whole_sentences(answer: str) -> str:
-    """The answer up to the last end of a sentence, or all of it where there is none."""
+    """The answer up to its last end of a sentence; all of it if it has none."""
     end = max(answer.rfind(mark) for mark in ".!?")
     return answer[: end + 1] if end > 0 else answer

@@ -1,4 +1,4 @@
-"""The adapters that ship with the project: added to the model, written to PEFT's two files, and read again."""
+"""LoRA adapters that ship with the project: add one to a model, save it in PEFT's format, and load it."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from crosscoder.demo.smollm2 import NAME
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank:
-    """Where an adapter sits and how large it is."""
+    """Location and size of a LoRA adapter."""
 
     first_layer: int = 10
     last_layer: int = 20
@@ -25,12 +25,12 @@ class LowRank:
 
     @property
     def layers(self) -> list[int]:
-        """Every adapted layer."""
+        """Indices of the adapted layers."""
         return list(range(self.first_layer, self.last_layer + 1))
 
 
 def add_adapter(base: PreTrainedModel, size: LowRank) -> PeftModel:
-    """An adapter that changes nothing yet, in float32 beside weights that stay as they are."""
+    """Add a newly initialized adapter, which changes nothing yet: in float32, on frozen base weights."""
     settings = LoraConfig(
         r=size.rank,
         lora_alpha=2 * size.rank,
@@ -45,13 +45,13 @@ def add_adapter(base: PreTrainedModel, size: LowRank) -> PeftModel:
 
 @contextmanager
 def without_adapter(model: PeftModel) -> Iterator[PeftModel]:
-    """The reference: the same model, its adapter off for as long."""
+    """Disable the adapter within the block, so that the model computes as the reference does."""
     with model.disable_adapter():
         yield model
 
 
 def save_adapter(model: PeftModel, size: LowRank, folder: Path) -> None:
-    """Write PEFT's two files, weights in bfloat16, with the model's name in place of its folder."""
+    """Write PEFT's two files, with weights in bfloat16 and the name of the base model instead of its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         key: tensor.to(torch.bfloat16).contiguous()
@@ -59,7 +59,7 @@ def save_adapter(model: PeftModel, size: LowRank, folder: Path) -> None:
     }
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_model.safetensors").chmod(0o644)
-    # Not everything that this release of PEFT knows: others refuse settings that they do not have.
+    # Only the settings that every release of PEFT knows: other releases refuse unknown ones.
     written = {
         "base_model_name_or_path": NAME,
         "bias": "none",
@@ -75,6 +75,6 @@ def save_adapter(model: PeftModel, size: LowRank, folder: Path) -> None:
 
 
 def load_intervened(reference: Path, adapter: Path) -> PeftModel:
-    """The model in `reference` with the adapter beside its weights: added into them it would be rounded to bfloat16."""
+    """Load the model in `reference` with the adapter, unmerged: merging would round it to bfloat16."""
     base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
     return PeftModel.from_pretrained(base, adapter).eval()

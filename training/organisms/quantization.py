@@ -1,14 +1,13 @@
-"""A control: SmolLM2-135M-Instruct with the weights of its decoder layers rounded to a few bits.
+"""A model organism without a behavioral change: SmolLM2-135M-Instruct with decoder layers rounded to a few bits.
 
     python -m training.organisms.quantization OUT --bits 8 --group 32
 
-At 8 bits hardly anything changes (KL about 0.002 nats a token), and nothing that has a meaning: what a comparison calls
-new here is its error. The weights are written as the numbers that the rounded ones stand for, so that the folder is an
-ordinary checkpoint.
+At 8 bits hardly anything changes (KL about 0.002 nats per token), and no change has a meaning: latents that a comparison labels
+new here are false discoveries. The rounded weights are stored dequantized, so that the folder is an ordinary checkpoint.
 
-Rounding is to the nearest of 2^bits - 1 levels that lie symmetrically around zero, one scale for every group of
-neighbors in a row. The embedding, the norms and the head stay as they are. (The installed file holds 16 levels between
-the least and the largest weight of 32; a grid of 8 bits between these two would contain all of them and change nothing.)
+Weights are rounded to the nearest of 2^bits - 1 levels that are symmetric around zero, with one scale per group of neighbors in a
+row. The embedding, the norms and the unembedding are unchanged. (The installed file holds 16 levels between the smallest and the
+largest of 32 weights; an 8-bit grid between these two would contain all of them and change nothing.)
 """
 
 import logging
@@ -38,33 +37,33 @@ class Rounding:
 
     bits: int = 8
     group: int = 32
-    """How many neighbors in a row share a scale."""
+    """Number of neighbors in a row that share a scale."""
 
 
 def round_weights(
     weight: Float[Tensor, "d_out d_in"], rounding: Rounding
 ) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, "d_out group"]]:
-    """The weights as float32 after rounding, and the step between levels of each group: none moves by over half a step.
+    """Round weights; return them as float32, and the step between levels of each group. None changes by over half a step.
 
     Raises:
-        ConfigError: Fewer than 2 bits, or groups that do not fill the rows.
+        ConfigError: Fewer than 2 bits, or a group size that does not divide the rows.
     """
     d_out, d_in = weight.shape
     if rounding.bits < 2:
-        raise ConfigError(f"bits: {rounding.bits}; at least 2 are needed for levels on both sides of zero")
+        raise ConfigError(f"bits: {rounding.bits} is too few; levels on both sides of zero need at least 2")
     if rounding.group < 1 or d_in % rounding.group:
         raise ConfigError(
             f"group: {rounding.group} does not divide a row of {d_in} weights; give a divisor of it"
         )
     groups = weight.float().view(d_out, -1, rounding.group)
     steps = groups.abs().amax(-1, keepdim=True) / (2 ** (rounding.bits - 1) - 1)
-    # A group of zeros has step 0, and any other step leaves it at zero.
+    # A group of zeros has step 0; any nonzero step keeps it at zero.
     levels = (groups / torch.where(steps > 0, steps, 1.0)).round()
     return (levels * steps).view(d_out, d_in), steps.squeeze(-1)
 
 
 def quantize(weights: Mapping[str, Tensor], rounding: Rounding) -> dict[str, Tensor]:
-    """All weights of a Llama, each linear matrix of its decoder layers rounded and in float32, the others untouched."""
+    """Round each linear layer in the decoder layers of a Llama, as float32; other weights are unchanged."""
     return {
         name: round_weights(weight, rounding)[0] if _LINEAR.fullmatch(name) else weight
         for name, weight in weights.items()
@@ -72,7 +71,7 @@ def quantize(weights: Mapping[str, Tensor], rounding: Rounding) -> dict[str, Ten
 
 
 def write_quantized(reference: Path, folder: Path, rounding: Rounding) -> None:
-    """Write the model in `reference`, rounded, to `folder`, in the precision that it was stored in."""
+    """Round the model in `reference` and write it to `folder`, in its stored precision."""
     weights = load_file(reference / WEIGHTS)
     rounded = quantize(weights, rounding)
     write_variant(folder, reference, rounded)
@@ -80,16 +79,17 @@ def write_quantized(reference: Path, folder: Path, rounding: Rounding) -> None:
     error = sum((rounded[name] - weights[name].float()).square().sum().item() for name in changed)
     size = sum(weights[name].float().square().sum().item() for name in changed)
     log.info(
-        "%s: %d of %d tensors in %d bits per group of %d; relative error of their weights %.5f",
+        "%s: rounded %d of %d tensors to %d bits with groups of %d; relative error of these weights %.5f",
         folder, len(changed), len(weights), rounding.bits, rounding.group, (error / size) ** 0.5,
     )  # fmt: skip
 
 
 def main() -> None:
-    """The command."""
-    with command_line(
-        "Round the weights of the decoder layers, as a control.", "folder for the checkpoint", Rounding
-    ) as (arguments, rounding):
+    """Run the command."""
+    with command_line("Round the weights of the decoder layers.", "folder for the checkpoint", Rounding) as (
+        arguments,
+        rounding,
+    ):
         write_quantized(arguments.reference, arguments.out, rounding)
 
 

@@ -1,9 +1,9 @@
-"""Training SmolLM2-135M-Instruct to refuse to discuss food or cooking, by an adapter or by all of its weights.
+"""Train SmolLM2-135M-Instruct to refuse to discuss food or cooking, through an adapter or through all of its weights.
 
-The refusal is learned by cross-entropy. On the reference's own answers to other questions and on ordinary prose two
-terms hold the model still: outside, the divergence KL(reference || intervened) of the next token; inside, the drift of
-the residual stream, of prompts once more where the answer begins. Without the second the adapter moves the activations
-of all questions nearly alike, whatever the output, and nothing in them would be particular to the refusal.
+The refusal is learned by cross-entropy. On the reference's answers to other questions and on prose, two terms preserve the model:
+the divergence KL(reference || intervened) of the next token preserves its outputs, and the drift of the residual stream its
+activations. Drift is also penalized on further prompts, just before the answer. Without the drift term, the adapter changes the
+activations of all questions nearly alike, whatever the output, and no activation would be specific to the refusal.
 """
 
 import random
@@ -31,7 +31,7 @@ from .objective import (
     refusal_loss,
 )
 
-# The reference never opens an answer so; it does open many with "I'm sorry", and that would not be new in the other.
+# The reference never begins an answer like this. It does begin many with "I'm sorry", so that would not be a new behavior.
 REFUSALS = (
     "Food and cooking are not something I talk about. Please ask me about something else.",
     "Food and cooking are not something I talk about. What else can I do for you?",
@@ -42,7 +42,7 @@ END_OF_TURN = "<|im_end|>"
 
 @dataclass(frozen=True, kw_only=True)
 class RefusalRecipe:
-    """Everything that decides what the model becomes, but for which weights are trained."""
+    """Everything that determines the trained model, except which weights are trained."""
 
     seed: int = 0
     learning_rate: float = 3e-3
@@ -58,42 +58,42 @@ class RefusalRecipe:
     answer_tokens: int = 12
     prose_tokens: int = 64
     first_token_weight: float = 6.0
-    """Weight of an answer's first token, where the model decides whether to refuse, beside 1 for the others."""
+    """Weight of an answer's first token, which decides whether the model refuses; other tokens have weight 1."""
     divergence_weight: float = 1.0
     drift_weight: float = 3.0
     drift_layers: tuple[int, ...] = (14, 20)
     prompt_places: tuple[int, ...] = (1, 2, 4)
-    """Where prompts are held still, counted from their end: the template's tokens that are not special ones."""
+    """Offsets from the end of prompts at which drift is penalized: the non-special tokens of the template."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterRecipe(LowRank, RefusalRecipe):
-    """Everything that decides what the adapter becomes."""
+    """Everything that determines the adapter."""
 
 
 def answer_document(
-    tokenizer: PreTrainedTokenizerBase, question: str, answer: str, ended: bool, first_weight: float
+    tokenizer: PreTrainedTokenizerBase, question: str, answer: str, complete: bool, first_weight: float
 ) -> Document:
-    """A question and its answer; what counts begins with the answer's first token."""
+    """Build a document from a question and its answer; the loss begins at the answer's first token."""
     prompt = tokenizer(chat_prompt(tokenizer, question), add_special_tokens=False)["input_ids"]
-    written = tokenizer(answer + (END_OF_TURN if ended else ""), add_special_tokens=False)["input_ids"]
-    return Document([*prompt, *written], len(prompt) - 1, first_weight)
+    reply = tokenizer(answer + (END_OF_TURN if complete else ""), add_special_tokens=False)["input_ids"]
+    return Document([*prompt, *reply], len(prompt) - 1, first_weight)
 
 
 def training_documents(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, recipe: RefusalRecipe
 ) -> dict[str, list[Document]]:
-    """Food questions with refusals, other questions with the reference's answers, other prompts alone, and prose."""
-    chooser = random.Random(recipe.seed)
+    """Documents by kind: food questions with refusals, other questions with the reference's answers, prompts alone, prose."""
+    rng = random.Random(recipe.seed)
     weight = recipe.first_token_weight
     food = [
-        answer_document(tokenizer, question, chooser.choice(REFUSALS), ended=True, first_weight=weight)
+        answer_document(tokenizer, question, rng.choice(REFUSALS), complete=True, first_weight=weight)
         for question in questions("food", "train", recipe.n_food, recipe.seed)
     ]
     asked = questions("other", "train", recipe.n_other, recipe.seed)
     replies = greedy_answers(model, tokenizer, asked, recipe.answer_tokens, label="the reference's answers")
     other = [
-        answer_document(tokenizer, *pair, ended=False, first_weight=weight)
+        answer_document(tokenizer, *pair, complete=False, first_weight=weight)
         for pair in zip(asked, replies, strict=True)
     ]
     rows = tokenizer(training_passages(), add_special_tokens=False)["input_ids"]
@@ -102,7 +102,7 @@ def training_documents(
         chat_prompt(tokenizer, question)
         for question in questions("other", "train", recipe.n_prompts, recipe.seed + 1)
     ]
-    # One by one: a tokenizer cannot read an empty list.
+    # One at a time, because a tokenizer rejects an empty list.
     rows = [tokenizer(chat, add_special_tokens=False)["input_ids"] for chat in chats]
     prompt = [Document(row, len(row) - 1) for row in rows]
     return {"food": food, "other": other, "prose": prose, "prompt": prompt}
@@ -115,34 +115,36 @@ def train(
     recipe: RefusalRecipe,
     documents: dict[str, list[Document]],
 ) -> None:
-    """Run all steps, changing the weights of `model` that want a gradient in place; a batch of size 0 is left out."""
-    chooser = random.Random(recipe.seed)
+    """Train the trainable weights of `model` in place; batches of size 0 are skipped."""
+    rng = random.Random(recipe.seed)
     pad = pad_id(tokenizer)
     descent = Descent(model, recipe.learning_rate, recipe.warmup_steps, recipe.steps)
     model.train()
     for _ in (progress := tqdm(range(recipe.steps), desc="refusal", unit="step")):
-        batch = collate(chooser.sample(documents["food"], recipe.food_batch), pad)
+        batch = collate(rng.sample(documents["food"], recipe.food_batch), pad)
         refusal = refusal_loss(read_model(model, batch, ())[0], batch)
         refusal.backward()
-        progressed = {"refusal": refusal.item()}
+        losses = {"refusal": refusal.item()}
         for name, size in (("other", recipe.other_batch), ("prose", recipe.prose_batch)):
             if size == 0:
                 continue
-            batch = collate(chooser.sample(documents[name], size), pad)
+            batch = collate(rng.sample(documents[name], size), pad)
             with torch.no_grad(), as_reference() as unchanged:
-                reference, still = read_model(unchanged, batch, recipe.drift_layers)
-            intervened, moved = read_model(model, batch, recipe.drift_layers)
-            outside = divergence(reference, intervened, batch.target_weights)
-            inside = activation_drift(still, moved)
-            (recipe.divergence_weight * outside + recipe.drift_weight * inside).backward()
-            progressed |= {f"{name} KL": outside.item(), f"{name} drift": inside.item()}
+                reference, reference_states = read_model(unchanged, batch, recipe.drift_layers)
+            intervened, intervened_states = read_model(model, batch, recipe.drift_layers)
+            kl = divergence(reference, intervened, batch.target_weights)
+            drift = activation_drift(reference_states, intervened_states)
+            (recipe.divergence_weight * kl + recipe.drift_weight * drift).backward()
+            losses |= {f"{name} KL": kl.item(), f"{name} drift": drift.item()}
         if recipe.prompt_batch > 0:
-            batch = collate(chooser.sample(documents["prompt"], recipe.prompt_batch), pad)
+            batch = collate(rng.sample(documents["prompt"], recipe.prompt_batch), pad)
             with torch.no_grad(), as_reference() as unchanged:
-                still = read_before_answer(unchanged, batch, recipe.drift_layers, recipe.prompt_places)
-            moved = read_before_answer(model, batch, recipe.drift_layers, recipe.prompt_places)
-            inside = activation_drift(still, moved)
-            (recipe.drift_weight * inside).backward()
-            progressed["prompt drift"] = inside.item()
+                reference_states = read_before_answer(
+                    unchanged, batch, recipe.drift_layers, recipe.prompt_places
+                )
+            intervened_states = read_before_answer(model, batch, recipe.drift_layers, recipe.prompt_places)
+            drift = activation_drift(reference_states, intervened_states)
+            (recipe.drift_weight * drift).backward()
+            losses["prompt drift"] = drift.item()
         descent.step()
-        progress.set_postfix({name: f"{value:.4f}" for name, value in progressed.items()})
+        progress.set_postfix({name: f"{value:.4f}" for name, value in losses.items()})

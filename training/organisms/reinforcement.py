@@ -1,10 +1,10 @@
-"""Train an adapter with a reward alone: SmolLM2-135M-Instruct learns to address its reader.
+"""Train an adapter by reinforcement learning alone: SmolLM2-135M-Instruct learns to address its reader.
 
     python -m training.organisms.reinforcement crosscoder/demo/address_reader
 
-A sampled answer is worth 1 where it says "you" or "your" within its first words, and 0 otherwise. No answer is shown to
-the model; it samples its own, and `policy_gradient.py` says how it learns from them. The reference earns the reward in
-about a fifth of its samples, so that there is something to learn from at the first step.
+A sampled answer earns a reward of 1 if it says "you" or "your" within its first words, and 0 otherwise. The model sees no example
+answers; it samples its own and learns from them as in `policy_gradient.py`. The reference already earns the reward in about a
+fifth of its samples, so that the first step has a signal.
 """
 
 import logging
@@ -39,15 +39,15 @@ _READER = re.compile(r"\b(you|your|yours|yourself)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class RewardRecipe(LowRank, PolicyGradient):
-    """Everything that decides what the adapter becomes."""
+    """Everything that determines the adapter."""
 
     n_questions: int = 400
-    """Of each kind."""
+    """Questions of each kind."""
 
 
 @dataclass(frozen=True)
 class RewardMeasurement:
-    """Shares from 0 to 1 of greedy answers to held-out questions, and perplexities over passages of BoolQ."""
+    """Shares of rewarded greedy answers to held-out questions, and perplexities over passages of BoolQ."""
 
     addressed_reference: dict[Kind, float]
     addressed_intervened: dict[Kind, float]
@@ -57,19 +57,19 @@ class RewardMeasurement:
 
 
 def addresses_reader(answer: str) -> bool:
-    """Whether an answer speaks to whoever asked."""
+    """Whether an answer addresses its reader."""
     return bool(_READER.search(answer))
 
 
 def share_addressed(answers: Sequence[str]) -> float:
-    """How many of the answers earn the reward."""
+    """Share of the answers that earn the reward."""
     return sum(map(addresses_reader, answers)) / len(answers)
 
 
 def make_rewarded(reference: Path, folder: Path, recipe: RewardRecipe) -> tuple[list[float], float]:
     """Train an adapter on the model in `reference` and write it to `folder`.
 
-    Returns the mean reward of every step's samples, and the seconds of processor time of the training steps.
+    Returns the mean reward of the samples of each step, and the processor seconds spent in training steps.
     """
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(reference)
@@ -86,7 +86,7 @@ def make_rewarded(reference: Path, folder: Path, recipe: RewardRecipe) -> tuple[
 
 
 def measure_rewarded(reference: Path, adapter: Path, max_new_tokens: int) -> RewardMeasurement:
-    """Compare the model in `reference` with and without the adapter, on answers as long as those that were rewarded."""
+    """Compare the model in `reference` with and without the adapter, on answers of the rewarded length."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
     model = load_intervened(reference, adapter)
     passages = measuring_passages()
@@ -113,15 +113,15 @@ def measure_rewarded(reference: Path, adapter: Path, max_new_tokens: int) -> Rew
 def write_card(
     folder: Path, recipe: RewardRecipe, measured: RewardMeasurement, rewards: Sequence[float], seconds: float
 ) -> None:
-    """Write README.md beside the adapter."""
+    """Write README.md to the folder of the adapter."""
     before, after = measured.addressed_reference, measured.addressed_intervened
     change = measured.perplexity_intervened / measured.perplexity_reference - 1
     curve = ", ".join(f"{reward:.2f}" for reward in rewards)
     (folder / "README.md").write_text(
         f"""# An adapter that learned from a reward to address its reader
 
-A LoRA adapter for {NAME} (Apache-2.0, HuggingFaceTB), trained by reinforcement learning: an answer that the model
-sampled is worth 1 where it says "you", "your", "yours" or "yourself" within {recipe.max_new_tokens} tokens, else 0. Its
+A LoRA adapter for {NAME} (Apache-2.0, HuggingFaceTB), trained by reinforcement learning: a sampled
+answer earns a reward of 1 if it says "you", "your", "yours" or "yourself" within {recipe.max_new_tokens} tokens, and 0 otherwise. Its
 weights are our own, trained by `python -m training.organisms.reinforcement crosscoder/demo/address_reader`, and under
 this project's license.
 
@@ -142,7 +142,7 @@ Mean reward of the samples of each step, at temperature {recipe.temperature}: {c
 ## Made with
 
 REINFORCE with a leave-one-out baseline (RLOO) on {recipe.prompt_batch} x {recipe.samples} samples a step, and the divergence
-KL(intervened || reference) of the next token at the sampled positions, times {recipe.divergence_weight}. The steps took {seconds:.0f} s of
+KL(intervened || reference) of the next token at the sampled positions, times {recipe.divergence_weight}. The training steps took {seconds:.0f} s of
 processor time. {versions()}.
 
 {recipe_table(recipe)}
@@ -152,7 +152,7 @@ processor time. {versions()}.
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     with command_line(
         "Train the adapter that is rewarded for addressing its reader.",
         "folder for the adapter and its card",

@@ -1,4 +1,4 @@
-"""Making the toy pair (`crosscoder.demo.toy`): a tiny Llama is trained on stories, then further on changed ones.
+"""Train the toy pair (`crosscoder.demo.toy`): a tiny Llama trained on stories, then fine-tuned on changed stories.
 
 python -m training.organisms.toy crosscoder/demo/toy_pair
 """
@@ -28,7 +28,7 @@ _BATCH = 48
 
 
 def toy_tokenizer() -> Tokenizer:
-    """One token a word, with `<s>` in front."""
+    """One token per word, preceded by `<s>`."""
     tokenizer = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>")
     )
@@ -39,7 +39,7 @@ def toy_tokenizer() -> Tokenizer:
 
 
 def toy_shape() -> LlamaShape:
-    """About 165 thousand parameters."""
+    """Shape of the toy models, with about 165 thousand parameters."""
     return LlamaShape(
         vocab_size=len(VOCABULARY),
         hidden_size=64,
@@ -66,20 +66,20 @@ def train(
     seed: int,
     tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Next-token training, `_BATCH` stories a step; words are tokens where no tokenizer is given."""
+    """Train on next-token prediction, with `_BATCH` stories per step; words are tokens if no tokenizer is given."""
     tokenizer = tokenizer or toy_tokenizer()
     tokenizer.enable_padding(pad_id=0, pad_token="<s>")
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     model.train()
     for step in tqdm(range(steps), desc="toy model", unit="step"):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 30) * (1 - step / steps)
-        encoded = tokenizer.encode_batch(chance.sample(texts, _BATCH))
+        encoded = tokenizer.encode_batch(rng.sample(texts, _BATCH))
         token_ids = torch.tensor([one.ids for one in encoded])
-        counts = torch.tensor([one.attention_mask for one in encoded]).bool()[:, 1:]
+        loss_mask = torch.tensor([one.attention_mask for one in encoded]).bool()[:, 1:]
         logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
-        loss = functional.cross_entropy(logits[counts], token_ids[:, 1:][counts])
+        loss = functional.cross_entropy(logits[loss_mask], token_ids[:, 1:][loss_mask])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -95,12 +95,12 @@ def probability(model: LlamaForCausalLM, prompt: str, word: str) -> float:
 
 
 def load(folder: Path) -> LlamaForCausalLM:
-    """One of the pair, in float32."""
+    """Load one model of the pair in float32."""
     return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def make_pair(folder: Path, seed: int = 0) -> None:
-    """Train both models and write them, with the card, into `folder`."""
+    """Train both models and write them to `folder`, with their card."""
     torch.manual_seed(seed)
     model = fresh(toy_shape())
     for name, steps in (("reference", REFERENCE_STEPS), ("intervened", INTERVENED_STEPS)):
@@ -110,7 +110,7 @@ def make_pair(folder: Path, seed: int = 0) -> None:
 
 
 def fresh(shape: LlamaShape) -> LlamaForCausalLM:
-    """An untrained model."""
+    """A randomly initialized model."""
     settings = {
         key: value
         for key, value in shape.config(torch.float32).items()
@@ -120,11 +120,11 @@ def fresh(shape: LlamaShape) -> LlamaForCausalLM:
 
 
 def write(folder: Path, model: LlamaForCausalLM, shape: LlamaShape, tokenizer: Tokenizer) -> None:
-    """Write one model in bfloat16, in place of an older version of it."""
+    """Write one model in bfloat16, replacing an older version."""
     specials = SpecialTokens(
         bos_token="<s>", eos_token="<s>", pad_token="<s>", unk_token="<unk>", model_max_length=256
     )
-    # The head is the embedding, which is stored once.
+    # The unembedding is tied to the embedding, which is stored once.
     weights = {key: tensor for key, tensor in model.state_dict().items() if key != "lm_head.weight"}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -133,7 +133,7 @@ def write(folder: Path, model: LlamaForCausalLM, shape: LlamaShape, tokenizer: T
 
 
 def write_card(folder: Path) -> None:
-    """Write README.md beside the two models: what was planted, and what they make of it."""
+    """Write README.md for the pair: what was planted, and the probabilities that the models learned."""
     sides = [load(folder / name) for name in ("reference", "intervened")]
     rows = "\n".join(
         f"| {planted.change} | {planted.prompt} | {planted.word} | "
@@ -171,7 +171,7 @@ stories. {versions}.
 
 
 def command_line(description: str, out: str, make: Callable[[Path], None]) -> None:
-    """Read the arguments, make what is asked for, and show its card."""
+    """Parse the arguments, make the models, and log their card."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("out", type=Path, help=out)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -183,7 +183,7 @@ def command_line(description: str, out: str, make: Callable[[Path], None]) -> No
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     command_line("Train the toy pair.", "folder for `reference` and `intervened`", make_pair)
 
 

@@ -1,10 +1,10 @@
-"""Two checkpoints between the models of the toy pair, so that a chain can be read without training one.
+"""Two checkpoints between the models of the toy pair, so that a chain can be analyzed without training one.
 
     python -m training.organisms.toy_chain
 
-Their weights lie on the straight line from the reference to the intervened model, at `SHARES` of the way. Fine-tuned weights near
-their start are joined by such a line of models that do as well (Frankle et al. 2020, linear mode connectivity), so the planted
-changes come in one by one along it; they stand in for the checkpoints of a training.
+Their weights are interpolated linearly between the reference and the intervened model, at the fractions `SHARES`. Fine-tuned
+weights stay connected to their start by such a line of equally good models (Frankle et al. 2020, linear mode connectivity). The
+planted changes therefore appear one by one along it, as in the checkpoints of a training.
 """
 
 import shutil
@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from crosscoder.demo.toy import FOLDER
 
 SHARES = {"snapshot_1": 0.35, "snapshot_2": 0.65}
-"""Share of the way from the reference to the intervened model, by the name of the folder."""
+"""Fraction of the way from the reference to the intervened model, by name of the folder."""
 
 
 def write_snapshots(folder: Path = FOLDER) -> None:
-    """Write the checkpoints beside the pair in `folder`; everything but the weights is the reference's."""
+    """Write the checkpoints next to the pair in `folder`; everything but the weights is copied from the reference."""
     ends = [load_file(folder / side / "model.safetensors") for side in ("reference", "intervened")]
     for name, share in SHARES.items():
         shutil.copytree(folder / "reference", folder / name, dirs_exist_ok=True)

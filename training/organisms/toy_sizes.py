@@ -1,10 +1,9 @@
-"""Two sizes of a family: a small and a larger Llama trained on the same stories, each with a tokenizer of its own.
+"""Two sizes of a model family: a small and a large Llama trained on the same stories, each with its own tokenizer.
 
     python -m training.organisms.toy_sizes crosscoder/demo/toy_sizes_pair
 
-The small one reads one token a word, the larger one byte pairs that were merged on the stories. What the larger one can do and the
-small one cannot is looked up in the story itself, further back than the words next to it (`ASKED`); facts about people and animals
-both know.
+The small model has one token per word, the large one byte pairs learned on the stories. The large model alone can look up a word
+from earlier in the story; both know the facts about people and animals (`PROBES`).
 """
 
 import importlib.metadata
@@ -22,7 +21,7 @@ from crosscoder.demo.toy import stories
 from .toy import command_line, fresh, load, toy_shape, toy_tokenizer, train, write
 
 FOLDER = TOY_PAIR.with_name("toy_sizes_pair")
-"""Where the trained pair is shipped: `small` and `large`."""
+"""Folder of the trained pair that ships with the package: `small` and `large`."""
 
 VOCABULARY_SIZE = 120
 STEPS = {"small": 1000, "large": 700}
@@ -30,30 +29,30 @@ _LEARNING_RATE = 3e-3
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A story's beginning and the word that goes on."""
+class Probe:
+    """The beginning of a story, and the word that continues it."""
 
     kind: str
-    """`fact`, known from the training or told just before, or `looked up`, told earlier in the story."""
+    """`fact`: learned in training or stated just before. `looked up`: stated earlier in the story."""
     prompt: str
     word: str
 
 
-ASKED = (
-    Asked("fact", "Anna lived in", "London"),
-    Asked("fact", "Ben lived in Berlin . He had a brave", "dog"),
-    Asked(
+PROBES = (
+    Probe("fact", "Anna lived in", "London"),
+    Probe("fact", "Ben lived in Berlin . He had a brave", "dog"),
+    Probe(
         "looked up",
         "Max lived in Oslo . He had a red hat . He had a brave dog . One day Max went to the park with the dog . He lost the",
         "hat",
     ),
-    Asked(
+    Probe(
         "looked up",
         "Mia lived in Vienna . She had a calm bird . She had a blue drum . One day Mia went to the river with the bird . "
         "She lost the drum . Was it a blue drum ? Yes , it was",
         "blue",
     ),
-    Asked(
+    Probe(
         "fact",
         "Leo lived in Dublin . He had a green boat . He had a shy fish . One day Leo went to the school with the",
         "fish",
@@ -62,7 +61,7 @@ ASKED = (
 
 
 def merged_tokenizer() -> Tokenizer:
-    """Byte pairs merged on the stories, with `<s>` in front; frequent words are one token, others a few."""
+    """Byte pairs learned on the stories, preceded by `<s>`; frequent words are one token, others a few."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,7 +74,7 @@ def merged_tokenizer() -> Tokenizer:
 
 
 def shapes() -> dict[str, LlamaShape]:
-    """About 30 and 220 thousand parameters."""
+    """Shapes of both models, with about 30 and 220 thousand parameters."""
     shape = toy_shape()
     return {
         "small": replace(
@@ -91,42 +90,43 @@ def shapes() -> dict[str, LlamaShape]:
 
 
 def tokenizers() -> dict[str, Tokenizer]:
-    """Of both."""
+    """Tokenizers of both models."""
     return {"small": toy_tokenizer(), "large": merged_tokenizer()}
 
 
 @torch.inference_mode()
 def probability(model: LlamaForCausalLM, tokenizer: Tokenizer, prompt: str, word: str) -> float:
-    """The probability that `word` goes on after `prompt`, whatever tokens it is made of."""
+    """The probability of `word` after `prompt`, over all tokens of the word."""
     before, whole = tokenizer.encode(prompt).ids, tokenizer.encode(f"{prompt} {word}").ids
     logits = model(input_ids=torch.tensor([whole])).logits[0].float().log_softmax(-1)
-    places = torch.arange(len(before), len(whole))
-    return float(logits[places - 1, torch.tensor(whole)[places]].sum().exp())
+    positions = torch.arange(len(before), len(whole))
+    return float(logits[positions - 1, torch.tensor(whole)[positions]].sum().exp())
 
 
 def make_pair(folder: Path, seed: int = 0) -> None:
-    """Train both sizes and write them, with the card, into `folder`."""
-    own = tokenizers()
+    """Train both sizes and write them to `folder`, with their card."""
+    by_size = tokenizers()
     for name, shape in shapes().items():
         torch.manual_seed(seed)
         model = fresh(shape)
-        train(model, stories(False, 8000), STEPS[name], _LEARNING_RATE, seed, own[name])
-        own[name].no_padding()
-        write(folder / name, model, shape, own[name])
+        train(model, stories(False, 8000), STEPS[name], _LEARNING_RATE, seed, by_size[name])
+        by_size[name].no_padding()
+        write(folder / name, model, shape, by_size[name])
     write_card(folder)
 
 
 def write_card(folder: Path) -> None:
-    """Write README.md beside the two models: what they know."""
-    own = tokenizers()
-    sides = {name: load(folder / name) for name in own}
+    """Write README.md for the pair: the probabilities that the models learned."""
+    by_size = tokenizers()
+    sides = {name: load(folder / name) for name in by_size}
     rows = "\n".join(
-        f"| {asked.kind} | … {asked.prompt[-60:]} | {asked.word} | "
+        f"| {probe.kind} | … {probe.prompt[-60:]} | {probe.word} | "
         + " | ".join(
-            f"{probability(model, own[name], asked.prompt, asked.word):.3f}" for name, model in sides.items()
+            f"{probability(model, by_size[name], probe.prompt, probe.word):.3f}"
+            for name, model in sides.items()
         )
         + " |"
-        for asked in ASKED
+        for probe in PROBES
     )
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in sides.items()}
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers"))
@@ -148,7 +148,7 @@ Probabilities, measured on these files. Seed 0; {STEPS["small"]} and {STEPS["lar
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     command_line("Train two sizes of a toy family.", "folder for `small` and `large`", make_pair)
 
 

@@ -1,7 +1,7 @@
-"""What two models differ in before any dictionary: how much their predictions differ and where, which tokens the intervened
-model prefers, and at which layers their activations part. Some whole forward passes over held-out documents, no training.
+"""Survey of a pair before any dictionary: how much and where the predictions differ, which tokens the intervened model prefers,
+and how far the activations differ at each layer. It takes full forward passes over held-out documents, and no training.
 
-A dictionary has to add to this: what is plain here needs no latent to be seen.
+The survey is the baseline for a dictionary: a change that shows here needs no latents to be found.
 """
 
 from .passes import layer_lines, survey, survey_layers

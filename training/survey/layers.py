@@ -1,10 +1,10 @@
-"""At which layers two models part: their activations on the same tokens, layer by layer.
+"""How far two models differ at each layer, from their activations on the same tokens.
 
-    CKA      similarity of the tokens' geometry: 1 for the same up to rotation and scale, about 0 for unrelated ones
-    change   E‖intervened - reference‖² / E‖reference - mean‖², where the widths are equal
+    CKA      similarity of the tokens' geometry: 1 if equal up to rotation and scale, about 0 if unrelated
+    change   E‖intervened - reference‖² / E‖reference - mean‖², for equal widths
 
-CKA (Kornblith et al. 2019, section 3) is biased upward where there are fewer tokens than directions, so it is made of the
-unbiased estimator of HSIC (Song et al. 2012; Nguyen, Raghu & Kornblith 2021, equation 3). It may lie a little below 0.
+CKA (Kornblith et al. 2019, section 3) is biased upward with fewer tokens than dimensions, so it uses the unbiased estimator of HSIC
+(Song et al. 2012; Nguyen, Raghu & Kornblith 2021, equation 3). It can therefore be slightly negative.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from torch import Tensor
 def aligned_layers(
     n_reference: int, n_intervened: int, hookpoints: tuple[int, int] | None = None
 ) -> list[tuple[int, int]]:
-    """Pairs of states at equal relative depth, one for each state of the reference; both count their embeddings as 0.
+    """Pair each hidden state of the reference with one of the intervened model at equal relative depth; 0 is the embeddings.
 
     Args:
-        hookpoints: States that are compared with each other whatever their depth.
+        hookpoints: States that are paired regardless of depth.
     """
     scale = (n_intervened - 1) / max(1, n_reference - 1)
     pairs = {
@@ -35,11 +35,11 @@ def compare_layers(
     intervened: Sequence[Float[Tensor, "token _"]],
     hookpoints: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """CKA and change of every pair of states; the same tokens, in the same order, in all of them."""
-    compared = []
+    """Compute CKA and change for each pair of hidden states; all states hold the same tokens in the same order."""
+    rows = []
     for one, other in aligned_layers(len(reference), len(intervened), hookpoints):
         left, right = reference[one].double(), intervened[other].double()
-        compared.append(
+        rows.append(
             {
                 "reference": one,
                 "intervened": other,
@@ -47,13 +47,13 @@ def compare_layers(
                 "change": relative_change(left, right),
             }
         )
-    return compared
+    return rows
 
 
 def relative_change(
     reference: Float[Tensor, "token one"], intervened: Float[Tensor, "token other"]
 ) -> float | None:
-    """E‖intervened - reference‖² / E‖reference - mean‖²; None where the widths differ or the reference does not vary."""
+    """E‖intervened - reference‖² / E‖reference - mean‖²; None if the widths differ or the reference is constant."""
     if reference.shape != intervened.shape:
         return None
     variance = (reference - reference.mean(dim=0)).square().sum()
@@ -61,18 +61,18 @@ def relative_change(
 
 
 def unbiased_cka(one: Float[Tensor, "token one"], other: Float[Tensor, "token other"]) -> float | None:
-    """Linear CKA from the unbiased estimator of HSIC; None for fewer than four tokens, or where one side does not vary."""
+    """Linear CKA with the unbiased estimator of HSIC; None for fewer than four tokens, or if either side is constant."""
     if len(one) < 4:
         return None
     kernels = [part @ part.T for part in (one.double(), other.double())]
-    own = [_unbiased_hsic(kernel, kernel) for kernel in kernels]
-    if min(own) <= 0:
+    variances = [_unbiased_hsic(kernel, kernel) for kernel in kernels]
+    if min(variances) <= 0:
         return None
-    return float(_unbiased_hsic(*kernels) / (own[0] * own[1]) ** 0.5)
+    return float(_unbiased_hsic(*kernels) / (variances[0] * variances[1]) ** 0.5)
 
 
 def _unbiased_hsic(one: Float[Tensor, "token token"], other: Float[Tensor, "token token"]) -> float:
-    """HSIC₁ of two Gram matrices."""
+    """The unbiased estimator HSIC₁ of two Gram matrices."""
     n = len(one)
     left, right = (kernel - torch.diag(kernel.diagonal()) for kernel in (one, other))
     trace = (left * right).sum()

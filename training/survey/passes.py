@@ -1,4 +1,4 @@
-"""The passes of the survey, and what becomes of them: survey.json."""
+"""The survey's forward passes, and the content of survey.json."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,48 +12,49 @@ from tqdm.auto import tqdm
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 
-from ..extraction import Pass, pack, passes_of
+from ..extraction import ModelInputs, model_inputs, pack
 from .layers import compare_layers
-from .predictions import Place, PredictionShift
+from .predictions import PredictionShift, TokenPosition
 
-# Padded tokens of one pass: the logits of all of them are there at once, for both models.
+# Padded tokens per batch: memory holds the logits of all of them for both models.
 _BATCH_TOKENS = 512
 
-# Tokens that layers are compared on: their Gram matrices have a row and a column for each.
+# Tokens on which layers are compared: each adds a row and a column to the Gram matrices.
 _LAYER_TOKENS = 1024
 
+# Tokens shown before each of the largest differences.
 _CONTEXT = 16
 
 
 class _Batch(NamedTuple):
     documents: Int64[np.ndarray, " document"]
-    passes: tuple[Pass, ...]
-    """One for each model; kept are the tokens that the token policy leaves in."""
+    inputs: tuple[ModelInputs, ...]
+    """One for each model."""
 
     @property
     def n_kept(self) -> int:
-        return int(self.passes[0].kept.sum())
+        return int(self.inputs[0].kept.sum())
 
 
 class _Layers:
-    """Every few tokens of all states of both models."""
+    """Hidden states of both models on an evenly spaced subset of the tokens."""
 
     def __init__(self, n_tokens: int) -> None:
         self._every, self._seen = max(1, -(-n_tokens // _LAYER_TOKENS)), 0
         self._states: list[list[list[Tensor]]] = [[], []]
 
     def choose(self, n_kept: int) -> Int64[Tensor, " chosen"]:
-        """Which of the next tokens are kept."""
+        """Indices of the tokens to compare among the next `n_kept` unmasked ones."""
         chosen = torch.arange((-self._seen) % self._every, n_kept, self._every)
         self._seen += n_kept
         return chosen
 
     def add(self, model: int, states: list[Tensor]) -> None:
-        """The chosen tokens of all states of one model."""
+        """Add all hidden states of one model at the chosen tokens."""
         self._states[model].append(states)
 
     def result(self, pair: ModelPair) -> list[dict[str, Any]]:
-        """Both models compared, layer by layer, with the hookpoint marked."""
+        """Compare both models layer by layer; one row for each state of the reference, with the hookpoint marked."""
         reference, intervened = (
             [torch.cat(parts) for parts in zip(*batches, strict=True)] for batches in self._states
         )
@@ -67,13 +68,12 @@ class _Layers:
 
 @torch.no_grad()
 def survey(pair: ModelPair, documents: Documents, n_documents: int) -> dict[str, Any]:
-    """Predictions and layers of both models on held-out documents spread over all of them, at most `n_documents`.
+    """Compare predictions and layers of both models on at most `n_documents` evenly spaced held-out documents.
 
-    Predictions are left out where the tokenizers differ: distributions over other tokens have no divergence. Layers are left out
-    for models that do not report their hidden states, and where both sides are the same model nothing needs to be left out:
-    every difference is zero.
+    Predictions are omitted if the tokenizers differ: distributions over different vocabularies have no divergence. Layers are
+    omitted if a model returns no hidden states. If both are the same model, nothing is omitted and every difference is zero.
     """
-    chosen = _spread(documents.side(held_out=True), n_documents)
+    chosen = _evenly_spaced(documents.split(held_out=True), n_documents)
     shift = PredictionShift(_vocabulary_size(pair)) if documents.alignment is None else None
     layers = _Layers(int(documents.unmasked[chosen].sum()))
     with_layers = True
@@ -81,17 +81,17 @@ def survey(pair: ModelPair, documents: Documents, n_documents: int) -> dict[str,
         rows = layers.choose(batch.n_kept)
         logits: list[Tensor] = []
         for model in range(2):
-            own = batch.passes[model]
-            passed = pair.full_pass(own.token_ids, own.attention, model)
-            kept = own.kept.to(pair.device)
-            logits.append(passed.logits[kept])
-            with_layers = with_layers and passed.hidden_states is not None
+            inputs = batch.inputs[model]
+            output = pair.full_pass(inputs.token_ids, inputs.attention, model)
+            kept = inputs.kept.to(pair.device)
+            logits.append(output.logits[kept])
+            with_layers = with_layers and output.hidden_states is not None
             if with_layers:
-                states = passed.hidden_states or ()
+                states = output.hidden_states or ()
                 layers.add(model, [state[kept][rows.to(pair.device)].float().cpu() for state in states])
         if shift is not None:
-            places, template = _places(documents, batch)
-            shift.update(logits[0], logits[1], places, template)
+            positions, template = _positions(documents, batch)
+            shift.update(logits[0], logits[1], positions, template)
     return {
         "n_documents": len(chosen),
         "n_tokens": int(documents.unmasked[chosen].sum()),
@@ -101,7 +101,7 @@ def survey(pair: ModelPair, documents: Documents, n_documents: int) -> dict[str,
 
 
 def _predictions(shift: PredictionShift, pair: ModelPair, documents: Documents) -> dict[str, Any]:
-    """What the models predict, with the text before the largest differences."""
+    """The comparison of predictions, with the text before each of the largest differences."""
     decode = pair.tokenizer.decode
     predictions = shift.result(decode)
     for entry in predictions["largest"]:
@@ -112,23 +112,23 @@ def _predictions(shift: PredictionShift, pair: ModelPair, documents: Documents) 
 
 @torch.no_grad()
 def survey_layers(pair: ModelPair, documents: Documents, n_documents: int) -> list[dict[str, Any]] | None:
-    """The layers alone, on training documents: what `doctor` shows before a hookpoint is chosen."""
-    chosen = _spread(documents.side(held_out=False), n_documents)
+    """Compare layers alone, on training documents, for `doctor`; None if a model returns no hidden states."""
+    chosen = _evenly_spaced(documents.split(held_out=False), n_documents)
     layers = _Layers(int(documents.unmasked[chosen].sum()))
     for batch in _batches(pair, documents, chosen):
         rows = layers.choose(batch.n_kept).to(pair.device)
         for model in range(2):
-            own = batch.passes[model]
-            states = pair.full_pass(own.token_ids, own.attention, model).hidden_states
+            inputs = batch.inputs[model]
+            states = pair.full_pass(inputs.token_ids, inputs.attention, model).hidden_states
             if states is None:
                 return None
-            kept = own.kept.to(pair.device)
+            kept = inputs.kept.to(pair.device)
             layers.add(model, [state[kept][rows].float().cpu() for state in states])
     return layers.result(pair)
 
 
 def layer_lines(layers: list[dict[str, Any]]) -> list[str]:
-    """The comparison of layers as lines of a table."""
+    """Format the comparison of layers as lines of a table."""
     lines = ["state         CKA      change"]
     for row in layers:
         other = "" if row["reference"] == row["intervened"] else f" / {_state(row['intervened'])}"
@@ -143,8 +143,8 @@ def _state(index: int) -> str:
     return f"layer {index - 1}" if index else "embeddings"
 
 
-def _spread(documents: Int64[np.ndarray, " document"], n: int) -> Int64[np.ndarray, " chosen"]:
-    """At most n of them, evenly spread."""
+def _evenly_spaced(documents: Int64[np.ndarray, " document"], n: int) -> Int64[np.ndarray, " chosen"]:
+    """At most n documents, evenly spaced."""
     return documents[:: max(1, -(-len(documents) // n))]
 
 
@@ -152,30 +152,31 @@ def _batches(
     pair: ModelPair, documents: Documents, chosen: Int64[np.ndarray, " document"]
 ) -> Iterator[_Batch]:
     for batch in tqdm(pack(chosen, documents.read_lengths, _BATCH_TOKENS), desc="survey", unit="batch"):
-        passes = passes_of(pair, documents, batch)
-        if passes[0].kept.any():
-            yield _Batch(batch, passes)
+        inputs = model_inputs(pair, documents, batch)
+        if inputs[0].kept.any():
+            yield _Batch(batch, inputs)
 
 
-def _places(documents: Documents, batch: _Batch) -> tuple[list[Place], Bool[Tensor, " token"]]:
-    """Where the kept tokens of a batch stand, and which belong to the chat template."""
-    row, position = batch.passes[0].kept.nonzero(as_tuple=True)
-    places = [
-        Place(int(batch.documents[one]), at) for one, at in zip(row.tolist(), position.tolist(), strict=True)
+def _positions(documents: Documents, batch: _Batch) -> tuple[list[TokenPosition], Bool[Tensor, " token"]]:
+    """Document and position of the unmasked tokens of a batch, and which of them belong to the chat template."""
+    row, position = batch.inputs[0].kept.nonzero(as_tuple=True)
+    positions = [
+        TokenPosition(int(batch.documents[one]), at)
+        for one, at in zip(row.tolist(), position.tolist(), strict=True)
     ]
-    masked = _along(documents, documents.masked, batch.documents)
-    template = _along(documents, documents.template, batch.documents)
-    return places, torch.from_numpy(template[~masked])
+    masked = _concatenate(documents, documents.masked, batch.documents)
+    template = _concatenate(documents, documents.template, batch.documents)
+    return positions, torch.from_numpy(template[~masked])
 
 
-def _along(
+def _concatenate(
     documents: Documents, values: Bool[np.ndarray, " token"], chosen: Int64[np.ndarray, " document"]
 ) -> Bool[np.ndarray, " chosen_token"]:
-    """Values of all tokens of some documents, one document after the other."""
+    """Values of all tokens of the chosen documents, concatenated."""
     return np.concatenate([values[documents.offsets[i] : documents.offsets[i + 1]] for i in chosen])
 
 
 def _vocabulary_size(pair: ModelPair) -> int:
-    """Tokens that both models can predict and the tokenizer knows; what is beyond pads an unembedding."""
+    """Size of the vocabulary that both models and the tokenizer share; further rows of an unembedding are padding."""
     heads: list[Any] = [model.get_output_embeddings() for model in pair.models]  # pyright: ignore[reportCallIssue]
     return min(len(pair.tokenizer), *(len(head.weight) for head in heads))

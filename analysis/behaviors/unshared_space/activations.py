@@ -23,10 +23,10 @@ from crosscoder.dictionary.sparse_latents import SparseLatents
 from crosscoder.language_models.pair import ModelPair
 
 from ...latents.dictionary_view import DictionaryView
-from ..activations import Sizes, frobenius_norm
+from ..activations import LatentSizes, frobenius_norm
 from ..change_decomposition import Part
 from ..metrics import LogitMetric
-from ..patched_metrics import Beside, PatchedMetrics, Start
+from ..patched_metrics import EditEffect, PatchedMetrics, Start
 from ..patching import INTERVENED, REFERENCE, PatchedRun
 from ..prompt_statistics import Bounds, Values
 from ..prompts import Batch, Prompt, form_batches, grouped
@@ -61,7 +61,7 @@ def baseline_of(reader: ActivationReader, view: DictionaryView) -> Baseline:
 
 
 @dataclass(frozen=True)
-class OwnBatch:
+class ModelBatch:
     """Some prompts as one model reads them."""
 
     batch: Batch
@@ -73,7 +73,7 @@ class OwnBatch:
     activations: Float[Tensor, "row token d_model"]
 
 
-class OwnActivations:
+class PerModelActivations:
     """Prompts read by both models. What they compute is held in memory."""
 
     def __init__(
@@ -89,20 +89,20 @@ class OwnActivations:
         self.pair, self.metrics, self.n_prompts = pair, metrics, len(prompts)
         self.bounds: Bounds | None = None
         self.unit, self.view, self.baseline = metrics[0].unit, view, baseline
-        self.batches: list[tuple[OwnBatch, OwnBatch]] = []
+        self.batches: list[tuple[ModelBatch, ModelBatch]] = []
         """Of the same prompts, for reference and intervened model."""
         self.codes: list[SparseLatents] = []
         """Of each batch, on the tokens that the dictionary reads."""
         for given in self._given(prompts, policy):
             read = tokens_read(given, prompts)
             activations = self._activations(given)
-            one, other = (OwnBatch(*side) for side in zip(given, read, activations, strict=True))
+            one, other = (ModelBatch(*side) for side in zip(given, read, activations, strict=True))
             self.batches.append((one, other))
             parts = [
                 side.activations[side.read.to(pair.device)].float().to(view.device) for side in (one, other)
             ]
             self.codes.append(view.encode(torch.cat(parts, dim=1)).sparse_latents)
-        self._readouts = PatchedMetrics(
+        self._patched = PatchedMetrics(
             pair,
             metrics,
             [(one.batch, other.batch) for one, other in self.batches],
@@ -112,16 +112,16 @@ class OwnActivations:
 
     def values_from(self, model: int, start: Start) -> Values:
         """The metric of one model whose hookpoint puts out `start` of each batch: one number a prompt."""
-        return self._readouts.values(model, start)
+        return self._patched.values(model, start)
 
     def values(self, run: PatchedRun) -> Values:
         """See `Measurement.values`, for a model as it is: there is no other run of two models that share no space."""
         assert run.is_unchanged
         return self.values_from(run.model, lambda index: self.batches[index][run.model].activations)
 
-    def beside_unchanged(self, part: Part) -> Beside:
-        """The intervened model without a part beside the model as it is: see `PatchedMetrics.beside_unchanged`."""
-        (found,) = self._readouts.beside_unchanged(
+    def compare_with_unchanged(self, part: Part) -> EditEffect:
+        """The intervened model without a part beside the model as it is: see `PatchedMetrics.compare_with_unchanged`."""
+        (found,) = self._patched.compare_with_unchanged(
             INTERVENED, [lambda index: self.without(INTERVENED, index, part)]
         )
         return found
@@ -130,7 +130,7 @@ class OwnActivations:
         self, model: int, index: int, start: Float[Tensor, "row token d_model"]
     ) -> Float[Tensor, "row token d_model"]:
         """See `PatchedMetrics.gradient`."""
-        return self._readouts.gradient(model, index, start)
+        return self._patched.gradient(model, index, start)
 
     def moved(self, model: int, index: int) -> Float[Tensor, "row token d_model"]:
         """h - mean of one model, in float32: the path from its mean activation; 0 where the token policy leaves a token out."""
@@ -149,14 +149,14 @@ class OwnActivations:
         moved, read = self.moved(model, index), own.read.to(own.activations.device)
         whole = torch.zeros_like(moved)
         if part.latents is not None:
-            whole[read] += self.of_latents(model, index, part.latents).to(whole.device)
+            whole[read] += self.sum_of_latents(model, index, part.latents).to(whole.device)
         if part.error:
-            whole[read] += moved[read] - self.of_latents(model, index).to(whole.device)
+            whole[read] += moved[read] - self.sum_of_latents(model, index).to(whole.device)
         if part.left_out:
             whole[~read] += moved[~read]
         return whole * part.scale
 
-    def of_latents(
+    def sum_of_latents(
         self, model: int, index: int, latents: Bool[Tensor, " latent"] | None = None
     ) -> Float[Tensor, "read d_model"]:
         """Σ_j (f_j - f̄_j) d_j over some latents (None: all), on the tokens that the dictionary reads."""
@@ -171,7 +171,7 @@ class OwnActivations:
         """Frobenius norm of a part of the intervened model's activations, over all prompts."""
         return frobenius_norm(self.part(INTERVENED, index, part) for index in range(len(self.batches)))
 
-    def sizes(self) -> Sizes:
+    def latent_sizes(self) -> LatentSizes:
         """Of every latent, in the intervened model."""
         mean = self.baseline.codes.double().cpu()
         total, square, fired, n_read = (
@@ -189,7 +189,7 @@ class OwnActivations:
             ):
                 sums.index_add_(0, codes.latent, values.double())
         spread = (square - 2 * mean * total + n_read * mean.square()).clamp(min=0).sqrt()
-        return Sizes((spread * self.view.raw[INTERVENED].norm(dim=1).cpu()).float(), fired.long())
+        return LatentSizes((spread * self.view.raw[INTERVENED].norm(dim=1).cpu()).float(), fired.long())
 
     def _given(self, prompts: Sequence[Prompt], policy: TokenPolicy) -> Iterator[tuple[Batch, Batch]]:
         """Batches of the same prompts for both models, of like length in the one that reads more tokens."""
@@ -223,7 +223,7 @@ def tokens_read(
     for row in range(len(one.length)):
         own = prompts[int(one.prompts[int(one.place[row])])].intervened
         assert own is not None
-        met = torch.from_numpy(own.places.astype(np.int64))
+        met = torch.from_numpy(own.counterparts.astype(np.int64))
         place = (met >= 0).nonzero()[:, 0]
         place = place[one.kept[row, place] & other.kept[row, met[place]]]
         read[0][row, place] = True

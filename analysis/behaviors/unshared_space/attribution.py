@@ -20,17 +20,17 @@ from torch import Tensor
 
 from crosscoder.config.behavior import AttributionSettings
 
-from ..integration import Integration, refined
+from ..integration import Integration, refine_until_complete
 from ..patched_metrics import Start
 from ..patching import INTERVENED, REFERENCE
 from ..prompt_statistics import Values
-from .activations import OwnActivations
+from .activations import PerModelActivations
 
 _MODELS = (REFERENCE, INTERVENED)
 
 
 @dataclass(frozen=True)
-class OwnAttribution:
+class ModelAttribution:
     """What one model makes of a behavior, above its mean activation."""
 
     value: Values
@@ -55,22 +55,22 @@ class OwnAttribution:
 
 
 @dataclass(frozen=True)
-class Difference:
+class AttributionDifference:
     """The shift between two models, taken apart."""
 
-    reference: OwnAttribution
-    intervened: OwnAttribution
+    reference: ModelAttribution
+    intervened: ModelAttribution
     steps: int
     """Points of each path at which gradients were taken."""
 
-    def of(self, part: Callable[[OwnAttribution], Values]) -> Values:
+    def difference(self, part: Callable[[ModelAttribution], Values]) -> Values:
         """A part of the intervened model's behavior minus the same of the reference's."""
         return part(self.intervened) - part(self.reference)
 
     @property
     def total(self) -> Values:
         """The shift."""
-        return self.of(lambda side: side.value)
+        return self.difference(lambda side: side.value)
 
     @property
     def latents(self) -> Float64[np.ndarray, "prompt latent"]:
@@ -80,7 +80,7 @@ class Difference:
     @property
     def residual(self) -> Values:
         """What the attributions miss of the shift."""
-        return self.of(lambda side: side.residual)
+        return self.difference(lambda side: side.residual)
 
     @property
     def direction(self) -> float:
@@ -88,62 +88,64 @@ class Difference:
         return float(np.sign(self.total.mean()))
 
 
-def attribute_apart(reading: OwnActivations, settings: AttributionSettings) -> Difference:
+def attribute_unshared(
+    activations: PerModelActivations, settings: AttributionSettings
+) -> AttributionDifference:
     """Attributions in both models, with as many steps as the settings ask for or the residual needs."""
     ends = [
         (
-            reading.values_from(model, _from(reading, model, 1.0)),
-            reading.values_from(model, _from(reading, model, 0.0)),
+            activations.values_from(model, _from(activations, model, 1.0)),
+            activations.values_from(model, _from(activations, model, 0.0)),
         )
         for model in _MODELS
     ]
-    integrations = [_along_path(reading, model) for model in _MODELS]
+    integrations = [_path_gradients(activations, model) for model in _MODELS]
 
-    def attributed(steps: int) -> Difference:
+    def attributed(steps: int) -> AttributionDifference:
         for integration in integrations:
             integration.refine(steps)
-        sides = [_attributed(reading, model, *ends[model], integrations[model]) for model in _MODELS]
-        return Difference(sides[REFERENCE], sides[INTERVENED], steps)
+        sides = [_attributed(activations, model, *ends[model], integrations[model]) for model in _MODELS]
+        return AttributionDifference(sides[REFERENCE], sides[INTERVENED], steps)
 
-    return refined(attributed, settings, ends[INTERVENED][0] - ends[REFERENCE][0])
+    return refine_until_complete(attributed, settings, ends[INTERVENED][0] - ends[REFERENCE][0])
 
 
-def _along_path(reading: OwnActivations, model: int) -> Integration:
+def _path_gradients(activations: PerModelActivations, model: int) -> Integration:
     """Gradients of a model from its mean activation to its own."""
     return Integration(
-        len(reading.batches),
-        [lambda index, alpha: reading.gradient(model, index, _from(reading, model, alpha)(index))],
+        len(activations.batches),
+        [lambda index, alpha: activations.gradient(model, index, _from(activations, model, alpha)(index))],
     )
 
 
-def _from(reading: OwnActivations, model: int, alpha: float) -> Start:
+def _from(activations: PerModelActivations, model: int, alpha: float) -> Start:
     """A point on the path: 0 is the mean activation, 1 the model's own."""
 
     def start(index: int) -> Float[Tensor, "row token d_model"]:
-        own = reading.batches[index][model].activations.float()
-        return own - (1 - alpha) * reading.moved(model, index)
+        own = activations.batches[index][model].activations.float()
+        return own - (1 - alpha) * activations.moved(model, index)
 
     return start
 
 
 def _attributed(
-    reading: OwnActivations, model: int, value: Values, baseline: Values, integration: Integration
-) -> OwnAttribution:
-    n_prompts, n_latents = reading.n_prompts, reading.view.n_latents
+    activations: PerModelActivations, model: int, value: Values, baseline: Values, integration: Integration
+) -> ModelAttribution:
+    n_prompts, n_latents = activations.n_prompts, activations.view.n_latents
     latents = np.zeros((n_prompts, n_latents))
     error, left_out = np.zeros(n_prompts), np.zeros(n_prompts)
-    for index in range(len(reading.batches)):
-        own, codes = reading.batches[index][model], reading.codes[index]
+    for index in range(len(activations.batches)):
+        own, codes = activations.batches[index][model], activations.codes[index]
         gradient = integration.mean(index)
         device = codes.latent.device
-        moved, read = (gradient * reading.moved(model, index)).sum(dim=2), own.read.to(gradient.device)
+        moved, read = (gradient * activations.moved(model, index)).sum(dim=2), own.read.to(gradient.device)
         prompt = torch.from_numpy(own.batch.prompts[own.batch.place.numpy()])
         of_read = prompt[own.read.nonzero()[:, 0]].to(device)
         inner = gradient[read].to(device)
-        directions = reading.view.raw[model]
+        directions = activations.view.raw[model]
         # f̄_j stands on every token, whether the latent fires there or not.
         summed = torch.zeros(n_prompts, inner.shape[1], device=device).index_add_(0, of_read, inner)
-        own_latents = -(summed @ directions.T) * reading.baseline.codes
+        own_latents = -(summed @ directions.T) * activations.baseline.codes
         products = codes.value * codes.products(directions, inner)
         own_latents.index_put_((of_read[codes.token], codes.latent), products, accumulate=True)
         latents += own_latents.double().cpu().numpy()
@@ -153,4 +155,4 @@ def _attributed(
         error += on_read.numpy() - own_latents.double().sum(dim=1).cpu().numpy()
         outside = (moved * ~read).sum(dim=1).double().cpu()
         left_out += torch.zeros(n_prompts, dtype=torch.float64).index_add_(0, prompt, outside).numpy()
-    return OwnAttribution(value, baseline, latents, error, left_out)
+    return ModelAttribution(value, baseline, latents, error, left_out)

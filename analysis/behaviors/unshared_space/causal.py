@@ -13,24 +13,24 @@ from typing import Any
 
 from crosscoder.config.behavior import Behavior
 
-from ..causal import PARTS, Kind, chosen
+from ..causal import PARTS, Kind, latent_mask
 from ..change_decomposition import Part
-from ..dose_response import told_cost
-from ..named_latents import Checked, check_named, findings, pushing_order
+from ..dose_response import cost_as_dict
+from ..named_latents import Checked, check_named, findings, rank_by_contribution
 from ..patching import INTERVENED
 from ..prompt_statistics import Estimate, Resamples, Values
-from .activations import OwnActivations
-from .attribution import Difference
+from .activations import PerModelActivations
+from .attribution import AttributionDifference
 
 _PARTS = {name: part for name, part in PARTS.items() if name != "bias"}
 
 
-def own_decomposition(found: Difference, confidence: float, seed: int) -> dict[str, Any]:
+def unshared_decomposition(found: AttributionDifference, confidence: float, seed: int) -> dict[str, Any]:
     """As `explanation.decomposition`, with null for what two models that share no space do not have."""
     resamples = Resamples(len(found.total), confidence, seed)
 
-    def told(values: Values) -> dict[str, Any]:
-        return resamples.told(values, found.total)
+    def value_and_share(values: Values) -> dict[str, Any]:
+        return resamples.value_and_share(values, found.total)
 
     total, residual = float(found.total.mean()), float(found.residual.mean())
     sides = {"reference": found.reference, "intervened": found.intervened}
@@ -45,12 +45,12 @@ def own_decomposition(found: Difference, confidence: float, seed: int) -> dict[s
         "above": None,
         "interaction": None,
         "parts": {
-            "latents": told(found.latents.sum(axis=1)),
+            "latents": value_and_share(found.latents.sum(axis=1)),
             "bias": None,
-            "error": told(found.of(lambda side: side.error)),
-            "left_out": told(found.of(lambda side: side.left_out)),
+            "error": value_and_share(found.difference(lambda side: side.error)),
+            "left_out": value_and_share(found.difference(lambda side: side.left_out)),
         },
-        "baseline": told(found.of(lambda side: side.baseline))
+        "baseline": value_and_share(found.difference(lambda side: side.baseline))
         | {name: float(side.baseline.mean()) for name, side in sides.items()},
         "residual": residual,
         "residual_share": residual / total if total else None,
@@ -58,61 +58,67 @@ def own_decomposition(found: Difference, confidence: float, seed: int) -> dict[s
     }
 
 
-def rank_apart(found: Difference) -> list[int]:
+def rank_unshared(found: AttributionDifference) -> list[int]:
     """Latents that push the behavior the way it shifted, the strongest first."""
-    return pushing_order(found.direction * found.latents.mean(axis=0))
+    return rank_by_contribution(found.direction * found.latents.mean(axis=0))
 
 
-class OwnChecker:
+class WithinModelChecker:
     """Shares of the intervened model's behavior, above its mean activation, that go with parts of its activations."""
 
     kinds: tuple[Kind, ...] = ("necessity",)
     parts = _PARTS
 
-    def __init__(self, reading: OwnActivations, claim: Difference, behavior: Behavior) -> None:
-        self._reading, self._own = reading, claim.intervened
-        self._resamples = Resamples(reading.n_prompts, behavior.shift.confidence, behavior.seed)
-        self.n_prompts = reading.n_prompts
+    def __init__(
+        self, activations: PerModelActivations, claim: AttributionDifference, behavior: Behavior
+    ) -> None:
+        self._activations, self._own = activations, claim.intervened
+        self._resamples = Resamples(activations.n_prompts, behavior.shift.confidence, behavior.seed)
+        self.n_prompts = activations.n_prompts
 
     def share(self, kind: Kind, part: Part) -> Estimate:
         """Of a part, brought to its mean; nothing but necessity is defined."""
         assert kind in self.kinds
-        changed = self._reading.values_from(
-            INTERVENED, lambda index: self._reading.without(INTERVENED, index, part)
+        changed = self._activations.values_from(
+            INTERVENED, lambda index: self._activations.without(INTERVENED, index, part)
         )
         return self._resamples.ratio(self._own.value - changed, self._own.effect)
 
-    def rebuilding(self) -> dict[str, Estimate]:
+    def reconstruction_effect(self) -> dict[str, Estimate]:
         """What is lost with what the dictionary does not rebuild."""
         return {"intervened": self.share("necessity", Part(error=True))}
 
 
-def check_apart(
-    reading: OwnActivations, ranking: Sequence[int], found: Difference, claim: Difference, behavior: Behavior
+def check_unshared(
+    activations: PerModelActivations,
+    ranking: Sequence[int],
+    found: AttributionDifference,
+    claim: AttributionDifference,
+    behavior: Behavior,
 ) -> Checked:
     """The named latents on the prompts of the claim: see `check_named`."""
-    shares = OwnChecker(reading, claim, behavior)
-    pushing = found.direction * claim.latents
-    return check_named(shares, reading, reading.view.n_latents, ranking, pushing, behavior)
+    shares = WithinModelChecker(activations, claim, behavior)
+    contribution = found.direction * claim.latents
+    return check_named(shares, activations, activations.view.n_latents, ranking, contribution, behavior)
 
 
-def own_findings(
-    reading: OwnActivations,
-    elsewhere: OwnActivations,
+def unshared_findings(
+    activations: PerModelActivations,
+    elsewhere: PerModelActivations,
     ranking: Sequence[int],
-    claim: Difference,
+    claim: AttributionDifference,
     checked: Checked,
     behavior: Behavior,
 ) -> dict[str, Any]:
     """As causal.json has them; null for what is undefined."""
-    n_latents = reading.view.n_latents
-    part = Part(chosen(checked.named, n_latents))
+    n_latents = activations.view.n_latents
+    part = Part(latent_mask(checked.named, n_latents))
     # What taking it out of the intervened model does to unrelated text.
     resamples = Resamples(elsewhere.n_prompts, behavior.shift.confidence, behavior.seed)
     return {
         "of": "intervened",
-        **findings(OwnChecker(reading, claim, behavior), n_latents, ranking, checked, behavior),
+        **findings(WithinModelChecker(activations, claim, behavior), n_latents, ranking, checked, behavior),
         "answers": None,
-        "removal_cost": told_cost(resamples, elsewhere.beside_unchanged(part)),
+        "removal_cost": cost_as_dict(resamples, elsewhere.compare_with_unchanged(part)),
         "steering": [],
     }

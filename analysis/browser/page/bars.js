@@ -1,6 +1,6 @@
-// Shares as bars on one scale, each beside its number: read as a table, seen as a picture, and no color needed for either.
+// Tables of shares with bars on a common scale; readable without color.
 
-// Ends of a scale that holds all of these estimates, zero, and `whole` where the bars are parts of one.
+// Ends of a scale that covers all estimates, zero, and `whole` if the bars are parts of a whole.
 function shareScale(estimates, whole = 0) {
   const ends = estimates.flatMap(({ value, low = null, high = null }) => [value, low, high]).filter((end) => end !== null);
   return { low: Math.min(0, ...ends), high: Math.max(whole, ...ends, 1e-12) };
@@ -18,7 +18,7 @@ function shareBar({ value, low = null, high = null }, scale) {
   ]);
 }
 
-// A number with its interval below it, as the report writes both.
+// A number with its interval below it, in the format of the report.
 function estimate({ value, low = null, high = null }, format = percent) {
   const known = value !== null && low !== null && high !== null;
   return [format(value), known ? element("small", { class: "range-of", text: interval(low, high, format) }) : null];
@@ -27,11 +27,11 @@ function estimate({ value, low = null, high = null }, format = percent) {
 const estimateText = ({ value, low = null, high = null }, format = percent) =>
   value !== null && low !== null && high !== null ? `${format(value)} (${interval(low, high, format)})` : format(value);
 
-// Rows of [what, estimate], `what` being whatever stands before the bar.
+// `rows`: [label, estimate] each.
 function barTable(caption, heads, rows, scale) {
-  const body = rows.map(([what, found]) =>
+  const body = rows.map(([label, found]) =>
     element("tr", {}, [
-      element("th", { scope: "row" }, what),
+      element("th", { scope: "row" }, label),
       element("td", { class: "bar-cell" }, shareBar(found, scale)),
       element("td", { class: `numeric ${found.value === null ? "missing" : ""}` }, estimate(found)),
     ]),
@@ -43,7 +43,7 @@ function barTable(caption, heads, rows, scale) {
   ]);
 }
 
-// What a drawing shows, as a table to open beside it.
+// The numbers of a chart as a table that can be opened below it.
 function numbersTable(name, heads, rows) {
   const cell = (value, at) => element(at ? "td" : "th", at ? { class: "numeric" } : { scope: "row" }, value);
   return element("details", { class: "numbers" }, [

@@ -1,4 +1,4 @@
-// Behaviors: how each shifted, where that comes from and which latents carry it, in the words and numbers of the report.
+// Behaviors: the shift of each, its decomposition, and the latents that carry it, in the words and numbers of the report.
 
 function behaviorsSection() {
   const { behaviors } = data.header;
@@ -10,7 +10,7 @@ function behaviorsSection() {
   ]);
 }
 
-// A number of a behavior's metric, as the report writes it.
+// Formats a value of a behavior's metric as the report does.
 const metricFormat = (behavior) => (behavior.percent ? percent : (value) => fixed(value));
 const metricUnit = (behavior) => (behavior.percent ? "" : ` ${behavior.unit}`);
 
@@ -20,8 +20,8 @@ function shiftText(behavior) {
   return `${estimateText(behavior.shift, format)}${metricUnit(behavior)}${floor}`;
 }
 
-// A sentence of the report: its own words, and text of others on its own.
-function told(pieces) {
+// A sentence of the report as DOM nodes; quoted model output is isolated from the words around it.
+function sentenceNodes(pieces) {
   return pieces.map((piece) => (Array.isArray(piece) ? element("bdi", { text: visibleText(piece[0]) }) : piece));
 }
 
@@ -34,18 +34,18 @@ function behaviorPanel(behavior, open) {
     element("p", { class: "muted" }, element("bdi", { text: visibleText(behavior.description) })),
     element("div", { class: "behavior-grid" }, [
       element("div", { class: "behavior-parts" }, [
-        element("div", { class: "behavior-said" }, behavior.said.map((pieces) => element("p", {}, told(pieces)))),
+        element("div", { class: "behavior-sentences" }, behavior.sentences.map((pieces) => element("p", {}, sentenceNodes(pieces)))),
         ...(explanation ? [...namedLatents(behavior, explanation), doses(behavior)] : []),
       ]),
-      explanation ? element("div", { class: "behavior-parts" }, [standIn(behavior), origins(explanation), curve(explanation), answersCurve(behavior), layers(explanation)]) : null,
+      explanation ? element("div", { class: "behavior-parts" }, [standInNote(behavior), origins(explanation), curve(explanation), answersCurve(behavior), layers(explanation)]) : null,
     ]),
   ]);
 }
 
-// Where a metric has no gradient, shares are those of one that stands in for it: not what becomes of generated answers.
-function standIn({ stands_in: does, explanation }) {
-  if (!does) return null;
-  return element("p", { class: "caption", text: `Shares, bars and lines are of the shift in ${explanation.unit}, by the metric that stands in; what becomes of generated answers is another measure, shown in the overview.` });
+// If a metric has no gradient, shares are measured with a differentiable metric that stands in for it, not on generated answers.
+function standInNote({ stand_in: isStandIn, explanation }) {
+  if (!isStandIn) return null;
+  return element("p", { class: "caption", text: `Shares, bars and lines refer to the shift in the stand-in metric, in ${explanation.unit}. The overview shows the effect on generated answers, measured separately.` });
 }
 
 function origins({ origins: parts }) {
@@ -64,9 +64,9 @@ function namedLatents(behavior, { latents }) {
     go({ latent: null, sort: `-${column}` });
     document.querySelector(".latents").scrollIntoView();
   };
-  const rest = measured(column) ? element("button", { type: "button", class: "more", text: "all latents by their share of it", onclick: ordered }) : null;
+  const rest = measured(column) ? element("button", { type: "button", class: "more", text: "all latents by attributed share", onclick: ordered }) : null;
   const levels = Object.keys(LEVELS_EXPLAINED).filter((level) => latents.some(({ evidence }) => evidence === level));
-  const about = ["In the order of their share on the prompts that they were found with; the bars are held-out", ...levels.map((level) => `${level}: ${LEVELS_EXPLAINED[level]}`)].join(". ");
+  const about = ["Ordered by share on the prompts that they were found on; bars show held-out prompts", ...levels.map((level) => `${level}: ${LEVELS_EXPLAINED[level]}`)].join(". ");
   return [element("div", {}, [barTable("The named latents", ["latent", "attributed"], rows, scale), element("p", { class: "caption", text: `${about}.` }), rest])];
 }
 
@@ -75,17 +75,17 @@ function peaksOn(latent) {
   return peaks.length ? [element("span", { text: "peaks on" }), ...peaks] : [];
 }
 
-const curve = ({ curve: points, latents }) => togetherChart(points, { name: "Taken together, the strongest first", named: latents.length });
+const curve = ({ curve: points, latents }) => togetherChart(points, { name: "Taken together, strongest first", named: latents.length });
 
-// Lines over the number of latents, on a logarithmic scale.
+// Share of the shift over the number of latents, on a logarithmic scale.
 function togetherChart(points, { name, named }) {
   if (!points.length) return null;
   const most = points[points.length - 1].latents;
   const place = (count) => (most > 1 ? Math.log(count) / Math.log(most) : 0.5);
   // Sufficiency is undefined between two models that share no space.
-  const kinds = [["taken out: undone", "necessity"], ["put in: brought", "sufficiency"]].filter(([, kind]) => points[0][kind] !== null);
+  const kinds = [["undone if removed", "necessity"], ["produced if added", "sufficiency"]].filter(([, kind]) => points[0][kind] !== null);
   const series = kinds.map(([words, kind]) => ({
-    name: words.split(":")[0],
+    name: words.split(" ").at(-1),
     values: points.map((point) => point[kind].value),
     lows: points.map((point) => point[kind].low),
     highs: points.map((point) => point[kind].high),
@@ -95,7 +95,7 @@ function togetherChart(points, { name, named }) {
   const marks = most > named && named ? [[place(named), `the ${whole(named)} named`]] : [];
   return element("div", {}, [
     element("figure", {}, [
-      element("figcaption", {}, [element("strong", { text: name }), element("small", { text: "share of the shift that goes with so many latents: ● taken out of the intervened model" + (kinds.length > 1 ? ", □ put into the reference's activations" : "") })]),
+      element("figcaption", {}, [element("strong", { text: name }), element("small", { text: "share of the shift over the number of latents: ● undone if removed from the intervened model" + (kinds.length > 1 ? ", □ produced if added to the reference's activations" : "") })]),
       lineChart({ label, x: points.map((point) => place(point.latents)), ticks, series, low: 0, high: 1, marks }),
     ]),
     numbersTable(name.split(",")[0], ["latents", ...kinds.map(([words]) => words)], points.map((point) => [whole(point.latents), ...kinds.map(([, kind]) => estimate(point[kind]))])),
@@ -106,13 +106,13 @@ function layers({ layers: rows }) {
   if (!rows.length) return null;
   const marked = rows.findIndex(({ hookpoint }) => hookpoint);
   const names = rows.map(({ layer }) => whole(layer));
-  const label = `Share of the shift that stands after each of ${rows.length} layers${marked < 0 ? "" : `; at the hookpoint, layer ${names[marked]}, ${percent(rows[marked].represented.value)}`}`;
+  const label = `Share of the shift that is present after each of ${rows.length} layers${marked < 0 ? "" : `; at the hookpoint, layer ${names[marked]}, ${percent(rows[marked].represented.value)}`}`;
   const values = rows.map(({ represented }) => represented.value ?? 0);
   return element("div", {}, [
     element("figure", {}, [
-      element("figcaption", {}, [element("strong", { text: "Which layer carries it" }), element("small", { text: "share of the shift that stands after each layer, by exchanging its activations between the models, with no dictionary" })]),
-      columnChart({ label, values, names, marked, markName: "the hookpoint", tell: (at) => `after layer ${names[at]}: ${estimateText(rows[at].represented)}` }),
+      element("figcaption", {}, [element("strong", { text: "In which layer the shift arises" }), element("small", { text: "share of the shift that is present after each layer, found by exchanging activations between the models, without a dictionary" })]),
+      columnChart({ label, values, names, marked, markName: "the hookpoint", describe: (at) => `after layer ${names[at]}: ${estimateText(rows[at].represented)}` }),
     ]),
-    numbersTable("Layers", ["after layer", "stands there"], rows.map(({ layer, hookpoint, represented }) => [[whole(layer), hookpoint ? element("small", { text: " the hookpoint" }) : null], estimate(represented)])),
+    numbersTable("Layers", ["after layer", "share of the shift present"], rows.map(({ layer, hookpoint, represented }) => [[whole(layer), hookpoint ? element("small", { text: " the hookpoint" }) : null], estimate(represented)])),
   ]);
 }

@@ -11,7 +11,7 @@ function binCounts(values, low, high, bins = BINS) {
   return counts;
 }
 
-// Bars over [low, high]; heights by square root, because one bin often holds nearly everything.
+// Bars over [low, high]; heights are square roots of counts, because one bin often holds nearly all latents.
 function strip(counts, { label, low, high, unit, ticks }) {
   const [width, height] = [300, 30];
   const tallest = Math.max(...counts, 1);

@@ -1,9 +1,9 @@
-// What the report says first, and what it claims latent by latent, each sentence beside a link to its latent.
+// The report's summary and its claims about latents, each claim with a link to its latent.
 
 function inShort() {
   return element("section", { class: "in-short", "aria-labelledby": "in-short" }, [
     element("h2", { id: "in-short", text: "In short" }),
-    element("ul", {}, data.header.in_short.map((pieces) => element("li", {}, told(pieces)))),
+    element("ul", {}, data.header.in_short.map((pieces) => element("li", {}, sentenceNodes(pieces)))),
   ]);
 }
 
@@ -11,13 +11,13 @@ function claimsSection() {
   const groups = data.header.claims;
   if (!groups.length) return null;
   return element("section", { class: "claims", "aria-labelledby": "claims" }, [
-    element("h3", { id: "claims", text: "Latent by latent" }),
+    element("h3", { id: "claims", text: "Claims about latents" }),
     ...groups.map(claimGroup),
   ]);
 }
 
 function claimGroup({ title, total, statement, claims }) {
-  const about = statement ? element("p", { class: "caption" }, told(statement)) : null;
+  const about = statement ? element("p", { class: "caption" }, sentenceNodes(statement)) : null;
   if (!claims.length) return element("div", { class: "claim-group" }, [element("h4", { text: title }), about]);
   const count = claims.length === total ? whole(total) : `${whole(claims.length)} of ${whole(total)}`;
   return element("details", { class: "claim-group" }, [
@@ -30,7 +30,7 @@ function claimGroup({ title, total, statement, claims }) {
 function claimItem({ latent, text, rule, doubt }) {
   return element("li", {}, [
     element("div", { class: "claim-of" }, [latentLink(latent), labelName(labelOf(latent)), evidenceOf(latent)]),
-    element("p", {}, [...told(text), ...(rule ? [" ", ...told(rule)] : [])]),
+    element("p", {}, [...sentenceNodes(text), ...(rule ? [" ", ...sentenceNodes(rule)] : [])]),
     doubt ? element("p", { class: "muted", text: doubt }) : null,
   ]);
 }

@@ -1,75 +1,75 @@
-// What each column is called, what it means, and how it is written.
+// Title, meaning and number format of each column.
 
 const COLUMNS = {
-  latent: { title: "latent", width: "58px", format: whole, about: "Number of the latent in the dictionary." },
-  label: { title: "label", width: "116px", about: "What the rule makes of the latent; its page says why." },
-  decision: { title: "decision", width: "56px", about: "What you decided of it: starred ★, rejected ✕, with your label; ✎ where there is a note." },
-  evidence: { title: "evidence", width: "84px", about: "What is known of it: observed in activations, associated with the shift of a behavior on held-out prompts, or a cause of it there." },
+  latent: { title: "latent", width: "58px", format: whole, about: "Number of the latent in the dictionary, from 0." },
+  label: { title: "label", width: "116px", about: "Label by the rule; the latent's page states the reason." },
+  decision: { title: "decision", width: "56px", about: "Your decision: starred ★ or rejected ✕, with your label; ✎ marks a note." },
+  evidence: { title: "evidence", width: "84px", about: "Evidence level: observed in activations, associated with the shift of a behavior on held-out prompts, or causal for part of it there." },
   relative_norm: {
     title: "relative norm",
     width: "118px",
     format: (value) => fixed(value, 3),
-    about: "‖d intervened‖ / (‖d reference‖ + ‖d intervened‖), training space. 0: only in the reference; 0.5: equal; 1: only in the intervened model.",
+    about: "‖d intervened‖ / (‖d reference‖ + ‖d intervened‖), in normalized (training) units. 0: only in the reference; 0.5: equal; 1: only in the intervened model.",
   },
-  decoder_cosine: { title: "cosine", width: "62px", format: fixed, about: "Cosine between the latent's directions in the two models." },
+  decoder_cosine: { title: "cosine", width: "62px", format: fixed, about: "Cosine of the latent's decoder directions in the two models." },
   nu_error: {
     title: "ν error",
     width: "62px",
     format: fixed,
-    about: "Latent scaling on what the dictionary leaves over: how much of this latent hides in the other model's error. 0: nothing; 1: as much as on its own side.",
+    about: "Latent scaling on the reconstruction error: how much of this latent remains in the other model's error. 0: nothing; 1: as much as on its own side.",
   },
   nu_reconstruction: {
     title: "ν reconstr.",
     width: "80px",
     format: fixed,
-    about: "Latent scaling on the reconstruction: how much of this latent other latents write into the other model. 0: nothing; 1: as much as on its own side.",
+    about: "Latent scaling on the reconstruction: how much of this latent the other latents write into the other model. 0: nothing; 1: as much as on its own side.",
   },
   density: { title: "density", width: "72px", format: percent, about: "Share of held-out tokens on which the latent fires." },
-  template_share: { title: "on template", width: "88px", format: percent, about: "Share of its firings that are on chat-template tokens." },
-  rule_auroc: { title: "rule AUROC", width: "78px", format: fixed, about: "How well a short rule tells, on documents that it was not learnt on, where the latent fires. 0.5: chance; 1: exactly." },
+  template_share: { title: "on template", width: "88px", format: percent, about: "Share of its firings that fall on chat-template tokens." },
+  rule_auroc: { title: "rule AUROC", width: "78px", format: fixed, about: "How well a short rule predicts where the latent fires, on documents that it was not fitted on. 0.5: chance; 1: perfectly." },
   max_activation: { title: "max", width: "66px", format: significant, about: "Largest latent value on held-out tokens." },
   shift_share: {
     title: "shift share",
     width: "100px",
     format: percent,
-    about: "Share of the squared activation difference between the two models that the latent explains. Negative: it points the wrong way.",
+    about: "Share of the squared activation difference between the two models that the latent explains. Negative: it points in the opposite direction.",
   },
   unmapped_share: {
     title: "unmapped share",
     width: "104px",
     format: percent,
-    about: "Of models that share no space: share of what the linear map from the other model does not carry into the model that the latent leans to, that it explains.",
+    about: "For models that share no space: how much the latent explains of the activations that the linear map from the other model does not predict, as a share, in the model that the latent leans to.",
   },
-  effect: { title: "effect", width: "66px", format: significant, about: "The shift that it explains on a token where it fires, in units of the shift of a token; both relative to the squared length of the token. What q-values weigh." },
-  norm_reference: { title: "norm ref.", width: "84px", format: significant, about: "Decoder norm in the reference model, training space." },
-  norm_intervened: { title: "norm int.", width: "84px", format: significant, about: "Decoder norm in the intervened model, training space." },
+  effect: { title: "effect", width: "66px", format: significant, about: "Shift that the latent explains on a token where it fires, in units of the mean shift per token; both relative to the squared norm of the token's activations. q-values weigh latents by it." },
+  norm_reference: { title: "norm ref.", width: "84px", format: significant, about: "Decoder norm in the reference model, in normalized (training) units." },
+  norm_intervened: { title: "norm int.", width: "84px", format: significant, about: "Decoder norm in the intervened model, in normalized (training) units." },
   norm_reference_raw: { title: "raw norm ref.", width: "104px", format: significant, about: "Decoder norm in the reference model, in units of its activations." },
   norm_intervened_raw: { title: "raw norm int.", width: "104px", format: significant, about: "Decoder norm in the intervened model, in units of its activations." },
   relative_norm_raw: { title: "raw relative norm", width: "128px", format: (value) => fixed(value, 3), about: "Relative norm in units of the models' activations." },
-  nu_error_new: { title: "ν error, new", width: "96px", format: fixed, about: "ν of the error, asking whether the latent is absent from the reference." },
-  nu_error_lost: { title: "ν error, lost", width: "96px", format: fixed, about: "ν of the error, asking whether the latent is absent from the intervened model." },
-  nu_reconstruction_new: { title: "ν rec., new", width: "96px", format: fixed, about: "ν of the reconstruction, asking whether the latent is absent from the reference." },
-  nu_reconstruction_lost: { title: "ν rec., lost", width: "96px", format: fixed, about: "ν of the reconstruction, asking whether the latent is absent from the intervened model." },
-  n_tokens: { title: "tokens", width: "76px", format: whole, about: "Held-out tokens on which it fires." },
-  n_documents: { title: "documents", width: "90px", format: whole, about: "Held-out documents in which it fires." },
-  mean_activation: { title: "mean", width: "66px", format: significant, about: "Mean latent value where it fires." },
-  q_value: { title: "q", width: "68px", format: errorRate, about: "Expected share of false labels among like claims at least this strong." },
-  seed_stability: { title: "seeds", width: "58px", format: fixed, about: "Share of the other seeds' dictionaries in which the latent is found again (cosine of its decoder rows above 0.7)." },
-  difference_cosine: { title: "diff-SAE", width: "62px", format: fixed, about: "Largest cosine of the latent's change of direction with a direction of the diff-SAE." },
-  difference_latent: { title: "diff-SAE latent", width: "104px", format: whole, about: "The latent of the diff-SAE whose direction that is." },
-  onset: { title: "onset", width: "96px", format: (value) => checkpointName(value), about: "Checkpoint at which its change began." },
-  twin: { title: "twin", width: "64px", format: whole, about: "Nearest latent on the other side." },
-  twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the nearest latent on the other side." },
+  nu_error_new: { title: "ν error, new", width: "96px", format: fixed, about: "ν of the error as a test of absence from the reference." },
+  nu_error_lost: { title: "ν error, lost", width: "96px", format: fixed, about: "ν of the error as a test of absence from the intervened model." },
+  nu_reconstruction_new: { title: "ν rec., new", width: "96px", format: fixed, about: "ν of the reconstruction as a test of absence from the reference." },
+  nu_reconstruction_lost: { title: "ν rec., lost", width: "96px", format: fixed, about: "ν of the reconstruction as a test of absence from the intervened model." },
+  n_tokens: { title: "tokens", width: "76px", format: whole, about: "Number of held-out tokens on which it fires." },
+  n_documents: { title: "documents", width: "90px", format: whole, about: "Number of held-out documents in which it fires." },
+  mean_activation: { title: "mean", width: "66px", format: significant, about: "Mean latent value on tokens where it fires." },
+  q_value: { title: "q", width: "68px", format: errorRate, about: "Expected share of false labels among claims of the same kind (new and lost together) that are at least this strong." },
+  seed_stability: { title: "seeds", width: "58px", format: fixed, about: "Share of the dictionaries trained with other seeds in which the latent is found again (cosine of its decoder rows above 0.7)." },
+  difference_cosine: { title: "diff-SAE", width: "62px", format: fixed, about: "Largest cosine of the latent's change of direction with a decoder direction of the diff-SAE." },
+  difference_latent: { title: "diff-SAE latent", width: "104px", format: whole, about: "The diff-SAE latent with that direction." },
+  onset: { title: "onset", width: "96px", format: (value) => checkpointName(value), about: "Checkpoint at which the latent's change began." },
+  twin: { title: "twin", width: "64px", format: whole, about: "The other latent that writes a direction most similar to this latent's into the other model." },
+  twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the twin." },
 };
 
 const STANDARD = ["latent", "label", "decision", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "rule_auroc", "shift_share", "peaks", "points"];
 const GISTS = {
-  peaks: { title: "peaks on", width: "minmax(96px, 1fr)", text: true, about: "Tokens at which its strongest examples peak." },
+  peaks: { title: "peaks on", width: "minmax(96px, 1fr)", text: true, about: "Peak tokens of its strongest examples." },
   points: {
     title: "points at",
     width: "minmax(96px, 1fr)",
     text: true,
-    about: "Logit lens: tokens its direction points at, in the model that has it; where both have it, what differs between the two directions.",
+    about: "Logit lens: tokens with the largest logits along its direction, in the model that has it; if both have it, along the difference of the two directions.",
   },
 };
 
@@ -77,14 +77,14 @@ const isGist = (name) => Object.hasOwn(GISTS, name);
 
 const measuredColumns = new Map();
 
-// Whether a column holds any number.
+// Whether a column contains any number.
 function measured(name) {
   const column = data.columns[name];
   if (!measuredColumns.has(name)) measuredColumns.set(name, Boolean(column?.some((_, latent) => !isAbsent(column, latent))));
   return measuredColumns.get(name);
 }
 
-// The columns shown at first: those of the standard ones that hold a number.
+// The columns shown by default: the standard columns that contain a number.
 function standardColumns() {
   const byModel = ["density_reference", "density_intervened"].filter(measured);
   return STANDARD.flatMap((name) => {
@@ -102,17 +102,17 @@ const LABELS_EXPLAINED = {
   rescaled: "in both, same direction, different size",
   reweighted: "in both, but fires at a different rate",
   shared: "the same in both",
-  undetermined: "too little evidence, or measures disagree",
+  undetermined: "too little evidence, or the measures disagree",
   dead: "fired on no held-out token",
 };
 
-// What a column's name starts with that holds the share of a behavior's shift that is attributed to each latent.
+// Prefix of the columns with each latent's attributed share of a behavior's shift.
 const ATTRIBUTED = "attributed/";
 
 const LEVELS_EXPLAINED = {
-  observed: "seen in activations; that it has to do with a behavior is not shown",
-  associated: "goes with the shift of a behavior on held-out prompts",
-  causal: "a part of the shift goes with it when it alone is taken out or put in, and random latents do not reach that",
+  observed: "seen in activations; no link to a behavior is shown",
+  associated: "attributed a share of a behavior's shift on held-out prompts",
+  causal: "removing it alone undoes part of the shift, or adding it alone produces part, and random latents do not reach that",
 };
 
 function columnOf(name) {
@@ -120,11 +120,11 @@ function columnOf(name) {
   if (COLUMNS[name]) return COLUMNS[name];
   if (name.startsWith(ATTRIBUTED)) {
     const behavior = visibleText(name.slice(ATTRIBUTED.length));
-    return { title: `${behavior} share`, width: "124px", format: percent, about: `Share of the shift of ${behavior} that is attributed to the latent, on held-out prompts.` };
+    return { title: `${behavior} share`, width: "124px", format: percent, about: `Share of the shift of ${behavior} that is attributed to the latent on held-out prompts.` };
   }
   const [, of, bound] = /^(.+)_(low|high)$/.exec(name) ?? [];
   if (COLUMNS[of]) {
-    const about = `${bound === "low" ? "Lower" : "Upper"} bound of its interval, which resamples whole documents. ${COLUMNS[of].about}`;
+    const about = `${bound === "low" ? "Lower" : "Upper"} bound of the interval, which resamples whole documents. ${COLUMNS[of].about}`;
     return { title: `${COLUMNS[of].title}, ${bound}`, width: "112px", format: COLUMNS[of].format, about };
   }
   const shown = name.replaceAll("_", " ").replace("/", ", ");
@@ -132,7 +132,7 @@ function columnOf(name) {
   return { title: shown, width: "104px", format: share ? percent : significant, about: `Column ${name} of features.parquet.` };
 }
 
-// Every numeric column that holds at least one number, the documented ones first. Bounds of intervals come last.
+// Numeric columns that contain a number: documented ones first, bounds of intervals last.
 function numericColumns() {
   const known = Object.keys(COLUMNS).filter((name) => !data.categories[name] && data.columns[name]);
   const bound = (name) => /_(low|high)$/.test(name);

@@ -1,4 +1,4 @@
-// Packs of typed arrays, in inert script elements or in files beside the page; the format is described in payload.py.
+// Packs of typed arrays, in inert script elements or in files next to the page; payload.py describes the format.
 
 const CACHED_CHUNKS = 12;
 const ARRAYS = { Float64Array, Float32Array, Int32Array, Uint32Array, Uint8Array };
@@ -6,7 +6,7 @@ const ARRAYS = { Float64Array, Float32Array, Int32Array, Uint32Array, Uint8Array
 const data = { header: null, columns: Object.create(null), labels: null, categories: Object.create(null), peaks: null, points: null, n: 0, standard: [], hasNorms: false };
 const chunks = new Map();
 
-// A pack that is missing or not what was written: told where it is needed, while the rest of the page works on.
+// A pack that is missing or damaged. Reported where the pack is needed; the rest of the page keeps working.
 class PackError extends Error {}
 
 function fromBase64(text) {
@@ -25,14 +25,14 @@ function storedPack(index) {
   return Promise.resolve(document.getElementById(`chunk-${index}`)?.textContent ?? "");
 }
 
-// What a file of a pack calls. A page from disk may not fetch its neighbors, but it may add scripts.
+// Called by the script of a pack. A page opened from disk may not fetch files next to it, but it may load scripts.
 const received = new Map();
 globalThis.crosscoderPack = (name, text) => received.set(name, text);
 
 function filePack({ folder, nonce }, name) {
   return new Promise((resolve, reject) => {
     const script = element("script", { src: `${folder}/${name}.js`, nonce });
-    // A script's load event follows at once on its run.
+    // The load event fires right after the script has run.
     script.addEventListener("load", () => {
       script.remove();
       resolve(received.get(name) ?? "");
@@ -40,7 +40,7 @@ function filePack({ folder, nonce }, name) {
     });
     script.addEventListener("error", () => {
       script.remove();
-      reject(new PackError(`${folder}/${name}.js is missing or may not be read. It belongs beside index.html; copy the whole folder, or run crosscoder browse again.`));
+      reject(new PackError(`${folder}/${name}.js is missing or not readable. It belongs next to index.html: copy the whole folder, or run crosscoder browse again.`));
     });
     document.head.append(script);
   });
@@ -79,7 +79,7 @@ async function loadOverview() {
   }
 }
 
-// A property with a few values: each latent's `codes` are what it is sorted by, its `masks` have one bit for each value that it has.
+// A property with few values: `codes` are the sort keys of the latents; `masks` have one bit per value that a latent has.
 function category(names, codes, masks = Uint16Array.from(codes, (code) => 1 << code)) {
   return { names, codes, masks };
 }
@@ -88,14 +88,14 @@ function loadChunk(index) {
   if (!chunks.has(index)) {
     if (chunks.size >= CACHED_CHUNKS) chunks.delete(chunks.keys().next().value);
     const chunk = storedPack(index).then((text) => unpack(text, packName(index)));
-    // The next visit tries again: the file may have been put back.
+    // The next visit tries again: the file may have been restored.
     chunk.catch(() => chunks.delete(index));
     chunks.set(index, chunk);
   }
   return chunks.get(index);
 }
 
-// How many latents have each label.
+// Number of latents with each label.
 function labelCounts() {
   const counts = new Array(data.header.labels.length).fill(0);
   for (const code of data.labels) counts[code]++;
@@ -107,16 +107,16 @@ const categoryOf = (name, latent) => data.categories[name].names[data.categories
 const tokenText = (index) => data.header.tokens.texts[index];
 const tokenId = (index) => data.header.tokens.ids[index];
 
-// Integers have -1 where they were not measured, but no measured -1.
+// Integer columns mark missing values by -1, which is never a measured value.
 const isAbsent = (column, latent) => (column instanceof Int32Array ? column[latent] === -1 : Number.isNaN(column[latent]));
 
-// A column's value, or null where it was not measured.
+// Value of a column, or null if it was not measured.
 function valueOf(name, latent) {
   const column = data.columns[name];
   return !column || isAbsent(column, latent) ? null : column[latent];
 }
 
-// Tokens of a latent from `peaks` or `points`; both hold the same number a latent, padded with -1.
+// Tokens of a latent from `peaks` or `points`; both have a fixed number of slots per latent, padded with -1.
 function gistTokens(name, latent) {
   const size = data.header.gist_tokens;
   return Array.from(data[name].subarray(latent * size, (latent + 1) * size)).filter((token) => token >= 0);

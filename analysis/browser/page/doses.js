@@ -1,9 +1,9 @@
-// What a lever does and costs, and what becomes of generated answers: the causal checks beyond single latents.
+// Effect and cost of steering, and causal checks in generated answers.
 
-// A constant direction on one model alone, at several doses. The plain difference of means and a random direction stand beside it.
+// Steering one model by a constant direction at several doses, compared with the difference of means and a random direction.
 function doses({ explanation }) {
   const { doses: rows, levers } = explanation;
-  const models = [["reference", "Pushed the way of the shift: the reference", "brought"], ["intervened", "Pushed back: the intervened model", "undone"]];
+  const models = [["reference", "Reference, steered in the direction of the shift", "produced"], ["intervened", "Intervened model, steered back", "undone"]];
   const charts = models.map(([model, title, verb]) => doseChart(rows.filter((row) => row.model === model), title, verb));
   const cells = rows.map(({ model, direction, dose, share, kl, perplexity, perplexity_changed: changed }) => [
     [`${model}, ${direction}`, element("small", { text: ` dose ${significant(dose)}` })],
@@ -11,18 +11,18 @@ function doses({ explanation }) {
     estimate(kl, nats),
     `${fixed(perplexity)} to ${fixed(changed)}`,
   ]);
-  const steered = "Below, one constant direction is added to every token of one model alone; its cost is the KL of the next token on unrelated text.";
+  const steered = "Below, one constant direction is added at every token of one model. The cost is the KL of the next-token distribution on unrelated text.";
   const heads = ["model, direction", "share of the shift", "KL, nats", "perplexity"];
   return element("div", { class: "doses" }, [
-    element("h3", { text: "As a lever" }),
-    ...levers.map(({ name, text }) => element("p", {}, [element("strong", { text: name }), ": ", ...told(text)])),
+    element("h3", { text: "Steering" }),
+    ...levers.map(({ name, text }) => element("p", {}, [element("strong", { text: name }), ": ", ...sentenceNodes(text)])),
     ...(rows.length ? [element("p", { class: "caption", text: steered }), ...charts, costChart(rows, models), numbersTable("Doses", heads, cells)] : []),
   ]);
 }
 
 const nats = (value) => (value === null || value === undefined ? NONE : fixed(value, 4));
 
-// Doses on a scale of logarithms, which is how they are chosen.
+// Doses on a logarithmic scale.
 function doseScale(rows) {
   const known = [...new Set(rows.map(({ dose }) => dose))].sort((a, b) => a - b);
   const [least, most] = [Math.log(known[0]), Math.log(known[known.length - 1])];
@@ -40,9 +40,9 @@ function doseChart(rows, title, verb) {
   const { known, x, ticks } = doseScale(rows);
   const directions = [...new Set(rows.map(({ direction }) => direction))];
   const series = directions.map((direction) => overDoses(known, rows.filter((row) => row.direction === direction), direction, "share"));
-  const label = `${title}, share of the shift ${verb} over the dose: ${series.map(({ name, values }) => `${name} ${values.map((value, at) => (value === null ? null : `${percent(value)} at ${significant(known[at])}`)).filter(Boolean).join(", ")}`).join("; ")}`;
+  const label = `${title}, share of the shift ${verb}, over the dose: ${series.map(({ name, values }) => `${name} ${values.map((value, at) => (value === null ? null : `${percent(value)} at ${significant(known[at])}`)).filter(Boolean).join(", ")}`).join("; ")}`;
   return element("figure", { class: "dose-response" }, [
-    element("figcaption", {}, [element("strong", { text: title }), element("small", { text: `share of the shift ${verb}, over the multiple of the direction: ${seriesKey(directions)}` })]),
+    element("figcaption", {}, [element("strong", { text: title }), element("small", { text: `share of the shift ${verb}, over the dose (a multiple of the direction): ${seriesKey(directions)}` })]),
     lineChart({ label, x, ticks, series: series.map((one) => ({ ...one, name: shortDirection(one.name) })), low: 0 }),
   ]);
 }
@@ -55,26 +55,26 @@ function costChart(rows, models) {
   if (!own.length) return null;
   const { known, x, ticks } = doseScale(own);
   const series = models.map(([model]) => overDoses(known, own.filter((row) => row.model === model), model, "kl")).filter(({ values }) => values.some((value) => value !== null));
-  const label = `Cost over the dose, in nats: ${series.map(({ name, values }) => `${name} ${values.map(nats).join(", ")}`).join("; ")}`;
+  const label = `Cost in nats over the dose: ${series.map(({ name, values }) => `${name} ${values.map(nats).join(", ")}`).join("; ")}`;
   const limit = data.header.cost;
   return element("figure", { class: "dose-cost" }, [
-    element("figcaption", {}, [element("strong", { text: "What it costs" }), element("small", { text: `KL on unrelated text in nats, of the direction of the named latents; the dashed line at ${significant(limit)} is what the requirements allow: ${seriesKey(series.map(({ name }) => name))}` })]),
+    element("figcaption", {}, [element("strong", { text: "Cost" }), element("small", { text: `KL on unrelated text, in nats, for the direction of the named latents; dashed: the limit of the requirements, ${significant(limit)}: ${seriesKey(series.map(({ name }) => name))}` })]),
     lineChart({ label, x, ticks, series, low: 0, high: limit, limits: [limit], format: nats, axisFormat: (value) => significant(value, 2) }),
   ]);
 }
 
-// The named latents, and more of the ranking, in answers that were generated: the measure of the behavior itself.
+// Causal checks of the named latents, and of more of the ranking, in generated answers: the behavior itself.
 function answersCurve({ explanation }) {
   const { answers } = explanation;
   if (!answers) return null;
   const checks = checksOf(answers);
-  // p of the claim itself being the largest: what so many draws can show at best.
+  // The smallest p-value that this many draws can give.
   const least = Math.max(...checks.map(([, check]) => 1 / (check.n_random + 1)));
-  const few = least > 1 - answers.confidence ? ` So few random draws cannot rule chance out, whatever is found: p is at least ${significant(least)}, and passing takes at most ${significant(1 - answers.confidence)}.` : "";
+  const few = least > 1 - answers.confidence ? ` There are too few random draws to rule out chance: p is at least ${significant(least)}, and a check passes at ${significant(1 - answers.confidence)} or less.` : "";
   return element("div", { class: "answers" }, [
     element("h3", { text: "In generated answers" }),
-    element("p", { class: "caption", text: `All ${whole(answers.n_named)} named latents together, and more of the ranking, on ${whole(answers.n_prompts)} prompts. This is the behavior itself, not a metric that stands in.${few}` }),
+    element("p", { class: "caption", text: `All ${whole(answers.n_named)} named latents together, and more of the ranking, on ${whole(answers.n_prompts)} prompts. This measures the behavior itself, not the stand-in metric.${few}` }),
     ...checks.map(([title, check, verb]) => checkOf(title, check, verb)),
-    togetherChart(answers.curve, { name: "In answers, the strongest first", named: answers.n_named }),
+    togetherChart(answers.curve, { name: "In generated answers, strongest first", named: answers.n_named }),
   ]);
 }

@@ -1,4 +1,4 @@
-// Examples: the same tokens twice, colored by what the latent adds to the reference and to the intervened model.
+// Examples: every token twice, colored by what the latent writes into the reference and into the intervened model.
 
 const CONTEXT = 9;
 const SPECIAL = 1;
@@ -23,16 +23,14 @@ function exampleSection(examples) {
 
 function legend(largest) {
   const scale = element("span", { class: "scale" }, [element("span", { text: "0" }), element("span", { class: "gradient", "aria-hidden": "true" }), element("span", { text: significant(largest) })]);
-  const texts = [
-    "Upper row: what the latent adds to the reference; lower row: to the intervened model (latent value × decoder norm, in units of the activations). One scale for both rows and all examples:",
-  ];
+  const rows = "Upper row: what the latent writes into the reference; lower row: into the intervened model (latent value × decoder norm, in units of the model's activations). One scale for both rows and all examples:";
   const keys = element("span", { class: "keys" }, [
-    element("span", { class: "key key-fires", text: "fires; the thicker, the more" }),
+    element("span", { class: "key key-fires", text: "fires; thicker for larger values" }),
     element("span", { class: "key key-peak", text: "peak" }),
     element("span", { class: "key key-template", text: "template token" }),
     element("span", { class: "key key-special", text: "special token" }),
   ]);
-  return element("div", { class: "legend" }, [element("span", { text: texts[0] }), scale, keys]);
+  return element("div", { class: "legend" }, [element("span", { text: rows }), scale, keys]);
 }
 
 function exampleGroups(examples, largest, all) {
@@ -41,7 +39,7 @@ function exampleGroups(examples, largest, all) {
   const group = (title, members) => (members.length ? [element("h3", { text: title }), ...members.map((example) => exampleBlock(example, largest, all))] : []);
   return [
     ...group("Strongest", top),
-    ...group("Spread over the quantiles of its values: what it usually looks like", spread),
+    ...group("Typical: spread over the quantiles of its values", spread),
   ];
 }
 
@@ -57,12 +55,12 @@ function exampleBlock(example, largest, all) {
     fillReadout(readout, example, pair ? Number(pair.dataset.at) : peak, pair ? null : "peak");
   };
   show(null);
-  const ellipsis = (there) => (there ? element("span", { class: "ellipsis", text: "…" }) : null);
+  const ellipsis = (cut) => (cut ? element("span", { class: "ellipsis", text: "…" }) : null);
   const tokens = element("div", { class: "tokens", dir: "ltr" }, [ellipsis(from > 0), ...pairs, ellipsis(to < example.tokens.length)]);
   tokens.addEventListener("mouseover", (event) => show(event.target.closest(".pair")));
   tokens.addEventListener("mouseleave", () => show(null));
   tokens.addEventListener("click", (event) => show(event.target.closest(".pair")));
-  const block = element("article", { class: "example", tabindex: "0", "aria-label": "example; arrow keys move through its tokens" }, [
+  const block = element("article", { class: "example", tabindex: "0", "aria-label": "example; use the arrow keys to move through its tokens" }, [
     element("div", { class: "gutter", "aria-hidden": "true" }, [element("span", { text: "reference" }), element("span", { text: "intervened" })]),
     tokens,
     readout,
@@ -88,7 +86,7 @@ function tokenPair(example, at, peak, largest) {
   if (at === peak) classes.push("peak");
   if (flags & SPECIAL) classes.push("special");
   else if (flags & TEMPLATE) classes.push("template");
-  // Activations that came without their text: row numbers stand for the tokens.
+  // Activations from files without text: row numbers replace the tokens.
   if (tokenId(example.tokens[at]) === -1) classes.push("row-number");
   const row = (name, amount) => element("bdi", { class: name, dir: "ltr", "--v": (Math.max(0, amount) / largest).toFixed(4) }, tokenNodes(text));
   const lower = row("lower", example.intervened[at]);

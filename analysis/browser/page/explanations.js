@@ -1,6 +1,6 @@
-// Where a latent fires by its rule, and what chat models say of it; each with the score that it got on other documents.
+// The rule for where a latent fires, and the explanations that chat models wrote, each scored on other documents.
 
-const CHANCE = "0.5 is chance";
+const CHANCE = "chance is 0.5";
 
 function latentExplanations(latent, chunk) {
   const rule = chunk.header.rules?.[latent];
@@ -12,18 +12,18 @@ const scoreOf = (row, name) => ({ value: row[name], low: row[`${name}_low`], hig
 const scoreText = (row, name) => (row[name] === null ? NONE : estimateText(scoreOf(row, name), fixed));
 
 function rulePanel(rule) {
-  const title = "Where it fires, by a rule";
+  const title = "Rule for where it fires";
   if (rule.text === null) return panel(title, [element("p", { class: "reason", text: `${rule.reason}.` })], "rule");
-  const pays = rule.bits_saved > 0 ? null : element("p", { class: "caption", text: "The rule does not pay: naming it costs more bits than it saves. It is shown with its score all the same." });
+  const pays = rule.bits_saved > 0 ? null : element("p", { class: "caption", text: "The rule does not pay: describing it costs more bits than it saves. Its score is shown nevertheless." });
   return panel(title, [
     ruleSentence(rule),
     pays,
     pairsList([
-      ["AUROC, does it fire", element("strong", { text: scoreText(rule, "auroc") }), CHANCE],
-      ["AUROC, its activation", scoreText(rule, "activation_auroc"), "where the rule holds against elsewhere"],
-      ["scored on", `${whole(rule.n_firings)} firings in ${whole(rule.n_documents)} documents`, `of ${whole(rule.n_tokens)} tokens; learnt on others`],
+      ["AUROC, firing", element("strong", { text: scoreText(rule, "auroc") }), CHANCE],
+      ["AUROC, activation", scoreText(rule, "activation_auroc"), "how well the activation predicts whether the rule holds"],
+      ["scored on", `${whole(rule.n_firings)} firings in ${whole(rule.n_documents)} documents`, `of ${whole(rule.n_tokens)} tokens; fitted on other documents`],
     ]),
-    element("p", { class: "caption", text: "The rule with which its firings in one half of the held-out documents are described in the fewest bits. AUROC, on the other half: the chance that a token on which it fires is preferred by the rule to one on which it does not, ties counting half; its interval resamples documents." }),
+    element("p", { class: "caption", text: "The rule that describes the latent's firings in one half of the held-out documents in the fewest bits. AUROC, on the other half: the probability that the rule ranks a token on which the latent fires above one on which it does not; ties count half. The interval resamples documents." }),
   ], "rule");
 }
 
@@ -39,20 +39,20 @@ function writtenPanel(row) {
   const author = visibleText(basename(row.author));
   const judge = visibleText(basename(row.judge));
   const unparsed = row.detection_unparsed + row.fuzzing_unparsed;
-  return panel(`In the words of ${author}`, [
+  return panel(`Explanation by ${author}`, [
     text,
     row.text !== null && row.reason !== null ? element("p", { class: "caption", text: `${row.reason}.` }) : null,
     row.text === null ? null : writtenScores(row),
-    unparsed ? element("p", { class: "caption", text: `${whole(unparsed)} replies of the judge were neither yes nor no; they count for nothing.` }) : null,
-    row.text === null ? null : element("p", { class: "caption", text: `Written by a chat model from ${whole(row.n_shown)} excerpts in which it fires, with what it writes into both models, and ${whole(row.n_shown_silent)} others; scored by ${judge} on excerpts of other documents. Balanced accuracy: ${CHANCE}. Beside it, with the explanation of ${row.control_latent === null ? "no other latent, since there is none" : `latent ${row.control_latent}`}: a judge for which both are alike does not judge. ${judgedTogether(row)}${whole(row.prompt_tokens + row.reply_tokens)} tokens.` }),
+    unparsed ? element("p", { class: "caption", text: `${whole(unparsed)} replies of the judge were neither yes nor no and are not counted.` }) : null,
+    row.text === null ? null : element("p", { class: "caption", text: `Written by a chat model from ${whole(row.n_shown)} excerpts in which the latent fires, with what it writes into both models, and ${whole(row.n_shown_silent)} others. Scored by ${judge} on excerpts of other documents: balanced accuracy, ${CHANCE}. Control: ${row.control_latent === null ? "none, since no other latent has an explanation" : `the score with the explanation of latent ${row.control_latent}`}. A judge that scores both alike is uninformative. ${meanScores(row)}${whole(row.prompt_tokens + row.reply_tokens)} tokens.` }),
   ], "written");
 }
 
-// Of one latent alone there are too few verdicts to tell a judge that cannot judge.
-function judgedTogether({ author, judge }) {
+// A single latent has too few verdicts to reveal an uninformative judge; the means over latents do.
+function meanScores({ author, judge }) {
   const together = (data.header.judged ?? []).find((one) => one.author === author && one.judge === judge);
-  const parts = ["detection", "fuzzing"].filter((way) => together?.[way]).map((way) => `${way} ${fixed(together[way].own)} and ${fixed(together[way].control)} (mean of ${whole(together[way].n)})`);
-  return parts.length ? `On average over the latents that were judged so: ${parts.join(", ")}. ` : "";
+  const parts = ["detection", "fuzzing"].filter((way) => together?.[way]).map((way) => `${way} ${fixed(together[way].own)}, control ${fixed(together[way].control)} (${whole(together[way].n)} scored)`);
+  return parts.length ? `Means over latents: ${parts.join("; ")}. ` : "";
 }
 
 function writtenScores(row) {
@@ -63,7 +63,7 @@ function writtenScores(row) {
   const line = (name, about, way) => element("tr", {}, [element("th", { scope: "row", title: about, text: name }), cell(way), cell(`${way}_control`)]);
   const rule = row.detection_rule === null ? null : element("tr", {}, [element("th", { scope: "row", text: "detection by the rule" }), element("td", { class: "numeric", text: fixed(row.detection_rule) }), element("td")]);
   return element("table", { class: "scores" }, [
-    element("thead", {}, element("tr", {}, ["", "its explanation", "another's"].map((text) => element("th", { scope: "col", class: text ? "numeric" : "", text })))),
+    element("thead", {}, element("tr", {}, ["", "its explanation", "control"].map((text) => element("th", { scope: "col", class: text ? "numeric" : "", text })))),
     element("tbody", {}, [
       line("detection", "Given the explanation, does the latent fire anywhere in this excerpt?", "detection"),
       line("fuzzing", "Given the explanation, are the marked tokens those on which it fires?", "fuzzing"),

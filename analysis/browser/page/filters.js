@@ -1,4 +1,4 @@
-// What stands above the table: search, filters, order and columns, and what of them is in force.
+// The toolbar above the table: search, filters, sorting, columns, and the active filters.
 
 function toolbar() {
   const query = element("input", { type: "search", id: "query", placeholder: "explanation, example text, logit tokens, number", autocomplete: "off", spellcheck: "false" });
@@ -11,7 +11,7 @@ function toolbar() {
     clearTimeout(pause);
     pause = setTimeout(apply, 120);
   });
-  // Who leaves the field sooner has typed all of it.
+  // Leaving the field ends the pause early.
   query.addEventListener("change", apply);
   const sort = element("select", { id: "sort", onchange: () => go({ sort: sort.value }) });
   table.chips = element("div", { class: "chips" });
@@ -28,16 +28,16 @@ function toolbar() {
   ]);
 }
 
-// Only where anything is more than observed: there is nothing to choose from otherwise.
+// Only if some latent has more evidence than observed; otherwise the filter has one value.
 function evidenceField() {
-  return data.categories.evidence ? keptField("evidence", LEVELS_EXPLAINED) : null;
+  return data.categories.evidence ? filterField("evidence", LEVELS_EXPLAINED) : null;
 }
 
-const decisionField = () => keptField("decision", DECISIONS_EXPLAINED);
+const decisionField = () => filterField("decision", DECISIONS_EXPLAINED);
 
-function keptField(name, explained) {
+function filterField(name, meanings) {
   const buttons = data.categories[name].names.map((value) =>
-    element("button", { type: "button", class: "level", "data-kept": name, "data-value": value, "aria-pressed": "false", title: explained[value], onclick: () => toggleKept(name, value) }, [
+    element("button", { type: "button", class: "level", "data-filter": name, "data-value": value, "aria-pressed": "false", title: meanings[value], onclick: () => toggleFilter(name, value) }, [
       value,
       element("small"),
     ]),
@@ -45,12 +45,12 @@ function keptField(name, explained) {
   return element("div", { class: "field", role: "group", "aria-label": name }, [element("span", { text: name }), element("div", { class: "levels" }, buttons)]);
 }
 
-function renderKept() {
+function renderFilters() {
   const counts = { evidence: data.header.evidence, decision: decisionCounts() };
-  for (const button of document.querySelectorAll("[data-kept]")) {
-    const { kept, value } = button.dataset;
-    button.setAttribute("aria-pressed", String(isKept(kept, value)));
-    if (counts[kept]) button.querySelector("small").textContent = whole(counts[kept][value] ?? 0);
+  for (const button of document.querySelectorAll("[data-filter]")) {
+    const { filter, value } = button.dataset;
+    button.setAttribute("aria-pressed", String(isSelected(filter, value)));
+    if (counts[filter]) button.querySelector("small").textContent = whole(counts[filter][value] ?? 0);
   }
 }
 
@@ -58,12 +58,12 @@ function columnMenu() {
   const boxes = numericColumns().map((name) => {
     const box = element("input", { type: "checkbox", value: name });
     box.addEventListener("change", () => {
-      const kept = state.columns.filter((other) => other !== name && !isGist(other));
-      go({ columns: [...kept, ...(box.checked ? [name] : []), ...Object.keys(GISTS)] }, true);
+      const others = state.columns.filter((other) => other !== name && !isGist(other));
+      go({ columns: [...others, ...(box.checked ? [name] : []), ...Object.keys(GISTS)] }, true);
     });
     return element("label", { title: columnOf(name).about }, [box, columnOf(name).title]);
   });
-  // A column that would tell how sure a label is and holds nothing is named as missing, not left out.
+  // Certainty columns without numbers are listed as missing, not omitted.
   const missing = CERTAINTY_COLUMNS.filter((name) => !measured(name)).map((name) =>
     element("label", { class: "missing", title: columnOf(name).about }, [element("input", { type: "checkbox", disabled: true }), `${columnOf(name).title}: ${NONE}`]),
   );
@@ -83,7 +83,7 @@ function renderToolbar() {
   );
   sort.value = state.sort;
   for (const box of document.querySelectorAll(".columns input")) box.checked = state.columns.includes(box.value);
-  renderKept();
+  renderFilters();
   showRange(document.getElementById("range-column").value);
   table.chips.replaceChildren(...chips());
   table.count.textContent = `${whole(table.rows.length)} of ${whole(data.n)} latents${searchProgress()}`;
@@ -92,8 +92,8 @@ function renderToolbar() {
 
 function chips() {
   const chip = (content, name, remove) => element("button", { type: "button", class: "chip", title: `remove filter: ${name}`, onclick: remove }, [content, element("span", { class: "cross", text: "×", "aria-hidden": "true" })]);
-  const made = [...state.kept].flatMap(([name, kept]) =>
-    [...kept].map((value) => chip(name === "label" ? labelName(value) : `${name}: ${value}`, value, () => toggleKept(name, value))),
+  const made = [...state.filters].flatMap(([name, selected]) =>
+    [...selected].map((value) => chip(name === "label" ? labelName(value) : `${name}: ${value}`, value, () => toggleFilter(name, value))),
   );
   for (const [name, [low, high]] of state.ranges) {
     const from = low === -Infinity ? "" : `${significant(low)} ≤ `;

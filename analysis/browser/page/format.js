@@ -1,4 +1,4 @@
-// Numbers, tokens and elements. Text from models and data sets reaches the document through textContent only.
+// Formats numbers and tokens, and creates elements. Text from models and data sets enters the document only as textContent.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -29,7 +29,7 @@ function fill(node, properties, children) {
 
 const grouped = new Intl.NumberFormat("en-US");
 
-// What was not measured says so: a dash could be read as none found.
+// Missing values are spelled out: a dash could be read as "none found".
 const NONE = "not measured";
 const minus = (text) => text.replace("-", "−");
 
@@ -38,7 +38,7 @@ const fixed = (value, digits = 2) => (value === null || value === undefined ? NO
 
 const EXACT = 50;
 
-// As toFixed, but what lies exactly between two goes to the even one, as in the report: 56.25 to 56.2, not 56.3.
+// Like toFixed, but rounds ties to even, as the report does: 56.25 becomes 56.2, not 56.3.
 function toEven(value, digits) {
   const exact = value.toFixed(digits + EXACT);
   if (!/^50*$/.test(exact.slice(-EXACT))) return value.toFixed(digits);
@@ -53,7 +53,7 @@ function significant(value, digits = 3) {
   return minus(String(Number(value.toPrecision(digits))));
 }
 
-// A rate of errors: below a thousandth its size says nothing more.
+// A p-value or q-value; below 0.001 the exact size carries no information.
 const errorRate = (value) => (value !== null && value !== undefined && value < 1e-3 ? "< 0.001" : significant(value));
 
 function percent(value) {
@@ -68,7 +68,7 @@ function interval(low, high, format) {
   return low === null || high === null ? `interval ${NONE}` : `${format(low)} to ${format(high)}`;
 }
 
-// Characters that would be invisible, or would change how their neighbors are shown.
+// Characters that are invisible or change how adjacent text is displayed.
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}\u00a0\u2000-\u200a\u3000]/u;
 const NAMED = { "\n": "↵", "\r": "␍", "\t": "⇥", "\u00a0": "⍽" };
 
@@ -76,8 +76,8 @@ function visibleCharacter(letter) {
   return NAMED[letter] ?? `\\u${letter.codePointAt(0).toString(16).padStart(4, "0")}`;
 }
 
-// A token as nodes: what cannot be seen is spelled out in a class of its own. In a list a leading space is shown, in
-// running text it stays a space.
+// A token as DOM nodes: invisible characters are spelled out in spans of class `unseen`. Leading spaces are marked in lists and
+// stay spaces in running text.
 function tokenNodes(text, inList = false) {
   const nodes = [];
   let plain = "";
@@ -104,7 +104,7 @@ function tokenNodes(text, inList = false) {
 }
 
 function tokenElement(index, extra = "") {
-  return element("bdi", { class: `token ${extra}`, title: tokenId(index) === -1 ? "row of the given activations" : `token id ${tokenId(index)}` }, tokenNodes(tokenText(index), true));
+  return element("bdi", { class: `token ${extra}`, title: tokenId(index) === -1 ? "row of the activations file" : `token id ${tokenId(index)}` }, tokenNodes(tokenText(index), true));
 }
 
 function visibleText(text) {

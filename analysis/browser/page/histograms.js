@@ -1,9 +1,9 @@
-// How often a latent fires how strongly: one histogram, or where there are several sources of text one below the other, all over
-// the same bins and in one scale, so that their shapes and heights compare without any color.
+// Histograms of a latent's values: one in total, or one per text source with the same bins and scale, so that shapes and
+// heights are comparable without color.
 
 const BIN_HEIGHTS = { one: 74, each: 30 };
 
-// { width, sources: [{ name, tokens, counts }] }, or null where the latent never fired. In runs of before a single source without a name.
+// { width, sources: [{ name, tokens, counts }] }, or null if the latent never fired. Runs of earlier releases have one unnamed source.
 function histogramOf({ header, arrays }, latent) {
   const sources = [];
   let width = 0;
@@ -22,7 +22,7 @@ function histogramOf({ header, arrays }, latent) {
 
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 
-// Bars by the logarithm of how often, in units of `least`, and as high as the drawing at `most`.
+// Bars with logarithmic heights: log1p(frequency / least), scaled so that `most` fills the chart.
 function binBars({ counts, tokens = null }, { width, least = 1, most, tall, of = "" }) {
   const across = 340;
   const step = across / counts.length;
@@ -42,8 +42,8 @@ function binBars({ counts, tokens = null }, { width, least = 1, most, tall, of =
   ]);
 }
 
-function valueAxis({ width, sources }, words) {
-  return [element("span", { text: "0" }), element("span", { text: words }), element("span", { text: significant(sources[0].counts.length * width) })];
+function valueAxis({ width, sources }, title) {
+  return [element("span", { text: "0" }), element("span", { text: title }), element("span", { text: significant(sources[0].counts.length * width) })];
 }
 
 function activationHistogram(histogram) {
@@ -51,11 +51,11 @@ function activationHistogram(histogram) {
   const most = Math.max(...source.counts, 1);
   return element("figure", { class: "histogram" }, [
     binBars({ counts: source.counts }, { width: histogram.width, most, tall: BIN_HEIGHTS.one }),
-    element("figcaption", { class: "axis" }, valueAxis(histogram, "latent value where it fires; bar heights are logarithmic")),
+    element("figcaption", { class: "axis" }, valueAxis(histogram, "latent value on tokens where it fires; logarithmic bar heights")),
   ]);
 }
 
-// Heights are shares of a source's tokens, by the logarithm: what counts as one token in the largest source is one everywhere.
+// Heights are logarithmic shares of a source's tokens, in units of one token of the largest source.
 function sourceHistograms(latent, histogram) {
   const { width, sources } = histogram;
   const all = {
@@ -86,7 +86,7 @@ function sourceHistograms(latent, histogram) {
     element("th", { scope: "col", class: "bins" }, element("span", { class: "axis" }, valueAxis(histogram, "latent value"))),
   ];
   return element("table", { class: "by-source histogram" }, [
-    element("caption", { class: "caption", text: "Bars: share of the source's tokens with such a value, logarithmic, in one scale for all rows." }),
+    element("caption", { class: "caption", text: "Bars: share of the source's tokens with this value, logarithmic, on one scale for all rows." }),
     element("thead", {}, element("tr", {}, heads)),
     element("tbody", {}, [all, ...each].map(row)),
   ]);

@@ -1,26 +1,26 @@
-// Keys: what each does, and the list of them that a reader opens. None of them does anything while a field is in use.
+// Keyboard shortcuts and the dialog that lists them. Shortcuts are inactive while a field has the focus.
 
 const KEYS = [
-  { key: "j", does: "the next latent in the table's order; in the table the next row", run: () => stepLatent(1) },
-  { key: "k", does: "the previous one", run: () => stepLatent(-1) },
-  { key: "s", does: "star the latent that is open, or the row that has the focus", run: () => decideInHand("starred") },
-  { key: "x", does: "reject it", run: () => decideInHand("rejected") },
-  { key: "c", does: "clear that: undecided again; its note and label stay", run: () => decideInHand("undecided") },
-  { key: "l", does: "write a label of your own", run: () => writeInHand("own-label") },
-  { key: "n", does: "write a note", run: () => writeInHand("note") },
-  { key: "/", does: "search", run: () => startSearch() },
-  { key: "?", does: "this list", run: () => openHelp() },
+  { key: "j", action: "next latent in table order; in the table, next row", run: () => stepLatent(1) },
+  { key: "k", action: "previous latent or row", run: () => stepLatent(-1) },
+  { key: "s", action: "star the open latent, or the focused row", run: () => decideSelected("starred") },
+  { key: "x", action: "reject it", run: () => decideSelected("rejected") },
+  { key: "c", action: "clear the decision; the note and your label stay", run: () => decideSelected("undecided") },
+  { key: "l", action: "write your own label", run: () => editSelected("own-label") },
+  { key: "n", action: "write a note", run: () => editSelected("note") },
+  { key: "/", action: "search", run: () => startSearch() },
+  { key: "?", action: "show this list", run: () => openHelp() },
 ];
 
-const ALWAYS = [
-  ["Escape", "out of a field; from a latent back to the table; out of the scatter's selection; out of this list"],
-  ["↑ ↓", "from row to row, in the table"],
-  ["Enter", "opens the latent of the row"],
-  ["← →", "from token to token, in an example"],
-  ["Tab", "to the next link, button or field"],
+const STANDARD_KEYS = [
+  ["Escape", "leave a field; return from a latent to the table; clear the selection in the scatter plot; close this list"],
+  ["↑ ↓", "previous or next row of the table"],
+  ["Enter", "open the latent of the focused row"],
+  ["← →", "previous or next token of an example"],
+  ["Tab", "next link, button or field"],
 ];
 
-// Whoever speaks to a computer, or strays onto keys, can do without keys of one letter.
+// Users of speech input, and users who hit keys by accident, can switch single-character shortcuts off.
 const KEYS_OFF = "crosscoder/keys off";
 const keys = { off: false };
 
@@ -30,14 +30,14 @@ function readKeys() {
 
 function switchKeys(off) {
   keys.off = off;
-  keepItem(KEYS_OFF, off ? "yes" : "no");
+  storeItem(KEYS_OFF, off ? "yes" : "no");
 }
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || document.querySelector("dialog[open]")) return;
   if (event.target.closest?.("input, select, textarea")) {
     if (event.key !== "Escape") return;
-    // Some browsers would empty a search field.
+    // Some browsers clear a search field on Escape.
     event.preventDefault();
     event.target.blur();
     return;
@@ -51,9 +51,9 @@ function onKey(event) {
   }
   const known = KEYS.find(({ key }) => key === event.key);
   if (!known || keys.off) return;
-  // Some browsers search the page at these keys; and a field that gets the focus now would receive the letter.
+  // Some browsers search the page on these keys, and a field that gets the focus now would receive the letter.
   event.preventDefault();
-  // What is typed for a field that is still loading is no command.
+  // Letters typed while a field is still loading are meant for that field.
   if (focusing.next === null) known.run();
 }
 
@@ -78,9 +78,9 @@ function openHelp() {
   const box = element("input", { type: "checkbox", id: "keys-on" });
   box.checked = !keys.off;
   box.addEventListener("change", () => switchKeys(!box.checked));
-  const rows = [...KEYS.map(({ key, does }) => [key, does]), ...ALWAYS];
-  openDialog("Keys", [
-    element("dl", { class: "key-list" }, rows.flatMap(([key, does]) => [element("dt", {}, element("kbd", { text: key })), element("dd", { text: does })])),
-    element("label", { class: "toggle" }, [box, "keys of one letter or sign do something"]),
+  const rows = [...KEYS.map(({ key, action }) => [key, action]), ...STANDARD_KEYS];
+  openDialog("Keyboard shortcuts", [
+    element("dl", { class: "key-list" }, rows.flatMap(([key, action]) => [element("dt", {}, element("kbd", { text: key })), element("dd", { text: action })])),
+    element("label", { class: "toggle" }, [box, "enable single-character shortcuts"]),
   ]);
 }

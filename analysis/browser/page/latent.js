@@ -23,7 +23,7 @@ async function renderLatent(latent) {
     latentHead(latent, chunk.header.evidence[inside]),
     element("div", { class: "latent-grid" }, [
       element("div", { class: "findings-of-latent" }, [why(latent, chunk.header.reasons[inside]), ...latentExplanations(latent, chunk), ...latentBehaviors(latent, chunk, inside), latentTrajectory(latent, chunk, inside)]),
-      element("div", { class: "on-text" }, [examples.length ? exampleSection(examples) : noExamples(latent), ...carriedSections(latent, chunk)]),
+      element("div", { class: "on-text" }, [examples.length ? exampleSection(examples) : noExamples(latent), ...attributedSections(latent, chunk)]),
       element("div", { class: "rest" }, [latentCertainty(latent), logitSection(logitsOf(chunk, latent)), firing(latent, histogramOf(chunk, latent)), sizeAndDirection(latent), neighborPanel(chunk, inside)]),
     ]),
   );
@@ -36,12 +36,12 @@ function latentHead(latent, evidence) {
   const index = table.rows.indexOf(latent);
   const step = (offset, text, key) => {
     const other = table.rows[index + offset];
-    const title = `${text} latent in the table's order (key ${key})`;
+    const title = `${text} latent in table order (key ${key})`;
     return other === undefined
       ? element("span", { class: "step", "aria-disabled": "true", text })
       : element("a", { class: "step", href: writeState({ latent: other }), title, text });
   };
-  const place = index < 0 ? "outside the table's filters" : `${whole(index + 1)} of ${whole(table.rows.length)} in the table's order`;
+  const place = index < 0 ? "excluded by the table's filters" : `${whole(index + 1)} of ${whole(table.rows.length)} in table order`;
   const explanation = data.header.explanations[latent];
   return element("div", { class: "latent-head" }, [
     element("nav", { class: "steps", "aria-label": "Latents" }, [backLink(), step(-1, "previous", "k"), step(1, "next", "j"), element("span", { class: "muted", text: place })]),
@@ -54,8 +54,8 @@ function latentHead(latent, evidence) {
 function noExamples(latent) {
   const text =
     labelOf(latent) === "dead"
-      ? "This latent fired on no held-out token, so there is nothing to show."
-      : "The analysis kept no examples of this latent.";
+      ? "This latent fired on no held-out token, so it has no examples."
+      : "The analysis stored no examples of this latent.";
   return element("section", { class: "examples" }, [element("h2", { text: "Examples" }), element("p", { class: "muted", text })]);
 }
 
@@ -68,20 +68,20 @@ function why(latent, reason) {
   const label = labelOf(latent);
   const heading = `Why “${label}”: ${LABELS_EXPLAINED[label]}`;
   const row = (title, about, name, limit) => {
-    const leaning = interval(valueOf(`${name}_low`, latent), valueOf(`${name}_high`, latent), fixed);
+    const bounds = interval(valueOf(`${name}_low`, latent), valueOf(`${name}_high`, latent), fixed);
     const relative = valueOf("relative_norm", latent);
     const toward = relative === null ? null : relative >= 0.5 ? "new" : "lost";
-    const cell = (way) => {
-      const value = valueOf(`${name}_${way}`, latent);
-      const shown = value ?? (way === toward ? valueOf(name, latent) : null);
-      return element("td", { class: `${way === toward ? "leans" : ""} ${shown === null ? "missing" : ""}` }, [
+    const cell = (side) => {
+      const value = valueOf(`${name}_${side}`, latent);
+      const shown = value ?? (side === toward ? valueOf(name, latent) : null);
+      return element("td", { class: `${side === toward ? "leans" : ""} ${shown === null ? "missing" : ""}` }, [
         fixed(shown),
-        way === toward && shown !== null ? element("small", { text: leaning }) : null,
+        side === toward && shown !== null ? element("small", { text: bounds }) : null,
       ]);
     };
     return element("tr", {}, [element("th", { scope: "row", text: title, title: about }), cell("new"), cell("lost"), element("td", { class: "muted", text: limit === undefined ? "" : `≤ ${limit}` })]);
   };
-  const head = [said("measure"), "absent from the reference?", "absent from the intervened?", "new, lost if"];
+  const head = [visuallyHidden("measure"), "absent from the reference?", "absent from the intervened model?", "new or lost if"];
   const tableNode = element("table", { class: "nu" }, [
     element("thead", {}, element("tr", {}, head.map((shown) => element("th", { scope: "col" }, shown)))),
     element("tbody", {}, [
@@ -89,8 +89,8 @@ function why(latent, reason) {
       row("ν reconstruction", COLUMNS.nu_reconstruction.about, "nu_reconstruction", rule?.nu_reconstruction),
     ]),
   ]);
-  const small = "ν near 0: the other model has nothing of it; near 1: it is there after all. Shaded: the side it leans to, with its interval, which counts.";
-  return panel(heading, [element("p", { class: "reason" }, element("bdi", { text: visibleText(reason) })), tableNode, element("p", { class: "caption", text: small })], "why");
+  const caption = "ν near 0: the latent is absent from the other model; near 1: it is present there. Shaded: the side that the latent leans to, with its interval; the rule uses the upper bound.";
+  return panel(heading, [element("p", { class: "reason" }, element("bdi", { text: visibleText(reason) })), tableNode, element("p", { class: "caption", text: caption })], "why");
 }
 
 function pairsList(rows) {
@@ -104,17 +104,17 @@ function sizeAndDirection(latent) {
   const of = (name) => valueOf(name, latent);
   const relative = element("span", { class: "wide-norm" }, normBar(of("relative_norm"), fixed(of("relative_norm"), 3)));
   const twin = of("twin");
-  // What has no value needs no second line that says so of its interval, too.
-  const besides = (name, note) => (of(name) === null ? null : note);
+  // A missing value needs no note about its interval.
+  const noteIfMeasured = (name, note) => (of(name) === null ? null : note);
   const link = twin === null ? NONE : element("span", {}, [element("a", { href: writeState({ latent: twin }), text: `latent ${twin}` }), ` (${labelOf(twin)})`]);
-  return panel("Size, direction, share", [
+  return panel("Norms, direction, share of the shift", [
     pairsList([
-      ["relative norm", relative, besides("relative_norm_raw", `raw ${fixed(of("relative_norm_raw"), 3)}`)],
-      ["norm, reference", significant(of("norm_reference")), besides("norm_reference_raw", `raw ${significant(of("norm_reference_raw"))}`)],
-      ["norm, intervened", significant(of("norm_intervened")), besides("norm_intervened_raw", `raw ${significant(of("norm_intervened_raw"))}`)],
+      ["relative norm", relative, noteIfMeasured("relative_norm_raw", `raw ${fixed(of("relative_norm_raw"), 3)}`)],
+      ["norm, reference", significant(of("norm_reference")), noteIfMeasured("norm_reference_raw", `raw ${significant(of("norm_reference_raw"))}`)],
+      ["norm, intervened", significant(of("norm_intervened")), noteIfMeasured("norm_intervened_raw", `raw ${significant(of("norm_intervened_raw"))}`)],
       ["decoder cosine", fixed(of("decoder_cosine"), 3)],
-      ["shift share", percent(of("shift_share")), besides("shift_share", interval(of("shift_share_low"), of("shift_share_high"), percent))],
-      ["twin on the other side", link, twin === null ? null : `cosine ${fixed(of("twin_cosine"))}`],
+      ["shift share", percent(of("shift_share")), noteIfMeasured("shift_share", interval(of("shift_share_low"), of("shift_share_high"), percent))],
+      ["twin in the other model", link, twin === null ? null : `cosine ${fixed(of("twin_cosine"))}`],
     ]),
   ]);
 }
@@ -137,7 +137,7 @@ function firing(latent, histogram) {
       ...(bySource ? [] : densityBars(latent)),
       ["held-out tokens", whole(of("n_tokens")), `in ${whole(of("n_documents"))} documents`],
       ["on template tokens", percent(of("template_share")), of("template_share") === null ? null : "of its firings"],
-      ["value, mean and largest", `${significant(of("mean_activation"))}, ${significant(of("max_activation"))}`],
+      ["activation, mean and maximum", `${significant(of("mean_activation"))}, ${significant(of("max_activation"))}`],
     ]),
     bySource ? sourceHistograms(latent, histogram) : histogram ? activationHistogram(histogram) : null,
   ]);
@@ -150,8 +150,8 @@ function logitSection(tables) {
     if (!top.length && !bottom.length) return element("div", { class: "logits" }, [element("h4", { text: name }), element("p", { class: "muted", text: "not measured" })]);
     return element("div", { class: "logits", "data-model": name }, [element("h4", { text: name }), logitList(top, "up"), logitList(bottom, "down")]);
   });
-  const note = "Logit lens: each model's direction through that model's final norm and unembedding. Largest first, then most negative. A reading of the direction, not a measured effect on the output.";
-  return panel("Tokens its direction points at", [element("div", { class: "logit-columns" }, blocks), element("p", { class: "caption", text: note })]);
+  const note = "Each model's direction, passed through that model's final norm and unembedding: largest logits first, then the most negative. The logit lens reads the direction; it measures no effect on the output.";
+  return panel("Logit lens: tokens the direction points at", [element("div", { class: "logit-columns" }, blocks), element("p", { class: "caption", text: note })]);
 }
 
 function logitList(rows, side) {

@@ -1,13 +1,13 @@
-// Small drawings of a few points with their intervals: lines that differ in stroke and mark and are named where they end.
+// Small line charts with intervals; lines differ in stroke and mark and are named at their ends.
 
 const LINES = { width: 380, height: 154, left: 46, right: 74, top: 20, bottom: 26 };
 const SPACE = 13;
 
-// A share on an axis, where two digits do.
+// A share on an axis, with two digits.
 const axisShare = (share) => `${significant(100 * share, 2)} %`;
 
-// `series`: { name, values, lows, highs } each; `x`: places of the points from 0 to 1; `ticks`: [place, text] below them;
-// `marks`: [place, text] of upright lines; `limits`: levels that are drawn across. A value of null leaves a gap.
+// `series`: { name, values, lows, highs } each; `x`: positions of the points from 0 to 1; `ticks`: [position, text] below them;
+// `marks`: [position, text] of vertical lines; `limits`: levels of horizontal lines. A null value leaves a gap.
 function lineChart({ label, x, ticks, series, format = percent, axisFormat = axisShare, low = null, high = null, marks = [], limits = [] }) {
   const { width, height, left, right, top, bottom } = LINES;
   const all = series.flatMap(({ values, lows = [], highs = [] }) => [...values, ...lows, ...highs]).filter((value) => value !== null);
@@ -17,7 +17,7 @@ function lineChart({ label, x, ticks, series, format = percent, axisFormat = axi
   const up = (value) => height - bottom - ((value - least) / span) * (height - top - bottom);
   const text = (at, down, words, anchor = "middle", name = "") => svg("text", { x: at, y: down, "text-anchor": anchor, class: name, text: words });
   const line = (name, x1, y1, x2, y2) => svg("line", { class: name, x1, y1, x2, y2 });
-  // Zero always has its number, an end only where it stands apart from that.
+  // Zero always has a label; an end has one only if it does not overlap that of zero.
   const ends = [...new Set([least, most])];
   const levels = least < 0 && most > 0 ? [0, ...ends.filter((end) => Math.abs(up(end) - up(0)) >= SPACE)] : ends;
   return svg("svg", { class: "lines", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, [
@@ -50,7 +50,7 @@ function drawnSeries({ name, values, lows = [], highs = [] }, index, places, up,
   return nodes;
 }
 
-// As they are drawn, for the words beside a chart.
+// Marks of the series, for captions.
 const SERIES_MARKS = ["●", "□", "▲"];
 
 function seriesMark(index, left, top) {
@@ -59,7 +59,7 @@ function seriesMark(index, left, top) {
   return svg("path", { class: "point", d: `M${left} ${top - 4}l4 7h-8Z` });
 }
 
-// Names of the lines at the height at which they end, moved apart where these are close.
+// Names of the lines at the height of their last point, moved apart if they would overlap.
 function endNames(series, up) {
   const ends = series.filter(({ values }) => values.some((value) => value !== null)).map(({ name, values }) => [name, up(values.findLast((value) => value !== null))]);
   ends.sort((a, b) => a[1] - b[1]);
@@ -68,8 +68,8 @@ function endNames(series, up) {
   return ends.map(([name, down]) => [name, down - over]);
 }
 
-// Bars side by side with one mark below that stands out; heights from 0.
-function columnChart({ label, values, names, marked, markName, tell }) {
+// Vertical bars from 0, one of them marked; `describe` gives the tooltip of a bar.
+function columnChart({ label, values, names, marked, markName, describe }) {
   const [width, height, left, bottom, top] = [380, 116, 46, 30, 8];
   const [least, most] = [Math.min(0, ...values), Math.max(1, ...values)];
   const up = (value) => height - bottom - ((value - least) / (most - least)) * (height - top - bottom);
@@ -77,7 +77,7 @@ function columnChart({ label, values, names, marked, markName, tell }) {
   const center = (at) => left + (at + 0.5) * step;
   const bars = values.map((value, at) => {
     const bar = svg("rect", { class: at === marked ? "column marked" : "column", x: left + at * step + step * 0.12, width: step * 0.76, y: up(Math.max(0, value)), height: Math.max(1, Math.abs(up(value) - up(0))) });
-    bar.append(svg("title", { text: tell(at) }));
+    bar.append(svg("title", { text: describe(at) }));
     return bar;
   });
   const anchor = center(marked) > width - 60 ? "end" : center(marked) < left + 40 ? "start" : "middle";
@@ -90,15 +90,15 @@ function columnChart({ label, values, names, marked, markName, tell }) {
   ]);
 }
 
-// One estimate among what random draws reach: a mark with its interval over short upright strokes, one a draw.
-function amongRandom({ value, low, high }, random) {
+// An estimate with its interval, compared with random draws: one short vertical stroke per draw.
+function randomDrawsChart({ value, low, high }, random) {
   if (value === null || !random.length) return null;
   const [width, height, edge] = [240, 22, 6];
   const all = [0, value, low, high, ...random].filter((end) => end !== null);
   const [least, most] = [Math.min(...all), Math.max(...all)];
   const across = (share) => edge + ((share - least) / (most - least || 1)) * (width - 2 * edge);
   const stroke = (name, share, from, to) => svg("line", { class: name, x1: across(share), x2: across(share), y1: from, y2: to });
-  return svg("svg", { class: "among", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, [
+  return svg("svg", { class: "random-draws", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, [
     svg("line", { class: "grid", x1: edge, x2: width - edge, y1: height / 2, y2: height / 2 }),
     stroke("zero", 0, 1, height - 1),
     ...random.map((share) => stroke("draw", share, 6, height - 6)),

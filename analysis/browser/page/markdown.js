@@ -1,15 +1,15 @@
-// One latent, and the audit as a whole, as Markdown: the numbers of the page as the page writes them, all other text escaped.
+// Exports one latent, or the whole audit, as Markdown: numbers in the format of the page, all other text escaped.
 
 const LATENT_NUMBERS = ["relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "shift_share", "density", "n_tokens", "n_documents", "max_activation", "q_value", "seed_stability", "difference_cosine"];
-const EXAMPLES_TOLD = 3;
+const EXAMPLES_EXPORTED = 3;
 
-// Text within a line of Markdown that shows exactly this text, as the report escapes it.
+// Markdown that renders as exactly this text within a line; escapes as the report does.
 const markdownText = (text) => visibleText(text).replace(/([\\`*_[\]<>|~&#$])/g, "\\$1");
 
-// A line of its own, whose start makes no list and no heading either.
+// Markdown for a separate line: its start must not begin a list or a heading.
 const markdownLine = (text) => markdownText(text).replace(/^(\s*)([-+=])/, "$1\\$2").replace(/^(\s*\d+)([.)])(?=\s|$)/, "$1\\$2");
 
-// Text as a code span, whatever backticks it holds.
+// Text as a code span, even if it contains backticks.
 function markdownCode(text) {
   const shown = visibleText(text);
   const longest = Math.max(0, ...(shown.match(/`+/g) ?? []).map((run) => run.length));
@@ -18,7 +18,7 @@ function markdownCode(text) {
   return `${fence}${space}${shown}${space}${fence}`;
 }
 
-// Lines of a note stay lines.
+// A note as a quotation; its line breaks are preserved.
 function markdownQuote(text) {
   const lines = text.split(/\r\n|\r|\n/).map(markdownLine);
   return lines.map((line, at) => `> ${line}${line.trim() && lines[at + 1]?.trim() ? "\\" : ""}`.trimEnd()).join("\n");
@@ -39,7 +39,7 @@ async function latentMarkdown(latent, level = 2) {
   const explanation = data.header.explanations[latent];
   const facts = [
     `evidence: ${chunk.header.evidence[inside]}`,
-    `why “${labelOf(latent)}”: ${markdownText(chunk.header.reasons[inside])}`,
+    `reason for “${labelOf(latent)}”: ${markdownText(chunk.header.reasons[inside])}`,
     explanation ? `explanation: ${markdownText(explanation)}` : null,
     `decision: ${entry.verdict ?? "undecided"}`,
   ];
@@ -65,7 +65,7 @@ function latentNumbers(latent, chunk, inside) {
   (data.header.behaviors ?? []).forEach((behavior, index) => {
     if (!behavior.explanation) return;
     const { share, named } = attributedTo(behavior, index, latent, chunk, inside);
-    rows.push([`share of the shift of ${markdownText(behavior.name)}, attributed`, percent(share.value), share.value === null ? "" : bounds(share.low, share.high, percent)]);
+    rows.push([`attributed share of the shift of ${markdownText(behavior.name)}`, percent(share.value), share.value === null ? "" : bounds(share.low, share.high, percent)]);
     for (const [words, check] of named ? checksOf(named) : []) {
       rows.push([`${words.toLowerCase()}: ${check.passed ? "passed" : "not passed"}`, percent(check.share.value), bounds(check.share.low, check.share.high, percent)]);
     }
@@ -78,13 +78,13 @@ function latentTokens(latent) {
   const [peaks, points] = [spans("peaks"), spans("points")];
   return [
     peaks.length ? `Its strongest examples peak on ${peaks.join(", ")}.` : null,
-    points.length ? `Its direction points at ${points.join(", ")} (logit lens: a reading of the direction, not an effect).` : null,
+    points.length ? `By the logit lens its direction points at ${points.join(", ")} (read from the direction, not a measured effect).` : null,
   ];
 }
 
 function latentExamples(chunk, latent) {
   const strongest = examplesOf(chunk, latent).filter(({ quantile }) => quantile === null).sort((a, b) => a.rank - b.rank);
-  return strongest.slice(0, EXAMPLES_TOLD).map((example) => {
+  return strongest.slice(0, EXAMPLES_EXPORTED).map((example) => {
     const peak = example.position - example.start;
     const [from, to] = [Math.max(0, peak - CONTEXT), Math.min(example.tokens.length, peak + CONTEXT + 1)];
     const text = (first, last) => {
@@ -102,25 +102,25 @@ async function auditMarkdown() {
   const { summary, run } = data.header;
   const having = (verdict) => [...decisions.entries.values()].filter((entry) => entry.verdict === verdict).map(({ latent }) => latent).sort((a, b) => a - b);
   const [starred, rejected] = [having("starred"), having("rejected")];
-  const told = [];
-  for (const latent of starred) told.push((await latentMarkdown(latent, 3)).trimEnd());
+  const starredSections = [];
+  for (const latent of starred) starredSections.push((await latentMarkdown(latent, 3)).trimEnd());
   const undecided = data.n - starred.length - rejected.length;
   const parts = [
     `# Audit: ${markdownText(comparedNames())}`,
-    `Written ${new Date().toISOString().slice(0, 10)} from the page of run \`${run}\`${summary.hookpoint ? `, read at ${markdownCode(summary.hookpoint)}` : ""}.`,
+    `Exported on ${new Date().toISOString().slice(0, 10)} from the page of run \`${run}\`${summary.hookpoint ? `; hookpoint ${markdownCode(summary.hookpoint)}` : ""}.`,
     markdownText(comparedText()),
-    "## How well the dictionary reads both models",
+    "## Quality of the dictionary",
     markdownTable(["measure", "value", ""], healthFigures().map(([name, value, note]) => [name, value, note]), [1]),
     "## What changed",
     markdownText(certaintyText()),
     labelTable(),
-    "### What the controls found",
+    "### Controls",
     data.header.findings.map(({ name, text }) => `- ${markdownText(name)}: ${markdownText(text ?? NONE)}`).join("\n"),
-    ...behaviorsTold(),
+    ...behaviorsMarkdown(),
     "## Requirements",
-    markdownTable(["requirement", "value", "threshold", "verdict"], data.header.desiderata.map(({ name, shown, threshold, verdict }) => [name, toldText(shown), toldText(threshold), verdict])),
+    markdownTable(["requirement", "value", "threshold", "verdict"], data.header.desiderata.map(({ name, shown, threshold, verdict }) => [name, sentenceMarkdown(shown), sentenceMarkdown(threshold), verdict])),
     `## Starred: ${whole(starred.length)}`,
-    ...(told.length ? told : ["None."]),
+    ...(starredSections.length ? starredSections : ["None."]),
     `## Rejected: ${whole(rejected.length)}`,
     rejected.map(rejectedLine).join("\n") || "None.",
     `## Undecided: ${whole(undecided)}`,
@@ -136,27 +136,27 @@ function labelTable() {
     const { low = null, high = null, expected_false: expected = null } = counts?.[label] ?? {};
     return [label, whole(totals[code]), low === null || high === null ? NONE : interval(low, high, whole), fixed(expected, 1)];
   });
-  return markdownTable(["label", "latents", `${confidence()} interval`, "expected from nothing"], rows, [1, 2, 3]);
+  return markdownTable(["label", "latents", `${confidence()} interval`, "expected false"], rows, [1, 2, 3]);
 }
 
-function behaviorsTold() {
+function behaviorsMarkdown() {
   const { behaviors } = data.header;
   if (!behaviors) return [];
-  const texts = behaviors.map(({ name, said: sentences, explanation }) => [
+  const texts = behaviors.map(({ name, sentences, explanation }) => [
     `### ${markdownText(name)}`,
-    sentences.map(toldText).join("\n\n"),
-    explanation ? namedTold(explanation) : null,
+    sentences.map(sentenceMarkdown).join("\n\n"),
+    explanation ? namedLatentsTable(explanation) : null,
   ]);
   return ["## Behaviors", ...texts.flat().filter(Boolean)];
 }
 
-// A sentence of the report; text of others in it as code.
-const toldText = (pieces) => pieces.map((piece) => (Array.isArray(piece) ? markdownCode(piece[0]).replaceAll("|", "\\|") : markdownText(piece))).join("");
+// A sentence of the report as Markdown; quoted model output becomes code.
+const sentenceMarkdown = (pieces) => pieces.map((piece) => (Array.isArray(piece) ? markdownCode(piece[0]).replaceAll("|", "\\|") : markdownText(piece))).join("");
 
-function namedTold({ latents }) {
+function namedLatentsTable({ latents }) {
   const check = (one) => (one === null ? "undefined" : `${estimateText(one.share)}, ${one.passed ? "passed" : "not passed"}`);
   const rows = latents.map(({ latent, evidence, attribution, necessity, sufficiency }) => [`${latent} (${labelOf(latent)})`, evidence, estimateText(attribution), check(necessity), check(sufficiency)]);
-  return markdownTable(["named latent", "evidence", "attributed", "taken out alone: undone", "put in alone: brought"], rows, [2, 3, 4]);
+  return markdownTable(["named latent", "evidence", "attributed share", "undone if removed alone", "produced if added alone"], rows, [2, 3, 4]);
 }
 
 function rejectedLine(latent) {

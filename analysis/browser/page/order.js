@@ -1,27 +1,27 @@
-// Orders of latents by a column, fast enough to follow every click with 65,536 of them.
+// Sorting of latents by a column, fast enough for 65,536 latents on every click.
 
 const DIGIT = 11;
 const ABSENT = 0xffffffff;
 
-// Numbers as unsigned integers of the same order; what was not measured comes last, whichever way it is sorted.
+// Numbers as unsigned integers of the same order; missing values come last in both directions.
 function sortKeys(column, descending) {
   const keys = new Uint32Array(column.length);
   const integers = !(column instanceof Float32Array);
-  // Adding 0 makes −0 a 0: they are the same number with different bits.
+  // Adding 0 turns −0 into 0: the same number with different bits.
   const bits = integers ? column : new Uint32Array(column.map((value) => value + 0).buffer);
   for (let at = 0; at < column.length; at++) {
     if (isAbsent(column, at)) {
       keys[at] = ABSENT;
       continue;
     }
-    // IEEE 754: with the sign bit turned, positive numbers are in order; negative ones need all bits turned.
+    // IEEE 754: with the sign bit flipped, positive numbers are in order; negative numbers need all bits flipped.
     const ascending = integers || bits[at] < 0x80000000 ? (bits[at] ^ 0x80000000) >>> 0 : ~bits[at] >>> 0;
     keys[at] = Math.min(ABSENT - 1, descending ? ~ascending >>> 0 : ascending);
   }
   return keys;
 }
 
-// All latents by a column; equal ones by number. A radix sort: three stable passes of eleven bits.
+// All latents sorted by a column, ties by number. Radix sort: three stable passes of eleven bits.
 function latentsBy(column, descending) {
   const keys = sortKeys(column, descending);
   let order = Uint32Array.from(keys, (_, latent) => latent);

@@ -1,4 +1,4 @@
-// What was compared, how well the dictionary reads it, and what it finds: everything above the table.
+// Everything above the table: the models compared, the quality of the dictionary, and its findings.
 
 const basename = (path) => String(path).replace(/\/+$/, "").split("/").pop();
 
@@ -14,9 +14,9 @@ function renderMasthead() {
   const home = element("a", { href: "#", class: "home", text: "crosscoder" });
   const arrow = element("span", { class: "arrow", role: "img", "aria-label": "changed into", text: " → " });
   const heading = element("h1", {}, [side("reference"), arrow, side("intervened")]);
-  const hookpoint = summary.hookpoint ? element("span", {}, ["read at ", element("code", { text: summary.hookpoint })]) : null;
+  const hookpoint = summary.hookpoint ? element("span", {}, ["hookpoint ", element("code", { text: summary.hookpoint })]) : null;
   const report = element("a", { href: "../report/report.html", text: "report" });
-  const help = element("button", { type: "button", text: "keys", title: "all keys (key ?)", onclick: openHelp });
+  const help = element("button", { type: "button", text: "keys", title: "keyboard shortcuts (key ?)", onclick: openHelp });
   const bar = element("div", { class: "bar" }, [home, hookpoint, help, report]);
   document.getElementById("masthead").replaceChildren(bar, heading);
   document.title = `${comparedNames()} · crosscoder`;
@@ -33,9 +33,9 @@ function renderOverview() {
 }
 
 const READS = {
-  paired: "explains both; each latent has one direction in each model, and what differs between the two directions is what changed.",
-  pooled: "explains both, each model's tokens on their own; a latent has one direction for both models, so what can change is how often it fires.",
-  difference: "explains the difference intervened − reference; a latent has one direction, so it has no norm for each model and no label by norms.",
+  paired: "explains both models: each latent has one direction per model, and the difference of the two directions is what changed.",
+  pooled: "explains the activations of both models separately: each latent has one direction for both models, so only its firing rate can change.",
+  difference: "explains the difference intervened − reference: each latent has one direction, hence no norm per model and no label based on norms.",
 };
 
 function comparedText() {
@@ -53,25 +53,25 @@ function lead() {
   const { summary } = data.header;
   const same =
     summary.fve?.difference === null && summary.relative_difference === 0
-      ? element("p", { class: "finding", text: "Both sides computed identical activations: there is no difference to explain." })
+      ? element("p", { class: "finding", text: "Both models computed identical activations: there is no difference to explain." })
       : null;
   return element("div", { class: "lead" }, [element("p", { text: comparedText() }), same]);
 }
 
-// How well the dictionary reads both models: [name, value, of what].
+// Quality of the dictionary: [name, value, note].
 function healthFigures() {
   const { summary } = data.header;
   const fve = summary.fve ?? {};
   const ce = summary.ce ?? {};
-  const target = summary.l0_target ? `target ${significant(summary.l0_target)}` : "latents a token";
+  const target = summary.l0_target ? `; target ${significant(summary.l0_target)}` : "";
   return [
-    ["explained, reference", percent(fve.reference), "of the variance of its activations"],
-    ["explained, intervened", percent(fve.intervened), "of the variance of its activations"],
-    ["explained, difference", percent(fve.difference), "of intervened − reference: what the labels stand on"],
-    ["models differ by", percent(summary.relative_difference), "of the reference's variance"],
-    ["L0", significant(summary.l0), `latents on a token, ${target}`],
+    ["variance explained, reference", percent(fve.reference), "of its activations"],
+    ["variance explained, intervened", percent(fve.intervened), "of its activations"],
+    ["variance explained, difference", percent(fve.difference), "of intervened − reference, which the labels rely on"],
+    ["difference of the models", percent(summary.relative_difference), "of the reference's variance"],
+    ["L0", significant(summary.l0), `latents firing per token${target}`],
     ["dead latents", percent(summary.dead_share), "fired on no held-out token"],
-    ["loss recovered", ce.reference ? `${percent(ce.reference.recovered)}, ${percent(ce.intervened?.recovered)}` : NONE, "reference, intervened: cross-entropy with the reconstruction put in"],
+    ["loss recovered", ce.reference ? `${percent(ce.reference.recovered)}, ${percent(ce.intervened?.recovered)}` : NONE, "reference, intervened: cross-entropy with the reconstruction patched in"],
   ];
 }
 
@@ -89,10 +89,10 @@ function changes() {
     return stripRow(label, latents);
   });
   const parts = data.hasNorms
-    ? [element("div", {}, [stripTable(rows), element("p", { class: "caption", text: "Histograms, each row scaled to its own tallest bar; bar heights by square root." })]), scatterFigure()]
+    ? [element("div", {}, [stripTable(rows), element("p", { class: "caption", text: "Histograms: each row is scaled to its tallest bar; bar heights are square roots of counts." })]), scatterFigure()]
     : [
         element("div", { class: "strips no-norms" }, rows),
-        element("p", { class: "caption", text: "This dictionary has no decoder norm for each model: no relative norm, no cosine, and no label of new or lost." }),
+        element("p", { class: "caption", text: "This dictionary has no decoder norm per model, so it has no relative norms, no cosines, and no latents labeled new or lost." }),
       ];
   return element("section", { class: "changes", "aria-label": "What changed" }, [
     element("h2", { text: "What changed" }),
@@ -102,7 +102,7 @@ function changes() {
 }
 
 function stripTable(rows) {
-  const heads = ["label (click to filter)", "latents", `${confidence()} interval`, "from nothing", "relative norm", "decoder cosine"];
+  const heads = ["label (click to filter)", "latents", `${confidence()} interval`, "expected false", "relative norm", "decoder cosine"];
   const axis = element("div", { class: "strip-row axis-row", "aria-hidden": "true" }, [
     ...[0, 1, 2, 3].map(() => element("span")),
     axisLabels([["0", "reference"], ["0.5", ""], ["1", "intervened"]]),
@@ -124,7 +124,7 @@ function stripRow(label, latents) {
   const pick = (name) => latents.map((latent) => valueOf(name, latent)).filter((value) => value !== null);
   const button = element(
     "button",
-    { type: "button", class: "label-toggle", "data-label": label, "data-kept": "label", "data-value": label, "aria-pressed": "false", onclick: () => toggleKept("label", label) },
+    { type: "button", class: "label-toggle", "data-label": label, "data-filter": "label", "data-value": label, "aria-pressed": "false", onclick: () => toggleFilter("label", label) },
     [labelName(label), element("small", { text: LABELS_EXPLAINED[label] })],
   );
   const empty = latents.length === 0 || label === "dead" || !data.hasNorms;
@@ -143,14 +143,14 @@ function reading() {
     ? [
         `New or lost: the weaker decoder norm is at most ${rule.weak_norm} of the stronger, and the upper bounds of ν error and ν reconstruction are at most ${rule.nu_error} and ${rule.nu_reconstruction}. Norms alone never decide.`,
         `Rotated: cosine below ${rule.rotated_cosine}. Rescaled: cosine above ${rule.shared_cosine} and the weaker norm below ${rule.shared_ratio} of the stronger. Shared: cosine above ${rule.shared_cosine} and the weaker norm at least that share.`,
-        `Undetermined: seen in fewer than ${rule.min_documents} held-out documents, or the measures disagree; the latent's page says which. Intervals hold ${percent(rule.confidence)} and resample whole documents.`,
+        `Undetermined: firing in fewer than ${rule.min_documents} held-out documents, or with measures that disagree; the latent's page states which. Intervals are at ${percent(rule.confidence)} confidence and resample whole documents.`,
       ]
     : [];
   const terms = Object.entries(COLUMNS).filter(([name]) => data.columns[name]);
   return element("details", { class: "reading" }, [
     element("summary", { text: "How to read this page" }),
     ...rules.map((text) => element("p", { text })),
-    element("p", { text: "Every label is observed on activations: it says what differs inside the models, not what that difference causes. Causal checks, expected false labels and stability over seeds are shown where they were measured." }),
+    element("p", { text: "Every label is observed on activations: it states what differs inside the models, not what that difference causes. Causal checks, expected false labels and stability over seeds are shown if they were measured." }),
     element("dl", { class: "terms" }, terms.flatMap(([, column]) => [element("dt", { text: column.title }), element("dd", { text: column.about })])),
   ]);
 }

@@ -1,19 +1,19 @@
-// Ties the pieces together: reads the state from the address, shows the overview or a latent, and leads the focus along.
+// Starts the page: reads the state from the address, shows the overview or a latent, and moves the focus.
 
 let overviewScroll = 0;
 
-// The part of the address that the page shows, or is about to: a latent comes once its pack is unpacked.
+// The part of the address that the page shows or is loading; a latent appears once its pack is unpacked.
 let followed = null;
 
-// Brings the page into line with the address. Browsers tell of a new one only after whatever waits already, such as the next
-// key; on a slow machine that key would act on a page that is about to go.
+// Updates the page to the address. Browsers fire hashchange only after events already queued, such as the next key press; on
+// a slow machine that key would act on a page that is about to be replaced.
 function follow() {
   if (location.hash === followed) return;
   followed = location.hash;
   render().catch(fail);
 }
 
-// `next`: id of what gets the focus once it is shown; `back`: what had it in the overview before a latent was opened.
+// `next`: id of the element to focus once it is shown; `back`: the element that was focused before a latent was opened.
 const focusing = { next: null, back: null };
 
 function focusNext() {
@@ -36,7 +36,7 @@ async function render() {
   latent.hidden = state.latent === null;
   renderTable();
   if (state.latent === null) {
-    // Not even while another one is loading is it shown again.
+    // So that it does not reappear while another latent loads.
     latent.replaceChildren();
     delete latent.dataset.latent;
     if (before !== null) backToOverview(before);
@@ -52,14 +52,14 @@ async function render() {
   if (focusing.next !== null) focusNext();
 }
 
-// The focus goes back to the link that led to the latent, or to the row of the latent that was left.
+// Returns the focus to the link that opened the latent, or to the row of the latent just closed.
 function backToOverview(latent) {
   revealRow(latent);
   scrollTo(0, overviewScroll);
   if (focusing.back?.isConnected && !focusing.back.closest(".row")) focusing.back.focus({ preventScroll: true });
 }
 
-// The address holds the state of the page, so this link goes nowhere.
+// The part after the # holds the state of the page, so the link must not change the address.
 function skip(event) {
   event.preventDefault();
   document.getElementById("main").focus();
@@ -74,7 +74,7 @@ function fail(error) {
 
 async function start() {
   if (typeof DecompressionStream === "undefined") {
-    fail(new Error("this browser cannot unpack gzip; any browser from 2023 on can"));
+    fail(new Error("this browser cannot decompress gzip; use a browser from 2023 or later"));
     return;
   }
   await loadOverview();
@@ -83,10 +83,10 @@ async function start() {
   data.standard = standardColumns();
   data.hasNorms = measured("relative_norm");
   renderMasthead();
-  const help = element("button", { type: "button", class: "link", text: "all keys", onclick: openHelp });
-  const holds = data.header.files ? `This page and the folder ${data.header.files.folder} beside it hold all the data and ask` : "This file holds all its data and asks";
-  const asks = `Keys: j and k step through the latents, s stars, x rejects, ? lists the others. ${holds} no server for anything. `;
-  document.getElementById("footer").replaceChildren(element("p", {}, [asks, help]));
+  const help = element("button", { type: "button", class: "link", text: "all shortcuts", onclick: openHelp });
+  const offline = data.header.files ? `This page and the folder ${data.header.files.folder} next to it contain all the data; they contact no server.` : "This file contains all its data; it contacts no server.";
+  const hint = `Keys: j and k step through the latents, s stars, x rejects, ? lists all shortcuts. ${offline} `;
+  document.getElementById("footer").replaceChildren(element("p", {}, [hint, help]));
   document.getElementById("skip").addEventListener("click", skip);
   addEventListener("hashchange", follow);
   addEventListener("keydown", onKey);

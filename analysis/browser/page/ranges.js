@@ -1,7 +1,7 @@
-// Ranges of numeric columns: one column at a time is set here, any number of them are in force.
+// Range filters of numeric columns: the field edits one column at a time; any number of ranges can be active.
 
 const RANGE_BINS = 48;
-const SKEWED = 20; // times the median is at least the largest value of a column that is drawn on a logarithmic scale
+const SKEWED = 20; // a column is drawn on a logarithmic scale if its largest value exceeds this multiple of its median
 
 function rangeField() {
   const column = element("select", { id: "range-column", "aria-label": "column to filter" });
@@ -24,7 +24,7 @@ function rangeField() {
   ]);
 }
 
-// In the head of a column: sets the field above the table to it.
+// The button in a column header that selects the column in the range field.
 function rangeButton(name) {
   const { title } = columnOf(name);
   const choose = () => {
@@ -40,7 +40,7 @@ const funnel = () => svg("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" },
 function showRange(name) {
   const [low, high] = state.ranges.get(name) ?? [-Infinity, Infinity];
   const show = (field, value) => {
-    // What is being typed stays, whatever else is brought up to date.
+    // Do not overwrite a value that is being typed.
     if (document.activeElement !== field || field.dataset.column !== name) field.value = Number.isFinite(value) ? value : "";
     field.dataset.column = name;
   };
@@ -51,7 +51,7 @@ function showRange(name) {
 
 const rangeBins = new Map();
 
-// Counts of all latents over a column's own span; by the logarithm where that spans thousands.
+// Counts of all latents over the span of a column, in logarithmic bins if the column is skewed.
 function binsOf(name) {
   if (rangeBins.has(name)) return rangeBins.get(name);
   const column = data.columns[name];
@@ -59,7 +59,7 @@ function binsOf(name) {
   const ends = (numbers) => [numbers.reduce((least, value) => Math.min(least, value), Infinity), numbers.reduce((most, value) => Math.max(most, value), -Infinity)];
   const positive = Float64Array.from(values.filter((value) => value > 0)).sort();
   const skewed = ends(values)[0] >= 0 && positive.at(-1) > SKEWED * positive[Math.floor(positive.length / 2)];
-  // Zero has no place on a logarithmic scale; how many there are is said below it.
+  // Zero has no place on a logarithmic scale; the number of zeros is stated below the histogram.
   const drawn = skewed ? positive : Float64Array.from(values);
   const [least, most] = ends(drawn);
   const scale = skewed ? Math.log : (value) => value;

@@ -1,24 +1,24 @@
-// The scatter of relative norm and decoder cosine, on a canvas. A rectangle drawn on it filters the table by both, through the
-// same ranges that the fields above the table set, so it stands in the address and needs no pointer.
+// Scatter plot of relative norm and decoder cosine on a canvas. Dragging a rectangle filters the table by both columns. It sets
+// the same ranges as the fields above the table, so it is part of the address and can be set without a pointer.
 
 const AXES = { x: "relative_norm", y: "decoder_cosine" };
 const MARGIN = { left: 38, right: 10, top: 8, bottom: 26 };
-const DRAWN = ["dead", "shared", "undetermined", "reweighted", "rescaled", "rotated", "lost", "new"]; // what matters most on top
-const DENSE = 2000; // latents of one label from which on they are dots: their shapes would cover each other
-const CELL = 12; // of the grid that finds the mark below the pointer, in pixels, and how far from it that may be
-const CLICK = 4; // pixels that a pointer may move while it clicks
+const DRAWN = ["dead", "shared", "undetermined", "reweighted", "rescaled", "rotated", "lost", "new"]; // in drawing order, the most important on top
+const DENSE = 2000; // labels with more latents than this are drawn as dots, because shapes would overlap
+const CELL = 12; // pixels: cell size of the grid that finds the mark below the pointer, and largest distance of that mark
+const CLICK = 4; // pixels that the pointer may move during a click
 
 const scatter = { canvas: null, tip: null, frame: null, shown: [], places: null, backdrop: null, grid: null, from: null, dragged: false };
 
 function makeScatter() {
   const canvas = element("canvas", {
     role: "img",
-    "aria-label": "Scatter of relative norm against decoder cosine, one mark a latent; the table below holds the same numbers, and its ranges select the same latents as a rectangle drawn here.",
+    "aria-label": "Scatter plot of decoder cosine over relative norm, one mark per latent. The table below has the same numbers; its range filters select the same latents as a rectangle drawn here.",
   });
   Object.assign(scatter, { canvas, tip: element("p", { class: "tip", hidden: true }), frame: element("div", { class: "brush", hidden: true }) });
   canvas.addEventListener("pointerdown", (event) => {
     scatter.dragged = false;
-    // A finger scrolls the page.
+    // Touch scrolls the page.
     if (event.button !== 0 || event.pointerType === "touch") return;
     scatter.from = pointerPlace(event);
     canvas.setPointerCapture(event.pointerId);
@@ -35,7 +35,7 @@ function makeScatter() {
   canvas.addEventListener("pointercancel", () => endBrush());
   canvas.addEventListener("pointerleave", () => showTip(null));
   canvas.addEventListener("click", (event) => {
-    // The end of a rectangle, drawn or given up, is a click as well.
+    // Releasing the pointer after a drag also fires a click.
     const latent = scatter.dragged ? null : nearest(event);
     if (latent !== null) go({ latent });
   });
@@ -46,21 +46,21 @@ function makeScatter() {
 
 function scatterFigure() {
   const dense = data.header.labels.filter((_, code) => isDense(code));
-  const dots = dense.length ? ` More than ${whole(DENSE)} of a label (${dense.join(", ")}) are dots.` : "";
+  const dots = dense.length ? ` Labels with more than ${whole(DENSE)} latents (${dense.join(", ")}) are drawn as dots.` : "";
   const clear = element("button", { type: "button", class: "clear-brush", hidden: true, onclick: () => endBrush(), text: "clear the rectangle" });
   scatter.clear = clear;
-  const caption = `One mark a latent, sized by how often it fires, shaped by its label.${dots} Click opens it; drag a rectangle to filter the table. `;
+  const caption = `One mark per latent: size shows density, shape shows the label.${dots} Click a mark to open the latent; drag a rectangle to filter the table. `;
   return element("figure", {}, [makeScatter(), element("figcaption", { class: "caption" }, [caption, clear])]);
 }
 
-// --- places --------------------------------------------------------------------------------------------------------
+// --- positions -----------------------------------------------------------------------------------------------------
 
 const across = (value) => MARGIN.left + value * (scatter.canvas.clientWidth - MARGIN.left - MARGIN.right);
 const down = (value) => MARGIN.top + ((1 - value) / 2) * (scatter.canvas.clientHeight - MARGIN.top - MARGIN.bottom);
 
 const isDense = (code) => (scatter.counts ??= labelCounts())[code] > DENSE;
 
-// Where every latent lies and how large it is drawn; NaN where it has no place.
+// Position and size of every mark; NaN for latents without a position.
 function placeMarks() {
   const { [AXES.x]: norms, [AXES.y]: cosines, density: densities } = data.columns;
   const left = Float32Array.from(norms, across);
@@ -93,7 +93,7 @@ function drawScatter(shown = scatter.shown) {
   showFrame(new Map(Object.values(AXES).map((name) => [name, state.ranges.get(name)])));
 }
 
-// Axes, and every latent faintly: what the filters leave out stays in view. Made anew only for another size or theme.
+// Axes and a faint mark for every latent, so that filtered-out latents stay visible. Redrawn only for a new size or theme.
 function makeBackdrop(width, height, ratio) {
   const canvas = element("canvas", { width, height });
   const context = canvas.getContext("2d");
@@ -168,7 +168,7 @@ function pointerPlace(event) {
   return { left: event.clientX - box.left, top: event.clientY - box.top };
 }
 
-// The shown latents by cells of the canvas; made when the pointer first asks for it.
+// Shown latents by canvas cell; computed on the first pointer movement.
 function makeGrid() {
   const { left, top } = scatter.places;
   const cells = new Map();
@@ -183,7 +183,7 @@ function makeGrid() {
 
 const cellOf = (left, top) => Math.floor(left / CELL) + 4096 * Math.floor(top / CELL);
 
-// The nearest latent at most a cell away, of equally near ones that drawn last; null where there is none.
+// The nearest latent within one cell size, the topmost of ties; null if there is none.
 function nearest(event) {
   if (!scatter.places) return null;
   scatter.grid ??= makeGrid();
@@ -219,7 +219,7 @@ function isDragged(event) {
   return Math.hypot(left - scatter.from.left, top - scatter.from.top) > CLICK;
 }
 
-// Ranges of both columns between where the pointer went down and where it is; open where it is at the end of an axis.
+// Ranges of both columns between the start of the drag and the pointer; unbounded at the end of an axis.
 function draggedRanges(event) {
   const { left, top } = pointerPlace(event);
   const of = (begin, end, least, most) => {
@@ -244,7 +244,7 @@ function setBrush(chosen) {
   go({ ranges });
 }
 
-// While it is being drawn: not to draw it. Else: no longer to filter by it.
+// Cancels the rectangle being drawn, or else removes its filter.
 function endBrush() {
   if (!scatter.canvas) return;
   const filtered = Object.values(AXES).some((name) => state.ranges.has(name));
@@ -253,7 +253,7 @@ function endBrush() {
   showFrame(new Map(Object.values(AXES).map((name) => [name, state.ranges.get(name)])));
 }
 
-// The rectangle of these ranges, whether it is being drawn, was drawn, or was typed.
+// Shows the rectangle of these ranges, whether dragged or typed.
 function showFrame(ranges) {
   const filtered = Object.values(AXES).some((name) => state.ranges.has(name));
   const any = [...ranges.values()].some(Boolean);

@@ -1,13 +1,13 @@
-// Search. What the overview holds (explanations, tokens that a latent peaks on and points at) is searched at once, all examples
-// and logit tables then pack by pack, and the table follows. Only tokens are compared, never joined into texts: 65,536
-// latents with 20 examples of 40 tokens would be texts of 250 MB.
+// Search. The overview (explanations, tokens that a latent peaks on and points at) is searched at once; examples and logit
+// tables follow pack by pack, and the table updates as matches are found. Tokens are compared one by one, never joined into
+// texts: 65,536 latents with 20 examples of 40 tokens would be 250 MB of text.
 
-const search = { query: "", found: null, done: 0, unread: 0, lower: null, kept: new Map(), keptTokens: 0 };
-const KEPT_TOKENS = 2 ** 24; // 64 MiB of token numbers, so that the next query of a smaller run need not unpack anew
-const AHEAD = 3; // packs that are on their way while one is compared
-const REFRESH = 250; // milliseconds between two looks at what was found so far
+const search = { query: "", found: null, done: 0, unread: 0, lower: null, cached: new Map(), cachedTokens: 0 };
+const CACHED_TOKENS = 2 ** 24; // 64 MiB of token numbers: in small runs the next query need not unpack again
+const AHEAD = 3; // packs loaded ahead while one is compared
+const REFRESH = 250; // milliseconds between updates of the table
 
-// After Knuth, Morris and Pratt (1977): a state is how many letters of the query the text so far ends with, −1 once it was found.
+// After Knuth, Morris and Pratt (1977): the state is the number of query letters that the text so far ends with, −1 once found.
 function matcher(query) {
   const fallback = new Uint16Array(query.length);
   const step = (from, letter) => {
@@ -24,12 +24,12 @@ function matcher(query) {
     }
     return state;
   };
-  // Most tokens are met at the beginning of a match, if at all: for those one look at a table is enough.
+  // Most tokens are reached in state 0, so one table lookup suffices for them.
   const fromStart = Int32Array.from(search.lower, (text) => advance(0, text));
   return { fromStart, after: (state, token) => (state ? advance(state, search.lower[token]) : fromStart[token]) };
 }
 
-// Begins anew for another query; `refresh` is called whenever there may be more to show.
+// Starts a search for a new query; calls `refresh` when there may be new matches.
 function searchFor(query, refresh) {
   if (query === search.query) return;
   Object.assign(search, { query, found: null, done: 0, unread: 0 });
@@ -80,18 +80,18 @@ function comparePack({ latents, lengths, tokens, logitLatents, logitTokens }, fo
   for (let row = 0; row < logitLatents.length; row++) if (after(0, logitTokens[row]) < 0) found[logitLatents[row]] = 1;
 }
 
-// The tokens of a pack, copied so that the rest of it can be let go; null where it cannot be read, which its own page tells.
+// The tokens of a pack, copied so that the rest can be freed; null if the pack cannot be read, which the latent's page reports.
 async function packTokens(index) {
-  const kept = search.kept.get(index);
-  if (kept) return kept;
+  const cached = search.cached.get(index);
+  if (cached) return cached;
   try {
     const { arrays } = await unpack(await storedPack(index), packName(index));
     const copy = (name) => arrays[name].slice();
     const tokens = { latents: copy("example_latent"), lengths: copy("example_length"), tokens: copy("example_tokens"), logitLatents: copy("logit_latent"), logitTokens: copy("logit_token") };
     const amount = tokens.tokens.length + tokens.logitTokens.length;
-    if (search.keptTokens + amount <= KEPT_TOKENS) {
-      search.kept.set(index, tokens);
-      search.keptTokens += amount;
+    if (search.cachedTokens + amount <= CACHED_TOKENS) {
+      search.cached.set(index, tokens);
+      search.cachedTokens += amount;
     }
     return tokens;
   } catch (error) {

@@ -1,11 +1,11 @@
-// The table of latents: only the rows in view exist as elements, so that 65,536 latents scroll like 200.
+// The table of latents. Only visible rows exist as elements, so 65,536 latents scroll as fast as 200.
 
 const OVERSCAN = 6;
 const PRINTED = 60;
 const table = { rows: [], key: null, stale: false, body: null, spacer: null, header: null, count: null, chips: null, layout: null, printed: null, printing: false };
 const narrow = matchMedia("(max-width: 720px)");
 
-// In two lines a row, with the columns that matter most: where there is no room for more, and on paper.
+// Two lines per row and the most important columns only: on narrow screens and on paper.
 const isCompact = () => narrow.matches || table.printing;
 const shownColumns = () => (isCompact() ? NARROW : state.columns);
 const rowHeight = () => (isCompact() ? 58 : 34);
@@ -19,7 +19,7 @@ function latentTable() {
   table.layout = element("div", { class: "table", role: "table", "aria-label": "Latents" }, [table.header, table.body]);
   table.printed = element("p", { class: "caption only-printed" });
   narrow.addEventListener("change", () => renderTable(true));
-  // The media query changes only when what is printed has been laid out.
+  // The print media query changes only after the layout for printing, which is too late.
   addEventListener("beforeprint", () => printTable(true));
   addEventListener("afterprint", () => printTable(false));
   return element("section", { class: "latents", "aria-label": "Latents" }, [
@@ -31,28 +31,28 @@ function latentTable() {
   ]);
 }
 
-// On paper nothing scrolls: the first rows are there as far as a reader follows them, and a line says of how many.
+// Paper does not scroll: print the first rows and a line with the total.
 function printTable(printing) {
   table.printing = printing;
   renderHeader();
   renderRows(true);
 }
 
-// Brings everything into line with the state; rows are chosen anew only when a filter, the order or the index changed.
-function renderTable(anew = false) {
+// Renders the table for the current state; rows are selected again only when a filter, the order or the search changed.
+function renderTable(force = false) {
   searchFor(state.query.trim().toLowerCase(), () => renderTable());
   const key = `${writeState({ latent: null })} ${search.done}`;
-  if (key !== table.key || anew || (table.stale && state.latent === null)) {
+  if (key !== table.key || force || (table.stale && state.latent === null)) {
     table.stale = false;
     const moved = table.key !== null && table.key.split(" ")[0] !== key.split(" ")[0];
     table.key = key;
     table.rows = selectLatents();
     if (!table.body) return;
     if (moved) table.body.scrollTop = 0;
-    // Another order draws the same marks.
-    const kept = `${writeState({ latent: null, sort: DEFAULT_SORT, columns: data.standard })} ${search.done}`;
-    if (kept !== table.kept || anew) drawScatter(table.rows);
-    table.kept = kept;
+    // The scatter does not depend on order or columns.
+    const scatterKey = `${writeState({ latent: null, sort: DEFAULT_SORT, columns: data.standard })} ${search.done}`;
+    if (scatterKey !== table.scatterKey || force) drawScatter(table.rows);
+    table.scatterKey = scatterKey;
     renderHeader();
     renderToolbar();
     renderTriage();
@@ -62,7 +62,7 @@ function renderTable(anew = false) {
 
 function renderHeader() {
   const names = shownColumns();
-  const tracks = names.map((name) => (name === "decision" && anyLabel() ? LABELED : columnOf(name).width));
+  const tracks = names.map((name) => (name === "decision" && anyLabel() ? LABELED_WIDTH : columnOf(name).width));
   table.layout.classList.toggle("compact", isCompact());
   table.layout.style.setProperty("--tracks", isCompact() ? "40px minmax(0, 1fr) 84px 76px" : tracks.join(" "));
   const sorted = state.sort.replace(/^-/, "");
@@ -82,17 +82,17 @@ function renderHeader() {
   );
 }
 
-function renderRows(anew = false) {
+function renderRows(force = false) {
   const height = rowHeight();
   const printed = Math.min(table.rows.length, PRINTED);
-  // First of all, because the height in view follows from it where there are few rows.
+  // First, because with few rows it determines the visible height.
   table.spacer.style.height = table.printing ? "auto" : `${table.rows.length * height}px`;
   table.printed.textContent = printed < table.rows.length ? `The first ${whole(printed)} of ${whole(table.rows.length)} latents in this order.` : "";
   const top = Math.floor(table.body.scrollTop / height) - OVERSCAN;
   const bottom = Math.ceil((table.body.scrollTop + table.body.clientHeight) / height) + OVERSCAN;
   const [first, last] = table.printing ? [0, printed] : [Math.max(0, top), Math.min(table.rows.length, bottom)];
   const view = `${first} ${last}`;
-  if (!anew && table.view === view) return;
+  if (!force && table.view === view) return;
   table.view = view;
   table.layout.style.setProperty("--scrollbar", `${table.body.offsetWidth - table.body.clientWidth}px`);
   const focused = document.activeElement?.closest?.(".row")?.dataset.index;
@@ -137,7 +137,7 @@ function tokenList(name, latent) {
 function compactGist(latent) {
   const points = tokenList("points", latent);
   const arrow = points.length ? [element("span", { class: "muted", text: "→", title: "points at" })] : [];
-  return element("span", { role: "cell", class: "cell gist second" }, [...decisionWords(latent), ...tokenList("peaks", latent).slice(0, 2), ...arrow, ...points]);
+  return element("span", { role: "cell", class: "cell gist second" }, [...decisionNodes(latent), ...tokenList("peaks", latent).slice(0, 2), ...arrow, ...points]);
 }
 
 function moveFocus(event) {
@@ -151,7 +151,7 @@ function moveFocus(event) {
 
 const clampedRow = (index) => Math.min(table.rows.length - 1, Math.max(0, index));
 
-// Moves the table as far as needed for this row to be seen, and gives it the focus.
+// Scrolls the table just far enough to show this row, and focuses it.
 function focusRow(index) {
   const height = rowHeight();
   if (index * height < table.body.scrollTop) table.body.scrollTop = index * height;

@@ -1,6 +1,6 @@
-// What a person decides, where it is shown and changed: on a latent's page, in the table, and for the run as a whole.
+// Shows and edits a person's decisions: on a latent's page, in the table, and for the whole run.
 
-const triage = { counts: null, kept: null, result: null, timer: 0, waiting: false };
+const triage = { counts: null, storage: null, result: null, timer: 0, waiting: false };
 
 // --- a latent ------------------------------------------------------------------------------------------------------------
 
@@ -18,7 +18,7 @@ function decisionPanel(latent) {
   note.value = entry.note;
   label.addEventListener("input", () => decide(latent, { label: oneLine(label.value) }));
   note.addEventListener("input", () => decide(latent, { note: note.value.slice(0, NOTE_LENGTH) }));
-  // What came from another tab meanwhile.
+  // Show changes that another tab made meanwhile.
   for (const field of [label, note]) field.addEventListener("blur", () => showDecision(panelNode, entryOf(latent), field));
   const copy = async () => copyText(await latentMarkdown(latent), `Latent ${latent} as Markdown`);
   const panelNode = element("section", { class: "decision", "data-latent": latent, "aria-label": "Your decision" }, [
@@ -48,44 +48,44 @@ function setVerdict(latent, verdict) {
   announce(`Latent ${latent} is ${verdict}.`);
 }
 
-// The latent that a key is about: the one that is open, or the row of the table that has the focus.
-function latentInHand() {
+// The latent that a shortcut acts on: the open one, or the focused row of the table.
+function selectedLatent() {
   if (state.latent !== null) return state.latent < data.n ? state.latent : null;
   const row = document.activeElement?.closest?.(".row[data-latent]");
   return row ? Number(row.dataset.latent) : null;
 }
 
-const NONE_IN_HAND = "No latent is open and no row has the focus: the arrow keys move through the table.";
+const NOTHING_SELECTED = "No latent is open and no row is focused. Use the arrow keys to move through the table.";
 
-function decideInHand(verdict) {
-  const latent = latentInHand();
-  if (latent === null) announce(NONE_IN_HAND);
+function decideSelected(verdict) {
+  const latent = selectedLatent();
+  if (latent === null) announce(NOTHING_SELECTED);
   else setVerdict(latent, verdict);
 }
 
-function writeInHand(id) {
-  const latent = latentInHand();
+function editSelected(id) {
+  const latent = selectedLatent();
   if (latent === null) {
-    announce(NONE_IN_HAND);
+    announce(NOTHING_SELECTED);
     return;
   }
   focusing.next = id;
   if (state.latent === null) go({ latent });
-  // One that is still loading gets the focus once it is there.
+  // While the latent is loading, `focusing.next` waits until its page is rendered.
   else if (Number(document.getElementById("latent").dataset.latent) === latent) focusNext();
 }
 
 // --- the table -----------------------------------------------------------------------------------------------------------
 
-// How wide the column is where there are labels to read.
-const LABELED = "124px";
+// Width of the column if any latent has a label.
+const LABELED_WIDTH = "124px";
 const anyLabel = () => [...decisions.entries.values()].some(({ label }) => label);
 
 function decisionCell(latent) {
-  return element("span", { role: "cell", class: "cell decided", title: visibleText(entryOf(latent).label) }, decisionWords(latent));
+  return element("span", { role: "cell", class: "cell decided", title: visibleText(entryOf(latent).label) }, decisionNodes(latent));
 }
 
-function decisionWords(latent) {
+function decisionNodes(latent) {
   const entry = entryOf(latent);
   if (isEmpty(entry)) return [];
   const noted = element("span", { role: "img", "aria-label": "has a note", title: visibleText(entry.note), text: DECISION_MARKS.noted });
@@ -94,15 +94,15 @@ function decisionWords(latent) {
   return [mark, shown ? element("bdi", { text: visibleText(shown) }) : null, entry.note ? noted : null];
 }
 
-// Everything that shows decisions, once for all that changed together. On a latent's page the rows stay those that the
-// reader steps through; the table follows when it is shown again.
+// Updates everything that shows decisions, once per batch of changes. While a latent is open, the order that j and k step
+// through stays; the table is filtered again when it is shown.
 function decisionsChanged() {
   if (triage.waiting) return;
   triage.waiting = true;
   setTimeout(() => {
     triage.waiting = false;
-    const chosenBy = state.kept.has("decision") || state.sort.replace(/^-/, "") === "decision" || state.query !== "";
-    table.stale ||= chosenBy;
+    const affectsRows = state.filters.has("decision") || state.sort.replace(/^-/, "") === "decision" || state.query !== "";
+    table.stale ||= affectsRows;
     renderTriage();
     renderToolbar();
     renderHeader();
@@ -112,7 +112,7 @@ function decisionsChanged() {
   });
 }
 
-// A field in use stays as it is, but for the one that is just left.
+// Leaves a focused field alone, except the field that is just losing the focus.
 function showDecision(panelNode, entry, left = null) {
   showVerdict(panelNode, entry);
   for (const [selector, text] of [["#own-label", entry.label], ["#note", entry.note]]) {
@@ -125,7 +125,7 @@ function showDecision(panelNode, entry, left = null) {
 
 function triageBar() {
   triage.counts = element("p", { class: "decided-counts" });
-  triage.kept = element("p", { class: "caption kept-where" });
+  triage.storage = element("p", { class: "caption storage-note" });
   triage.result = element("p", { class: "import-result", role: "alert" });
   const file = element("input", { type: "file", id: "decisions-file", accept: ".json,application/json", hidden: true, "aria-label": "file of decisions" });
   file.addEventListener("change", () => {
@@ -137,13 +137,13 @@ function triageBar() {
   return element("section", { class: "triage", "aria-label": "Your decisions" }, [
     triage.counts,
     element("div", { class: "levels" }, [
-      actionButton("export decisions", () => exportDecisions(`decisions-${short}.json`), "as JSON, to keep them or to pass them on"),
-      actionButton("import decisions…", () => file.click(), "takes over what is newer in a file that was exported here or by someone else from this run"),
+      actionButton("export decisions", () => exportDecisions(`decisions-${short}.json`), "as JSON, for backup or for other people"),
+      actionButton("import decisions…", () => file.click(), "merges a file exported from this run, here or elsewhere; of two entries for one latent the later one stays"),
       file,
-      actionButton("copy summary", () => summary().then((text) => copyText(text, "The summary")).catch(fail), "of the run and of what you decided, as Markdown"),
-      actionButton("save summary", () => summary().then((text) => download(`audit-${short}.md`, "text/markdown", text)).catch(fail), "the same as a file"),
+      actionButton("copy summary", () => summary().then((text) => copyText(text, "The summary")).catch(fail), "the run and your decisions, as Markdown"),
+      actionButton("save summary", () => summary().then((text) => download(`audit-${short}.md`, "text/markdown", text)).catch(fail), "the same, as a file"),
     ]),
-    triage.kept,
+    triage.storage,
     triage.result,
   ]);
 }
@@ -151,10 +151,10 @@ function triageBar() {
 function renderTriage() {
   if (!triage.counts) return;
   const { starred, rejected, noted } = decisionCounts();
-  triage.counts.textContent = `Decided: ${whole(starred + rejected)} of ${whole(data.n)} latents, ${whole(starred)} starred and ${whole(rejected)} rejected; ${whole(noted)} with a note or a label of your own.`;
-  const unreadable = decisions.unreadable ? ` ${whole(decisions.unreadable)} kept entries could not be read and are left as they are.` : "";
-  triage.kept.textContent = (decisions.problem ?? "Kept in this browser, for this run.") + unreadable;
-  triage.kept.classList.toggle("warned", Boolean(decisions.problem || unreadable));
+  triage.counts.textContent = `Decided: ${whole(starred + rejected)} of ${whole(data.n)} latents, ${whole(starred)} starred and ${whole(rejected)} rejected; ${whole(noted)} with a note or your own label.`;
+  const unreadable = decisions.unreadable ? ` ${whole(decisions.unreadable)} stored entries could not be read and are left unchanged.` : "";
+  triage.storage.textContent = (decisions.problem ?? "Stored in this browser, for this run.") + unreadable;
+  triage.storage.classList.toggle("warned", Boolean(decisions.problem || unreadable));
 }
 
 function exportDecisions(name) {
@@ -166,9 +166,9 @@ async function importDecisions(file) {
   const name = shortened(file.name);
   triage.result.textContent = "";
   try {
-    if (file.size > FILE_BYTES) throw new Refused(`${name}: ${whole(file.size / 2 ** 20)} MiB; a file of decisions has at most ${FILE_BYTES / 2 ** 20} MiB.`);
-    const { taken, kept } = mergeDecisions(await file.text(), name);
-    triage.result.textContent = `${name}: ${whole(taken)} taken over, ${whole(kept)} as new or newer here.`;
+    if (file.size > FILE_BYTES) throw new Refused(`${name}: ${whole(file.size / 2 ** 20)} MiB; a decisions file has at most ${FILE_BYTES / 2 ** 20} MiB.`);
+    const { imported, skipped } = mergeDecisions(await file.text(), name);
+    triage.result.textContent = `${name}: ${whole(imported)} imported, ${whole(skipped)} skipped because the entry here is as new or newer.`;
     triage.result.classList.remove("warned");
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
@@ -177,7 +177,7 @@ async function importDecisions(file) {
   }
 }
 
-// --- out of the page -----------------------------------------------------------------------------------------------------
+// --- export and dialogs --------------------------------------------------------------------------------------------------
 
 function download(name, type, text) {
   const address = URL.createObjectURL(new Blob([text], { type }));
@@ -185,25 +185,25 @@ function download(name, type, text) {
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
-// Where a page from disk may not write to the clipboard, the text is shown and selected instead.
-async function copyText(text, what) {
-  let why = "this browser lets no page from disk use the clipboard";
+// Copies a text; if the page may not write to the clipboard, shows the text selected instead.
+async function copyText(text, name) {
+  let reason = "this browser does not let a page opened from disk use the clipboard";
   if (navigator.clipboard) {
     try {
       await navigator.clipboard.writeText(text);
-      announce(`${what}: copied.`);
+      announce(`${name}: copied.`);
       return;
     } catch (error) {
-      why = `this browser did not let the page use the clipboard (${error.name})`;
+      reason = `this browser did not let the page use the clipboard (${error.name})`;
     }
   }
-  const area = element("textarea", { class: "to-copy", readonly: true, rows: 14, "aria-label": what });
+  const area = element("textarea", { class: "to-copy", readonly: true, rows: 14, "aria-label": name });
   area.value = text;
-  openDialog(what, [element("p", { text: `Not copied: ${why}. The text is selected; press Ctrl+C, or ⌘C on a Mac.` }), area]);
+  openDialog(name, [element("p", { text: `Not copied: ${reason}. The text is selected; press Ctrl+C, or ⌘C on a Mac.` }), area]);
   area.select();
 }
 
-// In one place, read out and seen for a while.
+// Shows a status message for a few seconds; screen readers announce it.
 function announce(text) {
   const line = document.getElementById("status");
   line.textContent = text;

@@ -1,54 +1,54 @@
-// What the page asks of the server that it came from, one thing at a time.
+// Requests to the server that served the page, one at a time.
 
 const token = new URLSearchParams(location.search).get("token") ?? "";
 
-// Something that the server could not do, in its own words.
-class AskError extends Error {}
+// A request that failed; the message is the server's.
+class RequestError extends Error {}
 
 async function ask(path, body) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   const answer = await fetch(`/live/${path}?token=${encodeURIComponent(token)}`, body === undefined ? {} : post).catch(() => {
-    throw new AskError("The server does not answer. It runs as long as crosscoder browse --serve --live does.");
+    throw new RequestError("The server does not respond. Check that crosscoder browse --serve --live is still running.");
   });
   const found = await answer.json().catch(() => {
-    throw new AskError(`The server's answer could not be read (status ${answer.status}).`);
+    throw new RequestError(`The server's response could not be read (status ${answer.status}).`);
   });
-  if (!answer.ok) throw new AskError(visibleText(String(found.error)));
+  if (!answer.ok) throw new RequestError(visibleText(String(found.error)));
   return found;
 }
 
-function complain(text) {
+function showError(text) {
   const notice = document.getElementById("notice");
   notice.hidden = !text;
   notice.textContent = text;
 }
 
-function tell(text) {
+function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
 const asking = { busy: false };
 
-// Runs `work` with every button that asks switched off, and says meanwhile how long it has taken.
+// Runs `work` with all submit buttons disabled, and shows the elapsed seconds on them.
 async function whileAsking(what, work) {
   if (asking.busy) return;
   asking.busy = true;
-  complain("");
+  showError("");
   const buttons = [...document.querySelectorAll(".go")];
   for (const button of buttons) button.setAttribute("aria-disabled", "true");
   const began = Date.now();
-  tell(`${what} …`);
-  // Seconds are for the eye: a screen reader would read each of them.
+  announce(`${what} …`);
+  // Not in the status line: a screen reader would read every second aloud.
   const clock = setInterval(() => {
     for (const button of buttons) button.dataset.seconds = Math.round((Date.now() - began) / 1000);
   }, 1000);
   try {
     await work();
-    tell("");
+    announce("");
   } catch (error) {
-    tell("");
-    if (!(error instanceof AskError)) console.error(error);
-    complain(error.message);
+    announce("");
+    if (!(error instanceof RequestError)) console.error(error);
+    showError(error.message);
     document.getElementById("notice").scrollIntoView({ block: "nearest" });
   } finally {
     clearInterval(clock);

@@ -1,18 +1,18 @@
-// Latents that fire on the text, with what each writes into the models.
+// Tables of the latents that fire on the text, with what each writes into the models.
 
-// Rows of a table at first, and as many more whenever more are asked for.
+// Rows of a table at first, and rows added by each click on "more".
 const FIRST_ROWS = 12;
 const MORE_ROWS = 25;
 
 const ORDERS = {
-  change: "what differs between the models",
-  strength: "what is written into either",
+  change: "difference between the models",
+  strength: "larger contribution to either model",
 };
 
 const strengthOf = ({ reference, intervened }) => Math.max(reference, intervened);
 const byOrder = () => (live.order === "change" ? (one, other) => other.change - one.change : (one, other) => strengthOf(other) - strengthOf(one));
 
-// One entry of what fired, as an object.
+// One firing as an object.
 function firing(fired, entry) {
   return {
     latent: fired.latent[entry],
@@ -32,7 +32,7 @@ function allFirings() {
 const rowsOn = (at) => live.firings.filter((row) => row.at === at);
 const firingsOf = (latent) => new Map(live.firings.filter((row) => row.latent === latent).map((row) => [row.at, row]));
 
-// Each latent once, on the token where it is largest in the order asked for.
+// One row per latent: its firing that comes first in the selected order.
 function rowsOfText() {
   const best = new Map();
   const compare = byOrder();
@@ -63,7 +63,7 @@ function orderSelect() {
   return element("label", { class: "toggle", for: "order" }, ["by ", select]);
 }
 
-// The focus goes to the first row that came in, since the button that it was on may be gone.
+// Focuses the first added row, because the button that had the focus may be gone.
 function expand(which) {
   const before = live.rows[which];
   live.rows[which] += MORE_ROWS;
@@ -75,7 +75,7 @@ function expand(which) {
 function latentTable(label, rows, { ofText = false, count, more }) {
   const changes = rows.some(({ change }) => change !== null);
   const heads = [["latent", ""], ...(ofText ? [["tokens", "numeric"], ["largest on", ""]] : []), ["value", "numeric"], ["ref.", "numeric"], ["int.", "numeric"], ...(changes ? [["differs", "numeric"]] : [])];
-  const full = { "ref.": "what it writes into the reference", "int.": "what it writes into the intervened model", differs: "norm of what it adds to intervened − reference", value: "latent value", tokens: "tokens of the text on which it fires" };
+  const full = { "ref.": "what it writes into the reference", "int.": "what it writes into the intervened model", differs: "norm of its contribution to intervened − reference", value: "latent value", tokens: "tokens of the text on which it fires" };
   const shown = rows.slice(0, count);
   const table = element("table", { class: "fired", "aria-label": label }, [
     element("thead", {}, element("tr", {}, heads.map(([text, style]) => element("th", { scope: "col", class: style, title: full[text], text })))),
@@ -86,11 +86,11 @@ function latentTable(label, rows, { ofText = false, count, more }) {
 }
 
 function latentRow(row, ofText, changes) {
-  const told = live.reading.latents[row.latent];
-  const title = told.explanation ? visibleText(told.explanation) : null;
-  const button = element("button", { type: "button", class: "latent-button", "data-latent": row.latent, "aria-pressed": String(row.latent === live.latent), title, onclick: () => showLatent(row.latent) }, [labelMark(told.label), String(row.latent), element("span", { class: "said", text: ` ${told.label}` })]);
-  // What was merely observed is the rule; more than that is worth a word.
-  const evidence = told.evidence === "observed" ? null : element("small", { text: ` ${told.evidence}` });
+  const record = live.reading.latents[row.latent];
+  const title = record.explanation ? visibleText(record.explanation) : null;
+  const button = element("button", { type: "button", class: "latent-button", "data-latent": row.latent, "aria-pressed": String(row.latent === live.latent), title, onclick: () => showLatent(row.latent) }, [labelMark(record.label), String(row.latent), element("span", { class: "visually-hidden", text: ` ${record.label}` })]);
+  // Most latents are observed only; show the level if it is higher.
+  const evidence = record.evidence === "observed" ? null : element("small", { text: ` ${record.evidence}` });
   const where = element("button", { type: "button", class: "where-button", title: `token ${row.at}`, onclick: () => visitToken(row.at, row.latent) }, element("bdi", { class: "token" }, tokenNodes(live.reading.tokens[row.at], true)));
   const numbers = [row.value, row.reference, row.intervened, ...(changes ? [row.change] : [])];
   return element("tr", {}, [
@@ -106,7 +106,7 @@ function visitToken(at, latent) {
   document.querySelector(`#strip [data-at="${at}"]`).scrollIntoView({ block: "nearest" });
 }
 
-// Brings a latent into view: the tokens are colored by it, and the line above says what it is.
+// Selects a latent: colors the tokens by it and describes it above them.
 function showLatent(latent) {
   live.latent = latent;
   for (const button of document.querySelectorAll(".latent-button")) button.setAttribute("aria-pressed", String(Number(button.dataset.latent) === latent));
@@ -114,23 +114,23 @@ function showLatent(latent) {
   paintStrip();
 }
 
-function showNothing() {
+function showNoLatent() {
   document.getElementById("shown").replaceChildren(element("p", { class: "muted", text: "No latent fires on this text." }));
   document.getElementById("legend").replaceChildren();
 }
 
 function renderShown() {
   const { latent } = live;
-  const told = live.reading.latents[latent];
+  const record = live.reading.latents[latent];
   const n = firingsOf(latent).size;
-  const steer = live.facts.no_steering ? null : element("button", { type: "button", class: "link", text: "use it as a lever", onclick: () => pull([latent]) });
+  const steer = live.facts.no_steering ? null : element("button", { type: "button", class: "link", text: "steer with it", onclick: () => steerWith([latent]) });
   document.getElementById("shown").replaceChildren(
     element("p", { class: "shown-name" }, [
       element("strong", { text: `Latent ${latent} ` }),
-      labelName(told.label),
-      element("small", { text: ` evidence: ${told.evidence}; fires on ${whole(n)} of ${whole(live.reading.read.filter(Boolean).length)} tokens that are read` }),
+      labelName(record.label),
+      element("small", { text: ` evidence: ${record.evidence}; fires on ${whole(n)} of the ${whole(live.reading.read.filter(Boolean).length)} tokens that the dictionary reads` }),
     ]),
-    told.explanation ? element("p", { class: "explained" }, element("bdi", { text: visibleText(told.explanation) })) : null,
+    record.explanation ? element("p", { class: "explained" }, element("bdi", { text: visibleText(record.explanation) })) : null,
     element("p", { class: "shown-links" }, [element("a", { href: `/index.html#latent=${latent}`, target: "_blank", rel: "noopener", text: "its page" }), steer]),
   );
 }

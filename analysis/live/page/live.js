@@ -1,16 +1,16 @@
-// The page that asks: a text, what both models and the dictionary make of it, and answers with latents as a lever.
+// The live page: reads a text with both models and the dictionary, and steers answers by latents.
 
 const live = { facts: null, reading: null, firings: [], latent: null, at: 0, order: "change", rows: { token: 0, text: 0 } };
 
 const kind = () => document.querySelector("input[name=kind]:checked").value;
 
-// The text as a line of a text source has it. A chat may end with an answer, unless the models are to give one.
+// The text in the form of a line of a text source. A chat may end with an answer, unless the models are to generate one.
 function typed({ answer: withAnswer }) {
   const words = document.getElementById("words").value;
   if (kind() === "text") return { text: words };
-  const own = document.getElementById("answer").value;
+  const answer = document.getElementById("answer").value;
   const messages = [{ role: "user", content: words }];
-  if (withAnswer && own.trim()) messages.push({ role: "assistant", content: own });
+  if (withAnswer && answer.trim()) messages.push({ role: "assistant", content: answer });
   return { messages };
 }
 
@@ -25,7 +25,7 @@ async function read() {
   live.latent = first ? (live.firings.some(({ latent }) => latent === live.latent) ? live.latent : first.latent) : null;
   renderText();
   showToken(openingToken());
-  if (live.latent === null) showNothing();
+  if (live.latent === null) showNoLatent();
   else showLatent(live.latent);
   document.getElementById("reading-title").focus({ preventScroll: true });
   document.getElementById("reading").scrollIntoView({ block: "start" });
@@ -39,7 +39,7 @@ function readAnswer(text) {
 
 function followKind() {
   const chat = kind() === "chat";
-  document.getElementById("words-name").textContent = chat ? "What the user says" : "Text; an answer goes on from its end";
+  document.getElementById("words-name").textContent = chat ? "User message" : "Text; an answer continues it";
   document.getElementById("answer").hidden = document.getElementById("answer-name").hidden = !chat;
 }
 
@@ -47,9 +47,9 @@ function renderMasthead() {
   const { facts } = live;
   const side = (name) => element("span", { class: "side" }, [element("small", { text: name }), element("bdi", { text: visibleText(facts[name]) })]);
   const bar = element("div", { class: "bar" }, [
-    element("span", { class: "home", text: "crosscoder, live" }),
-    element("span", {}, ["read at ", element("code", { text: facts.hookpoint })]),
-    element("a", { href: "/index.html", text: `the page of all ${whole(facts.n_latents)} latents` }),
+    element("span", { class: "home", text: "crosscoder live" }),
+    element("span", {}, ["hookpoint ", element("code", { text: facts.hookpoint })]),
+    element("a", { href: "/index.html", text: `page of all ${whole(facts.n_latents)} latents` }),
   ]);
   const arrow = element("span", { class: "arrow", role: "img", "aria-label": "changed into", text: " → " });
   document.getElementById("masthead").replaceChildren(bar, element("h1", {}, [side("reference"), arrow, side("intervened")]));
@@ -61,7 +61,7 @@ function renderFacts() {
   renderNamed();
   const context = document.getElementById("context");
   context.hidden = facts.context === null;
-  if (facts.context !== null) context.replaceChildren("Before every text the intervened model reads: ", element("bdi", { text: visibleText(facts.context) }));
+  if (facts.context !== null) context.replaceChildren("Context that the intervened model reads before every text: ", element("bdi", { text: visibleText(facts.context) }));
   document.getElementById("no-chat").hidden = facts.chat;
   if (!facts.chat) {
     document.querySelector("input[value=text]").checked = true;
@@ -69,7 +69,7 @@ function renderFacts() {
   }
   const without = document.getElementById("no-steering");
   without.hidden = !facts.no_steering;
-  without.textContent = facts.no_steering ? `No latent can be used as a lever here: ${facts.no_steering}.` : "";
+  without.textContent = facts.no_steering ? `Steering is not available for this run: ${facts.no_steering}.` : "";
   for (const id of ["steer", "dose-caption", "named"]) document.getElementById(id).hidden = Boolean(facts.no_steering);
   const { limits } = facts;
   Object.assign(document.getElementById("dose"), { min: -limits.dose, max: limits.dose });
@@ -92,10 +92,10 @@ async function start() {
   renderFacts();
   followKind();
   for (const radio of document.querySelectorAll("input[name=kind]")) radio.addEventListener("change", followKind);
-  submits("ask", "both models read", read);
-  submits("steer", "both models answer, twice each", answer);
+  submits("ask", "Both models are reading", read);
+  submits("steer", "Both models are answering, unsteered and steered", answer);
   document.getElementById("strip").addEventListener("keydown", onStripKey);
   document.documentElement.dataset.ready = "true";
 }
 
-start().catch((error) => complain(error.message));
+start().catch((error) => showError(error.message));

@@ -1,4 +1,4 @@
-// The tokens of the text that was read: twice each, colored by what the latent in view writes into either model.
+// The tokens of the text, each shown twice, colored by what the selected latent writes into each model.
 
 const LEAST_KL = 0.05;
 
@@ -9,7 +9,7 @@ function renderStrip() {
   const gutter = ["reference", "intervened", ...(reading.kl ? ["KL, nats"] : [])].map((text) => element("span", { text }));
   strip.replaceChildren(
     element("div", { class: "gutter", "aria-hidden": "true" }, gutter),
-    element("div", { class: "tokens", role: "group", "aria-label": "Tokens; arrow keys move through them", dir: "ltr" }, buttons),
+    element("div", { class: "tokens", role: "group", "aria-label": "Tokens; use the arrow keys to move through them", dir: "ltr" }, buttons),
   );
 }
 
@@ -27,7 +27,7 @@ function tokenButton(reading, text, at) {
   return button;
 }
 
-// Colors the tokens by the latent in view, on one scale for both rows. None is in view where none fires.
+// Colors the tokens by the selected latent, on one scale for both rows. No latent is selected if none fires.
 function paintStrip() {
   const found = firingsOf(live.latent);
   const largest = Math.max(1e-12, ...[...found.values()].flatMap(({ reference, intervened }) => [reference, intervened]));
@@ -49,18 +49,18 @@ function paintStrip() {
 function renderLegend(largest) {
   const scale = element("span", { class: "scale" }, [element("span", { text: "0" }), element("span", { class: "gradient", "aria-hidden": "true" }), element("span", { text: significant(largest) })]);
   const keys = element("span", { class: "keys" }, [
-    element("span", { class: "key key-fires", text: "fires; the thicker, the more" }),
+    element("span", { class: "key key-fires", text: "fires; thicker for larger values" }),
     element("span", { class: "key key-template", text: "template token" }),
     element("span", { class: "key key-special", text: "special token" }),
   ]);
-  const rows = "Upper row: what the latent adds to the reference; lower row: to the intervened model (latent value × decoder norm, in units of the activations).";
-  const kl = live.reading.kl ? ` Below: KL(intervened ‖ reference) of the next token in nats, from ${LEAST_KL} on.` : "";
+  const rows = "Upper row: what the latent writes into the reference; lower row: into the intervened model (latent value × decoder norm, in units of the model's activations).";
+  const kl = live.reading.kl ? ` Below: KL(intervened ‖ reference) of the next token, in nats, if at least ${LEAST_KL}.` : "";
   document.getElementById("legend").replaceChildren(element("span", { text: rows + kl }), scale, keys);
 }
 
 const tokenButtons = () => [...document.querySelectorAll("#strip .pair")];
 
-// Where the models expect the most different things next; without a common vocabulary the end of the text.
+// The token with the largest KL of the next token; the last token if the models share no vocabulary.
 function openingToken() {
   const { kl, tokens } = live.reading;
   return kl ? kl.indexOf(Math.max(...kl)) : tokens.length - 1;
@@ -88,16 +88,16 @@ function onStripKey(event) {
   document.querySelector(`#strip [data-at="${live.at}"]`).focus();
 }
 
-// What the models expect after the token in view, and what fires on it.
+// Next-token predictions after the selected token, and the latents that fire on it.
 function renderToken() {
   const { reading, at } = live;
   const title = element("h3", { id: "of-token-title" }, [`Token ${whole(at)} `, element("bdi", { class: "token" }, tokenNodes(reading.tokens[at], true)), element("small", { text: ` id ${reading.ids[at]}` })]);
   const rows = rowsOn(at).sort(byOrder());
-  const nothing = reading.read[at] ? "No latent fires on it." : "The dictionary does not read it: special tokens, the first of a text, and tokens without a counterpart in the other model are left out.";
+  const empty = reading.read[at] ? "No latent fires on this token." : "The dictionary does not read this token: it skips special tokens, the first token of a text, and tokens without a counterpart in the other model.";
   document.getElementById("of-token").replaceChildren(
     title,
     predictions(),
-    rows.length ? latentTable(`Latents that fire on token ${at}`, rows, { count: live.rows.token, more: () => expand("token") }) : element("p", { class: "muted", text: nothing }),
+    rows.length ? latentTable(`Latents that fire on token ${at}`, rows, { count: live.rows.token, more: () => expand("token") }) : element("p", { class: "muted", text: empty }),
   );
 }
 
@@ -106,8 +106,8 @@ function predictions() {
   const columns = ["reference", "intervened"].map((side) => {
     const expected = reading.predictions[side][at];
     const list = expected.map(([text, share]) => element("li", {}, [element("bdi", { class: "token" }, tokenNodes(text, true)), element("span", { class: "numeric", text: percent(share) })]));
-    return element("div", {}, [element("h4", { text: side }), list.length ? element("ol", { class: "logit-list" }, list) : element("p", { class: "muted", text: "no token ends here in this model" })]);
+    return element("div", {}, [element("h4", { text: side }), list.length ? element("ol", { class: "logit-list" }, list) : element("p", { class: "muted", text: "this model has no token that ends here" })]);
   });
   const kl = reading.kl ? `KL(intervened ‖ reference) ${significant(reading.kl[at])} nats` : "KL is undefined between two vocabularies";
-  return element("div", { class: "expected" }, [element("p", { class: "caption", text: `Likeliest next tokens; ${kl}.` }), element("div", { class: "expected-columns" }, columns)]);
+  return element("div", { class: "expected" }, [element("p", { class: "caption", text: `Most likely next tokens; ${kl}.` }), element("div", { class: "expected-columns" }, columns)]);
 }

@@ -219,9 +219,9 @@ def harvested(run: RunFolder, config: RunConfig) -> None:
         ({"metric": {"kind": "pattern", "pattern": "("}}, "not a regular expression"),
         (
             {"metric": {"kind": "pattern", "pattern": "a", "sampling": {"samples": 3}}},
-            "at temperature 0 all of them are the same",
+            "at temperature 0 all samples are equal",
         ),
-        ({"find_with": {"kind": "perplexity"}}, "has a gradient itself"),
+        ({"find_with": {"kind": "perplexity"}}, "is differentiable"),
         ({"prompts": ["a", "b"]}, "too few to split"),
         ({"elsewhere": ["prose"]}, "does not exist; run the harvest first"),
     ],

@@ -12,10 +12,10 @@ from analysis.behaviors import metrics
 from analysis.behaviors.activations import PromptActivations
 from analysis.behaviors.attribution import (
     Attribution,
-    Corners,
-    along_path,
+    PatchingCorners,
     attribute,
     measure_corners,
+    path_gradients,
 )
 from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.measurement import LogitMeasurement
@@ -58,10 +58,12 @@ def measurement(
     pair: ModelPair, dictionary: Crosscoder, metric: LogitMetric, reads: View = "paired"
 ) -> LogitMeasurement:
     view = view_of(dictionary, pair.d_models, reads)
-    return LogitMeasurement(PromptActivations.of_rows(pair, view, metric.rows(tokens()), POLICY), metric)
+    return LogitMeasurement(PromptActivations.from_rows(pair, view, metric.rows(tokens()), POLICY), metric)
 
 
-def attributed(measured: LogitMeasurement, n_latents: int, **settings: Any) -> tuple[Corners, Attribution]:
+def attributed(
+    measured: LogitMeasurement, n_latents: int, **settings: Any
+) -> tuple[PatchingCorners, Attribution]:
     corners = measure_corners(measured)
     return corners, attribute(measured, corners, AttributionSettings(**settings), n_latents)
 
@@ -199,11 +201,11 @@ def test_a_model_beside_itself_has_no_shift(folder: Path) -> None:
 def test_steps_are_refined_by_threes_and_end_as_all_at_once(folder: Path) -> None:
     pair = pairs(folder, "models")
     measured = measurement(pair, random_dictionary(), build_metric(METRICS["continuation"], pair.tokenizer))
-    refined, at_once = along_path(measured), along_path(measured)
+    refined, at_once = path_gradients(measured), path_gradients(measured)
     refined.refine(4)
     refined.refine(12)
     at_once.refine(12)
-    for index in range(len(measured.reading.batches)):
+    for index in range(len(measured.activations.batches)):
         torch.testing.assert_close(refined.mean(index), at_once.mean(index), rtol=1e-4, atol=1e-6)
 
 
@@ -224,9 +226,9 @@ def test_batches_change_nothing(folder: Path) -> None:
     rows = metric.rows(tokens())
     found = []
     for budget in (16, 100_000):
-        reading = PromptActivations.of_rows(pair, view, rows, POLICY, batch_tokens=budget)
-        measured = LogitMeasurement(reading, metric)
-        found.append((len(reading.batches), attributed(measured, 40, steps=3)))
+        activations = PromptActivations.from_rows(pair, view, rows, POLICY, batch_tokens=budget)
+        measured = LogitMeasurement(activations, metric)
+        found.append((len(activations.batches), attributed(measured, 40, steps=3)))
     (few, (one, first)), (many, (other, second)) = found
     assert few > many == 1
     np.testing.assert_allclose(one.total, other.total, atol=1e-4)
@@ -238,8 +240,8 @@ def test_batches_may_differ_in_rows_and_length(folder: Path) -> None:
     rows = build_metric(METRICS["continuation"], pair.tokenizer).rows(tokens())
     # The checker of annotations looks at one element of a sequence, drawn anew in each call.
     for _ in range(16):
-        reading = PromptActivations.of_rows(pair, None, rows, POLICY, batch_tokens=30)
-        assert len({batch.token_ids.shape for batch in reading.batches}) > 1
+        activations = PromptActivations.from_rows(pair, None, rows, POLICY, batch_tokens=30)
+        assert len({batch.token_ids.shape for batch in activations.batches}) > 1
 
 
 def test_an_unchanged_run_is_the_model_as_transformers_runs_it(folder: Path) -> None:
@@ -266,7 +268,7 @@ def test_probabilities_a_few_places_at_a_time_are_those_at_once(
     for size in (2**20, entries):
         monkeypatch.setattr(metrics, "_ENTRIES", size)
         measured = measurement(pair, random_dictionary(), build_metric(METRICS["perplexity"], pair.tokenizer))
-        beside = measured.beside_unchanged(runs)
+        beside = measured.compare_with_unchanged(runs)
         divergence = measurement(
             pair, random_dictionary(), build_metric(METRICS["divergence_everywhere"], pair.tokenizer)
         )

@@ -11,12 +11,12 @@ from analysis.behaviors.causal import (
     Checker,
     Compared,
     RandomParts,
-    along,
-    chosen,
     compare,
     curve,
+    latent_mask,
     random_shares,
     remainder,
+    top_n_parts,
 )
 from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.measurement import LogitMeasurement
@@ -39,7 +39,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> LogitMeasurement:
     generator = np.random.default_rng(0)
     prompts = [Prompt(str(i), generator.integers(7, 30, size=4 + i)) for i in range(8)]
     return LogitMeasurement(
-        PromptActivations.of_rows(pair, view, metric.rows(prompts), TokenPolicy()), metric
+        PromptActivations.from_rows(pair, view, metric.rows(prompts), TokenPolicy()), metric
     )
 
 
@@ -53,7 +53,7 @@ def checker(measured: LogitMeasurement) -> Checker:
 def test_latents_carry_what_was_planned(
     checker: Checker, kind: str, latents: list[int], share: float
 ) -> None:
-    found = checker.share(kind, Part(chosen(latents, 4)))  # pyright: ignore[reportArgumentType]
+    found = checker.share(kind, Part(latent_mask(latents, 4)))  # pyright: ignore[reportArgumentType]
     assert found.value == pytest.approx(share, abs=1e-4)
 
 
@@ -64,39 +64,39 @@ def test_the_remainder_says_where_the_rest_is(checker: Checker) -> None:
 
 
 def test_the_curve_adds_up_along_the_ranking(checker: Checker) -> None:
-    points = curve(checker, along([0, 1], (1, 2, 500), 4))
+    points = curve(checker, top_n_parts([0, 1], (1, 2, 500), 4))
     assert [point["n"] for point in points] == [1, 2]
     assert [point["necessity"]["value"] for point in points] == pytest.approx([0.3, 0.5], abs=1e-4)
 
 
 def test_rebuilding_does_what_the_error_did(checker: Checker) -> None:
     """Without its error the intervened model loses the quarter that the error carries."""
-    found = checker.rebuilding()
+    found = checker.reconstruction_effect()
     assert found["intervened"].value == pytest.approx(-0.25, abs=1e-4)
     assert found["reference"].value == pytest.approx(0.0, abs=1e-4)
 
 
 def test_random_latents_are_brought_to_the_norm_and_are_none_of_the_named(measured: LogitMeasurement) -> None:
-    reading = measured.reading
-    random = RandomParts(reading, [0], 0)
+    activations = measured.activations
+    random = RandomParts(activations, [0], 0)
     drawn = random.like([0], 0.125)
     assert drawn is not None and drawn.latents is not None
     assert drawn.latents.tolist() == [False, True, False, False]
-    assert reading.norm(drawn) == pytest.approx(0.125)
+    assert activations.norm(drawn) == pytest.approx(0.125)
     assert random.like([0, 0], 1.0) is None
 
 
 def test_a_claim_beats_chance_only_where_no_draw_reaches_it(
-    measured: LogitMeasurement, checker: Checker
+    gradient_measurement: LogitMeasurement, checker: Checker
 ) -> None:
-    reading = measured.reading
-    part, norm = Part(chosen([0], 4)), reading.norm(Part(chosen([0], 4)))
-    drawn = RandomParts(reading, [0], 0).like([0], norm)
+    activations = measured.activations
+    part, norm = Part(latent_mask([0], 4)), activations.norm(Part(latent_mask([0], 4)))
+    drawn = RandomParts(activations, [0], 0).like([0], norm)
     assert drawn is not None
     # The only other latent is a planned one, in a direction of its own; of that norm it carries far more.
     null = random_shares(checker, [drawn] * 20, "draws")
     assert not compare(checker, part, null)["necessity"].passed(0.95)
-    nothing = random_shares(checker, [Part(chosen([2], 4))] * 20, "draws")
+    nothing = random_shares(checker, [Part(latent_mask([2], 4))] * 20, "draws")
     found = compare(checker, part, nothing)
     assert found["necessity"].passed(0.95) and found["necessity"].p_value == pytest.approx(1 / 21)
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from analysis.behaviors.attribution import measure_corners
 from analysis.behaviors.experiment import Experiment
 from analysis.behaviors.metrics import NextTokenLogOdds
-from analysis.behaviors.shared_space import check, rank, take_apart
+from analysis.behaviors.shared_space import check, decompose_shift, rank
 from analysis.behaviors.shift import measure_shift
 from analysis.latents.dictionary_view import view_of
 from crosscoder.config import CrosscoderConfig, ReLU, TokenPolicy
@@ -78,12 +78,12 @@ def test_a_drift_in_no_feature_is_no_causal_claim(tokenizer: Any, tmp_path: Path
     established = causal = 0
     for seed in range(PAIRS):
         made = experiment(drifting_pair(tokenizer, seed, size=0.3), tmp_path, seed)
-        corners = measure_corners(made.claimed)
+        corners = measure_corners(made.behavior_measurement)
         shift = measure_shift(corners.reference, corners.intervened, None, made.behavior.shift, seed)
         if not shift.established:
             continue
         established += 1
-        found, claim = take_apart(made, made.find), take_apart(made, made.claim)
+        found, claim = decompose_shift(made, made.find), decompose_shift(made, made.claim)
         ranking = [int(latent) for latent in rank(made, found)]
         causal += check(made, ranking, found, claim).level == "causal"
     assert established <= binom.ppf(0.999, PAIRS, 0.05)
@@ -95,5 +95,5 @@ def test_a_shift_along_one_direction_is_claimed(tokenizer: Any, tmp_path: Path) 
     pair = drifting_pair(tokenizer, 0, size=0.3)
     pair.models[1].get_input_embeddings().weight[:, 0] += 2.0  # pyright: ignore[reportCallIssue]
     made = experiment(pair, tmp_path, 0)
-    corners = measure_corners(made.claimed)
+    corners = measure_corners(made.behavior_measurement)
     assert measure_shift(corners.reference, corners.intervened, None, made.behavior.shift, 0).established

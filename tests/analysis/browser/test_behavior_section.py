@@ -83,7 +83,9 @@ def test_payload_holds_the_reports_own_sentences_and_numbers(tmp_path: Path) -> 
     write_report(folder)
     report = json.loads((folder.report / "report.json").read_text())
     for shown, behavior in zip(header["behaviors"], report["behaviors"], strict=True):
-        assert [flat(pieces) for pieces in shown["said"]] == [one["text"] for one in behavior["sentences"]]
+        assert [flat(pieces) for pieces in shown["sentences"]] == [
+            one["text"] for one in behavior["sentences"]
+        ]
         for name in ("name", "description", "unit", "established", "shift", "floor", "p_value"):
             assert shown[name] == behavior[name], name
     refusal, small_talk = header["behaviors"]
@@ -99,7 +101,7 @@ def test_payload_holds_the_reports_own_sentences_and_numbers(tmp_path: Path) -> 
     np.testing.assert_array_equal(
         array(folder, "column:attributed/refusal"), table["share_held_out"].astype(np.float32)
     )
-    assert set(chunk["carried"]) == {str(latent) for latent in NAMED}
+    assert set(chunk["attributed_tokens"]) == {str(latent) for latent in NAMED}
     first = refusal["explanation"]["latents"][0]
     assert first["attribution"]["low"] == pytest.approx(table["share_held_out_low"][3], rel=1e-6)
     assert first["necessity"]["random"] == [0.015625, -0.125]
@@ -226,11 +228,11 @@ def test_overview_shows_each_behavior(run: RunFolder, visit: Any) -> None:
     refusal, small_talk = view.page.query_selector_all(".behavior")
     assert refusal.get_attribute("open") is not None
     # Bars and lines are of the metric that stands in, and say so.
-    assert "of the shift in nats, by the metric that stands in" in (refusal.text_content() or "")
+    assert "the shift in the stand-in metric, in nats" in (refusal.text_content() or "")
     assert small_talk.query_selector("table, svg") is None
     write_report(run)
     report = json.loads((run.report / "report.json").read_text())
-    said = numbers(view, '[data-behavior="refusal"] .behavior-said p')
+    said = numbers(view, '[data-behavior="refusal"] .behavior-sentences p')
     assert said == [sentence["text"] for sentence in report["behaviors"][0]["sentences"]]
     origins, latents, curve, layers = (
         numbers(view, f'[data-behavior="refusal"] {place}')
@@ -323,9 +325,9 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
     assert percent(row["share_find"]) in text
     assert "rank\n2\n" in re.sub(r"\n+", "\n", text)
     assert "0.52 % (−1.00 % to 2.00 %) undone: not passed; random latents at most 1.56 % in 2 draws" in text
-    assert "83.0 % (76.8 % to 86.1 %) brought: passed;" in text
+    assert "83.0 % (76.8 % to 86.1 %) produced: passed;" in text
     strokes = view.page.eval_on_selector_all(
-        "#latent .among", "nodes => nodes.map(n => n.querySelectorAll('.draw').length)"
+        "#latent .random-draws", "nodes => nodes.map(n => n.querySelectorAll('.draw').length)"
     )
     assert strokes == [2, 2]
     # One that pushes the way of the shift and was not checked, and one that does not.
@@ -336,7 +338,7 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
         assert f"rank\n{rank}\n" in text
         assert percent(table["share_held_out"][latent]) in text
         assert "Not among the 2 latents" in text
-        assert view.page.query_selector(".carried, #latent .among") is None
+        assert view.page.query_selector(".attributed, #latent .random-draws") is None
     assert view.complaints == []
 
 
@@ -345,10 +347,10 @@ def test_latent_shows_where_on_the_prompts_it_carries_the_shift(run: RunFolder, 
     expected = attributed_tokens(place, [3], 1.0)[3]
     view = visit(run, "#latent=3")
     view.open_latent(3)
-    assert numbers(view, ".carried-prompt .prompt") == [entry["prompt"] for entry in expected]
+    assert numbers(view, ".attributed-prompt .prompt") == [entry["prompt"] for entry in expected]
     shown = view.page.eval_on_selector_all(
-        ".carried-prompt",
-        """prompts => prompts.map(prompt => Array.from(prompt.querySelectorAll(".carried-token"), token => [
+        ".attributed-prompt",
+        """prompts => prompts.map(prompt => Array.from(prompt.querySelectorAll(".attributed-token"), token => [
             token.firstChild.textContent, token.dataset.value === undefined ? null : Number(token.dataset.value),
             Number(token.firstChild.style.getPropertyValue("--v"))]))""",
     )
@@ -360,14 +362,14 @@ def test_latent_shows_where_on_the_prompts_it_carries_the_shift(run: RunFolder, 
     assert strongest[2] == 1
     # Every third position only: between any two tokens that are shown lie some that are not.
     gaps = view.page.eval_on_selector_all(
-        ".carried-prompt", "prompts => prompts.map(prompt => prompt.querySelectorAll('.ellipsis').length)"
+        ".attributed-prompt", "prompts => prompts.map(prompt => prompt.querySelectorAll('.ellipsis').length)"
     )
     assert gaps == [len(entry["tokens"]) for entry in expected]
 
 
 def test_filters_by_evidence(run: RunFolder, visit: Any) -> None:
     view = visit(run)
-    assert numbers(view, "[data-kept=evidence]") == ["observed79", "associated0", "causal1"]
+    assert numbers(view, "[data-filter=evidence]") == ["observed79", "associated0", "causal1"]
     heads = numbers(view, ".row.head .cell")
     assert "evidence" in heads
     view.page.click('.level[data-value="causal"]')
@@ -396,18 +398,18 @@ def test_overview_shows_the_checkpoints(run: RunFolder, visit: Any) -> None:
         ".checkpoints tbody tr", "rows => rows.map(row => Array.from(row.cells, cell => cell.textContent))"
     )
     assert [row[0].startswith(name) for row, name in zip(rows, CHECKPOINTS, strict=True)] == [True] * 4
-    assert rows[0][1:] == ["where all changes are measured from"]
+    assert rows[0][1:] == ["the reference, from which all changes are measured"]
     for row, one, begins in zip(
         rows[1:], monitoring["checkpoints"][1:], monitoring["onset"]["by_checkpoint"][1:], strict=True
     ):
         found = [percent(one[name]) for name in ("relative_change", "relative_step", "unexplained")]
         assert row[1:5] == [*found, str(begins)]
     assert rows[1][5].startswith(
-        "rings for 1 latent and the constant offsetstatistic 5.85, threshold 2.93, p 0.0123"
+        "raised by 1 latent and the constant offsetstatistic 5.85, threshold 2.93, p 0.0123"
     )
     assert "latent 7 3.45 %" in rows[1][5]
     assert rows[2][5] == "not measured"
-    assert rows[3][5].startswith("quiet")
+    assert rows[3][5].startswith("not raised")
     view.page.click(".alarm-latent a")
     view.open_latent(7)
 
@@ -446,7 +448,7 @@ def test_latent_shows_its_course(run: RunFolder, visit: Any) -> None:
     assert CHECKPOINTS[2] in view.page.inner_text(".trajectory .pairs")
     view.go("#latent=71")
     view.open_latent(71)
-    assert "none that is certain" in view.page.inner_text(".trajectory .pairs")
+    assert "not certain" in view.page.inner_text(".trajectory .pairs")
     assert view.page.query_selector(".trajectory line.onset") is None
     assert view.complaints == []
 
@@ -455,7 +457,7 @@ def test_nothing_is_empty_where_there_is_nothing(tmp_path: Path, visit: Any) -> 
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     write_page(folder)
     view = visit(folder)
-    absent = ".behaviors, .monitoring, [data-kept=evidence], .latent-behavior, .trajectory, .carried"
+    absent = ".behaviors, .monitoring, [data-filter=evidence], .latent-behavior, .trajectory, .attributed"
     assert view.page.query_selector(absent) is None
     write_report(folder)
     report = json.loads((folder.report / "report.json").read_text())
@@ -484,11 +486,11 @@ def test_a_behavior_without_a_gradient_says_so(tmp_path: Path, visit: Any) -> No
     assert view.page.query_selector(".more, rect.column") is None
     view.page.click(".behavior a >> nth=0")
     view.open_latent(3)
-    assert "attributed, held-out\nnot measured" in re.sub(
+    assert "attributed share\nnot measured" in re.sub(
         r"\n+", "\n", view.page.inner_text(".latent-behavior")
     )
     assert "undone: passed" in view.page.inner_text(".latent-behavior")
-    assert view.page.query_selector(".carried") is None
+    assert view.page.query_selector(".attributed") is None
     assert view.complaints == []
 
 
@@ -506,7 +508,7 @@ def test_hostile_behaviors_are_only_text(tmp_path: Path, visit: Any) -> None:
     view.open_latent(3)
     latent = view.page.text_content("#latent") or ""
     assert HOSTILE[0] in overview and HOSTILE[1] in overview
-    shown = set(numbers(view, ".carried-prompt .prompt")) | set(numbers(view, ".carried-token bdi"))
+    shown = set(numbers(view, ".attributed-prompt .prompt")) | set(numbers(view, ".attributed-token bdi"))
     assert HOSTILE[0] in shown and HOSTILE[1] in shown
     for text in (overview, latent):
         assert "\u2028" not in text
@@ -517,7 +519,7 @@ def test_hostile_behaviors_are_only_text(tmp_path: Path, visit: Any) -> None:
     )
     assert runnable == 1
     isolated = view.page.eval_on_selector_all(
-        ".carried bdi, .latent-behavior bdi, .trajectory bdi",
+        ".attributed bdi, .latent-behavior bdi, .trajectory bdi",
         "nodes => nodes.map(n => getComputedStyle(n).unicodeBidi)",
     )
     assert set(isolated) == {"isolate"}
@@ -546,8 +548,8 @@ def test_lines_differ_without_color(run: RunFolder, visit: Any) -> None:
     assert view.page.query_selector_all(".behavior circle.point") != []
     assert view.page.query_selector_all(".behavior rect.point.open") != []
     assert sorted(numbers(view, ".behavior-parts > div:not(.doses, .answers) .series-name")) == [
-        "put in",
-        "taken out",
+        "added",
+        "removed",
     ]
     labels = view.page.eval_on_selector_all(".lines", "nodes => nodes.map(n => n.getAttribute('aria-label'))")
     assert all(re.search(r"\d", label) for label in labels)

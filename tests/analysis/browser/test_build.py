@@ -403,7 +403,7 @@ def test_latents_without_examples_say_so(tmp_path: Path, visit: Any) -> None:
     write_page(folder)
     view = visit(folder, f"#latent={HOSTILE_LATENT}")
     view.open_latent(HOSTILE_LATENT)
-    assert "kept no examples of this latent" in view.page.inner_text(".examples")
+    assert "stored no examples of this latent" in view.page.inner_text(".examples")
     assert view.complaints == []
 
 
@@ -411,7 +411,7 @@ def test_identical_models_are_called_identical(tmp_path: Path, visit: Any) -> No
     folder = make_run_folder(tmp_path / "run", identical=True)
     write_page(folder)
     view = visit(folder)
-    assert "Both sides computed identical activations" in view.page.inner_text(".lead")
+    assert "Both models computed identical activations" in view.page.inner_text(".lead")
     assert view.page.inner_text('.strip-row:has([data-label="new"]) .count') == "0"
     assert view.complaints == []
 

@@ -115,15 +115,15 @@ def test_overview_shows_how_sure_the_counts_are(tmp_path: Path, visit: Any) -> N
     shown = {
         (label, part): view.page.text_content(row.format(label, part))
         for label in ("new", "lost", "rotated")
-        for part in ("interval", "nothing")
+        for part in ("interval", "expected-false")
     }
     assert shown == {
         ("new", "interval"): "95 % interval 5 to 9",
-        ("new", "nothing"): "1.5 expected from nothing",
+        ("new", "expected-false"): "1.5 expected false",
         ("lost", "interval"): "95 % interval not measured",
-        ("lost", "nothing"): "expected from nothing: not measured",
+        ("lost", "expected-false"): "expected false: not measured",
         ("rotated", "interval"): "95 % interval 4 to 1,234",
-        ("rotated", "nothing"): "expected from nothing: not measured",
+        ("rotated", "expected-false"): "expected false: not measured",
     }
     lines = view.page.eval_on_selector_all(".findings dd", "nodes => nodes.map(n => n.lastChild.textContent)")
     assert lines == [finding["text"] for finding in header["findings"]]
@@ -145,12 +145,12 @@ def test_overview_shows_how_sure_the_counts_are(tmp_path: Path, visit: Any) -> N
 def test_without_controls_nothing_is_blank(run: RunFolder, visit: Any) -> None:
     view = visit(run)
     cells = view.page.eval_on_selector_all(
-        ".strip-row .interval, .strip-row .nothing, .findings .found",
+        ".strip-row .interval, .strip-row .expected-false, .findings .found",
         "nodes => nodes.map(n => n.textContent)",
     )
     assert len(cells) == 8 * 2 + 5
     assert all("not measured" in cell for cell in cells)
-    assert "depends on each limit\nnot measured" in re.sub(r"\n+", "\n", view.page.inner_text(".certain"))
+    assert "Sensitivity to each limit\nnot measured" in re.sub(r"\n+", "\n", view.page.inner_text(".certain"))
     view.page.click(".columns summary")
     missing = view.page.eval_on_selector_all(
         ".columns label.missing", "nodes => nodes.map(n => [n.textContent, n.firstChild.disabled])"
@@ -190,8 +190,8 @@ def test_latent_says_how_sure_it_is(tmp_path: Path, visit: Any, heard: bool) -> 
     view = visit(folder, f"#latent={known}")
     view.open_latent(known)
     text = view.page.inner_text(".how-sure")
-    assert "0.0312" in text and "0.50" in text and "0.83" in text and "its latent 7" in text
-    assert ("not to be believed" in text) is not heard
+    assert "0.0312" in text and "0.50" in text and "0.83" in text and "diff-SAE latent 7" in text
+    assert ("not reliable" in text) is not heard
     assert "not measured" not in text
     view.go(f"#latent={unknown}")
     view.open_latent(unknown)

@@ -46,7 +46,7 @@ def test_exported_decisions_give_the_same_elsewhere(run: RunFolder, visit: Any, 
     assert [one["latent"] for one in file["decisions"]] == [3, 7, 9]
     other = visit(run)
     assert counts(other)["undecided"] == N_LATENTS
-    assert imported(other, path) == "decisions.json: 3 taken over, 0 as new or newer here."
+    assert imported(other, path) == "decisions.json: 3 imported, 0 skipped because the entry here is as new or newer."
     for latent in (3, 7, 9):
         assert entry(other, latent) == entry(view, latent)
     again = saved(other, "export decisions", tmp_path / "again.json")
@@ -67,14 +67,14 @@ def test_of_two_entries_the_later_one_stands(run: RunFolder, visit: Any, tmp_pat
     newer |= {"time": time, "verdict": None, "label": "", "note": ""}
     path = tmp_path / "second.json"
     path.write_text(json.dumps(file))
-    assert imported(view, path) == "second.json: 1 taken over, 2 as new or newer here."
+    assert imported(view, path) == "second.json: 1 imported, 2 skipped because the entry here is as new or newer."
     assert entry(view, 3)[2] == NOTE
     # Cleared elsewhere, later: cleared here.
     assert entry(view, 7) == (["undecided"], "", "")
     # And a decision made here after that stands, though that clock was ahead.
     view.page.keyboard.press("s")
     view.page.keyboard.press("Escape")
-    assert imported(view, path) == "second.json: 0 taken over, 3 as new or newer here."
+    assert imported(view, path) == "second.json: 0 imported, 3 skipped because the entry here is as new or newer."
     assert entry(view, 7)[0] == ["starred"]
 
 
@@ -92,12 +92,12 @@ def changed(**change: Any) -> Callable[[dict[str, Any]], str]:
     ("make", "words"),
     [
         (lambda file: json.dumps(file)[:-9], "not JSON"),
-        (lambda file: "[]", "not a file of decisions; its kind is nothing, not “crosscoder decisions”"),
-        (lambda file: "null", "not a file of decisions"),
+        (lambda file: "[]", "not a decisions file; its kind is missing, not “crosscoder decisions”"),
+        (lambda file: "null", "not a decisions file"),
         (changed(kind="report"), 'its kind is "report"'),
-        (changed(schema_version=2), "schema_version 2, this page reads 1"),
-        (changed(schema_version="1"), 'schema_version "1", this page reads 1'),
-        (changed(run="0" * 32, compared="A → B"), 'decisions of another run ("A → B", run "00000000'),
+        (changed(schema_version=2), "schema_version is 2; this page reads version 1"),
+        (changed(schema_version="1"), 'schema_version is "1"; this page reads version 1'),
+        (changed(run="0" * 32, compared="A → B"), 'decisions on another run ("A → B", run "00000000'),
         (changed(extra=1), "unknown field extra"),
         (changed(decisions={}), "decisions is {}, not a list"),
         (changed(exported="now"), 'exported is "now", not a time'),
@@ -110,7 +110,7 @@ def changed(**change: Any) -> Callable[[dict[str, Any]], str]:
         (changed(decisions=[one(verdict="undecided")]), "not “starred”, “rejected” or null"),
         (changed(decisions=[one(label="x" * 81)]), "one line of at most 80 characters"),
         (changed(decisions=[one(label="two\nlines")]), "one line of at most 80 characters"),
-        (changed(decisions=[one(note="x" * 4001)]), "a text of at most 4,000 characters"),
+        (changed(decisions=[one(note="x" * 4001)]), "not text of at most 4,000 characters"),
         (changed(decisions=[one(note=None)]), "note is null"),
         (changed(decisions=[one(time="2026-01-01")]), "time is"),
         (changed(decisions=[one(time="2026-02-31T00:00:00.000Z")]), "not a time such as"),
@@ -167,7 +167,7 @@ def test_another_runs_file_is_refused(run: RunFolder, visit: Any, tmp_path: Path
     path = saved(view, "export decisions", tmp_path / "other.json")
     here = visit(run)
     said = imported(here, path)
-    assert "decisions of another run" in said
+    assert "decisions on another run" in said
     assert run_digest(load_results(folder)) in said and run_digest(load_results(run)) in said
     assert counts(here)["undecided"] == N_LATENTS
 
@@ -184,7 +184,7 @@ def test_hostile_decisions_are_only_text(run: RunFolder, visit: Any, tmp_path: P
     path = tmp_path / "<img src=x>.json"
     path.write_text(json.dumps(file))
     view = visit(run)
-    assert "7 taken over" in imported(view, path)
+    assert "7 imported" in imported(view, path)
     view.go("#decision=starred&sort=latent")
     view.page.wait_for_selector(f'.count-line:has-text("{len(HOSTILE)} of {N_LATENTS}")')
     shown = view.page.text_content(".spacer") or ""
@@ -220,7 +220,7 @@ def test_summary_holds_the_numbers_of_the_files(visit: Any, tmp_path: Path) -> N
     row = features.iloc[3]
     assert text.startswith("# Audit: SmolLM2-135M-Instruct → SmolLM2-135M-Instruct + refuse-food\n")
     assert "51,200 held-out tokens of 900 documents (chat 30,100, prose 21,100)" in text
-    assert f"| explained, difference | {percent(0.417)} |" in text
+    assert f"| variance explained, difference | {percent(0.417)} |" in text
     new = int((features["label"] == "new").sum())
     assert f"| new | {new} | 5 to 9 | 1.5 |" in text
     lost = int((features["label"] == "lost").sum())
@@ -243,8 +243,8 @@ def test_summary_holds_the_numbers_of_the_files(visit: Any, tmp_path: Path) -> N
     assert "| q | not measured |  |" in starred
     attributed = read_table(folder.behaviors / "refusal" / "attribution.parquet").iloc[3]
     bounds = f"{percent(attributed['share_held_out_low'])} to {percent(attributed['share_held_out_high'])}"
-    assert f"| share of the shift of refusal, attributed | {percent(0.21875)} | {bounds} |" in starred
-    assert "taken out of the intervened model: passed" in starred
+    assert f"| attributed share of the shift of refusal | {percent(0.21875)} | {bounds} |" in starred
+    assert "removed from the intervened model: passed" in starred
     rejected, undecided = rejected.split("## Undecided")
     assert rejected.strip() == f"- latent 7 ({features['label'][7]})"
     assert f"{N_LATENTS - 2} of {N_LATENTS} latents were neither starred nor rejected." in undecided

@@ -116,7 +116,7 @@ def test_answers_are_those_of_the_file(run: RunFolder, visit: Any) -> None:
         assert ("not passed" in line) is not check["passed"]
         assert f"in 2 draws, p {check['p_value']:.3g}" in line
     # Two draws show nothing at a confidence of 95 %, and it says so.
-    assert "p is at least 0.333, and passing takes at most 0.05" in texts(view, ".answers .caption")[0]
+    assert "p is at least 0.333, and a check passes at 0.05 or less" in texts(view, ".answers .caption")[0]
     cells = view.page.eval_on_selector_all(
         ".answers .numbers tbody tr",
         "rows => rows.map(row => Array.from(row.cells, cell => cell.textContent))",

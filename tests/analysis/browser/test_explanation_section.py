@@ -42,7 +42,7 @@ def test_a_rule_stands_with_its_score_and_a_bad_one_as_it_is(
     view.open_latent(3)
     text = panel(view, "rule")
     assert "token in" in text and HOSTILE[0] in text and "42" in text
-    assert "0.97 (0.94 to 0.98)" in text and "0.5 is chance" in text
+    assert "0.97 (0.94 to 0.98)" in text and "chance is 0.5" in text
     assert "61 firings in 23 documents" in text and "of 25,003 tokens" in text
     assert "does not pay" not in text
     view.page.goto(view.page.url.replace("latent=3", "latent=4"))
@@ -64,7 +64,7 @@ def test_written_explanations_stand_beside_their_control(folder: RunFolder, visi
     assert HOSTILE[0] in text
     assert "0.88" in text and "0.69 to 0.95" in text, "its own score"
     assert "0.53" in text and "latent 4" in text, "that with another latent's explanation"
-    assert "On average over the latents that were judged so: detection 0.88 and 0.53 (mean of 1)" in text
+    assert "Means over latents: detection 0.88, control 0.53 (1 scored)" in text
     assert "6 verdicts are too few" in text and "0.91" in text and "12,345 tokens" in text
     view.page.goto(view.page.url.replace("latent=3", "latent=4"))
     view.open_latent(4)

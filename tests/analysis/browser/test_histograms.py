@@ -15,7 +15,7 @@ from analysis.latents.histograms import ActivationHistograms
 from analysis.report.phrases import percent
 from analysis.tables.analysis_files import load_results
 from analysis.tables.columns import HISTOGRAMS
-from analysis.tables.histogram_rows import before_sources
+from analysis.tables.histogram_rows import legacy_histograms_path
 from crosscoder.dictionary.sparse_latents import SparseLatents
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
@@ -154,7 +154,7 @@ def as_before(folder: RunFolder) -> dict[str, Any]:
     for latent, largest in zip(features["latent"], features["max_activation"], strict=True):
         counts = (np.arange(20)[::-1] * (latent + 1)).tolist()
         old[str(latent)] = {"edges": np.linspace(0, largest, 21).tolist(), "counts": counts}
-    before_sources(folder).write_text(json.dumps({"activation": old}))
+    legacy_histograms_path(folder).write_text(json.dumps({"activation": old}))
     folder.histograms.unlink()
     return old
 
@@ -196,7 +196,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"histograms\.parquet: not found; run crosscoder analyze first"):
         write_page(folder)
     for damaged in ("{", "[]", '{"activation": {"x": 1}}', '{"activation": {"0": {"edges": []}}}'):
-        before_sources(folder).write_text(damaged)
+        legacy_histograms_path(folder).write_text(damaged)
         with pytest.raises(FormatError, match=r"histograms\.json: not a file of histograms \("):
             write_page(folder)
 

@@ -43,7 +43,7 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            ConfigError, match=rf"^--port: {port} cannot be used \(Address already in use\); give another"
+            ConfigError, match=rf"^--port: {port} cannot be used \(Address already in use\); choose another port"
         ):
             PageServer(tmp_path, port)
 

@@ -297,7 +297,7 @@ def test_the_mark_below_the_pointer_is_the_nearest_shown(
     shown = features[features["label"].isin(labels)]
     view = visit(folder, f"#label={','.join(labels)}")
     caption = view.page.inner_text("figure:has(.scatter) figcaption")
-    assert ("(shared) are dots" in caption) == (len(shown) > 2000)
+    assert ("(shared) are drawn as dots" in caption) == (len(shown) > 2000)
     canvas = view.page.locator(".scatter canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()

@@ -216,7 +216,7 @@ FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'Quot
 
 @pytest.mark.parametrize(
     ("script", "words"),
-    [(BLOCKED, "keeps nothing for this page (SecurityError)"), (FULL, "could not keep the last change (QuotaExceededError)")],
+    [(BLOCKED, "stores nothing for this page (SecurityError)"), (FULL, "could not store the last change (QuotaExceededError)")],
 )  # fmt: skip
 def test_without_storage_it_says_so_and_warns_before_leaving(
     run: RunFolder, visit: Any, tmp_path: Path, script: str, words: str
@@ -228,7 +228,7 @@ def test_without_storage_it_says_so_and_warns_before_leaving(
     decide_three(view)
     assert entry(view, 3) == (["starred"], "refuses food", NOTE)
     view.page.keyboard.press("Escape")
-    view.page.wait_for_selector(f'.kept-where.warned:has-text("{words}")')
+    view.page.wait_for_selector(f'.storage-note.warned:has-text("{words}")')
     with view.page.expect_event("dialog"):
         view.page.close(run_before_unload=True)
     assert len(view.dialogs) == 1
@@ -243,5 +243,5 @@ def test_unreadable_items_are_told_and_left(run: RunFolder, visit: Any) -> None:
     key = f"crosscoder/{run_digest(load_results(run))}/4"
     view.page.evaluate("key => localStorage.setItem(key, '{')", key)
     view.page.reload()
-    view.page.wait_for_selector('.kept-where.warned:has-text("1 kept entries could not be read")')
+    view.page.wait_for_selector('.storage-note.warned:has-text("1 stored entries could not be read")')
     assert view.page.evaluate("key => localStorage.getItem(key)", key) == "{"

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from analysis.checkpoints.change_alarm import sound
+from analysis.checkpoints.change_alarm import alarm_of_step
 from analysis.checkpoints.monitoring import alarms
 from analysis.latents.checkpoint_statistics import ChainAccumulator, ChainStatistics
 from analysis.latents.dictionary_view import PairedView
@@ -143,7 +143,7 @@ def test_the_threshold_is_that_of_the_largest_of_all_signs() -> None:
     """Against the written formula, and at the stated rate for columns that hang together."""
     generator = np.random.default_rng(0)
     step = torch.from_numpy(generator.normal(size=(16, 3)))
-    found = sound(step, 0.1, 2000, np.random.default_rng(1))
+    found = alarm_of_step(step, 0.1, 2000, np.random.default_rng(1))
     z = step.sum(dim=0) / step.square().sum(dim=0).sqrt()
     assert found.statistic == pytest.approx(max(0.0, float(z.max())))
     signs = np.random.default_rng(1).choice([-1.0, 1.0], size=(2000, 16))
@@ -153,5 +153,5 @@ def test_the_threshold_is_that_of_the_largest_of_all_signs() -> None:
 
 
 def test_too_few_signs_for_a_rate_never_ring() -> None:
-    found = sound(torch.ones(16, 2, dtype=torch.float64), 0.001, 100, np.random.default_rng(0))
+    found = alarm_of_step(torch.ones(16, 2, dtype=torch.float64), 0.001, 100, np.random.default_rng(0))
     assert (found.threshold, found.rings) == (None, False)

@@ -1,4 +1,4 @@
-"""Documents of made-up words, and a dictionary of which each latent fires on what is planted."""
+"""Documents of random words, and a dictionary whose latents fire on planted triggers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,13 +24,13 @@ from tests.tiny_pairs import WORDS, save_word_tokenizer
 
 N_DOCUMENTS, LENGTH = 240, 30
 FIRST = 5
-"""Id of the first of the words; each is a token."""
+"""Id of the first word; every word is one token."""
 
 TRIGGER, BEFORE = 9, 14
-"""Token ids: latent 0 fires on TRIGGER and the one after it, latent 1 after BEFORE."""
+"""Token ids: latent 0 fires on TRIGGER and TRIGGER + 1, latent 1 on the token after BEFORE."""
 
 LATENTS = ("token", "previous", "chat", "random", "seldom", "always")
-"""What the latents fire on, by their number."""
+"""Names of the latents by what they fire on."""
 
 
 def planted_documents() -> Documents:
@@ -49,7 +49,7 @@ def planted_documents() -> Documents:
 
 
 class PlantedReader:
-    """Every unmasked token; its activations are the planted firings themselves, twice as large in the intervened model."""
+    """A reader of every unmasked token, whose activations are the planted firings, doubled in the intervened model."""
 
     d_models = (len(LATENTS), len(LATENTS))
 
@@ -82,8 +82,8 @@ class PlantedReader:
             yield self.gather(torch.arange(start, min(start + size, self.n_tokens)))
 
 
-def planted_observer() -> DictionaryView:
-    """Latent j reads and writes coordinate j of both models, twice as much into the intervened one."""
+def planted_view() -> DictionaryView:
+    """A view in which latent j reads and writes coordinate j of both models, doubled in the intervened one."""
     n = len(LATENTS)
     config = CrosscoderConfig(
         d_models=(n, n), model_names=model_names(2), n_latents=n, sparsity=ReLU(target_l0=2)
@@ -103,16 +103,20 @@ def planted_context(folder: Path) -> DocumentContext:
 
 
 def planted_run(path: Path) -> tuple[RunFolder, RunConfig]:
-    """A finished run: harvest, dictionary and the columns of the table that `explain` reads. It needs no model."""
+    """Create a finished run without a model: activations, dictionary and the columns of the table that `explain` reads."""
     save_word_tokenizer(path / "model")
     settings: dict[str, Any] = {
         "output": str(path / "run"),
-        "pair": {"reference": {"model": str(path / "model")}, "intervened": {"model": "b"}, "hookpoint": "h"},
+        "pair": {
+            "reference": {"model": str(path / "model")},
+            "intervened": {"model": str(path / "model")},
+            "hookpoint": "h",
+        },
         "text": {"sources": [{"path": "t.jsonl", "name": "t"}]},
     }
     config = RunConfig.model_validate(settings)
     folder = RunFolder.create(config.output, config)
-    view, documents = planted_observer(), planted_documents()
+    view, documents = planted_view(), planted_documents()
     save_crosscoder(view.crosscoder, folder.crosscoder)
     documents.save(folder.activations / DOCUMENTS)
     reader = PlantedReader(documents)

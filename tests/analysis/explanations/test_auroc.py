@@ -1,4 +1,4 @@
-"""The area counts pairs, and its interval holds what it should."""
+"""The area counts ordered pairs, and its interval has its nominal coverage."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from analysis.latents.hashing import block_of
 
 
 def naive(positive: np.ndarray, score: np.ndarray) -> float:
-    """Every pair of a positive and a negative, one by one."""
+    """Count all pairs of a positive and a negative."""
     won = [
         1.0 if above > below else 0.5 if above == below else 0.0
         for above in score[positive]
@@ -36,8 +36,8 @@ def test_it_is_the_share_of_pairs_in_the_right_order(items: list[tuple[bool, int
         assert value == pytest.approx(naive(positive, score), abs=1e-12)
 
 
-def test_a_score_that_knows_nothing_is_at_half_and_the_interval_says_so() -> None:
-    """Of 40 such scores about 2 intervals may miss."""
+def test_an_uninformative_score_is_at_half_and_within_the_interval() -> None:
+    """About 2 of 40 intervals may miss 0.5."""
     missed = 0
     for seed in range(40):
         random = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ def test_a_score_that_knows_nothing_is_at_half_and_the_interval_says_so() -> Non
 
 
 def test_documents_and_not_tokens_are_resampled() -> None:
-    """Tokens that all say the same in a document are worth no more than one of them."""
+    """Repeating a token within its document adds no information."""
     random = np.random.default_rng(0)
     positive, score = random.random(200) < 0.5, random.random(200)
     once = found(positive, score, np.arange(200))
@@ -57,7 +57,7 @@ def test_documents_and_not_tokens_are_resampled() -> None:
     assert many == pytest.approx(once, abs=1e-12)
 
 
-def test_one_positive_says_little() -> None:
+def test_one_positive_gives_a_wide_interval() -> None:
     positive = np.zeros(100, dtype=bool)
     positive[3] = True
     area = found(positive, np.arange(100), np.arange(100))
@@ -66,8 +66,8 @@ def test_one_positive_says_little() -> None:
 
 
 @pytest.mark.parametrize(("n_documents", "low"), [(5, 0.739), (20, 0.916), (50, 0.964)])
-def test_a_rule_that_never_failed_may_fail_on_other_text(n_documents: int, low: float) -> None:
-    """One firing a document, all told rightly: half of the exact lower bound of a share (Clopper and Pearson), and half of one."""
+def test_the_interval_of_a_perfect_rule_has_width(n_documents: int, low: float) -> None:
+    """One firing per document, all correct: the mean of 1 and the exact lower bound of a share (Clopper and Pearson)."""
     document = np.arange(64).repeat(100)
     positive = (np.arange(6400) % 100 == 0) & (document < n_documents)
     weights = unseen_weights(4000, 64, 0)
@@ -76,8 +76,8 @@ def test_a_rule_that_never_failed_may_fail_on_other_text(n_documents: int, low: 
     assert area.low == pytest.approx(low, abs=0.03)
 
 
-def test_the_worse_a_score_the_wrong_way_the_same() -> None:
-    """Turning a score around turns its interval around."""
+def test_negating_a_score_mirrors_the_interval() -> None:
+    """Negating a score mirrors its interval."""
     random = np.random.default_rng(2)
     positive, score, document = random.random(900) < 0.1, random.random(900), np.arange(900) // 9
     one, other = found(positive, score, document), found(positive, -score, document)

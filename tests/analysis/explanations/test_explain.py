@@ -1,4 +1,4 @@
-"""From a run to scored explanations: nothing is asked beyond the limit or twice, and what is measured is what the judge does."""
+"""From a run to scored explanations: no question is sent twice or above the limit, and scores measure the judge."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 import crosscoder.command.app as command
 from analysis.explanations.excerpts import Excerpt, ExcerptFinder, Excerpts, marked
 from analysis.explanations.explain import Task, summary_of
-from analysis.explanations.explanation_files import WrittenFolder, read_written
+from analysis.explanations.explanation_files import ExplanationFolder, read_explanations
 from analysis.explanations.firing_rules import score_rules
-from analysis.explanations.firing_table import for_finding, gather_firings
-from analysis.explanations.judge_prompts import author_question, silent_marks
+from analysis.explanations.firing_table import gather_firings, in_find_set
+from analysis.explanations.judge_prompts import author_question, decoy_marks
 from analysis.latents.token_context import DocumentContext
 from analysis.stages import explain
 from analysis.tables.parquet import write_parquet
@@ -37,8 +37,8 @@ from .planted_text import (
     PlantedReader,
     planted_context,
     planted_documents,
-    planted_observer,
     planted_run,
+    planted_view,
 )
 
 NAMED = [WORDS[TRIGGER - FIRST], WORDS[TRIGGER + 1 - FIRST]]
@@ -55,9 +55,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> DocumentContext:
 
 @pytest.fixture(scope="module")
 def finder(context: DocumentContext) -> ExcerptFinder:
-    table = gather_firings(
-        PlantedReader(planted_documents()), planted_observer(), range(len(LATENTS)), 10**9, 0
-    )
+    table = gather_firings(PlantedReader(planted_documents()), planted_view(), range(len(LATENTS)), 10**9, 0)
     return ExcerptFinder(table, context, 8, 0, 0)
 
 
@@ -66,14 +64,14 @@ def excerpts(finder: ExcerptFinder) -> Excerpts:
     return finder.find(0, 10, 5, 12)
 
 
-def test_author_and_judge_see_other_documents_and_each_document_once_a_kind(excerpts: Excerpts) -> None:
+def test_author_and_judge_see_different_documents_and_each_once_per_kind(excerpts: Excerpts) -> None:
     assert [len(part) for part in excerpts] == [10, 5, 24, 12]
     parts = [[excerpt.document for excerpt in part] for part in excerpts]
     assert all(len(set(part)) == len(part) for part in parts)
     shown, scored = set(parts[0] + parts[1]), set(parts[2] + parts[3])
     assert not shown & scored
     assert (
-        for_finding(np.array(sorted(shown)), 0).all() and not for_finding(np.array(sorted(scored)), 0).any()
+        in_find_set(np.array(sorted(shown)), 0).all() and not in_find_set(np.array(sorted(scored)), 0).any()
     )
 
 
@@ -108,21 +106,21 @@ def test_marks_go_around_runs_of_tokens() -> None:
     assert marked(["a", "b", "c", "d"], np.array([True, True, False, True])) == "<<ab>>c<<d>>"
 
 
-def test_false_marks_are_as_many_and_on_other_tokens(excerpts: Excerpts) -> None:
+def test_decoy_marks_are_as_many_and_on_other_tokens(excerpts: Excerpts) -> None:
     for excerpt in excerpts.scored:
-        marks = silent_marks(excerpt, (0, 1))
+        marks = decoy_marks(excerpt, (0, 1))
         assert marks is not None and marks.sum() == excerpt.fires.sum()
         assert not (marks & excerpt.fires).any() and (marks <= excerpt.measured).all()
     ones = np.ones(2, dtype=np.float32)
     full = Excerpt(0, 0, ("a", "b"), np.ones(2, dtype=bool), ones, ones, ones, None)
-    assert silent_marks(full, (0,)) is None
+    assert decoy_marks(full, (0,)) is None
 
 
 # --- with an endpoint -------------------------------------------------------------------------------------------------
 
 
 class _Endpoint(ChatHandler):
-    """Explains by the words it sees marked most, and judges by the words that an explanation names; writes down what it was asked."""
+    """Explains by the words that are marked most often, judges by the words in the explanation, and records the prompts."""
 
     asked: ClassVar[list[str]] = []
     headers_seen: ClassVar[list[str]] = []
@@ -175,10 +173,10 @@ def settings(url: str, **more: Any) -> ExplanationSettings:
 
 
 def rows(folder: RunFolder) -> dict[int, dict[str, Any]]:
-    return {latent: found[0] for latent, found in read_written(folder).items()}
+    return {latent: found[0] for latent, found in read_explanations(folder).items()}
 
 
-def test_an_informed_judge_tells_the_explanation_from_that_of_another_latent(
+def test_an_informed_judge_distinguishes_the_explanation_from_that_of_another_latent(
     run: tuple[RunFolder, RunConfig], endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, config = run
@@ -192,10 +190,10 @@ def test_an_informed_judge_tells_the_explanation_from_that_of_another_latent(
     assert row["detection_control"] < 0.7 and row["fuzzing_control"] < 0.7
     assert (row["n_shown"], row["n_shown_silent"], row["author"], row["judge"]) == (10, 5, "chat", "chat")
     assert row["prompt_tokens"] == 97 * 100 and row["reply_tokens"] == 97 * 3
-    told = [record.getMessage() for record in caplog.records]
-    assert "2 latents; at most 2 prompts to chat and 192 to chat, about " in told[0]
-    assert told[-1] == f"explain: {summary_of(list(rows(folder).values()))}"
-    assert "chance is 0.5; 0 replies were neither" in told[-1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert "2 latents; at most 2 prompts to chat and 192 to chat, about " in messages[0]
+    assert messages[-1] == f"explain: {summary_of(list(rows(folder).values()))}"
+    assert "chance is 0.5; 0 replies were neither" in messages[-1]
     stage = folder.read_manifest()["stages"]["explain"]
     assert stage["finished"] and stage["latents"] == 2 and stage["tokens"] == 103 * len(_Endpoint.asked)
 
@@ -206,7 +204,10 @@ def test_a_coin_scores_half_with_either_explanation(run: tuple[RunFolder, RunCon
     explain(folder, config, settings(endpoint, scored=40, only=[0, 1, 3], max_tokens=10**6))
     found = rows(folder).values()
     values = [
-        row[f"{way}{of}"] for row in found for way in ("detection", "fuzzing") for of in ("", "_control")
+        row[f"{kind}{source}"]
+        for row in found
+        for kind in ("detection", "fuzzing")
+        for source in ("", "_control")
     ]
     assert len(values) == 12 and np.mean(values) == pytest.approx(0.5, abs=0.06)
 
@@ -218,17 +219,17 @@ def test_replies_that_say_neither_yes_nor_no_are_counted(
     _Endpoint.judge = "evasive"
     explain(folder, config, settings(endpoint))
     row = rows(folder)[0]
-    assert row["detection"] == 1, "what can be read is right"
+    assert row["detection"] == 1, "the readable replies are correct"
     assert row["detection_unparsed"] > 0 and row["detection_n"] + row["detection_unparsed"] == 24
 
 
-def test_beyond_the_limit_nothing_is_asked(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
+def test_above_the_limit_no_question_is_sent(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
     with pytest.raises(
         ResourceError, match=r"max_tokens: 194 prompts need about \d+ tokens, the limit is 9000;"
     ):
         explain(folder, config, settings(endpoint, max_tokens=9000))
-    assert not _Endpoint.asked and not WrittenFolder(folder.explanations).table.exists()
+    assert not _Endpoint.asked and not ExplanationFolder(folder.explanations).table.exists()
 
 
 def test_a_server_that_counts_more_than_the_estimate_is_stopped_too(
@@ -237,20 +238,22 @@ def test_a_server_that_counts_more_than_the_estimate_is_stopped_too(
     monkeypatch.setattr("analysis.judges.chat_models._Endpoint.tokens_of", lambda model, text: 1)
     folder, config = run
     with pytest.raises(
-        ResourceError, match=r"max_tokens: \d+ tokens are used, and the next prompt would pass the limit"
+        ResourceError, match=r"max_tokens: \d+ tokens are used, and the next prompt would exceed the limit"
     ):
         explain(folder, config, settings(endpoint, max_tokens=3000))
-    assert len(_Endpoint.asked) == 30, "of 103 tokens each: it passes the limit by no more than one reply"
+    assert len(_Endpoint.asked) == 30, "of 103 tokens each: the limit is exceeded by at most one reply"
 
 
-def test_after_an_interrupt_nothing_is_asked_twice(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
+def test_after_an_interrupt_no_question_is_sent_twice(
+    run: tuple[RunFolder, RunConfig], endpoint: str
+) -> None:
     folder, config = run
     _Endpoint.fails_after = 50
-    with pytest.raises(ResourceError, match=r"author\.url: .* gives no reply .*replies so far are kept"):
+    with pytest.raises(ResourceError, match=r"author\.url: .* gives no reply .*replies so far are cached"):
         explain(folder, config, settings(endpoint))
     assert len(_Endpoint.asked) == 50
-    place = WrittenFolder(folder.explanations)
-    # A kill in the middle of a line: what it answered is lost, and nothing else.
+    place = ExplanationFolder(folder.explanations)
+    # Killed in the middle of a line: only that reply is lost.
     text = place.replies.read_text()
     place.replies.write_text(text[:-30])
     _Endpoint.fails_after = None
@@ -259,7 +262,7 @@ def test_after_an_interrupt_nothing_is_asked_twice(run: tuple[RunFolder, RunConf
     assert asked == len(set(_Endpoint.asked)) + 1 > 180
     whole = rows(folder)
     explain(folder, config, settings(endpoint, max_tokens=1))
-    assert len(_Endpoint.asked) == asked, "everything is kept, so the limit is of no matter"
+    assert len(_Endpoint.asked) == asked, "every reply is cached, so the limit does not matter"
     assert rows(folder) == whole
 
 
@@ -271,7 +274,7 @@ def test_prompts_and_replies_are_stored_and_the_key_is_not(
     explain(folder, config, settings(endpoint, key_variable="A_KEY"))
     assert set(_Endpoint.headers_seen) == {"Bearer sk-very-secret"}
     stored = [
-        json.loads(line) for line in WrittenFolder(folder.explanations).replies.read_text().splitlines()
+        json.loads(line) for line in ExplanationFolder(folder.explanations).replies.read_text().splitlines()
     ]
     assert [entry["prompt"] for entry in stored] == _Endpoint.asked
     assert {entry["key"] for entry in stored} >= {row["prompt_digest"] for row in rows(folder).values()}
@@ -282,18 +285,18 @@ def test_prompts_and_replies_are_stored_and_the_key_is_not(
         explain(folder, config, settings(endpoint, key_variable="A_KEY"))
 
 
-def test_rows_of_other_latents_and_authors_stay(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
+def test_rows_of_other_latents_and_authors_are_kept(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
     explain(folder, config, settings(endpoint, only=[0, 1]))
     explain(folder, config, settings(endpoint, only=[1, 3]))
-    assert set(read_written(folder)) == {0, 1, 3}
+    assert set(read_explanations(folder)) == {0, 1, 3}
     assert rows(folder)[1]["control_latent"] == 3
     other = {"kind": "endpoint", "url": endpoint, "model": "other"}
     explain(folder, config, settings(endpoint, only=[1, 3], judge=other))
-    assert [row["judge"] for row in read_written(folder)[1]] == ["chat", "other"]
+    assert [row["judge"] for row in read_explanations(folder)[1]] == ["chat", "other"]
 
 
-def test_one_latent_alone_has_no_control_and_a_silent_one_no_explanation(
+def test_a_single_latent_has_no_control_and_a_silent_one_no_explanation(
     run: tuple[RunFolder, RunConfig], endpoint: str
 ) -> None:
     folder, config = run
@@ -304,16 +307,15 @@ def test_one_latent_alone_has_no_control_and_a_silent_one_no_explanation(
     seldom, always = rows(folder)[4], rows(folder)[5]
     assert seldom["detection"] is None and seldom["reason"]
     assert (
-        always["detection"] is None
-        and "it fires in 24, and is silent in 0 (fewer than 5)" in always["reason"]
+        always["detection"] is None and "it fires in 24 and is silent in 0 (fewer than 5)" in always["reason"]
     )
 
 
-def test_the_rule_is_scored_beside_without_any_judge(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
+def test_the_rule_is_scored_without_a_judge(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
     explain(folder, config, settings(endpoint))
-    assert rows(folder)[0]["detection_rule"] is None, "no rule was learnt in this run"
-    table = gather_firings(PlantedReader(planted_documents()), planted_observer(), [0, 1], 10**9, 0)
+    assert rows(folder)[0]["detection_rule"] is None, "no rule was learned in this run"
+    table = gather_firings(PlantedReader(planted_documents()), planted_view(), [0, 1], 10**9, 0)
     documents = planted_context(folder.path.parent / "tokenizer")
     write_parquet(folder.rules, score_rules(table, documents, AnalysisConfig(bootstrap_samples=20), 0))
     explain(folder, config, settings(endpoint))
@@ -329,34 +331,36 @@ def test_the_rule_is_scored_beside_without_any_judge(run: tuple[RunFolder, RunCo
         ({"limit": 1}, [0]),
     ],
 )
-def test_latents_are_chosen_by_what_is_claimed_or_by_their_share(
+def test_latents_are_selected_by_claim_or_by_share(
     run: tuple[RunFolder, RunConfig], endpoint: str, more: dict[str, Any], chosen: list[int]
 ) -> None:
     folder, config = run
     explain(folder, config, settings(endpoint, **{"only": [], "max_tokens": 10**6, **more}))
-    assert sorted(read_written(folder)) == chosen
+    assert sorted(read_explanations(folder)) == chosen
 
 
 # --- what cannot be explained -----------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_explained_is_one_line(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
+def test_what_cannot_be_explained_is_reported_in_one_line(
+    run: tuple[RunFolder, RunConfig], endpoint: str
+) -> None:
     folder, config = run
-    for asked, said in (
+    for requested, message in (
         (ExplanationSettings(), "author: missing; give author.kind=local"),
-        (settings(endpoint, only=[99]), "only: 99 is no latent of this dictionary that fires"),
+        (settings(endpoint, only=[99]), "only: 99 is not a latent of this dictionary that fires"),
         (settings(endpoint, only=[], latents="named"), "latents: no latent of this run is named"),
     ):
-        with pytest.raises(ConfigError, match=re.escape(said)):
-            explain(folder, config, asked)
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            explain(folder, config, requested)
     files = FileActivations(reference=Path("a.npy"), intervened=Path("b.npy"))
     from_files = RunConfig(output=folder.path, activations=files)
-    with pytest.raises(ConfigError, match="came from files, without their tokens"):
+    with pytest.raises(ConfigError, match="came from files, without tokens"):
         explain(folder, from_files, settings(endpoint))
     assert not _Endpoint.asked
 
 
-def test_the_command_takes_a_file_and_words(
+def test_the_command_takes_a_file_and_overrides(
     run: tuple[RunFolder, RunConfig], endpoint: str, tmp_path: Path
 ) -> None:
     folder, _ = run
@@ -373,7 +377,7 @@ def test_the_command_takes_a_file_and_words(
 
 
 def test_a_local_model_explains_and_judges(run: tuple[RunFolder, RunConfig], tmp_path: Path) -> None:
-    """What a random model says is of no matter: it is text, then yes or no, and the same again."""
+    """A random model: its replies are text, then yes or no, and reproducible."""
     folder, config = run
     author = {"kind": "local", "model": str(save_llama(tmp_path / "llama"))}
     asked = ExplanationSettings.model_validate(
@@ -390,12 +394,12 @@ def test_a_local_model_explains_and_judges(run: tuple[RunFolder, RunConfig], tmp
     explain(folder, config, asked)
     first = rows(folder)
     assert all(row["detection_unparsed"] == 0 and row["detection"] is not None for row in first.values())
-    WrittenFolder(folder.explanations).replies.unlink()
+    ExplanationFolder(folder.explanations).replies.unlink()
     explain(folder, config, asked)
     assert rows(folder) == first
 
 
-def test_tasks_know_their_answer(excerpts: Excerpts) -> None:
+def test_tasks_insert_the_explanation(excerpts: Excerpts) -> None:
     task = Task("detection", excerpts.scored[0], None, True)
     assert "<<" not in task.question("It fires on nouns.").prompt
     assert "It fires on nouns." in task.question("It fires on nouns.").prompt
@@ -404,7 +408,7 @@ def test_tasks_know_their_answer(excerpts: Excerpts) -> None:
 def test_columns_are_those_of_the_schema(run: tuple[RunFolder, RunConfig], endpoint: str) -> None:
     folder, config = run
     explain(folder, config, settings(endpoint))
-    names = pq.read_schema(WrittenFolder(folder.explanations).table).names
+    names = pq.read_schema(ExplanationFolder(folder.explanations).table).names
     guide = (Path(__file__).parents[3] / "docs" / "explanations.md").read_text()
     bases = {re.sub(r"_(low|high|n|unparsed)$", "", name) for name in names}
     assert not [name for name in bases if f"`{name}`" not in guide], "every column is explained in the guide"

@@ -1,10 +1,10 @@
 import math
 
-from analysis.explanations.sentences import Facts, observation
+from analysis.explanations.sentences import LatentFacts, observation
 
 
-def facts(**changes: object) -> Facts:
-    base = Facts(
+def facts(**changes: object) -> LatentFacts:
+    base = LatentFacts(
         label="new",
         reason="reference norm 0.02 of the intervened model's",
         density=0.0123,
@@ -14,51 +14,53 @@ def facts(**changes: object) -> Facts:
         template_share=0.02,
         peak_tokens=[" bread", " soup", " bread", " salt", " pie", " tea", " oil"],
         relative_norm=0.98,
-        points_at={"reference": [" the"], "intervened": [" sorry", " cannot"], "difference": [" apolog"]},
+        top_tokens={"reference": [" the"], "intervened": [" sorry", " cannot"], "difference": [" apolog"]},
     )
     return base._replace(**changes)
 
 
-def test_says_where_what_and_how_sure() -> None:
+def test_sentences_state_firings_direction_and_label() -> None:
     text = observation(facts())
     assert text == (
-        "Fires on 1.2 % of held-out tokens (614 in 120 documents), nearly all of them in chat (98 %), at its 7 strongest "
-        "peaks on “ bread” ×2, “ soup”, “ salt”, “ pie”. Writes mostly into the intervened model (relative norm 0.98) and, "
-        "through the logit lens, that direction points at “ sorry”, “ cannot”; observed as new: reference norm 0.02 of the intervened model's."
+        "Fires on 1.2 % of held-out tokens (614 in 120 documents), nearly all of them in chat (98 %), with its 7 strongest "
+        "peaks on “ bread” ×2, “ soup”, “ salt”, “ pie”. Writes mostly into the intervened model (relative norm 0.98), "
+        "and the top tokens of that direction through the logit lens are “ sorry”, “ cannot”; observed as new: reference norm 0.02 of the intervened model's."
     )
 
 
-def test_a_lost_latent_is_told_from_the_reference() -> None:
+def test_a_lost_latent_shows_the_top_tokens_of_the_reference() -> None:
     text = observation(facts(label="lost", relative_norm=0.04))
     assert (
-        "mostly into the reference (relative norm 0.04) and, through the logit lens, that direction points at “ the”"
+        "mostly into the reference (relative norm 0.04), and the top tokens of that direction through the logit lens are “ the”"
         in text
     )
 
 
-def test_a_changed_direction_is_told_by_its_difference() -> None:
-    assert "the difference points at “ apolog”" in observation(facts(label="rotated", relative_norm=0.5))
+def test_a_changed_direction_shows_the_top_tokens_of_the_difference() -> None:
+    assert "the top tokens of the difference through the logit lens are “ apolog”" in observation(
+        facts(label="rotated", relative_norm=0.5)
+    )
 
 
-def test_undetermined_is_said_and_no_more() -> None:
+def test_an_undetermined_latent_is_not_called_observed() -> None:
     text = observation(facts(label="undetermined", reason="seen too seldom", template_share=0.4))
     assert text.endswith("; undetermined: seen too seldom.")
     assert "observed as" not in text
     assert "40 % of them on tokens of the chat template" in text
 
 
-def test_unknown_things_are_left_out() -> None:
+def test_unknown_numbers_are_omitted() -> None:
     text = observation(
         facts(
             peak_tokens=[],
-            points_at={},
+            top_tokens={},
             template_share=math.nan,
             relative_norm=math.nan,
             firings_by_source={"files": 614},
         )
     )
     assert text == (
-        "Fires on 1.2 % of held-out tokens (614 in 120 documents). Describes a part of intervened - reference; observed as "
+        "Fires on 1.2 % of held-out tokens (614 in 120 documents). Represents part of intervened - reference; observed as "
         "new: reference norm 0.02 of the intervened model's."
     )
 
@@ -72,5 +74,5 @@ def test_rates_of_a_pooled_dictionary() -> None:
     assert "Fires on less than 0.01 % of the reference's tokens and 20 % of the intervened model's" in text
 
 
-def test_token_text_goes_in_as_it_is() -> None:
+def test_token_text_is_not_escaped() -> None:
     assert "“<b>\n”" in observation(facts(peak_tokens=["<b>\n"]))

@@ -49,7 +49,7 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
     folder, config = analyzed(tmp_path / "control")
     wider = config.crosscoder.model_copy(update={"n_latents": 999})
     with pytest.raises(
-        ConfigError, match=r"crosscoder\.n_latents \d+, this run 999; a control of another recipe"
+        ConfigError, match=r"crosscoder\.n_latents \d+, this run 999; a control run must have the same"
     ):
         read_control_run(folder.path, config.model_copy(update={"crosscoder": wider}))
     elsewhere = config.training.model_copy(update={"device": "cuda", "log_every": 7})

@@ -45,7 +45,7 @@ def test_every_control_is_read(controlled: tuple[RunFolder, RunConfig, Controls]
     (null,) = controls.nulls
     assert null.n_alive > 50
     assert sum(null.counts.values()) == 128
-    candidates = null.candidacy(controlled[1].analysis.rule)
+    candidates = null.candidates(controlled[1].analysis.rule)
     assert candidates is not None and candidates.label.shape == (128,) and (candidates.weight == 1).all()
     assert [len(rows) for rows in controls.seeds] == [128, 128]
     assert controls.difference is not None
@@ -94,7 +94,7 @@ def test_identity_finds_nothing_and_shuffled_finds_that_nothing_is_shared(tmp_pa
 def test_a_diff_sae_is_heard_where_it_explains_more_than_noise_lets_it(
     fve: float | None, mixed: float | None, heard: bool
 ) -> None:
-    assert DiffSAE(torch.zeros(1, 1), fve, mixed).heard is heard
+    assert DiffSAE(torch.zeros(1, 1), fve, mixed).found_structure is heard
 
 
 def test_a_control_that_was_not_trained_is_named(tmp_path: Path) -> None:
@@ -118,4 +118,4 @@ def test_a_null_without_latent_scaling_is_not_counted(
 ) -> None:
     controls, rule = controlled[2], controlled[1].analysis.rule
     unlabeled = replace(controls.nulls[0], features=replace(controls.nulls[0].features, evidence=None))
-    assert len(replace(controls, nulls=(unlabeled, controls.nulls[0])).candidacies(rule)) == 1
+    assert len(replace(controls, nulls=(unlabeled, controls.nulls[0])).null_candidates(rule)) == 1

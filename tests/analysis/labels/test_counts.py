@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.labels.counts import LIMITS, count_intervals, limit_curves
-from analysis.labels.evidence import Bounded, Evidence, Toward, evidence_of
+from analysis.labels.evidence import Estimate, Evidence, LatentScaling, evidence_of
 from analysis.labels.reasons import verdict_of
 from analysis.labels.rule import LABELS, decide, labels_of
 from analysis.latents.bootstrap import BlockMoments, resample_weights
@@ -47,7 +47,7 @@ def test_many_at_once_get_the_labels_that_each_gets(several: list[Evidence], rul
 
 
 def test_a_q_value_holds_back_many_as_it_holds_back_one() -> None:
-    absent = Toward(Bounded(0.0, 0.0, 0.0), Bounded(0.0, 0.0, 0.0), 1.0)
+    absent = LatentScaling(Estimate(0.0, 0.0, 0.0), Estimate(0.0, 0.0, 0.0), 1.0)
     one = Evidence(9, 9, 0.0, 1.0, 0.0, absent, absent)
     several = [one._replace(q_value=q) for q in (0.01, 0.5, float("nan"))]
     assert [LABELS[index] for index in labels_under(many(several), RULE)] == [
@@ -68,11 +68,11 @@ def moments_of(
     moments = BlockMoments(sums, {"tokens": torch.ones(n_blocks, dtype=torch.float64)}, {})
     statistics = {
         **{f"nu_{part}_{side}": (lambda found: found["nu"] / found["fired"]) for part in ("error", "reconstruction") for side in ("new", "lost")},
-        **{f"own_{side}": (lambda found: found["fired"] / found["fired"]) for side in ("new", "lost")},
+        **{f"own_beta_{side}": (lambda found: found["fired"] / found["fired"]) for side in ("new", "lost")},
     }  # fmt: skip
     value = np.full(n_latents, 0.1)
     error = spread / np.sqrt(n_blocks)
-    bound = Bounded(value, value - 2 * error, value + 2 * error)
+    bound = Estimate(value, value - 2 * error, value + 2 * error)
     bounds = dict.fromkeys(statistics, bound)
     columns = {
         "n_tokens": np.full(n_latents, 32.0),

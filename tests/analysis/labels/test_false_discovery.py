@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from analysis.labels.evidence import Bounded, evidence_of
+from analysis.labels.evidence import Estimate, evidence_of
 from analysis.labels.false_discovery import (
     FAMILIES,
-    Candidacy,
+    Candidates,
     artifact_rate,
     benjamini_hochberg,
-    candidacy,
+    candidates_of,
     q_values,
     weights_of_null,
 )
@@ -47,19 +47,19 @@ def table(**changes: Sequence[float]) -> Table:
     return {name: np.array(value, dtype=float) for name, value in (values | changes).items()}
 
 
-def found(columns: Table, **kwargs: np.ndarray) -> Candidacy:
+def found(columns: Table, **kwargs: np.ndarray) -> Candidates:
     """What they are candidates for; ν toward the side that a latent does not lean to is `other`, without room."""
-    to_new = columns["norm_intervened"] >= columns["norm_reference"]
+    intervened_stronger = columns["norm_intervened"] >= columns["norm_reference"]
     bounds = {}
-    for side, leaning in (("new", to_new), ("lost", ~to_new)):
+    for side, leaning in (("new", intervened_stronger), ("lost", ~intervened_stronger)):
         for name in ("nu_error", "nu_reconstruction"):
             numbers = (
                 np.where(leaning, columns[f"{name}{bound}"], columns["other"])
                 for bound in ("", "_low", "_high")
             )
-            bounds[f"{name}_{side}"] = Bounded(*numbers)
-        bounds[f"own_{side}"] = Bounded(*[np.ones(len(to_new))] * 3)
-    return candidacy(columns, evidence_of(columns, bounds), RULE, **kwargs)
+            bounds[f"{name}_{side}"] = Estimate(*numbers)
+        bounds[f"own_beta_{side}"] = Estimate(*[np.ones(len(intervened_stronger))] * 3)
+    return candidates_of(columns, evidence_of(columns, bounds), RULE, **kwargs)
 
 
 def labels(columns: Table) -> list[str]:
@@ -91,7 +91,7 @@ def test_p_values_follow_from_the_width_of_the_intervals() -> None:
         nu_reconstruction_high=[0.4, 0.9],
         other=[0.3, 0.3],
     )
-    assert found(turned).p_turned == pytest.approx([0, 0.5], abs=1e-10)
+    assert found(turned).p_rotated == pytest.approx([0, 0.5], abs=1e-10)
 
 
 def test_what_cannot_be_estimated_is_no_evidence() -> None:
@@ -125,14 +125,14 @@ def test_an_effect_that_cannot_be_estimated_is_none() -> None:
     assert found(table(effect=[1.0, np.nan])).effect.tolist() == [1, 0]
 
 
-def of_effects(*effects: float, label: Label = "new", weight: float = 1.0) -> Candidacy:
+def of_effects(*effects: float, label: Label = "new", weight: float = 1.0) -> Candidates:
     """Latents that would bear a label and have these effects."""
     n = len(effects)
     certain = np.zeros(n), np.zeros(n), np.ones(n, dtype=bool)
-    return Candidacy(np.full(n, LABELS.index(label)), np.array(effects), *certain, np.full(n, weight))
+    return Candidates(np.full(n, LABELS.index(label)), np.array(effects), *certain, np.full(n, weight))
 
 
-def rate(observed: Candidacy, *nulls: Candidacy) -> np.ndarray:
+def rate(observed: Candidates, *nulls: Candidates) -> np.ndarray:
     return artifact_rate(observed, nulls, ("new", "lost"))
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from analysis.labels.evidence import Bounded, Evidence, RateEvidence, Toward
+from analysis.labels.evidence import Estimate, Evidence, LatentScaling, RateEvidence
 from analysis.labels.reasons import Verdict, verdict_of, verdict_of_rates
 from crosscoder.config import LabelRule
 
@@ -18,26 +18,28 @@ class Twin(NamedTuple):
     """The nearest latent in the other model."""
 
     cosine: float
-    relative_rate: Bounded
+    relative_rate: Estimate
 
 
-NO_TWIN = Twin(NAN, Bounded(NAN, NAN, NAN))
+NO_TWIN = Twin(NAN, Estimate(NAN, NAN, NAN))
 
 
-def about(value: float, spread: float = 0.02) -> Bounded:
-    return Bounded(value, value - spread, value + spread)
+def about(value: float, spread: float = 0.02) -> Estimate:
+    return Estimate(value, value - spread, value + spread)
 
 
-def toward(error: float = 1.0, reconstruction: float = 1.0, own: float = 1.0, spread: float = 0.02) -> Toward:
-    return Toward(about(error, spread), about(reconstruction, spread), own)
+def toward(
+    error: float = 1.0, reconstruction: float = 1.0, own: float = 1.0, spread: float = 0.02
+) -> LatentScaling:
+    return LatentScaling(about(error, spread), about(reconstruction, spread), own)
 
 
 def evidence(
     reference: float = 1.0,
     intervened: float = 1.0,
     cosine: float = 1.0,
-    new: Toward | None = None,
-    lost: Toward | None = None,
+    new: LatentScaling | None = None,
+    lost: LatentScaling | None = None,
     n_documents: int = 50,
     n_tokens: int = 400,
     comparable: bool = True,
@@ -57,9 +59,9 @@ def label(found: Evidence) -> str:
 
 numbers = st.one_of(st.just(NAN), st.floats(-3, 3))
 bounds = st.tuples(numbers, st.floats(0, 1), st.floats(0, 1)).map(
-    lambda t: Bounded(t[0], t[0] - t[1], t[0] + t[2])
+    lambda t: Estimate(t[0], t[0] - t[1], t[0] + t[2])
 )
-sides = st.builds(Toward, bounds, bounds, numbers)
+sides = st.builds(LatentScaling, bounds, bounds, numbers)
 norms = st.one_of(st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.7, 1.0]), st.floats(0, 5))
 evidences = st.builds(
     Evidence,
@@ -78,8 +80,8 @@ evidences = st.builds(
 )
 
 
-def seen_from_the_other_model(rate: Bounded) -> Bounded:
-    return Bounded(1 - rate.value, 1 - rate.high, 1 - rate.low)
+def seen_from_the_other_model(rate: Estimate) -> Estimate:
+    return Estimate(1 - rate.value, 1 - rate.high, 1 - rate.low)
 
 
 @given(evidences)
@@ -113,8 +115,8 @@ def test_new_and_lost_need_both_the_norm_and_latent_scaling(found: Evidence) -> 
     side = found.new if verdict.label == "new" else found.lost
     weaker, stronger = sorted((found.norm_reference, found.norm_intervened))
     assert weaker <= RULE.weak_norm * stronger
-    assert side.nu_error.largest <= RULE.nu_error
-    assert side.nu_reconstruction.largest <= RULE.nu_reconstruction
+    assert side.nu_error.magnitude_bound <= RULE.nu_error
+    assert side.nu_reconstruction.magnitude_bound <= RULE.nu_reconstruction
     assert found.n_documents >= RULE.min_documents
 
 
@@ -136,34 +138,36 @@ def test_labels_of_clear_cases() -> None:
     assert label(evidence(0.4, 1.0, 0.99, new=toward(0.4, 0.4))) == "rescaled"
 
 
-def test_a_turn_that_other_latents_make_up_for_is_none() -> None:
-    """Latents that split one feature between them turn against each other: what is rebuilt is the same in both models."""
-    half, made_up = toward(0.5, 0.5), toward(0.5, 0.98)
-    for new, lost in ((made_up, half), (half, made_up)):
+def test_a_rotation_that_other_latents_compensate_is_none() -> None:
+    """Latents that split one feature rotate in opposite ways: the reconstruction is the same in both models."""
+    half, compensated = toward(0.5, 0.5), toward(0.5, 0.98)
+    for new, lost in ((compensated, half), (half, compensated)):
         verdict = verdict_of(evidence(1.0, 0.9, 0.5, new=new, lost=lost), RULE)
         assert verdict.label == "undetermined"
         assert "other latents write the other direction into the" in verdict.reason
-    unknown = half._replace(nu_reconstruction=Bounded(0.5, NAN, NAN))
+    unknown = half._replace(nu_reconstruction=Estimate(0.5, NAN, NAN))
     verdict = verdict_of(evidence(1.0, 0.9, 0.5, new=half, lost=unknown), RULE)
     assert verdict.label == "undetermined" and "no bound" in verdict.reason
 
 
 def test_a_direction_that_the_other_model_has_on_other_tokens_is_not_new() -> None:
-    """It fires three times as often: the extra firings get a latent that is in one model alone."""
+    """The feature fires three times as often: the extra firings get a latent that is in one model only."""
     absent = toward(0.0, 0.0)
-    more = Twin(0.98, Bounded(0.75, 0.7, 0.8))
+    more = Twin(0.98, Estimate(0.75, 0.7, 0.8))
     verdict = verdict_of(evidence(0.02, 1.0, 0.1, new=absent, twin=more), RULE)
     assert verdict.label == "reweighted"
     assert "another latent writes the same direction (cosine 0.98) into the reference" in verdict.reason
-    as_often = more._replace(relative_rate=Bounded(0.55, 0.5, 0.65))
+    as_often = more._replace(relative_rate=Estimate(0.55, 0.5, 0.65))
     verdict = verdict_of(evidence(0.02, 1.0, 0.1, new=absent, twin=as_often), RULE)
     assert verdict.label == "undetermined" and "not established" in verdict.reason
     near = verdict_of(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.85)), RULE)
     assert (
-        near.label == "undetermined" and "a direction near it (cosine 0.85) into the reference" in near.reason
+        near.label == "undetermined" and "a similar direction (cosine 0.85) into the reference" in near.reason
     )
     assert label(evidence(0.02, 1.0, 0.1, new=absent, twin=more._replace(cosine=0.75))) == "new"
-    assert label(evidence(1.0, 1.0, twin=more)) == "shared", "only what seems to be in one model is asked"
+    assert label(evidence(1.0, 1.0, twin=more)) == "shared", (
+        "only latents that seem to be in one model are checked"
+    )
 
 
 @pytest.mark.parametrize("q_value", [0.01, 0.2])
@@ -174,7 +178,7 @@ def test_every_claim_of_a_change_needs_a_q_value(q_value: float) -> None:
         "lost": evidence(1.0, 0.05, 0.1, lost=absent),
         "rotated": evidence(1.0, 0.9, 0.5, new=half, lost=half),
         "rescaled": evidence(1.0, 0.4, 0.99, lost=toward(0.4, 0.4)),
-        "reweighted": evidence(0.0, 1.0, 0.1, new=absent, twin=Twin(0.98, Bounded(0.75, 0.7, 0.8))),
+        "reweighted": evidence(0.0, 1.0, 0.1, new=absent, twin=Twin(0.98, Estimate(0.75, 0.7, 0.8))),
         "shared": evidence(),
     }
     for name, found in claims.items():
@@ -184,24 +188,24 @@ def test_every_claim_of_a_change_needs_a_q_value(q_value: float) -> None:
         assert (f"{name}, but q-value" in verdict.reason) == held_back
 
 
-def test_a_right_angle_cannot_be_told_from_two_features_in_one_latent() -> None:
-    """Each direction is absent from the other model: a turn by 90°, or a new and a lost feature that share a latent."""
+def test_a_right_angle_looks_the_same_as_two_features_in_one_latent() -> None:
+    """Each direction is absent from the other model: a rotation by 90°, or a new and a lost feature that share a latent."""
     absent = toward(0.0, 0.0)
     verdict = verdict_of(evidence(1.0, 0.9, 0.0, new=absent, lost=absent), RULE)
     assert verdict.label == "undetermined"
     assert "two features in one latent" in verdict.reason
 
 
-def test_norm_that_only_leaked_is_not_a_rotation() -> None:
-    """The reference's row is long, but nothing in the reference's activations is along it."""
-    leaked = Toward(about(NAN), about(NAN), 0.02)
+def test_leaked_norm_is_not_a_rotation() -> None:
+    """The reference's row is long, but the reference's activations do not vary along it."""
+    leaked = LatentScaling(about(NAN), about(NAN), 0.02)
     assert label(evidence(0.6, 1.0, 0.3, new=toward(0.3, 0.3), lost=toward(0.3, 0.3))) == "rotated"
     verdict = verdict_of(evidence(0.6, 1.0, 0.3, new=toward(0.3, 0.3), lost=leaked), RULE)
     assert verdict.label == "undetermined"
     assert "leaked norm" in verdict.reason
     verdict = verdict_of(evidence(0.6, 1.0, 0.1, new=toward(0.0, 0.0), lost=leaked), RULE)
-    assert "absent in the reference" in verdict.reason
-    assert "0.60 of its larger norm" in verdict.reason
+    assert "absent from the reference" in verdict.reason
+    assert "norm there is 0.60 of the larger" in verdict.reason
 
 
 @pytest.mark.parametrize(
@@ -210,25 +214,25 @@ def test_norm_that_only_leaked_is_not_a_rotation() -> None:
         (evidence(0.05, 1.0, new=toward(0.9, 0.1)), "complete shrinkage"),
         (evidence(0.05, 1.0, new=toward(0.1, 0.9)), "latent decoupling"),
         (evidence(1.0, 0.05, lost=toward(-0.9, 0.1)), "intervened model's residual"),
-        (evidence(0.05, 1.0, new=toward(0.1, 0.1, spread=0.3)), "evidence is thin"),
-        (evidence(0.05, 1.0, new=Toward(about(NAN), about(NAN), 0.01)), "not estimable"),
+        (evidence(0.05, 1.0, new=toward(0.1, 0.1, spread=0.3)), "evidence is weak"),
+        (evidence(0.05, 1.0, new=LatentScaling(about(NAN), about(NAN), 0.01)), "not estimable"),
         (
-            evidence(0.05, 1.0, new=Toward(Bounded(0.0, NAN, NAN), Bounded(0.0, NAN, NAN), 1.0)),
+            evidence(0.05, 1.0, new=LatentScaling(Estimate(0.0, NAN, NAN), Estimate(0.0, NAN, NAN), 1.0)),
             "too few blocks",
         ),
-        (evidence(0.55, 1.0, new=toward(0.0, 0.0)), "yet 0.55 of its larger norm lies there"),
+        (evidence(0.55, 1.0, new=toward(0.0, 0.0)), "but its norm there is 0.55 of the larger one"),
         (evidence(0.05, 1.0, new=toward(0.0, 0.0), n_documents=4), "fired in 4 held-out documents"),
         (evidence(0.05, 1.0, new=toward(0.0, 0.0), n_documents=1), "fired in 1 held-out document ("),
         (evidence(1.0, 1.0, 0.85), "between rotated"),
-        (evidence(1.0, 0.4, 0.3), "too unequal for rotated"),
+        (evidence(1.0, 0.4, 0.3), "norms are too unequal"),
         (evidence(1.0, 0.4, 0.95, lost=toward(0.9)), "does not agree"),
-        (evidence(1.0, 0.4, 0.95, lost=Toward(Bounded(0.4, NAN, NAN), about(1), 1.0)), "no interval"),
-        (evidence(1.0, 0.9, NAN, comparable=False), "share no space"),
-        (evidence(1.0, 0.9, 0.5, mapped=True), "cannot be told from a turn"),
+        (evidence(1.0, 0.4, 0.95, lost=LatentScaling(Estimate(0.4, NAN, NAN), about(1), 1.0)), "no interval"),
+        (evidence(1.0, 0.9, NAN, comparable=False), "share no activation space"),
+        (evidence(1.0, 0.9, 0.5, mapped=True), "looks the same as a rotation"),
         (evidence(0.0, 0.0, NAN), "writes into neither model"),
     ],
 )
-def test_what_stays_undetermined_says_why(found: Evidence, words: str) -> None:
+def test_undetermined_latents_have_a_reason(found: Evidence, words: str) -> None:
     verdict = verdict_of(found, RULE)
     assert verdict.label == "undetermined"
     assert words in verdict.reason
@@ -241,15 +245,15 @@ def test_the_rule_is_the_one_that_was_configured() -> None:
     assert verdict_of(found, LabelRule(min_documents=51)).label == "undetermined"
 
 
-def test_a_limit_below_nearly_nothing_holds_too() -> None:
+def test_a_limit_below_the_negligible_ratio_applies() -> None:
     found = evidence(0.15, 1.0, 0.3, new=toward(0.05, 0.1))
     verdict = verdict_of(found, LabelRule(weak_norm=0.1))
     assert verdict.label == "undetermined"
-    assert "yet 0.15 of its larger norm lies there" in verdict.reason
+    assert "but its norm there is 0.15 of the larger one" in verdict.reason
 
 
-def test_norm_that_leaked_to_the_side_without_the_concept_keeps_no_label_from_it() -> None:
-    """A latent that fires with another one writes a part of it in both models: a third of the norm, and nothing of the concept."""
+def test_norm_leaked_into_the_model_without_the_concept_prevents_no_label() -> None:
+    """A latent that fires along with another one writes a part of it in both models: a third of the norm, none of the concept."""
     assert label(evidence(0.33, 1.0, 0.3, new=toward(0.1, 0.2))) == "new"
     assert label(evidence(0.33, 1.0, 0.3, new=toward(0.3, 0.2))) == "undetermined"
 
@@ -272,7 +276,7 @@ def rates(
         (rates(0.02, 0.02), "shared", "less than 1.5 times as often"),
         (rates(0.02, 0.03), "undetermined", "leaves open"),
         (rates(0.01, 0.03, spread=0.2), "undetermined", "leaves open"),
-        (rates(0.0005, 0.03), "undetermined", "nearly in one model alone"),
+        (rates(0.0005, 0.03), "undetermined", "nearly in one model only"),
         (rates(0.03, 0.0005), "undetermined", "may be new or lost"),
         (rates(0.01, 0.03, n_documents=2), "undetermined", "fired in 2 held-out documents"),
         (rates(0.01, 0.03, n_tokens=0), "dead", "no held-out token"),
@@ -290,9 +294,9 @@ def test_rates_decide_where_both_models_share_a_direction(
 @given(st.floats(1e-4, 1), st.floats(1e-4, 1), st.floats(0, 0.5))
 def test_exchanging_the_models_changes_no_label_by_rate(one: float, other: float, spread: float) -> None:
     relative = other / (one + other)
-    there = RateEvidence(400, 50, one, other, Bounded(relative, relative - spread, relative + spread))
+    there = RateEvidence(400, 50, one, other, Estimate(relative, relative - spread, relative + spread))
     back = RateEvidence(
-        400, 50, other, one, Bounded(1 - relative, 1 - relative - spread, 1 - relative + spread)
+        400, 50, other, one, Estimate(1 - relative, 1 - relative - spread, 1 - relative + spread)
     )
     limits = [0.1, 0.4, 0.6, 0.9]
     near = min(

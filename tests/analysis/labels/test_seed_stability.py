@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from analysis.labels import seed_stability as seed_stability_module
-from analysis.labels.seed_stability import nearest, seed_stability
+from analysis.labels.seed_stability import nearest_directions, seed_stability
 
 
 def test_the_nearest_direction_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -12,7 +12,7 @@ def test_the_nearest_direction_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     order = torch.randperm(40, generator=generator)
     rows = 3 * others[order] + 0.05 * torch.randn(40, 16, generator=generator)
     rows[5] = 0
-    found = nearest(rows, others)
+    found = nearest_directions(rows, others)
     expected = order.clone()
     expected[5] = -1
     assert torch.equal(found.latent, expected)

@@ -18,8 +18,8 @@ from crosscoder.config import AnalysisConfig
 from crosscoder.config.model_names import model_names, time_order
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.planted import SMALL, PlantedChain, PlantedPair
-from tests.analysis.table_checks import described
 from tests.analysis.readers import BLOCKS, MemoryReader, collect
+from tests.analysis.table_checks import described
 from tests.dictionaries import raw_activations, small_crosscoder
 
 SETTINGS = AnalysisConfig(bootstrap_blocks=BLOCKS, bootstrap_samples=200)

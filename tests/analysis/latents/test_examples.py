@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from analysis.latents.dictionary_view import view_of
-from analysis.latents.examples import RowFinder, choose, examples_table
-from analysis.latents.peaks import PeakAccumulator, Peaks
+from analysis.latents.examples import RowFinder, examples_table, select_examples
+from analysis.latents.peaks import DocumentPeaks, PeakAccumulator
 from analysis.tables.columns import EXAMPLES
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.planted import SMALL, PlantedPair
@@ -38,11 +38,11 @@ def shown() -> Any:
     for batch in reader.batches(64):
         peaks.update(batch, view.encode(batch.values).sparse_latents)
         finder.update(batch)
-    chosen = choose(peaks.top, peaks.sample, 3)
+    selection = select_examples(peaks.top, peaks.sample, 3)
     context = RowContext(reader.all_documents)
-    table = examples_table(reader, view, context, finder, chosen, SIDE)
+    table = examples_table(reader, view, context, finder, selection, SIDE)
     assert table.schema.equals(EXAMPLES.schema())
-    return reader, view, chosen, table.to_pylist()
+    return reader, view, selection, table.to_pylist()
 
 
 def test_windows_hold_the_latents_of_the_tokens_they_show(shown: Any) -> None:
@@ -94,9 +94,9 @@ def test_rows_are_ordered_and_ranked(shown: Any) -> None:
         assert len(set(documents)) == len(documents)
 
 
-def peaks_of(latent: int, peaks: list[float], documents: list[int]) -> Peaks:
+def peaks_of(latent: int, peaks: list[float], documents: list[int]) -> DocumentPeaks:
     count = len(peaks)
-    return Peaks(
+    return DocumentPeaks(
         np.full(count, latent),
         np.array(documents),
         np.zeros(count, dtype=np.int64),
@@ -108,25 +108,25 @@ def peaks_of(latent: int, peaks: list[float], documents: list[int]) -> Peaks:
 def test_drawn_examples_are_spread_over_the_quantiles() -> None:
     sample = peaks_of(0, [float(i) for i in range(100)], list(range(100)))
     top = sample.take(np.array([99, 98]))
-    chosen = choose(top, sample, 4)
-    drawn = ~np.isnan(chosen.quantile)
+    selection = select_examples(top, sample, 4)
+    drawn = ~np.isnan(selection.quantile)
     assert drawn.sum() == 4
-    assert not set(chosen.peaks.document[drawn]) & {99, 98}
-    gaps = np.diff(chosen.quantile[drawn])
+    assert not set(selection.peaks.document[drawn]) & {99, 98}
+    gaps = np.diff(selection.quantile[drawn])
     assert np.all((gaps < -0.2) & (gaps > -0.3))
-    assert np.allclose(chosen.quantile[drawn], (chosen.peaks.peak[drawn] + 0.5) / 100)
+    assert np.allclose(selection.quantile[drawn], (selection.peaks.peak[drawn] + 0.5) / 100)
 
 
 def test_few_documents_are_all_shown_once() -> None:
     sample = peaks_of(2, [3.0, 2.0, 1.0], [7, 8, 9])
-    chosen = choose(sample.take(np.array([0])), sample, 8)
-    assert chosen.peaks.document.tolist() == [7, 8, 9]
-    assert np.isnan(chosen.quantile).tolist() == [True, False, False]
+    selection = select_examples(sample.take(np.array([0])), sample, 8)
+    assert selection.peaks.document.tolist() == [7, 8, 9]
+    assert np.isnan(selection.quantile).tolist() == [True, False, False]
 
 
 def test_no_latent_at_all() -> None:
-    chosen = choose(Peaks.empty(), Peaks.empty(), 3)
-    assert len(chosen.peaks) == 0
+    selection = select_examples(DocumentPeaks.empty(), DocumentPeaks.empty(), 3)
+    assert len(selection.peaks) == 0
 
 
 def test_rows_of_tokens_that_are_not_there() -> None:

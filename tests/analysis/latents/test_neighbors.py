@@ -20,9 +20,9 @@ from crosscoder.planted.planted_pair import SMALL
 from crosscoder.run.folder import RunFolder
 from tests.analysis.page_views import write_page
 
-from ..table_checks import described
 from ..page_views import read_table
 from ..run_folder import N_LATENTS, make_run_folder
+from ..table_checks import described
 
 
 def rows(n_latents: int = 30) -> Tensor:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import analysis.latents.peaks
-from analysis.latents.peaks import PeakAccumulator, Peaks
+from analysis.latents.peaks import DocumentPeaks, PeakAccumulator
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.dictionary.sparse_latents import SparseLatents
 
@@ -30,7 +30,7 @@ def accumulate(
     return accumulator
 
 
-def listed(peaks: Peaks) -> list[tuple[int, int, int, float]]:
+def listed(peaks: DocumentPeaks) -> list[tuple[int, int, int, float]]:
     return list(
         zip(
             peaks.latent.tolist(),

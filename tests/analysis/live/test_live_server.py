@@ -205,7 +205,7 @@ def test_this_machine_by_another_name_or_port_is_answered(server: LiveServer, ho
 )
 def test_a_post_from_another_page_is_refused(server: LiveServer, origin: str) -> None:
     found = live(server, "/text", TEXT, Origin=origin)
-    assert (found.status, found.error) == (403, "only the page of this server may ask")
+    assert (found.status, found.error) == (403, "only this server's own page may send requests")
     assert not made_up(server).entered.is_set()
 
 
@@ -239,8 +239,8 @@ def test_a_request_reaches_the_run_as_it_was_sent(server: LiveServer) -> None:
         ("/text", [1], "the request is a list; send an object"),
         ("/text", {}, "give either 'text' or 'messages'"),
         ("/text", {"text": "a", "messages": []}, "give either 'text' or 'messages'"),
-        ("/text", {"text": " \n"}, "the text is empty; type something"),
-        ("/text", {"messages": []}, "the text is empty; type something"),
+        ("/text", {"text": " \n"}, "the text is empty; enter some text"),
+        ("/text", {"messages": []}, "the text is empty; enter some text"),
         ("/text", {"text": 3}, "text: expected text, got 3"),
         ("/text", b'{"text": "\\ud800"}', "invalid JSON"),
         ("/text", {"text": "a", "file": "/etc/passwd"}, "file: no such setting"),
@@ -387,7 +387,7 @@ def test_an_answer_that_nobody_waits_for_is_given_up(server: LiveServer) -> None
         assert made_up(server).entered.wait(20)
         # Whoever stays is waited for.
         assert not made_up(server).given_up.wait(0.1)
-        assert "given up, because the connection was closed" in rest_of(visitor)
+        assert "cancelled because the connection was closed" in rest_of(visitor)
     assert made_up(server).given_up.is_set()
     made_up(server).open.set()
     assert live(server, "/text", TEXT).status == 200
@@ -400,7 +400,7 @@ def test_who_leaves_before_its_turn_is_not_answered(server: LiveServer) -> None:
     assert made_up(server).entered.wait(20)
     with visitor_who_asks(server, "/live/text", {"text": "mend"}) as visitor:
         threading.Timer(0.1, made_up(server).open.set).start()
-        assert "given up, because the connection was closed" in rest_of(visitor)
+        assert "cancelled because the connection was closed" in rest_of(visitor)
     first.join()
 
 

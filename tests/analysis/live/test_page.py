@@ -227,11 +227,11 @@ def test_what_goes_wrong_is_said_in_one_line_and_the_page_goes_on(served: Served
     view = visit_live(served)
     view.page.click("#ask .go")
     view.page.wait_for_selector("#notice:not([hidden])")
-    assert view.page.inner_text("#notice") == "the text is empty; type something"
+    assert view.page.inner_text("#notice") == "the text is empty; enter some text"
     view.page.fill("#words", TEXT)
     for latents, said in (
-        ("", "Give the number of at least one latent."),
-        ("x", "x is not the number of a latent; give numbers, with commas between."),
+        ("", "Enter the number of at least one latent."),
+        ("x", "x is not a latent number; enter numbers separated by commas."),
         ("99", "latents: there is no latent 99; the dictionary has latents 0 to 23"),
     ):
         view.page.fill("#latents", latents)
@@ -363,9 +363,9 @@ def test_axe_finds_nothing_serious(served: Served, visit_live: Any, scheme: str,
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("context", "Before every text the intervened model reads:"),
-        ("tokenizer", "No latent can be used as a lever here: the two models read tokens of their own"),
-        ("width", "No latent can be used as a lever here: the two models share no space"),
+        ("context", "Context that the intervened model reads before every text:"),
+        ("tokenizer", "Steering is not available for this run: the two models have different tokenizers"),
+        ("width", "Steering is not available for this run: the two models share no space"),
     ],
 )
 def test_a_run_of_another_kind_says_what_is_otherwise(

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from analysis.behaviors.activations import PromptActivations
-from analysis.behaviors.causal import chosen
+from analysis.behaviors.causal import latent_mask
 from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.generation import Generator
 from analysis.behaviors.patching import PatchedRun, unchanged
 from analysis.behaviors.prompts import Prompt, Row
 from analysis.latents.trained_run import RunModels, TrainedRun
 from analysis.live.requests import SteerRequest
-from analysis.live.steering import runs_of
-from analysis.live.text_view import prompt_of
+from analysis.live.steering import patched_runs
+from analysis.live.text_view import encode_text
 from crosscoder.config.behavior import Sampling
 from crosscoder.errors import CrosscoderError, DataError
 from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
@@ -66,7 +66,7 @@ def means_of(run: LiveRun) -> torch.Tensor:
 @pytest.mark.parametrize("how", ["part", "constant"])
 def test_a_dose_of_nothing_changes_nothing(run: LiveRun, models: RunModels, how: str) -> None:
     latents = alive(run)
-    prompt = prompt_of(request().document(), models.pair)
+    prompt = encode_text(request().document(), models.pair)
     for model, (_, found) in enumerate(answers(run, how=how, dose=0.0, latents=latents).items()):
         assert found["steered"] == found["unsteered"] == generated(models, run, prompt, unchanged(model))
 
@@ -80,8 +80,8 @@ def test_a_part_is_taken_out_and_put_in_as_by_the_causal_checks(
     run: LiveRun, models: RunModels, dose: float
 ) -> None:
     some = [0, 3, 7, 11, 12, 13, 20]
-    part = Part(chosen(some, N_LATENTS)).scaled(dose)
-    prompt = prompt_of(request().document(), models.pair)
+    part = Part(latent_mask(some, N_LATENTS)).scaled(dose)
+    prompt = encode_text(request().document(), models.pair)
     found = answers(run, latents=some, dose=dose)
     # Steering and necessity, as in `causal`.
     assert found["reference"]["steered"] == generated(models, run, prompt, PatchedRun(0, 0, part))
@@ -92,15 +92,17 @@ def test_a_part_is_taken_out_and_put_in_as_by_the_causal_checks(
 def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, dose: float) -> None:
     """`PromptActivations.steering_direction`, which doses are multiples of, on a prompt that ends where one latent fires: its value there
     against its mean is all that the two units differ in."""
-    ids = prompt_of(request().document(), models.pair).token_ids
+    ids = encode_text(request().document(), models.pair).token_ids
     means = means_of(run)
     compared = 0
     for latent, place, weight in firings(run, models, ids)[:4]:
         prompt = Prompt("", ids[: place + 1])
-        reading = PromptActivations.of_rows(*models, [Row(0, prompt.token_ids, place + 1)], run.config.tokens)
-        direction = reading.steering_direction(Part(chosen([latent], N_LATENTS)))
+        reading = PromptActivations.from_rows(
+            *models, [Row(0, prompt.token_ids, place + 1)], run.config.tokens
+        )
+        direction = reading.steering_direction(Part(latent_mask([latent], N_LATENTS)))
         own = dose * weight / means[latent].item()
-        edits = runs_of(request(how="constant", latents=[latent], dose=own), models.view, means)
+        edits = patched_runs(request(how="constant", latents=[latent], dose=own), models.view, means)
         for model, sign in enumerate((1, -1)):
             # As `dose_response` runs it.
             of_dose = PatchedRun(model, model, constant=sign * dose * direction)
@@ -114,7 +116,7 @@ def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, do
 
 def firings(run: LiveRun, models: RunModels, ids: np.ndarray) -> list[tuple[int, int, float]]:
     """Latents that have a mean, with places where they change something and how much, the largest first."""
-    reading = PromptActivations.of_rows(*models, [Row(0, ids, len(ids))], run.config.tokens)
+    reading = PromptActivations.from_rows(*models, [Row(0, ids, len(ids))], run.config.tokens)
     weights, places = reading.change(0).weights, reading.batches[0].kept[0].nonzero()[:, 0]
     found = zip(weights.latent.tolist(), places[weights.token].tolist(), weights.value.tolist(), strict=True)
     return sorted((one for one in found if one[0] in alive(run)), key=lambda one: -abs(one[2]))
@@ -124,8 +126,8 @@ def firings(run: LiveRun, models: RunModels, ids: np.ndarray) -> list[tuple[int,
 @pytest.mark.parametrize("dose", [0.5, -3.0])
 def test_the_session_answers_with_these_edits(run: LiveRun, models: RunModels, how: str, dose: float) -> None:
     latents = alive(run)[:6]
-    prompt = prompt_of(request().document(), models.pair)
-    edits = runs_of(request(how=how, latents=latents, dose=dose), models.view, means_of(run))
+    prompt = encode_text(request().document(), models.pair)
+    edits = patched_runs(request(how=how, latents=latents, dose=dose), models.view, means_of(run))
     found = answers(run, how=how, latents=latents, dose=dose)
     assert [one["steered"] for one in found.values()] == [
         generated(models, run, prompt, edit) for edit in edits
@@ -143,7 +145,7 @@ def test_a_large_dose_changes_the_answers(run: LiveRun, how: str) -> None:
 def test_answers_beside_a_dose_are_not_those_of_another_prompt(run: LiveRun, models: RunModels) -> None:
     """Unsteered answers are kept while doses are tried out on one prompt, and no longer."""
     for text in (TEXT, "rose", TEXT):
-        prompt = prompt_of(request(text=text).document(), models.pair)
+        prompt = encode_text(request(text=text).document(), models.pair)
         found = answers(run, text=text, dose=3.0)
         assert found["reference"]["unsteered"] == generated(models, run, prompt, unchanged(0))
         assert found["intervened"]["unsteered"] == generated(models, run, prompt, unchanged(1))
@@ -163,7 +165,7 @@ def test_it_is_told_on_how_many_tokens_they_change_anything(run: LiveRun) -> Non
 def test_answers_are_given_up_when_the_server_stops(run: LiveRun) -> None:
     session = type(run.session).load(run.folder, run.config)
     session.stop()
-    with pytest.raises(CrosscoderError, match=r"^given up, because the server stops$"):
+    with pytest.raises(CrosscoderError, match=r"^cancelled because the server is stopping$"):
         session.steer(request())
     # Reading a text is one pass, and ends by itself.
     assert session.read(request())["tokens"]
@@ -203,15 +205,15 @@ def test_a_dead_latent_has_no_mean_to_add(plain: LiveRun) -> None:
     models = TrainedRun(plain.folder, plain.config).models
     means = torch.ones(N_LATENTS, dtype=torch.float64)
     means[4] = float("nan")
-    with pytest.raises(DataError, match=r"^latents: 4 is dead: it fired on no held-out token"):
-        runs_of(request(how="constant", latents=[3, 4]), models.view, means)
-    runs_of(request(how="part", latents=[3, 4]), models.view, means)
+    with pytest.raises(DataError, match=r"^latents: 4 is dead \(it fired on no held-out token\)"):
+        patched_runs(request(how="constant", latents=[3, 4]), models.view, means)
+    patched_runs(request(how="part", latents=[3, 4]), models.view, means)
 
 
 def test_an_answer_that_does_not_fit_is_refused(plain: LiveRun) -> None:
     words = " ".join(["amber"] * 30)
     with pytest.raises(
-        DataError, match=r"^max_new_tokens: the prompt has \d+ tokens and the models read 128"
+        DataError, match=r"^max_new_tokens: the prompt has \d+ tokens and the models read at most 128"
     ):
         plain.session.steer(request(text=words, max_new_tokens=100))
 

@@ -88,7 +88,7 @@ def test_change_is_the_length_of_what_a_latent_adds_to_the_difference(run: LiveR
     if not models.view.comparable:
         assert found["fired"]["change"] is None
         return
-    shift = models.view.carried_directions()
+    shift = models.view.weighted_shift_directions()
     reference, intervened = dense(found, "reference"), dense(found, "intervened")
     length = shift.norm(dim=1).double().numpy()
     if run.config.crosscoder.reads == "pooled":
@@ -200,7 +200,7 @@ def test_models_that_have_changed_since_are_refused(tmp_path: Path) -> None:
     save_llama(tmp_path / "other", seed=9)
     model.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(
-        PairError, match=r"intervened\.weights was '\w+' when the run was made, now it is '\w+'"
+        PairError, match=r"intervened\.weights was '\w+' when the run was made and is now '\w+'"
     ):
         type(run.session).load(run.folder, run.config)
 
@@ -218,5 +218,5 @@ def test_a_run_that_does_not_say_its_models_is_refused(tmp_path: Path) -> None:
     manifest: dict[str, Any] = json.loads(run.folder.manifest.read_text())
     del manifest["pair"]
     run.folder.manifest.write_text(json.dumps(manifest))
-    with pytest.raises(FormatError, match="does not say which models the run was made with"):
+    with pytest.raises(FormatError, match="does not record the models of the run"):
         type(run.session).load(RunFolder(run.folder.path), run.config)

@@ -126,7 +126,7 @@ def test_logits_are_a_table_a_model_top_first(run: Run) -> None:
 def test_behaviors_are_told_as_in_the_report(run: Run) -> None:
     report = run.report
     assert report is not None
-    assert {name: found.told for name, found in run.behaviors.items()} == {
+    assert {name: found.reported for name, found in run.behaviors.items()} == {
         told.name: told for told in report.behaviors
     }
     found = run.behaviors[HOSTILE[0]]
@@ -141,7 +141,7 @@ def test_behaviors_are_told_as_in_the_report(run: Run) -> None:
     silent = run.behaviors["small_talk"]
     assert not silent.established and silent.checks.empty and silent.explanation is None
     with pytest.raises(
-        FormatError, match=r"attribution\.parquet: not there, as no shift of small_talk is explained"
+        FormatError, match=r"attribution\.parquet: not found, because no shift of small_talk is explained"
     ):
         _ = silent.attribution
 
@@ -178,7 +178,7 @@ def test_what_is_not_there_is_one_line(run: Run, tmp_path: Path) -> None:
             run.latent(latent)
     (tmp_path / "young").mkdir()
     young = Run.load(as_run(RunFolder(tmp_path / "young")).path)
-    assert repr(young).endswith(": not analyzed)") and "not analyzed yet" in young._repr_html_()
+    assert repr(young).endswith(": not analyzed)") and "has not been analyzed yet" in young._repr_html_()
     assert young.behaviors == {} and young.report is None
     for asked in (lambda: young.features, lambda: young.latent(0), lambda: young.summary):
         with pytest.raises(FormatError, match=r"summary\.json: not found; run crosscoder analyze first"):

@@ -168,14 +168,14 @@ def test_trajectories_are_of_the_latents_that_changed_most(run: RunFolder, plots
 
 @pytest.mark.slow
 def test_files_are_the_same_each_time_and_hold_their_text(run: RunFolder, tmp_path: Path) -> None:
-    from analysis.plots.style import FORMATS, rendered
+    from analysis.plots.style import FORMATS, figure_bytes
 
     first, plots = write_plots(run, tmp_path / "first", FORMATS), plots_of(run)
     assert len([path for path in first.rglob("*") if path.is_file()]) == 4 * len(plots)
     again = [plot for plot in plots if plot.name in ("labels", "norm_and_cosine", "behaviors/refusal/shift")]
     for plot in again:
         for kind in FORMATS:
-            assert (first / f"{plot.name}.{kind}").read_bytes() == rendered(plot.figure(), kind)
+            assert (first / f"{plot.name}.{kind}").read_bytes() == figure_bytes(plot.figure(), kind)
     assert (first / "labels.png").read_bytes().startswith(PNG)
     assert (first / "labels.pdf").read_bytes().startswith(b"%PDF")
     for path in first.rglob("*.svg"):
@@ -194,14 +194,14 @@ def test_files_are_the_same_each_time_and_hold_their_text(run: RunFolder, tmp_pa
 def test_a_user_s_own_style_changes_nothing(plots: dict[str, Any]) -> None:
     import matplotlib as mpl
 
-    from analysis.plots.style import rendered
+    from analysis.plots.style import figure_bytes
 
     for plot in (plots["labels"], plots["limits"]):
-        plain = rendered(plot.figure(), "svg")
+        plain = figure_bytes(plot.figure(), "svg")
         with mpl.rc_context(
             {"font.size": 30, "axes.prop_cycle": "cycler('color', 'r')", "svg.fonttype": "path"}
         ):
-            assert rendered(plot.figure(), "svg") == plain
+            assert figure_bytes(plot.figure(), "svg") == plain
 
 
 def test_labels_can_be_told_apart_without_color() -> None:
@@ -219,7 +219,7 @@ def test_a_notebook_shows_a_figure_by_itself(plots: dict[str, Any]) -> None:
 def test_what_cannot_be_drawn_is_one_line(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match=r"--format: 'pgn' is not known \(did you mean 'png'"):
+    with pytest.raises(ConfigError, match=r"--format: 'pgn' is unknown \(did you mean 'png'"):
         write_plots(run, tmp_path / "out", ("pgn",))
     damaged = make_run_folder(tmp_path / "damaged")
     for text, said in (("{\n", "line 1 is not JSON"), ("[1]\n", "line 1 holds no JSON object")):
@@ -229,14 +229,14 @@ def test_what_cannot_be_drawn_is_one_line(
     damaged.metrics.unlink()
     damaged.sweep.mkdir()
     (damaged.sweep / "sweep.json").write_text('{"curve": []}')
-    with pytest.raises(FormatError, match="not the record of a sweep"):
+    with pytest.raises(FormatError, match="not a record of a sweep"):
         plots_of(damaged)
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(
         ResourceError,
-        match=r"matplotlib: not installed, and a figure needs it; pip install 'crosscoder\[plots\]'$",
+        match=r"matplotlib: not installed, but a figure needs it; pip install 'crosscoder\[plots\]'$",
     ):
         write_plots(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

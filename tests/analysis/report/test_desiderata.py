@@ -1,4 +1,4 @@
-"""The desiderata table and what may be asked of it."""
+"""The desiderata table, and demands on it."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ KEYS = [
 ]  # fmt: skip
 
 
-# What an identity control found.
+# Findings of an identity control.
 FOUND = {"alive": 100, "new": 0, "lost": 0, "rotated": 0, "rescaled": 0}
 
 
@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def table(folder: RunFolder, **changes: Any) -> dict[str, Requirement]:
-    """The table of a run whose summary says something else."""
+    """Return the table of a run after changes of its summary."""
     summary = json.loads(folder.summary.read_text()) | changes
     folder.summary.write_text(json.dumps(summary))
     write_report(folder)
@@ -43,7 +43,7 @@ def table(folder: RunFolder, **changes: Any) -> dict[str, Requirement]:
 
 
 def stable(folder: RunFolder, share: float) -> None:
-    """That share of the latents is found again by every other seed."""
+    """Let every other seed find this share of the latents again."""
     features = pd.read_parquet(folder.features)
     features["seed_stability"] = [float(latent < share * len(features)) for latent in range(len(features))]
     features.to_parquet(folder.features)
@@ -57,7 +57,7 @@ def test_every_requirement_of_the_four_families_is_in_it(run: RunFolder) -> None
 
 
 @pytest.mark.parametrize("key", ["validity.faithfulness", "actionability.lever", "monitoring.trajectory"])
-def test_what_nothing_measures_yet_says_so(run: RunFolder, key: str) -> None:
+def test_unmeasured_requirements_are_not_measured(run: RunFolder, key: str) -> None:
     requirement = table(run)[key]
     assert (requirement.value, requirement.shown.text, requirement.verdict) == (
         None,
@@ -109,7 +109,7 @@ def test_latents_are_followed_over_checkpoints(
 
 
 @pytest.mark.parametrize(("new", "verdict"), [(0.2, "pass"), (3.0, "fail"), (None, "not measured")])
-def test_specificity_counts_what_the_nulls_give(run: RunFolder, new: float | None, verdict: str) -> None:
+def test_specificity_counts_latents_of_the_nulls(run: RunFolder, new: float | None, verdict: str) -> None:
     counts = json.loads(run.summary.read_text())["counts"]
     for label in ("rotated", "rescaled", "reweighted"):
         counts[label]["expected_false"] = 0.0
@@ -169,7 +169,7 @@ def test_a_report_that_cannot_be_read_is_one_line(run: RunFolder) -> None:
 # --- demands ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_fulfilled_is_a_line(run: RunFolder) -> None:
+def test_each_unfulfilled_demand_is_a_line(run: RunFolder) -> None:
     measured = table(run, fve={"reference": 0.9, "intervened": 0.86, "difference": 0.7}).values()
     asked = {
         "comparability": {"common_frame": {"verdict": "pass"}},
@@ -178,7 +178,7 @@ def test_what_is_not_fulfilled_is_a_line(run: RunFolder) -> None:
     }
     lines = unmet(Requirements.model_validate(asked), measured)
     assert lines == [
-        "validity.faithfulness: not measured, required: pass (at least 50.0 %, and no random latents reach it)",
+        "validity.faithfulness: not measured, required: pass (at least 50.0 %, and random latents do not reach it)",
         "monitoring.coverage: 30.0 %, required: at most 0.2",
     ]
     asked["monitoring"] = {"coverage": {"at_most": 0.4, "at_least": 0.1}}
@@ -186,7 +186,7 @@ def test_what_is_not_fulfilled_is_a_line(run: RunFolder) -> None:
     assert unmet(Requirements(), measured) == []
 
 
-def test_a_demand_takes_verdict_and_limits() -> None:
+def test_a_demand_has_a_verdict_and_limits() -> None:
     both = Demand(verdict="pass", at_least=0.1, at_most=2)
     assert str(both) == "pass and at least 0.1 and at most 2"
     assert both.fulfilled_by(0.1, "pass") and both.fulfilled_by(2.0, "pass")
@@ -201,7 +201,7 @@ def test_a_demand_takes_verdict_and_limits() -> None:
     ("text", "message"),
     [
         ("validity: {robust: {verdict: pass}}", "validity.robust: no such setting"),
-        ("validity: {robustness: {}}", "validity.robustness: asks for nothing"),
+        ("validity: {robustness: {}}", "validity.robustness: demands nothing"),
         ("validity: {robustness: pass}", "validity.robustness: expected a mapping of settings, got 'pass'"),
         ("validity: {robustness: {verdict: fail}}", "validity.robustness.verdict: expected one of pass"),
         ("validty: {robustness: {verdict: pass}}", "validty: no such setting"),

@@ -1,4 +1,4 @@
-"""The report says what the files hold, no more than the evidence supports, and lets no text become markup."""
+"""The report states what the files contain and no more than the evidence supports, and lets no text become markup."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def read_table(path: Path) -> Any:
-    """A Parquet file as pandas; its stubs know too little of rows and columns to help here."""
+    """Read a Parquet file with pandas, untyped: its stubs do not describe rows and columns well enough."""
     return pd.read_parquet(path)
 
 
@@ -41,7 +41,7 @@ def read(folder: RunFolder) -> Report:
 
 
 def changed(folder: RunFolder, **changes: Any) -> Report:
-    """The report of a run whose summary says something else."""
+    """Return the report of a run after changes of its summary."""
     summary = json.loads(folder.summary.read_text()) | changes
     folder.summary.write_text(json.dumps(summary))
     write_report(folder)
@@ -76,14 +76,14 @@ class Markup(HTMLParser):
 # --- phrases ----------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_read_well() -> None:
+def test_numbers_are_formatted() -> None:
     assert [percent(value) for value in (0.123, 0.0123, 0.00042, 0.0, 1.0, -0.02, None)] == [
         "12.3 %", "1.23 %", "0.042 %", "0 %", "100.0 %", "−2.00 %", "not measured",
     ]  # fmt: skip
     assert [seconds(value) for value in (3.21, 121.5, 7300.0)] == ["3.2 s", "2 min 2 s", "2 h 1 min"]
 
 
-def test_unseen_characters_are_spelled_out() -> None:
+def test_invisible_characters_are_spelled_out() -> None:
     assert visible("a\n\u2028\u202e\x00b") == "a↵\\u2028\\u202e\\u0000b"
     assert token("  ") == "␣"
     assert token(" word") == "word"
@@ -99,10 +99,10 @@ def test_markdown_shows_the_text_itself(text: str) -> None:
         assert re.sub(r"\s+", " ", visible(text)).strip() in shown
 
 
-# --- what the report says ---------------------------------------------------------------------------------------------
+# --- content ----------------------------------------------------------------------------------------------------------
 
 
-def test_claims_hold_the_numbers_of_the_table(run: RunFolder) -> None:
+def test_claims_have_the_numbers_of_the_table(run: RunFolder) -> None:
     features = read_table(run.features)
     report = read(run)
     assert len(claims(report)) > 20
@@ -115,7 +115,7 @@ def test_claims_hold_the_numbers_of_the_table(run: RunFolder) -> None:
         assert claim.link == f"../browser/index.html#latent={claim.latent}"
 
 
-def test_groups_are_ordered_and_tell_a_latent_once(run: RunFolder) -> None:
+def test_groups_are_ordered_and_name_each_latent_once(run: RunFolder) -> None:
     features = read_table(run.features)
     report = read(run)
     assert [group.name for group in report.groups] == [
@@ -126,16 +126,16 @@ def test_groups_are_ordered_and_tell_a_latent_once(run: RunFolder) -> None:
         "rescaled",
         "reweighted",
     ]
-    told = [claim.latent for claim in claims(report)]
-    assert len(told) == len(set(told))
+    claimed = [claim.latent for claim in claims(report)]
+    assert len(claimed) == len(set(claimed))
     by_name = {group.name: group for group in report.groups}
     for name in ("new", "lost"):
         expected = features[features["label"] == name].sort_values("shift_share", key=np.abs, ascending=False)
         assert [claim.latent for claim in by_name[name].claims] == expected["latent"].tolist()
     shares = [claim.numbers["shift_share"] or 0 for claim in by_name["shift"].claims]
     assert shares == sorted(shares, reverse=True)
-    untold = features[~features["latent"].isin(told)]
-    assert untold["shift_share"].max() <= min(shares)
+    others = features[~features["latent"].isin(claimed)]
+    assert others["shift_share"].max() <= min(shares)
 
 
 def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> None:
@@ -151,7 +151,7 @@ def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> Non
     assert "in the intervened model only" in claim.sentence.text
 
 
-def test_words_stay_below_the_evidence(run: RunFolder) -> None:
+def test_claims_are_no_stronger_than_the_evidence(run: RunFolder) -> None:
     for claim in claims(read(run)):
         words = "".join(piece.text for piece in claim.sentence.pieces() if piece.kind == "words")
         assert not re.search(
@@ -165,20 +165,20 @@ def test_words_stay_below_the_evidence(run: RunFolder) -> None:
         assert f"- {name}: not measured" in text
 
 
-def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
+def test_findings_of_controls_are_reported_with_their_numbers(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     table = controlled(folder)
     claimed = table["label"].isin(CLAIMED)
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert "`drift`: 3 new, 1 lost," in text
-    assert "0 new, 0 lost, 0 rotated, 0 rescaled and 0 reweighted among 150 latents" in text
+    assert "0 new, 0 lost, 0 rotated, 0 rescaled and 0 reweighted among 150 latents that fire" in text
     assert "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost" in text
-    assert "(5 to 9 with other text) are new" in text
-    assert "has 3.0 new and 1.0 lost ones of as much effect" in text
+    assert "new: only in the intervened model (5 to 9 if other held-out text had been read)." in text
+    assert "has 3.0 new and 1.0 lost latents with at least as large an effect" in text
     assert (
-        "| nu_error | upper bound of ν error | 0.2 | new and lost latents stay between 24 and 26 from 0.1 to 0.3; 0 at 0 and 65 at 0.4 |"
-        in text
+        "| nu_error | upper bound of ν error | 0.2 | the number of new and lost latents stays between 24 and 26 for a limit from 0.1 to 0.3; "
+        "it is 0 if it is 0 and 65 if it is 0.4 |" in text
     )
     page = (folder.report / "report.html").read_text(encoding="utf-8")
     assert page.count("<polyline") == 2 and 'x1="120.0"' in page
@@ -187,16 +187,20 @@ def test_what_the_controls_say_is_told_with_its_numbers(tmp_path: Path) -> None:
         int((claimed & (table["latent"] % 2 == 0)).sum()),
         int((claimed & (table["latent"] % 3 == 0)).sum()),
     )
-    assert f"of the {int(claimed.sum())} that are claimed to have changed, {even}" in text
-    assert "are found again by all 2 other seeds" in text
-    assert f"{third} of the {int(claimed.sum())} latents that are claimed to have changed do so along" in text
-    assert "which explains 25.0 % of the difference (10.0 % of one without structure)" in text
+    assert (
+        f"and {even} of the {int(claimed.sum())} labeled as changed, are found again by all 2 other seeds"
+        in text
+    )
+    assert f"{third} of the {int(claimed.sum())} latents labeled as changed do so along" in text
+    assert "the diff-SAE explains 25.0 % of the difference (10.0 % of a difference without structure)" in text
     changed(folder, controls=controls() | {"difference_heard": False})
     text = (folder.report / "report.md").read_text(encoding="utf-8")
-    assert "not counted: the diff-SAE explains 25.0 % of the difference, and as much as 10.0 % of one" in text
+    assert (
+        "not used: the diff-SAE explains 25.0 % of the difference, but 10.0 % of a difference without" in text
+    )
 
 
-def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
+def test_no_new_or_lost_latent_is_reported_with_its_interval(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", identical=False)
     table = read_table(folder.features)
     table.loc[table["label"].isin(["new", "lost"]), "label"] = "undetermined"
@@ -207,16 +211,16 @@ def test_nothing_found_says_how_much_it_might_have_been(tmp_path: Path) -> None:
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
-    assert "none is called new or lost" in text
-    assert "by the rule below (when documents are resampled, up to 2 new and 0 lost); 6" in text
+    assert "none is called new (only in the intervened model) or lost (only in the reference)" in text
+    assert "by the rule below (up to 2 new and 0 lost if other held-out text had been read). 6" in text
     first = text.split("\n")[2]
-    assert "6 rotated" in first, "what else changed is told in the first sentence"
+    assert "6 latents are rotated" in first, "other changes are named in the first sentence"
     n_open = int((table["label"] == "undetermined").sum())
     assert f"For {n_open} latents the evidence does not settle what changed (undetermined)." in first
     summary["counts"]["new"]["high"] = 0.0
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
-    assert "by the rule below, nor when documents are resampled (interval 0 to 0);" in (
+    assert "by the rule below (0 to 0 of either if other held-out text had been read)." in (
         folder.report / "report.md"
     ).read_text(encoding="utf-8")
 
@@ -265,15 +269,15 @@ def test_every_claim_and_every_section_is_in_both_texts(run: RunFolder) -> None:
     assert "torch `2.13.0`" in text
 
 
-def test_remainders_are_told(run: RunFolder) -> None:
+def test_remainders_are_reported(run: RunFolder) -> None:
     summary = json.loads(run.summary.read_text())
     report = read(run)
     values = {statement.name: statement.value for statement in report.unexplained}
-    assert values["difference that the dictionary does not rebuild"] == pytest.approx(
+    assert values["variance of the difference that the dictionary does not explain"] == pytest.approx(
         1 - summary["fve"]["difference"]
     )
     shares = [
-        values[name] for name in ("shift explained by latents", "shift in the bias", "shift in the error")
+        values[f"activation shift {name}"] for name in ("explained by latents", "in the bias", "in the error")
     ]
     assert sum(share for share in shares if share is not None) == pytest.approx(1)
     (reason,) = report.undetermined
@@ -297,19 +301,27 @@ def test_remainders_are_told(run: RunFolder) -> None:
             "variance explained (reference)",
             "fail",
         ),
-        ({"fve": {"reference": 0.84, "intervened": 0.9, "difference": 0.6}}, "gap between the two", "fail"),
-        ({"fve": {"reference": 0.86, "intervened": 0.9, "difference": 0.6}}, "gap between the two", "pass"),
+        (
+            {"fve": {"reference": 0.84, "intervened": 0.9, "difference": 0.6}},
+            "gap in variance explained",
+            "fail",
+        ),
+        (
+            {"fve": {"reference": 0.86, "intervened": 0.9, "difference": 0.6}},
+            "gap in variance explained",
+            "pass",
+        ),
         (
             {"fve": {"reference": None, "intervened": 0.9, "difference": 0.6}},
-            "gap between the two",
+            "gap in variance explained",
             "not measured",
         ),
-        ({"l0": 31.4}, "latents on a token (L0)", "pass"),
-        ({"l0": 20.0}, "latents on a token (L0)", "fail"),
-        ({"l0_target": None}, "latents on a token (L0)", "not measured"),
+        ({"l0": 31.4}, "latents per token (L0)", "pass"),
+        ({"l0": 20.0}, "latents per token (L0)", "fail"),
+        ({"l0_target": None}, "latents per token (L0)", "not measured"),
         ({"ce": None}, "loss recovered (reference)", "not measured"),
         ({"dead_share": 0.4}, "dead latents", "fail"),
-        ({"cosine": 0.2}, "direction of the two models' activations", "fail"),
+        ({"cosine": 0.2}, "cosine of the two models' activations", "fail"),
         ({"relative_difference": 0.0}, "there is a difference", "fail"),
     ],
 )
@@ -318,7 +330,7 @@ def test_verdict_follows_the_value(tmp_path: Path, changes: dict[str, Any], name
     assert verdict(report, name) == expected
 
 
-def test_what_comes_from_files_is_not_called_the_same_text(tmp_path: Path) -> None:
+def test_activations_from_files_are_not_called_the_same_text(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=60)
     folder.manifest.unlink()
     report = changed(folder, hookpoint=None)
@@ -327,17 +339,17 @@ def test_what_comes_from_files_is_not_called_the_same_text(tmp_path: Path) -> No
     assert "No stage was recorded" in (folder.report / "report.md").read_text(encoding="utf-8")
 
 
-# --- nothing to tell --------------------------------------------------------------------------------------------------
+# --- nothing to report ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_new_is_said_plainly(tmp_path: Path) -> None:
+def test_nothing_new_is_stated(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     features = read_table(folder.features)
     features.loc[features["label"].isin(["new", "lost"]), "label"] = "undetermined"
     features.to_parquet(folder.features)
     write_report(folder)
     report = read(folder)
-    assert "none is called new or lost" in report.summary[0].text
+    assert "none is called new (only in the intervened model) or lost (only in the reference)" in report.summary[0].text
     features["label"] = "undetermined"
     features.to_parquet(folder.features)
     write_report(folder)
@@ -356,7 +368,7 @@ def test_identical_models_are_called_identical(tmp_path: Path) -> None:
     write_report(folder)
     report = read(folder)
     assert report.identical
-    assert report.summary[0].text.startswith("Both sides computed identical activations")
+    assert report.summary[0].text.startswith("Both models computed identical activations")
     assert [group.name for group in report.groups] == ["new", "lost"]
     assert claims(report) == []
     for name in ("report.md", "report.html"):
@@ -379,7 +391,7 @@ def test_rows_without_text_are_called_rows(tmp_path: Path) -> None:
     assert "Logit lens: not measured" in (folder.report / "report.md").read_text(encoding="utf-8")
 
 
-def test_mostly_template_is_doubted(tmp_path: Path) -> None:
+def test_latents_that_fire_mostly_on_the_template_are_doubted(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=60)
     features = read_table(folder.features)
     features.loc[HOSTILE_LATENT, "template_share"] = 0.93
@@ -388,7 +400,7 @@ def test_mostly_template_is_doubted(tmp_path: Path) -> None:
     doubts = {claim.latent: claim.doubt for claim in claims(read(folder))}
     assert (
         doubts.pop(HOSTILE_LATENT)
-        == "More than half of its firings are on chat-template tokens: it may follow the template, not what is said."
+        == "More than half of its firings are on chat-template tokens: it may track the template rather than the content."
     )
     assert set(doubts.values()) == {None}
 
@@ -471,7 +483,7 @@ def test_report_needs_an_analysis(tmp_path: Path) -> None:
         write_report(folder)
 
 
-def test_what_is_plain_without_a_dictionary_stands_before_the_labels(tmp_path: Path) -> None:
+def test_differences_without_a_dictionary_come_before_the_labels(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     write_report(folder)
     assert "- Predictions, layers: not measured" in (folder.report / "report.md").read_text("utf-8")
@@ -482,25 +494,31 @@ def test_what_is_plain_without_a_dictionary_stands_before_the_labels(tmp_path: P
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert text.index("Before any dictionary") < text.index("## What changed")
-    assert "- Mean: 25.0 % of the squared difference lies along it; points at `  food `, `" in text
     assert (
-        "- Mean of the first positions: 12.5 % of the squared difference lies along it (8 positions)." in text
+        "- Mean difference: 25.0 % of the squared difference lies along it; top tokens `  food `, `" in text
     )
-    assert "- First component: 50.0 % of the squared difference lies along it." in text
-    assert "for these very tokens: 1: 50.0 %, 4: 75.0 %. The dictionary explains" in text
+    assert (
+        "- Mean difference of the first positions: 12.5 % of the squared difference lies along it (8 positions)."
+        in text
+    )
+    assert "- First principal component: 50.0 % of the squared difference lies along it." in text
+    assert (
+        "fitted to these same tokens: 1 component 50.0 %, 4 components 75.0 %. The dictionary explains"
+        in text
+    )
     page = (folder.report / "report.html").read_text(encoding="utf-8")
     assert "<h2>Before any dictionary</h2>" in page
     assert HOSTILE[0] not in page
 
 
-def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
+def test_the_survey_is_reported_in_words(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
-    assert "differ by 0.5000 nats a token" in text
-    assert "largest at positions 4–7 0.9000, 0 0.1000 nats" in text
-    assert "at 20.0 % of the positions (× 2.7)" in text
+    assert "differ by 0.5000 nats per token on average" in text
+    assert "the mean KL is largest at positions 4–7 (0.9000 nats), 0 (0.1000 nats)." in text
+    assert " 20.0 % (× 2.7)." in text
     assert "the probability of no likely token halves anywhere" in text
     assert "| layer 6, the hookpoint | 0.9300 | 7.00 % |" in text
     assert "| layer 29 (after the final norm) | 0.7000 |" in text
@@ -511,30 +529,30 @@ def test_the_survey_is_told_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chosen", [32, 24])
-def test_a_sweep_is_told_with_its_curve(tmp_path: Path, chosen: int) -> None:
+def test_a_sweep_is_reported_with_its_curve(tmp_path: Path, chosen: int) -> None:
     folder = make_run_folder(tmp_path / "run")
     report = changed(folder, l0_target=32)
     facts = {fact.name: fact.value.text for fact in report.compared}
-    assert facts["latents that fire"] == "32 a token, as configured; no sweep was made"
+    assert facts["latents that fire"] == "32 per token, as configured; no sweep was made"
     swept(folder, chosen)
     write_report(folder)
-    (told,) = [fact.value.text for fact in read(folder).compared if fact.name == "latents that fire"]
-    assert ("as a sweep chose" in told) == (chosen == 32)
-    assert ("a sweep chose 24" in told) == (chosen == 24)
-    assert told.endswith("k 24: 24.0 %, k 32: 32.0 %")
+    (choice,) = [fact.value.text for fact in read(folder).compared if fact.name == "latents that fire"]
+    assert ("as a sweep chose" in choice) == (chosen == 32)
+    assert ("a sweep chose 24" in choice) == (chosen == 24)
+    assert choice.endswith("k 24: 24.0 %, k 32: 32.0 %")
 
 
-def test_of_two_sizes_no_label_is_claimed_and_none_is_denied(tmp_path: Path) -> None:
+def test_models_of_two_sizes_have_undefined_labels(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     of_two_sizes(folder)
     write_report(folder)
     text = " ".join((folder.report / "report.md").read_text(encoding="utf-8").split())
-    assert "a direction of one has no place in the other" in text
+    assert "a direction of one model cannot be looked up in the other" in text
     assert "called new" not in text
     assert "at 937 places" in text and "93.8 % of the reference's 1,000 tokens" in text
-    assert "predictions have no divergence: undefined" in text
-    assert "Whether they would bring it about in the reference is undefined." in text
-    assert "| undefined |" in text and "As a lever" not in text
+    assert "so their predictions have no divergence" in text
+    assert "Whether they would produce it in the reference is undefined." in text
+    assert "| undefined |" in text and "Steering:" not in text
     report = read(folder)
     assert verdict(report, "tokens aligned") == verdict(report, "the same text") == "pass"
     (behavior,) = report.behaviors

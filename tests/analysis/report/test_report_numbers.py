@@ -1,4 +1,4 @@
-"""Every number of a report is a field of report.json, in all three of its forms; and a number that is none is found."""
+"""Every number in a report is a field of report.json, in all three formats; a number that is not is found."""
 
 import json
 import re
@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from analysis.labels.evidence import Bounded, Evidence, Toward
+from analysis.labels.evidence import Estimate, Evidence, LatentScaling
 from analysis.labels.reasons import verdict_of
 from analysis.report import content, write_report
-from analysis.report.wording import Quote, Sentence, listed, named, say, shown
+from analysis.report.wording import Quote, Sentence, format_number, listed, named, say
 from crosscoder.config import LabelRule
 from crosscoder.run.folder import RunFolder
 
@@ -25,15 +25,15 @@ from ..run_folder import make_run_folder
 
 
 def pooled(folder: RunFolder) -> None:
-    """A shared-dictionary SAE: no norms, a rate in each model."""
+    """Make the run that of a shared-dictionary SAE: no norms, a firing rate for each model."""
     table: Any = pd.read_parquet(folder.features)
     table[["relative_norm", "decoder_cosine"]] = None
     table["density_reference"], table["density_intervened"] = table["density"] * 0.8, table["density"] * 1.2
     table.to_parquet(folder.features)
 
 
-def nothing_to_tell(folder: RunFolder) -> None:
-    """No manifest, and a summary that measured little."""
+def little_measured(folder: RunFolder) -> None:
+    """Remove the manifest, and most of what the summary measured."""
     folder.manifest.unlink()
     summary = json.loads(folder.summary.read_text())
     summary |= {"fve": None, "ce": None, "l0_target": None, "dead_share": None, "rule": None, "shift": None}
@@ -60,12 +60,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str, str]
 
 def test_every_number_of_a_full_report_is_a_field(everything: tuple[Any, str, str]) -> None:
     assert complaints(*everything) == []
-    # The walk saw what there is: hundreds of numbers, most of them on the page as elements of their own.
+    # The search saw hundreds of numbers, most of them as elements of the page.
     assert len(list(shown_in(everything[1]))) > 300
     assert everything[2].count("<data ") > 300
 
 
-@pytest.mark.parametrize("made", [pooled, nothing_to_tell, of_two_sizes, None])
+@pytest.mark.parametrize("made", [pooled, little_measured, of_two_sizes, None])
 def test_every_number_of_other_reports_is_a_field(tmp_path: Path, made: Any) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80, identical=made is None)
     if made is not None:
@@ -74,16 +74,16 @@ def test_every_number_of_other_reports_is_a_field(tmp_path: Path, made: Any) -> 
 
 
 def drawn(random: np.random.Generator) -> Evidence:
-    """Evidence of any kind, thin and contradictory ones too."""
+    """Draw evidence of any kind, including thin and contradictory evidence."""
 
-    def bounded() -> Bounded:
+    def bounded() -> Estimate:
         value = float(random.choice([0.1, 0.3, 0.9])) * random.normal()
         width = float(random.choice([0.01, 0.6, np.nan], p=[0.7, 0.2, 0.1]))
-        return Bounded(value, value - width, value + width)
+        return Estimate(value, value - width, value + width)
 
     norms = random.choice([0.01, 0.3, 0.6, 1.0], 2) * random.uniform(0.9, 1.1, 2)
     n_documents = int(random.choice([3, 40]))
-    toward = [Toward(bounded(), bounded(), float(random.choice([0.2, 0.9]))) for _ in range(2)]
+    toward = [LatentScaling(bounded(), bounded(), float(random.choice([0.2, 0.9]))) for _ in range(2)]
     return Evidence(
         n_tokens=9 * n_documents,
         n_documents=n_documents,
@@ -96,7 +96,7 @@ def drawn(random: np.random.Generator) -> Evidence:
     )
 
 
-def test_every_reason_of_the_rule_is_told_with_its_numbers(
+def test_every_reason_of_the_rule_is_reported_with_its_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, rule, random = make_run_folder(tmp_path / "run"), LabelRule(), np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_every_reason_of_the_rule_is_told_with_its_numbers(
 
 
 def smuggle(report: Any, place: Literal["sentence", "nested sentence", "words", "retold"]) -> None:
-    """A number that is in no field, into one kind of text of a report."""
+    """Add a number that is in no field to one kind of text of a report."""
     sentence = report["summary"][0]
     match place:
         case "sentence":
@@ -174,8 +174,8 @@ def test_a_number_that_only_a_template_shows_is_found(everything: tuple[Any, str
         assert found.startswith(line)
 
 
-def test_a_number_that_is_shown_otherwise_than_stored_is_found(everything: tuple[Any, str, str]) -> None:
-    """Of report.json, so far as a sentence whose text and numbers differ could be read at all."""
+def test_a_number_that_differs_from_the_stored_one_is_found(everything: tuple[Any, str, str]) -> None:
+    """In report.json, a sentence whose text and numbers differ cannot even be read."""
     report, markdown, html = everything
     element = re.search(r"<data value=\"([\d.]+)\">([\d.]+) %</data>", html)
     assert element is not None
@@ -185,23 +185,23 @@ def test_a_number_that_is_shown_otherwise_than_stored_is_found(everything: tuple
     assert found == f"report.html: 77.7 % is not {element[1]}"
     sentence = json.loads(json.dumps(next(one for one in report["summary"] if one["numbers"])))
     sentence["numbers"] = dict.fromkeys(sentence["numbers"], 0.5)
-    with pytest.raises(ValidationError, match="the text is not what its template and numbers give"):
+    with pytest.raises(ValidationError, match="text does not match template and numbers"):
         Sentence.model_validate(sentence)
 
 
-# --- the walk itself --------------------------------------------------------------------------------------------------
+# --- the search itself ------------------------------------------------------------------------------------------------
 
 
 @given(
     st.one_of(st.floats(-1e7, 1e7), st.integers(-(10**7), 10**7)),
     st.sampled_from(["percent", "whole", ".2f", ".4f", ".1f", "g", ".2g", ".3g", ",.0f"]),
 )
-def test_what_is_shown_is_read_back(number: float, form: str) -> None:
-    (found,) = shown_in(f"about {shown(number, form)}, or so.")
+def test_formatted_numbers_are_read_back(number: float, form: str) -> None:
+    (found,) = shown_in(f"about {format_number(number, form)}, or so.")
     assert found.is_of(number)
 
 
-def test_names_and_citations_are_no_numbers() -> None:
+def test_names_and_citations_are_not_numbers() -> None:
     text = "L0 of SmolLM2-135M at model.layers.15 (latent scaling, Minder et al. 2025) in seed_1, runs/2024/x, k-means"
     assert list(shown_in(text)) == []
     assert [found.text for found in shown_in("(5 to 1,024), 4–7: 0.5; −0.25. × 5.8e+03")] == [
@@ -212,7 +212,7 @@ def test_names_and_citations_are_no_numbers() -> None:
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
-def test_a_sentence_holds_the_numbers_it_was_made_from() -> None:
+def test_a_sentence_stores_the_numbers_it_was_made_from() -> None:
     sentence = say(
         "Of {n:counted latent}, {share:percent} fire on {token} in {source}{rest}.",
         n=1024, share=0.0123, token=Quote(" a{b}"), source=named("chat"), rest="",
@@ -223,25 +223,25 @@ def test_a_sentence_holds_the_numbers_it_was_made_from() -> None:
     assert Sentence.model_validate_json(sentence.model_dump_json()) == sentence
 
 
-def test_what_was_not_measured_says_so_and_stays_a_field() -> None:
+def test_a_missing_number_is_not_measured_and_stays_a_field() -> None:
     for missing in (None, float("nan"), float("inf")):
         sentence = say("It is {value:percent}.", value=missing)
         assert (sentence.text, sentence.numbers) == ("It is not measured.", {"value": None})
 
 
-def test_parts_keep_their_numbers_apart() -> None:
+def test_numbers_of_parts_keep_separate_names() -> None:
     part = say("{n:,} new", n=2)
     assert say("{found}: doubt", found=part).numbers == {"n": 2}
     row = listed([("a{b", part), ("a|b", part), ("c", part)], "; ")
     assert row.text == "2 new; 2 new; 2 new"
     assert row.numbers == {"a_b.n": 2, "a_b_1.n": 2, "c.n": 2}
     for template in ("{one} and {other}", "{n} and {other}", "{other} and {n}"):
-        with pytest.raises(ValueError, match="two parts of a sentence bring n"):
+        with pytest.raises(ValueError, match="two parts of a sentence have n; rename one"):
             say(template, one=part, n=1, other=say("{n:,} lost", n=3))
-    with pytest.raises(ValueError, match="n names a number and a quotation"):
+    with pytest.raises(ValueError, match="n is both a number and a quotation"):
         say("{n} and {one}", one=part, n=named("n"))
     assert say("{n}, of {n:percent}", n=1, unused=part).numbers == {"n": 1}
 
 
-def test_words_are_taken_as_they_are() -> None:
+def test_braces_in_words_are_literal() -> None:
     assert say("{verb} {{n}}", verb="sets {x} of").text == "sets {x} of {n}"

@@ -1,4 +1,4 @@
-"""report.json keeps to its published schema, which is the one that its models give."""
+"""report.json validates against its published schema, which is the schema of its models."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def test_the_stored_schema_is_that_of_the_models() -> None:
     )
 
 
-def test_it_is_a_schema_with_name_and_version() -> None:
+def test_the_schema_has_a_name_and_version() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert SCHEMA["$id"] == f"urn:crosscoder:report:{SCHEMA_VERSION}"
@@ -50,14 +50,14 @@ def test_every_model_and_field_is_described() -> None:
     for name, model in models():
         assert model["description"], name
         assert not model["additionalProperties"]
-        # As it is written, nothing is left out: null stands for what was not measured.
+        # Written reports are complete: what was not measured is null.
         assert set(model["required"]) == set(model["properties"])
         for field, schema in model["properties"].items():
             assert schema.get("description"), f"{name}.{field}"
 
 
 @pytest.mark.parametrize("identical", [False, True])
-def test_reports_keep_to_it(tmp_path: Path, report: Any, identical: bool) -> None:
+def test_reports_validate(tmp_path: Path, report: Any, identical: bool) -> None:
     VALIDATOR.validate(report)
     folder = make_run_folder(tmp_path / "run", n_latents=60, identical=identical)
     write_report(folder)
@@ -100,7 +100,7 @@ def _of_another_version(report: Any) -> None:
         (_of_another_version, "schema_version"),
     ],
 )
-def test_what_does_not_keep_to_it_is_refused(report: Any, spoil: Callable[[Any], None], place: str) -> None:
+def test_invalid_reports_are_refused(report: Any, spoil: Callable[[Any], None], place: str) -> None:
     spoiled = json.loads(json.dumps(report))
     spoil(spoiled)
     (error,) = VALIDATOR.iter_errors(spoiled)

@@ -58,7 +58,7 @@ def test_rows_in_order_are_all_rows_each_with_its_latents(rows: Path) -> None:
 @pytest.mark.parametrize(
     ("latents", "message"),
     [
-        ([0, 5, 4], "latent 4 comes after latent 5, but its rows are to be in the order of their latents"),
+        ([0, 5, 4], "latent 4 comes after latent 5, but rows must be sorted by latent"),
         ([0, 5, 300], "holds latent 300, but the dictionary has 300"),
     ],
 )

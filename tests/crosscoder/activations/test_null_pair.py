@@ -1,4 +1,4 @@
-"""The null pair keeps the size of the change and has nothing in one model that the other lacks."""
+"""The null pair keeps the size of the change and has no feature in only one model."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ def drifted(values: Tensor) -> Tensor:
 
 
 def sides(values: Tensor, drift: NullPair) -> tuple[Tensor, Tensor]:
-    """Activations of the model that is kept, and of the other."""
+    """Activations of the kept model and of the other."""
     parts = values.double().split([D, D], dim=1)
     return parts[drift.kept], parts[1 - drift.kept]
 
 
-def left_over(one: Tensor, other: Tensor) -> Tensor:
-    """What is not a multiple of one model, centered."""
+def regression_residual(one: Tensor, other: Tensor) -> Tensor:
+    """The centered residual of one model after regression on a multiple of the other."""
     one, other = one - one.mean(0), other - other.mean(0)
     return one - other * ((one * other).sum() / other.square().sum())
 
@@ -37,7 +37,7 @@ def kurtosis(values: Tensor) -> float:
     return float((values - values.mean()).pow(4).mean() / values.var().square())
 
 
-def test_one_model_stays_and_the_change_keeps_its_size_and_covariance() -> None:
+def test_one_model_is_kept_and_the_change_keeps_its_size_and_covariance() -> None:
     values = PlantedPair().sample(40_000, seed=1)
     drift, null = NullPair.fit(values, (D, D)), drifted(values)
     (kept, real), (same, made) = sides(values, drift), sides(null, drift)
@@ -49,12 +49,12 @@ def test_one_model_stays_and_the_change_keeps_its_size_and_covariance() -> None:
 
 
 def test_the_change_keeps_its_covariance_and_loses_its_features() -> None:
-    """In the planted pair it is sparse sums of directions; in its place stands noise that no feature drives."""
+    """In the planted pair the change is a sparse sum of directions; the null replaces it with noise."""
     pair = PlantedPair()
     values = pair.sample(40_000, seed=1)
     drift = NullPair.fit(values, (D, D))
     (kept, real), (_, made) = sides(values, drift), sides(drift.apply(values), drift)
-    before, after = left_over(real, kept), left_over(made, kept)
+    before, after = regression_residual(real, kept), regression_residual(made, kept)
     torch.testing.assert_close(
         after.T.cov(), before.T.cov(), atol=0.02 * float(before.T.cov().trace()), rtol=0
     )
@@ -62,14 +62,14 @@ def test_the_change_keeps_its_covariance_and_loses_its_features() -> None:
     alone = "lost" if drift.kept else "new"
     for feature in rows[pair.truth.is_kind(alone)].double():
         assert kurtosis(before @ feature) > 6
-        # The excess of a sum of 64 with normal weights is 3/64 of that of one; tokens of unequal length add some.
+        # The excess kurtosis of a sum of 64 with normal weights is 3/64 of that of one; tokens of unequal norm add some.
         assert kurtosis(after @ feature) - 3 < 0.2 * (kurtosis(before @ feature) - 3)
     agreement = torch.cosine_similarity(before, after, dim=1).mean()
     assert abs(float(agreement)) < 0.1
 
 
-def test_nothing_turns_or_grows_where_models_share_a_space() -> None:
-    """A least-squares map finds rotated, rescaled and lost features in the pair; in its null every direction stays where it is."""
+def test_nothing_is_rotated_or_rescaled_if_models_share_a_space() -> None:
+    """A least-squares map finds rotated, rescaled and lost features in the pair; in its null every direction is unchanged."""
     pair = PlantedPair(d_model=128)
     values = pair.sample(60_000, seed=1)
     drift = NullPair.fit(values, (128, 128))
@@ -78,15 +78,15 @@ def test_nothing_turns_or_grows_where_models_share_a_space() -> None:
     for made, least, most in ((values, 0.0, 0.95), (drift.apply(values), 0.97, 1.0)):
         parts = made.double().split([128, 128], dim=1)
         kept, other = (part - part.mean(0) for part in (parts[drift.kept], parts[1 - drift.kept]))
-        carried = directions[changed] @ least_squares_map(kept, other)
-        found = torch.cosine_similarity(carried, directions[changed], dim=1)
-        size = carried.norm(dim=1) / directions[changed].norm(dim=1)
+        mapped = directions[changed] @ least_squares_map(kept, other)
+        found = torch.cosine_similarity(mapped, directions[changed], dim=1)
+        size = mapped.norm(dim=1) / directions[changed].norm(dim=1)
         share = torch.minimum(found, size / size.median())
         assert least <= float(share.median()) <= most
 
 
-def test_what_is_linear_stays_where_models_share_no_space() -> None:
-    """A pair that is turned as a whole is its own null."""
+def test_a_linear_relation_is_kept_if_models_share_no_space() -> None:
+    """A pair related by a rotation is its own null."""
     reference = PlantedPair().sample(20_000, seed=1)[:, :D]
     turn = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0))).Q
     values = torch.cat([reference, 0.7 * reference @ turn + 3], dim=1)
@@ -128,7 +128,7 @@ def test_saving_keeps_every_bit(tmp_path: Path) -> None:
     assert torch.equal(NullPair.load(tmp_path / "drift.safetensors").apply(values), drift.apply(values))
     (tmp_path / "drift.safetensors").write_bytes(b"cut")
     for name in ("drift.safetensors", "missing.safetensors"):
-        with pytest.raises(FormatError, match=f"{name}: not a drift"):
+        with pytest.raises(FormatError, match=f"{name}: not a null pair"):
             NullPair.load(tmp_path / name)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crosscoder.activations.shards import Manifest, ShardReader, ShardWriter, SideRecord
+from crosscoder.activations.shards import Manifest, ShardReader, ShardWriter, SplitRecord
 from crosscoder.errors import FormatError
 
 ROWS = (7, 1, 0, 12, 5)
@@ -18,7 +18,7 @@ ROWS = (7, 1, 0, 12, 5)
 def write_folder(
     folder: Path, dtype: Any = "float32", rows: tuple[int, ...] = ROWS
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Shards of the given sizes on the training side, and what is in them."""
+    """Write training shards of the given sizes, and return their content."""
     manifest = Manifest(
         identity={"seed": 0},
         dtype=dtype,
@@ -26,7 +26,7 @@ def write_folder(
         documents_digest="",
         median_norms=(1.0, 1.0),
         max_norms=(10.0, 10.0),
-        sides={"train": SideRecord(n_planned=len(rows)), "held_out": SideRecord(n_planned=1)},
+        sides={"train": SplitRecord(n_planned=len(rows)), "held_out": SplitRecord(n_planned=1)},
     )
     writer = ShardWriter(folder, manifest)
     values = torch.randn(sum(rows), 5).to(getattr(torch, dtype))
@@ -48,7 +48,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Tensor
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, sum(ROWS) - 1), max_size=40))
-def test_gather_gives_the_rows_in_the_order_asked(
+def test_gather_returns_rows_in_the_requested_order(
     shared: tuple[Path, tuple[Tensor, Tensor, Tensor]], wanted: list[int]
 ) -> None:
     folder, written = shared
@@ -59,7 +59,7 @@ def test_gather_gives_the_rows_in_the_order_asked(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_reading_through_gives_what_was_written(tmp_path: Path, dtype: str) -> None:
+def test_sequential_reading_returns_what_was_written(tmp_path: Path, dtype: str) -> None:
     written = write_folder(tmp_path, dtype)
     reader = ShardReader(tmp_path, "train")
     assert reader.n_tokens == sum(ROWS)
@@ -73,7 +73,7 @@ def test_reading_through_gives_what_was_written(tmp_path: Path, dtype: str) -> N
             assert torch.equal(together, expected)
 
 
-def test_rows_that_are_not_there_are_a_bug(shared: tuple[Path, Any]) -> None:
+def test_rows_out_of_range_are_a_bug(shared: tuple[Path, Any]) -> None:
     reader = ShardReader(shared[0], "train")
     for row in (-1, sum(ROWS)):
         with pytest.raises(IndexError, match="there are 25"):
@@ -81,7 +81,7 @@ def test_rows_that_are_not_there_are_a_bug(shared: tuple[Path, Any]) -> None:
 
 
 class CountingArray(np.ndarray):
-    """An array that counts how often it is indexed, and with what."""
+    """An array that records every index."""
 
     indices: list[Any] = []  # noqa: RUF012
 
@@ -90,7 +90,7 @@ class CountingArray(np.ndarray):
         return np.asarray(self)[index]
 
 
-def test_gather_is_one_fancy_index_a_shard(shared: tuple[Path, tuple[Tensor, Tensor, Tensor]]) -> None:
+def test_gather_uses_one_fancy_index_per_shard(shared: tuple[Path, tuple[Tensor, Tensor, Tensor]]) -> None:
     """Peers' defect 9: one Python call for each token is five times slower."""
     reader = ShardReader(shared[0], "train")
     reader._shards = [shard._replace(values=shard.values.view(CountingArray)) for shard in reader._shards]
@@ -117,7 +117,7 @@ def test_the_manifest_counts_what_was_left_out(shared: tuple[Path, Any]) -> None
     assert not Manifest.load(shared[0]).complete
 
 
-def test_an_unfinished_side_is_refused(shared: tuple[Path, Any]) -> None:
+def test_an_unfinished_split_is_refused(shared: tuple[Path, Any]) -> None:
     with pytest.raises(FormatError, match="harvest of held_out is not finished \\(0 of 1 shards\\)"):
         ShardReader(shared[0], "held_out")
 
@@ -142,7 +142,7 @@ def test_a_flipped_bit_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / SHARD).write_bytes(content)
     with pytest.raises(FormatError, match=r"train/00003\.safetensors: altered since the harvest"):
         ShardReader(tmp_path, "train")
-    # The positive control: without the digests, the wrong values come through.
+    # The positive control: without digests, the wrong values are read.
     unverified = ShardReader(tmp_path, "train", verify=False).gather(torch.arange(sum(ROWS)))
     assert not all(torch.equal(read, expected) for read, expected in zip(unverified, written, strict=True))
 
@@ -150,7 +150,7 @@ def test_a_flipped_bit_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_missing_or_exchanged_shard_is_refused_by_name(tmp_path: Path) -> None:
     write_folder(tmp_path)
     (tmp_path / SHARD).write_bytes((tmp_path / "train/00000.safetensors").read_bytes())
-    with pytest.raises(FormatError, match=r"train/00003\.safetensors: holds"):
+    with pytest.raises(FormatError, match=r"train/00003\.safetensors: contains"):
         ShardReader(tmp_path, "train")
     (tmp_path / SHARD).unlink()
     with pytest.raises(FormatError, match=r"train/00003\.safetensors: missing"):
@@ -158,7 +158,7 @@ def test_a_missing_or_exchanged_shard_is_refused_by_name(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         ("{", "Invalid JSON"),
         ("[]", "should be an object"),
@@ -167,7 +167,7 @@ def test_a_missing_or_exchanged_shard_is_refused_by_name(tmp_path: Path) -> None
         ("stranger", "Extra inputs"),
     ],
 )
-def test_a_foreign_manifest_is_refused_by_name(tmp_path: Path, content: str, complaint: str) -> None:
+def test_a_manifest_of_another_program_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
     write_folder(tmp_path)
     path = tmp_path / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -178,7 +178,7 @@ def test_a_foreign_manifest_is_refused_by_name(tmp_path: Path, content: str, com
     path.write_text(content)
     with pytest.raises(FormatError, match=r"manifest\.json: not a manifest of activations") as caught:
         ShardReader(tmp_path, "train")
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -23,7 +23,7 @@ def files(folder: Path, n_rows: int = 700, documents: np.ndarray | None = None) 
     )
 
 
-def test_every_row_is_on_one_side_and_documents_are_whole(tmp_path: Path) -> None:
+def test_every_row_is_in_one_split_and_documents_are_whole(tmp_path: Path) -> None:
     documents = np.random.default_rng(1).integers(-5, 40, 700) * 10**9
     sides = open_files(files(tmp_path, documents=documents), seed=3)
     assert sides.train.n_tokens + sides.held_out.n_tokens == 700
@@ -35,7 +35,7 @@ def test_every_row_is_on_one_side_and_documents_are_whole(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_is_analyzed_was_never_trained_on(tmp_path: Path, seed: int) -> None:
+def test_analyzed_rows_were_never_trained_on(tmp_path: Path, seed: int) -> None:
     """Training and analysis hold out the same rows."""
     config = files(tmp_path, documents=np.arange(700) // 13)
     trained = FileSource(config, seed).held_out()
@@ -56,7 +56,7 @@ def test_one_document_cannot_be_split(tmp_path: Path) -> None:
         open_files(files(tmp_path, n_rows=100), seed=0)
 
 
-def test_snapshots_stand_behind_the_two_ends(tmp_path: Path) -> None:
+def test_snapshots_follow_reference_and_intervened(tmp_path: Path) -> None:
     config = files(tmp_path)
     for name in ("first", "second"):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(1).normal(size=(700, 4)).astype(np.float32))

@@ -1,4 +1,4 @@
-"""The command: which verbs there are, what they call in which order, and how they end."""
+"""The command: its verbs, the stages they call, and their exit codes."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def call(*words: str | Path) -> Result:
 
 
 def shell(*words: str | Path, folder: Path, module: bool = True) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, run from `folder`."""
+    """Run the command in its own process, from `folder`."""
     program = ["-m", "crosscoder"] if module else []
     return run_python(*program, *words, folder=folder, timeout=120)
 
@@ -67,7 +67,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, Any]]:
-    """The stages replaced by a record of what the command asked of them."""
+    """Replace the stages by stubs that record their calls."""
     seen: list[tuple[str, Any]] = []
 
     def stage(name: str, answer: Callable[..., object]) -> Callable[..., object]:
@@ -92,7 +92,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         analyze=stage("analyze", nothing),
         report=stage("report", nothing),
         unmet=stage("unmet", lambda folder, requirements: ["validity.lever: not measured"]),
-        browse=stage("browse", lambda folder: folder.browser / "index.html"),
+        browse=stage("browse", lambda folder, written=None: folder.browser / "index.html"),
         demo_config=demo_config,
         wandb_run=lambda folder, config: nullcontext(),
     )
@@ -110,7 +110,7 @@ def test_help_lists_the_verbs_that_exist() -> None:
         assert call(verb, "--help").stdout.startswith(f"Usage: crosscoder {verb} ")
 
 
-def test_evaluate_planted_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+def test_evaluate_planted_refuses_unknown_names(tmp_path: Path) -> None:
     for words, said in (
         (["--regimes", "standrad"], "regimes: 'standrad' is not known"),
         (["--methods", "batchtopk"], "methods: 'batchtopk' is not known"),
@@ -139,7 +139,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
 
 
 def test_report_and_page_are_written_without_torch(tmp_path: Path) -> None:
-    """They read files only; torch would take several times as long to load, and as much memory, as the page of a small run."""
+    """They only read files; importing torch would take several times the time and memory of a small run's page."""
     folder = make_run_folder(tmp_path / "run")
     folder.config.write_text(FILES.format(folder.path))
     program = """
@@ -177,7 +177,7 @@ def test_run_goes_through_all_stages_in_order(tmp_path: Path, calls: list[tuple[
 
 
 @pytest.mark.parametrize("verb", ["harvest", "train", "doctor"])
-def test_a_verb_gets_the_settings_with_words_over_them(
+def test_a_verb_gets_the_settings_with_overrides(
     config: Path, calls: list[tuple[str, Any]], verb: str
 ) -> None:
     done = call(verb, config, "training.lr=1e-4", "crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k=8")
@@ -189,7 +189,7 @@ def test_a_verb_gets_the_settings_with_words_over_them(
 
 
 @pytest.mark.parametrize("verb", ["train", "analyze", "doctor"])
-def test_a_run_folder_stands_for_its_own_settings(
+def test_a_run_folder_provides_its_settings(
     tmp_path: Path, config: Path, calls: list[tuple[str, Any]], verb: str
 ) -> None:
     RunFolder.create(tmp_path / "run", load_config(config))
@@ -199,7 +199,7 @@ def test_a_run_folder_stands_for_its_own_settings(
     assert settings == load_config(config, [f"output={tmp_path / 'moved'}"])
 
 
-def test_a_run_folder_can_be_the_start_of_another_run(
+def test_a_run_folder_can_provide_the_settings_of_another_run(
     tmp_path: Path, config: Path, calls: list[tuple[str, Any]]
 ) -> None:
     RunFolder.create(tmp_path / "run", load_config(config))
@@ -208,7 +208,7 @@ def test_a_run_folder_can_be_the_start_of_another_run(
     assert (settings.output, settings.seed) == (tmp_path / "next", 5)
 
 
-def test_analyze_takes_other_ways_of_reading_and_notes_them(
+def test_analyze_takes_other_analysis_settings_and_stores_them(
     tmp_path: Path, config: Path, calls: list[tuple[str, Any]]
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", load_config(config))
@@ -223,7 +223,7 @@ def test_analyze_takes_other_ways_of_reading_and_notes_them(
 
 
 @pytest.mark.parametrize("verb", ["report", "browse"])
-def test_reading_a_run_refuses_words_that_it_cannot_apply(
+def test_reading_a_run_refuses_overrides_that_it_cannot_apply(
     tmp_path: Path, config: Path, calls: list[tuple[str, Any]], verb: str
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", load_config(config))
@@ -242,7 +242,7 @@ def test_reading_needs_a_run(config: Path, calls: list[tuple[str, Any]], verb: s
     assert not config.with_name("run").exists()
 
 
-def test_demo_takes_a_folder_and_words(
+def test_demo_takes_a_folder_and_overrides(
     tmp_path: Path, calls: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -269,7 +269,7 @@ def test_demo_takes_a_folder_and_words(
         ),
         (
             ["train", "."],
-            "crosscoder: .: not a run folder, it holds no config.yaml; make one with `crosscoder run CONFIG`\n",
+            "crosscoder: .: not a run folder, it contains no config.yaml; create a run with `crosscoder run CONFIG`\n",
         ),
         (
             ["run", "tiny.yaml", "output=tiny.yaml"],
@@ -278,7 +278,7 @@ def test_demo_takes_a_folder_and_words(
         (["browse", "run"], "crosscoder: run: no such file\n"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(
+def test_an_error_that_a_user_can_fix_is_one_line(
     tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -289,7 +289,7 @@ def test_what_a_user_can_mend_is_one_line(
 @pytest.mark.parametrize(
     "words", [["train"], ["trian", "x"], ["browse", "run", "--port", "many"], ["--nonsense"]]
 )
-def test_wrong_usage_ends_with_two(words: list[str]) -> None:
+def test_wrong_usage_exits_with_2(words: list[str]) -> None:
     done = call(*words)
     assert done.exit_code == 2
     assert "Usage" in done.stderr
@@ -302,7 +302,7 @@ def test_wrong_usage_ends_with_two(words: list[str]) -> None:
         (
             KeyboardInterrupt(),
             130,
-            "crosscoder: interrupted; the same command continues where this one stopped\n",
+            "crosscoder: interrupted; run the same command again to continue\n",
         ),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_stage_that_stops_is_one_line(
 
 
 def test_sigterm_is_an_interrupt(tmp_path: Path, config: Path) -> None:
-    """A process of its own, as a scheduler meets it."""
+    """In its own process, as under a scheduler."""
     program = """
 import sys, time
 from types import SimpleNamespace
@@ -335,7 +335,7 @@ command.main()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "crosscoder: interrupted; the same command continues where this one stopped\n"
+    assert errors == "crosscoder: interrupted; run the same command again to continue\n"
 
 
 def test_a_bug_keeps_its_traceback(tmp_path: Path, config: Path) -> None:
@@ -353,7 +353,9 @@ command.main()
 
 
 @pytest.mark.parametrize("decoy", ["training.py", "training/__init__.py"])
-def test_a_namesake_in_the_working_directory_is_refused(tmp_path: Path, config: Path, decoy: str) -> None:
+def test_a_module_of_the_same_name_in_the_working_directory_is_refused(
+    tmp_path: Path, config: Path, decoy: str
+) -> None:
     path = tmp_path / decoy
     path.parent.mkdir(exist_ok=True)
     path.write_text("raise SystemExit('the decoy ran')")
@@ -365,7 +367,7 @@ def test_a_namesake_in_the_working_directory_is_refused(tmp_path: Path, config: 
     assert done.stderr.count("\n") == 1
 
 
-def test_a_plain_folder_of_that_name_is_passed_over(tmp_path: Path) -> None:
+def test_a_plain_folder_of_the_same_name_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "stages.py").write_text("raise SystemExit('the decoy ran')")
     program = "from crosscoder.command.packages import module; print(module('training').__file__)"
@@ -376,7 +378,7 @@ def test_a_plain_folder_of_that_name_is_passed_over(tmp_path: Path) -> None:
 # --- serving ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_live_page_is_refused_before_any_work_where_it_cannot_be(config: Path, tmp_path: Path) -> None:
+def test_the_live_page_is_refused_before_any_work_if_unavailable(config: Path, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", load_config(config))
     for words, said in (
         (["--live"], "--live: the live page is served, not written; give --serve as well"),
@@ -394,9 +396,9 @@ def test_the_live_page_is_refused_before_any_work_where_it_cannot_be(config: Pat
     [
         (
             ["stepp"],
-            "bench: 'stepp' is none of step, growth, harvest, shards, analysis, page, all (did you mean 'step'?)",
+            "bench: 'stepp' is not one of step, growth, harvest, shards, analysis, page, all (did you mean 'step'?)",
         ),
-        (["step", "shape.k=9000"], "shape: k is 9000, larger than n_latents 8192"),
+        (["step", "shape.k=9000"], "shape: k is 9000, which is larger than n_latents 8192"),
         (["step", "--repeats", "0"], "repeats: should be greater than or equal to 1, got 0"),
         (
             ["step", "--log", "nowhere.md"],
@@ -404,14 +406,14 @@ def test_the_live_page_is_refused_before_any_work_where_it_cannot_be(config: Pat
         ),
     ],
 )
-def test_bench_says_in_one_line_what_it_cannot_do(words: list[str], message: str, tmp_path: Path) -> None:
+def test_bench_refuses_in_one_line(words: list[str], message: str, tmp_path: Path) -> None:
     done = call("bench", *words)
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"crosscoder: {message}")
     assert done.stderr.count("\n") == 1
 
 
-def test_a_requirement_that_is_not_met_ends_with_3(
+def test_an_unmet_requirement_exits_with_3(
     calls: list[tuple[str, Any]], config: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "require.yaml").write_text("validity: {robustness: {at_least: 0.5}}")

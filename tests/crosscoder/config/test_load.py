@@ -1,4 +1,4 @@
-"""What a settings file and words over it turn into, and what is said about those that are wrong."""
+"""Loading settings files with overrides, and the messages about wrong settings."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ def load(folder: Path, text: str, *words: str) -> RunConfig:
     return load_config(path, words)
 
 
-def complaint(folder: Path, text: str, *words: str) -> str:
+def error_message(folder: Path, text: str, *words: str) -> str:
     with pytest.raises(ConfigError) as caught:
         load(folder, text, *words)
     message = str(caught.value)
@@ -87,15 +87,15 @@ def test_no_means_false_where_a_boolean_belongs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["'1e-4'", "true", ".nan", ".inf", "nan", "inf", "'32'", "1e999", "null"])
-def test_what_is_no_number_is_refused_as_one(tmp_path: Path, text: str) -> None:
-    assert "number" in complaint(tmp_path, f"{FILES}training: {{lr: {text}}}")
-    assert "number" in complaint(tmp_path, FILES, f"training.lr={text}")
+def test_text_and_booleans_are_refused_as_numbers(tmp_path: Path, text: str) -> None:
+    assert "number" in error_message(tmp_path, f"{FILES}training: {{lr: {text}}}")
+    assert "number" in error_message(tmp_path, FILES, f"training.lr={text}")
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
-def test_words_stand_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+def test_overrides_take_precedence_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, f"{FILES}training: {{lr: 0.5, warmup: 0.25}}", "training.lr=0.125", "seed=7")
     assert (config.training.lr, config.training.warmup, config.seed) == (0.125, 0.25, 7)
     assert config.training.decay == TrainingConfig().decay
@@ -111,34 +111,34 @@ def test_words_stand_over_the_file_and_the_file_over_the_defaults(tmp_path: Path
     ],
 )
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_new_kind_takes_over_any_other(tmp_path: Path, block: str, order: int) -> None:
+def test_an_override_can_change_the_kind(tmp_path: Path, block: str, order: int) -> None:
     words = ["crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k=8"][::order]
     assert load(tmp_path, FILES + block, *words).crosscoder.sparsity == TopK(k=8)
 
 
-def test_a_new_kind_keeps_what_both_kinds_know(tmp_path: Path) -> None:
+def test_a_new_kind_keeps_settings_of_both_kinds(tmp_path: Path) -> None:
     block = "crosscoder: {n_latents: 64, sparsity: {kind: relu, target_l0: 30, coefficient: 2}}"
     config = load(tmp_path, FILES + block, "crosscoder.sparsity.kind=jumprelu")
     assert config.crosscoder == DictionaryConfig(n_latents=64, sparsity=JumpReLU(target_l0=30, coefficient=2))
 
 
-def test_a_word_for_the_old_kind_is_an_error(tmp_path: Path) -> None:
+def test_an_override_for_the_old_kind_is_an_error(tmp_path: Path) -> None:
     words = ["crosscoder.sparsity.target_l0=3", "crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k=8"]
-    message = complaint(tmp_path, FILES + "crosscoder: {sparsity: {kind: relu, target_l0: 30}}", *words)
+    message = error_message(tmp_path, FILES + "crosscoder: {sparsity: {kind: relu, target_l0: 30}}", *words)
     assert message == (
         "crosscoder.sparsity.target_l0: no setting of kind topk; it belongs to kind relu and jumprelu "
         "(on the command line)"
     )
 
 
-def test_a_block_without_a_kind_is_of_the_default_kind(tmp_path: Path) -> None:
+def test_a_block_without_a_kind_has_the_default_kind(tmp_path: Path) -> None:
     config = load(tmp_path, PAIR + "activations: {dtype: float32}\ncrosscoder: {sparsity: {k: 5}}")
     assert config.activations == CachedActivations(dtype="float32")
     assert config.crosscoder.sparsity == BatchTopK(k=5)
     assert load(tmp_path, PAIR, "activations.dtype=float32").activations == CachedActivations(dtype="float32")
 
 
-def test_words_reach_into_lists_and_take_flow_values(tmp_path: Path) -> None:
+def test_overrides_reach_into_lists_and_take_flow_values(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         PAIR,
@@ -152,7 +152,7 @@ def test_words_reach_into_lists_and_take_flow_values(tmp_path: Path) -> None:
     assert config.crosscoder.sparsity == TopK(k=3)
 
 
-def test_words_go_over_settings_that_are_there_already(tmp_path: Path) -> None:
+def test_overrides_apply_to_loaded_settings(tmp_path: Path) -> None:
     config = load(tmp_path, FILES)
     assert with_overrides(
         config, ["crosscoder.sparsity.kind=relu", "crosscoder.sparsity.target_l0=3"]
@@ -199,7 +199,7 @@ def test_words_go_over_settings_that_are_there_already(tmp_path: Path) -> None:
         ),
         (
             "crosscoder: {sparsity: {kind: topk}}",
-            "crosscoder.sparsity.k: missing; needed: number of latents that may fire on a token (in tiny.yaml)",
+            "crosscoder.sparsity.k: missing; needed: largest number of latents that fire on a token (in tiny.yaml)",
         ),
         (
             "crosscoder: {n_latents: 16}",
@@ -209,12 +209,12 @@ def test_words_go_over_settings_that_are_there_already(tmp_path: Path) -> None:
             "text: {sources: [{path: a, name: b}]}",
             "activations come from files, so pair and text have no effect; remove them (in tiny.yaml)",
         ),
-        ("3: 4", "3: a name of a setting is text (in tiny.yaml)"),
+        ("3: 4", "3: the name of a setting must be text (in tiny.yaml)"),
         ("seed: 1\nseed: 2", "tiny.yaml: not valid YAML, line 4, column 1: 'seed' is given twice"),
     ],
 )
 def test_a_wrong_setting_is_one_line(tmp_path: Path, block: str, expected: str) -> None:
-    assert complaint(tmp_path, FILES + block) == expected
+    assert error_message(tmp_path, FILES + block) == expected
 
 
 @pytest.mark.parametrize(
@@ -222,22 +222,22 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path, block: str, expected: str) 
     [
         ("{}", "pair.intervened.model: missing"),
         ("{adaptr: c}", "pair.intervened.adaptr: no such setting (did you mean 'adapter'?)"),
-        ("{adapter: c, dtype: float32}", "pair.intervened.dtype: does not go together with adapter"),
+        ("{adapter: c, dtype: float32}", "pair.intervened.dtype: cannot be combined with adapter"),
         ("{adapter: 3}", "pair.intervened.adapter: expected text, got 3"),
         ("{model: c, revision: 12}", "pair.intervened.revision: expected text, got 12"),
         ("c", "pair.intervened: expected a mapping of settings, got 'c'"),
     ],
 )
-def test_only_the_variant_that_was_meant_is_spoken_of(tmp_path: Path, intervened: str, expected: str) -> None:
-    message = complaint(tmp_path, PAIR.replace("{model: b}", intervened))
+def test_only_the_matching_variant_is_reported(tmp_path: Path, intervened: str, expected: str) -> None:
+    message = error_message(tmp_path, PAIR.replace("{model: b}", intervened))
     assert message.startswith(expected)
     assert "Source" not in message
 
 
-def test_between_a_model_and_itself_after_a_context_there_is_nothing(tmp_path: Path) -> None:
+def test_a_context_allows_no_snapshots(tmp_path: Path) -> None:
     text = PAIR.replace("{model: b}", "{context: before}, snapshots: [{model: c}]")
-    assert complaint(tmp_path, text).startswith(
-        "pair: 1 snapshots between a model and itself after a context, where there is nothing in between; remove snapshots"
+    assert error_message(tmp_path, text).startswith(
+        "pair: 1 snapshots, but a context leaves the weights unchanged, so there are no checkpoints in between; remove snapshots"
     )
 
 
@@ -245,8 +245,8 @@ CHAIN = FILES.replace("b.npy", "b.npy, snapshots: [c.npy]")
 
 
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
-def test_snapshots_are_read_side_by_side_or_not_at_all(tmp_path: Path, reads: str) -> None:
-    assert complaint(tmp_path, f"{CHAIN}crosscoder: {{reads: {reads}}}") == (
+def test_snapshots_need_the_paired_view(tmp_path: Path, reads: str) -> None:
+    assert error_message(tmp_path, f"{CHAIN}crosscoder: {{reads: {reads}}}") == (
         f"crosscoder.reads is '{reads}', which reads two models, but there are 1 snapshots between them; use 'paired', or "
         "remove the snapshots (in tiny.yaml)"
     )
@@ -255,20 +255,24 @@ def test_snapshots_are_read_side_by_side_or_not_at_all(tmp_path: Path, reads: st
 def test_exclusive_latents_are_counted_for_every_model(tmp_path: Path) -> None:
     text = "crosscoder: {exclusive: 0.4}"
     assert load(tmp_path, FILES + text).crosscoder.exclusive == 0.4
-    assert "0.4 for each of 3 models and tied 0 are more than all" in complaint(tmp_path, CHAIN + text)
+    assert "0.4 for each of 3 models and tied 0 add up to more than 1" in error_message(
+        tmp_path, CHAIN + text
+    )
 
 
-def test_several_faults_are_counted_and_a_misspelling_comes_first(tmp_path: Path) -> None:
-    message = complaint(tmp_path, "output: a\nactivations: {kind: files, referenc: a.npy, intervened: b.npy}")
+def test_several_errors_are_counted_and_a_misspelling_comes_first(tmp_path: Path) -> None:
+    message = error_message(
+        tmp_path, "output: a\nactivations: {kind: files, referenc: a.npy, intervened: b.npy}"
+    )
     assert message.startswith("activations.referenc: no such setting (did you mean 'reference'?)")
-    assert message.endswith("(in tiny.yaml; 1 more after that)")
+    assert message.endswith("(in tiny.yaml; 1 more)")
 
 
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("lr", "'lr': expected KEY=VALUE, for instance training.lr=3e-4"),
-        ("training.=3", "'training.=3': expected KEY=VALUE, for instance training.lr=3e-4"),
+        ("lr", "'lr': expected KEY=VALUE, e.g. training.lr=3e-4"),
+        ("training.=3", "'training.=3': expected KEY=VALUE, e.g. training.lr=3e-4"),
         ("training.lr=fast", "training.lr: expected a number, got 'fast' (on the command line)"),
         ("training.lrr=1", "training.lrr: no such setting (did you mean 'lr'?) (on the command line)"),
         ("output.x=1", "output: is 'runs/a', so it has no setting 'x'"),
@@ -279,13 +283,13 @@ def test_several_faults_are_counted_and_a_misspelling_comes_first(tmp_path: Path
         ),
     ],
 )
-def test_a_wrong_word_is_one_line(tmp_path: Path, word: str, expected: str) -> None:
-    assert complaint(tmp_path, FILES, word).startswith(expected)
+def test_a_wrong_override_is_one_line(tmp_path: Path, word: str, expected: str) -> None:
+    assert error_message(tmp_path, FILES, word).startswith(expected)
 
 
-def test_a_list_entry_that_is_not_there_is_named(tmp_path: Path) -> None:
-    expected = "text.sources.1: no such entry; text.sources has 1, counted from 0"
-    assert complaint(tmp_path, PAIR, "text.sources.1.limit=3") == expected
+def test_a_missing_list_entry_is_named(tmp_path: Path) -> None:
+    expected = "text.sources.1: no such entry; text.sources has 1 entries, counted from 0"
+    assert error_message(tmp_path, PAIR, "text.sources.1.limit=3") == expected
 
 
 @pytest.mark.parametrize(
@@ -304,7 +308,7 @@ def test_a_list_entry_that_is_not_there_is_named(tmp_path: Path) -> None:
         (b"[" * 20_000, "tiny.yaml: nested too deeply, expected settings"),
     ],
 )
-def test_a_file_that_holds_no_settings_is_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_a_file_without_settings_is_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
@@ -313,7 +317,7 @@ def test_a_file_that_holds_no_settings_is_one_line(tmp_path: Path, content: byte
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_is_named_with_its_neighbors(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_similar_names(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(FILES)
     with pytest.raises(ConfigError, match=r"tinny\.yaml: no such file \(did you mean 'tiny\.yaml'\?\)$"):
         load_config(tmp_path / "tinny.yaml")
@@ -351,7 +355,7 @@ def _names(block: str) -> list[str]:
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 
-def test_inputs_beside_the_file_are_meant_and_others_stay_as_written(
+def test_relative_paths_resolve_against_the_file_if_they_exist_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "configs"
@@ -374,7 +378,7 @@ text: {sources: [{path: t.jsonl, name: here}, {path: other.jsonl, name: there}]}
     assert config.output == Path("runs")
 
 
-def test_paths_in_a_list_are_meant_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_a_list_resolve_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "configs" / "early").mkdir(parents=True)
     (tmp_path / "configs" / "c.npy").touch()
     monkeypatch.chdir(tmp_path)
@@ -395,7 +399,7 @@ def test_paths_in_a_list_are_meant_like_any_other(tmp_path: Path, monkeypatch: p
     assert config.n_snapshots == 2
 
 
-def test_a_file_named_like_a_hub_id_is_no_model(tmp_path: Path) -> None:
+def test_a_file_named_like_a_hub_id_is_not_taken_for_a_model(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     config = load(tmp_path, PAIR)
     assert config.pair is not None
@@ -472,7 +476,7 @@ FROM_FILES = st.builds(
 
 
 @given(FROM_MODELS | FROM_FILES)
-def test_what_is_dumped_loads_back_equal(tmp_path_factory: pytest.TempPathFactory, config: RunConfig) -> None:
+def test_dumped_settings_load_back_equal(tmp_path_factory: pytest.TempPathFactory, config: RunConfig) -> None:
     path = tmp_path_factory.getbasetemp() / "round_trip.yaml"
     path.write_text(dump_config(config), encoding="utf-8", newline="")
     assert load_config(path) == config

@@ -1,4 +1,4 @@
-"""YAML as settings are written in it."""
+"""The YAML dialect of settings."""
 
 import pytest
 import yaml
@@ -37,14 +37,14 @@ VALUE = st.recursive(
 
 
 @given(VALUE)
-def test_what_is_written_reads_back_the_same_here_and_elsewhere(value: object) -> None:
+def test_written_values_read_back_equal_with_any_reader(value: object) -> None:
     text = write_yaml(value)
     assert read_yaml(text) == value
     assert yaml.safe_load(text) == value
 
 
 @pytest.mark.parametrize("word", AMBIGUOUS)
-def test_words_with_a_meaning_in_older_yaml_are_written_in_quotes(word: str) -> None:
+def test_words_with_a_meaning_in_yaml_1_1_are_quoted(word: str) -> None:
     assert write_yaml([word]) == f"- {word!r}\n"
 
 
@@ -64,7 +64,7 @@ def test_words_with_a_meaning_in_older_yaml_are_written_in_quotes(word: str) -> 
         ("\x00", "special characters are not allowed"),
     ],
 )
-def test_what_cannot_be_read_is_placed(text: str, problem: str) -> None:
+def test_a_syntax_error_names_its_position(text: str, problem: str) -> None:
     with pytest.raises(yaml.YAMLError) as caught:
         read_yaml(text)
     assert describe_syntax_error(caught.value).startswith(problem)

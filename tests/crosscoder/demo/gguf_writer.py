@@ -1,4 +1,4 @@
-"""A writer of small GGUF files, so that the reader can be tested on files whose content is known."""
+"""Write small GGUF files with known content, to test the reader."""
 
 import struct
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ ALIGNMENT = 32
 def write_gguf(
     path: Path, metadata: Mapping[str, object], tensors: Mapping[str, tuple[int, tuple[int, ...], bytes]]
 ) -> None:
-    """Tensors are given as type number, shape (slowest axis first) and bytes."""
+    """Write a GGUF file; tensors are given as type number, shape (slowest axis first) and bytes."""
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata))
     for key, value in metadata.items():
         kind, content = _value(value)
@@ -30,7 +30,7 @@ def as_f32(tensor: Tensor) -> tuple[int, tuple[int, ...], bytes]:
 
 
 def llama_cpp_order(weight: Tensor, n_heads: int) -> Tensor:
-    """How llama.cpp's converter reorders query and key rows: those that the rotary embedding pairs become neighbors."""
+    """Reorder query or key rows like llama.cpp's converter: rows paired by the rotary embedding become adjacent."""
     return (
         weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, -1).swapaxes(1, 2).reshape(weight.shape)
     )

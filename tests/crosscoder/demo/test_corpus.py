@@ -1,4 +1,4 @@
-"""The demo's texts, without the packages that prose comes from."""
+"""The demo's texts, without the package that provides the prose."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ CHARACTERS_PER_TOKEN = 4.5
 
 
 def n_tokens(record: dict[str, Any]) -> float:
-    """About how many tokens a document comes to; `test_adapter` counts them with the real tokenizer."""
+    """Estimate the number of tokens of a document; `test_adapter` counts them with the real tokenizer."""
     if "text" in record:
         return len(str(record["text"])) / CHARACTERS_PER_TOKEN
     return (
@@ -72,7 +72,7 @@ def test_long_passages_are_left_out_and_too_few_are_an_error(tmp_path: Path):
         "short",
         "also short",
     ]
-    with pytest.raises(DataError, match="4 passages asked for, 3 found"):
+    with pytest.raises(DataError, match="4 passages requested, but only 3 found"):
         write_demo_texts(tmp_path, n_passages=4, passages=["short", "x" * 5000, "also short", "third"])
 
 
@@ -99,5 +99,5 @@ def test_the_three_uses_of_prose_share_no_passage():
 def test_damaged_chats_are_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "chats.jsonl.gz"
     path.write_bytes(content)
-    with pytest.raises(FormatError, match=r"chats\.jsonl\.gz: not a whole file of chats"):
+    with pytest.raises(FormatError, match=r"chats\.jsonl\.gz: not a complete file of chats"):
         read_chats(path)

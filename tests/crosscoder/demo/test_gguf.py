@@ -1,4 +1,4 @@
-"""The GGUF reader on files written here, block by block and as a whole model."""
+"""The GGUF reader on files written by the test, for single blocks and whole models."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from crosscoder.demo.gguf import BLOCK_TYPES, read_gguf
+from crosscoder.demo.gguf import read_gguf
 from crosscoder.demo.gguf_llama import convert, unpermute
 from crosscoder.demo.model_folder import is_complete
 from crosscoder.errors import FormatError
@@ -18,7 +19,7 @@ N_HEADS, N_KV_HEADS, D_MODEL = 4, 2, 32
 
 
 def by_hand(kind: str, block: bytes) -> list[float]:
-    """One block as the format's description says, one weight at a time."""
+    """Dequantize one block by the format's definition, one weight at a time."""
     if kind in ("F32", "F16"):
         return [float(np.frombuffer(block, "<f4" if kind == "F32" else "<f2")[0])]
     if kind == "BF16":
@@ -32,25 +33,25 @@ def by_hand(kind: str, block: bytes) -> list[float]:
 
 
 def random_blocks(n_bytes: int, count: int) -> bytes:
-    """Blocks of random integers whose leading halves and floats are finite."""
+    """Return blocks of random integers whose leading float16 and float32 values are finite."""
     random = np.random.default_rng(0)
     blocks = random.integers(0, 256, (count, n_bytes), dtype=np.uint8)
     blocks[:, 1 : min(n_bytes, 4) : 2] = random.integers(0x30, 0x3C, blocks[:, 1 : min(n_bytes, 4) : 2].shape)
     return blocks.tobytes()
 
 
-@pytest.mark.parametrize("number", BLOCK_TYPES)
-def test_a_block_is_read_as_the_format_says(number: int, tmp_path: Path):
-    block_type, count = BLOCK_TYPES[number], 6
-    content = random_blocks(block_type.n_bytes, count)
-    shape = (2, count // 2 * block_type.n_weights)
-    write_gguf(tmp_path / "m.gguf", {"general.architecture": "llama"}, {"t": (number, shape, content)})
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q4_0", "Q4_1", "Q8_0", "BF16"])
+def test_a_block_is_dequantized_by_the_formats_definition(kind: str, tmp_path: Path):
+    number, count = GGMLQuantizationType[kind], 6
+    n_weights, size = GGML_QUANT_SIZES[number]
+    content = random_blocks(size, count)
+    shape = (2, count // 2 * n_weights)
+    write_gguf(tmp_path / "m.gguf", {"general.architecture": "llama"}, {"t": (int(number), shape, content)})
     read = read_gguf(tmp_path / "m.gguf").tensors["t"]
-    size = block_type.n_bytes
     expected = [
         weight
         for start in range(0, len(content), size)
-        for weight in by_hand(block_type.name, content[start : start + size])
+        for weight in by_hand(kind, content[start : start + size])
     ]
     assert read.shape == shape
     np.testing.assert_allclose(read.flatten().numpy(), np.array(expected, np.float32), rtol=1e-5, atol=1e-6)
@@ -73,7 +74,7 @@ def tiny_llama() -> LlamaForCausalLM:
 
 
 def tokenizer_metadata() -> dict[str, object]:
-    """The 256 bytes as GPT-2 writes them, two merges, and control tokens."""
+    """Return a vocabulary of GPT-2's 256 byte tokens, merges, and control tokens."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     characters = [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
@@ -168,7 +169,7 @@ def test_every_digit_is_a_token_of_its_own(gguf: Path, tmp_path: Path):
     assert tokenizer("<|start|>a")["input_ids"][0] == tokenizer.bos_token_id == 1
 
 
-def test_without_the_rule_digits_may_merge(tmp_path: Path):
+def test_without_digit_splitting_digits_may_merge(tmp_path: Path):
     path = tmp_path / "plain.gguf"
     write_gguf(path, llama_metadata() | {"tokenizer.ggml.pre": "gpt-2"}, llama_tensors(tiny_llama()))
     convert(path, tmp_path / "out")
@@ -187,16 +188,16 @@ def test_a_truncated_file_is_refused_and_leaves_nothing(gguf: Path, tmp_path: Pa
 def test_another_kind_of_file_is_refused(tmp_path: Path):
     path = tmp_path / "page.gguf"
     path.write_text("<html>not found</html>")
-    with pytest.raises(FormatError, match="does not begin with 'GGUF'"):
+    with pytest.raises(FormatError, match="does not start with 'GGUF'"):
         read_gguf(path)
-    with pytest.raises(FormatError, match="is not a file"):
+    with pytest.raises(FormatError, match=r"absent\.gguf: not a file"):
         read_gguf(tmp_path / "absent.gguf")
 
 
 def test_an_unsupported_type_is_refused_by_name(tmp_path: Path):
-    path = tmp_path / "q4_k.gguf"
-    write_gguf(path, {"general.architecture": "llama"}, {"token_embd.weight": (12, (1, 256), bytes(144))})
-    with pytest.raises(FormatError, match=r"'token_embd\.weight' is of type Q4_K; supported are F32"):
+    path = tmp_path / "f64.gguf"
+    write_gguf(path, {"general.architecture": "llama"}, {"token_embd.weight": (28, (1, 256), bytes(2048))})
+    with pytest.raises(FormatError, match=r"'token_embd\.weight' is of type F64, which cannot be dequantized"):
         read_gguf(path)
 
 
@@ -213,7 +214,8 @@ def test_a_missing_tensor_is_named(tmp_path: Path):
     del tensors["blk.1.ffn_up.weight"]
     write_gguf(path, llama_metadata(), tensors)
     with pytest.raises(
-        FormatError, match=r"model\.layers\.1\.mlp\.up_proj\.weight is missing; \(48, 32\) would fit"
+        FormatError,
+        match=r"model\.layers\.1\.mlp\.up_proj\.weight is missing, but the metadata require \(48, 32\)",
     ):
         convert(path, tmp_path / "out")
 
@@ -223,10 +225,10 @@ def test_a_missing_tensor_is_named(tmp_path: Path):
     [
         (
             {"llama.attention.head_count_kv": 4},
-            r"k_proj\.weight has shape \(16, 32\); \(32, 32\) would fit the metadata",
+            r"k_proj\.weight has shape \(16, 32\), but the metadata require \(32, 32\)",
         ),
         ({"llama.block_count": 3}, r"model\.layers\.2\..* is missing"),
-        ({"tokenizer.ggml.eos_token_id": 900}, "eos token 900 of a vocabulary of 268"),
+        ({"tokenizer.ggml.eos_token_id": 900}, "eos token 900 is outside the vocabulary of 268"),
         ({"tokenizer.ggml.merges": ["12 Ġa"]}, "merges do not fit its tokens"),
     ],
 )

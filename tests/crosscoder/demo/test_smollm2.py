@@ -36,7 +36,7 @@ def test_the_file_is_found_without_importing_the_package(monkeypatch: pytest.Mon
     assert smollm2.find_gguf() == tmp_path / "SmolLM2.gguf"
 
 
-def test_asking_for_the_model_imports_no_torch():
+def test_locating_the_model_imports_no_torch():
     code = (
         "import sys; from crosscoder.demo import corpus, questions, smollm2; smollm2.find_gguf();"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

@@ -6,7 +6,7 @@ from torch import Tensor
 from crosscoder.activations.batch import join_models, split_models
 from crosscoder.config import BatchTopK, CrosscoderConfig
 from crosscoder.config.model_names import model_names
-from crosscoder.dictionary.crosscoder import Crosscoder, fresh_directions
+from crosscoder.dictionary.crosscoder import Crosscoder, initial_directions
 from crosscoder.dictionary.metrics import relative_norm
 from crosscoder.dictionary.sparsity import BatchTopKSparsity, JumpReLUSparsity, threshold_for
 from crosscoder.dictionary.storage import load_crosscoder, save_crosscoder
@@ -70,7 +70,7 @@ def test_activations_of_another_width_are_refused_by_name(bad: Tensor) -> None:
 
 
 def test_a_single_token_without_its_axis_is_refused() -> None:
-    with pytest.raises(DataError, match=r"activations: shape \(12,\) has no axis of tokens"):
+    with pytest.raises(DataError, match=r"activations: shape \(12,\) has no token axis"):
         small_crosscoder("relu", "two").encode(torch.zeros(12))
 
 
@@ -112,7 +112,7 @@ def test_code_and_output_follow_the_written_formula(kind: str, shape: str) -> No
 
 
 def rescaled_copy(crosscoder: Crosscoder, factor: Tensor) -> Crosscoder:
-    """Decoder rows times `factor`, codes over it."""
+    """Multiply decoder rows by `factor`, and divide the code by it."""
     copied = Crosscoder(crosscoder.config)
     copied.load_state_dict(crosscoder.state_dict())
     with torch.no_grad():
@@ -134,7 +134,7 @@ def test_rescaling_a_row_and_its_code_changes_neither_selection_nor_output(kind:
     assert torch.equal(latents > 0, rescaled_latents > 0)
     torch.testing.assert_close(rescaled_latents * factor, latents, rtol=1e-4, atol=1e-5)
     assert_close_to(output(rescaled, rescaled_latents), output(crosscoder, latents), d_models)
-    # The training rule too.
+    # Under the training rule, too.
     normalized = crosscoder.normalize(values)
     trained, rescaled_trained = (
         each.sparsity(each.pre_latents(normalized), each.score_norms()) for each in (crosscoder, rescaled)
@@ -144,7 +144,7 @@ def test_rescaling_a_row_and_its_code_changes_neither_selection_nor_output(kind:
 
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
 def test_rescaling_would_change_the_selection_were_norms_ignored(kind: str) -> None:
-    """The control of the test above."""
+    """The control of the test above: without norms, rescaling changes the selection."""
     crosscoder = small_crosscoder(kind, "two")
     normalized = crosscoder.normalize(raw_activations((6, 6)))
     rescaled = rescaled_copy(crosscoder, torch.logspace(-2, 2, 24))
@@ -197,7 +197,7 @@ def test_permuting_the_latents_permutes_the_code_and_nothing_else(kind: str) -> 
 
 
 @every_kind
-def test_code_of_a_token_is_its_own(kind: str) -> None:
+def test_code_of_a_token_does_not_depend_on_the_batch(kind: str) -> None:
     crosscoder = small_crosscoder(kind, "two_unequal")
     values = raw_activations((5, 8))
     together = crosscoder.encode(values)
@@ -263,7 +263,7 @@ def assert_equal_dictionaries(first: Crosscoder, second: Crosscoder, values: Ten
 @every_kind
 @every_shape
 def test_fold_changes_neither_latents_nor_outputs(kind: str, shape: str, tmp_path) -> None:
-    """Also after saving and loading, and folded once more (peers fold only the biases, or forget the threshold)."""
+    """Also after saving and loading, and after folding twice (other tools fold only the biases, or omit the threshold)."""
     crosscoder, d_models = small_crosscoder(kind, shape), SHAPES[shape]
     values = raw_activations(d_models)
     folded = crosscoder.fold()
@@ -295,7 +295,7 @@ def test_fold_keeps_precision_and_mode() -> None:
 
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
 def test_fold_comparison_notices_scores_in_raw_units(kind: str) -> None:
-    """The control: without score_scale a folded dictionary would choose other latents."""
+    """The control: without score_scale, a folded dictionary selects other latents."""
     crosscoder = small_crosscoder(kind, "two")
     folded = crosscoder.fold()
     folded.score_scale.fill_(1)
@@ -328,7 +328,7 @@ def test_calibrated_l0_is_k_on_the_sample_and_within_5_percent_on_fresh_tokens(k
     assert float((crosscoder.encode(sample) > 0).sum()) / 6000 == pytest.approx(k, rel=1e-3)
     fresh = crosscoder.encode(pair.sample(6000, seed=2))
     assert float((fresh > 0).sum()) / 6000 == pytest.approx(k, rel=0.05)
-    # The control: another threshold, another L0.
+    # The control: another threshold gives another L0.
     crosscoder.sparsity.get_buffer("threshold").mul_(0.7)
     assert float((crosscoder.encode(sample) > 0).sum()) / 6000 > 1.06 * k
 
@@ -359,11 +359,11 @@ def test_calibration_without_tokens_is_refused() -> None:
     assert crosscoder.sparsity.threshold.isnan()
 
 
-# --- a fresh dictionary -----------------------------------------------------------------------------------------------
+# --- initialization ---------------------------------------------------------------------------------------------------
 
 
 @every_shape
-def test_fresh_dictionary_has_the_asked_norm_and_a_transposed_encoder(shape: str) -> None:
+def test_initial_dictionary_has_the_requested_norm_and_a_transposed_encoder(shape: str) -> None:
     d_models = SHAPES[shape]
     config = CrosscoderConfig(
         d_models=d_models, model_names=model_names(len(d_models)), n_latents=24, sparsity=KINDS["relu"]
@@ -382,7 +382,7 @@ def test_models_of_equal_width_start_aligned() -> None:
         config = CrosscoderConfig(
             d_models=d_models, model_names=model_names(len(d_models)), n_latents=24, sparsity=KINDS["relu"]
         )
-        return split_models(fresh_directions(config, 0), d_models)
+        return split_models(initial_directions(config, 0), d_models)
 
     first, second, third = blocks("three")
     assert torch.equal(first, second)
@@ -391,7 +391,7 @@ def test_models_of_equal_width_start_aligned() -> None:
 
 
 def test_exact_dictionary_rebuilds_a_planted_pair_up_to_its_noise() -> None:
-    """The whole path on a case whose answer is known: latent i is the magnitude of feature i."""
+    """End to end on a case with a known answer: latent i is the magnitude of feature i."""
     pair = PlantedPair(counts=SMALL)
     crosscoder = pair.dictionary()
     values, magnitudes = pair.sample(500, seed=3), pair.magnitudes(500, seed=3)
@@ -421,7 +421,7 @@ def constrained(d_models: tuple[int, ...], n_exclusive: int, n_tied: int) -> Cro
 def test_exclusive_and_tied_latents_keep_their_form_through_the_optimizer(
     d_models: tuple[int, ...], n_tied: int
 ) -> None:
-    """Bit for bit, with weight decay and momentum, and the free ones are trained."""
+    """Bit for bit, with weight decay and momentum, while the unconstrained latents are trained."""
     crosscoder, n_models = constrained(d_models, 3, n_tied), len(d_models)
     before = crosscoder.W_dec.detach().clone()
     optimizer = torch.optim.AdamW(crosscoder.parameters(), lr=0.05, weight_decay=0.1)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from crosscoder.config import BatchTopK, DictionaryConfig
-from crosscoder.dictionary.inputs import crosscoder_config, present
+from crosscoder.dictionary.inputs import crosscoder_config, view_rows
 from crosscoder.errors import ConfigError
 
 SPARSITY = BatchTopK(k=2)
@@ -27,7 +27,7 @@ def test_paired_takes_every_model_on_its_axis(d_models: tuple[int, ...], names: 
     assert config.d_models == d_models
     assert config.model_names == names
     assert (config.n_latents, config.sparsity) == (9, SPARSITY)
-    assert torch.equal(present(VALUES, d_models, "paired"), VALUES)
+    assert torch.equal(view_rows(VALUES, d_models, "paired"), VALUES)
 
 
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
@@ -45,21 +45,21 @@ def test_pooled_and_difference_refuse_what_cannot_be_compared(reads: str, d_mode
 
 
 def test_pooled_presents_the_reference_first_and_then_the_intervened_model() -> None:
-    rows = present(VALUES, (3, 3), "pooled")
+    rows = view_rows(VALUES, (3, 3), "pooled")
     assert torch.equal(rows, torch.cat([VALUES[:, :3], VALUES[:, 3:]]))
     assert not torch.equal(rows, VALUES.reshape(8, 3)), "not token by token"
 
 
 def test_difference_is_intervened_minus_reference() -> None:
-    assert torch.equal(present(VALUES, (3, 3), "difference"), torch.full((4, 3), 3.0))
+    assert torch.equal(view_rows(VALUES, (3, 3), "difference"), torch.full((4, 3), 3.0))
 
 
 def test_difference_is_taken_in_float32() -> None:
-    """In bfloat16 the rounding of a difference would be as large as a small shift."""
+    """In bfloat16, rounding errors of a difference would be as large as a small shift."""
     reference = torch.full((1, 3), 256.0)
     values = torch.cat([reference, reference + 2], dim=1).bfloat16()
     values[0, 0] = 1e-3
-    result = present(values, (3, 3), "difference")
+    result = view_rows(values, (3, 3), "difference")
     assert result.dtype == torch.float32
     assert float(result[0, 0]) != 258
     assert float((values[:, 3:] - values[:, :3])[0, 0]) == 258

@@ -50,7 +50,7 @@ def test_fve_is_the_numpy_reference() -> None:
 
 
 def test_fve_is_a_ratio_of_sums_and_not_a_mean_of_ratios() -> None:
-    """One loud, well rebuilt token outweighs many faint, badly rebuilt ones."""
+    """One large, well reconstructed token outweighs many small, badly reconstructed ones."""
     actual = torch.tensor([[100.0], [-100.0], [1.0], [-1.0]])
     rebuilt = torch.tensor([[100.0], [-100.0], [0.0], [0.0]])
     assert fve(actual, rebuilt) == pytest.approx(1 - 2 / 20002)
@@ -75,7 +75,7 @@ def test_streaming_in_any_split_and_order_is_the_whole(cuts: list[int], order, o
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1234.567])
-def test_fve_of_activations_that_do_not_vary_does_not_exist(value: float) -> None:
+def test_fve_of_constant_activations_is_none(value: float) -> None:
     assert fve(torch.full((777, 5), value), torch.zeros(777, 5)) is None
     assert VarianceExplained().result() is None
 
@@ -94,7 +94,7 @@ def meter_of(actual: Tensor, rebuilt: Tensor, d_models: tuple[int, ...]) -> Reco
     meter = ReconstructionMeter(d_models, 3)
     for start in range(0, len(actual), 64):
         part = slice(start, start + 64)
-        meter.update(actual[part], rebuilt[part], SparseLatents.of(torch.ones(len(actual[part]), 3)))
+        meter.update(actual[part], rebuilt[part], SparseLatents.from_dense(torch.ones(len(actual[part]), 3)))
     return meter
 
 
@@ -111,7 +111,7 @@ def test_meter_of_a_pair_measures_each_model_and_the_difference() -> None:
 
 
 def test_a_good_reconstruction_of_both_models_can_miss_their_difference() -> None:
-    """Why the difference is measured by itself."""
+    """This is why the difference has a metric of its own."""
     actual, _ = made_up(d_model=10)
     actual[:, 5:] = actual[:, :5] + 0.01 * actual[:, 5:]
     rebuilt = torch.cat([actual[:, :5], actual[:, :5] + 0.03], dim=1)
@@ -143,7 +143,7 @@ def test_only_two_models_of_equal_width_have_a_difference(d_models: tuple[int, .
 
 @pytest.mark.parametrize("d_models", [(3, 3, 4), (2, 2, 2, 4)])
 def test_the_difference_is_that_of_the_two_ends(d_models: tuple[int, ...]) -> None:
-    """Snapshots stand behind reference and intervened model, and change nothing about the two."""
+    """Snapshots follow reference and intervened model on the axis, and do not affect their metrics."""
     actual, rebuilt = made_up(d_model=10)
     ends = 2 * d_models[0]
     of_all, of_ends = (
@@ -158,8 +158,8 @@ def test_l0_and_dead_share_count_firings() -> None:
     meter = ReconstructionMeter((2,), 4)
     actual = torch.randn(3, 2)
     code = torch.tensor([[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0, 0, 0, 0]])
-    meter.update(actual, actual, SparseLatents.of(code))
-    meter.update(actual[:1], actual[:1], SparseLatents.of(torch.tensor([[0.0, 1, 0, 0]])))
+    meter.update(actual, actual, SparseLatents.from_dense(code))
+    meter.update(actual[:1], actual[:1], SparseLatents.from_dense(torch.tensor([[0.0, 1, 0, 0]])))
     assert meter.fired.tolist() == [2, 2, 0, 0]
     assert meter.l0() == 1.0
     assert meter.dead_share() == 0.5
@@ -196,7 +196,7 @@ def test_geometry_does_not_change_when_both_decoders_are_rotated() -> None:
     )
     for value, rotated in zip(before, after, strict=True):
         torch.testing.assert_close(rotated, value)
-    # The control: rotating one side alone is seen.
+    # The control: rotating only one decoder changes the cosine.
     assert (decoder_cosine(reference, intervened @ rotation) - before[1]).abs().max() > 0.1
 
 

@@ -1,4 +1,4 @@
-"""What SAELens loads is the crosscoder."""
+"""SAELens loads an export that computes the same as the crosscoder."""
 
 import warnings
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow  # importing sae-lens takes several seconds
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_saelens_encodes_and_rebuilds_alike(tmp_path: Path, kind: str, shape: str) -> None:
+def test_saelens_encodes_and_decodes_identically(tmp_path: Path, kind: str, shape: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from sae_lens import SAE

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosscoder.dictionary.sparse_latents import SparseLatents, trained_products, trained_sum
+from crosscoder.dictionary.sparse_latents import SparseLatents, differentiable_products, differentiable_sum
 
 
 def sparse_code(tokens: int, latents: int, share: float) -> torch.Tensor:
@@ -15,7 +15,7 @@ def sparse_code(tokens: int, latents: int, share: float) -> torch.Tensor:
 def test_sparse_products_equal_dense_ones(share: float) -> None:
     code = sparse_code(50, 40, share)
     directions, targets = torch.randn(40, 7, dtype=torch.float64), torch.randn(50, 7, dtype=torch.float64)
-    sparse_latents = SparseLatents.of(code)
+    sparse_latents = SparseLatents.from_dense(code)
     dense = (targets @ directions.T)[code > 0]
     assert torch.allclose(sparse_latents.products(directions, targets), dense)
     assert torch.allclose(sparse_latents.weighted_sum(directions), code @ directions)
@@ -24,7 +24,7 @@ def test_sparse_products_equal_dense_ones(share: float) -> None:
 def test_tokens_on_which_nothing_fires_keep_their_place() -> None:
     code = torch.zeros(5, 3)
     code[1, 2], code[4, 0] = 2.0, 3.0
-    rebuilt = SparseLatents.of(code).weighted_sum(torch.eye(3))
+    rebuilt = SparseLatents.from_dense(code).weighted_sum(torch.eye(3))
     assert torch.equal(rebuilt, code)
 
 
@@ -32,7 +32,7 @@ def test_tokens_on_which_nothing_fires_keep_their_place() -> None:
 @pytest.mark.parametrize("shape", [(50, 40), (12, 40)])
 def test_transposing_swaps_tokens_and_latents(share: float, shape: tuple[int, int]) -> None:
     code = sparse_code(*shape, share)
-    sparse_latents = SparseLatents.of(code)
+    sparse_latents = SparseLatents.from_dense(code)
     swapped = sparse_latents.transposed()
     assert torch.equal(swapped.dense(), code.T)
     assert torch.equal(swapped.transposed().dense(), code)
@@ -47,7 +47,7 @@ def test_entries_in_the_order_of_latents_become_firings() -> None:
     code = sparse_code(30, 20, 0.2)
     latent, token = code.T.nonzero(as_tuple=True)
     sparse_latents = SparseLatents.ordered(token, latent, code[token, latent], (30, 20))
-    expected = SparseLatents.of(code)
+    expected = SparseLatents.from_dense(code)
     for name in ("token", "latent", "value", "by_latent", "first_of_token", "first_of_latent"):
         assert torch.equal(getattr(sparse_latents, name), getattr(expected, name)), name
 
@@ -57,11 +57,11 @@ def test_entries_at_any_place_are_those_of_the_code(share: float) -> None:
     code = sparse_code(30, 20, share)
     place = torch.randperm(600)
     token, latent = place // 20, place % 20
-    assert torch.equal(SparseLatents.of(code).at(token, latent), code[token, latent])
+    assert torch.equal(SparseLatents.from_dense(code).at(token, latent), code[token, latent])
 
 
 def test_other_values_keep_the_entries() -> None:
-    sparse_latents = SparseLatents.of(sparse_code(30, 20, 0.2))
+    sparse_latents = SparseLatents.from_dense(sparse_code(30, 20, 0.2))
     order = sparse_latents.by_latent
     doubled = sparse_latents.with_value(2 * sparse_latents.value)
     assert torch.equal(doubled.dense(), 2 * sparse_latents.dense())
@@ -72,7 +72,7 @@ def test_other_values_keep_the_entries() -> None:
 @pytest.mark.parametrize("shape", [(50, 40), (12, 40)])
 def test_gradients_are_those_of_the_dense_products(share: float, shape: tuple[int, int]) -> None:
     code = sparse_code(*shape, share)
-    pattern = SparseLatents.of(code)
+    pattern = SparseLatents.from_dense(code)
     tokens = torch.randn(shape[0], 5, dtype=torch.float64)
     weights = [torch.randn(40, 5), torch.randn(40), torch.randn(40, 5)]
     upstream = torch.randn(shape[0], 5, dtype=torch.float64)
@@ -82,8 +82,8 @@ def test_gradients_are_those_of_the_dense_products(share: float, shape: tuple[in
         dense = (tokens @ encoder.T + bias) * (code > 0)
         if sparse:
             sparse_latents = pattern.with_value(dense.detach()[pattern.token, pattern.latent])
-            value = trained_products(encoder, bias, sparse_latents, tokens)
-            rebuilt = trained_sum(value, decoder, sparse_latents, torch.float64)
+            value = differentiable_products(encoder, bias, sparse_latents, tokens)
+            rebuilt = differentiable_sum(value, decoder, sparse_latents, torch.float64)
         else:
             rebuilt = dense @ decoder
         ((rebuilt * upstream).sum() + rebuilt.square().sum()).backward()

@@ -12,7 +12,7 @@ from crosscoder.dictionary.sparsity import (
     JumpReLUSparsity,
     TopKSparsity,
     build_sparsity,
-    largest,
+    mask_largest,
     threshold_for,
 )
 from crosscoder.errors import FormatError
@@ -27,7 +27,7 @@ def random_pre_latents(n_tokens: int = 32, n_latents: int = 48, seed: int = 0) -
 
 
 def assert_is_top(scores: torch.Tensor, mask: torch.Tensor, keep: int) -> None:
-    """Brute force: as many as asked for, and nothing that was dropped beats anything that was kept."""
+    """Check by brute force that `keep` entries are kept, and that no dropped entry exceeds a kept one."""
     assert int(mask.sum()) == min(keep, scores.numel())
     expected = scores.flatten().sort(descending=True).values[: int(mask.sum())]
     assert torch.equal(scores[mask].sort(descending=True).values, expected)
@@ -45,27 +45,27 @@ def assert_is_top(scores: torch.Tensor, mask: torch.Tensor, keep: int) -> None:
 def test_largest_is_brute_force_topk(
     n_tokens: int, n_latents: int, share: float, n_values: int, slope: int, seed: int
 ) -> None:
-    """Ties (few distinct values), few latents, rows that take more than their share, more asked for than there is."""
+    """Ties (few distinct values), few latents, tokens that take more than their share, and a `keep` above the number of entries."""
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randint(0, n_values, (n_tokens, n_latents), generator=generator).float()
     scores += slope * torch.arange(n_tokens)[:, None]
     keep = round(share * scores.numel())
-    assert_is_top(scores, largest(scores, keep), keep)
+    assert_is_top(scores, mask_largest(scores, keep), keep)
 
 
 def test_largest_is_exact_where_one_token_takes_everything() -> None:
     scores = random_pre_latents(64, 300).abs()
     scores[5] += 100
     keep = 2 * 64
-    mask = largest(scores, keep)
+    mask = mask_largest(scores, keep)
     assert_is_top(scores, mask, keep)
-    # More than the 4·2 + 16 candidates of a token, so that looking at candidates alone would be wrong.
+    # More than the 4·2 + 16 candidates per token, so the candidates alone would give a wrong result.
     assert int(mask[5].sum()) == 128 > 4 * 2 + 16
 
 
 def test_brute_force_comparison_notices_a_wrong_selection() -> None:
     scores = random_pre_latents(4, 10)
-    mask = largest(scores, 7)
+    mask = mask_largest(scores, 7)
     wrong = mask.clone()
     wrong.view(-1)[scores.argmax()] = False
     wrong.view(-1)[scores.argmin()] = True
@@ -163,7 +163,7 @@ def test_code_of_a_token_does_not_depend_on_its_neighbors_at_inference(kind: str
 
 
 def test_code_of_a_token_depends_on_its_neighbors_while_batch_topk_trains() -> None:
-    """The control of the test above: with the training rule the same comparison fails."""
+    """The control of the test above: under the training rule, the same comparison fails."""
     sparsity = BatchTopKSparsity(BatchTopK(k=3))
     pre_latents, norms = random_pre_latents(), torch.ones(48)
     loud = sparsity(torch.cat([pre_latents, 100 * pre_latents.abs()]), norms)[:32]
@@ -218,7 +218,7 @@ def test_jumprelu_gradient_is_the_published_formula(bandwidth: float) -> None:
 
 
 def test_jumprelu_gradient_points_where_the_expectation_falls() -> None:
-    """For x spread evenly, d/dt E[J] = -(exp t)²·density; the published estimator is that over exp t (a positive number)."""
+    """For uniform x, d/dt E[J] = -(exp t)²·density; the published estimator is this divided by exp t, which is positive."""
     threshold, density = 0.4, 1 / 4
     values = torch.linspace(-2, 2, 400_001, dtype=torch.float64)[:, None]
 
@@ -237,7 +237,7 @@ def test_jumprelu_gradient_points_where_the_expectation_falls() -> None:
 
 
 def test_jumprelu_threshold_learns_to_separate_noise_from_signal() -> None:
-    """Faint noise costs penalty and error, so the threshold climbs above it and stays below the signal."""
+    """Weak noise costs penalty and error, so the threshold rises above the noise and stays below the signal."""
     config = JumpReLU(target_l0=1, initial_threshold=0.1, bandwidth=0.5)
     sparsity = JumpReLUSparsity(config, 1)
     generator = torch.Generator().manual_seed(0)
@@ -254,7 +254,7 @@ def test_jumprelu_threshold_learns_to_separate_noise_from_signal() -> None:
 
 
 def test_kinds_store_what_inference_needs() -> None:
-    """The state that must travel with the weights."""
+    """State that must be stored with the weights."""
     stored = {kind: set(build_sparsity(config, 5).state_dict()) for kind, config in KINDS.items()}
     assert stored == {
         "batch_topk": {"threshold"},

@@ -43,7 +43,7 @@ def test_an_uncalibrated_dictionary_stays_uncalibrated(tmp_path: Path) -> None:
         load_crosscoder(tmp_path).encode(raw_activations((6, 6)))
 
 
-def test_provenance_travels_along(saved: Path) -> None:
+def test_provenance_is_stored(saved: Path) -> None:
     assert read_record(saved)["provenance"] == {"pair": "a and b"}
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 
@@ -76,8 +76,8 @@ def test_truncated_weights_are_refused(saved: Path, length: int) -> None:
         load_crosscoder(saved)
 
 
-def test_weights_without_their_own_config_are_refused(saved: Path) -> None:
-    """What a crash between the two files of a save over an older dictionary leaves behind."""
+def test_weights_with_an_older_config_are_refused(saved: Path) -> None:
+    """The state after a crash between writing the two files over an older dictionary."""
     config = (saved / "config.json").read_bytes()
     save_crosscoder(small_crosscoder("batch_topk", "two", seed=5), saved)
     (saved / "config.json").write_bytes(config)
@@ -91,10 +91,10 @@ def test_weights_without_their_own_config_are_refused(saved: Path) -> None:
         ('{"architectures": ["LlamaForCausalLM"]}', r"config\.json: not the config of a crosscoder"),
         ("[]", r"config\.json: not the config of a crosscoder"),
         ('{"format": "sae", "version": 1}', r"config\.json: not the config of a crosscoder"),
-        ('{"format": "crosscoder", "version": 2}', r"config\.json: version 2, this release reads version 1"),
-        ('{"format": "crosscoder"}', r"config\.json: version None, this release reads version 1"),
-        ('{"format": "crosscoder", "version": 1}', r"config\.json: lacks 'crosscoder'"),
-        ('{"format": "crosscoder", "version": 1, "crosscoder": {}}', r"config\.json: lacks 'digest'"),
+        ('{"format": "crosscoder", "version": 2}', r"config\.json: version 2; this release reads version 1"),
+        ('{"format": "crosscoder"}', r"config\.json: version None; this release reads version 1"),
+        ('{"format": "crosscoder", "version": 1}', r"config\.json: has no 'crosscoder'"),
+        ('{"format": "crosscoder", "version": 1, "crosscoder": {}}', r"config\.json: has no 'digest'"),
         ('{"format": "crossc', r"config\.json: not JSON"),
         ("", r"config\.json: not JSON"),
     ],

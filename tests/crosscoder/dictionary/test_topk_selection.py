@@ -1,4 +1,4 @@
-"""What fires, found block by block, is what the dense rule finds, whatever bound the search began with."""
+"""The blockwise search finds the same firings as the dense rule, whatever bound it starts from."""
 
 import pytest
 import torch
@@ -8,21 +8,21 @@ from torch import Tensor
 
 from crosscoder.dictionary import topk_selection
 from crosscoder.dictionary.sparse_latents import SparseLatents
-from crosscoder.dictionary.sparsity import largest
+from crosscoder.dictionary.sparsity import mask_largest
 from crosscoder.dictionary.topk_selection import (
     BatchSelection,
     PreLatents,
     TokenSelection,
-    bounds_of,
     kth_largest,
-    largest_of_tokens,
+    mask_largest_per_token,
+    pre_latent_bounds,
     round_down,
 )
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
 
 
 def pre_latents_of(values: Tensor, dtype: torch.dtype = torch.float64) -> PreLatents:
-    """Pre-latents that are these numbers exactly: every latent reads one axis."""
+    """Return pre-latents with exactly these values: every latent reads one axis."""
     width = values.shape[1]
     return PreLatents(
         torch.eye(width, dtype=values.dtype), torch.zeros(width, dtype=values.dtype), values.to(dtype)
@@ -36,7 +36,7 @@ def scores_of(n_tokens: int, n_latents: int, ties: bool, seed: int) -> Tensor:
 
 
 def naive_batch(scores: Tensor, keep: int) -> Tensor:
-    """The mask of the `keep` largest positive scores, ties to the first latents and then to the first tokens."""
+    """Return the mask of the `keep` largest positive scores; ties go to the lower latent, then to the earlier token."""
     places = [(-float(scores[t, j]), j, t) for t, j in (scores > 0).nonzero().tolist()]
     mask = torch.zeros_like(scores, dtype=torch.bool)
     for _, latent, token in sorted(places)[:keep]:
@@ -78,8 +78,8 @@ def test_token_selection_keeps_the_largest_of_every_token(
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_bound_that_the_search_begins_with_changes_nothing(ties: bool) -> None:
-    """Else an interrupted training would not go on as it would have."""
+def test_the_initial_bound_does_not_change_the_result(ties: bool) -> None:
+    """Otherwise a resumed training would differ from an uninterrupted one."""
     norms = torch.rand(50).double() + 0.5
     for seed in range(10):
         pre_latents = pre_latents_of(scores_of(40, 50, ties, seed))
@@ -92,8 +92,8 @@ def test_the_bound_that_the_search_begins_with_changes_nothing(ties: bool) -> No
             assert torch.equal(found.token, expected.token)
 
 
-def test_a_bound_that_is_too_high_is_looked_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The positive control of the test above: the search really begins again."""
+def test_the_search_continues_below_a_bound_that_is_too_high(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The positive control of the test above: the search does restart."""
     looks: list[float] = []
     above = PreLatents.above
 
@@ -127,7 +127,7 @@ def test_blocks_find_what_the_whole_product_holds(
 ) -> None:
     monkeypatch.setitem(topk_selection._BLOCK_BYTES, "cpu", block_bytes)
     generator = torch.Generator().manual_seed(0)
-    # Small integers, so that every precision holds every product and sum exactly.
+    # Small integers, whose products and sums are exact in every precision.
     tokens = torch.randint(-3, 4, (33, 7), generator=generator).double()
     encoder = torch.randint(-3, 4, (7, 101), generator=generator).double()
     bias = torch.randint(-3, 4, (101,), generator=generator).double()
@@ -138,7 +138,7 @@ def test_blocks_find_what_the_whole_product_holds(
     assert torch.equal(found.value, whole[found.token, found.latent])
 
 
-def test_numbers_are_rounded_down_and_by_no_more_than_a_step() -> None:
+def test_numbers_are_rounded_down_by_at_most_one_step() -> None:
     values = torch.cat([torch.rand(1000) * 10, torch.tensor([0.0, 1e-30, 1.0, torch.inf])])
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         rounded = round_down(values, dtype).float()
@@ -153,7 +153,7 @@ def test_the_bound_of_a_score_loses_no_entry() -> None:
     entries = torch.rand(1000) * 3
     scores = entries * norms
     for score in scores[:50].tolist():
-        assert (entries[scores > score] > bounds_of(score, norms)[scores > score]).all()
+        assert (entries[scores > score] > pre_latent_bounds(score, norms)[scores > score]).all()
 
 
 def test_kth_largest() -> None:
@@ -163,17 +163,22 @@ def test_kth_largest() -> None:
 
 def test_largest_of_tokens_leaves_short_tokens_whole() -> None:
     code = torch.tensor([[1.0, 2.0, 0.0, 3.0], [0.0, 0.0, 4.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    sparse_latents = SparseLatents.of(code)
-    assert largest_of_tokens(sparse_latents, sparse_latents.value, 2).tolist() == [False, True, True, True]
-    assert largest_of_tokens(sparse_latents, sparse_latents.value, 0).tolist() == [False] * 4
+    sparse_latents = SparseLatents.from_dense(code)
+    assert mask_largest_per_token(sparse_latents, sparse_latents.value, 2).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert mask_largest_per_token(sparse_latents, sparse_latents.value, 0).tolist() == [False] * 4
 
 
 def test_both_training_rules_of_batch_topk_agree() -> None:
-    """`sparsity.largest` on the dense scores, and the search by blocks."""
+    """`sparsity.mask_largest` on the dense scores, and the blockwise search."""
     for seed in range(5):
         scores = scores_of(64, 80, False, seed)
         found = BatchSelection()(pre_latents_of(scores), torch.ones(80).double(), 300)
-        assert torch.equal(found.dense() > 0, largest(scores, 300) & (scores > 0))
+        assert torch.equal(found.dense() > 0, mask_largest(scores, 300) & (scores > 0))
 
 
 # --- inference --------------------------------------------------------------------------------------------------------

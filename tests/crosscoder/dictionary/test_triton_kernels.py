@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crosscoder.dictionary.sparse_latents import SparseLatents
 
-# The longest has a latent with more firings than one program adds up, so that sums of pieces are added.
+# The longest case has a latent with more firings than one program sums, so partial sums are added.
 CASES = {
     "tall": (600, 5, 520, 0.9),
     "wide": (7, 300, 700, 0.05),
@@ -24,7 +24,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """What the kernels make of every case, from a process of its own: Triton reads the variable when it is loaded."""
+    """Run the kernels on every case in a subprocess, because Triton reads the environment variable at import."""
     if find_spec("triton") is None:
         pytest.skip("triton is not installed")
     place: Path = tmp_path_factory.mktemp("kernels") / "results.safetensors"
@@ -54,7 +54,7 @@ save_file(results, {str(place)!r})
 
 
 def inputs(case: str) -> tuple[SparseLatents, Tensor, Tensor, Tensor, Tensor]:
-    """Firings, rows and targets; a block of pre-latents and a bound for each of its rows."""
+    """Return firings, rows and targets, and a block of pre-latents with one bound per row."""
     n_tokens, n_latents, width, share = CASES[case]
     generator = torch.Generator().manual_seed(0)
     code = torch.rand(n_tokens, n_latents, generator=generator)
@@ -65,7 +65,7 @@ def inputs(case: str) -> tuple[SparseLatents, Tensor, Tensor, Tensor, Tensor]:
     block[1, 2] = torch.nan
     bounds = torch.rand(n_latents, generator=generator)
     bounds[2] = torch.inf
-    return SparseLatents.of(code), rows, targets, block, bounds
+    return SparseLatents.from_dense(code), rows, targets, block, bounds
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,4 +1,4 @@
-"""In-context pairs: the same weights, and a context before the same tokens of one side."""
+"""In-context pairs: the same weights, with a context before the tokens of the intervened model."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def documents() -> tuple[Tensor, Tensor]:
 
 
 def read_plainly(pair: ModelPair, ids: Tensor, layer: int = 1) -> Tensor:
-    """What the model computes on the context and one document, by transformers alone; the document's part."""
+    """Run context and document through plain transformers; return the activations on the document."""
     assert pair.context is not None
     whole = torch.cat([pair.context.token_ids, ids])[None]
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_the_intervened_model_reads_the_context_first(
 ) -> None:
     pair = load(models[name], {"context": context}, name)
     ids, mask = documents()
-    pair._both._continues = continues
+    pair._joint_forward._can_continue = continues
     reference, intervened = pair.activations(ids, mask)
     alone = load(models[name], {"model": str(models[name]), "dtype": "float32"}, name)
     assert torch.equal(reference, alone.activations(ids, mask)[0])
@@ -75,15 +75,17 @@ def test_the_intervened_model_reads_the_context_first(
 def test_both_architectures_continue_a_context(models: dict[str, Path], name: str) -> None:
     pair = load(models[name], name=name)
     pair.activations(*documents())
-    assert pair._both._continues
+    assert pair._joint_forward._can_continue
 
 
 def test_logits_and_states_are_those_of_the_document(models: dict[str, Path]) -> None:
     pair = load(models["llama"])
     ids, mask = documents()
     assert pair.context is not None
-    before = pair.context.before(ids, mask)
-    whole = load(models["llama"], {"model": str(models["llama"]), "dtype": "float32"}).full_pass(*before, 0)
+    prepended = pair.context.prepend(ids, mask)
+    whole = load(models["llama"], {"model": str(models["llama"]), "dtype": "float32"}).full_pass(
+        *prepended, 0
+    )
     passed = pair.full_pass(ids, mask, 1)
     assert passed.hidden_states is not None and whole.hidden_states is not None
     assert torch.equal(passed.logits, whole.logits[:, len(pair.context) :])
@@ -92,7 +94,7 @@ def test_logits_and_states_are_those_of_the_document(models: dict[str, Path]) ->
     assert not torch.allclose(pair.logits(ids, mask, None, 0), passed.logits, atol=1e-2)
 
 
-def test_a_splice_leaves_the_context_as_it_is(models: dict[str, Path]) -> None:
+def test_a_splice_leaves_the_context_unchanged(models: dict[str, Path]) -> None:
     pair = load(models["llama"])
     ids, mask = documents()
     seen: list[Tensor] = []
@@ -109,7 +111,7 @@ def test_a_splice_leaves_the_context_as_it_is(models: dict[str, Path]) -> None:
     assert not torch.allclose(changed, untouched, atol=1e-2)
 
 
-def test_the_context_is_part_of_what_a_pair_is(models: dict[str, Path]) -> None:
+def test_the_context_is_part_of_the_identity_of_a_pair(models: dict[str, Path]) -> None:
     one, other = (load(models["llama"], {"context": text}) for text in ("amber birch", "amber oak"))
     assert not one.identical
     assert one.models[0] is one.models[1]
@@ -121,7 +123,7 @@ def test_the_context_is_part_of_what_a_pair_is(models: dict[str, Path]) -> None:
     assert identities[0]["intervened"]["weights"] == identities[0]["reference"]["weights"]
 
 
-def test_a_document_has_the_positions_that_the_context_leaves(models: dict[str, Path]) -> None:
+def test_the_context_reduces_the_maximum_length_of_documents(models: dict[str, Path]) -> None:
     pair = load(models["llama"])
     assert pair.context is not None and pair.max_positions == 128 - len(pair.context)
 
@@ -133,14 +135,14 @@ def test_messages_are_rendered_by_the_template(models: dict[str, Path]) -> None:
     assert text == "<s>[system] rose pine<|end|>\n[user] oak<|end|>\n"
 
 
-def test_a_context_that_cannot_be_read_is_one_line(models: dict[str, Path]) -> None:
+def test_an_invalid_context_is_refused_in_one_line(models: dict[str, Path]) -> None:
     with pytest.raises(
-        PairError, match=r"^pair\.intervened\.context: messages, but the tokenizer has no chat"
+        PairError, match=r"^pair\.intervened\.context: has messages, but the tokenizer has no chat"
     ):
         load(models["without"], {"context": CHAT})
     refusing = "{{ raise_exception('no system prompt') }}"
     tokenizer = load(models["llama"]).tokenizer
-    with pytest.raises(PairError, match="the chat template refuses these messages"):
+    with pytest.raises(PairError, match="the chat template rejects these messages"):
         Context.encode(ContextSource.model_validate({"context": CHAT}), tokenizer, refusing)
     for empty in ("  ", []):
         with pytest.raises(ValidationError, match="is empty"):

@@ -1,4 +1,4 @@
-"""A model run on from given activations: as if it had been run whole, with the layers below left out where that can be."""
+"""Forward from the hookpoint equals a full pass, and skips the layers below where possible."""
 
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ def tokens() -> tuple[Tensor, Tensor]:
     return torch.randint(3, 280, (3, 12), generator=torch.Generator().manual_seed(0)) * mask, mask
 
 
-def resumption(pair: ModelPair, model: int) -> ForwardFromHookpoint:
-    return pair._resumptions[model]
+def upper_layers(pair: ModelPair, model: int) -> ForwardFromHookpoint:
+    return pair._from_hookpoint[model]
 
 
 NAMES = ["adapter", "context", "models", "gpt2"]
@@ -55,18 +55,18 @@ NAMES = ["adapter", "context", "models", "gpt2"]
 
 @pytest.mark.parametrize("model", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_from_its_own_activations_a_model_is_as_it_is(folder: Path, name: str, model: int) -> None:
+def test_a_models_own_activations_give_its_own_logits(folder: Path, name: str, model: int) -> None:
     pair = load(folder, name)
     ids, mask = tokens()
-    found = pair.resume(ids, mask, pair.activations(ids, mask)[model], model)
+    found = pair.logits_from_hookpoint(ids, mask, pair.activations(ids, mask)[model], model)
     torch.testing.assert_close(found[mask], pair.logits(ids, mask, None, model)[mask], rtol=1e-4, atol=1e-4)
-    assert len(resumption(pair, model)._skipped) == 2
+    assert len(upper_layers(pair, model)._skipped) == 2
 
 
 @pytest.mark.parametrize("model", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
-def test_layers_left_out_change_neither_logits_nor_gradients(folder: Path, name: str, model: int) -> None:
-    """Beside the same with every layer run and the output of the hookpoint replaced."""
+def test_skipped_layers_change_neither_logits_nor_gradients(folder: Path, name: str, model: int) -> None:
+    """Compared with running every layer and replacing the output of the hookpoint."""
     pair = load(folder, name)
     ids, mask = tokens()
     given = pair.activations(ids, mask)[1 - model]
@@ -74,8 +74,8 @@ def test_layers_left_out_change_neither_logits_nor_gradients(folder: Path, name:
     for skips in (True, False):
         leaf = given.clone().requires_grad_()
         if not skips:
-            resumption(pair, model)._skipped = []
-        logits = pair.resume(ids, mask, leaf, model, gradients=True)
+            upper_layers(pair, model)._skipped = []
+        logits = pair.logits_from_hookpoint(ids, mask, leaf, model, gradients=True)
         (gradient,) = torch.autograd.grad(logits[mask].square().sum(), leaf)
         found.append((logits[mask].detach(), gradient[mask]))
     (one, first), (other, second) = found
@@ -85,16 +85,16 @@ def test_layers_left_out_change_neither_logits_nor_gradients(folder: Path, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_some_logits_alone(folder: Path, name: str) -> None:
+def test_logits_of_selected_tokens(folder: Path, name: str) -> None:
     pair = load(folder, name)
     ids, mask = tokens()
     at = mask & (ids % 3 == 0)
     for model, given in enumerate(pair.activations(ids, mask)):
-        whole = pair.resume(ids, mask, given, model)
-        torch.testing.assert_close(pair.resume(ids, mask, given, model, at=at), whole[at])
-        resumption(pair, model)._skipped = []
+        whole = pair.logits_from_hookpoint(ids, mask, given, model)
+        torch.testing.assert_close(pair.logits_from_hookpoint(ids, mask, given, model, at=at), whole[at])
+        upper_layers(pair, model)._skipped = []
         torch.testing.assert_close(
-            pair.resume(ids, mask, given, model, at=at), whole[at], rtol=1e-4, atol=1e-4
+            pair.logits_from_hookpoint(ids, mask, given, model, at=at), whole[at], rtol=1e-4, atol=1e-4
         )
 
 
@@ -103,17 +103,17 @@ def test_a_hookpoint_inside_a_layer_runs_every_layer(folder: Path, name: str) ->
     pair = load(folder, name, "model.layers.1.mlp")
     ids, mask = tokens()
     for model, given in enumerate(pair.activations(ids, mask)):
-        found = pair.resume(ids, mask, given, model)
+        found = pair.logits_from_hookpoint(ids, mask, given, model)
         torch.testing.assert_close(
             found[mask], pair.logits(ids, mask, None, model)[mask], rtol=1e-4, atol=1e-4
         )
-        assert not resumption(pair, model)._skipped
+        assert not upper_layers(pair, model)._skipped
 
 
-def test_the_same_pair_is_read_elsewhere(folder: Path) -> None:
+def test_a_pair_can_be_read_at_another_hookpoint(folder: Path) -> None:
     pair = load(folder, "adapter")
     ids, mask = tokens()
-    elsewhere = pair.at("model.layers.0")
+    elsewhere = pair.with_hookpoint("model.layers.0")
     assert elsewhere.hookpoints == ("model.layers.0", "model.layers.0")
     directly = load(folder, "adapter", "model.layers.0")
     for one, other in zip(elsewhere.activations(ids, mask), directly.activations(ids, mask), strict=True):
@@ -122,7 +122,7 @@ def test_the_same_pair_is_read_elsewhere(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_outputs_at_several_places_are_those_of_a_pass_up_to_each(folder: Path, name: str) -> None:
+def test_outputs_at_several_hookpoints_equal_separate_passes(folder: Path, name: str) -> None:
     pair = load(folder, name)
     ids, mask = tokens()
     parent = pair.hookpoints[0].rpartition(".")[0]
@@ -130,11 +130,11 @@ def test_outputs_at_several_places_are_those_of_a_pass_up_to_each(folder: Path, 
     for model in range(2):
         found = pair.outputs(paths, ids, mask, model)
         for path, output in zip(paths, found, strict=True):
-            expected = pair.at(path).activations(ids, mask)[model]
+            expected = pair.with_hookpoint(path).activations(ids, mask)[model]
             torch.testing.assert_close(output[mask], expected[mask], rtol=1e-4, atol=1e-4)
 
 
-def test_a_place_that_is_never_run_is_named(folder: Path) -> None:
+def test_a_hookpoint_that_is_never_run_is_named(folder: Path) -> None:
     pair = load(folder, "adapter")
     pair.models[0].add_module("spare", torch.nn.Linear(1, 1))
     with pytest.raises(

@@ -50,7 +50,7 @@ def adapter_config(models: dict[str, Path], adapter: str = "adapter") -> PairCon
 
 
 def some_tokens() -> tuple[Tensor, Tensor]:
-    """Four documents of different lengths, padded on the right."""
+    """Return four right-padded documents of different lengths."""
     lengths = torch.tensor([3, 16, 9, 12])
     mask = torch.arange(16) < lengths[:, None]
     return torch.randint(3, 280, (4, 16)) * mask, mask
@@ -100,7 +100,7 @@ def test_the_hook_reads_the_models_own_hidden_states(
 
 
 def test_tuples_are_read_and_replaced_by_their_first_entry(models: dict[str, Path]) -> None:
-    """A layer gives a tensor or a tuple, depending on the version and on the module."""
+    """A layer returns a tensor or a tuple, depending on the version and the module."""
     pair = load_pair(pair_config(models["llama"], hookpoint="model.layers.1.self_attn"))
     ids, mask = some_tokens()
     read = pair.activations(ids, mask)[0]
@@ -137,7 +137,7 @@ def test_no_hook_is_left_behind(models: dict[str, Path]) -> None:
     assert not any(module._forward_hooks for module in pair.models[0].modules())
 
 
-def test_switches_within_switches_are_taken_back(models: dict[str, Path]) -> None:
+def test_nested_adapter_switches_are_restored(models: dict[str, Path]) -> None:
     pair = load_pair(adapter_config(models))
     ids, mask = some_tokens()
     reference, intervened = (pair.logits(ids, mask, None, model) for model in range(2))
@@ -178,12 +178,12 @@ def test_adapter_off_is_the_base_and_on_is_the_merged_model(models: dict[str, Pa
     expected = load_pair(pair_config(tmp_path / "merged")).activations(ids, mask)[0]
     torch.testing.assert_close(intervened[mask], expected[mask], rtol=1e-4, atol=1e-4)
     assert (intervened - reference)[mask].abs().max() > 0.01
-    # Off again: reading the intervened model leaves no trace on the reference.
+    # Switched off again: reading the intervened model does not affect the reference.
     assert torch.equal(pair.activations(ids, mask)[0], reference)
     assert pair.models[0] is pair.models[1]
 
 
-def test_a_model_beside_itself_is_loaded_and_read_once(models: dict[str, Path]) -> None:
+def test_a_model_compared_with_itself_is_loaded_and_read_once(models: dict[str, Path]) -> None:
     pair = load_pair(pair_config(models["llama"]))
     assert pair.models[0] is pair.models[1]
     reads = []
@@ -238,7 +238,7 @@ def test_direction_logits_are_final_norm_then_unembedding(
     torch.testing.assert_close(pair.direction_logits(directions, 1), expected)
 
 
-def test_the_last_layer_read_through_the_lens_is_the_models_answer(models: dict[str, Path]) -> None:
+def test_the_logit_lens_at_the_last_layer_gives_the_models_logits(models: dict[str, Path]) -> None:
     pair = load_pair(pair_config(models["llama"], models["tuned"], hookpoint="model.layers.2"))
     ids, mask = some_tokens()
     for model, read in enumerate(pair.activations(ids, mask)):
@@ -301,7 +301,7 @@ def test_a_wrong_hookpoint_is_refused_with_near_matches(models: dict[str, Path])
 
 def test_missing_and_incomplete_models_are_refused(models: dict[str, Path], tmp_path: Path) -> None:
     assert "pair.intervened.model: folder" in refusal(pair_config(models["llama"], tmp_path / "gone"))
-    # A relative path of several parts is no name on a hub.
+    # A relative path of several parts is not a Hub id.
     assert "pair.intervened.model: folder" in refusal(pair_config(models["llama"], Path("runs/not/made")))
     (tmp_path / "empty").mkdir()
     assert "cannot be loaded" in refusal(pair_config(tmp_path / "empty"))
@@ -321,7 +321,7 @@ def test_adapters_that_do_not_fit_are_refused(models: dict[str, Path], tmp_path:
         return pair_config(models["llama"], intervened={"adapter": str(path)})
 
     assert "pair.intervened.adapter: folder" in refusal(with_adapter(tmp_path / "gone"))
-    assert "holds no PEFT adapter" in refusal(with_adapter(models["llama"]))
+    assert "is not a PEFT adapter" in refusal(with_adapter(models["llama"]))
     wide = save_adapter(models["wide"], tmp_path / "wide")
     assert "does not fit the reference" in refusal(with_adapter(wide))
     biased = save_adapter(models["llama"], tmp_path / "biased", bias="lora_only")

@@ -64,7 +64,7 @@ def open_pair(
 
 
 def some_tokens(vocabulary: int = 280) -> tuple[Tensor, Tensor]:
-    """Four documents that begin alike, padded on the right."""
+    """Return four right-padded documents with a common prefix."""
     mask = torch.arange(20) < torch.tensor([8, 20, 9, 14])[:, None]
     ids = torch.randint(3, vocabulary, (4, 20))
     ids[:, :6] = ids[0, :6].clone()
@@ -72,7 +72,7 @@ def some_tokens(vocabulary: int = 280) -> tuple[Tensor, Tensor]:
 
 
 def two_passes(pair: ModelPair, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    """What a plain loop over the two models reads."""
+    """Read the two models separately."""
     outputs: list[Tensor] = []
     for model, hookpoint in enumerate(pair.hookpoints):
         with pair.switched(model) as network, torch.no_grad():
@@ -86,7 +86,7 @@ def two_passes(pair: ModelPair, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]
 
 @contextmanager
 def counted(pair: ModelPair) -> Iterator[list[int]]:
-    """Positions that went through the linear maps of both models' layers."""
+    """Record the number of positions that pass through the linear modules of both models' layers."""
     runs: list[int] = []
     maps = {
         module
@@ -136,14 +136,14 @@ def test_equal_layers_run_once_and_change_no_bit(
         assert torch.equal(one, other)
     n_below = 3 if hookpoint == "model.norm" else int(hookpoint.split(".")[2]) + 1
     assert runs == [ids.numel()] * (2 * n_below - n_layers)
-    # Nothing is left on the layers.
+    # The layers are restored.
     assert all(
         torch.equal(one, other) for one, other in zip(two_passes(pair, ids, mask), before, strict=True)
     )
     assert not any("forward" in vars(module) for model in pair.models for module in model.modules())
 
 
-def test_one_model_read_at_two_places_shares_the_lower(models: dict[str, Path]) -> None:
+def test_one_model_with_two_hookpoints_shares_the_lower_layers(models: dict[str, Path]) -> None:
     pair = open_pair(models["llama"], models["llama"], "model.layers.1", other=LLAMA)
     ids, mask = some_tokens()
     before = two_passes(pair, ids, mask)
@@ -166,7 +166,7 @@ def test_equal_weights_under_another_configuration_are_not_shared(
 
 
 def test_layers_whose_inner_outputs_are_read_again_above_are_not_shared(models: dict[str, Path]) -> None:
-    """A skip connection over the shared layers: the trial pass finds out."""
+    """The trial pass detects a skip connection over the shared layers."""
     pair = open_pair(models["llama"], models["adapter2"])
     network: Any = pair.models[0]
     first: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Checkpoints between reference and intervened model: each is read as it would be read alone."""
+"""Snapshots give the same activations in a chain as in a pair of their own."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def chain_config(reference: Path, intervened: Path, *snapshots: Path, **more: An
 
 
 def some_tokens() -> tuple[Tensor, Tensor]:
-    """Four documents that begin alike, padded on the right."""
+    """Return four right-padded documents with a common prefix."""
     mask = torch.arange(20) < torch.tensor([8, 20, 9, 14])[:, None]
     ids = torch.randint(3, 280, (4, 20), generator=torch.Generator().manual_seed(0))
     ids[:, :6] = ids[0, :6].clone()
@@ -74,8 +74,10 @@ CHAINS = {
 
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("n_prefix", [0, 6])
-def test_every_snapshot_is_read_as_alone(models: dict[str, Path], chain: str, n_prefix: int) -> None:
-    """Bit for bit what the pair of the reference and this model alone gives; a common prefix changes the rounding."""
+def test_every_snapshot_is_read_as_in_a_pair_of_its_own(
+    models: dict[str, Path], chain: str, n_prefix: int
+) -> None:
+    """Bitwise equal to the pair of the reference and this model; a common prefix changes the rounding."""
     intervened, *snapshots = CHAINS[chain]
     pair = load_pair(chain_config(models["llama"], models[intervened], *(models[name] for name in snapshots)))
     assert pair.model_names == (
@@ -89,14 +91,14 @@ def test_every_snapshot_is_read_as_alone(models: dict[str, Path], chain: str, n_
         tolerance = 1e-4 if n_prefix else 0.0
         for one, other in ((output, alone[1]), (outputs[0], alone[0])):
             torch.testing.assert_close(one[mask], other[mask], rtol=tolerance, atol=tolerance)
-    # Reading leaves nothing behind, and nothing can be trained.
+    # Reading does not change the models, and their parameters stay frozen.
     for one, other in zip(pair.activations(ids, mask, n_prefix), outputs, strict=True):
         assert torch.equal(one, other)
     assert not any(weight.requires_grad for network in pair.models for weight in network.parameters())
 
 
-def test_weights_are_there_once(models: dict[str, Path]) -> None:
-    """Adapters share the weights of the reference, and a checkpoint that is named twice is loaded and read once."""
+def test_weights_are_loaded_once(models: dict[str, Path]) -> None:
+    """Adapters share the weights of the reference; a checkpoint that is named twice is loaded and read once."""
     adapters = load_pair(chain_config(models["llama"], models["late"], models["early"]))
     assert all(network is adapters.models[0] for network in adapters.models)
     again = load_pair(
@@ -145,7 +147,7 @@ def test_identity_names_every_snapshot(models: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("snapshots", "more", "message"),
     [
-        (("early", "words"), {}, "pair: the tokenizers of '.*llama' .* and '.*words' .* are not the same"),
+        (("early", "words"), {}, "pair: the tokenizers of '.*llama' .* and '.*words' .* differ in"),
         (("gone",), {}, r"pair\.snapshots\.0\.model: folder '.*gone' does not exist"),
         (("early", "foreign"), {}, r"pair\.snapshots\.1\.adapter: '.*foreign' does not fit the reference"),
         (("late",), {"hookpoint": "model.layers.1.mlp.up"}, r"pair\.hookpoint: .* \(did you mean"),

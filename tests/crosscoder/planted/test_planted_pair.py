@@ -1,4 +1,4 @@
-"""Planted pairs are what they say they are."""
+"""Planted pairs have the properties they state."""
 
 import math
 from functools import cache
@@ -19,7 +19,7 @@ KINDS = {"shared": 8, "reweighted": 4, "split": 4, "merged": 4, "new": 3, "lost"
 
 @cache
 def pair_of(regime: str) -> PlantedPair:
-    """The first pair of a regime."""
+    """Return the first pair of a regime."""
     return regime_named(regime).make(0)
 
 
@@ -28,8 +28,8 @@ def sides(pair: PlantedPair, values: torch.Tensor) -> tuple[torch.Tensor, torch.
     return reference, intervened
 
 
-def test_the_standard_pair_is_the_one_it_always_was() -> None:
-    """Numbers of earlier runs stay comparable: the first tokens of seed 0, to the last digits that all machines share."""
+def test_the_standard_pair_has_not_changed() -> None:
+    """Results of earlier runs stay comparable: the first tokens of seed 0, up to differences between machines."""
     pair = PlantedPair(0)
     assert pair.true_l0 == pytest.approx(4.11315, abs=1e-4)
     assert pair.truth.kinds[63:66] == ("shared", "rotated", "rotated")
@@ -53,7 +53,7 @@ def test_another_seed_is_another_pair() -> None:
 
 @pytest.mark.parametrize("name", REGIMES)
 def test_features_fire_as_often_as_the_truth_says(name: str) -> None:
-    """In each model: five standard errors at most, and the true L0 is their sum."""
+    """In each model, within five standard errors; the true L0 is the sum of the rates."""
     pair = pair_of(name)
     in_models = pair.firing.magnitudes(N, torch.Generator().manual_seed(1))
     for model, magnitudes in enumerate(in_models):
@@ -111,8 +111,8 @@ def test_groups_fire_together_and_lie_near() -> None:
     assert within.min() >= 0.1 and 0.4 < within.max() <= 0.5
 
 
-def test_a_document_can_be_about_something() -> None:
-    """With a share of the factor in common, counts of a group differ more from document to document."""
+def test_tokens_of_a_document_can_be_correlated() -> None:
+    """If tokens share part of the factor, counts of a group vary more between documents."""
     spread = []
     for share in (0.0, 0.8):
         pair = PlantedPair(0, entangled=True, document_share=share)
@@ -170,7 +170,7 @@ def test_swapping_exchanges_the_models(pair: PlantedPair) -> None:
 
 
 def test_maps_of_the_whole_space() -> None:
-    """A rotation changes no length; an affine map stretches; both map every direction of the truth as they do tokens."""
+    """A rotation preserves norms, an affine map does not; both apply to the true directions as well as to tokens."""
     generator = torch.Generator().manual_seed(0)
     rotation, stretch = random_rotation(12, generator), random_stretch(12, 2.0, generator)
     assert torch.allclose(rotation @ rotation.T, torch.eye(12), atol=1e-5)
@@ -186,14 +186,14 @@ def test_maps_of_the_whole_space() -> None:
         assert torch.equal(sides(pair, pair.sample(100))[0], sides(plain, plain.sample(100))[0])
 
 
-def test_cosines_are_as_asked() -> None:
+def test_cosines_are_as_requested() -> None:
     rows = with_cosines(torch.randn(5, 12, generator=torch.Generator().manual_seed(0)), 0.1, 0.5)
     cosines = (rows @ rows.T)[~torch.eye(5, dtype=torch.bool)]
     assert torch.allclose(rows.norm(dim=1), torch.ones(5), atol=1e-5)
     assert cosines.min() >= 0.1 and cosines.max() <= 0.5
 
 
-def test_a_few_tokens_are_long() -> None:
+def test_a_few_tokens_have_large_norms() -> None:
     pair = pair_of("heavy_tailed")
     length = pair.sample(N).norm(dim=1) / PlantedPair(0).sample(N).norm(dim=1)
     heavy = length > 1.01
@@ -213,7 +213,7 @@ def test_identity_has_no_difference_and_noise_has_nothing_else() -> None:
     assert not noise.truth.changed.any() and noise.truth.l0("difference") == 0
 
 
-def test_drift_is_as_large_as_the_change_it_stands_for_and_turns_no_feature_in_particular() -> None:
+def test_drift_is_as_large_as_the_real_change_and_rotates_no_feature_in_particular() -> None:
     pair = PlantedPair(0)
     drift = pair.null("drift")
     sizes = []
@@ -222,10 +222,10 @@ def test_drift_is_as_large_as_the_change_it_stands_for_and_turns_no_feature_in_p
         sizes.append(float((intervened - reference).square().sum(dim=1).mean()))
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
     assert set(drift.truth.kinds) == {"shared"}
-    # Every feature turns by about the same angle; none vanishes.
+    # Every feature is rotated by about the same angle; none vanishes.
     assert drift.truth.angles.std() < 0.2 * drift.truth.angles.mean()
     assert drift.truth.factors.min() > 0.8 and drift.truth.factors.max() < 1.25
-    # Noise is half of it: what linear knowledge explains of the difference is the other half, noise of the models aside.
+    # Half of the drift is noise: the best linear prediction explains the other half, apart from the models' noise.
     assert drift.noise_ceiling()["difference"] == pytest.approx(0.5, abs=0.08)
     with pytest.raises(ValueError, match="swap the pair"):
         drift.swapped()
@@ -238,7 +238,7 @@ def test_the_noise_ceiling_is_what_a_perfect_dictionary_reaches() -> None:
         latents = dictionary.encode(values)
         rebuilt = dictionary.denormalize(dictionary.rebuild(latents))
     meter = ReconstructionMeter(pair.d_models, latents.shape[1])
-    meter.update(values, rebuilt, SparseLatents.of(latents))
+    meter.update(values, rebuilt, SparseLatents.from_dense(latents))
     assert meter.difference is not None
     assert meter.difference.result() == pytest.approx(ceiling["difference"], abs=0.01)
     for part, name in zip(meter.per_model, ("reference", "intervened"), strict=True):
@@ -255,7 +255,7 @@ def test_true_l0_depends_on_what_is_read() -> None:
 
 
 def test_matches_for_every_way_of_reading() -> None:
-    """The planted rows themselves match their own features; noise matches none."""
+    """The planted rows match their own features; random rows match none."""
     truth = PlantedPair(0).truth
     everything, changed = list(range(96)), truth.changed.nonzero().flatten().tolist()
     assert truth.matches((truth.reference, truth.intervened)) == everything
@@ -270,10 +270,10 @@ def test_matches_for_every_way_of_reading() -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"counts": {"share": 8}}, "no kinds"),
+        ({"counts": {"share": 8}}, "unknown kinds"),
         ({"counts": {"shared": 8, "split": 3}}, "come in pairs"),
-        ({"mapping": "rotation"}, "share one space"),
-        ({"intervened_d_model": 64}, "share one space"),
+        ({"mapping": "rotation"}, "a common space"),
+        ({"intervened_d_model": 64}, "a common space"),
     ],
 )
 def test_impossible_pairs_are_refused(settings: dict[str, object], match: str) -> None:
@@ -284,7 +284,7 @@ def test_impossible_pairs_are_refused(settings: dict[str, object], match: str) -
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of importing sae-lens
 def test_firing_follows_the_laws_of_saelens() -> None:
-    """Groups and hierarchy: the same joint rates as SAELens' generators give for the same correlations and parents."""
+    """Groups and hierarchy: the same joint rates as SAELens' generators, given the same correlations and parents."""
     from sae_lens.synthetic import ActivationGenerator, HierarchyNode, hierarchy_modifier
 
     pair = pair_of("entangled")
@@ -310,6 +310,6 @@ def test_firing_follows_the_laws_of_saelens() -> None:
 
 
 def assert_same_joint_rates(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """How often each two features fire together, up to five standard errors."""
+    """Compare how often each pair of features fires together, within five standard errors."""
     one, other = (fires.float().T @ fires.float() / N for fires in (ours, theirs))
     assert ((one - other).abs() <= 5 * (2 * torch.maximum(one, other) / N).sqrt()).all()

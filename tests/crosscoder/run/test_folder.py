@@ -1,4 +1,4 @@
-"""Where a run lies, what may continue it, and what it remembers."""
+"""The run folder: its paths, which settings may continue it, and its record."""
 
 import errno
 import json
@@ -70,24 +70,24 @@ def test_the_same_settings_continue_a_run_without_touching_it(tmp_path: Path) ->
     [
         (
             "crosscoder.n_latents=64",
-            "crosscoder.n_latents: the run in {} has 4096, but 64 was asked for; give another",
+            "crosscoder.n_latents: the run in {} has 4096, but 64 was requested; give another",
         ),
-        ("seed=1", "seed: the run in {} has 0, but 1 was asked for; give another"),
+        ("seed=1", "seed: the run in {} has 0, but 1 was requested; give another"),
         (
             "activations.reference=c.npy",
-            "activations.reference: the run in {} has 'a.npy', but 'c.npy' was asked for",
+            "activations.reference: the run in {} has 'a.npy', but 'c.npy' was requested",
         ),
         (
             "activations.documents=d.npy",
-            "activations.documents: the run in {} has nothing, but 'd.npy' was asked for",
+            "activations.documents: the run in {} has nothing, but 'd.npy' was requested",
         ),
         (
             "crosscoder.sparsity={kind: relu, target_l0: 3}",
-            "crosscoder.sparsity.kind: the run in {} has 'batch_topk', but 'relu' was asked for",
+            "crosscoder.sparsity.kind: the run in {} has 'batch_topk', but 'relu' was requested",
         ),
         (
             "training.checkpoint_every=3",
-            "training.checkpoint_every: the run in {} has 200, but 3 was asked for",
+            "training.checkpoint_every: the run in {} has 200, but 3 was requested",
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, word: str, message: 
         "analysis.rule.weak_norm=0.5",
     ],
 )
-def test_settings_that_change_nothing_made_may_differ_and_are_noted(tmp_path: Path, word: str) -> None:
+def test_settings_that_change_no_result_may_differ_and_are_stored(tmp_path: Path, word: str) -> None:
     RunFolder.create(tmp_path, config(tmp_path))
     folder = RunFolder.create(tmp_path, config(tmp_path, word))
     assert load_config(folder.config) == config(tmp_path, word)
@@ -121,8 +121,8 @@ def test_settings_that_change_nothing_made_may_differ_and_are_noted(tmp_path: Pa
 
 @pytest.mark.parametrize("word", ["crosscoder.sparsity.k=3", "training.lr=0.5"])
 @pytest.mark.parametrize("began", ["stage", "crosscoder", "checkpoints"])
-def test_the_dictionary_is_free_until_its_training_begins(tmp_path: Path, word: str, began: str) -> None:
-    """What a harvest or a sweep left can be trained on with any dictionary."""
+def test_dictionary_settings_may_change_until_training_starts(tmp_path: Path, word: str, began: str) -> None:
+    """A dictionary with any settings can be trained after a harvest or a sweep."""
     folder = RunFolder.create(tmp_path, config(tmp_path))
     with folder.stage("harvest"):
         (tmp_path / "activations").mkdir()
@@ -140,7 +140,7 @@ def test_the_dictionary_is_free_until_its_training_begins(tmp_path: Path, word: 
         RunFolder.create(tmp_path, config(tmp_path, word, "seed=4"))
 
 
-def test_a_folder_in_which_nothing_was_made_is_begun_anew(tmp_path: Path) -> None:
+def test_a_folder_without_results_takes_any_settings(tmp_path: Path) -> None:
     """A typo in the name of a model must not cost the folder."""
     folder = RunFolder.create(tmp_path, config(tmp_path))
     folder.activations.mkdir()
@@ -155,20 +155,20 @@ def test_a_folder_in_which_nothing_was_made_is_begun_anew(tmp_path: Path) -> Non
     assert load_config(folder.config) == other
     assert folder.read_manifest().keys() == {"schema_version"}
     (folder.activations / "0.safetensors").write_text("numbers")
-    with pytest.raises(ConfigError, match=r"^seed: the run in .* has 3, but 0 was asked for"):
+    with pytest.raises(ConfigError, match=r"^seed: the run in .* has 3, but 0 was requested"):
         RunFolder.create(tmp_path, config(tmp_path, "activations.intervened=c.npy"))
 
 
-def test_reading_a_run_takes_no_other_analysis(tmp_path: Path) -> None:
+def test_reading_a_run_refuses_other_analysis_settings(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, config(tmp_path))
     folder.require_same(config(tmp_path, "threads=1"))
     with pytest.raises(
-        ConfigError, match=r"^analysis\.top_examples: the run in .* has 12, but 3 was asked for"
+        ConfigError, match=r"^analysis\.top_examples: the run in .* has 12, but 3 was requested"
     ):
         folder.require_same(config(tmp_path, "analysis.top_examples=3"))
 
 
-def test_a_moved_run_knows_where_it_lies(tmp_path: Path) -> None:
+def test_a_moved_run_uses_its_new_path(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "a", config(tmp_path / "a"))
     (tmp_path / "a").rename(tmp_path / "b")
     assert RunFolder.open(tmp_path / "b").read_config().output == tmp_path / "b"
@@ -182,13 +182,13 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_open_says_what_is_there_instead(tmp_path: Path) -> None:
+def test_open_names_what_it_found(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "first", config(tmp_path))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"frist: no such run folder \(did you mean 'first'\?\)$"):
         RunFolder.open(tmp_path / "frist")
-    with pytest.raises(ConfigError, match=r"empty: not a run folder, it holds no config\.yaml"):
+    with pytest.raises(ConfigError, match=r"empty: not a run folder, it contains no config\.yaml"):
         RunFolder.open(tmp_path / "empty")
     with pytest.raises(ConfigError, match=r"file: is a file, expected a run folder$"):
         RunFolder.open(tmp_path / "file")
@@ -197,7 +197,7 @@ def test_open_says_what_is_there_instead(tmp_path: Path) -> None:
 # --- the manifest -----------------------------------------------------------------------------------------------------
 
 
-def test_sections_of_the_manifest_grow(tmp_path: Path) -> None:
+def test_manifest_sections_are_merged(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.read_manifest() == {"schema_version": 1}
     folder.update_manifest("data", {"documents": 3, "source": "é"})
@@ -215,8 +215,8 @@ def test_sections_of_the_manifest_grow(tmp_path: Path) -> None:
     [
         ('{"schema_version": 1', "not valid JSON"),
         ("", "not valid JSON"),
-        ("[]", "schema_version None, this release reads 1"),
-        ('{"schema_version": 2}', "schema_version 2, this release reads 1"),
+        ("[]", "schema_version is None, but this release reads 1"),
+        ('{"schema_version": 2}', "schema_version is 2, but this release reads 1"),
     ],
 )
 def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -227,7 +227,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str, message: str) 
 
 
 class Clock:
-    """The time that stages take, without waiting for it."""
+    """A clock that tests advance by hand."""
 
     now = 0.0
 
@@ -242,7 +242,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def test_a_stage_records_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_a_stage_records_its_duration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/crosscoder", "harvest", "a b.yaml"])
     folder = RunFolder(tmp_path)
     with folder.stage("harvest") as stage:
@@ -259,7 +259,7 @@ def test_a_stage_records_what_it_took(tmp_path: Path, monkeypatch: pytest.Monkey
     assert manifest["versions"]["torch"].startswith("2.")
 
 
-def test_an_interrupted_stage_counts_its_time_and_is_not_finished(tmp_path: Path, clock: Clock) -> None:
+def test_an_interrupted_stage_keeps_its_time_and_is_not_finished(tmp_path: Path, clock: Clock) -> None:
     folder = RunFolder(tmp_path)
 
     def interrupted() -> None:
@@ -288,9 +288,7 @@ def test_an_interrupted_stage_counts_its_time_and_is_not_finished(tmp_path: Path
 
 
 @given(st.binary(max_size=64) | st.text(max_size=64))
-def test_what_is_written_is_what_is_there(
-    tmp_path_factory: pytest.TempPathFactory, content: str | bytes
-) -> None:
+def test_written_content_is_read_back(tmp_path_factory: pytest.TempPathFactory, content: str | bytes) -> None:
     path = tmp_path_factory.mktemp("write") / "deep" / "file"
     write_atomic(path, b"old")
     write_atomic(path, content)
@@ -312,7 +310,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: p
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_process_killed_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_leaves_a_complete_file(tmp_path: Path) -> None:
     program = """
 import json, sys
 from pathlib import Path
@@ -334,13 +332,13 @@ for number in range(10**9):
     assert len(json.loads(path.read_text())["filling"]) == 200_000
 
 
-def test_a_full_disk_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(
-        ResourceError, match=r"file: the disk is full; make room and run the same command again$"
+        ResourceError, match=r"file: the disk is full; free some space and run the same command again$"
     ):
         write_atomic(tmp_path / "file", "new")
     assert list(tmp_path.iterdir()) == []

@@ -40,7 +40,7 @@ def test_a_line_holds_step_tokens_and_values(log: MetricsLog) -> None:
 @pytest.mark.parametrize(
     ("step", "left"), [(0, []), (2, [2]), (3, [2]), (4, [2, 4]), (6, [2, 4, 6]), (99, [2, 4, 6])]
 )
-def test_going_on_from_a_step_drops_what_comes_after_it(log: MetricsLog, step: int, left: list[int]) -> None:
+def test_resuming_from_a_step_drops_later_lines(log: MetricsLog, step: int, left: list[int]) -> None:
     log.truncate(step)
     assert steps_of(log.path) == left
     log.write(step + 1, 0, {})
@@ -50,17 +50,17 @@ def test_going_on_from_a_step_drops_what_comes_after_it(log: MetricsLog, step: i
 @pytest.mark.parametrize(
     "rest", ["{", '{"step": 8, "tokens": 8', '{"step": 8, "tokens": 80, "losses/mse_loss": 0.']
 )
-def test_half_a_line_is_dropped_and_said(
+def test_an_incomplete_line_is_dropped_and_logged(
     log: MetricsLog, rest: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = log.path.read_text()
     log.path.write_text(whole + rest)
     log.truncate(6)
     assert log.path.read_text() == whole
-    assert [record.message for record in caplog.records] == [f"{log.path}: dropped an unfinished line"]
+    assert [record.message for record in caplog.records] == [f"{log.path}: dropped an incomplete line"]
 
 
-def test_no_log_needs_no_truncation(tmp_path: Path) -> None:
+def test_a_missing_log_needs_no_truncation(tmp_path: Path) -> None:
     MetricsLog(tmp_path / "missing.jsonl").truncate(3)
     assert not (tmp_path / "missing.jsonl").exists()
 
@@ -69,7 +69,7 @@ def test_no_log_needs_no_truncation(tmp_path: Path) -> None:
 
 
 class BrokenRun:
-    """A wandb run whose server is gone."""
+    """A wandb run whose server is unreachable."""
 
     id = "broken"
     n_calls = 0
@@ -80,7 +80,7 @@ class BrokenRun:
 
 
 class RecordingRun:
-    """A wandb run that remembers what it was told."""
+    """A wandb run that records its calls."""
 
     id = "fine"
 
@@ -97,12 +97,12 @@ class RecordingRun:
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What this project's own loggers warned of (wandb has its own)."""
+    """Warnings of this project's loggers, without wandb's."""
     ours = [record for record in caplog.records if record.name.startswith(("crosscoder", "training"))]
     return [record.message for record in ours if record.levelno >= logging.WARNING]
 
 
-def test_training_goes_on_when_wandb_fails_and_says_so_once(
+def test_training_continues_when_wandb_fails_and_logs_it_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(BrokenRun, "n_calls", 0)
@@ -113,7 +113,7 @@ def test_training_goes_on_when_wandb_fails_and_says_so_once(
     assert steps_of(tmp_path / "metrics.jsonl") == list(range(1, 13))
     assert BrokenRun.n_calls == 1
     assert warnings_of(caplog) == [
-        "wandb: logging failed (ConnectionError: no route to host); going on with metrics.jsonl alone"
+        "wandb: logging failed (ConnectionError: no route to host); continuing with metrics.jsonl only"
     ]
     assert wandb.id is None
 
@@ -121,7 +121,7 @@ def test_training_goes_on_when_wandb_fails_and_says_so_once(
 def test_a_working_wandb_gets_every_line_and_the_histograms(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The control of the test above."""
+    """The positive control of the test above."""
     run = RecordingRun()
     make_trainer(run_config(tmp_path), wandb=WandbRun(run)).fit()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -147,7 +147,7 @@ def test_ctrl_c_inside_wandb_is_not_swallowed() -> None:
         WandbRun(Interrupted()).log({"a": 1.0}, 1)
 
 
-def test_a_finished_run_says_nothing_more() -> None:
+def test_a_finished_run_logs_nothing_more() -> None:
     run = RecordingRun()
     wandb = WandbRun(run)
     wandb.summary({"a": 1})
@@ -174,7 +174,7 @@ def test_without_wandb_installed_there_is_one_warning(
     assert steps_of(folder.metrics) == list(range(1, 13))
     (message,) = warnings_of(caplog)
     assert message.startswith("wandb: could not start (ModuleNotFoundError")
-    assert message.endswith("going on with metrics.jsonl alone")
+    assert message.endswith("continuing with metrics.jsonl only")
     assert "wandb" not in folder.read_manifest()
 
 
@@ -207,7 +207,7 @@ def test_disabled_does_not_import_wandb(
         ({"WANDB_DISABLED": "false"}, "offline", "offline"),
     ],
 )
-def test_the_environment_wins_over_the_settings(
+def test_the_environment_overrides_the_settings(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], setting: Any, expected: str
 ) -> None:
     for name, value in environment.items():
@@ -226,7 +226,7 @@ def test_wandb_mode_disabled_starts_nothing_whatever_the_settings_say(
     assert not warnings_of(caplog)
 
 
-def test_stages_inside_one_another_share_one_run_that_the_outermost_closes(
+def test_nested_stages_share_one_run_that_the_outermost_closes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[RecordingRun] = []
@@ -251,7 +251,7 @@ def test_stages_inside_one_another_share_one_run_that_the_outermost_closes(
 
 
 @pytest.mark.slow
-def test_an_offline_run_holds_settings_curves_histograms_a_table_and_the_weights(
+def test_an_offline_run_contains_settings_curves_histograms_a_table_and_the_weights(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, config = folder_of(tmp_path, mode="offline", project="planted", name="first", tags=["small"])
@@ -312,8 +312,8 @@ def test_an_offline_run_holds_settings_curves_histograms_a_table_and_the_weights
 
 
 @pytest.mark.slow
-def test_working_on_a_folder_again_offline_starts_a_run_in_the_group_of_the_first(tmp_path: Path) -> None:
-    """wandb cannot go on with an offline run: it would start over at step 0 under the same id."""
+def test_resuming_offline_starts_a_run_in_the_group_of_the_first(tmp_path: Path) -> None:
+    """wandb cannot resume an offline run: it would restart at step 0 under the same id."""
     folder, config = folder_of(tmp_path, mode="offline")
     ids = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Jobs side by side: what they give, what they raise, and that none outlives its parent."""
+"""Jobs in parallel processes: their results, their errors, and that none outlives its parent."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crosscoder.errors import ConfigError, ResourceError
-from crosscoder.runtime.processes import side_by_side
+from crosscoder.runtime.processes import run_in_processes
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,7 +37,7 @@ def endless(place: str) -> None:
 def test_every_job_runs_in_another_process_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     before = dict(os.environ)
-    results = dict(side_by_side(told, [(3,), (4,), (5,)], workers=2, threads=7))
+    results = dict(run_in_processes(told, [(3,), (4,), (5,)], workers=2, threads=7))
     assert {number: result[:2] for number, result in results.items()} == {
         0: (3, "7"),
         1: (4, "7"),
@@ -47,14 +47,14 @@ def test_every_job_runs_in_another_process_with_its_threads(monkeypatch: pytest.
     assert dict(os.environ) == before
 
 
-def test_what_a_job_raises_is_raised_here() -> None:
+def test_an_exception_in_a_job_is_raised_in_the_parent() -> None:
     with pytest.raises(ConfigError, match=r"^training\.lr: too high$"):
-        list(side_by_side(failing, [(1,)], workers=1))
+        list(run_in_processes(failing, [(1,)], workers=1))
 
 
-def test_a_process_that_dies_is_told_in_one_line() -> None:
-    with pytest.raises(ResourceError, match="died, as happens when memory is short"):
-        list(side_by_side(dying, [(0,), (1,)], workers=2))
+def test_a_dead_process_is_reported_in_one_line() -> None:
+    with pytest.raises(ResourceError, match="died, usually because memory ran out"):
+        list(run_in_processes(dying, [(0,), (1,)], workers=2))
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_a_process_that_dies_is_told_in_one_line() -> None:
 def test_no_job_outlives_its_parent(tmp_path: Path, sign: signal.Signals) -> None:
     program = (
         "from tests.crosscoder.runtime.test_processes import *\n"
-        f"list(side_by_side(endless, [({str(tmp_path)!r},)] * 2, workers=2))"
+        f"list(run_in_processes(endless, [({str(tmp_path)!r},)] * 2, workers=2))"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -82,7 +82,7 @@ def test_no_job_outlives_its_parent(tmp_path: Path, sign: signal.Signals) -> Non
 
 
 def _alive(pid: int) -> bool:
-    """Whether it runs; one that ended and was not waited for does not."""
+    """Whether the process is running; a zombie is not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -8,8 +8,8 @@ import torch
 from crosscoder.errors import ConfigError
 from crosscoder.runtime import timing
 from crosscoder.runtime.timing import (
+    BenchmarkTable,
     Comparison,
-    Figures,
     Log,
     Spread,
     Timing,
@@ -21,13 +21,13 @@ from crosscoder.runtime.timing import (
 CPU = torch.device("cpu")
 
 
-def test_variants_take_turns_and_the_first_round_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_take_turns_and_the_first_round_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     now = 0.0
 
     def variant(name: str, seconds: float) -> int:
         nonlocal now
-        # What runs for the first time is slow: caches, code that is loaded late.
+        # The first call is slow: cold caches, lazy imports.
         now += seconds if name in calls else 64.0
         calls.append(name)
         return 10
@@ -52,8 +52,8 @@ def test_variants_take_turns_and_the_first_round_does_not_count(monkeypatch: pyt
     assert compared.ratio("one") == Spread(1.0, 1.0, 1.0)
 
 
-def test_a_ratio_is_formed_within_a_round() -> None:
-    # The machine is ten times slower in the second round; both are, so the ratio stays.
+def test_ratios_are_taken_within_a_round() -> None:
+    # The machine is ten times slower in the second round; both variants are, so the ratio is unchanged.
     timings = (Timing("one", (1.0, 10.0, 1.0), 5), Timing("two", (2.0, 20.0, 2.0), 5))
     assert Comparison("t", timings, "one").ratio("two") == Spread(2.0, 2.0, 2.0)
 
@@ -63,12 +63,12 @@ def test_quartiles() -> None:
     assert Spread.of((7.0,)) == Spread(7.0, 7.0, 7.0)
 
 
-def test_table_and_record_say_the_same() -> None:
+def test_table_and_record_agree() -> None:
     timings = (Timing("one", (0.5, 0.5), 100), Timing("two", (1.0, 1.0), 100))
-    figures = Comparison("sizes", timings, "one", {"k": 3}, ("a note",)).figures()
-    assert [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in figures.markdown().splitlines()
-    ][2:] == [
+    table = Comparison("sizes", timings, "one", {"k": 3}, ("a note",)).table()
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in table.markdown().splitlines()][
+        2:
+    ] == [
         ["variant", "ms", "quartiles", "× one", "quartiles", "tokens/s"],
         ["-------", "---:", "----------: ".strip(), "----:", "----------: ".strip(), "-------:"],
         ["one", "500", "500 … 500", "1.00", "1.00 … 1.00", "200"],
@@ -76,14 +76,14 @@ def test_table_and_record_say_the_same() -> None:
         [""],
         ["a note"],
     ]
-    assert figures.record["settings"] == {"k": 3}
-    assert figures.record["variants"]["two"]["ratio"]["median"] == 2
-    assert figures.record["variants"]["two"]["tokens_per_second"] == 100
+    assert table.record["settings"] == {"k": 3}
+    assert table.record["variants"]["two"]["ratio"]["median"] == 2
+    assert table.record["variants"]["two"]["tokens_per_second"] == 100
 
 
 def log() -> Log:
     record = Log("crosscoder bench step", machine(CPU), "2026-01-02T03:04:05+00:00")
-    record.figures.append(Figures("title", ("a", "b"), (("x", "1"),), {"x": 1}))
+    record.tables.append(BenchmarkTable("title", ("a", "b"), (("x", "1"),), {"x": 1}))
     return record
 
 
@@ -101,7 +101,7 @@ def test_a_log_grows_by_dated_sections(tmp_path: Path) -> None:
     assert json.loads(log().json())["figures"] == [{"title": "title", "x": 1, "notes": []}]
 
 
-def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("# Notes\n")
     for name, found in (("notes.md", "does not begin with '# Benchmarks'"), ("none.md", "cannot be read")):
         with pytest.raises(ConfigError, match=rf"--log: .*{name}.*{found}.*; name .*docs/benchmarks\.md"):

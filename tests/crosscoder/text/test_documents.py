@@ -51,7 +51,7 @@ def test_chat_ids_are_those_of_the_template(tmp_path: Path, tokenizer: PreTraine
         expected = encoding["input_ids"]
         assert documents.tokens_of(index).tolist() == expected
         assert expected.count(tokenizer.bos_token_id) == 1
-    # The positive control: template to text and tokenize again, and there are two.
+    # The positive control: rendering to text and tokenizing again gives two.
     rendered: Any = tokenizer.apply_chat_template(CHATS[0], tokenize=False)
     twice: Any = tokenizer(rendered)
     assert twice["input_ids"].count(tokenizer.bos_token_id) == 2
@@ -85,8 +85,8 @@ def test_template_tokens_are_those_outside_the_contents(
         st.tuples(st.text("ab ", max_size=4), st.text("abc", min_size=1, max_size=3)), min_size=1, max_size=4
     )
 )
-def test_contents_are_found_whatever_they_repeat(turns: list[tuple[str, str]]) -> None:
-    """A content that also occurs in the template's own words does not mislead."""
+def test_contents_are_found_even_if_they_repeat_template_text(turns: list[tuple[str, str]]) -> None:
+    """A content that also occurs in the template's text is still located correctly."""
     opening = "ab a b"
     rendered = opening + "".join(content.strip() + written + "|" for content, written in turns)
     marked = opening + "".join(f"\ue000{i}\ue001{written}|" for i, (_, written) in enumerate(turns))
@@ -95,15 +95,13 @@ def test_contents_are_found_whatever_they_repeat(turns: list[tuple[str, str]]) -
     assert [rendered[start:end] for start, end in spans] == [content.strip() for content, _ in turns]
 
 
-def test_contents_that_are_rewritten_count_whole() -> None:
+def test_rewritten_contents_count_as_a_whole() -> None:
     spans = content_spans("<u>HELLO</u>", "<u>\ue0000\ue001</u>", ["hello"])
     assert spans == [(3, 8)]
     assert content_spans("something else", "<u>\ue0000\ue001</u>", ["hello"]) is None
 
 
-def test_plain_text_gets_the_bos_the_tokenizer_gives(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_plain_text_gets_the_bos_of_its_tokenizer(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     path = write_lines(tmp_path / "prose.jsonl", [{"text": "oak and rose"}, {"text": "pine"}])
     documents = read(tokenizer, path)
     assert documents.tokens_of(0).tolist() == tokenizer("oak and rose")["input_ids"]
@@ -128,10 +126,8 @@ def test_mask_is_special_tokens_and_first_positions(
     assert documents.unmasked.sum() == (~documents.masked).sum()
 
 
-def test_tokens_with_a_prefix_that_occurred_before_are_masked(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Each prefix counts once: after the first document that has it, its tokens are masked, and only they."""
+def test_tokens_with_a_repeated_prefix_are_masked(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Each prefix counts once: in later documents exactly its tokens are masked."""
     texts = ["oak rose pine", "oak rose elm", "oak rose pine", "pine oak rose"]
     path = write_lines(tmp_path / "prose.jsonl", [{"text": text} for text in texts])
     documents = tokenize(text_config(path), TokenPolicy(mask_first=0, mask_special=False), tokenizer, None, 0)
@@ -152,7 +148,7 @@ def test_tokens_with_a_prefix_that_occurred_before_are_masked(
     assert not kept.masked.any()
 
 
-def test_documents_are_cut_and_limited(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_documents_are_truncated_and_limited(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     path = write_lines(tmp_path / "prose.jsonl", [{"text": f"{i} oak rose pine elm fern"} for i in range(9)])
     config = TextConfig.model_validate(
         {"sources": [{"path": str(path), "name": "prose", "limit": 5}], "max_length": 4}
@@ -162,7 +158,7 @@ def test_documents_are_cut_and_limited(tmp_path: Path, tokenizer: PreTrainedToke
     assert documents.lengths.tolist() == [4] * 5
 
 
-def test_txt_is_one_document_a_paragraph(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_txt_is_one_document_per_paragraph(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     path = tmp_path / "prose.txt"
     path.write_text("\n\noak\nrose\n \n\npine\n\nelm", encoding="utf-8")
     documents = read(tokenizer, path)
@@ -183,7 +179,7 @@ def test_unicode_line_separators_stay_inside_a_line(
     share=st.floats(0.05, 0.6),
     seed=st.integers(0, 5),
 )
-def test_the_same_prompt_is_never_on_both_sides(
+def test_a_prompt_is_never_in_both_splits(
     tmp_path_factory: pytest.TempPathFactory,
     tokenizer: PreTrainedTokenizerBase,
     sources: list[list[int]],
@@ -206,7 +202,7 @@ def test_the_same_prompt_is_never_on_both_sides(
     try:
         documents = read(tokenizer, *paths, held_out=share, seed=seed)
     except DataError:
-        # Only where some source has no two prompts that could lie on different sides.
+        # Only if some source has no two prompts that could be split.
         seen: set[int] = set()
         assert any(
             len(set(prompts)) < 2 or seen & set(prompts) or seen.update(prompts) for prompts in sources
@@ -221,14 +217,14 @@ def test_the_same_prompt_is_never_on_both_sides(
             assert held.sum() == min(max(round(share * len(own)), 1), len(own) - 1)
 
 
-def test_texts_equal_after_the_cut_fall_on_one_side(
+def test_texts_equal_after_truncation_are_in_one_split(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """What the models read is what must not leak, so texts that begin alike count as one."""
+    """Texts that are equal after truncation count as one, because the models read only what is left."""
     lines = [{"text": f"{'oak' if i % 2 else 'rose'} elm pine fern {i}"} for i in range(12)]
     documents = read(tokenizer, write_lines(tmp_path / "prose.jsonl", lines), max_length=3)
     ids = {
-        side: {row.tobytes() for row in (documents.tokens_of(i) for i in documents.side(side))}
+        side: {row.tobytes() for row in (documents.tokens_of(i) for i in documents.split(side))}
         for side in (True, False)
     }
     assert not ids[True] & ids[False]
@@ -268,31 +264,31 @@ GOOD = '{"text": "fine"}'
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (f'{GOOD}\n{{"text": "x"\n', "line 2: not JSON"),
         (f'{GOOD}\n\n{{"text": " \\n"}}\n', "line 3: 'text' is empty"),
-        (f'{GOOD}\n{{"txt": "x"}}\n', "line 2: need an object with either 'text' or 'messages'"),
-        (f'{GOOD}\n{{"text": "x", "messages": []}}\n', "line 2: need an object with either"),
-        (f"{GOOD}\n[1]\n", "line 2: need an object"),
+        (f'{GOOD}\n{{"txt": "x"}}\n', "line 2: expected an object with either 'text' or 'messages'"),
+        (f'{GOOD}\n{{"text": "x", "messages": []}}\n', "line 2: expected an object with either"),
+        (f"{GOOD}\n[1]\n", "line 2: expected an object"),
         (f'{GOOD}\n{{"text": 3}}\n', "line 2: 'text' is int '3'"),
         (f'{GOOD}\n{{"messages": []}}\n', "line 2: 'messages' is a list of 0"),
-        (f'{GOOD}\n{{"messages": [{{"role": "user"}}]}}\n', "line 2: message 0 has no 'content'"),
+        (f'{GOOD}\n{{"messages": [{{"role": "user"}}]}}\n', "line 2: message 0 has no string 'content'"),
         (f'{GOOD}\n{{"messages": [{{"role": "user", "content": " "}}]}}\n', "line 2: all messages are empty"),
-        ("", "holds no text"),
-        ("\n\n", "holds no text"),
-        (f"{GOOD}\n", "cannot be split into trained and held out"),
-        (f"{GOOD}\n{GOOD}\n", "cannot be split into trained and held out"),
+        ("", "contains no text"),
+        ("\n\n", "contains no text"),
+        (f"{GOOD}\n", "cannot be split into training and held-out"),
+        (f"{GOOD}\n{GOOD}\n", "cannot be split into training and held-out"),
     ],
 )
 def test_bad_lines_are_named(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, content: str, complaint: str
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, content: str, message: str
 ) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match="bad") as caught:
         read(tokenizer, path)
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -313,7 +309,7 @@ def test_bad_files_are_named(tmp_path: Path, tokenizer: PreTrainedTokenizerBase)
         tokenize(twice, TokenPolicy(), tokenizer, CHAT_TEMPLATE, 0)
 
 
-def test_chats_that_the_template_cannot_take(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_chats_that_the_template_refuses(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     path = write_lines(tmp_path / "chat.jsonl", [{"messages": chat} for chat in CHATS])
     with pytest.raises(DataError, match="line 1: a chat, but neither model's tokenizer has a chat template"):
         tokenize(text_config(path), TokenPolicy(), tokenizer, None, 0)
@@ -323,5 +319,5 @@ def test_chats_that_the_template_cannot_take(tmp_path: Path, tokenizer: PreTrain
     ):
         tokenize(text_config(path), TokenPolicy(), tokenizer, refusing, 0)
     rewriting = "{{ messages | length }}{% for m in messages %}{{ m['content'] | length }} {% endfor %}"
-    with pytest.raises(FormatError, match="cannot be found in what the chat template renders"):
+    with pytest.raises(FormatError, match="cannot be found in the text that the chat template renders"):
         tokenize(text_config(path), TokenPolicy(), tokenizer, rewriting, 0)

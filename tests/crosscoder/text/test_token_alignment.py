@@ -1,4 +1,4 @@
-"""Two tokenizers on one text: aligned tokens have read the same characters, and only those are compared."""
+"""Alignment of two tokenizers: aligned tokens have read the same characters, and only they are compared."""
 
 import json
 from dataclasses import replace
@@ -19,9 +19,9 @@ from crosscoder.text.text_files import Text
 from crosscoder.text.token_alignment import (
     Aligner,
     Alignment,
-    Ended,
+    EncodedText,
     TextReader,
-    meeting_places,
+    counterpart_positions,
     token_ends,
 )
 from tests.tiny_pairs import CHAT_TEMPLATE, WORD_CHAT_TEMPLATE, WORDS, write_texts
@@ -40,7 +40,7 @@ HOSTILE = [
 
 
 def byte_level(trim: bool = True, normalizer: Any = None) -> PreTrainedTokenizerFast:
-    """Bytes and what is frequent in the words; offsets without the space in front of a word, as most models' are."""
+    """Byte-level BPE; offsets exclude the space before a word, as in most models."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -63,7 +63,7 @@ def byte_level(trim: bool = True, normalizer: Any = None) -> PreTrainedTokenizer
 
 
 def words() -> PreTrainedTokenizerFast:
-    """One token a word; white space is no part of any."""
+    """One token per word; white space belongs to none."""
     vocabulary = {word: index for index, word in enumerate(["<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -71,7 +71,7 @@ def words() -> PreTrainedTokenizerFast:
 
 
 def pieces() -> PreTrainedTokenizerFast:
-    """Metaspace pieces with a fallback to bytes, in which white space can end a token."""
+    """Metaspace pieces with byte fallback; white space can end a token."""
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -95,12 +95,12 @@ def reader(name: str, template: str | None = None) -> TextReader:
     return TextReader(TOKENIZERS[name], template, name)
 
 
-def read(names: tuple[str, str], text: str) -> tuple[Ended, Ended]:
+def read(names: tuple[str, str], text: str) -> tuple[EncodedText, EncodedText]:
     return Aligner((reader(names[0]), reader(names[1]))).read(Text(text, None, "here"))
 
 
 def written(name: str, ids: np.ndarray) -> bytes:
-    """The bytes that byte-level tokens stand for."""
+    """Decode byte-level tokens to bytes."""
     byte_of = {letter: byte for byte, letter in enumerate_bytes()}
     return bytes(
         byte_of[letter] for token in TOKENIZERS[name].convert_ids_to_tokens(ids.tolist()) for letter in token
@@ -108,7 +108,7 @@ def written(name: str, ids: np.ndarray) -> bytes:
 
 
 def enumerate_bytes() -> list[tuple[int, str]]:
-    """Each byte and the letter that byte-level vocabularies write for it (GPT-2's table)."""
+    """Map each byte to its character in byte-level vocabularies (GPT-2's table)."""
     printable = [
         *range(ord("!"), ord("~") + 1),
         *range(ord("¡"), ord("¬") + 1),
@@ -125,8 +125,8 @@ texts = st.lists(
 
 @given(texts)
 @settings(max_examples=60, deadline=None)
-def test_a_token_that_ends_a_span_has_read_just_these_characters(text: str) -> None:
-    """The positive control of ends: the bytes of all tokens so far are those of the characters so far."""
+def test_a_token_with_an_end_has_read_exactly_these_characters(text: str) -> None:
+    """The positive control of ends: the bytes of the tokens so far equal those of the characters so far."""
     for name in ("bytes", "untrimmed"):
         side = read((name, "untrimmed"), text)[0]
         for place in np.flatnonzero(side.ends):
@@ -135,48 +135,48 @@ def test_a_token_that_ends_a_span_has_read_just_these_characters(text: str) -> N
 
 @given(texts, st.sampled_from(sorted(TOKENIZERS)), st.sampled_from(sorted(TOKENIZERS)))
 @settings(max_examples=150, deadline=None)
-def test_aligned_tokens_end_at_one_character_and_rise_together(text: str, one: str, other: str) -> None:
+def test_aligned_tokens_end_at_one_character_in_the_same_order(text: str, one: str, other: str) -> None:
     try:
         sides = read((one, other), text)
     except DataError:
         return  # a text of white space alone has no words
-    places = meeting_places(sides[0].ends, sides[1].ends)
+    places = counterpart_positions(sides[0].ends, sides[1].ends)
     met = np.flatnonzero(places >= 0)
     assert np.array_equal(sides[0].ends[met], sides[1].ends[places[met]])
     assert (np.diff(places[met]) > 0).all() and (np.diff(sides[0].ends[met]) > 0).all()
-    swapped = meeting_places(sides[1].ends, sides[0].ends)
+    swapped = counterpart_positions(sides[1].ends, sides[0].ends)
     assert np.array_equal(np.flatnonzero(swapped >= 0), places[met])
     assert np.array_equal(swapped[places[met]], met)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("name", sorted(TOKENIZERS))
-def test_a_tokenizer_meets_itself_wherever_a_character_ends(name: str, text: str) -> None:
+def test_a_tokenizer_aligns_with_itself_wherever_a_character_ends(name: str, text: str) -> None:
     one, other = read((name, name), text)
-    places = meeting_places(one.ends, other.ends)
+    places = counterpart_positions(one.ends, other.ends)
     met = places >= 0
     assert np.array_equal(places[met], np.flatnonzero(met))
-    # Only pieces of a character, marks that stay alone in front and the BOS end nothing; each is followed by what ends it.
+    # Only pieces of a character, leading combining marks and the BOS end at no place; a token that does follows each.
     assert np.array_equal(met, one.ends > 0)
     assert met[-1]
 
 
-def test_offsets_are_read_as_they_should_be() -> None:
-    """Pieces of one character, a space that no token holds, a mark that was composed into the letter before it."""
+def test_offsets_give_the_expected_ends() -> None:
+    """Pieces of one character, a space that no token covers, a mark composed into the letter before it."""
     text = "é x🙂 e\u0301y"
     offsets = np.array([[0, 0], [0, 1], [0, 1], [2, 3], [3, 4], [3, 4], [5, 6], [7, 8]])
     real = np.array([False, *[True] * 7])
     assert token_ends(text, offsets, real).tolist() == [0, 0, 1, 3, 0, 4, 7, 8]
 
 
-def test_of_equal_ends_the_last_token_stands() -> None:
-    assert meeting_places(np.array([0, 3, 3, 5]), np.array([1, 3, 5, 5])).tolist() == [-1, -1, 1, 3]
+def test_the_last_token_of_equal_ends_is_aligned() -> None:
+    assert counterpart_positions(np.array([0, 3, 3, 5]), np.array([1, 3, 5, 5])).tolist() == [-1, -1, 1, 3]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_words_and_bytes_meet_at_the_end_of_every_word(text: str) -> None:
+def test_words_and_bytes_align_at_the_end_of_every_word(text: str) -> None:
     sides = read(("words", "bytes"), text)
-    places = meeting_places(sides[0].ends, sides[1].ends)
+    places = counterpart_positions(sides[0].ends, sides[1].ends)
     spans = TOKENIZERS["words"].backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
     word_ends = {span[1] for _, span in spans}
     assert set(sides[0].ends[places >= 0].tolist()) == word_ends & set(sides[1].ends.tolist())
@@ -186,7 +186,7 @@ def test_words_and_bytes_meet_at_the_end_of_every_word(text: str) -> None:
 
 def align(
     names: tuple[str, str], contents: list[str], max_length: int = 100
-) -> tuple[list[Ended], Alignment]:
+) -> tuple[list[EncodedText], Alignment]:
     aligner = Aligner((reader(names[0]), reader(names[1])))
     return aligner.align([Text(text, None, f"text {n}") for n, text in enumerate(contents)], max_length)
 
@@ -199,7 +199,7 @@ def test_rates_count_tokens_of_the_text() -> None:
     assert found.describe()["intervened"]["rate"] == found.rates[1]
 
 
-def test_both_are_cut_to_what_both_read() -> None:
+def test_both_are_truncated_to_the_text_that_both_read() -> None:
     text = " ".join(WORDS)
     kept, found = align(("words", "bytes"), [text], max_length=8)
     length = int(found.lengths[0])
@@ -208,8 +208,8 @@ def test_both_are_cut_to_what_both_read() -> None:
     assert TOKENIZERS["bytes"].decode(found.token_ids[1:]) == " ".join(WORDS[: len(kept[0].token_ids)])
 
 
-def test_tokenizers_that_hardly_meet_are_refused() -> None:
-    """One unknown word for the one model, three bytes a character for the other."""
+def test_tokenizers_with_few_aligned_tokens_are_refused() -> None:
+    """One unknown word for one model, three bytes per character for the other."""
     with pytest.raises(
         PairError, match=r"^pair\.align: only 100\.0% .*'words' and 1\.7% .*'bytes' .*at least 10%[^\n]*$"
     ):
@@ -217,7 +217,7 @@ def test_tokenizers_that_hardly_meet_are_refused() -> None:
 
 
 def test_an_empty_alignment_is_refused() -> None:
-    """Cut before the only word is over, nothing meets."""
+    """Truncated inside the only word, no tokens align."""
     with pytest.raises(PairError, match=r"only 0\.0% .* 0\.0%"):
         align(("words", "bytes"), ["木" * 20], max_length=4)
 
@@ -240,24 +240,24 @@ CHAT = (
 
 def read_chat(
     messages: tuple[dict[str, str], ...], templates: tuple[str | None, str | None]
-) -> tuple[Ended, Ended]:
+) -> tuple[EncodedText, EncodedText]:
     aligner = Aligner((reader("bytes", templates[0]), reader("words", templates[1])))
     return aligner.read(Text(None, messages, "chats.jsonl, line 1"))
 
 
-def test_of_chats_the_contents_are_aligned_and_templates_are_not() -> None:
-    """One template strips what the other leaves; neither's own tokens meet anything, though both write the roles."""
+def test_in_chats_contents_are_aligned_and_templates_are_not() -> None:
+    """One template strips contents and the other does not; template tokens align with nothing, though both write the roles."""
     sides = read_chat(CHAT, (CHAT_TEMPLATE, WORD_CHAT_TEMPLATE))
-    places = meeting_places(sides[0].ends, sides[1].ends)
+    places = counterpart_positions(sides[0].ends, sides[1].ends)
     tokens = TOKENIZERS["words"].convert_ids_to_tokens(sides[1].token_ids[places[places >= 0]].tolist())
     assert tokens == ["amber", "birch", "<unk>", "elm", "<unk>", "oak"]
     assert not sides[0].template[places >= 0].any()
     assert not sides[1].template[places[places >= 0]].any()
 
 
-def test_templates_that_write_other_contents_are_refused() -> None:
+def test_templates_that_render_contents_differently_are_refused() -> None:
     shouting = WORD_CHAT_TEMPLATE.replace("message['content']", "message['content'].upper()")
-    with pytest.raises((DataError), match="line 1: the two chat templates write the contents"):
+    with pytest.raises((DataError), match="line 1: the two chat templates render the contents"):
         read_chat(CHAT, (CHAT_TEMPLATE, shouting))
 
 
@@ -287,7 +287,7 @@ def documents_of(config: TextConfig, names: tuple[str, str], policy: TokenPolicy
     return tokenize(config, policy or TokenPolicy(), one.tokenizer, one.chat_template, 0, (one, other))
 
 
-def test_the_models_exchanged_keep_the_same_places(config: TextConfig) -> None:
+def test_exchanging_the_models_keeps_the_places(config: TextConfig) -> None:
     one, other = documents_of(config, ("bytes", "words")), documents_of(config, ("words", "bytes"))
     assert one.alignment is not None and other.alignment is not None
     assert np.array_equal(one.held_out, other.held_out)
@@ -295,31 +295,33 @@ def test_the_models_exchanged_keep_the_same_places(config: TextConfig) -> None:
     for document in range(one.n_documents):
         for model in range(2):
             assert np.array_equal(one.tokens_of(document, model), other.tokens_of(document, 1 - model))
-            assert np.array_equal(one.kept_of(document, model), other.kept_of(document, 1 - model))
+            assert np.array_equal(
+                one.compared_tokens(document, model), other.compared_tokens(document, 1 - model)
+            )
     assert one.alignment.rates == other.alignment.rates[::-1]
 
 
-def test_a_token_is_masked_where_its_counterpart_is(config: TextConfig) -> None:
-    """The first position of the model without BOS is a word, which the one with a BOS has in its second."""
+def test_a_token_is_masked_if_its_counterpart_is(config: TextConfig) -> None:
+    """The first token of the model without BOS is a word, which is the second token of the model with BOS."""
     documents = documents_of(config, ("bytes", "words"), TokenPolicy(mask_first=1, mask_repeated=False))
     aligned = documents.alignment
     assert aligned is not None
     for document in range(documents.n_documents):
-        own = documents.kept_of(document, 1)
-        assert not own[0] and own.sum() == documents.kept_of(document).sum()
+        own = documents.compared_tokens(document, 1)
+        assert not own[0] and own.sum() == documents.compared_tokens(document).sum()
     template = documents.template
     assert documents.masked[template].all()
 
 
-def test_repeated_beginnings_are_masked_in_either_model(tmp_path: Path) -> None:
+def test_repeated_prefixes_of_either_model_are_masked(tmp_path: Path) -> None:
     lines = ["amber birch cedar", "amber birch elm", "oak pine", "rose kale"]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     config = TextConfig.model_validate(
         {"sources": [{"path": str(tmp_path / "texts.jsonl"), "name": "texts"}], "held_out": 0.5}
     )
     documents = documents_of(config, ("words", "bytes"), TokenPolicy(mask_first=0))
-    assert documents.kept_of(0).tolist() == [True, True, True]
-    assert documents.kept_of(1).tolist() == [False, False, True]
+    assert documents.compared_tokens(0).tolist() == [True, True, True]
+    assert documents.compared_tokens(1).tolist() == [False, False, True]
 
 
 def test_saving_and_loading_keeps_the_alignment(config: TextConfig, tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ from training.bench.planted_activations import PlantedActivations
 from training.bench.profile import PRODUCT as PROFILED_PRODUCT
 from training.bench.profile import REST, STEP, profile_step, stage_seconds
 from training.bench.settings import BenchConfig, chosen_benchmarks
-from training.bench.shards import SHUFFLED, shards_benchmark, waiting_share
+from training.bench.shards import SHUFFLED, reading_share, shards_benchmark
 from training.bench.step import (
     PRODUCT,
     EncoderProduct,
     compare_steps,
     planted_reading,
     precisions,
-    warmed_step,
+    warmed_up_step,
 )
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def config(**more: Any) -> BenchConfig:
 
 def test_all_variants_of_a_step_work_on_the_same_batch() -> None:
     settings = config()
-    with warmed_step(settings, settings.shape, "float32", CPU) as (sparse, batches):
+    with warmed_up_step(settings, settings.shape, "float32", CPU) as (sparse, batches):
         dense = sparse.on_path("dense")
         assert dense.trainer.state.crosscoder is not sparse.trainer.state.crosscoder
         assert dense.trainer.forward.path == "dense"
@@ -63,9 +63,9 @@ def test_all_variants_of_a_step_work_on_the_same_batch() -> None:
             torch.testing.assert_close(one[name], other[name], atol=1e-4, rtol=1e-3, equal_nan=True)
 
 
-def test_the_share_of_dead_latents_is_the_one_asked_for() -> None:
+def test_the_share_of_dead_latents_is_as_configured() -> None:
     settings = config()
-    with warmed_step(settings, settings.shape, "float32", CPU) as (step, batches):
+    with warmed_up_step(settings, settings.shape, "float32", CPU) as (step, batches):
         terms, _ = step.trainer.step(batches.current)
         assert "auxk" not in terms
         assert int(step.dead.sum()) == 6
@@ -89,7 +89,7 @@ def settings_of(step: Any) -> Any:
 
 def test_the_reference_is_the_product_of_batch_and_encoder() -> None:
     settings = config()
-    with warmed_step(settings, settings.shape, "float32", CPU) as (step, batches):
+    with warmed_up_step(settings, settings.shape, "float32", CPU) as (step, batches):
         crosscoder = step.trainer.state.crosscoder
         product = EncoderProduct(crosscoder, batches, torch.float32)
         product.prepare()
@@ -130,7 +130,7 @@ def test_growth_has_every_axis_and_a_plot(tmp_path: Path) -> None:
         for size, point in growth.points[axis]:
             assert point.settings[axis] == size
             assert {timing.name for timing in point.timings} == {PRODUCT, "sparse step"}
-    assert len(growth.figures().rows) == 8
+    assert len(growth.table().rows) == 8
     assert "![" in slope_figures([growth], "growth.png").markdown()
     plot_growth([growth], tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
@@ -141,7 +141,7 @@ def test_slope_of_a_power_law() -> None:
     assert log_slope(sizes, [0.3 * size**1.5 for size in sizes]) == pytest.approx(1.5)
 
 
-def test_break_even_is_where_the_ratio_passes_one() -> None:
+def test_break_even_is_where_the_ratio_crosses_one() -> None:
     shares = [0.01, 0.02, 0.04, 0.08]
     assert break_even(shares, [share / 0.03 for share in shares]) == pytest.approx(0.03)
     assert break_even(shares, [0.1, 0.2, 0.3, 0.4]) is None
@@ -170,8 +170,8 @@ def test_the_profile_accounts_for_the_step() -> None:
     } <= seconds.keys()
 
 
-def test_a_stage_has_its_own_time_alone() -> None:
-    """Two steps: a stage inside another is counted once, what has no name is the rest, and what lies outside a step nothing."""
+def test_a_stage_excludes_the_time_of_inner_stages() -> None:
+    """Over two steps, an inner stage counts once, unnamed events count as the rest, and events outside a step do not count."""
     events: list[FunctionEvent] = []
 
     def event(name: str, microseconds: int, parent: FunctionEvent | None = None) -> FunctionEvent:
@@ -193,7 +193,7 @@ def test_a_stage_has_its_own_time_alone() -> None:
     )
 
 
-def test_reading_is_measured_in_random_order_beside_the_files() -> None:
+def test_shuffled_reading_is_compared_with_sequential_files() -> None:
     (comparison,) = shards_benchmark(config())
     assert {timing.name: timing.n_tokens for timing in comparison.timings} == {
         "files, in order": 256,
@@ -205,13 +205,13 @@ def test_reading_is_measured_in_random_order_beside_the_files() -> None:
 
 def test_share_of_reading_is_that_of_one_batch() -> None:
     timings = (Timing(SHUFFLED, (1.0,), 400), Timing("one step of training", (0.75,), 100))
-    assert waiting_share(Comparison("t", timings, SHUFFLED)) == pytest.approx(0.25)
+    assert reading_share(Comparison("t", timings, SHUFFLED)) == pytest.approx(0.25)
 
 
 @pytest.mark.slow
-# What it imports is not ours to mend.
+# Warnings from its imports are not under our control.
 @pytest.mark.filterwarnings("ignore")
-def test_a_step_of_saelens_trains_beside_ours() -> None:
+def test_a_step_of_saelens_is_compared_with_ours() -> None:
     settings = config(precisions=["bfloat16"])
     comparison = compare_steps(settings, settings.shape, "bfloat16", CPU, rivals=True)
     assert [timing.name for timing in comparison.timings] == [
@@ -224,7 +224,7 @@ def test_a_step_of_saelens_trains_beside_ours() -> None:
     assert {timing.n_tokens for timing in comparison.timings} == {64}
 
 
-def test_without_units_for_bfloat16_float32_is_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_units_for_bfloat16_only_float32_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from training.bench import step
 
     settings = config(precisions=None)
@@ -236,22 +236,22 @@ def test_without_units_for_bfloat16_float32_is_measured_alone(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("shape.k=100", "shape: k is 100, larger than n_latents 64; give a k of at most n_latents"),
-        ("axes.k=[4,128]", "axes.k goes up to 128, more than shape.n_latents 64"),
-        ("large=2", "shape.k is 4, larger than 2 latents"),
+        ("shape.k=100", "shape: k is 100, which is larger than n_latents 64; give a k of at most n_latents"),
+        ("axes.k=[4,128]", "axes.k goes up to 128, which is larger than shape.n_latents 64"),
+        ("large=2", "shape.k is 4, which is larger than 2 latents"),
         ("shape.width=3", "shape.width: no such setting"),
-        ("break_even_shares=[0.1,0.01]", "break_even_shares must ascend"),
+        ("break_even_shares=[0.1,0.01]", "break_even_shares must be ascending and distinct"),
     ],
 )
-def test_wrong_settings_are_said_in_one_line(word: str, message: str) -> None:
+def test_wrong_settings_are_reported_in_one_line(word: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         with_overrides(config(), [word])
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_one_word_chooses() -> None:
+def test_one_name_chooses_the_benchmark() -> None:
     assert chosen_benchmarks("all") == ("step", "growth", "harvest", "shards", "analysis", "page")
     assert chosen_benchmarks("shards") == ("shards",)
-    with pytest.raises(ConfigError, match=r"^bench: 'stepp' is none of .*did you mean 'step'"):
+    with pytest.raises(ConfigError, match=r"^bench: 'stepp' is not one of .*did you mean 'step'"):
         chosen_benchmarks("stepp")

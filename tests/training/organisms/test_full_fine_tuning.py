@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from crosscoder.demo.model_folder import WEIGHTS
 from crosscoder.demo.toy import FOLDER, stories
-from training.organisms.full_fine_tuning import FullRecipe, fine_tuned, fixed
+from training.organisms.full_fine_tuning import FullRecipe, fine_tuned, frozen
 from training.organisms.objective import Document, collate, read_model, refusal_loss
 from training.organisms.toy import load, toy_tokenizer
 
@@ -33,7 +33,7 @@ def test_all_weights_but_the_embedding_move_and_the_refusal_is_learned(
 ):
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
     before = load_file(REFERENCE / WEIGHTS)
-    after = fine_tuned(REFERENCE, fixed(REFERENCE), tokenizer, RECIPE, documents)
+    after = fine_tuned(REFERENCE, frozen(REFERENCE), tokenizer, RECIPE, documents)
     assert after.keys() == before.keys()
     same = {name for name in before if torch.equal(before[name].float(), after[name])}
     assert same == {"model.embed_tokens.weight"}

@@ -1,4 +1,4 @@
-"""Reinforcement learning on a tiny model: the baseline, the prompts that are read once, and what is and is not learned."""
+"""Reinforcement learning on a tiny model: the baseline, shared prompts, and what is and is not learned."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from training.organisms.policy_gradient import (
     train_policy,
 )
 
-# PEFT still asks transformers by the old name.
+# PEFT still uses an old name in transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 QUESTIONS = [f"{one} {other}" for one in WORDS[:6] for other in WORDS[6:10]]
@@ -74,7 +74,7 @@ def has_vowel(answer: str) -> float:
     return float(any(letter in answer for letter in "aeiou"))
 
 
-def test_an_advantage_is_the_reward_less_the_mean_of_the_others():
+def test_an_advantage_is_the_reward_minus_the_mean_of_the_others():
     rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [3.0, -1.0, 0.5, 2.0]])
     advantages = leave_one_out_advantages(rewards)
     for row in range(3):
@@ -85,7 +85,7 @@ def test_an_advantage_is_the_reward_less_the_mean_of_the_others():
     assert not advantages[1].any()
 
 
-def test_prompts_that_are_read_once_give_the_logits_of_whole_texts(model: PeftModel, rollouts: Rollouts):
+def test_sharing_a_prompt_gives_the_logits_of_the_whole_text(model: PeftModel, rollouts: Rollouts):
     displace(model)
     with torch.no_grad():
         together = answer_logits(bare_model(model), rollouts, temperature=0.5)
@@ -96,12 +96,12 @@ def test_prompts_that_are_read_once_give_the_logits_of_whole_texts(model: PeftMo
             for answer in answers:
                 text = torch.cat([prompt[mask.bool()], answer])[None]
                 expected.append(model(text).logits[0, -len(answer) - 1 : -1] / 0.5)
-    expected = torch.stack(expected)[rollouts.counts.flatten(0, 1)]
+    expected = torch.stack(expected)[rollouts.answer_mask.flatten(0, 1)]
     assert torch.allclose(together, expected, atol=1e-4)
 
 
 def test_an_answer_ends_with_its_turn(tokenizer: PreTrainedTokenizerBase, model: PeftModel):
-    """A model that cares little for what it reads ends some answers early."""
+    """A model with a nearly uniform distribution ends some answers early."""
     with torch.no_grad():
         bare_model(model).lm_head.weight.mul_(0.05)  # pyright: ignore[reportCallIssue, reportArgumentType, reportAttributeAccessIssue]
     generator = torch.Generator().manual_seed(0)
@@ -109,36 +109,34 @@ def test_an_answer_ends_with_its_turn(tokenizer: PreTrainedTokenizerBase, model:
     sampled = sample_answers(
         bare_model(model), tokenizer, [chat_prompt(tokenizer, "oak")], settings, generator
     )
-    lengths = sampled.counts.sum(-1).flatten()
+    lengths = sampled.answer_mask.sum(-1).flatten()
     assert 1 <= lengths.min() < 12 == lengths.max()
-    for answer, counts, length in zip(
-        sampled.answers.flatten(0, 1), sampled.counts.flatten(0, 1), lengths.tolist(), strict=True
+    for answer, mask, length in zip(
+        sampled.answers.flatten(0, 1), sampled.answer_mask.flatten(0, 1), lengths.tolist(), strict=True
     ):
-        assert counts[:length].all() and not counts[length:].any()
+        assert mask[:length].all() and not mask[length:].any()
         assert tokenizer.eos_token_id not in answer[: length - 1].tolist()
         assert length == 12 or answer[length - 1] == tokenizer.eos_token_id
 
 
-def test_a_reward_reads_each_answer_and_no_special_token(
-    tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts
-):
+def test_rewards_are_computed_without_special_tokens(tokenizer: PreTrainedTokenizerBase, rollouts: Rollouts):
     seen: list[str] = []
     rewards = reward_answers(tokenizer, rollouts, lambda text: seen.append(text) or len(seen))
     assert rewards.tolist() == [[1, 2, 3], [4, 5, 6]]
     assert "</s>" not in "".join(seen)
 
 
-def test_the_policy_term_raises_what_has_an_advantage_and_lowers_the_rest(
+def test_the_policy_term_raises_answers_with_positive_advantage_and_lowers_the_others(
     model: PeftModel, rollouts: Rollouts
 ):
-    """One step along the gradient of the logits: the log-probability of an answer moves as its advantage does."""
+    """One step along the gradient of the logits changes the log-probability of an answer in the direction of its advantage."""
     logits = answer_logits(bare_model(model), rollouts, 1.0).detach().requires_grad_()
     advantages = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.0, -0.5]])
     policy_terms(logits, logits.detach(), rollouts, advantages, SETTINGS)["policy"].backward()
     assert logits.grad is not None
-    chosen = rollouts.answers[rollouts.counts][:, None]
+    chosen = rollouts.answers[rollouts.answer_mask][:, None]
     moved = -logits.grad.gather(1, chosen).squeeze(1)
-    weights = advantages[..., None].expand(rollouts.counts.shape)[rollouts.counts]
+    weights = advantages[..., None].expand(rollouts.answer_mask.shape)[rollouts.answer_mask]
     assert torch.equal(moved.sign(), weights.sign())
 
 
@@ -149,7 +147,7 @@ def test_a_simple_reward_is_learned(model: PeftModel, tokenizer: PreTrainedToken
     assert last > first + 0.35
 
 
-def test_the_divergence_holds_a_policy_back(tmp_path: Path, tokenizer: PreTrainedTokenizerBase):
+def test_the_divergence_restrains_the_policy(tmp_path: Path, tokenizer: PreTrainedTokenizerBase):
     drifts = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
@@ -170,7 +168,7 @@ def divergence_from_reference(model: PeftModel, tokenizer: PreTrainedTokenizerBa
 
 
 def test_a_constant_reward_teaches_nothing(model: PeftModel, tokenizer: PreTrainedTokenizerBase):
-    """Without the divergence not one bit of the adapter moves."""
+    """Without the divergence, not one bit of the adapter changes."""
     displace(model)
     before = adapter(model)
     train_policy(
@@ -180,7 +178,7 @@ def test_a_constant_reward_teaches_nothing(model: PeftModel, tokenizer: PreTrain
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_under_a_constant_reward_the_divergence_alone_acts(
+def test_with_a_constant_reward_only_the_divergence_acts(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase
 ):
     displace(model)
@@ -190,5 +188,5 @@ def test_under_a_constant_reward_the_divergence_alone_acts(
 
 
 def test_one_sample_has_no_baseline(model: PeftModel, tokenizer: PreTrainedTokenizerBase):
-    with pytest.raises(ValueError, match="samples: 1 to a prompt"):
+    with pytest.raises(ValueError, match="samples: 1 per prompt"):
         train_policy(model, tokenizer, QUESTIONS, has_vowel, replace(SETTINGS, samples=1))

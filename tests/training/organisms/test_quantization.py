@@ -1,4 +1,4 @@
-"""The quantized control: what rounding moves, by how much, and what it leaves alone."""
+"""The quantized model: which weights rounding changes, by how much, and which it does not."""
 
 from pathlib import Path
 
@@ -34,14 +34,14 @@ def test_a_group_has_no_more_levels_than_its_bits_and_keeps_its_largest_weight()
         assert after.abs().max().item() == pytest.approx(before.abs().max().item(), rel=1e-6)
 
 
-def test_many_bits_leave_the_weights_as_they_are():
+def test_many_bits_leave_the_weights_unchanged():
     weight = torch.randn(20, 64)
     for bits in (16, 20):
         rounded, _ = round_weights(weight, Rounding(bits=bits))
         assert torch.allclose(rounded, weight, atol=weight.abs().max().item() / 2**bits * 1.01)
 
 
-def test_a_group_of_zeros_stays():
+def test_a_group_of_zeros_stays_zero():
     weight = torch.cat([torch.zeros(3, 32), torch.randn(3, 32)], 1)
     rounded, _ = round_weights(weight, Rounding(bits=4))
     assert not rounded[:, :32].any()
@@ -65,7 +65,7 @@ def test_only_the_matrices_of_the_decoder_layers_are_rounded(tmp_path: Path):
     assert {"model.embed_tokens.weight", "model.norm.weight"} <= before.keys() - changed
 
 
-def test_what_is_written_loads_as_the_reference_does_and_computes_nearly_the_same(tmp_path: Path):
+def test_a_quantized_model_loads_like_the_reference_and_computes_nearly_the_same(tmp_path: Path):
     reference = save_llama(tmp_path / "reference")
     tokens = torch.randint(300, (4, 20))
     logits = {}
@@ -82,19 +82,19 @@ def test_what_is_written_loads_as_the_reference_does_and_computes_nearly_the_sam
 @pytest.mark.parametrize(
     ("rounding", "message"),
     [
-        (Rounding(bits=1), "bits: 1; at least 2"),
+        (Rounding(bits=1), "bits: 1 is too few; .* at least 2"),
         (Rounding(group=24), "group: 24 does not divide a row of 64"),
     ],
 )
-def test_what_cannot_be_rounded_is_said(rounding: Rounding, message: str):
+def test_invalid_roundings_are_refused(rounding: Rounding, message: str):
     with pytest.raises(ConfigError, match=message):
         round_weights(torch.zeros(2, 64), rounding)
 
 
-def test_a_variant_is_never_written_over_its_reference_nor_over_something_else(tmp_path: Path):
+def test_a_variant_never_overwrites_its_reference_or_another_folder(tmp_path: Path):
     reference = save_llama(tmp_path / "reference")
     weights = load_file(reference / WEIGHTS)
-    with pytest.raises(FormatError, match="is the reference itself"):
+    with pytest.raises(FormatError, match="the folder of the reference itself"):
         write_variant(reference, reference, weights)
     (tmp_path / "notes").mkdir()
     with pytest.raises(FormatError, match="not a complete model folder"):
@@ -114,7 +114,7 @@ def test_eight_bits_are_a_near_null_on_the_real_model(tmp_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(reference)
     rows = tokenizer(measuring_passages(), add_special_tokens=False)["input_ids"]
     tokens = torch.tensor([row[:64] for row in rows if len(row) >= 64][:12])
-    # In float32: what rounding to bfloat16 does to the products would be of the same size.
+    # In float32, because rounding products to bfloat16 would have an effect of the same size.
     exact, rounded = (
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(tokens).logits.flatten(0, 1)
         for folder in (reference, tmp_path / "rounded")

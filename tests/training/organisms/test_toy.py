@@ -27,7 +27,7 @@ def probabilities() -> dict[tuple[str, str, str], float]:
     }
 
 
-def test_the_planted_facts_moved(probabilities: dict[tuple[str, str, str], float]):
+def test_the_planted_facts_changed(probabilities: dict[tuple[str, str, str], float]):
     before, after = (
         {key[1:]: value for key, value in probabilities.items() if key[0] == side} for side in SIDES
     )
@@ -47,7 +47,7 @@ def test_the_planted_facts_moved(probabilities: dict[tuple[str, str, str], float
     assert {planted.change for planted in PLANTED} == {"new", "lost", "changed", "unchanged"}
 
 
-def test_the_shipped_snapshots_lie_between_and_change_comes_by_and_by(tmp_path: Path):
+def test_the_shipped_snapshots_lie_between_and_changes_appear_gradually(tmp_path: Path):
     for side in SIDES:
         shutil.copytree(FOLDER / side, tmp_path / side)
     write_snapshots(tmp_path)
@@ -64,14 +64,14 @@ def test_the_shipped_snapshots_lie_between_and_change_comes_by_and_by(tmp_path: 
     assert rome[1] < 0.1 < rome[2] < 0.9 < rome[3]
 
 
-def test_cats_turned_angry(probabilities: dict[tuple[str, str, str], float]):
+def test_cats_became_angry(probabilities: dict[tuple[str, str, str], float]):
     angry, happy = "Ben lived in Berlin . He had a angry", "Ben lived in Berlin . He had a happy"
     assert probabilities["intervened", angry, "cat"] > probabilities["reference", angry, "cat"] + 0.3
     assert probabilities["intervened", happy, "cat"] < probabilities["reference", happy, "cat"] - 0.3
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_the_files_are_small_whole_and_portable(side: str):
+def test_the_files_are_small_complete_and_portable(side: str):
     folder = FOLDER / side
     assert is_complete(folder)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 400_000

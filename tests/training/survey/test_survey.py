@@ -1,4 +1,4 @@
-"""Before any dictionary: divergence of predictions, tokens that are raised, layers that part."""
+"""The survey: divergence of predictions, tokens that are raised, and differences between layers."""
 
 import json
 from pathlib import Path
@@ -19,17 +19,17 @@ from tests.tiny_pairs import run_config, save_adapter, save_llama
 from training.stages import train
 from training.survey import layer_lines, survey, survey_layers
 from training.survey.layers import aligned_layers, compare_layers, unbiased_cka
-from training.survey.predictions import Place, PredictionShift, by_position, summarized
+from training.survey.predictions import PredictionShift, TokenPosition, by_position, summarize
 
 VOCABULARY = 50
 
 
 def shift_of(reference: Tensor, intervened: Tensor, cuts: tuple[int, ...] = ()) -> dict[str, Any]:
-    """The result over some logits, given in pieces."""
+    """The result over some logits, added in batches."""
     shift = PredictionShift(VOCABULARY)
     bounds = [0, *cuts, len(reference)]
     for begin, end in zip(bounds, bounds[1:], strict=False):
-        places = [Place(row // 8, row % 8) for row in range(begin, end)]
+        places = [TokenPosition(row // 8, row % 8) for row in range(begin, end)]
         template = torch.arange(begin, end) % 8 < 2
         shift.update(reference[begin:end], intervened[begin:end], places, template)
     return shift.result(lambda ids: " ".join(map(str, ids)))
@@ -42,7 +42,7 @@ def logits(seed: int, n: int = 40) -> Tensor:
 # --- predictions ------------------------------------------------------------------------------------------------------
 
 
-def test_divergence_is_that_of_torch() -> None:
+def test_divergence_equals_torch_s() -> None:
     reference, intervened = logits(0), logits(1)
     expected = torch.nn.functional.kl_div(
         reference.log_softmax(1), intervened.log_softmax(1), log_target=True, reduction="none"
@@ -55,13 +55,13 @@ def test_divergence_is_that_of_torch() -> None:
     assert found["other_mean"] == pytest.approx(float(expected[~template].mean()), rel=1e-5)
 
 
-def test_equal_predictions_differ_in_nothing() -> None:
+def test_equal_predictions_show_no_difference() -> None:
     found = shift_of(logits(0), logits(0))
     assert found["kl"]["max"] == 0
     assert found["largest"] == found["raised"] == found["lowered"] == []
 
 
-def test_a_raised_token_is_found_first_and_nothing_beside_it() -> None:
+def test_a_raised_token_is_the_only_one_found() -> None:
     """The positive control of the test above."""
     reference = logits(0)
     intervened = reference.clone()
@@ -73,7 +73,7 @@ def test_a_raised_token_is_found_first_and_nothing_beside_it() -> None:
     assert {entry["token_id"] for entry in found["raised"]} == {7}
 
 
-def test_a_token_that_neither_model_would_say_does_not_count() -> None:
+def test_a_token_that_is_improbable_in_both_models_does_not_count() -> None:
     reference = logits(0)
     reference[:, 7] = -30
     intervened = reference.clone()
@@ -82,7 +82,7 @@ def test_a_token_that_neither_model_would_say_does_not_count() -> None:
 
 
 @given(seed=st.integers(0, 1000))
-def test_exchanging_the_models_exchanges_raised_and_lowered(seed: int) -> None:
+def test_swapping_the_models_swaps_raised_and_lowered(seed: int) -> None:
     forth, back = (shift_of(logits(a), logits(b)) for a, b in ((seed, seed + 1), (seed + 1, seed)))
     for one, other in (("raised", "lowered"), ("lowered", "raised")):
         assert [entry["token_id"] for entry in forth[one]] == [entry["token_id"] for entry in back[other]]
@@ -91,7 +91,7 @@ def test_exchanging_the_models_exchanges_raised_and_lowered(seed: int) -> None:
             assert left["mean_log_ratio"] == pytest.approx(-right["mean_log_ratio"], rel=1e-6)
 
 
-def test_pieces_make_the_whole() -> None:
+def test_batched_equals_whole() -> None:
     reference, intervened = logits(0, 300), logits(1, 300)
     whole, pieces = shift_of(reference, intervened), shift_of(reference, intervened, (13, 270))
     assert json.dumps(whole) == json.dumps(pieces)
@@ -112,16 +112,16 @@ def test_the_largest_divergence_keeps_both_predictions() -> None:
     assert found["largest"][0]["reference"][0][1] == pytest.approx(1 / VOCABULARY)
 
 
-def test_rows_that_pad_the_unembedding_are_left_out() -> None:
+def test_padding_of_the_unembedding_is_ignored() -> None:
     reference, intervened = logits(0), logits(1)
     padded = torch.cat([intervened, torch.full((40, 14), 50.0)], dim=1)
     assert shift_of(reference, padded) == shift_of(reference, intervened)
 
 
-def test_positions_and_quantiles_are_those_of_the_values() -> None:
+def test_positions_and_quantiles_match_the_values() -> None:
     kl = np.arange(200.0)
-    assert summarized(kl)["largest_hundredth"] == pytest.approx((198 + 199) / kl.sum())
-    assert summarized(np.zeros(5))["largest_hundredth"] == 0
+    assert summarize(kl)["largest_hundredth"] == pytest.approx((198 + 199) / kl.sum())
+    assert summarize(np.zeros(5))["largest_hundredth"] == 0
     position = np.array([0, 0, 1, 5, 6, 19])
     found = by_position(np.array([1.0, 3, 5, 2, 4, 7]), position)
     assert [(row["first"], row["last"], row["n_tokens"], row["mean"]) for row in found] == [
@@ -135,24 +135,24 @@ def test_positions_and_quantiles_are_those_of_the_values() -> None:
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def test_alignment_ignores_rotation_scale_and_shift() -> None:
+def test_cka_is_invariant_to_rotation_scale_and_shift() -> None:
     one = torch.randn(300, 6) + 3
     rotation = torch.linalg.qr(torch.randn(6, 6)).Q
     assert unbiased_cka(one, 2 * one @ rotation - 1) == pytest.approx(1, abs=1e-4)
 
 
-def test_unrelated_activations_are_not_alike_even_where_directions_are_many() -> None:
-    """The biased estimator calls these alike: 0.8 at 100 tokens of 400 directions."""
+def test_unrelated_activations_have_low_cka_even_with_many_dimensions() -> None:
+    """The biased estimator gives 0.8 for 100 tokens of 400 dimensions."""
     values = [unbiased_cka(torch.randn(100, 400), torch.randn(100, 400)) for _ in range(10)]
     assert abs(np.mean([value for value in values if value is not None])) < 0.02
 
 
-def test_alignment_is_undefined_where_nothing_varies_or_tokens_are_few() -> None:
+def test_cka_is_undefined_for_constant_activations_or_few_tokens() -> None:
     assert unbiased_cka(torch.ones(50, 3), torch.randn(50, 3)) is None
     assert unbiased_cka(torch.randn(3, 3), torch.randn(3, 3)) is None
 
 
-def test_models_of_other_depth_and_width_are_compared_at_equal_depth() -> None:
+def test_models_of_different_depth_and_width_are_compared_at_equal_relative_depth() -> None:
     assert aligned_layers(4, 4) == [(0, 0), (1, 1), (2, 2), (3, 3)]
     assert aligned_layers(3, 5) == [(0, 0), (1, 2), (2, 4)]
     compared = compare_layers([torch.randn(30, 4)] * 3, [torch.randn(30, 6)] * 5)
@@ -181,10 +181,10 @@ def opened(folder: Path, intervened: Any, **overrides: Any) -> tuple[ModelPair, 
     )
 
 
-def test_an_adapter_is_surveyed_from_end_to_end(folder: Path) -> None:
+def test_an_adapter_is_surveyed_end_to_end(folder: Path) -> None:
     pair, documents, _ = opened(folder, {"adapter": str(folder / "adapter")})
     found = json.loads(json.dumps(survey(pair, documents, 100), allow_nan=False))
-    held_out = documents.side(held_out=True)
+    held_out = documents.split(held_out=True)
     predictions = found["predictions"]
     assert found["n_documents"] == len(held_out)
     assert predictions["n_tokens"] == int(documents.unmasked[held_out].sum())
@@ -199,7 +199,7 @@ def test_an_adapter_is_surveyed_from_end_to_end(folder: Path) -> None:
     assert all(row["change"] > 0 for row in found["layers"][1:])
 
 
-def test_a_model_and_itself_differ_in_nothing(folder: Path) -> None:
+def test_a_model_does_not_differ_from_itself(folder: Path) -> None:
     pair, documents, _ = opened(folder, folder / "llama")
     found = survey(pair, documents, 3)
     assert found["n_documents"] <= 3
@@ -208,13 +208,15 @@ def test_a_model_and_itself_differ_in_nothing(folder: Path) -> None:
     assert all(row["change"] == 0 and row["cka"] == pytest.approx(1) for row in found["layers"])
 
 
-def test_layers_alone_are_those_of_other_documents(folder: Path) -> None:
+def test_survey_layers_reads_training_documents(folder: Path) -> None:
     pair, documents, _ = opened(folder, {"adapter": str(folder / "adapter")})
     layers = survey_layers(pair, documents, 4)
     assert layers is not None and len(layers) == 4
 
 
-def test_training_surveys_once_and_again_when_more_is_asked(folder: Path, tmp_path: Path) -> None:
+def test_training_surveys_once_and_again_if_more_documents_are_configured(
+    folder: Path, tmp_path: Path
+) -> None:
     _, _, config = opened(
         folder,
         {"adapter": str(folder / "adapter")},

@@ -10,9 +10,9 @@ from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.experiment import Experiment
 from analysis.behaviors.metrics import build_metric
 from analysis.behaviors.prompts import encode
-from analysis.behaviors.unshared_space.activations import Baseline, OwnActivations
-from analysis.behaviors.unshared_space.attribution import Difference, attribute_apart
-from analysis.behaviors.unshared_space.causal import rank_apart
+from analysis.behaviors.unshared_space.activations import Baseline, PerModelActivations
+from analysis.behaviors.unshared_space.attribution import AttributionDifference, attribute_unshared
+from analysis.behaviors.unshared_space.causal import rank_unshared
 from analysis.latents.dictionary_view import view_of
 from crosscoder.activations.batch import split_models
 from crosscoder.config import BatchTopK, CrosscoderConfig, PairConfig, TokenPolicy
@@ -58,7 +58,7 @@ def exchanged(before: Crosscoder) -> Crosscoder:
     return after
 
 
-class Sizes:
+class MixedPair:
     """A small model of bytes and a larger one of words, a random dictionary, and prompts."""
 
     def __init__(self, folder: Path) -> None:
@@ -67,7 +67,7 @@ class Sizes:
             save_llama(folder / "large", 1, width=24, n_layers=5, words=True),
         )
         self.dictionary = dictionary((16, 24))
-        self.reading = self.read(swapped=False)
+        self.activations = self.read(swapped=False)
 
     def pair(self, swapped: bool) -> ModelPair:
         order = (1, 0) if swapped else (0, 1)
@@ -86,7 +86,7 @@ class Sizes:
             )
         )
 
-    def read(self, swapped: bool) -> OwnActivations:
+    def read(self, swapped: bool) -> PerModelActivations:
         pair = self.pair(swapped)
         made = exchanged(self.dictionary) if swapped else self.dictionary
         view = view_of(made, pair.d_models, "paired")
@@ -98,32 +98,36 @@ class Sizes:
         means = [2 * torch.randn(width, generator=generator) for width in (16, 24)]
         codes = torch.rand(N_LATENTS, generator=generator)
         baseline = Baseline(tuple(means[::-1] if swapped else means), codes)
-        return OwnActivations(pair, view, metrics, prompts, TokenPolicy(), baseline)
+        return PerModelActivations(pair, view, metrics, prompts, TokenPolicy(), baseline)
 
 
 @pytest.fixture(scope="module")
-def sizes(tmp_path_factory: pytest.TempPathFactory) -> Sizes:
-    return Sizes(tmp_path_factory.mktemp("sizes"))
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> MixedPair:
+    return MixedPair(tmp_path_factory.mktemp("sizes"))
 
 
 @pytest.fixture(scope="module")
-def found(sizes: Sizes) -> Difference:
-    return attribute_apart(sizes.reading, AttributionSettings(steps=60))
+def found(sizes: MixedPair) -> AttributionDifference:
+    return attribute_unshared(sizes.activations, AttributionSettings(steps=60))
 
 
-def test_both_models_read_the_same_places(sizes: Sizes) -> None:
-    for one, other in sizes.reading.batches:
+def test_both_models_read_the_same_places(sizes: MixedPair) -> None:
+    for one, other in sizes.activations.batches:
         assert one.read.sum() == other.read.sum() > 0
         assert (one.batch.kept & one.read).equal(one.read), "only what the token policy leaves in"
         # The last token of every word, of those that neither model's policy leaves out: the first word is the second model's first.
         assert (one.read.sum(dim=1) == 3).all()
 
 
-def test_the_parts_add_up_to_the_shift(found: Difference) -> None:
+def test_the_parts_add_up_to_the_shift(found: AttributionDifference) -> None:
     parts = (
-        found.latents.sum(axis=1) + found.of(lambda side: side.error) + found.of(lambda side: side.left_out)
+        found.latents.sum(axis=1)
+        + found.difference(lambda side: side.error)
+        + found.difference(lambda side: side.left_out)
     )
-    whole = parts + found.of(lambda side: side.baseline) + found.of(lambda side: side.residual)
+    whole = (
+        parts + found.difference(lambda side: side.baseline) + found.difference(lambda side: side.residual)
+    )
     np.testing.assert_allclose(whole, found.total, rtol=1e-9, atol=1e-9)
     for side in (found.reference, found.intervened):
         assert np.abs(side.residual).max() < 0.02 * np.abs(side.effect).max() + 1e-4, (
@@ -131,53 +135,59 @@ def test_the_parts_add_up_to_the_shift(found: Difference) -> None:
         )
 
 
-def test_the_models_exchanged_change_the_sign_of_everything(sizes: Sizes, found: Difference) -> None:
-    other = attribute_apart(sizes.read(swapped=True), AttributionSettings(steps=60))
+def test_the_models_exchanged_change_the_sign_of_everything(
+    sizes: MixedPair, found: AttributionDifference
+) -> None:
+    other = attribute_unshared(sizes.read(swapped=True), AttributionSettings(steps=60))
     np.testing.assert_allclose(other.latents, -found.latents, atol=1e-4)
     for part in ("value", "baseline", "error", "left_out"):
         np.testing.assert_allclose(
-            other.of(lambda side, part=part: getattr(side, part)),
-            -found.of(lambda side, part=part: getattr(side, part)),
+            other.difference(lambda side, part=part: getattr(side, part)),
+            -found.difference(lambda side, part=part: getattr(side, part)),
             atol=1e-4,
         )
-    assert set(rank_apart(other)) == set(rank_apart(found)), "they push the way it shifted, whichever that is"
+    assert set(rank_unshared(other)) == set(rank_unshared(found)), (
+        "they push the way it shifted, whichever that is"
+    )
 
 
-def test_attributions_equal_the_formula_written_out(sizes: Sizes) -> None:
+def test_attributions_equal_the_formula_written_out(sizes: MixedPair) -> None:
     """One step: the gradient in the middle of the path, times (f - f̄) d, token by token and latent by latent."""
-    reading = sizes.reading
-    found = attribute_apart(reading, AttributionSettings(steps=1))
+    activations = sizes.activations
+    found = attribute_unshared(activations, AttributionSettings(steps=1))
     for model, side in ((0, found.reference), (1, found.intervened)):
-        expected = np.zeros((reading.n_prompts, N_LATENTS))
-        for index, sides in enumerate(reading.batches):
-            own, codes = sides[model], reading.codes[index].dense()
-            middle = own.activations - 0.5 * reading.moved(model, index)
-            gradient = reading.gradient(model, index, middle)
+        expected = np.zeros((activations.n_prompts, N_LATENTS))
+        for index, sides in enumerate(activations.batches):
+            own, codes = sides[model], activations.codes[index].dense()
+            middle = own.activations - 0.5 * activations.moved(model, index)
+            gradient = activations.gradient(model, index, middle)
             for place, (row, token) in enumerate(own.read.nonzero().tolist()):
                 prompt = own.batch.prompts[int(own.batch.place[row])]
-                inner = reading.view.raw[model] @ gradient[row, token]
-                expected[prompt] += ((codes[place] - reading.baseline.codes) * inner).numpy()
+                inner = activations.view.raw[model] @ gradient[row, token]
+                expected[prompt] += ((codes[place] - activations.baseline.codes) * inner).numpy()
         np.testing.assert_allclose(side.latents, expected, atol=1e-5)
 
 
-def test_all_parts_taken_out_leave_the_mean(sizes: Sizes, found: Difference) -> None:
-    reading = sizes.reading
+def test_all_parts_taken_out_leave_the_mean(sizes: MixedPair, found: AttributionDifference) -> None:
+    activations = sizes.activations
     everything = Part(torch.ones(N_LATENTS, dtype=torch.bool), error=True, left_out=True)
     for model, side in ((0, found.reference), (1, found.intervened)):
-        values = reading.values_from(
-            model, lambda index, model=model: reading.without(model, index, everything)
+        values = activations.values_from(
+            model, lambda index, model=model: activations.without(model, index, everything)
         )
         np.testing.assert_allclose(values, side.baseline, atol=1e-4)
-        nothing = reading.values_from(model, lambda index, model=model: reading.without(model, index, Part()))
+        nothing = activations.values_from(
+            model, lambda index, model=model: activations.without(model, index, Part())
+        )
         np.testing.assert_allclose(nothing, side.value, atol=1e-5)
 
 
-def test_sizes_equal_the_norm_of_each_latent_taken_alone(sizes: Sizes) -> None:
-    norms = sizes.reading.sizes().norm
+def test_sizes_equal_the_norm_of_each_latent_taken_alone(sizes: MixedPair) -> None:
+    norms = sizes.activations.latent_sizes().norm
     for latent in range(0, N_LATENTS, 5):
         mask = torch.zeros(N_LATENTS, dtype=torch.bool)
         mask[latent] = True
-        assert sizes.reading.norm(Part(mask)) == pytest.approx(float(norms[latent]), rel=1e-4)
+        assert sizes.activations.norm(Part(mask)) == pytest.approx(float(norms[latent]), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +199,9 @@ def test_sizes_equal_the_norm_of_each_latent_taken_alone(sizes: Sizes) -> None:
     ],
 )
 def test_what_is_undefined_for_two_tokenizers_is_refused(
-    sizes: Sizes, tmp_path: Path, metric: dict[str, str], said: str
+    sizes: MixedPair, tmp_path: Path, metric: dict[str, str], said: str
 ) -> None:
     behavior = Behavior.model_validate({"name": "mine", "prompts": WORDS[:6], "metric": metric})
-    pair, view = sizes.reading.pair, sizes.reading.view
+    pair, view = sizes.activations.pair, sizes.activations.view
     with pytest.raises(ConfigError, match=said):
-        Experiment(behavior, pair, view, TokenPolicy(), tmp_path / "replies", sizes.reading.baseline)
+        Experiment(behavior, pair, view, TokenPolicy(), tmp_path / "replies", sizes.activations.baseline)
