@@ -28,7 +28,7 @@ MIRRORS = {
     "crosscoder": {"activations", "controls", "dictionary", "pair", "run", "sparsity", "text"},
     "training": set(),
     # Two models without a common space are attributed by the same steps, each in a module of its own.
-    "analysis": {"activations", "attribution", "causal"},
+    "analysis": {"activations", "attribution", "carrying_latents"},
 }
 """Names that two modules of one package share on purpose."""
 LONGEST = 400

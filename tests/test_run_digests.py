@@ -59,9 +59,6 @@ def test_a_label_counts_and_its_wording_only_where_asked(folder: RunFolder) -> N
     rewrite(folder, "reason", "said in other words")
     assert changed(folder, before) == set()
     assert changed(folder, worded, with_wording=True) == {"analysis/features.parquet"}
-    rewrite(
-        folder,
-        "label",
-        "undetermined" if pd.read_parquet(folder.features)["label"][0] != "undetermined" else "new",
-    )
+    table: Any = pd.read_parquet(folder.features)
+    rewrite(folder, "label", "new" if table.loc[0, "label"] == "undetermined" else "undetermined")
     assert changed(folder, before) == {"analysis/features.parquet"}

@@ -60,10 +60,12 @@ def test_undefined_quantities_are_null_and_have_a_reason(run: RunFolder) -> None
 @pytest.mark.slow
 def test_the_report_states_what_is_undefined(run: RunFolder) -> None:
     text = " ".join((run.report / "report.md").read_text().split())
-    assert "The models share no space, and no linear map leads between them" in text
+    assert (
+        "The two models share no activation space, and no linear map between them carries directions" in text
+    )
     assert "called new" not in text
-    assert "predictions have no divergence: undefined" in text
-    assert "a token of both ends at the same character" in text
+    assert "so their predictions have no divergence" in text
+    assert "a token of each ends at the same character" in text
     assert "Null pair: not measured" in text and "Shuffled pairs: not measured" in text
     assert (run.browser / "index.html").stat().st_size > 0
 
@@ -96,5 +98,5 @@ def test_the_lookup_behavior_of_the_larger_model_is_found(run: RunFolder) -> Non
     named = latents[latents["rank"] < 10]
     assert (named.attribution_intervened.abs().sum()) > 5 * named.attribution_reference.abs().sum()
     text = " ".join((run.report / "report.md").read_text().split())
-    assert "Whether they would bring it about in the reference is undefined." in text
+    assert "Whether they would produce it in the reference is undefined." in text
     assert "| undefined |" in text

@@ -14,8 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from crosscoder.activations.batch import ActivationReader, have_difference
-from crosscoder.activations.null_pair import NullPair
-from crosscoder.activations.transforms import (
+from crosscoder.activations.control_transforms import (
     MixedDifference,
     ReducedPrecision,
     ShuffledTokens,
@@ -23,15 +22,16 @@ from crosscoder.activations.transforms import (
     TransformedReader,
     WithoutSnapshots,
 )
+from crosscoder.activations.null_pair import NullPair
 from crosscoder.config import RunConfig, StreamedActivations
-from crosscoder.dictionary.inputs import crosscoder_config
+from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError
 from crosscoder.run.controls import Control, controls_of
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.processes import run_in_processes
 
-from .companion import is_trained, train_companion
+from .companion_dictionaries import is_trained, train_companion
 from .memory import machine_memory, training_memory
 from .sources import SourceState, TokenSource, open_source
 

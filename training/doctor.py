@@ -13,7 +13,7 @@ from torch import Tensor
 
 from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
-from crosscoder.dictionary.inputs import crosscoder_config
+from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError, PairError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.controls import controls_of

@@ -10,8 +10,8 @@ from torch import Tensor
 from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, view_rows
 from crosscoder.dictionary.metrics import ReconstructionMeter, decoder_cosine, relative_norm
+from crosscoder.dictionary.views import View, view_rows
 
 from .sources import TokenSource
 

@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 from crosscoder.config import BatchTopK, SparsityConfig, TopK
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.sparse_latents import SparseLatents, differentiable_products, differentiable_sum
+from crosscoder.dictionary.sparse_latents import (
+    SparseLatents,
+    differentiable_products,
+    differentiable_sum,
+)
 from crosscoder.dictionary.topk_selection import BatchSelection, PreLatents, TokenSelection
 
 Path = Literal["dense", "sparse"]

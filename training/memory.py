@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from crosscoder.config import CachedActivations, CrosscoderConfig, RunConfig, StreamedActivations
-from crosscoder.dictionary.inputs import crosscoder_config
 from crosscoder.dictionary.topk_selection import block_bytes
+from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.runtime.device import compute_dtype, resolve_device
 
 from .evaluation import EVALUATION_TOKENS

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from crosscoder.activations.batch import join_models, split_models
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, view_rows
+from crosscoder.dictionary.views import View, view_rows
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 

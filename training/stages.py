@@ -14,7 +14,7 @@ from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import write_atomic
 from crosscoder.text.documents import Documents, tokenize
 
-from .companion import fit_linear_map
+from .companion_dictionaries import fit_linear_map
 from .controls import train_controls
 from .harvest import harvest as harvest_activations
 from .sources import TokenSource, open_source

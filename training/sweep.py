@@ -28,7 +28,7 @@ from crosscoder.run.controls import control_config
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
 
-from .companion import train_companion
+from .companion_dictionaries import train_companion
 from .sources import TokenSource
 
 logger = logging.getLogger(__name__)

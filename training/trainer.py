@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, crosscoder_config, view_rows
 from crosscoder.dictionary.storage import read_record
+from crosscoder.dictionary.views import View, crosscoder_config, view_rows
 from crosscoder.errors import DivergedError
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import MetricsLog, WandbRun

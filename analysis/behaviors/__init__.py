@@ -1,1 +1,1 @@
-"""How a behavior shifted between the two models, which latents carry the shift, and whether they cause it."""
+"""Shifts of behaviors between the two models, their attribution to latents, and causal checks of the latents."""

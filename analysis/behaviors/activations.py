@@ -1,4 +1,4 @@
-"""Both models' activations on the prompts of a behavior, and the change between them as the dictionary takes it apart."""
+"""Both models' activations on the prompts of a behavior, and the decomposition of their difference by the dictionary."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
@@ -16,17 +16,17 @@ from .prompts import BATCH_TOKENS, Batch, Row, batches
 
 
 class LatentSizes(NamedTuple):
-    """How much each latent changes on some prompts."""
+    """How much each latent changes on a set of prompts."""
 
     norm: Float[Tensor, " latent"]
-    """Norm of w_j d_j over all tokens."""
+    """Frobenius norm of w_j d_j over all tokens."""
 
-    sparse_latents: Int64[Tensor, " latent"]
-    """Tokens that it fires on."""
+    firings: Int64[Tensor, " latent"]
+    """Number of tokens on which it fires."""
 
 
 class PromptActivations:
-    """Rows read by both models. What they compute is held in memory."""
+    """Activations of both models on rows of tokens, held in memory."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class PromptActivations:
         batches: Sequence[Batch],
         activations: Sequence[tuple[Float[Tensor, "_ _ _"], ...]],
     ) -> None:
-        """Without an `view` there is no dictionary to take the change apart.
-
+        """
         Args:
-            activations: Of all models, for each batch.
+            view: Without it, the change cannot be decomposed.
+            activations: Activations of all models, for each batch.
         """
         self.pair, self.batches = pair, list(batches)
         self.n_prompts = 1 + max(int(batch.prompts.max()) for batch in self.batches)
@@ -55,12 +55,14 @@ class PromptActivations:
         policy: TokenPolicy,
         batch_tokens: int = BATCH_TOKENS,
     ) -> Self:
-        """Rows, read at the hookpoint."""
-        own = batches(rows, pair.tokenizer, policy, batch_tokens)
-        return cls(pair, view, own, [pair.activations(batch.token_ids, batch.attention) for batch in own])
+        """Run both models on the rows and keep the activations at the hookpoint."""
+        formed = batches(rows, pair.tokenizer, policy, batch_tokens)
+        return cls(
+            pair, view, formed, [pair.activations(batch.token_ids, batch.attention) for batch in formed]
+        )
 
     def change(self, index: int) -> Change:
-        """The change on one batch."""
+        """Return the change on one batch."""
         assert self._view is not None
         if index not in self._changes:
             kept = self.batches[index].kept
@@ -68,35 +70,35 @@ class PromptActivations:
         return self._changes[index]
 
     def of_batch(self, index: int) -> tuple[Float[Tensor, "row token _"], ...]:
-        """Both models' activations on one batch, in raw units."""
+        """Return the activations of all models on one batch, in raw units."""
         return self._activations[index]
 
     def norm(self, part: Part) -> float:
-        """Frobenius norm of a part of the change, over all prompts."""
+        """Return the Frobenius norm of a part of the change over all prompts."""
         return frobenius_norm(self.change(index).part(part) for index in range(len(self.batches)))
 
     def latent_sizes(self) -> LatentSizes:
-        """Of every latent."""
-        squares, sparse_latents = [], []
+        """Return the size of every latent."""
+        squares, firings = [], []
         for index in range(len(self.batches)):
             change = self.change(index)
             latent, n_latents = change.weights.latent, len(change.directions)
             square = (change.weights.value * change.directions.norm(dim=1)[latent]).square()
             squares.append(square.new_zeros(n_latents).index_add(0, latent, square))
-            sparse_latents.append(torch.bincount(latent, minlength=n_latents))
+            firings.append(torch.bincount(latent, minlength=n_latents))
         return LatentSizes(
-            torch.stack(squares).sum(dim=0).sqrt().cpu(), torch.stack(sparse_latents).sum(dim=0).cpu()
+            torch.stack(squares).sum(dim=0).sqrt().cpu(), torch.stack(firings).sum(dim=0).cpu()
         )
 
     def steering_direction(self, part: Part) -> Float[Tensor, " d_model"]:
-        """Mean over rows of a part of the change at the last token of the prompt, where the answer begins."""
-        found = []
+        """Return the mean over rows of a part of the change at the last prompt token."""
+        rows = []
         for index, batch in enumerate(self.batches):
             whole = self.change(index).part(part)
-            found.append(whole[torch.arange(len(whole)), batch.n_prompt.to(whole.device) - 1])
-        return torch.cat(found).mean(dim=0)
+            rows.append(whole[torch.arange(len(whole)), batch.n_prompt.to(whole.device) - 1])
+        return torch.cat(rows).mean(dim=0)
 
 
 def frobenius_norm(batches: Iterable[Float[Tensor, "_ _ d_model"]]) -> float:
-    """Of all batches together."""
+    """Return the norm over all batches together."""
     return sum(float(batch.square().sum()) for batch in batches) ** 0.5

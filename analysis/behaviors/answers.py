@@ -1,4 +1,4 @@
-"""A metric of generated answers, measured like one of logits."""
+"""A metric of generated answers, with the interface of a metric of logits."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from .scorers import Scorer
 
 
 class AnswerMeasurement:
-    """Generates answers to all prompts and scores them: the mean over the answers to each prompt."""
+    """Generates answers to all prompts and scores them. The value of a prompt is the mean over its answers."""
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class AnswerMeasurement:
         self._prompts, self._scorer = prompts, scorer
         self._generator = Generator(pair, view, prompts, policy, sampling, seed)
         self.unchanged_answers: dict[PatchedRun, list[list[str]]] = {}
-        """Answers of the models as they are."""
+        """Cached answers of the unchanged models."""
 
     def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
         """See `Measurement.values`."""
-        # The models as they are: asked for by the shift, and again by its corners.
+        # Unchanged models are measured for the shift and again for its corners.
         answers = self.unchanged_answers.get(run) if run.is_unchanged else None
         if answers is None:
             answers = self._generator.answers(run)
             if run.is_unchanged:
                 self.unchanged_answers[run] = answers
-        questions = [prompt.text for prompt, own in zip(self._prompts, answers, strict=True) for _ in own]
-        scores = self._scorer(questions, [answer for own in answers for answer in own])
+        questions = [prompt.text for prompt, texts in zip(self._prompts, answers, strict=True) for _ in texts]
+        scores = self._scorer(questions, [answer for texts in answers for answer in texts])
         return np.asarray(scores, dtype=np.float64).reshape(self.n_prompts, -1).mean(axis=1)

@@ -1,7 +1,7 @@
-"""The verb `attribute`: a behavior's shift, where it comes from, and whether that holds on prompts that nothing was found with.
+"""The verb `attribute`: the shift of a behavior, its attribution to latents, and causal checks on held-out prompts.
 
-Writes RUN/behaviors/NAME: behavior.yaml, shift.json, prompts.parquet, and, where a shift is established, attribution.json,
-attribution.parquet (one row a latent), tokens.parquet (one row a firing of a named latent) and causal.json.
+Writes RUN/behaviors/NAME: behavior.yaml, shift.json, prompts.parquet, and, if a shift is established, attribution.json,
+attribution.parquet (one row per latent), tokens.parquet (one row per firing of a named latent) and causal.json.
 """
 
 import json
@@ -25,19 +25,7 @@ from .activations import PromptActivations
 from .answers import AnswerMeasurement
 from .attribution import measure_corners
 from .behavior_files import SCHEMA_VERSION, BehaviorFolder
-from .causal import latent_mask
-from .change_decomposition import Part
-from .dose_response import Cost, dose_response
-from .experiment import Experiment, has_shared_space
-from .latent_table import Attributed, latent_table
-from .layers import patch_layers
-from .measurement import LogitMeasurement
-from .metrics import CrossEntropy
-from .named_latents import Checked, findings
-from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
-from .prompt_statistics import Values
-from .prompts import Prompt
-from .shared_space import (
+from .carrying_latents import (
     DecomposedShift,
     answer_checks,
     check,
@@ -46,25 +34,42 @@ from .shared_space import (
     decomposition,
     rank,
 )
+from .causal import latent_mask
+from .change_decomposition import Part
+from .dose_response import Cost, dose_response
+from .experiment import Experiment, has_shared_space
+from .latent_table import Attributed, latent_table
+from .layers import patch_layers
+from .logit_metrics import CrossEntropy
+from .measurement import LogitMeasurement
+from .named_latents import Checked, findings
+from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
+from .prompt_statistics import Values
+from .prompts import Prompt
 from .shift import Shift, measure_shift
 from .unrelated_text import unrelated_prompts
 from .unshared_space.activations import Baseline, PerModelActivations, baseline_of
 from .unshared_space.attribution import attribute_unshared
-from .unshared_space.causal import check_unshared, rank_unshared, unshared_decomposition, unshared_findings
+from .unshared_space.carrying_latents import (
+    check_unshared,
+    rank_unshared,
+    unshared_decomposition,
+    unshared_findings,
+)
 
 
 class AttributedBehavior(NamedTuple):
-    """What was found of one behavior."""
+    """The result for one behavior."""
 
     files: BehaviorFolder
     n_prompts: int
     shift: Shift
     summary: dict[str, object]
-    """For the summary of a wandb run."""
+    """Entries of the wandb summary."""
 
 
 def attribute_behavior(run: TrainedRun, behavior: Behavior) -> AttributedBehavior:
-    """Measure, explain and check one behavior of a run that has models.
+    """Measure, attribute and check one behavior of a run with models.
 
     Raises:
         ConfigError: A setting of the behavior cannot be used.
@@ -74,7 +79,7 @@ def attribute_behavior(run: TrainedRun, behavior: Behavior) -> AttributedBehavio
     pair, view = run.models
     baseline = None if has_shared_space(pair, view) else _baseline(run)
     experiment = Experiment(behavior, pair, view, policy, files.replies, baseline)
-    # Before any long work: texts that cannot be read are reported at once.
+    # First, because unreadable texts should be reported before any long work.
     unrelated = unrelated_prompts(behavior, run)
     files.clear()
     write_atomic(files.behavior, dump_config(behavior))
@@ -88,24 +93,24 @@ def attribute_behavior(run: TrainedRun, behavior: Behavior) -> AttributedBehavio
 
 
 def _measure(experiment: Experiment, files: BehaviorFolder) -> Shift:
-    """The shift itself: shift.json and prompts.parquet."""
-    behavior, claimed = experiment.behavior, experiment.behavior_measurement
-    reference, intervened = (claimed.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
+    """Measure the shift; write shift.json and prompts.parquet."""
+    behavior, measurement = experiment.behavior, experiment.behavior_measurement
+    reference, intervened = (measurement.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
     shift = measure_shift(
-        reference, intervened, experiment.repeated(), behavior.shift, behavior.seed, claimed.bounds
+        reference, intervened, experiment.repeated(), behavior.shift, behavior.seed, measurement.bounds
     )
-    measured = experiment.gradient_measurement
+    differentiable = experiment.gradient_measurement
     stand_in = None
-    if measured is not None and measured is not claimed:
-        one, other = (measured.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
+    if differentiable is not None and differentiable is not measurement:
+        one, other = (differentiable.values(unchanged(model)) for model in (REFERENCE, INTERVENED))
         stand_in = measure_shift(
             one, other, None, behavior.shift.model_copy(update={"at_least": 0.0}), behavior.seed
         )
     why = None
     if not shift.established:
         why = "no shift is established, so there is nothing to explain"
-    elif not experiment.has_shared_space and measured is None:
-        why = "the two models share no space, so latents are found by gradients within each, and the metric has none; give find_with"
+    elif not experiment.has_shared_space and differentiable is None:
+        why = "the two models share no space, so latents are found by gradients within each model, but the metric has no gradient; give find_with"
     _write_json(
         files.shift,
         {
@@ -113,14 +118,14 @@ def _measure(experiment: Experiment, files: BehaviorFolder) -> Shift:
             "name": behavior.name,
             "description": behavior.description,
             "metric": behavior.metric.model_dump(mode="json"),
-            "unit": claimed.unit,
+            "unit": measurement.unit,
             "unrelated": behavior.unrelated,
             "n_prompts": len(experiment.prompts),
             "n_held_out": int(experiment.held_out.sum()),
             "shift": shift.as_dict(),
             "stand_in": None
-            if stand_in is None or measured is None
-            else {"unit": measured.unit, **stand_in.as_dict()},
+            if stand_in is None or differentiable is None
+            else {"unit": differentiable.unit, **stand_in.as_dict()},
             "explained": why is None,
             "why_not": why,
         },
@@ -132,33 +137,33 @@ def _measure(experiment: Experiment, files: BehaviorFolder) -> Shift:
 def _write_prompts(
     experiment: Experiment, files: BehaviorFolder, reference: Values, intervened: Values
 ) -> None:
-    """The prompts of the claim with both models' values, and their first answers where there are any."""
-    claimed = experiment.behavior_measurement
+    """Write the prompts of the claim set with both models' values and, for generated answers, the first answer of each."""
+    measurement = experiment.behavior_measurement
     columns: dict[str, Any] = {
         "prompt": [prompt.text for prompt in experiment.prompts_of(held_out=True)],
         "reference": reference,
         "intervened": intervened,
     }
-    if isinstance(claimed, AnswerMeasurement):
+    if isinstance(measurement, AnswerMeasurement):
         for name, model in (("reference_answer", REFERENCE), ("intervened_answer", INTERVENED)):
-            columns[name] = [own[0] for own in claimed.unchanged_answers[unchanged(model)]]
+            columns[name] = [answers[0] for answers in measurement.unchanged_answers[unchanged(model)]]
     write_parquet(files.prompts, PROMPTS.build(columns))
 
 
 def _explain(
     experiment: Experiment, files: BehaviorFolder, unrelated_texts: Sequence[Prompt], policy: TokenPolicy
 ) -> dict[str, object]:
-    """Everything after the shift; what a summary of the run has to say of it."""
+    """Attribute the shift and check the latents; return entries of the wandb summary."""
     behavior = experiment.behavior
     metric = CrossEntropy()
-    elsewhere = LogitMeasurement(
+    side_effects = LogitMeasurement(
         PromptActivations.from_rows(experiment.pair, experiment.view, metric.rows(unrelated_texts), policy),
         metric,
     )
     confidence, seed = behavior.shift.confidence, behavior.seed
     found, claim = decompose_shift(experiment, experiment.find), decompose_shift(experiment, experiment.claim)
     ranking = rank(experiment, found)
-    measured = experiment.claim.gradient_measurement
+    differentiable = experiment.claim.gradient_measurement
     layers = None
     if experiment.metric is not None and behavior.attribution.layers:
         layers = patch_layers(
@@ -168,7 +173,7 @@ def _explain(
         files.attribution,
         {
             "schema_version": SCHEMA_VERSION,
-            "unit": (measured or experiment.behavior_measurement).unit,
+            "unit": (differentiable or experiment.behavior_measurement).unit,
             "find": decomposition(found, confidence, seed),
             "held_out": decomposition(claim, confidence, seed),
             "layers": layers,
@@ -185,10 +190,10 @@ def _explain(
         causal["answers"] = answer_checks(experiment, corners, checked, ranking, experiment.claim.activations)
     else:
         causal["answers"] = None
-    cost = Cost(elsewhere, confidence, seed)
+    cost = Cost(side_effects, confidence, seed)
     (causal["removal_cost"],) = cost.measure([PatchedRun(INTERVENED, INTERVENED, part, -1)])
     causal["steering"] = dose_response(
-        measured or experiment.behavior_measurement,
+        differentiable or experiment.behavior_measurement,
         claim.corners,
         experiment.find.activations,
         part,
@@ -199,9 +204,9 @@ def _explain(
     )
     _write_json(files.causal, {"schema_version": SCHEMA_VERSION, **causal})
     sides = {
-        name: Attributed(one.attribution.latents, one.corners.total)
-        for name, one in (("find", found), ("held_out", claim))
-        if one.attribution is not None
+        name: Attributed(side.attribution.latents, side.corners.total)
+        for name, side in (("find", found), ("held_out", claim))
+        if side.attribution is not None
     }
     write_parquet(
         files.latents,
@@ -219,12 +224,12 @@ def _explain_unshared(
     policy: TokenPolicy,
     baseline: Baseline,
 ) -> dict[str, object]:
-    """Everything after the shift, for two models that share no space; what a summary of the run has to say of it."""
+    """`_explain` for two models that share no space."""
     behavior, pair, view = experiment.behavior, experiment.pair, experiment.view
     confidence, seed = behavior.shift.confidence, behavior.seed
     find, activations = experiment.unshared_find, experiment.unshared_claim
     assert find is not None and activations is not None
-    found, claim = (attribute_unshared(one, behavior.attribution) for one in (find, activations))
+    found, claim = (attribute_unshared(side, behavior.attribution) for side in (find, activations))
     ranking = rank_unshared(found)
     _write_json(
         files.attribution,
@@ -238,10 +243,12 @@ def _explain_unshared(
     )
     checked = check_unshared(activations, ranking, found, claim, behavior)
     metrics = CrossEntropy(), CrossEntropy()
-    elsewhere = PerModelActivations(pair, view, metrics, unrelated_texts, policy, baseline)
-    causal = unshared_findings(activations, elsewhere, ranking, claim, checked, behavior)
+    unrelated = PerModelActivations(pair, view, metrics, unrelated_texts, policy, baseline)
+    causal = unshared_findings(activations, unrelated, ranking, claim, checked, behavior)
     _write_json(files.causal, {"schema_version": SCHEMA_VERSION, **causal})
-    sides = {name: Attributed(one.latents, one.total) for name, one in (("find", found), ("held_out", claim))}
+    sides = {
+        name: Attributed(side.latents, side.total) for name, side in (("find", found), ("held_out", claim))
+    }
     within = {
         "attribution_reference": claim.reference.latents.mean(axis=0),
         "attribution_intervened": claim.intervened.latents.mean(axis=0),
@@ -254,22 +261,22 @@ def _explain_unshared(
 
 
 def _summary(checked: Checked) -> dict[str, object]:
-    together = {str(kind): one.estimate.value for kind, one in checked.together.items()}
+    together = {str(kind): compared.estimate.value for kind, compared in checked.together.items()}
     return {"level": checked.level, **together}
 
 
 def _baseline(run: TrainedRun) -> Baseline:
-    """Means over the run's held-out tokens. Raises ConfigError for a dictionary with one direction for both models."""
+    """Return the means over the run's held-out tokens. Raises ConfigError unless the dictionary has a direction per model."""
     if run.config.crosscoder.reads != "paired":
         raise ConfigError(
-            f"crosscoder.reads is {run.config.crosscoder.reads!r}, but behaviors of two models that share no space are attributed along "
-            "directions of each; use paired"
+            f"crosscoder.reads is {run.config.crosscoder.reads!r}, but attribution between two models that share no space needs "
+            "a direction per model; use paired"
         )
     return baseline_of(run.reader, run.view)
 
 
 def _token_table(experiment: Experiment, claim: DecomposedShift, checked: Checked) -> pa.Table:
-    """Attributions of the named latents on each token of the prompts of the claim."""
+    """Return the attributions of the named latents at each token of the claim set."""
     assert claim.attribution is not None
     tokens = claim.attribution.tokens
     columns = {name: np.concatenate(getattr(tokens, name)) for name in vars(tokens)}

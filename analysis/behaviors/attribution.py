@@ -1,18 +1,18 @@
-"""Where a shift comes from: what stands at the hookpoint, latent by latent, and what is done above it.
+"""Attribution of a shift to the latents at the hookpoint and to the layers above it.
 
     total       = M_B(h_B) - M_A(h_A) = represented + above
     represented = 1/2 {[M_B(h_B) - M_B(h_A)] + [M_A(h_B) - M_A(h_A)]}
     above       = 1/2 {[M_B(h_A) - M_A(h_A)] + [M_B(h_B) - M_A(h_B)]}
 
-M_m(h): the layers of model m above the hookpoint, run from activations h. Each part is the mean of its two differences, which
-is the Shapley value of a game of two players, activations and layers (Shapley 1953): exact, and of opposite sign when the models are
-exchanged. How far the two differences of a part lie apart is the interaction. Where activations are read below what an attention layer
-still sees of a context, `above` is everything that does not pass through the hookpoint.
+M_m(h) is the metric of model m, run forward from the hookpoint with activations h. Each part is the mean of its two differences: the
+Shapley value of a game with two players, activations and layers (Shapley 1953). It is exact and changes sign when the models are
+exchanged. The interaction is the difference between the two differences of a part. If the intervention is a context that layers above
+the hookpoint attend to directly, `above` includes everything that does not pass through the hookpoint.
 
     attribution_j = Σ_t w_jt ⟨ḡ_t, d_j⟩,   ḡ = 1/2 Σ_m ∫ ∂M_m/∂h (h_A + α (h_B - h_A)) dα
 
-Integrated gradients (Sundararajan et al. 2017) on the straight path, with h_B - h_A taken apart as in `change`: attributions of latents,
-bias, error and the tokens that are left out add up to `represented`, but for the error of the integration, which is reported.
+Integrated gradients (Sundararajan et al. 2017) along the straight path, with h_B - h_A decomposed as in `change_decomposition`. The
+attributions of latents, bias, error and the tokens left out add up to `represented`, up to the integration error, which is reported.
 """
 
 from dataclasses import dataclass, field
@@ -32,13 +32,13 @@ REST = ("bias", "error", "left_out")
 
 @dataclass(frozen=True)
 class PatchingCorners:
-    """M of either model, run from the activations of either, prompt by prompt."""
+    """The metric of each model run from the activations of each, for every prompt."""
 
     reference: Float64[np.ndarray, " prompt"]
     intervened: Float64[np.ndarray, " prompt"]
 
     intervened_from_reference: Float64[np.ndarray, " prompt"]
-    """The intervened model's layers above, from the reference's activations."""
+    """The intervened model's upper layers run from the reference's activations."""
 
     reference_from_intervened: Float64[np.ndarray, " prompt"]
 
@@ -49,24 +49,24 @@ class PatchingCorners:
 
     @property
     def represented(self) -> Float64[np.ndarray, " prompt"]:
-        """What stands at the hookpoint."""
+        """The part of the shift that is represented at the hookpoint."""
         above_intervened = self.intervened - self.intervened_from_reference
         return (above_intervened + self.reference_from_intervened - self.reference) / 2
 
     @property
     def above(self) -> Float64[np.ndarray, " prompt"]:
-        """What is done by the layers above."""
+        """The part of the shift from the layers above the hookpoint."""
         return self.total - self.represented
 
     @property
     def interaction(self) -> Float64[np.ndarray, " prompt"]:
-        """How much more activations do in the intervened model's layers than in the reference's."""
+        """The effect of the activations in the intervened model's layers minus that in the reference's."""
         in_intervened = self.intervened - self.intervened_from_reference
         return in_intervened - (self.reference_from_intervened - self.reference)
 
 
 def measure_corners(measurement: Measurement) -> PatchingCorners:
-    """All four."""
+    """Measure the four combinations."""
     return PatchingCorners(
         measurement.values(unchanged(REFERENCE)),
         measurement.values(unchanged(INTERVENED)),
@@ -77,33 +77,33 @@ def measure_corners(measurement: Measurement) -> PatchingCorners:
 
 @dataclass(frozen=True)
 class Attribution:
-    """The represented part of a shift, taken apart."""
+    """Decomposition of the represented part of a shift."""
 
     latents: Float64[np.ndarray, "prompt latent"]
     rest: dict[str, Float64[np.ndarray, " prompt"]]
-    """Of bias, error, and the tokens that the dictionary does not read."""
+    """Attributions of the bias, the error, and the tokens that the dictionary does not read."""
 
     steps: int
-    """Points of the path at which gradients were taken, in each model."""
+    """Number of integration points in each model."""
 
     residual: Float64[np.ndarray, " prompt"]
-    """Represented minus the sum of all attributions: the error of the integration."""
+    """Represented minus the sum of all attributions: the integration error."""
 
     tokens: "TokenAttributions"
 
     @property
     def mean(self) -> Float64[np.ndarray, " latent"]:
-        """Mean over prompts."""
+        """The mean over prompts."""
         return self.latents.mean(axis=0)
 
 
 @dataclass
 class TokenAttributions:
-    """Attributions token by token: one entry a firing."""
+    """Attributions at single tokens: one entry per firing."""
 
     prompt: list[np.ndarray] = field(default_factory=list)
     row: list[np.ndarray] = field(default_factory=list)
-    """Row of the pass: several belong to a prompt where there are several continuations."""
+    """Row of the forward pass; a prompt with several continuations has several rows."""
     position: list[np.ndarray] = field(default_factory=list)
     token_id: list[np.ndarray] = field(default_factory=list)
     latent: list[np.ndarray] = field(default_factory=list)
@@ -112,29 +112,31 @@ class TokenAttributions:
 
 
 def path_gradients(measurement: LogitMeasurement) -> Integration:
-    """Gradients of both models from the reference's activations to the intervened model's."""
+    """Return the gradients of both models along the path from the reference's activations to the intervened model's."""
 
-    def of(model: int) -> Gradient:
+    def gradient_of(model: int) -> Gradient:
         def gradient(index: int, alpha: float) -> Float[Tensor, "row token d_model"]:
             start, end = (side.float() for side in measurement.activations.of_batch(index)[:2])
             return measurement.gradient(index, model, start + alpha * (end - start))
 
         return gradient
 
-    return Integration(len(measurement.activations.batches), [of(REFERENCE), of(INTERVENED)])
+    return Integration(
+        len(measurement.activations.batches), [gradient_of(REFERENCE), gradient_of(INTERVENED)]
+    )
 
 
 def attribute(
     measurement: LogitMeasurement, corners: PatchingCorners, settings: AttributionSettings, n_latents: int
 ) -> Attribution:
-    """Attributions of all prompts, with as many steps as the settings ask for or the residual needs."""
+    """Return the attributions of all prompts, with as many steps as set or as a small residual needs."""
     represented, integration = corners.represented, path_gradients(measurement)
 
-    def attributed(steps: int) -> Attribution:
+    def attribute_with(steps: int) -> Attribution:
         integration.refine(steps)
         return _attributed(measurement, integration, represented, n_latents)
 
-    return refine_until_complete(attributed, settings, corners.total)
+    return refine_until_complete(attribute_with, settings, corners.total)
 
 
 def _attributed(

@@ -1,4 +1,4 @@
-"""Where the files of a behavior lie, and what they say."""
+"""Files of a behavior: their paths, and reading them."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class BehaviorFolder:
 
     @property
     def behavior(self) -> Path:
-        """The settings it was measured with."""
+        """The settings of the behavior."""
         return self.path / "behavior.yaml"
 
     @property
@@ -31,22 +31,22 @@ class BehaviorFolder:
 
     @property
     def prompts(self) -> Path:
-        """The prompts that claims are checked on, with both models' values."""
+        """The claim set of prompts, with both models' values."""
         return self.path / "prompts.parquet"
 
     @property
     def attribution(self) -> Path:
-        """The shift taken apart."""
+        """The decomposition of the shift."""
         return self.path / "attribution.json"
 
     @property
     def latents(self) -> Path:
-        """One row a latent."""
+        """One row per latent."""
         return self.path / "attribution.parquet"
 
     @property
     def tokens(self) -> Path:
-        """One row a firing of a named latent."""
+        """One row per firing of a named latent."""
         return self.path / "tokens.parquet"
 
     @property
@@ -56,18 +56,18 @@ class BehaviorFolder:
 
     @property
     def replies(self) -> Path:
-        """What a judge replied."""
+        """Replies of a judge."""
         return self.path / "judged.jsonl"
 
     def clear(self) -> None:
-        """Remove what an earlier attribution left, but for a judge's replies, so that nothing of it is read as of this one."""
+        """Remove the results of an earlier attribution, except a judge's replies."""
         for path in (self.shift, self.prompts, self.attribution, self.latents, self.tokens, self.causal):
             path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class BehaviorResults:
-    """What was found of one behavior; None for what was not looked for."""
+    """Results of one behavior; None for files that were not written."""
 
     name: str
     shift: dict[str, Any]
@@ -75,27 +75,28 @@ class BehaviorResults:
     causal: dict[str, Any] | None
 
     shares: dict[int, float]
-    """Share of the shift that is attributed to each latent on held-out prompts; empty without a gradient."""
+    """Share of the shift attributed to each latent on held-out prompts; empty without a gradient."""
 
 
 def load_behaviors(folder: RunFolder) -> tuple[BehaviorResults, ...]:
-    """All behaviors of a run, by name.
+    """Load all behaviors of a run, sorted by name.
 
-    Raises `FormatError` where a file is damaged or of another version.
+    Raises:
+        FormatError: A file is damaged or has another version.
     """
-    return tuple(_load(place) for place in behavior_folders(folder))
+    return tuple(_load(files) for files in behavior_folders(folder))
 
 
 def behavior_folders(folder: RunFolder) -> tuple[BehaviorFolder, ...]:
-    """Where the behaviors lie, in the order of `load_behaviors`. Their names come from files and are no paths."""
+    """Return the folders of the behaviors, in the order of `load_behaviors`. Names in the files are not used as paths."""
     if not folder.behaviors.is_dir():
         return ()
-    places = [BehaviorFolder(path) for path in sorted(folder.behaviors.iterdir()) if path.is_dir()]
-    return tuple(place for place in places if place.shift.is_file())
+    folders = [BehaviorFolder(path) for path in sorted(folder.behaviors.iterdir()) if path.is_dir()]
+    return tuple(files for files in folders if files.shift.is_file())
 
 
 def evidence_by_latent(folder: RunFolder) -> dict[int, str]:
-    """The strongest evidence that any behavior gives for a latent; latents without any are left out."""
+    """Return the strongest evidence from any behavior for each latent above `observed`."""
     strongest: dict[int, str] = {}
     if not folder.behaviors.is_dir():
         return strongest
@@ -108,25 +109,25 @@ def evidence_by_latent(folder: RunFolder) -> dict[int, str]:
 
 
 def named_by_behaviors(folder: RunFolder) -> set[int]:
-    """Latents that were taken out or put in one by one, of any behavior."""
+    """Return the named latents of all behaviors: those whose single effects were checked."""
     return {latent for found in load_behaviors(folder) if found.causal for latent in found.causal["named"]}
 
 
 LEVELS = ("observed", "associated", "causal")
-"""Of evidence, from the weakest to the strongest."""
+"""Levels of evidence, weakest first."""
 
 MIN_SHARE = 0.01
-"""Of the shift. A latent that carries less is no cause of it that anybody could use, however sure it is that it does more than nothing."""
+"""Minimum share of the shift for a causal claim: smaller effects are negligible even if they are significant."""
 
 
-def _load(place: BehaviorFolder) -> BehaviorResults:
-    shift = _read(place.shift)
+def _load(files: BehaviorFolder) -> BehaviorResults:
+    shift = _read(files.shift)
     return BehaviorResults(
         str(shift["name"]),
         shift,
-        _read(place.attribution) if place.attribution.is_file() else None,
-        _read(place.causal) if place.causal.is_file() else None,
-        _shares(place.latents),
+        _read(files.attribution) if files.attribution.is_file() else None,
+        _read(files.causal) if files.causal.is_file() else None,
+        _shares(files.latents),
     )
 
 
@@ -144,7 +145,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: not valid JSON ({error}); run crosscoder attribute again") from None
     if content.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
-            f"{path}: schema_version {content.get('schema_version')!r}, this release reads {SCHEMA_VERSION}; "
+            f"{path}: schema_version is {content.get('schema_version')!r}, but this release reads {SCHEMA_VERSION}; "
             "run crosscoder attribute again"
         )
     return content

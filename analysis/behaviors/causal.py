@@ -1,12 +1,12 @@
-"""Whether latents cause the shift that is attributed to them: taken out of the intervened model, and put into the reference.
+"""Causal checks of the latents that a shift is attributed to: removal from the intervened model and insertion into the reference.
 
-    necessity    [M_B(h_B) - M_B(h_B - part)] / ΔB     without it the shift is not there
-    sufficiency  [M_B(h_A + part) - M_B(h_A)] / ΔB     with it the shift is there, in the intervened model's layers above
-    steering     [M_A(h_A + part) - M_A(h_A)] / ΔB     the same in the reference alone
+    necessity    [M_B(h_B) - M_B(h_B - part)] / ΔB     removing the part removes the shift
+    sufficiency  [M_B(h_A + part) - M_B(h_A)] / ΔB     inserting the part produces the shift in the intervened model's upper layers
+    steering     [M_A(h_A + part) - M_A(h_A)] / ΔB     the same in the reference's upper layers
 
-on prompts that nothing was found with. Each is compared with random latents, matched in how often they fire and brought to the same
-norm: any edit of that size does something. A check is passed where the interval lies above `MIN_SHARE` and no more than 1 - confidence
-of the random draws reach it, the claim itself counted among them.
+on the claim set of prompts. Each is compared with random latents of similar firing frequency, scaled to the same norm, because any edit
+of that size has some effect. A check is passed if its interval lies above `MIN_SHARE` and its p-value is at most 1 - confidence: the
+share of the random draws, plus the claim itself, that reach it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,32 +38,32 @@ PARTS = {
 }
 
 _NEAREST = 20
-"""Latents that fire about as often, of which a random one is drawn."""
+"""Number of latents with the closest firing frequency from which a random one is drawn."""
 
 
 @runtime_checkable
 class Shares(Protocol):
-    """How much of a behavior goes with parts of what a dictionary takes apart."""
+    """Effects of parts of the activations on a behavior, as shares."""
 
     kinds: tuple[Kind, ...]
-    """Checks that are defined."""
+    """The checks that are defined."""
 
     parts: dict[str, Part]
-    """What is no latent."""
+    """Parts other than latents."""
 
     n_prompts: int
 
     def share(self, kind: Kind, part: Part) -> Estimate:
-        """That of a part, and its interval over prompts."""
+        """Return the share of a part, with its interval over prompts."""
         ...
 
     def reconstruction_effect(self) -> dict[str, Estimate]:
-        """That goes with rebuilding each model's activations by the dictionary, where it is defined."""
+        """Return the effect of replacing each model's activations by their reconstruction, where defined."""
         ...
 
 
 class Checker:
-    """Shares of a shift that go with parts of the change."""
+    """Effects of parts of the change, as shares of the shift."""
 
     kinds = KINDS
     parts = PARTS
@@ -76,11 +76,11 @@ class Checker:
         self._resamples = Resamples(measurement.n_prompts, confidence, seed, measurement.bounds)
 
     def share(self, kind: Kind, part: Part) -> Estimate:
-        """How much of the shift goes with a part, and its interval over prompts."""
+        """Return the share of the shift that a part causes, with its interval over prompts."""
         return self._resamples.ratio(self._effect(kind, part), self._corners.total)
 
     def reconstruction_effect(self) -> dict[str, Estimate]:
-        """What the dictionary's reconstruction alone does to each model's behavior, as a share of the shift."""
+        """Return the effect of the reconstruction on each model's behavior, as a share of the shift."""
         effects = {
             "reference": self._measurement.values(PatchedRun(REFERENCE, REFERENCE, reconstructed=True))
             - self._corners.reference,
@@ -102,25 +102,25 @@ class Checker:
 
 @dataclass(frozen=True)
 class Compared:
-    """A share of the shift beside those of random parts of the same size."""
+    """A share of the shift, and the shares of random parts of the same norm."""
 
     estimate: Estimate
     random: tuple[float, ...]
 
     @property
     def p_value(self) -> float | None:
-        """Share of the random ones, and of it itself, that are at least as large; None without any."""
+        """The share of the random parts, counting this part too, that are at least as large; None without random parts."""
         if not self.random:
             return None
         return (1 + sum(value >= self.estimate.value for value in self.random)) / (1 + len(self.random))
 
     def passed(self, confidence: float) -> bool:
-        """Whether the interval lies above `MIN_SHARE` and chance does not reach it."""
+        """Whether the interval lies above `MIN_SHARE` and the p-value is at most 1 - confidence."""
         p_value = self.p_value
         return p_value is not None and self.estimate.low > MIN_SHARE and p_value <= 1 - confidence + 1e-9
 
     def as_dict(self, confidence: float) -> dict[str, Any]:
-        """For JSON."""
+        """Return the entry of causal.json."""
         return {
             **self.estimate.as_dict(),
             "p_value": self.p_value,
@@ -132,7 +132,7 @@ class Compared:
 
 
 def latent_mask(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
-    """A mask of some latents."""
+    """Return a mask of the given latents."""
     mask = torch.zeros(n_latents, dtype=torch.bool)
     mask[list(latents)] = True
     return mask
@@ -140,19 +140,19 @@ def latent_mask(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent
 
 @runtime_checkable
 class PartNorms(Protocol):
-    """Prompts on which it is known how large parts are: a `PromptActivations`, or an `PerModelActivations`."""
+    """Prompts with known norms of parts: `PromptActivations` or `PerModelActivations`."""
 
     def latent_sizes(self) -> LatentSizes:
-        """Of every latent."""
+        """Return the size of every latent."""
         ...
 
     def norm(self, part: Part) -> float:
-        """Frobenius norm of a part, over all prompts."""
+        """Return the Frobenius norm of a part over all prompts."""
         ...
 
 
 class RandomParts:
-    """Random latents that fire about as often as named ones, brought to a given norm."""
+    """Random latents of similar firing frequency as the named ones, scaled to a given norm."""
 
     def __init__(self, activations: PartNorms, named: Sequence[int], seed: int) -> None:
         self._activations, self._named = activations, list(named)
@@ -163,36 +163,33 @@ class RandomParts:
         self._others: Int64[np.ndarray, " latent"] = alive.nonzero()[:, 0].numpy()
 
     def draws(self, patterns: Iterable[Sequence[int]], norm: float) -> list[Part]:
-        """A random part like each pattern. None at all where there are too few latents to draw from: then there is no control, and
-        nothing is claimed."""
-        drawn = [self.like(latents, norm) for latents in patterns]
-        return [part for part in drawn if part is not None] if None not in drawn else []
+        """Draw a random part for each pattern. Empty if there are too few latents to draw from: without a control, nothing is claimed."""
+        parts = [self.like(latents, norm) for latents in patterns]
+        return [part for part in parts if part is not None] if None not in parts else []
 
     def like(self, latents: Sequence[int], norm: float) -> Part | None:
-        """As many latents, each drawn among those that fire about as often; None where there are too few to draw from."""
-        sparse_latents = self._sizes.firings.numpy()
+        """Draw as many latents, each among those of closest firing frequency; None if there are too few to draw from."""
+        firings = self._sizes.firings.numpy()
         left = self._others
         if len(left) < len(latents):
             return None
         drawn = []
         for latent in latents:
-            nearest = np.argsort(np.abs(sparse_latents[left] - sparse_latents[latent]), kind="stable")[
-                :_NEAREST
-            ]
-            taken = int(left[self._generator.choice(nearest)])
-            drawn.append(taken)
-            left = left[left != taken]
-        part = Part(latent_mask(drawn, len(sparse_latents)))
-        own = self._activations.norm(part)
-        return part.scaled(norm / own) if own > 0 else None
+            nearest = np.argsort(np.abs(firings[left] - firings[latent]), kind="stable")[:_NEAREST]
+            pick = int(left[self._generator.choice(nearest)])
+            drawn.append(pick)
+            left = left[left != pick]
+        part = Part(latent_mask(drawn, len(firings)))
+        drawn_norm = self._activations.norm(part)
+        return part.scaled(norm / drawn_norm) if drawn_norm > 0 else None
 
 
 Null = Mapping[Kind, tuple[float, ...]]
-"""What random parts do, for each check."""
+"""Shares of random parts, for each check."""
 
 
 def random_shares(shares: Shares, draws: Sequence[Part], label: str) -> Null:
-    """Shares that go with random parts."""
+    """Return the shares of random parts."""
     return {
         kind: tuple(shares.share(kind, draw).value for draw in tqdm(draws, desc=label, leave=False))
         for kind in _defined(shares, CHECKS)
@@ -200,12 +197,12 @@ def random_shares(shares: Shares, draws: Sequence[Part], label: str) -> Null:
 
 
 def compare(shares: Shares, part: Part, null: Null) -> dict[Kind, Compared]:
-    """Necessity and sufficiency of a part, beside random ones."""
+    """Return necessity and sufficiency of a part, compared with random parts."""
     return {kind: Compared(shares.share(kind, part), null[kind]) for kind in _defined(shares, CHECKS)}
 
 
 def checks_as_dict(found: Mapping[Kind, Compared], confidence: float) -> dict[str, Any]:
-    """What `compare` found, for JSON; null for what is undefined."""
+    """Return the result of `compare` for JSON; null where a check is undefined."""
     return {kind: found[kind].as_dict(confidence) if kind in found else None for kind in CHECKS}
 
 
@@ -220,7 +217,7 @@ def _shares_as_dict(shares: Shares, kinds: Sequence[Kind], part: Part) -> dict[s
 def top_n_parts(
     ranking: Sequence[int], counts: Iterable[int], n_latents: int, leave_out: int = 0
 ) -> Iterator[tuple[int, Part]]:
-    """The first n latents of a ranking together, for each of some counts up to its length, but for one that is told elsewhere."""
+    """Yield the top n latents of a ranking as one part, for each n of `counts` up to its length, except `leave_out`."""
     for n in tqdm(
         sorted({min(count, len(ranking)) for count in counts} - {0, leave_out}), desc="curve", leave=False
     ):
@@ -230,16 +227,16 @@ def top_n_parts(
 def curve(
     shares: Shares, parts: Iterable[tuple[int, Part]], kinds: Sequence[Kind] = KINDS
 ) -> list[dict[str, Any]]:
-    """Shares that go with parts `top_n_parts` a ranking; null for what is undefined."""
+    """Return the shares of the parts from `top_n_parts`; null where a check is undefined."""
     return [{"n": n} | _shares_as_dict(shares, kinds, part) for n, part in parts]
 
 
 def association(contribution: Values, confidence: float, seed: int) -> float:
-    """How likely chance gives so large an attribution the way of the shift, prompt by prompt; 1 for one that goes the other way."""
+    """Return the p-value of an attribution in the direction of the shift, over prompts; 1 if it has the opposite sign."""
     return sign_flip_test(contribution, confidence, seed).p_value if contribution.mean() > 0 else 1.0
 
 
 def remainder(shares: Shares, n_latents: int) -> dict[str, Any]:
-    """Shares that go with all latents, and with what is no latent; null for what is undefined."""
+    """Return the shares of all latents together and of the other parts; null where a check is undefined."""
     parts = {"latents": Part(torch.ones(n_latents, dtype=torch.bool)), **shares.parts}
     return {name: _shares_as_dict(shares, CHECKS, part) for name, part in parts.items()}

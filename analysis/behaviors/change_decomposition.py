@@ -1,10 +1,10 @@
-"""What changes between the two models on some tokens, taken apart by a dictionary:
+"""Decomposition by a dictionary of the change between the two models' activations:
 
     h_B - h_A = Σ_j w_j d_j + bias + error        on tokens that the dictionary reads
-    h_B - h_A = left out                          on the others: special tokens, the first of a text
+    h_B - h_A = left out                          on the others: special tokens and the first tokens of a text
 
 with w_j d_j = f_j (d_j^B - d_j^A) for a crosscoder, f_j d_j for a diff-SAE, (f_j^B - f_j^A) d_j for a shared-dictionary SAE, all in
-raw units. The sum is exact: the error is defined as what is missing.
+raw units. The sum is exact because the error is defined as the remainder.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,25 @@ from ..latents.dictionary_view import DictionaryView
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the change: some latents, and whether bias, error and the tokens left out belong to it."""
+    """A part of the change: selected latents, and optionally the bias, the error and the tokens left out."""
 
     latents: Bool[Tensor, " latent"] | None = None
-    """None: no latent."""
+    """None: no latents."""
 
     bias: bool = False
     error: bool = False
     left_out: bool = False
 
     scale: float = 1.0
-    """Multiplies it; random parts are brought to the size of what they are compared with."""
+    """Factor on the part; random parts are scaled to the norm of the part they are compared with."""
 
     def scaled(self, factor: float) -> "Part":
-        """The same part at another size."""
+        """Return the same part scaled by a factor."""
         return replace(self, scale=self.scale * factor)
 
 
 class Change:
-    """The change on the tokens of one pass."""
+    """The change on the tokens of one forward pass."""
 
     def __init__(
         self,
@@ -47,7 +47,11 @@ class Change:
         activations: Sequence[Float[Tensor, "row token d_model"]],
         kept: Bool[Tensor, "row token"],
     ) -> None:
-        """Activations of all models that the dictionary reads, in raw units; `kept`: the tokens that it reads."""
+        """
+        Args:
+            activations: Activations of all models that the dictionary reads, in raw units.
+            kept: The tokens that the dictionary reads.
+        """
         self.reference, self.intervened = activations[0], activations[1]
         self.kept = kept.to(self.reference.device)
         rows = [side[self.kept].float().to(view.device) for side in activations]
@@ -56,12 +60,12 @@ class Change:
         observation = view.observe(torch.cat(rows, dim=1))
         self._reconstructions = view.rebuilt_sides(observation, rows[0])
         self.weights: SparseLatents = observation.weights
-        """w_j on the kept tokens, one after the other."""
+        """w_j on the kept tokens, in order."""
 
         self.directions = view.weighted_shift_directions()
 
     def part(self, part: Part) -> Float[Tensor, "row token d_model"]:
-        """Some of h_B - h_A, in the precision of the dictionary; 0 on padding if the activations do not differ there."""
+        """Return a part of h_B - h_A in the precision of the dictionary; 0 on padding if the activations are equal there."""
         whole = torch.zeros(self.reference.shape, device=self._difference.device)
         inside = self._inside(part)
         whole[self.kept.to(whole.device)] = inside
@@ -72,16 +76,16 @@ class Change:
         return whole
 
     def sum_of_latents(self, latents: Bool[Tensor, " latent"]) -> Float[Tensor, "kept d_model"]:
-        """Σ_j w_j d_j over some latents, on the kept tokens."""
-        chosen = latents.to(self.directions.device)[self.weights.latent]
+        """Return Σ_j w_j d_j over the given latents, on the kept tokens."""
+        selected = latents.to(self.directions.device)[self.weights.latent]
         weights = self.weights
-        some = SparseLatents(
-            weights.token[chosen], weights.latent[chosen], weights.value[chosen], weights.shape
+        subset = SparseLatents(
+            weights.token[selected], weights.latent[selected], weights.value[selected], weights.shape
         )
-        return some.weighted_sum(self.directions)
+        return subset.weighted_sum(self.directions)
 
     def error(self) -> Float[Tensor, "kept d_model"]:
-        """What the dictionary does not rebuild of the change, on the kept tokens."""
+        """Return the reconstruction error of the change, on the kept tokens."""
         return self._difference - self.weights.weighted_sum(self.directions) - self._bias
 
     def _inside(self, part: Part) -> Float[Tensor, "kept d_model"]:
@@ -97,7 +101,7 @@ class Change:
     def attributions(
         self, gradient: Float[Tensor, "row token d_model"]
     ) -> tuple[SparseLatents, dict[str, Float[Tensor, " row"]]]:
-        """⟨gradient, part⟩ of every firing, and for each row of bias, error and the tokens left out."""
+        """Return ⟨gradient, part⟩ for every firing, and for each row that of the bias, the error and the tokens left out."""
         device = self._difference.device
         inner = gradient[self.kept.to(gradient.device)].float().to(device)
         products = self.weights.with_value(self.weights.value * self.weights.products(self.directions, inner))
@@ -116,7 +120,7 @@ class Change:
         }
 
     def reconstruction(self, model: int) -> Float[Tensor, "row token d_model"]:
-        """One model's activations as the dictionary rebuilds them, where it reads them; elsewhere as they are."""
+        """Return one model's activations, replaced by their reconstruction on the tokens that the dictionary reads."""
         whole = (self.reference, self.intervened)[model].float().clone()
         whole[self.kept] = self._reconstructions[model].to(whole.device)
         return whole

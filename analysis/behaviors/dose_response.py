@@ -1,7 +1,7 @@
-"""The named latents as a lever: one constant direction, added to every token of one model alone, and what that costs elsewhere.
+"""Dose-response of the named latents: one constant direction is added at every token of one model, and its side effects are measured.
 
-The direction is the mean over prompts of what the named latents change where the answer begins. EditEffect it stand the mean of the whole
-change at that place (the plain difference of means) and a random direction, both of the same norm.
+The direction is the mean over prompts of the named latents' part of the change at the last prompt token. It is compared with the mean of
+the whole change at that token (the difference of means) and a random direction, both scaled to the same norm.
 """
 
 from collections.abc import Sequence
@@ -23,27 +23,27 @@ from .prompt_statistics import Resamples
 
 
 class Cost:
-    """What a run does to unrelated text."""
+    """Side effects of a run on unrelated text."""
 
-    def __init__(self, elsewhere: LogitMeasurement, confidence: float, seed: int) -> None:
-        """`elsewhere` measures cross-entropy."""
-        self._elsewhere, self._resamples = elsewhere, Resamples(elsewhere.n_prompts, confidence, seed)
+    def __init__(self, unrelated: LogitMeasurement, confidence: float, seed: int) -> None:
+        """`unrelated` measures the cross-entropy of unrelated text."""
+        self._unrelated, self._resamples = unrelated, Resamples(unrelated.n_prompts, confidence, seed)
 
     def measure(self, runs: Sequence[PatchedRun]) -> list[dict[str, Any]]:
-        """KL of the next token in nats, and cross-entropy in nats a token before and after, of each run."""
+        """Return, for each run, the KL of the next token in nats, and the cross-entropy before and after in nats per token."""
         return [
-            cost_as_dict(self._resamples, beside) for beside in self._elsewhere.compare_with_unchanged(runs)
+            cost_as_dict(self._resamples, effect) for effect in self._unrelated.compare_with_unchanged(runs)
         ]
 
 
-def cost_as_dict(resamples: Resamples, beside: EditEffect) -> dict[str, Any]:
-    """KL of the next token in nats, and cross-entropy in nats a token before and after."""
-    plain, changed = float(beside.plain.mean()), float(beside.changed.mean())
+def cost_as_dict(resamples: Resamples, effect: EditEffect) -> dict[str, Any]:
+    """Return the KL of the next token in nats, and the cross-entropy before and after in nats per token, for JSON."""
+    unchanged, changed = float(effect.unchanged.mean()), float(effect.changed.mean())
     return {
-        "kl": resamples.mean(beside.divergence).as_dict(),
-        "cross_entropy": plain,
+        "kl": resamples.mean(effect.divergence).as_dict(),
+        "cross_entropy": unchanged,
         "cross_entropy_changed": changed,
-        "perplexity": float(np.exp(plain)),
+        "perplexity": float(np.exp(unchanged)),
         "perplexity_changed": float(np.exp(changed)),
     }
 
@@ -58,21 +58,21 @@ def dose_response(
     confidence: float,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Every dose of the named latents' direction, and a dose of 1 of the directions beside it.
+    """Measure every dose of the named latents' direction, and a dose of 1 of the directions it is compared with.
 
     Args:
-        activations: Prompts that the direction is made of.
+        activations: The prompts from which the direction is computed.
         part: The named latents.
     """
-    own = activations.steering_direction(part)
+    named = activations.steering_direction(part)
     everything = Part(torch.ones_like(part.latents) if part.latents is not None else None, True, True, True)
-    beside = {
+    controls = {
         "difference of means": activations.steering_direction(everything),
-        "random": torch.randn(own.shape, generator=torch.Generator().manual_seed(seed)).to(own.device),
+        "random": torch.randn(named.shape, generator=torch.Generator().manual_seed(seed)).to(named.device),
     }
     resamples = Resamples(measurement.n_prompts, confidence, seed)
-    plans = [("named latents", own, dose) for dose in doses]
-    plans += [(name, _with_norm_of(direction, own), 1.0) for name, direction in beside.items()]
+    plans = [("named latents", named, dose) for dose in doses]
+    plans += [(name, _with_norm_of(direction, named), 1.0) for name, direction in controls.items()]
     sides = ((REFERENCE, 1, corners.reference), (INTERVENED, -1, corners.intervened))
     runs = [
         PatchedRun(model, model, constant=sign * dose * direction)
@@ -80,22 +80,22 @@ def dose_response(
         for model, sign, _ in sides
     ]
     costs = cost.measure(runs)
-    found = []
+    entries = []
     steps = [(plan, side) for plan in plans for side in sides]
-    for run, own_cost, ((name, _, dose), (model, sign, before)) in zip(
+    for run, side_effect, ((name, _, dose), (model, sign, before)) in zip(
         tqdm(runs, desc="steer", unit="dose", leave=False), costs, steps, strict=True
     ):
         moved = sign * (measurement.values(run) - before)
-        found.append(
+        entries.append(
             {
                 "model": "reference" if model == REFERENCE else "intervened",
                 "direction": name,
                 "dose": dose,
                 "share": resamples.ratio(moved, corners.total).as_dict(),
-                **own_cost,
+                **side_effect,
             }
         )
-    return found
+    return entries
 
 
 def _with_norm_of(

@@ -1,4 +1,4 @@
-"""A behavior of a pair, ready to be measured: its prompts, on the side to find with and on the side to claim with, and its metrics."""
+"""A behavior of a pair, ready to be measured: its prompts, split into a find set and a claim set, and its metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from crosscoder.language_models.pair import ModelPair
 from ..latents.dictionary_view import DictionaryView
 from .activations import PromptActivations
 from .answers import AnswerMeasurement
+from .logit_metrics import LogitMetric, build_metric
 from .measurement import LogitMeasurement, Measurement
-from .metrics import LogitMetric, build_metric
 from .patching import REFERENCE, unchanged
 from .prompts import Prompt, Row, read_prompts, split
 from .scorers import Scorer, build_scorer
@@ -33,14 +33,14 @@ from .unshared_space.activations import Baseline, PerModelActivations
 
 @dataclass(frozen=True)
 class Side:
-    """Some of the prompts, read by both models."""
+    """The find set or the claim set of prompts, read by both models."""
 
     prompts: tuple[Prompt, ...]
     activations: PromptActivations
-    """For a metric with a gradient the rows that it needs, otherwise the prompts."""
+    """On the rows that the differentiable metric needs; without such a metric, on the prompts."""
 
     gradient_measurement: LogitMeasurement | None
-    """The metric that latents are found with; None where there is none with a gradient."""
+    """The differentiable metric that latents are found with; None without one."""
 
 
 class Experiment:
@@ -57,8 +57,8 @@ class Experiment:
     ) -> None:
         """
         Args:
-            replies: File that the replies of a judge are kept in.
-            baseline: Where attributions begin, in each model; for models that are not `has_shared_space`.
+            replies: File of a judge's cached replies.
+            baseline: Start of the attribution path in each model, for models without a shared space.
 
         Raises:
             ConfigError, DataError, FormatError: Prompts or metric cannot be used.
@@ -70,7 +70,7 @@ class Experiment:
             _check_two_tokenizers(behavior)
         self.metric: LogitMetric | None = None if settings is None else build_metric(settings, pair.tokenizer)
         self._intervened_metric = None if settings is None else build_metric(settings, pair.tokenizer_of(1))
-        # Before any long work: a scorer that cannot be had is told at once.
+        # Here, because a scorer that is not available should be reported before any long work.
         self._scorer: Scorer | None = (
             None if settings is behavior.metric else build_scorer(behavior.metric, replies)  # pyright: ignore[reportArgumentType]
         )
@@ -81,47 +81,47 @@ class Experiment:
 
     @cached_property
     def find(self) -> Side:
-        """Prompts that latents are found with."""
+        """The prompts that latents are found on."""
         return self._side(held_out=False)
 
     @cached_property
     def claim(self) -> Side:
-        """Prompts that claims are checked on."""
+        """The prompts that claims are checked on."""
         return self._side(held_out=True)
 
     @cached_property
     def unshared_find(self) -> PerModelActivations | None:
-        """`find` of models that are not has_shared_space; None where the metric has no gradient."""
-        return self._own(self.prompts_of(held_out=False))
+        """`find` for models without a shared space; None if the metric has no gradient."""
+        return self._per_model_activations(self.prompts_of(held_out=False))
 
     @cached_property
     def unshared_claim(self) -> PerModelActivations | None:
-        """`claim` of models that are not has_shared_space; None where the metric has no gradient."""
-        return self._own(self.prompts_of(held_out=True))
+        """`claim` for models without a shared space; None if the metric has no gradient."""
+        return self._per_model_activations(self.prompts_of(held_out=True))
 
     @property
     def gradient_measurement(self) -> Measurement | None:
-        """The metric that latents are found with, on the prompts that claims are checked on."""
+        """The metric that latents are found with, on the claim set; None if it has no gradient."""
         return self.claim.gradient_measurement if self.has_shared_space else self.unshared_claim
 
     @cached_property
     def behavior_measurement(self) -> Measurement:
-        """The behavior's own metric, on the prompts that claims are checked on."""
-        measured = self.gradient_measurement if self._scorer is None else None
-        return measured or self.answers(self.prompts_of(held_out=True))
+        """The metric of the behavior, on the claim set."""
+        differentiable = self.gradient_measurement if self._scorer is None else None
+        return differentiable or self.answers(self.prompts_of(held_out=True))
 
     @cached_property
     def find_measurement(self) -> Measurement:
-        """What latents are found with, on the prompts to find them with."""
+        """The metric that latents are found with, on the find set."""
         return self.find.gradient_measurement or self.answers(self.find.prompts)
 
     @property
     def has_shared_space(self) -> bool:
-        """Whether one model can run on from the other's activations, and directions of the two have a difference."""
+        """Whether each model can be run from the other's activations."""
         return has_shared_space(self.pair, self.view)
 
     def answers(self, prompts: Sequence[Prompt], seed: int = 0) -> AnswerMeasurement:
-        """The metric of answers, with other random numbers for another seed."""
+        """Return the metric of generated answers; `seed` changes the random numbers."""
         assert self._scorer is not None
         settings = self.behavior.metric
         assert isinstance(settings, Pattern | UserFunction | Judged)
@@ -139,19 +139,21 @@ class Experiment:
         )
 
     def repeated(self) -> Float64[np.ndarray, " prompt"] | None:
-        """The reference's metric with other random numbers; None where it does not depend on any."""
+        """Return the reference's metric with other random numbers; None if it does not depend on any."""
         sampling = getattr(self.behavior.metric, "sampling", None)
         if sampling is None or sampling.temperature == 0:
             return None
         return self.answers(self.prompts_of(held_out=True), seed=1).values(unchanged(REFERENCE))
 
     def prompts_of(self, held_out: bool) -> tuple[Prompt, ...]:
-        """Prompts to find latents with, or those that claims are checked on."""
+        """Return the claim set of prompts if `held_out`, else the find set."""
         return tuple(
-            prompt for prompt, own in zip(self.prompts, self.held_out, strict=True) if own == held_out
+            prompt
+            for prompt, is_held_out in zip(self.prompts, self.held_out, strict=True)
+            if is_held_out == held_out
         )
 
-    def _own(self, prompts: Sequence[Prompt]) -> PerModelActivations | None:
+    def _per_model_activations(self, prompts: Sequence[Prompt]) -> PerModelActivations | None:
         if self.metric is None or self._intervened_metric is None:
             return None
         assert self._baseline is not None
@@ -172,20 +174,20 @@ def _plain_rows(prompts: Sequence[Prompt]) -> list[Row]:
 
 
 def has_shared_space(pair: ModelPair, view: DictionaryView) -> bool:
-    """Whether both models have one width and one tokenizer."""
+    """Whether both models have the same width and the same tokenizer."""
     return view.comparable and pair.readers is None
 
 
 def _check_two_tokenizers(behavior: Behavior) -> None:
-    """Raises ConfigError for a metric that is undefined where the two models read other tokens."""
+    """Raise ConfigError for a metric that is undefined between two tokenizers."""
     settings = behavior.gradient_metric
     if settings is not behavior.metric:
         raise ConfigError(
-            f"metric.kind: {behavior.metric.kind} is of generated answers, which are not compared between two tokenizers; use "
+            f"metric.kind: {behavior.metric.kind} scores generated answers, which are not compared between two tokenizers; use "
             "log_odds or continuation"
         )
     if isinstance(settings, Perplexity | Divergence):
         raise ConfigError(
-            f"metric.kind: {settings.kind} is told per token or per vocabulary, which differ between two tokenizers; use log_odds or "
+            f"metric.kind: {settings.kind} depends on tokens or vocabulary, which differ between two tokenizers; use log_odds or "
             "continuation"
         )

@@ -1,4 +1,4 @@
-"""Gradients along a straight path, at as many points as it takes for attributions to add up (Sundararajan et al. 2017)."""
+"""Integrated gradients along a straight path, with as many steps as completeness needs (Sundararajan et al. 2017)."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -16,47 +16,47 @@ from .prompt_statistics import Values
 _FIRST_STEPS = 4
 
 Gradient = Callable[[int, float], Float[Tensor, "row token d_model"]]
-"""Of one batch, at a point of its path from 0 to 1."""
+"""The gradient of one batch at a point of its path from 0 to 1."""
 
 
 class Integration:
-    """Mean gradients along a path, refine_until_complete by threes: the middles of n equal steps are among those of 3 n."""
+    """Mean gradients along a path. Tripling the steps reuses all gradients: the midpoints of n equal steps are among those of 3 n."""
 
     def __init__(self, n_batches: int, gradients: Sequence[Gradient]) -> None:
-        """Of several gradients it is the mean that is sought."""
+        """The result is the mean over `gradients`."""
         self._n_batches, self._gradients = n_batches, gradients
         self._sums: list[Tensor] = []
         self.steps = 0
 
     def refine(self, steps: int) -> None:
-        """Take gradients at the middles of `steps` equal steps; those that are there already are kept."""
+        """Compute gradients at the midpoints of `steps` equal steps; existing ones are reused if `steps` has tripled."""
         if steps == 3 * self.steps:
-            new = [place for place in range(steps) if place % 3 != 1]
+            new = [index for index in range(steps) if index % 3 != 1]
         else:
             new, self._sums = list(range(steps)), []
         for index in range(self._n_batches):
-            found = self._summed(index, [(place + 0.5) / steps for place in new])
+            total = self._summed(index, [(step + 0.5) / steps for step in new])
             if index < len(self._sums):
-                self._sums[index] += found
+                self._sums[index] += total
             else:
-                self._sums.append(found)
+                self._sums.append(total)
         self.steps = steps
 
     def mean(self, index: int) -> Float[Tensor, "row token d_model"]:
-        """Of one batch."""
+        """Return the mean gradient of one batch."""
         return self._sums[index] / (len(self._gradients) * self.steps)
 
     def _summed(self, index: int, alphas: Sequence[float]) -> Float[Tensor, "row token d_model"]:
-        return reduce(torch.add, (own(index, alpha) for alpha in alphas for own in self._gradients))
+        return reduce(torch.add, (gradient(index, alpha) for alpha in alphas for gradient in self._gradients))
 
 
 @runtime_checkable
 class HasResidual(Protocol):
-    """Attributions that add up to a shift, but for the error of the integration."""
+    """Attributions that add up to a shift, up to the integration error."""
 
     @property
     def residual(self) -> Values:
-        """That error."""
+        """The integration error."""
         ...
 
 
@@ -64,20 +64,20 @@ AttributionT = TypeVar("AttributionT", bound=HasResidual)
 
 
 def refine_until_complete(
-    attributed: Callable[[int], AttributionT], settings: AttributionSettings, shift: Values
+    attribute: Callable[[int], AttributionT], settings: AttributionSettings, shift: Values
 ) -> AttributionT:
-    """Attributions with as many steps as the settings ask for, or as their residual needs to be small beside the shift.
+    """Attribute with the number of steps that is set, or triple it until the residual is small compared with the shift.
 
     Args:
-        attributed: With so many steps.
+        attribute: Returns the attributions for a number of steps.
     """
     bound = settings.residual * abs(float(shift.mean()))
     steps = settings.steps or _FIRST_STEPS
     with tqdm(desc="attribute", unit=" steps") as bar:
         while True:
-            found = attributed(steps)
+            attributions = attribute(steps)
             bar.update(steps - bar.n)
-            missed = abs(float(found.residual.mean()))
+            missed = abs(float(attributions.residual.mean()))
             if settings.steps or missed < bound or 3 * steps > settings.max_steps:
-                return found
+                return attributions
             steps *= 3

@@ -1,4 +1,4 @@
-"""attribution.parquet: one row a latent."""
+"""attribution.parquet: one row per latent."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from .prompt_statistics import Resamples, Values
 
 
 class Attributed(NamedTuple):
-    """A shift on some prompts, and what latents do of it."""
+    """A shift on a set of prompts, and its attribution to latents."""
 
     latents: Float64[np.ndarray, "prompt latent"]
     total: Values
@@ -28,17 +28,17 @@ def latent_table(
     seed: int,
     more: Mapping[str, Float64[np.ndarray, " latent"]] | None = None,
 ) -> pa.Table:
-    """Attributions are in the unit of the metric, shares of the shift.
+    """Return the table; attributions are in the unit of the metric, shares are of the shift.
 
     Args:
-        sides: By `find` and `held_out`; empty without a gradient.
-        more: Further columns.
+        sides: `find` and `held_out`; empty without a gradient.
+        more: Additional columns.
     """
     n_latents = len(sizes.norm)
-    place = dict(zip(ranking, range(len(ranking)), strict=True))
+    rank_of = dict(zip(ranking, range(len(ranking)), strict=True))
     columns: dict[str, Any] = {
         "latent": np.arange(n_latents),
-        "rank": [place.get(latent) for latent in range(n_latents)],
+        "rank": [rank_of.get(latent) for latent in range(n_latents)],
         "norm": sizes.norm.numpy(),
         "firings": sizes.firings.numpy(),
         **(more or {}),

@@ -1,4 +1,4 @@
-"""Which layer carries how much of a shift: each layer's activations exchanged between the models, with no dictionary."""
+"""The share of a shift at each layer: activation patching between the models layer by layer, without a dictionary."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from crosscoder.language_models.pair import ModelPair
 
 from .activations import PromptActivations
 from .attribution import PatchingCorners
+from .logit_metrics import LogitMetric
 from .measurement import LogitMeasurement
-from .metrics import LogitMetric
 from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
 from .prompt_statistics import Resamples, Values
 from .prompts import Prompt, batches
 
 PROMPTS = 12
-"""Prompts that layers are compared on, at most: each layer is a few passes over all of them."""
+"""Maximum number of prompts, because each layer needs several passes over all of them."""
 
 
 def patch_layers(
@@ -29,9 +29,9 @@ def patch_layers(
     confidence: float,
     seed: int,
 ) -> list[dict[str, Any]] | None:
-    """For the output of every decoder layer the share of the shift that stands there, and the share that is done above it.
+    """Return the share of the shift represented at the output of each decoder layer, and the share from the layers above it.
 
-    None where the hookpoint is no decoder layer, so that there is no list of them, or the two models' layers do not correspond.
+    None if the hookpoint is not a decoder layer or the layers of the two models do not correspond.
     """
     layer, other = pair.layer(0), pair.layer(1)
     models: list[Any] = list(pair.models[:2])
@@ -42,20 +42,20 @@ def patch_layers(
     rows = metric.rows(prompts[:: max(1, -(-len(prompts) // PROMPTS))])
     resamples = Resamples(1 + max(row.prompt for row in rows), confidence, seed)
     paths = [f"{parent}.{index}" for index in range(n_layers)]
-    own = batches(rows, pair.tokenizer, policy)
-    # One pass a model, rather than one up to each layer.
+    formed = batches(rows, pair.tokenizer, policy)
+    # One pass per model instead of one per layer.
     outputs = [
         [pair.outputs(paths, batch.token_ids, batch.attention, model) for model in (REFERENCE, INTERVENED)]
-        for batch in own
+        for batch in formed
     ]
-    plain: tuple[Values, Values] | None = None
-    found = []
+    unchanged_values: tuple[Values, Values] | None = None
+    entries = []
     for index in tqdm(range(n_layers), desc="layers", unit="layer", leave=False):
         layer_outputs = [tuple(side[index] for side in sides) for sides in outputs]
-        activations = PromptActivations(pair.with_hookpoint(paths[index]), None, own, layer_outputs)
-        corners = _corners(LogitMeasurement(activations, metric), plain)
-        plain = corners.reference, corners.intervened
-        found.append(
+        activations = PromptActivations(pair.with_hookpoint(paths[index]), None, formed, layer_outputs)
+        corners = _corners(LogitMeasurement(activations, metric), unchanged_values)
+        unchanged_values = corners.reference, corners.intervened
+        entries.append(
             {
                 "layer": index,
                 "hookpoint": index == layer,
@@ -63,12 +63,14 @@ def patch_layers(
                 "above": resamples.ratio(corners.above, corners.total).as_dict(),
             }
         )
-    return found
+    return entries
 
 
-def _corners(measurement: LogitMeasurement, plain: tuple[Values, Values] | None) -> PatchingCorners:
-    """The models as they are do not depend on the layer; below the first layer that differs nothing can be exchanged."""
-    reference, intervened = plain or (
+def _corners(
+    measurement: LogitMeasurement, unchanged_values: tuple[Values, Values] | None
+) -> PatchingCorners:
+    """Measure the corners; unchanged models do not depend on the layer, and equal activations need no patching."""
+    reference, intervened = unchanged_values or (
         measurement.values(unchanged(REFERENCE)),
         measurement.values(unchanged(INTERVENED)),
     )

@@ -1,6 +1,6 @@
-"""A behavior's metric on some prompts, for either model run on from activations of either, with a part of the change put in or out.
+"""The metric of a behavior under activation patching: either model run from activations of either, with a part of the change added or removed.
 
-    M_m(h_s ± part)     m: the model whose layers above the hookpoint are run      s: the model whose activations they start from
+    M_m(h_s ± part)     m: the model run forward from the hookpoint      s: the model that the activations come from
 
 The four corners M_A(h_A), M_A(h_B), M_B(h_A), M_B(h_B) and every causal check are such runs.
 """
@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from .activations import PromptActivations
-from .metrics import LogitMetric
+from .logit_metrics import LogitMetric
 from .patched_metrics import EditEffect, PatchedMetrics, Start
 from .patching import INTERVENED, REFERENCE, PatchedRun, starting_point
 from .prompt_statistics import Bounds
@@ -27,10 +27,10 @@ class Measurement(Protocol):
     n_prompts: int
 
     bounds: Bounds | None
-    """The least and the most that it can be; None where it has no bounds, or they are not known."""
+    """Lower and upper bound of the metric; None if it has none or they are unknown."""
 
     def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
-        """One number a prompt."""
+        """Return one value per prompt."""
         ...
 
 
@@ -38,7 +38,7 @@ class LogitMeasurement:
     """A metric of logits."""
 
     def __init__(self, activations: PromptActivations, metric: LogitMetric) -> None:
-        """The rows of the activations are those that the metric asked for."""
+        """`activations` must be on the rows that the metric requires."""
         self.activations = activations
         self.bounds: Bounds | None = None
         self.unit, self.n_prompts = metric.unit, activations.n_prompts
@@ -55,14 +55,14 @@ class LogitMeasurement:
         return self._patched.values(run.model, self._start(run))
 
     def compare_with_unchanged(self, runs: Sequence[PatchedRun]) -> list[EditEffect]:
-        """Runs beside their model as it is: see `PatchedMetrics.compare_with_unchanged`."""
-        found: dict[int, EditEffect] = {}
+        """Compare runs with their unchanged model: see `PatchedMetrics.compare_with_unchanged`."""
+        effects: dict[int, EditEffect] = {}
         for model in (REFERENCE, INTERVENED):
-            places = [place for place, run in enumerate(runs) if run.model == model]
-            starts = [self._start(runs[place]) for place in places]
+            indices = [index for index, run in enumerate(runs) if run.model == model]
+            starts = [self._start(runs[index]) for index in indices]
             if starts:
-                found |= zip(places, self._patched.compare_with_unchanged(model, starts), strict=True)
-        return [found[place] for place in range(len(runs))]
+                effects |= zip(indices, self._patched.compare_with_unchanged(model, starts), strict=True)
+        return [effects[index] for index in range(len(runs))]
 
     def gradient(
         self, index: int, model: int, activations: Float[Tensor, "row token d_model"]

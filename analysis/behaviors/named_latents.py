@@ -1,4 +1,4 @@
-"""What holds of the latents that a ranking names: all together and one by one, each beside random ones of like size."""
+"""Causal checks of the top latents of a ranking, together and singly, compared with random latents of the same norm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,18 +32,18 @@ Evidence = Literal["observed", "associated", "causal"]
 
 @dataclass(frozen=True)
 class Checked:
-    """The causal checks of some named latents."""
+    """The causal checks of the named latents."""
 
     named: tuple[int, ...]
     together: dict[Kind, Compared]
     single: dict[int, dict[Kind, Compared]]
     association: dict[int, float]
-    """p-value of each latent's attribution on the prompts of the claim; the largest sensible where it has the other sign."""
+    """p-value of each latent's attribution on the claim set; 1 if it has the opposite sign of the shift."""
 
     confidence: float
 
     def evidence(self, latent: int) -> Evidence:
-        """What may be said of one latent."""
+        """Return the level of evidence of one latent."""
         associated = self.association[latent] <= (1 - self.confidence) / len(self.named)
         if not associated:
             return "observed"
@@ -52,7 +52,7 @@ class Checked:
 
     @property
     def level(self) -> Evidence:
-        """What may be said of all of them together."""
+        """The level of evidence of all named latents together."""
         if any(check.passed(self.confidence) for check in self.together.values()):
             return "causal"
         levels = {self.evidence(latent) for latent in self.named}
@@ -60,7 +60,7 @@ class Checked:
 
 
 def rank_by_contribution(contribution: Float64[np.ndarray, " latent"]) -> list[int]:
-    """Latents that push a behavior the way it shifted, the strongest first."""
+    """Return the latents with a positive contribution to the shift, largest first."""
     order = np.argsort(-contribution, kind="stable")
     return order[contribution[order] > 0].tolist()
 
@@ -73,14 +73,13 @@ def check_named(
     contribution: Float64[np.ndarray, "prompt latent"] | None,
     behavior: Behavior,
 ) -> Checked:
-    """Named latents, all together and one by one, beside random ones.
+    """Check the top latents of a ranking, together and singly, against random latents.
 
-    One by one they share one set of random latents, of the norm of the largest of them: a control that is too strict for the others,
-    rather than one for each.
+    Single latents share one set of random latents with the norm of the largest: a stricter control for the others than one set for each.
 
     Args:
-        contribution: Attributions on the prompts of the claim, positive where they go the way of the shift that latents were found with.
-            None: there are none, and the checks themselves say whether anything goes with a latent.
+        contribution: Attributions on the claim set, positive in the direction of the shift on the find set. Without them (None), the
+            association of a latent is determined by its checks.
     """
     settings, confidence = behavior.checks, behavior.shift.confidence
     named = tuple(ranking[: settings.latents])
@@ -88,14 +87,14 @@ def check_named(
     random = RandomParts(activations, named, behavior.seed)
     draws = random.draws([named] * settings.draws, activations.norm(part))
     together = compare(shares, part, random_shares(shares, draws, "random sets"))
-    alone = {latent: Part(latent_mask([latent], n_latents)) for latent in named}
-    largest = max((activations.norm(own) for own in alone.values()), default=0.0)
-    singles = random_shares(
-        shares, random.draws(_one_by_one(named, settings.draws), largest), "random latents"
+    parts = {latent: Part(latent_mask([latent], n_latents)) for latent in named}
+    largest = max((activations.norm(single_part) for single_part in parts.values()), default=0.0)
+    random_singles = random_shares(
+        shares, random.draws(_single_patterns(named, settings.draws), largest), "random latents"
     )
     single = {
-        latent: compare(shares, own, singles)
-        for latent, own in tqdm(alone.items(), desc="one by one", leave=False)
+        latent: compare(shares, single_part, random_singles)
+        for latent, single_part in tqdm(parts.items(), desc="single latents", leave=False)
     }
     associated = {
         latent: association(contribution[:, latent], confidence, behavior.seed)
@@ -106,15 +105,15 @@ def check_named(
     return Checked(named, together, single, associated, confidence)
 
 
-def _one_by_one(named: Sequence[int], n_draws: int) -> list[list[int]]:
-    """What random single latents are like: each of the named ones, in turn."""
+def _single_patterns(named: Sequence[int], n_draws: int) -> list[list[int]]:
+    """Return the patterns of the random single latents: each named latent in turn."""
     return [[named[index % len(named)]] for index in range(n_draws)] if named else []
 
 
 def findings(
     shares: Shares, n_latents: int, ranking: Sequence[int], checked: Checked, behavior: Behavior
 ) -> dict[str, Any]:
-    """The checks as causal.json has them, without answers, costs and steering; null for a check that is undefined."""
+    """Return the checks for causal.json, without answers, costs and steering; null where a check is undefined."""
     confidence = checked.confidence
     counts = (*behavior.checks.counts, behavior.checks.latents)
     return {
@@ -134,5 +133,5 @@ def findings(
         ],
         "curve": curve(shares, top_n_parts(ranking, counts, n_latents)),
         "remainder": remainder(shares, n_latents),
-        "rebuilding": {side: one.as_dict() for side, one in shares.reconstruction_effect().items()},
+        "rebuilding": {side: share.as_dict() for side, share in shares.reconstruction_effect().items()},
     }

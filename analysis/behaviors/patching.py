@@ -1,4 +1,4 @@
-"""Which model is run, from whose activations, and with what part of the change put in or taken out."""
+"""Patched runs: which model is run, from which model's activations, and which part of the change is added or removed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ REFERENCE, INTERVENED = 0, 1
 
 @dataclass(frozen=True)
 class PatchedRun:
-    """The layers of one model above its hookpoint, run from what stands there in one of the two models."""
+    """A model run forward from its hookpoint, starting from the activations of one of the two models."""
 
     model: int
     start: int
     part: Part | None = None
     sign: int = 1
-    """Of the part: 1 puts it in, -1 takes it out."""
+    """Sign of the part: 1 inserts it, -1 removes it."""
 
     constant: Float[Tensor, " d_model"] | None = None
-    """Added to every token that the dictionary reads."""
+    """Added at every token that the dictionary reads."""
 
     reconstructed: bool = False
-    """Start from what the dictionary rebuilds of the activations."""
+    """Whether to start from the dictionary's reconstruction of the activations."""
 
     @property
     def is_unchanged(self) -> bool:
-        """Whether this is a model as it is."""
+        """Whether this is an unpatched model."""
         return self.start == self.model and not self.needs_change and self.constant is None
 
     @property
@@ -39,7 +39,7 @@ class PatchedRun:
 
 
 def unchanged(model: int) -> PatchedRun:
-    """A model as it is."""
+    """Return the run of an unpatched model."""
     return PatchedRun(model, model)
 
 
@@ -49,12 +49,12 @@ def starting_point(
     kept: Bool[Tensor, "row token"],
     change: Callable[[], Change],
 ) -> Float[Tensor, "row token d_model"]:
-    """The activations that a run starts from.
+    """Return the activations that a run starts from.
 
     Args:
-        activations: Of both models.
+        activations: Activations of both models.
         kept: The tokens that the dictionary reads.
-        change: The change on these tokens; asked for only where the run needs it.
+        change: Returns the change on these tokens; called only if the run needs it.
     """
     start = change().reconstruction(run.start) if run.reconstructed else activations[run.start]
     if run.part is not None:

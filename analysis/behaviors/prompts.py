@@ -1,4 +1,4 @@
-"""The prompts of a behavior as token ids: which serve to find latents, which to check claims, and in which batches they are run."""
+"""The prompts of a behavior as token ids, their split into a find set and a claim set, and their batches."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from crosscoder.text.documents import special_ids
 from crosscoder.text.text_files import Text, read_file
 from crosscoder.text.token_alignment import Aligner, counterpart_positions
 
-# Padded tokens of one pass. The logits of all of them are there at once, for a gradient twice.
+# Maximum number of padded tokens per forward pass. Their logits are all in memory, twice for a gradient.
 BATCH_TOKENS = 1024
 
 _LENGTH_MULTIPLE = 16
@@ -30,78 +30,77 @@ _SPLIT_STREAM = 11
 
 @dataclass(frozen=True)
 class IntervenedTokens:
-    """A prompt in the tokens of the intervened model, where its tokenizer is another one."""
+    """A prompt in the tokens of the intervened model, if its tokenizer differs."""
 
     token_ids: Int64[np.ndarray, " own_token"]
 
-    places: Int32[np.ndarray, " token"]
-    """For each token of the reference, its counterpart here; -1 where there is none."""
+    counterparts: Int32[np.ndarray, " token"]
+    """For each token of the reference, the index of its counterpart here; -1 without one."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is given."""
+    """A prompt in the tokens of the reference."""
 
     text: str
-    """For people to read: the question of a chat, or the text."""
+    """For display: the question of a chat, or the text."""
 
     token_ids: Int64[np.ndarray, " token"]
 
     intervened: IntervenedTokens | None = None
-    """None: both models read the same tokens."""
+    """None if both models read the same tokens."""
 
     template: Bool[np.ndarray, " token"] | None = None
-    """Tokens that a chat template wrote; None where that is not known."""
+    """Tokens that come from a chat template; None if unknown."""
 
     def read_by(self, model: int) -> "Prompt":
-        """As one of the models reads it."""
+        """Return the prompt as a model reads it."""
         if model == 0 or self.intervened is None:
             return self
         return Prompt(self.text, self.intervened.token_ids)
 
     def cut(self, length: int) -> "Prompt":
-        """Its first tokens, in either model."""
-        own = self.intervened
-        if own is not None:
-            places = np.where(own.counterparts[:length] < length, own.counterparts[:length], -1).astype(
-                np.int32
-            )
-            own = IntervenedTokens(own.token_ids[:length], places)
+        """Return the first `length` tokens, in either model."""
+        intervened = self.intervened
+        if intervened is not None:
+            counterparts = intervened.counterparts[:length]
+            counterparts = np.where(counterparts < length, counterparts, -1).astype(np.int32)
+            intervened = IntervenedTokens(intervened.token_ids[:length], counterparts)
         template = None if self.template is None else self.template[:length]
-        return Prompt(self.text, self.token_ids[:length], own, template)
+        return Prompt(self.text, self.token_ids[:length], intervened, template)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens of one pass: those of a prompt, and of a continuation where its probability is asked for."""
+    """Tokens of one forward pass: a prompt, followed by a continuation if its probability is measured."""
 
     prompt: int
-    """Index into the prompts."""
+    """Index of the prompt."""
 
     token_ids: Int64[np.ndarray, " token"]
 
     n_prompt: int
-    """How many of them are the prompt's."""
+    """Number of tokens of the prompt."""
 
     against: bool = False
-    """Whether its continuation counts against the behavior."""
+    """Whether the continuation counts against the behavior."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that are run together, padded on the right; all rows of a prompt are in one batch."""
+    """Rows run together, padded on the right. All rows of a prompt are in one batch."""
 
     prompts: Int64[np.ndarray, " prompt"]
-    """Indices of its prompts, ascending."""
+    """Indices of the prompts, ascending."""
 
     place: Int[Tensor, " row"]
-    """Which of `prompts` a row belongs to."""
+    """Index of each row's prompt in `prompts`."""
 
     token_ids: Int[Tensor, "row token"]
     attention: Bool[Tensor, "row token"]
 
     kept: Bool[Tensor, "row token"]
-    """Tokens that the dictionary reads: those that the token policy leaves in."""
+    """Tokens that the dictionary reads: those that the token policy keeps."""
 
     n_prompt: Int[Tensor, " row"]
     length: Int[Tensor, " row"]
@@ -109,27 +108,27 @@ class Batch:
 
 
 def read_prompts(behavior: Behavior, pair: ModelPair) -> list[Prompt]:
-    """All prompts, each once, at most `limit`, spread over them.
+    """Return the distinct prompts, at most `limit`, taken at even steps.
 
     Raises:
-        ConfigError, DataError, FormatError: The file cannot be read, a chat does not fit the template, or fewer than four
-            different prompts are left.
+        ConfigError, DataError, FormatError: The file cannot be read, a chat does not fit the template, or there are fewer than four
+            distinct prompts.
     """
     if isinstance(behavior.prompts, Path):
         texts, origin = read_file(behavior.prompts, "prompts"), str(behavior.prompts)
     else:
-        texts, origin = [_given(entry, place) for place, entry in enumerate(behavior.prompts)], "prompts"
+        texts, origin = [_text_of(entry, index) for index, entry in enumerate(behavior.prompts)], "prompts"
     prompts = encode(texts, pair)
-    once = list({prompt.token_ids.tobytes(): prompt for prompt in prompts}.values())
+    unique = list({prompt.token_ids.tobytes(): prompt for prompt in prompts}.values())
     if behavior.limit is not None:
-        once = once[:: max(1, -(-len(once) // behavior.limit))]
-    if len(once) < 4:
-        raise DataError(f"{origin}: {len(once)} different prompts are too few to split; give at least 4")
-    return once
+        unique = unique[:: max(1, -(-len(unique) // behavior.limit))]
+    if len(unique) < 4:
+        raise DataError(f"{origin}: {len(unique)} distinct prompts are too few to split; give at least 4")
+    return unique
 
 
 def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
-    """Texts and chats as both models read them. Raises DataError for one that is too long for them, or has no token."""
+    """Tokenize texts and chats for both models. Raises DataError for one that is too long or has no tokens."""
     if pair.readers is not None:
         return _encode_aligned(texts, pair, Aligner(pair.readers))
     prompts = []
@@ -139,7 +138,7 @@ def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
             template = np.zeros(len(ids), dtype=bool)
         elif pair.chat_template is None:
             raise DataError(
-                f"{text.origin}: a chat, but neither model's tokenizer has a chat template; give plain text"
+                f"{text.origin}: is a chat, but neither model's tokenizer has a chat template; give plain text"
             )
         else:
             ids, template = encode_chat(pair.tokenizer, pair.chat_template, text.messages, text.origin)
@@ -149,15 +148,15 @@ def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
 
 
 def _encode_aligned(texts: Sequence[Text], pair: ModelPair, aligner: Aligner) -> list[Prompt]:
-    """Texts and chats in the tokens of both models. A prompt of which they read nothing in common has nothing to attribute."""
+    """Tokenize texts and chats with each model's tokenizer and align the tokens."""
     prompts = []
     for text in texts:
         reference, intervened = aligner.read(text)
         _check_length(max(len(side.token_ids) for side in (reference, intervened)), text, pair)
-        own = IntervenedTokens(
+        aligned = IntervenedTokens(
             intervened.token_ids.astype(np.int64), counterpart_positions(reference.ends, intervened.ends)
         )
-        prompts.append(Prompt(text.prompt, reference.token_ids.astype(np.int64), own, reference.template))
+        prompts.append(Prompt(text.prompt, reference.token_ids.astype(np.int64), aligned, reference.template))
     return prompts
 
 
@@ -171,12 +170,12 @@ def _check_length(n_tokens: int, text: Text, pair: ModelPair) -> None:
 
 
 def split(n_prompts: int, held_out: float, seed: int) -> Bool[np.ndarray, " prompt"]:
-    """Which prompts claims are checked on; at least two on each side."""
+    """Return the mask of the claim set; both sets have at least two prompts."""
     count = min(max(round(held_out * n_prompts), 2), n_prompts - 2)
     order = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(n_prompts)
-    side = np.zeros(n_prompts, dtype=bool)
-    side[order[:count]] = True
-    return side
+    mask = np.zeros(n_prompts, dtype=bool)
+    mask[order[:count]] = True
+    return mask
 
 
 def batches(
@@ -185,16 +184,15 @@ def batches(
     policy: TokenPolicy,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Batch]:
-    """Rows of like length together, at most `batch_tokens` of them with their padding, unless one prompt has more."""
-    return form_batches(rows, grouped([rows], batch_tokens), tokenizer, policy)
+    """Batch rows of similar length, at most `batch_tokens` tokens with padding unless a single prompt has more."""
+    return form_batches(rows, group_by_length([rows], batch_tokens), tokenizer, policy)
 
 
-def grouped(rows: Sequence[Sequence[Row]], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
-    """Prompts that are run together, those of like length: no model's batch has more than `batch_tokens` tokens with their padding,
-    unless one prompt has more.
+def group_by_length(rows: Sequence[Sequence[Row]], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
+    """Group prompts of similar length; each model's batch has at most `batch_tokens` tokens with padding, unless a single prompt has more.
 
     Args:
-        rows: Of each model that is run; each has as many of a prompt.
+        rows: The rows of each model; all models have the same number of rows per prompt.
     """
     longest: dict[int, int] = {}
     for row in chain.from_iterable(rows):
@@ -217,18 +215,18 @@ def form_batches(
     tokenizer: PreTrainedTokenizerBase,
     policy: TokenPolicy,
 ) -> list[Batch]:
-    """One batch for each group of prompts, of the rows of one model."""
-    of_prompt: dict[int, list[Row]] = {}
+    """Form one batch of one model's rows for each group of prompts."""
+    rows_of_prompt: dict[int, list[Row]] = {}
     for row in rows:
-        of_prompt.setdefault(row.prompt, []).append(row)
+        rows_of_prompt.setdefault(row.prompt, []).append(row)
     special = torch.tensor(special_ids(tokenizer) if policy.mask_special else [], dtype=torch.long)
-    return [_batch(group, of_prompt, special, policy.mask_first) for group in groups]
+    return [_batch(group, rows_of_prompt, special, policy.mask_first) for group in groups]
 
 
 def _batch(
-    prompts: Sequence[int], of_prompt: dict[int, list[Row]], special: Int[Tensor, " id"], mask_first: int
+    prompts: Sequence[int], rows_of_prompt: dict[int, list[Row]], special: Int[Tensor, " id"], mask_first: int
 ) -> Batch:
-    rows = [(place, row) for place, prompt in enumerate(prompts) for row in of_prompt[prompt]]
+    rows = [(place, row) for place, prompt in enumerate(prompts) for row in rows_of_prompt[prompt]]
     length = torch.tensor([len(row.token_ids) for _, row in rows])
     token_ids = torch.zeros(len(rows), _padded(int(length.max())), dtype=torch.long)
     for index, (_, row) in enumerate(rows):
@@ -249,12 +247,12 @@ def _batch(
 
 
 def _padded(length: int) -> int:
-    """Matrix products on a CPU prefer multiples of 16."""
+    """Round up to a multiple of 16, which is faster for matrix products on a CPU."""
     return -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
 
 
-def _given(entry: str | tuple[Message, ...], place: int) -> Text:
-    origin = f"prompts, entry {place}"
+def _text_of(entry: str | tuple[Message, ...], index: int) -> Text:
+    origin = f"prompts, entry {index}"
     if isinstance(entry, str):
         return Text(entry, None, origin)
     return Text(None, tuple(message.model_dump() for message in entry), origin)

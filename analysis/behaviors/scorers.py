@@ -1,4 +1,4 @@
-"""What generated answers are worth: a number each, from a pattern, a function of the user, or another model's judgment."""
+"""Scorers of generated answers: a pattern, a user function, or the verdict of another model."""
 
 import importlib.util
 import logging
@@ -19,20 +19,20 @@ from ..judges.reply_cache import ReplyCache
 logger = logging.getLogger(__name__)
 
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
-"""From prompts and as many answers to a number for each answer."""
+"""Maps prompts and as many answers to one score per answer."""
 
 _UNCLEAR_SHARE = 0.05
-"""Of a judge's replies may be neither yes nor no; they count as no."""
+"""Maximum share of a judge's replies that are neither yes nor no; they count as no."""
 
 
 def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scorer:
-    """The scorer that these settings describe.
+    """Return the scorer for these settings.
 
     Args:
-        cache: File that a judge's replies are kept in, so that none is asked for twice.
+        cache: File of a judge's cached replies.
 
     Raises:
-        ConfigError: The function or the judge cannot be had.
+        ConfigError: The function or the judge is not available.
     """
     match settings:
         case Pattern():
@@ -47,55 +47,55 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
 
 
 class _UserScorer:
-    """A function in a file of the user."""
+    """A function in a user's Python file."""
 
     def __init__(self, settings: UserFunction) -> None:
         file, name = settings.file.expanduser(), settings.function
-        self._least, self._most = settings.bounds or (-math.inf, math.inf)
+        self._lower, self._upper = settings.bounds or (-math.inf, math.inf)
         if not file.is_file() or file.suffix != ".py":
-            raise ConfigError(f"metric.file: {str(file)!r} is no Python file; give the path of one")
+            raise ConfigError(f"metric.file: {str(file)!r} is not a Python file; give the path of one")
         spec = importlib.util.spec_from_file_location(file.stem, file)
         assert spec is not None and spec.loader is not None  # its name ends in .py
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        self._function, self._named = getattr(module, name, None), name
+        self._function, self._name = getattr(module, name, None), name
         if not callable(self._function):
             known = [key for key, value in vars(module).items() if callable(value)]
             raise ConfigError(f"metric.function: {file} has no function {name!r}{did_you_mean(name, known)}")
 
     def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         assert callable(self._function)
-        found: Any = self._function(list(prompts), list(answers))
-        values = [float(value) for value in found]
+        returned: Any = self._function(list(prompts), list(answers))
+        values = [float(value) for value in returned]
         if len(values) != len(answers) or not all(map(math.isfinite, values)):
             raise DataError(
-                f"metric.function: {self._named!r} gave {len(values)} numbers for {len(answers)} answers, or one that is not "
-                "finite; it has to return a finite number for each"
+                f"metric.function: {self._name!r} returned {len(values)} numbers for {len(answers)} answers, or one that is not "
+                "finite; it must return one finite number per answer"
             )
-        outside = [value for value in values if not self._least <= value <= self._most]
+        outside = [value for value in values if not self._lower <= value <= self._upper]
         if outside:
             raise DataError(
-                f"metric.bounds: {self._named!r} gave {outside[0]:g}, outside of {self._least:g} to {self._most:g}; give the least and the "
-                "most that it can return"
+                f"metric.bounds: {self._name!r} returned {outside[0]:g}, outside of {self._lower:g} to {self._upper:g}; give the lowest and the "
+                "highest value that it can return"
             )
         return values
 
 
 class _Judge:
-    """Another model that answers yes or no."""
+    """A chat model that answers yes or no."""
 
     def __init__(self, settings: Judged, cache: Path) -> None:
-        self._settings, self._kept = settings, ReplyCache(cache)
+        self._settings, self._cache = settings, ReplyCache(cache)
         self._asked = 0
         self._model = open_model(settings.judge, "metric.judge")
 
     def __call__(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-        fill = {"{prompt}": prompts, "{answer}": answers}
+        values = {"{prompt}": prompts, "{answer}": answers}
         questions = [
             Question(
                 re.sub(
                     r"\{prompt\}|\{answer\}",
-                    lambda found, i=i: fill[found.group()][i],
+                    lambda match, i=i: values[match.group()][i],
                     self._settings.question,
                 )
             )
@@ -106,27 +106,27 @@ class _Judge:
         if len(unclear) > _UNCLEAR_SHARE * len(replies):
             raise DataError(
                 f"metric.judge: {len(unclear)} of {len(replies)} replies are neither yes nor no, e.g. {unclear[0][:60]!r}; "
-                "ask for one of them in the question, or take another judge"
+                "ask for yes or no in the question, or use another judge"
             )
         if unclear:
             logger.warning(
-                "%d of %d replies of the judge are neither yes nor no and count as no",
+                "%d of %d replies of the judge are neither yes nor no; they count as no",
                 len(unclear),
                 len(replies),
             )
         return [float(verdict_of(reply) or False) for reply in replies]
 
     def _replies(self, questions: Sequence[Question]) -> list[str]:
-        new = self._kept.unknown(self._model, questions)
+        new = self._cache.unknown(self._model, questions)
         judge = self._settings.judge
         if isinstance(judge, EndpointJudge) and new:
             if self._asked + len(new) > judge.max_requests:
                 raise ResourceError(
-                    f"metric.judge.max_requests: {self._asked + len(new)} questions are needed so far, the limit is "
+                    f"metric.judge.max_requests: {self._asked + len(new)} questions are needed so far, but the limit is "
                     f"{judge.max_requests}; raise it, or give fewer prompts"
                 )
             logger.info("judge: sending %d prompts with their answers to %s", len(new), judge.url)
         for question in tqdm(new, desc="judge", leave=False):
-            self._kept.ask(self._model, question)
+            self._cache.ask(self._model, question)
         self._asked += len(new)
-        return [self._kept.ask(self._model, question).text for question in questions]
+        return [self._cache.ask(self._model, question).text for question in questions]

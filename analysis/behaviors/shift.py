@@ -1,4 +1,4 @@
-"""Whether a behavior shifted at all: its size with an interval, and its noise floor. Below it nothing is explained."""
+"""The shift of a behavior with its interval and noise floor. A shift below the noise floor is not explained."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -13,29 +13,29 @@ Verdict = Literal["established", "no difference", "below the noise floor", "smal
 
 
 class Shift(NamedTuple):
-    """A shift on some prompts."""
+    """A shift on a set of prompts."""
 
     reference: Estimate
     intervened: Estimate
     size: Estimate
     p_value: float
-    """Of the paired permutation test."""
+    """p-value of the paired permutation test."""
 
     floor: float
-    """What chance reaches: by exchanging the models prompt by prompt, and by generating the reference's answers twice."""
+    """Noise floor: what chance reaches by exchanging the models on each prompt, and by generating the reference's answers twice."""
 
     self_shift: float | None
-    """The reference against itself with other random numbers; None where no random numbers are used."""
+    """Shift of the reference against itself with other random numbers; None if none are used."""
 
     verdict: Verdict
 
     @property
     def established(self) -> bool:
-        """Whether there is anything to explain."""
+        """Whether the shift is established."""
         return self.verdict == "established"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the shift for JSON."""
         values = self._asdict()
         return {
             key: value.as_dict() if isinstance(value, Estimate) else value for key, value in values.items()
@@ -50,11 +50,11 @@ def measure_shift(
     seed: int,
     bounds: Bounds | None = None,
 ) -> Shift:
-    """Both models on the same prompts.
+    """Compare both models on the same prompts.
 
     Args:
-        again: The reference with other random numbers, where its answers depend on them.
-        bounds: Of the metric, where it has some.
+        again: The reference with other random numbers, if its answers depend on them.
+        bounds: Bounds of the metric, if it has any.
     """
     resamples = Resamples(len(reference), rule.confidence, seed, bounds)
     difference = intervened - reference
@@ -82,7 +82,7 @@ def _verdict(
         return "no difference"
     if p_value > 1 - rule.confidence or abs(size.value) < floor or size.low * size.high <= 0:
         return "below the noise floor"
-    # The whole interval has to be as large as what matters.
+    # The whole interval must be at least as large as the smallest relevant shift.
     if min(abs(size.low), abs(size.high)) < rule.at_least:
         return "smaller than asked"
     return "established"

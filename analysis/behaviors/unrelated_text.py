@@ -1,4 +1,4 @@
-"""Texts that have nothing to do with a behavior: what an edit does there is its side effect."""
+"""Texts unrelated to a behavior, on which the side effects of an edit are measured."""
 
 from pathlib import Path
 
@@ -14,22 +14,21 @@ from ..latents.trained_run import TrainedRun
 from .prompts import IntervenedTokens, Prompt, encode
 
 _TOKENS = 64
-"""Of each text are read."""
+"""Maximum number of tokens of each text."""
 
 
 def unrelated_prompts(behavior: Behavior, run: TrainedRun) -> list[Prompt]:
-    """Texts that have nothing to do with the behavior, where side effects are measured: those of its settings, or held-out documents of
-    the run; some of them, cut.
+    """Return truncated texts unrelated to the behavior: from the file in its settings, or held-out documents of the run.
 
     Raises:
-        ConfigError: The run does not have a text source that is named.
+        ConfigError: The run has no text source of that name.
         DataError: There is no text.
     """
     if isinstance(behavior.elsewhere, Path):
         prompts = encode(read_file(behavior.elsewhere, "elsewhere"), run.pair)
     else:
-        chosen = _held_out(run.documents, behavior.elsewhere)
-        prompts = [_prompt_of(run.documents, int(index)) for index in chosen]
+        indices = _held_out(run.documents, behavior.elsewhere)
+        prompts = [_prompt_of(run.documents, int(index)) for index in indices]
     every = max(1, -(-len(prompts) // behavior.elsewhere_limit))
     cut = [prompt.cut(_TOKENS) for prompt in prompts[::every]]
     if not cut:
@@ -38,22 +37,22 @@ def unrelated_prompts(behavior: Behavior, run: TrainedRun) -> list[Prompt]:
 
 
 def _prompt_of(documents: Documents, index: int) -> Prompt:
-    """A document in the tokens that the models read."""
-    aligned, own = documents.alignment, None
+    """Return a document as a prompt in the tokens of both models."""
+    aligned, intervened = documents.alignment, None
     if aligned is not None:
-        places = aligned.places[documents.offsets[index] : documents.offsets[index + 1]]
-        own = IntervenedTokens(documents.tokens_of(index, 1).astype(np.int64), places)
-    return Prompt("", documents.tokens_of(index).astype(np.int64), own)
+        counterparts = aligned.places[documents.offsets[index] : documents.offsets[index + 1]]
+        intervened = IntervenedTokens(documents.tokens_of(index, 1).astype(np.int64), counterparts)
+    return Prompt("", documents.tokens_of(index).astype(np.int64), intervened)
 
 
 def _held_out(documents: Documents, sources: tuple[str, ...] | None) -> Int64[np.ndarray, " document"]:
-    """Held-out documents of some sources, or of all. Raises ConfigError for a source that the run does not have."""
+    """Return the held-out documents of the given sources, or of all. Raises ConfigError for an unknown source."""
     names = documents.source_names
     for source in sources or ():
         if source not in names:
             raise ConfigError(
                 f"elsewhere: the run has no text source {source!r}{did_you_mean(source, names)}; it has {', '.join(names)}"
             )
-    found = documents.split(held_out=True)
+    held_out = documents.split(held_out=True)
     wanted = [names.index(source) for source in sources or names]
-    return found[np.isin(documents.source[found], wanted)]
+    return held_out[np.isin(documents.source[held_out], wanted)]

@@ -6,7 +6,7 @@ import torch
 
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.config import AnalysisConfig
-from crosscoder.dictionary.inputs import view_rows
+from crosscoder.dictionary.views import view_rows
 
 from ..latents.dictionary_view import DictionaryView
 from ..latents.held_out_pass import PassAccumulator

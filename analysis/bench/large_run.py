@@ -1,6 +1,6 @@
 """A made-up run of any size to benchmark the page: every file that `analyze` writes, with plausible random numbers.
 
-Tokens follow Zipf's law over a vocabulary of made-up words, and each latent fires on a few tokens besides its peak.
+Tokens follow Zipf's law over a vocabulary of made-up words, and each latent fires on a few tokens in addition to its peak.
 """
 
 import json

@@ -25,7 +25,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from ..report.findings import control_findings
-from ..report.limits import drawing, limit_curves
+from ..report.limit_curves import drawing, limit_curves
 from ..tables.analysis_files import LABELS, TEXT_COLUMNS, AnalysisResults
 from .identity import run_digest
 from .section import Section, chunk_arrays, chunk_header, joined_arrays, joined_header

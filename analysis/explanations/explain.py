@@ -27,7 +27,14 @@ from ..tables.columns import WRITTEN
 from ..tables.parquet import read_table, write_parquet
 from .balanced_accuracy import MIN_VERDICTS, Score, Verdict, balanced_accuracy
 from .excerpts import Excerpt, ExcerptFinder, Excerpts
-from .explanation_files import SCORE_KINDS, ExplanationFolder, RuleScore, mean_scores, read_rows, read_rules
+from .explanation_files import (
+    SCORE_KINDS,
+    ExplanationFolder,
+    RuleScore,
+    mean_scores,
+    read_rows,
+    read_rules,
+)
 from .firing_rules import claimed_and_others, firing_latents
 from .firing_table import read_firings
 from .judge_prompts import author_question, decoy_marks, detection_question, fuzzing_question

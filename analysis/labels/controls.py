@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationReader
-from crosscoder.activations.null_pair import NullPair
-from crosscoder.activations.transforms import (
+from crosscoder.activations.control_transforms import (
     ReducedPrecision,
     ShuffledTokens,
     Transform,
     TransformedReader,
     WithoutSnapshots,
 )
+from crosscoder.activations.null_pair import NullPair
 from crosscoder.config import LabelRule, RunConfig
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.storage import load_crosscoder

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 Columns = Mapping[str, np.ndarray]
 
@@ -106,12 +104,10 @@ Estimates = Mapping[str, Estimate]
 """Values and intervals of all latents, by the name of the statistic."""
 
 
-def estimates_of(
-    values: Mapping[str, Tensor], intervals: Mapping[str, tuple[Tensor, Tensor]]
-) -> dict[str, Estimate]:
+def estimates_of(values: Mapping[str, Any], intervals: Mapping[str, tuple[Any, Any]]) -> dict[str, Estimate]:
     """Return values and intervals of statistics as numpy arrays."""
     return {
-        name: Estimate(value.numpy(), *(torch.as_tensor(bound).numpy() for bound in intervals[name]))
+        name: Estimate(np.asarray(value), *(np.asarray(bound) for bound in intervals[name]))
         for name, value in values.items()
     }
 

@@ -228,7 +228,7 @@ def _rates_along_twins(geometry: Geometry, columns: Columns, agreement: float, r
 def _estimators(
     view: DictionaryView, statistics: Statistics
 ) -> tuple[dict[str, Statistic], dict[str, Tensor]]:
-    """Return every statistic that gets an interval, by name, and the constants that it needs besides the sums."""
+    """Return every statistic that gets an interval, by name, and the constants that it needs in addition to the sums."""
     estimators: dict[str, Statistic] = {"density": lambda moments: moments["fired"] / moments["tokens"]}
     # Identical models have no shift, and so no shares of it.
     if "shift/square" in statistics.totals and bool(statistics.totals["shift/square"].any()):

@@ -111,7 +111,7 @@ def reason_of_difference(outcome: Outcome, held_by_reference: float, held_by_int
 _DEAD = "fired on no held-out token"
 
 
-def _seldom_seen(outcome: Outcome, n_documents: float, rule: LabelRule) -> str:
+def _seldom_seen(outcome: Outcome, n_documents: int | float, rule: LabelRule) -> str:
     if outcome == Outcome.DEAD:
         return _DEAD
     seen = f"fired in {int(n_documents)} held-out document{'s' * (n_documents != 1)}"

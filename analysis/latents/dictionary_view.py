@@ -20,8 +20,8 @@ from crosscoder.activations.linear_map import LinearMap
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.config.pair import MIN_MAP_COSINE
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, view_rows
 from crosscoder.dictionary.sparse_latents import SparseLatents
+from crosscoder.dictionary.views import View, view_rows
 from crosscoder.run.folder import RunFolder
 
 from .geometry import Geometry

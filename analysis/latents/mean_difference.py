@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
-from crosscoder.dictionary.inputs import view_rows
+from crosscoder.dictionary.views import view_rows
 
 from .logit_lens import DirectionReader
 

@@ -14,7 +14,7 @@ from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair, load_pair
-from crosscoder.language_models.tokenizers import load_tokenizers
+from crosscoder.language_models.tokenizers import load_reference_tokenizer, load_tokenizers
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.device import sparse_device
 from crosscoder.text.documents import Documents
@@ -72,10 +72,9 @@ class TrainedRun:
     @cached_property
     def document_context(self) -> DocumentContext:
         """Context of each token; only for runs with text."""
-        reference, intervened = load_tokenizers(self._pair_config)
-        return DocumentContext(
-            self.documents, reference, None if self.documents.alignment is None else intervened
-        )
+        if self.documents.alignment is None:
+            return DocumentContext(self.documents, load_reference_tokenizer(self._pair_config))
+        return DocumentContext(self.documents, *load_tokenizers(self._pair_config))
 
     @cached_property
     def _row_context(self) -> RowContext:

@@ -13,7 +13,7 @@ from crosscoder.errors import DataError
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.text_files import Text
 
-from ..behaviors.metrics import kl_divergence
+from ..behaviors.logit_metrics import kl_divergence
 from ..behaviors.patching import INTERVENED, REFERENCE
 from ..behaviors.prompts import Batch, Prompt, Row, batches, encode
 from ..behaviors.unshared_space.activations import tokens_read

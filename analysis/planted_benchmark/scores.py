@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from crosscoder.dictionary.inputs import View
 from crosscoder.dictionary.storage import load_crosscoder
+from crosscoder.dictionary.views import View
 from crosscoder.planted import PlantedPair, PlantedTruth
 from crosscoder.run.folder import RunFolder
 

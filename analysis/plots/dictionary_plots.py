@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..report.limits import limit_curves
+from ..report.limit_curves import limit_curves
 from ..tables.analysis_files import LABELS, AnalysisResults
 from .axes import bars_with_intervals, faint_line, limit_line, plain_numbers, whiskers
 from .plot import Plot

@@ -209,8 +209,7 @@ def _sentences(results: BehaviorResults) -> Iterator[Sentence]:
         return
     if shift["stand_in"] is not None:
         yield say(
-            "Latents were found, and their shares measured, with a metric that has a gradient and stands in for this one; it shifts by "
-            "{stand_in} {unit}.",
+            "Latents were found, and their shares measured, with a stand-in metric, which has a gradient; it shifts by {stand_in} {unit}.",
             stand_in=_with_interval(
                 "stand_in", shift["stand_in"]["size"], unit_format(shift["stand_in"]["unit"])
             ),
@@ -376,8 +375,8 @@ def _answer_sentence(answers: dict[str, Any], n_named: int) -> Sentence:
 def _cost(causal: dict[str, Any]) -> Sentence:
     cost = causal["removal_cost"]
     return say(
-        "On unrelated text, removing them changes the next-token prediction by {kl:.5f} nats (KL), and perplexity from {perplexity:.2f} to "
-        "{perplexity_changed:.2f}.",
+        "On unrelated text, removing these latents changes the intervened model's next-token prediction by {kl:.5f} nats (KL), and its "
+        "perplexity from {perplexity:.2f} to {perplexity_changed:.2f}.",
         kl=cost["kl"]["value"],
         perplexity=cost["perplexity"],
         perplexity_changed=cost["perplexity_changed"],

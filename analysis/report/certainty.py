@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
-from .findings import agreement, has, label_counts, shuffled_found, stability, why_not_credible
+from .findings import agreement, has, label_counts, shuffled_found, stability, why_unreliable
 from .phrases import NOT_MEASURED
 from .schema import Statement
 from .wording import Sentence, listed, named, say
@@ -69,7 +69,7 @@ def _label_checks(results: AnalysisResults) -> tuple[Entry, ...]:
         (
             "false-discovery rate",
             say("expected false labels: {rate}", rate=listed(rate)) if rate else None,
-            "how many labels of each kind to expect by chance, by the null pairs",
+            "the number of latents with each label to expect by chance, from the null pairs",
         ),
         (
             "q-values",
@@ -140,4 +140,4 @@ def _q_values(features: pd.DataFrame, with_nulls: bool) -> Sentence:
 def _agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
     if controls.get("difference_heard"):
         return agreement(features, controls)
-    return say("not used: {why}", why=why_not_credible(controls))
+    return say("not used: {why}", why=why_unreliable(controls))

@@ -11,15 +11,15 @@ from ..behaviors.behavior_files import load_behaviors
 from ..explanations.explanation_files import read_rules
 from ..labels.rule import ROTATED_RATIO
 from ..tables.analysis_files import LABELS, AnalysisResults
-from .before import before_dictionary
+from .before_dictionary import before_dictionary
 from .behavior_shifts import behavior_shifts
 from .certainty import certainty
-from .checks import comparability
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
+from .comparability import comparability
 from .desiderata import desiderata
 from .headlines import summary_sentences
 from .label_rule import rule_statements
-from .limits import limit_curves
+from .limit_curves import limit_curves
 from .outlook import outlook
 from .phrases import NOT_MEASURED, Number, present, visible
 from .schema import (

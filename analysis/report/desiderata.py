@@ -284,10 +284,6 @@ def _at_most(
     return _judged(key, value, shown, threshold, met, measure)
 
 
-def _unmeasured(key: str, measure: str) -> Requirement:
-    return _judged(key, None, say(NOT_MEASURED), say("none yet"), None, measure)
-
-
 def _judged(
     key: str,
     value: Number | None,

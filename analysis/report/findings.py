@@ -111,7 +111,7 @@ def stability(features: pd.DataFrame, n_seeds: int) -> Sentence:
 
 
 def agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
-    """Return how many latents labeled as changed change along a direction of a credible diff-SAE."""
+    """Return how many latents labeled as changed change along a direction of a reliable diff-SAE."""
     claimed = np.isin(features["label"].to_numpy(), CLAIMED)
     others = ~claimed & (features["n_tokens"].to_numpy() > 0)
     same = features["difference_cosine"].to_numpy(dtype=float) > SAME_DIRECTION
@@ -126,8 +126,8 @@ def agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
     )
 
 
-def why_not_credible(controls: dict[str, Any]) -> Sentence:
-    """Return why a diff-SAE is not credible."""
+def why_unreliable(controls: dict[str, Any]) -> Sentence:
+    """Return why a diff-SAE is not reliable."""
     return say(
         "the diff-SAE explains {fve:percent} of the difference, but {fve_mixed:percent} of a difference without structure, so its "
         "directions may be artifacts",
@@ -171,12 +171,12 @@ def _identity(control: dict[str, Any]) -> Sentence:
 
 
 def _difference(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence | None:
-    credible = controls.get("difference_heard")
-    if credible is None:
+    reliable = controls.get("difference_heard")
+    if reliable is None:
         return None
-    if not credible:
-        return say("not credible: {why}", why=why_not_credible(controls))
+    if not reliable:
+        return say("not reliable: {why}", why=why_unreliable(controls))
     if has(features, "difference_cosine"):
-        return say("credible: {agreement}", agreement=agreement(features, controls))
+        return say("reliable: {agreement}", agreement=agreement(features, controls))
     # Models of different width have no difference of directions to compare with it.
-    return say("credible: the diff-SAE {explained}", explained=_explained(controls))
+    return say("reliable: the diff-SAE {explained}", explained=_explained(controls))

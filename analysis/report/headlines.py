@@ -69,7 +69,7 @@ def _behavior_shift(behavior: BehaviorShift) -> Sentence:
     if any(answers) and not any(check and (check.share.low or 0) > MIN_SHARE for check in answers):
         return say(
             "{behavior} changed {values}. In generated answers, removing or adding {latents:counted latent} is not shown to change it. In the "
-            "metric that stands in for answers, removing them from the intervened model undoes {necessity:percent} of the shift, and adding "
+            "stand-in metric, removing them from the intervened model undoes {necessity:percent} of the shift, and adding "
             "them to the reference's activations produces {sufficiency:percent}.",
             behavior=named(behavior.name),
             values=values,
@@ -82,7 +82,7 @@ def _behavior_shift(behavior: BehaviorShift) -> Sentence:
     return say(
         "{behavior} changed {values}. Some of the shift is caused by {latents:counted latent} together: removing all of them from the "
         "intervened model undoes {necessity:percent} of it{where}, and adding them to the reference's activations produces "
-        "{sufficiency:percent}.",
+        "{sufficiency:percent} of it.",
         behavior=named(behavior.name),
         values=values,
         latents=len(explanation.latents),
@@ -113,7 +113,7 @@ def _conditions(checks: tuple[Check, ...]) -> Sentence:
         failed=f"Conditions for a comparison that failed: {failed}."
         if failed
         else "No condition for a comparison failed.",
-        unmeasured=f" Not measured: {unmeasured}." if unmeasured else "",
+        unmeasured=f" Conditions not measured: {unmeasured}." if unmeasured else "",
     )
 
 

@@ -17,7 +17,7 @@ from crosscoder.runtime.files import write_atomic
 
 from ..tables.analysis_files import load_results
 from .content import build_report
-from .limits import drawing
+from .limit_curves import drawing
 from .phrases import NOT_MEASURED, Number, markdown, markdown_code, seconds, visible
 from .schema import Report
 from .wording import Piece, Sentence, format_number

@@ -29,8 +29,8 @@ from torch import Tensor
 from ..errors import DataError, FormatError
 from ..runtime.files import write_atomic
 from .batch import split_models
+from .control_transforms import mixed_over_tokens
 from .linear_map import least_squares_map, share_space
-from .transforms import mixed_over_tokens
 
 
 class NullPair:

@@ -7,7 +7,7 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,26 +19,29 @@ from ..config.explanation import ExplanationSettings
 from ..config.load import load_config, with_overrides
 from ..config.requirements import Requirements
 from ..errors import ConfigError, CrosscoderError
-from ..run.folder import RESULT_NEUTRAL_SETTINGS, RunFolder
-from ..runtime.files import write_atomic
+from ..run.folder import RunFolder
 from ..runtime.interrupts import treat_sigterm_as_interrupt
-from .packages import bench_analysis, bench_page, choose_k, module, train_and_analyze
+from .arguments import (
+    Overrides,
+    Target,
+    first_word,
+    load_behaviors,
+    load_settings,
+    open_finished_run,
+    print_result,
+    whole_numbers,
+)
+from .benchmarks import run_benchmarks
+from .packages import choose_k, module, train_and_analyze
 
 app = typer.Typer(
     name="crosscoder",
-    help="Explain what changed between two language models, feature by feature, with the evidence.",
+    help="Explain what changed between two language models, feature by feature, and how sure that is.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Target = Annotated[
-    Path, typer.Argument(metavar="CONFIG_OR_RUN", help="YAML file of settings, or a run folder")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="settings to override, e.g. training.lr=3e-4")
-]
 
 
 def main() -> None:
@@ -89,7 +92,7 @@ def demo(
     ] = False,
 ) -> None:
     """Run every stage on the embedded pair of models."""
-    name, overrides = _first_word(words, "runs/demo")
+    name, overrides = first_word(words, "runs/demo")
     folder = Path(name)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output: {str(folder)!r} is a file; name a folder")
@@ -101,23 +104,23 @@ def demo(
 @_verb
 def run(target: Target, overrides: Overrides = None) -> None:
     """Run harvest, train, analyze, attribute, report and browse."""
-    _run(_settings(target, overrides))
+    _run(load_settings(target, overrides))
 
 
 @_verb
 def harvest(target: Target, overrides: Overrides = None) -> None:
     """Write the activations of all models to disk."""
-    config = _settings(target, overrides)
+    config = load_settings(target, overrides)
     module("training.stages").harvest(config)
-    _print_result("activations", RunFolder(config.output).activations)
+    print_result("activations", RunFolder(config.output).activations)
 
 
 @_verb
 def train(target: Target, overrides: Overrides = None) -> None:
     """Train the dictionary and its controls; resumes if interrupted."""
-    config = _settings(target, overrides)
+    config = load_settings(target, overrides)
     module("training.stages").train(config)
-    _print_result("dictionary", RunFolder(config.output).crosscoder)
+    print_result("dictionary", RunFolder(config.output).crosscoder)
 
 
 @_verb
@@ -133,15 +136,15 @@ def sweep(
     ] = None,
 ) -> None:
     """Choose the smallest k on the plateau of explained difference."""
-    ks, widths = _whole_numbers("--k", k, "16,24,32"), _whole_numbers("--latents", latents, "2048,4096")
-    config = _settings(target, overrides)
+    ks, widths = whole_numbers("--k", k, "16,24,32"), whole_numbers("--latents", latents, "2048,4096")
+    config = load_settings(target, overrides)
     found = module("training.stages").sweep(config, ks, widths)
     for point in found.points:
         chosen = "  <- the smallest on the plateau" if point == found.chosen else ""
         print(
             f"{point.n_latents} latents, k {point.k:<6} {100 * point.explained:5.1f} % of the difference explained{chosen}"
         )
-    _print_result("sweep", RunFolder(config.output).sweep / "sweep.json")
+    print_result("sweep", RunFolder(config.output).sweep / "sweep.json")
     chosen = found.chosen
     words = [f"crosscoder.n_latents={chosen.n_latents}", f"crosscoder.sparsity.k={chosen.k}"]
     print(f"next         {shlex.join(['crosscoder', 'run', str(target), *(overrides or ()), *words])}")
@@ -150,11 +153,11 @@ def sweep(
 @_verb
 def analyze(target: Target, overrides: Overrides = None) -> None:
     """Measure and label latents; write examples and logit tables."""
-    config = _settings(target, overrides)
+    config = load_settings(target, overrides)
     RunFolder.open(config.output)
     folder = RunFolder.create(config.output, config)
     module("analysis.stages").analyze(folder, config)
-    _print_result("features", folder.features)
+    print_result("features", folder.features)
 
 
 @_verb
@@ -169,13 +172,13 @@ def attribute(
     ] = None,
 ) -> None:
     """Measure the shift of a behavior and attribute it to latents."""
-    config = _settings(target, [])
+    config = load_settings(target, [])
     folder = RunFolder.open(config.output)
-    named, overrides = _first_word(words, "")
+    named, overrides = first_word(words, "")
     paths = [Path(named)] if named else list(config.behaviors)
     if not paths:
         raise ConfigError(f"{target}: the run has no behaviors; give the YAML file of one")
-    _attribute(folder, config, _behaviors(paths, overrides))
+    _attribute(folder, config, load_behaviors(paths, overrides))
 
 
 @_verb
@@ -190,16 +193,16 @@ def explain(
     ] = None,
 ) -> None:
     """Explain latents with a chat model, and score the explanations."""
-    config = _settings(target, [])
+    config = load_settings(target, [])
     folder = RunFolder.open(config.output)
-    named, overrides = _first_word(words, "")
+    named, overrides = first_word(words, "")
     settings = (
         load_config(Path(named), overrides, ExplanationSettings)
         if named
         else with_overrides(ExplanationSettings(), overrides)
     )
     module("analysis.stages").explain(folder, config, settings)
-    _print_result("explanations", folder.explanations)
+    print_result("explanations", folder.explanations)
 
 
 @_verb
@@ -213,13 +216,13 @@ def report(
 ) -> None:
     """Write the report of what changed, every claim with its evidence."""
     requirements = None if require is None else load_config(require, model=Requirements)
-    folder = _finished_run(target, overrides)
+    folder = open_finished_run(target, overrides)
     report_stages = module("analysis.report_stages")
     report_stages.report(folder)
-    _print_result("report", folder.report)
+    print_result("report", folder.report)
     unmet = [] if requirements is None else report_stages.unmet(folder, requirements)
     for line in unmet:
-        _print_result("not met", line)
+        print_result("not met", line)
     if unmet:
         raise typer.Exit(3)
 
@@ -241,12 +244,12 @@ def browse(
     """Write the page to explore a run; it opens offline, from disk."""
     if live and not serve:
         raise ConfigError("--live: the live page is served, not written; give --serve as well")
-    folder = _finished_run(target, overrides)
+    folder = open_finished_run(target, overrides)
     # Created first, so that a port in use or a run without models fails before any work.
-    server = _server(folder, _settings(target, overrides), port, live=live) if serve else None
-    _print_result("page", module("analysis.report_stages").browse(folder))
+    server = _server(folder, load_settings(target, overrides), port, live=live) if serve else None
+    print_result("page", module("analysis.report_stages").browse(folder))
     if server is not None:
-        server.serve(_print_result)
+        server.serve(print_result)
         print("stopped")
 
 
@@ -261,14 +264,14 @@ def plot(
     ] = "png,svg",
 ) -> None:
     """Write the figures for a paper, each with its numbers as CSV."""
-    folder = _finished_run(target, None)
-    _print_result("figures", module("analysis.plots.stage").write_plots(folder, to, formats.split(",")))
+    folder = open_finished_run(target, None)
+    print_result("figures", module("analysis.plots.stage").write_plots(folder, to, formats.split(",")))
 
 
 @_verb
 def doctor(target: Target, overrides: Overrides = None) -> None:
     """Check models, hookpoint, memory and disk before a run."""
-    print(module("training.stages").doctor(_settings(target, overrides)))
+    print(module("training.stages").doctor(load_settings(target, overrides)))
 
 
 @_verb
@@ -278,7 +281,7 @@ def export(
     to: Annotated[Literal["saelens"], typer.Option("--to", help="format to write")] = "saelens",
 ) -> None:
     """Write the dictionary in another tool's format to RUN/exports."""
-    folder = _finished_run(target, overrides)
+    folder = open_finished_run(target, overrides)
     storage = module("crosscoder.dictionary.storage")
     pair = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
     metadata = {
@@ -289,7 +292,7 @@ def export(
     module("crosscoder.dictionary.saelens").export_saelens(
         storage.load_crosscoder(folder.crosscoder), target_folder, metadata
     )
-    _print_result(to, target_folder)
+    print_result(to, target_folder)
 
 
 @_verb
@@ -316,33 +319,10 @@ def bench(
     ] = False,
 ) -> None:
     """Measure the speed on this machine, relative to a reference."""
-    what, overrides = _first_word(words, "all")
+    what, overrides = first_word(words, "all")
     if repeats is not None:
         overrides.append(f"repeats={repeats}")
-    settings = module("training.bench.settings")
-    chosen = settings.chosen_benchmarks(what)
-    config = with_overrides(settings.BenchConfig(), overrides)
-    timing, stages = module("crosscoder.runtime.timing"), module("training.bench.benchmarks")
-    if log is not None:
-        timing.require_log(log)
-    device = stages.prepare(config, plot if "growth" in chosen else None)
-    record = timing.Log(shlex.join(["crosscoder", *sys.argv[1:]]), timing.machine(device))
-    for name in chosen:
-        if name == "analysis":
-            tables = bench_analysis(config, device, toy)
-        elif name == "page":
-            tables = bench_page(config)
-        else:
-            tables = stages.measure(name, config, toy=toy, profile=profile, plot=plot)
-        for table in tables:
-            print(table.markdown(), flush=True)
-            record.tables.append(table)
-    if output is not None:
-        write_atomic(output, record.json())
-        _print_result("figures", output)
-    if log is not None:
-        record.append_to(log)
-        _print_result("log", log)
+    run_benchmarks(what, overrides, output, log, plot, profile=profile, toy=toy)
 
 
 @functools.partial(_verb, of=evaluate)
@@ -373,7 +353,7 @@ def planted(
         overrides=overrides or (),
         workers=workers,
     )
-    _print_result("results", output / "results.md")
+    print_result("results", output / "results.md")
 
 
 # --- shared by the verbs ----------------------------------------------------------------------------------------------
@@ -381,69 +361,25 @@ def planted(
 
 def _run(config: RunConfig) -> None:
     # Loaded first, so that a mistake in them fails before any long work.
-    behaviors = _behaviors(config.behaviors)
+    behaviors = load_behaviors(config.behaviors)
     folder = RunFolder.create(config.output, config)
     # One wandb run for all stages; training includes the harvest.
     with module("crosscoder.run.tracking").wandb_run(folder, config):
         module("training.stages").train(config)
-        _print_result("metrics", folder.metrics)
-        _print_result("dictionary", folder.crosscoder)
+        print_result("metrics", folder.metrics)
+        print_result("dictionary", folder.crosscoder)
         module("analysis.stages").analyze(folder, config)
-        _print_result("features", folder.features)
+        print_result("features", folder.features)
         _attribute(folder, config, behaviors)
         report_stages = module("analysis.report_stages")
         written = report_stages.report(folder)
-        _print_result("report", folder.report)
-        _print_result("page", report_stages.browse(folder, written))
-
-
-def _behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Behavior]:
-    return [load_config(path, overrides, Behavior) for path in paths]
+        print_result("report", folder.report)
+        print_result("page", report_stages.browse(folder, written))
 
 
 def _attribute(folder: RunFolder, config: RunConfig, behaviors: Iterable[Behavior]) -> None:
     for behavior in behaviors:
-        _print_result("behavior", module("analysis.stages").attribute(folder, config, behavior))
-
-
-def _whole_numbers(name: str, words: str | None, example: str) -> list[int]:
-    """Parse whole numbers above 0, separated by commas; empty if nothing is given."""
-    try:
-        numbers = [int(word) for word in words.split(",")] if words else []
-    except ValueError:
-        raise ConfigError(f"{name}: {words!r} is not a list of numbers; give e.g. {example}") from None
-    if any(number < 1 for number in numbers):
-        raise ConfigError(f"{name}: {words!r} contains a number below 1; give e.g. {example}")
-    return numbers
-
-
-def _first_word(words: list[str] | None, default: str) -> tuple[str, list[str]]:
-    """Split words into the leading word that is not an override (or the default) and the overrides."""
-    first, *others = words or [default]
-    return (default, [first, *others]) if "=" in first else (first, others)
-
-
-def _print_result(name: str, value: Path | str) -> None:
-    print(f"{name:<12} {value}", flush=True)
-
-
-def _settings(target: Path, overrides: list[str] | None) -> RunConfig:
-    """Load the settings of a file or of a run folder; `output` is then the current path of that folder."""
-    words = overrides or []
-    if not target.is_dir():
-        return load_config(target, words)
-    config = load_config(RunFolder.open(target).config, words)
-    if any(word.startswith("output=") for word in words):
-        return config
-    return config.model_copy(update={"output": target})
-
-
-def _finished_run(target: Path, overrides: list[str] | None) -> RunFolder:
-    """Open a run to read; overrides of its settings are refused, since reading cannot apply them."""
-    config = _settings(target, overrides)
-    folder = RunFolder.open(config.output)
-    folder.require_same(config, RESULT_NEUTRAL_SETTINGS)
-    return folder
+        print_result("behavior", module("analysis.stages").attribute(folder, config, behavior))
 
 
 def _server(folder: RunFolder, config: RunConfig, port: int, *, live: bool) -> Any:

@@ -194,7 +194,7 @@ def columns_page() -> str:
             (
                 f"`{column.name}`",
                 str(column.type).replace("<element: ", " of ").replace("<item: ", " of ").rstrip(">"),
-                column.meaning + (f" Only where {column.condition}." if column.condition else ""),
+                column.meaning + (f" Only if {column.condition}." if column.condition else ""),
                 column.unit,
                 column.null or "never",
             )

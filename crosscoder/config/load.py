@@ -20,7 +20,15 @@ from pydantic import BaseModel, ValidationError
 from ..errors import ConfigError, did_you_mean
 from . import AdapterSource, ModelSource, RunConfig
 from .chat_model import LocalModel
-from .introspection import Place, blocks, choose_variant, kind_of, name_default_kinds, scalars, variants
+from .introspection import (
+    Place,
+    blocks,
+    choose_variant,
+    kind_of,
+    name_default_kinds,
+    scalars,
+    variants,
+)
 from .messages import SettingError, setting_errors, show
 from .yaml_1_2 import describe_syntax_error, read_yaml, write_yaml
 

@@ -22,9 +22,16 @@ from torch import Tensor, nn
 from ..activations.batch import join_models, split_models
 from ..config import CrosscoderConfig
 from ..errors import DataError
+from . import normalization
 from .sparse_latents import SparseLatents
 from .sparsity import BatchTopKSparsity, build_sparsity, threshold_for
-from .topk_selection import SAMPLED_TOKENS, SURPLUS, PreLatents, estimate_score_bound, pre_latent_bounds
+from .topk_selection import (
+    SAMPLED_TOKENS,
+    SURPLUS,
+    PreLatents,
+    estimate_score_bound,
+    pre_latent_bounds,
+)
 
 
 class Crosscoder(nn.Module):
@@ -97,29 +104,22 @@ class Crosscoder(nn.Module):
 
     def normalize(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Convert raw to normalized activations."""
-        return (values - self.mean) * self._per_dimension(self.scale)
+        return normalization.normalize(values, self.mean, self._per_dimension(self.scale))
 
     def denormalize(self, normalized: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Convert normalized to raw activations."""
-        return normalized / self._per_dimension(self.scale) + self.mean
+        return normalization.denormalize(normalized, self.mean, self._per_dimension(self.scale))
 
     @torch.no_grad()
     def set_normalization(self, sample: Float[Tensor, "token width"]) -> None:
-        """Center each model on its mean and scale it by one number so that E‖x'‖² = d_model.
+        """Fit mean and scale to a sample of raw activations (`normalization.fit`).
 
         Raises:
             DataError: A model's activations are constant.
         """
-        sample = self._check(sample).double()
-        self.mean.copy_(sample.mean(dim=0))
-        for index, part in enumerate(split_models(sample - sample.mean(dim=0), self.config.d_models)):
-            mean_square = part.square().sum(dim=1).mean()
-            if mean_square == 0:
-                name = self.config.model_names[index]
-                raise DataError(
-                    f"activations of {name!r}: all {len(part)} sampled tokens are equal, so there is no variance to explain"
-                )
-            self.scale[index] = (part.shape[1] / mean_square).sqrt()
+        mean, scale = normalization.fit(self._check(sample), self.config.d_models, self.config.model_names)
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
 
     @torch.no_grad()
     def calibrate(self, sample: Float[Tensor, "token width"], chunk: int = 4096) -> None:

@@ -11,13 +11,18 @@ from .loading import adapter_tokenizer, compare_tokenizers, load_tokenizer, same
 logger = logging.getLogger(__name__)
 
 
+def load_reference_tokenizer(config: PairConfig) -> PreTrainedTokenizerBase:
+    """Load the reference's tokenizer. Raises PairError if it cannot be loaded."""
+    return load_tokenizer("pair.reference.model", config.reference.model, config.reference.revision)
+
+
 def load_tokenizers(config: PairConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
     """Load the tokenizers of reference and intervened model: the same object if the intervened model has no separate one.
 
     Raises:
         PairError: A tokenizer cannot be loaded.
     """
-    reference = load_tokenizer("pair.reference.model", config.reference.model, config.reference.revision)
+    reference = load_reference_tokenizer(config)
     match config.intervened:
         case AdapterSource(adapter=adapter):
             return reference, adapter_tokenizer(adapter) or reference

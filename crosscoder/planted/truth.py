@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from ..dictionary.inputs import View
+from ..dictionary.views import View
 
 KINDS = ("shared", "rotated", "rescaled", "new", "lost", "reweighted", "split", "merged")
 """

@@ -1,4 +1,4 @@
-"""A server that speaks as an OpenAI endpoint does, for tests of judges and authors."""
+"""An OpenAI-compatible server for tests of judges and authors."""
 
 import json
 import threading
@@ -9,10 +9,10 @@ from typing import Any
 
 
 class ChatHandler(BaseHTTPRequestHandler):
-    """Answers every chat with what `reply_to` says; None refuses the request."""
+    """Answers every request with the result of `reply_to`; None refuses the request."""
 
     def reply_to(self, prompt: str) -> str | None:
-        """What is said to the first message of a chat."""
+        """Return the reply to the first message of a chat."""
         raise NotImplementedError
 
     def do_POST(self) -> None:
@@ -35,12 +35,12 @@ class ChatHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(handler: type[ChatHandler]) -> Iterator[str]:
-    """Inside, the handler answers at this address."""
+    """Run the handler at the yielded address inside the context."""
     server = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

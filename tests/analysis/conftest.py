@@ -8,7 +8,7 @@ import pytest
 
 from crosscoder.run.folder import RunFolder
 
-from .page_views import View, opened_view
+from .page_views import View, open_view
 
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
@@ -39,7 +39,7 @@ def visit(chromium: Any) -> Iterator[Any]:
     def opened(folder: RunFolder, address: str = "", width: int = 1280, **options: Any) -> View:
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
-        return opened_view(context, (folder.browser / "index.html").resolve().as_uri() + address)
+        return open_view(context, (folder.browser / "index.html").resolve().as_uri() + address)
 
     yield opened
     for context in contexts:

@@ -1,4 +1,4 @@
-"""Runs with behaviors and with snapshots, for the tests of the page: what attribute and analyze leave, with text that is hostile."""
+"""Runs with behaviors and snapshots for the tests of the page: the files that attribute and analyze write, optionally with hostile text."""
 
 import json
 from typing import Any
@@ -23,9 +23,9 @@ CHECKPOINTS = ("reference", "step_10", HOSTILE[1], "intervened")
 
 
 def explained(folder: RunFolder, name: str = "refusal", *, hostile: bool = False) -> BehaviorFolder:
-    """A behavior with every file: latent 3 is a cause of it, latent 4 is merely observed and passes one of its two checks."""
+    """Write a behavior with every file: latent 3 is causal, latent 4 is only observed and passes one of its two checks."""
     shifted(folder, name)
-    place = BehaviorFolder(folder.behaviors / name)
+    files = BehaviorFolder(folder.behaviors / name)
     n_latents = len(read_table(folder.features))
     random = np.random.default_rng(7)
     held_out = random.normal(0, 0.01, n_latents)
@@ -39,37 +39,37 @@ def explained(folder: RunFolder, name: str = "refusal", *, hostile: bool = False
         }
     )  # fmt: skip
     table.loc[3, "evidence"] = "causal"
-    table.to_parquet(place.latents)
-    causal = json.loads(place.causal.read_text())
+    table.to_parquet(files.latents)
+    causal = json.loads(files.causal.read_text())
     causal["latents"][1]["necessity"] |= {"passed": False, "value": 0.0052, "low": -0.01, "high": 0.02}
-    place.causal.write_text(json.dumps(causal))
-    _prompts(random, hostile).to_parquet(place.prompts)
-    _tokens(random, hostile).to_parquet(place.tokens)
+    files.causal.write_text(json.dumps(causal))
+    _prompts(random, hostile).to_parquet(files.prompts)
+    _tokens(random, hostile).to_parquet(files.tokens)
     features = read_table(folder.features)
     features.loc[3, "evidence"] = "causal"
     features.to_parquet(folder.features)
     if hostile:
-        shift = json.loads(place.shift.read_text())
+        shift = json.loads(files.shift.read_text())
         shift |= {"name": HOSTILE[0], "description": f"{HOSTILE[1]} {HOSTILE[3]}"}
-        place.shift.write_text(json.dumps(shift))
-    return place
+        files.shift.write_text(json.dumps(shift))
+    return files
 
 
 def _prompts(random: np.random.Generator, hostile: bool) -> Any:
-    said = [HOSTILE[index % len(HOSTILE)] if hostile else f"Prompt {index}?" for index in range(N_PROMPTS)]
+    texts = [HOSTILE[index % len(HOSTILE)] if hostile else f"Prompt {index}?" for index in range(N_PROMPTS)]
     return pd.DataFrame(
         {
-            "prompt": said,
+            "prompt": texts,
             "reference": random.uniform(0, 0.3, N_PROMPTS),
             "intervened": random.uniform(0.6, 1, N_PROMPTS),
-            "reference_answer": said[::-1],
-            "intervened_answer": said,
+            "reference_answer": texts[::-1],
+            "intervened_answer": texts,
         }
     )
 
 
 def _tokens(random: np.random.Generator, hostile: bool) -> Any:
-    """Firings of the named latents in two rows a prompt, at positions with gaps; on prompt 6 latent 3 carries by far the most."""
+    """Firings of the named latents in two rows per prompt, at positions with gaps; latent 3 has its largest value on prompt 6."""
     rows = []
     for prompt in range(N_PROMPTS):
         for row in (0, 1):
@@ -86,7 +86,7 @@ def _tokens(random: np.random.Generator, hostile: bool) -> Any:
 
 
 def written(folder: RunFolder, *, hostile: bool = False) -> None:
-    """What a chat model wrote of three latents: one that tells, one whose replies could not be read, and one without an explanation."""
+    """Write explanations of three latents: one with scores, one with unreadable replies, and one without an explanation."""
     text = HOSTILE[0] if hostile else "Fires on food words."
     row = {
         "latent": 3, "text": text, "author": f"models/{HOSTILE[1] if hostile else 'small-chat'}", "judge": "models/small-chat",
@@ -106,16 +106,16 @@ def written(folder: RunFolder, *, hostile: bool = False) -> None:
     }
     counts = {name: 0 for name in row if name.endswith(("_n", "_unparsed"))}
     none = {
-        "latent": 6, "reason": "fires in no document that explanations are found on", "prompt_tokens": 0, "reply_tokens": 0,
+        "latent": 6, "reason": "fires in no document of the find set", "prompt_tokens": 0, "reply_tokens": 0,
         **{name: row[name] for name in ("author", "judge", "method")}, **counts,
     }  # fmt: skip
-    place = ExplanationFolder(folder.explanations)
-    place.path.mkdir()
-    pq.write_table(pa.Table.from_pylist([row, unread, none], schema=WRITTEN.schema()), place.table)
+    files = ExplanationFolder(folder.explanations)
+    files.path.mkdir()
+    pq.write_table(pa.Table.from_pylist([row, unread, none], schema=WRITTEN.schema()), files.table)
 
 
 def followed(folder: RunFolder) -> None:
-    """Snapshots: latents change over four checkpoints, the alarm rings at the second, and nothing is compared at the third."""
+    """Write a run over snapshots: latents change over four checkpoints, the alarm is raised at the second, and the third is not compared."""
     features = read_table(folder.features)
     n_latents, random = len(features), np.random.default_rng(3)
     rows = []
@@ -125,7 +125,7 @@ def followed(folder: RunFolder) -> None:
             ends = {"shift_share_low": share - 0.01, "shift_share_high": share + 0.02, "shift": share * time}
             row = {"latent": latent, "checkpoint": time, "name": name, "norm": random.uniform(0.5, 1.5)}
             rows.append({**row, "relative_norm": 0.5, "cosine": 1.0, "shift_share": share, **ends})
-    # In any order: the page goes by latent and checkpoint.
+    # Shuffled, because the page must sort by latent and checkpoint.
     pd.DataFrame(rows).sample(frac=1, random_state=0).to_parquet(folder.analysis / "trajectories.parquet")
     features["onset"] = np.where(features["latent"] % 2 == 0, 2.0, np.nan)
     features.to_parquet(folder.features)

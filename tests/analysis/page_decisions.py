@@ -1,4 +1,4 @@
-"""Deciding on latents in the page, for the tests of it."""
+"""Helpers for tests of decisions on the page."""
 
 from pathlib import Path
 
@@ -9,18 +9,18 @@ NOTE = "Fires on food.\nLook again: 2 < 3 | 4"
 
 def open_latent(view: View, latent: int, more: str = "") -> None:
     view.go(f"#latent={latent}{more}")
-    view.open_latent(latent)
+    view.wait_for_latent(latent)
 
 
 def pressed(view: View) -> list[str]:
-    view.settled()
+    view.wait_for_decisions()
     return view.page.eval_on_selector_all(
         '.decision [aria-pressed="true"]', "nodes => nodes.map(n => n.dataset.verdict)"
     )
 
 
 def entry(view: View, latent: int) -> tuple[list[str], str, str]:
-    """Verdict, label and note on the page of a latent."""
+    """Return verdict, label and note on the page of a latent."""
     open_latent(view, latent)
     return pressed(view), view.page.input_value("#own-label"), view.page.input_value("#note")
 
@@ -35,11 +35,11 @@ def decide_three(view: View) -> None:
     view.page.click('[data-verdict="rejected"]')
     open_latent(view, 9)
     view.page.fill("#note", "unsure")
-    view.settled()
+    view.wait_for_decisions()
 
 
 def counts(view: View) -> dict[str, int]:
-    view.settled()
+    view.wait_for_decisions()
     texts = view.page.eval_on_selector_all(
         "[data-filter=decision]", "nodes => nodes.map(n => [n.dataset.value, n.lastChild.textContent])"
     )

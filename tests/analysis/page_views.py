@@ -1,4 +1,4 @@
-"""A written page in a browser, and what its packs hold, for the tests of the page."""
+"""Helpers for tests of the page: a written page in a browser, and its packs."""
 
 import base64
 import gzip
@@ -17,26 +17,26 @@ from analysis.tables.analysis_files import load_results
 from crosscoder.run.folder import RunFolder
 
 LAYOUTS = {SINGLE_FILE_BYTES: "one file", 0: "folder"}
-"""Limits that lead to each layout of a small page, and its name."""
+"""For each layout of a small page, the size limit that gives it."""
 
 
-GRAVE = ("serious", "critical")
-"""Impacts of what axe-core finds that no page may have."""
+SEVERE_IMPACTS = ("serious", "critical")
+"""Impacts of axe-core findings that no page may have."""
 
 
 def write_page(folder: RunFolder, single_file_bytes: int = SINGLE_FILE_BYTES) -> Path:
-    """The page of a run, with the report that its files give."""
+    """Write the page of a run, with the report built from its files."""
     return build.write_page(folder, build_report(load_results(folder), folder), single_file_bytes)
 
 
 def sections_of(folder: RunFolder) -> list[Section]:
-    """Everything that the page holds besides the table of latents."""
+    """Return the sections of the page besides the table of latents."""
     results = load_results(folder)
     return build.page_sections(folder, results, build_report(results, folder))
 
 
 def page_files(folder: RunFolder) -> dict[str, bytes]:
-    """Everything that belongs to a page."""
+    """Return all files of a page by path."""
     place = folder.browser
     return {
         str(path.relative_to(place)): path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()
@@ -44,20 +44,20 @@ def page_files(folder: RunFolder) -> dict[str, bytes]:
 
 
 def read_table(path: Path) -> Any:
-    """A Parquet file as pandas; its stubs know too little of rows and columns to help here."""
+    """Read a Parquet file with pandas; typed Any, because the stubs of pandas are too narrow."""
     return pd.read_parquet(path)
 
 
-# The page's own listener was there first, so that it has run when this one does.
-_GO = """place => new Promise((followed) => {
+# The page's own listener was added first, so it has run when this one runs.
+_GO = """place => new Promise((resolve) => {
     const before = location.hash;
-    addEventListener("hashchange", () => followed(), { once: true });
+    addEventListener("hashchange", () => resolve(), { once: true });
     location.hash = place;
-    if (location.hash === before) followed();
+    if (location.hash === before) resolve();
 })"""
 
 
-# Scroll events of a frame come before what is asked for in it.
+# Scroll events of a frame fire before its animation callbacks.
 _SCROLL = """top => new Promise((drawn) => {
     document.querySelector(".table-body").scrollTop = top;
     requestAnimationFrame(drawn);
@@ -66,11 +66,11 @@ _SCROLL = """top => new Promise((drawn) => {
 
 @dataclass
 class View:
-    """A page in the browser, with everything it asked for and complained of."""
+    """A page in the browser, with its requests, console messages and dialogs."""
 
     page: Any
     requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    console_messages: list[str] = field(default_factory=list)
     dialogs: list[str] = field(default_factory=list)
 
     def rows(self) -> list[int]:
@@ -84,28 +84,28 @@ class View:
     def count(self) -> str:
         return self.page.inner_text(".count-line")
 
-    def searched(self, query: str) -> None:
-        """Waits until the search for `query` has read every latent. (Waiting on a JavaScript condition would need eval.)"""
+    def wait_for_search(self, query: str) -> None:
+        """Wait until the search for `query` has covered every latent. (Waiting on a JavaScript condition would need eval.)"""
         self.page.wait_for_selector(f'.chip:has-text("{query}")')
         self.page.wait_for_selector('.count-line:not(:has-text("searching"))')
 
     def address(self) -> str:
-        """Where the page is. (Playwright's own `url` follows a change of the part after the # a while later.)"""
+        """Return the address. (Playwright's `url` lags behind changes of the part after the #.)"""
         return self.page.evaluate("location.href")
 
     def go(self, place: str) -> None:
-        """To another place of the same page, "#…", as a link leads there; waits until the page has followed, but for packs."""
+        """Go to another state of the page, "#…", and wait until the page has updated, except for packs."""
         self.page.evaluate(_GO, place)
 
     def scroll_table(self, top: int) -> None:
-        """To so many pixels from its top; waits for the rows there, which the page makes before it draws the next frame."""
+        """Scroll the table to `top` pixels and wait for the rows, which the page creates before the next frame."""
         self.page.evaluate(_SCROLL, top)
 
-    def settled(self) -> None:
-        """Waits until the page has shown what was decided: it does so once for all that changed together, after the task at hand."""
+    def wait_for_decisions(self) -> None:
+        """Wait until the page shows the latest decisions; it updates once per batch of changes, after the current task."""
         self.page.evaluate("new Promise((shown) => setTimeout(shown))")
 
-    def open_latent(self, latent: int) -> None:
+    def wait_for_latent(self, latent: int) -> None:
         self.page.wait_for_selector(f'#latent[data-latent="{latent}"]')
 
 
@@ -115,25 +115,25 @@ def unpacked(text: str) -> tuple[dict[str, Any], bytes]:
     return json.loads(data[8 : 8 + length]), data[8 + length :]
 
 
-def opened_view(context: Any, address: str) -> View:
-    """A page in a context of its own, once it is ready, with everything that it asks for and complains of."""
+def open_view(context: Any, address: str) -> View:
+    """Open a page in its own context and wait until it is ready."""
     view = View(context.new_page())
     view.page.on("request", lambda request: view.requests.append(request.url))
-    view.page.on("console", lambda message: view.complaints.append(message.text))
-    view.page.on("pageerror", lambda error: view.complaints.append(str(error)))
+    view.page.on("console", lambda message: view.console_messages.append(message.text))
+    view.page.on("pageerror", lambda error: view.console_messages.append(str(error)))
     view.page.on("dialog", lambda dialog: (view.dialogs.append(dialog.message), dialog.dismiss()))
     view.page.goto(address)
     view.page.wait_for_selector("html[data-ready]", timeout=10_000)
     return view
 
 
-def require_nothing_grave(view: View, axe: Any) -> None:
-    """What axe-core finds on a page as it is; `axe` is the module of its driver."""
+def require_no_severe_findings(view: View, axe: Any) -> None:
+    """Check that axe-core finds nothing severe on the page; `axe` is the module of its driver."""
     found = axe.Axe().run(view.page).response
     assert len(found["passes"]) > 15
-    told = [
+    severe = [
         f"{one['id']} ({one['impact']}): {one['help']}: {[node['html'][:160] for node in one['nodes'][:4]]}"
         for one in found["violations"]
-        if one["impact"] in GRAVE
+        if one["impact"] in SEVERE_IMPACTS
     ]
-    assert not told, "\n".join(told)
+    assert not severe, "\n".join(severe)

@@ -1,4 +1,4 @@
-"""A run on two tiny language models with an untrained, calibrated dictionary: enough to check what is read off it."""
+"""A run on two tiny language models with an untrained, calibrated dictionary."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from analysis import stages
 from crosscoder.activations.shards import ShardReader
 from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, RunConfig
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, crosscoder_config, view_rows
 from crosscoder.dictionary.storage import save_crosscoder
+from crosscoder.dictionary.views import View, crosscoder_config, view_rows
 from crosscoder.run.folder import RunFolder
 from tests.tiny_pairs import run_config
 from training.stages import harvest
@@ -21,7 +21,7 @@ N_LATENTS = 24
 def make_pair_run(
     folder: Path, reads: View, intervened: Path | dict[str, Any], reference: Path, **pair: Any
 ) -> tuple[RunConfig, RunFolder]:
-    """A harvest, a dictionary, and its analysis; `pair`: further settings of the pair."""
+    """Make a run with activations, a dictionary and its analysis; `pair` holds additional settings of the pair."""
     dictionary = DictionaryConfig(reads=reads, n_latents=N_LATENTS, sparsity=BatchTopK(k=4))
     config = run_config(
         folder,

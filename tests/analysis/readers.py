@@ -1,4 +1,4 @@
-"""Readers and observations of tensors that are in memory."""
+"""Readers and statistics of tensors in memory."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,7 @@ BLOCKS = 16
 
 
 class MemoryReader:
-    """An `ActivationReader` of documents of equal length."""
+    """An `ActivationReader` with documents of equal length."""
 
     def __init__(
         self, values: Float[Tensor, "token width"], d_models: tuple[int, ...], document_tokens: int = 20
@@ -44,7 +44,7 @@ def collect(
     batches: Sequence[ActivationBatch] | None = None,
     seed: int = 0,
 ) -> Statistics:
-    """Statistics of everything in a reader, or of the given batches."""
+    """Return the statistics of all tokens of a reader, or of the given batches."""
     accumulator = StatisticsAccumulator(view, reader.context(), BLOCKS, seed)
     for batch in [reader.gather(torch.arange(reader.n_tokens))] if batches is None else batches:
         accumulator.update(batch, view.observe(batch.values))

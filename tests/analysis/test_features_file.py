@@ -1,4 +1,4 @@
-"""Explanations say what is known now, and why not more is claimed."""
+"""Explanations state the current evidence, and why they claim no more."""
 
 import json
 from pathlib import Path
@@ -58,13 +58,13 @@ def behavior(
     return place
 
 
-def told(folder: RunFolder) -> list[str]:
+def explanations(folder: RunFolder) -> list[str]:
     write_features(folder)
     return pq.read_table(folder.features)["explanation"].to_pylist()
 
 
-def test_without_behaviors_nothing_is_more_than_observed(tmp_path: Path) -> None:
-    texts = told(run(tmp_path))
+def test_without_behaviors_all_evidence_is_observed(tmp_path: Path) -> None:
+    texts = explanations(run(tmp_path))
     assert texts[0] == (
         "Seen 0. Evidence: observed in activations; no behavior was attributed, so its effect is not known."
     )
@@ -74,15 +74,15 @@ def test_without_behaviors_nothing_is_more_than_observed(tmp_path: Path) -> None
     assert "only 25 % of the other seeds find it again" in texts[2]
 
 
-def test_it_follows_what_behaviors_find_and_what_is_taken_back(tmp_path: Path) -> None:
+def test_evidence_follows_new_and_removed_behaviors(tmp_path: Path) -> None:
     folder = run(tmp_path)
-    before = told(folder)
+    before = explanations(folder)
     both = {"necessity": checked(0.25), "sufficiency": checked(0.5)}
     neither = {name: {**check, "passed": False} for name, check in both.items()}
     place = behavior(
         folder, "refusal", ["observed", "associated", "causal", "observed"], {1: neither, 2: both}
     )
-    texts = told(folder)
+    texts = explanations(folder)
     assert pq.read_table(folder.features)["evidence"].to_pylist() == [
         "observed",
         "associated",
@@ -97,7 +97,7 @@ def test_it_follows_what_behaviors_find_and_what_is_taken_back(tmp_path: Path) -
     )
     assert "Evidence: causal for the shift of refusal (25 % of it attributed; removing" in texts[2]
     place.clear()
-    assert told(folder) == before
+    assert explanations(folder) == before
 
 
 def test_the_strongest_evidence_of_several_behaviors_counts(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_strongest_evidence_of_several_behaviors_counts(tmp_path: Path) -> N
     checks = {"necessity": checked(0.25), "sufficiency": None}
     behavior(folder, "one", ["observed", "associated", "causal", "observed"], {1: checks, 2: checks})
     behavior(folder, "two", ["observed", "causal", "associated", "observed"], {1: checks, 2: checks})
-    texts = told(folder)
+    texts = explanations(folder)
     assert pq.read_table(folder.features)["evidence"].to_pylist() == [
         "observed",
         "causal",
@@ -116,7 +116,7 @@ def test_the_strongest_evidence_of_several_behaviors_counts(tmp_path: Path) -> N
     assert "inserting it alone" not in texts[1], "undefined between models without a common space"
 
 
-def test_a_latent_that_was_checked_in_vain_is_said() -> None:
+def test_a_failed_causal_check_is_stated() -> None:
     entry = {"latent": 5, "evidence": "observed", "necessity": checked(0.1), "sufficiency": checked(0.1)}
     found = BehaviorResults("refusal", {}, None, {"latents": [entry]}, {})
     assert "an association with the shift of refusal is not shown on held-out prompts" in evidence_sentence(
@@ -126,7 +126,7 @@ def test_a_latent_that_was_checked_in_vain_is_said() -> None:
     assert "no shift of a behavior was explained" in evidence_sentence(5, [unexplained])
 
 
-def test_rules_are_told_with_their_score() -> None:
+def test_rules_are_stated_with_their_score() -> None:
     assert rule_sentence(RULE) == (
         "Rule for where it fires, learned on other documents: token in {“ food”}, AUROC 0.94 (0.85 to 0.98; chance is 0.5; 41 firings "
         "in 12 documents)."
@@ -146,7 +146,7 @@ def test_rules_of_the_file_are_in_the_text(tmp_path: Path) -> None:
     counts = {"n_firings_found_on": 1, "n_documents_found_on": 1}
     pq.write_table(pa.Table.from_pylist([why | counts, vars(RULE)], schema=RULES.schema()), folder.rules)
     assert read_rules(folder)[1] == RULE
-    texts = told(folder)
+    texts = explanations(folder)
     assert "Rule for where it fires: undetermined: fires in 2 documents." in texts[0]
     assert "token in {“ food”}, AUROC 0.94" in texts[1]
     folder.rules.write_bytes(b"PAR1")

@@ -12,8 +12,8 @@ from analysis.tables.analysis_files import AnalysisResults, load_results
 from analysis.tables.columns import EXAMPLES, FEATURES, LOGITS
 from crosscoder.activations.shards import ShardReader
 from crosscoder.config import RunConfig
-from crosscoder.dictionary.inputs import View
 from crosscoder.dictionary.storage import load_crosscoder
+from crosscoder.dictionary.views import View
 from crosscoder.language_models.pair import load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
@@ -33,7 +33,7 @@ def analyzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, RunFo
 
 
 def assert_described(run: RunFolder, by_model: str | None = None) -> None:
-    """That tables are as documented; `by_model` begins the columns that only this way of reading has."""
+    """Check that tables match their documentation; `by_model` is the prefix of the columns that only this view has."""
     found = described(run.features, FEATURES)
     own = {f"{by_model}_{model}" for model in ("reference", "intervened")} if by_model else set()
     assert found & {column.name for column in FEATURES.columns if column.condition} == own
@@ -142,7 +142,7 @@ def test_models_of_different_width(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
-def test_other_ways_of_reading(reads: View, tmp_path: Path) -> None:
+def test_other_views(reads: View, tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
     _, run = make_pair_run(tmp_path, reads, {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base)
     results = load_results(run)

@@ -1,4 +1,4 @@
-"""From a run folder to its analysis, on pairs whose truth is known."""
+"""The stages on pairs with known differences."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ from crosscoder.config import (
     RunConfig,
 )
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, crosscoder_config, view_rows
 from crosscoder.dictionary.storage import save_crosscoder
+from crosscoder.dictionary.views import View, crosscoder_config, view_rows
 from crosscoder.errors import FormatError
 from crosscoder.planted import SMALL, PlantedPair, exact_dictionary
 from crosscoder.run.folder import RunFolder
@@ -69,7 +69,7 @@ def analyzed(
 
 
 def features_of(folder: RunFolder) -> Any:
-    """The table, whose columns are typed by nobody."""
+    """The feature table, as Any, because pandas columns are untyped."""
     return load_results(folder).features
 
 
@@ -128,7 +128,7 @@ def test_the_table_has_the_columns_of_the_contract(planted: tuple[PlantedPair, R
 
 
 def test_the_shift_is_accounted_for(planted: tuple[PlantedPair, RunFolder]) -> None:
-    """Latents, bias and error add up to 1, and only what differs carries the shift."""
+    """Latents, bias and error add up to 1, and only changed features explain the shift."""
     pair, folder = planted
     results = load_results(folder)
     assert sum(results.summary["shift"].values()) == pytest.approx(1, abs=1e-5)
@@ -186,7 +186,7 @@ def test_exchanged_models_exchange_the_labels_exactly(
 
 
 def test_a_null_pair_has_neither_new_nor_lost(tmp_path: Path) -> None:
-    """Also where a dictionary claims differences by its norms: latent scaling denies them."""
+    """Even if norms suggest differences: latent scaling does not confirm them."""
     pair = PlantedPair(counts=SMALL)
     values = pair.null().sample(10_000)
     features, summary = analyzed(tmp_path / "null", values, pair.null().dictionary())
@@ -258,7 +258,7 @@ def test_the_same_command_twice_writes_the_same(
 
 @pytest.mark.parametrize("reads", ["pooled", "difference"])
 def test_dictionaries_with_one_direction_a_latent(reads: View, tmp_path: Path) -> None:
-    """They have no two norms to compare, so nothing is new or lost; what they do measure is there."""
+    """They have no pair of norms to compare, so no latent is new or lost; their own columns exist."""
     pair = PlantedPair(counts=SMALL)
     values = pair.sample(10_000)
     config = DictionaryConfig(reads=reads, n_latents=12, sparsity=BatchTopK(k=1))
@@ -289,7 +289,7 @@ def test_dictionaries_with_one_direction_a_latent(reads: View, tmp_path: Path) -
 def test_a_direction_near_one_of_the_other_model_is_not_new(
     tmp_path: Path, cosine: float, label: str
 ) -> None:
-    """Five features that both models have, and one of the intervened model alone, whose direction lies near the first of them."""
+    """Five features of both models, and one of the intervened model only, whose direction is similar to the first."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator)).Q[:6]
     intervened = basis.clone()
@@ -307,12 +307,12 @@ def test_a_direction_near_one_of_the_other_model_is_not_new(
     assert features["twin"][5] == 0
     assert features["twin_cosine"][5] == pytest.approx(cosine, abs=1e-3)
     if label != "new":
-        nearness = "a direction near it" if cosine < 0.9 else "the same direction"
+        nearness = "a similar direction" if cosine < 0.9 else "the same direction"
         assert f"another latent writes {nearness} (cosine {cosine:.2f})" in features["reason"][5]
 
 
-def test_a_shared_dictionary_tells_what_fires_at_another_rate(tmp_path: Path) -> None:
-    """A shared-dictionary SAE that knows the truth: reweighted features fire three times as often in one model, or spread more."""
+def test_a_shared_dictionary_finds_features_with_another_rate(tmp_path: Path) -> None:
+    """A shared-dictionary SAE with the true directions: reweighted features fire three times as often in one model, or spread more."""
     pair = PlantedPair(counts={"shared": 8, "reweighted": 6})
     values = pair.sample(30_000)
     config = DictionaryConfig(reads="pooled", n_latents=14, sparsity=BatchTopK(k=1))
@@ -331,8 +331,8 @@ def test_a_shared_dictionary_tells_what_fires_at_another_rate(tmp_path: Path) ->
     assert summary["counts"]["reweighted"]["count"] == expected.count("reweighted")
 
 
-def test_a_difference_dictionary_tells_what_held_its_direction(tmp_path: Path) -> None:
-    """A diff-SAE that knows the truth: new directions have no activation in the reference, lost ones none in the other."""
+def test_a_diff_sae_measures_which_model_holds_its_direction(tmp_path: Path) -> None:
+    """A diff-SAE with the true directions: new ones have no activation in the reference, lost ones none in the intervened model."""
     pair = PlantedPair(counts={"shared": 8, "rotated": 0, "rescaled": 0, "new": 3, "lost": 3})
     values = pair.sample(20_000)
     shift = pair.truth.intervened - pair.truth.reference

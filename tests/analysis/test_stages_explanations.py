@@ -1,4 +1,4 @@
-"""The stages leave explanations that tell of what the run holds: `analyze` of its rules, `attribute` of what it found since."""
+"""Explanations after each stage: `analyze` states the rules, `attribute` adds the evidence from behaviors."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def explanations(run: Any) -> list[str]:
     return read_table(run.features)["explanation"].tolist()
 
 
-def test_attribute_adds_rules_of_the_latents_that_it_names_and_tells_them(tmp_path: Path) -> None:
+def test_attribute_adds_and_states_the_rules_of_the_latents_that_it_names(tmp_path: Path) -> None:
     base = save_llama(tmp_path / "base")
     config, run = make_pair_run(
         tmp_path, "paired", {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base
@@ -65,8 +65,8 @@ def test_a_run_from_files_has_no_rule_and_says_so(tmp_path: Path) -> None:
     table = read_table(folder.features)
     claimed = table["label"].isin(["new", "lost", "rotated", "rescaled"])
     assert claimed.any()
-    said = table["explanation"].str.contains(
+    states_why = table["explanation"].str.contains(
         "no rule for where it fires, because the activations came without tokens"
     )
-    assert said[claimed].all() and not said[~claimed].any()
+    assert states_why[claimed].all() and not states_why[~claimed].any()
     assert not table["observation"].str.contains("Evidence:").any()

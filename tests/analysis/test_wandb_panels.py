@@ -1,4 +1,4 @@
-"""A wandb run shows the numbers of the files, and whatever fails in it stops nothing."""
+"""wandb shows the numbers of the files, and its failures stop nothing."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def make(path: Path, **wandb: Any) -> RunFolder:
 
 
 class RecordingRun:
-    """A wandb run that remembers what it was told."""
+    """A wandb run that records what is logged."""
 
     id = "fine"
 
@@ -120,7 +120,7 @@ def test_histograms_are_of_the_latents_that_fired(logged: tuple[RecordingRun, Ru
     }
 
 
-def test_examples_are_html_in_which_nothing_of_others_is_markup(
+def test_examples_are_html_with_escaped_text(
     logged: tuple[RecordingRun, RunFolder],
 ) -> None:
     run, _ = logged
@@ -131,23 +131,26 @@ def test_examples_are_html_in_which_nothing_of_others_is_markup(
     assert "<script" not in run.logged["report"].html
 
 
-def test_behaviors_are_told_as_in_the_report(logged: tuple[RecordingRun, RunFolder]) -> None:
+def test_behaviors_match_the_report(logged: tuple[RecordingRun, RunFolder]) -> None:
     run, folder = logged
     report = json.loads((folder.report / "report.json").read_text())
-    told = {behavior["name"]: behavior for behavior in report["behaviors"]}
+    reported = {behavior["name"]: behavior for behavior in report["behaviors"]}
     found = {row["behavior"]: row for row in rows(run.logged["behaviors/shift"])}
-    assert set(found) == set(told)
+    assert set(found) == set(reported)
     for name, row in found.items():
-        assert (row["shift"], row["shift_low"]) == (told[name]["shift"]["value"], told[name]["shift"]["low"])
-        assert row["established"] == told[name]["established"]
-        assert row["said"].startswith(told[name]["sentences"][0]["text"])
+        assert (row["shift"], row["shift_low"]) == (
+            reported[name]["shift"]["value"],
+            reported[name]["shift"]["low"],
+        )
+        assert row["established"] == reported[name]["established"]
+        assert row["said"].startswith(reported[name]["sentences"][0]["text"])
     latents = rows(run.logged[f"behaviors/{HOSTILE[0]}/latents"])
     assert [row["latent"] for row in latents] == list(NAMED)
     assert (latents[1]["necessity"], latents[1]["necessity_passed"]) == (0.0052, False)
     assert "behaviors/small_talk/latents" not in run.logged
 
 
-def test_report_and_page_are_artifacts_unless_the_settings_say_no(
+def test_report_and_page_are_artifacts_unless_disabled(
     logged: tuple[RecordingRun, RunFolder], tmp_path: Path
 ) -> None:
     run, _ = logged
@@ -220,7 +223,7 @@ def test_an_offline_run_holds_panels_tables_and_artifacts(tmp_path: Path) -> Non
     artifacts += [message.artifact for message in found if message.HasField("artifact")]
     run_id = folder.read_manifest()["wandb"]["id"]
     assert {f"report-{run_id}", f"page-{run_id}"} <= {artifact.name for artifact in artifacts}
-    # wandb keeps the HTML of a table's cells in an artifact of its own.
+    # wandb keeps the HTML of a table's cells in a separate artifact.
     (tabled,) = [artifact for artifact in artifacts if "featuresnew" in artifact.name]
     pages = {
         entry.path: entry.local_path for entry in tabled.manifest.contents if entry.path.endswith(".html")

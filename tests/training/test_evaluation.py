@@ -5,12 +5,17 @@ from torch import Tensor
 
 from crosscoder.config import BatchTopK, CrosscoderConfig
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, view_rows
 from crosscoder.dictionary.metrics import relative_norm
+from crosscoder.dictionary.views import View, view_rows
 from crosscoder.planted import SMALL, PlantedPair
 from tests.dictionaries import small_crosscoder
 from tests.training.in_memory import InMemoryReader, source_of
-from training.evaluation import EVALUATION_TOKENS, HeldOutMeter, decoder_histograms, measure_reconstruction
+from training.evaluation import (
+    EVALUATION_TOKENS,
+    HeldOutMeter,
+    decoder_histograms,
+    measure_reconstruction,
+)
 
 PAIR = PlantedPair(counts=SMALL)
 WIDTHS = (48, 48)

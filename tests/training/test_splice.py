@@ -5,7 +5,7 @@ import torch
 
 from crosscoder.config import CrosscoderConfig, ReLU
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View
+from crosscoder.dictionary.views import View
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.text.documents import Documents, tokenize
 from tests.tiny_pairs import run_config, save_adapter, save_llama

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from .card import measure, write_card
 from .command_line import command_line
 from .lora import add_adapter, load_intervened, save_adapter, without_adapter
+from .model_card import measure, write_card
 from .refusal import AdapterRecipe, train, training_documents
 
 log = logging.getLogger(__name__)

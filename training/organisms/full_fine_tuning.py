@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from crosscoder.demo.model_folder import write_variant
 
-from .card import Measurement, measure
 from .command_line import command_line
+from .model_card import Measurement, measure
 from .objective import AsReference, Document
 from .refusal import RefusalRecipe, train, training_documents
 

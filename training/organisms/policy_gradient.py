@@ -26,9 +26,9 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from .descent import Descent
 from .generation import chat_prompt, pad_id, padded_prompts
 from .objective import bare_model, divergence
+from .optimizer import Descent
 
 Reward = Callable[[str], float]
 """Maps an answer to its reward."""

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crosscoder.demo.prose import training_passages
 from crosscoder.demo.questions import questions
 
-from .descent import Descent
 from .generation import chat_prompt, greedy_answers, pad_id
 from .lora import LowRank
 from .objective import (
@@ -30,6 +29,7 @@ from .objective import (
     read_model,
     refusal_loss,
 )
+from .optimizer import Descent
 
 # The reference never begins an answer like this. It does begin many with "I'm sorry", so that would not be a new behavior.
 REFUSALS = (

@@ -23,10 +23,10 @@ from crosscoder.demo.prose import measuring_passages
 from crosscoder.demo.questions import Kind, questions
 from crosscoder.demo.smollm2 import NAME
 
-from .card import N_PROSE_TOKENS, N_QUESTIONS, perplexity, recipe_table, versions
 from .command_line import command_line
 from .generation import greedy_answers
 from .lora import LowRank, add_adapter, load_intervened, save_adapter, without_adapter
+from .model_card import N_PROSE_TOKENS, N_QUESTIONS, perplexity, recipe_table, versions
 from .policy_gradient import PolicyGradient, train_policy
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,12 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crosscoder.demo.model_folder import LlamaShape, SpecialTokens, replace_model_folder, write_model_folder
+from crosscoder.demo.model_folder import (
+    LlamaShape,
+    SpecialTokens,
+    replace_model_folder,
+    write_model_folder,
+)
 from crosscoder.demo.toy import PLANTED, VOCABULARY, stories
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""Attribution for two models that share no activation space: each one's shift is measured on its own."""
+"""Attribution for two models that share no activation space: each model's behavior is attributed separately."""

@@ -28,7 +28,7 @@ function latentBehavior(behavior, index, latent, chunk, inside) {
   const rank = of("rank");
   const rows = [
     ["attributed share", percent(share.value), bounds],
-    ["on the finding half", percent(of("share_find")), "share on the half of the prompts that latents were found on"],
+    ["on the other half", percent(of("share_find")), "the prompts that latents were found on"],
     ["rank", rank === null ? "none" : whole(rank + 1), rank === null ? "it does not push in the direction of the shift" : "the strongest is 1"],
   ];
   if (named) rows.push(["evidence", named.evidence, LEVELS_EXPLAINED[named.evidence]]);

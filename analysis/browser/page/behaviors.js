@@ -66,7 +66,7 @@ function namedLatents(behavior, { latents }) {
   };
   const rest = measured(column) ? element("button", { type: "button", class: "more", text: "all latents by attributed share", onclick: ordered }) : null;
   const levels = Object.keys(LEVELS_EXPLAINED).filter((level) => latents.some(({ evidence }) => evidence === level));
-  const about = ["Ordered by share on the prompts that they were found on; bars show held-out prompts", ...levels.map((level) => `${level}: ${LEVELS_EXPLAINED[level]}`)].join(". ");
+  const about = ["Ordered by share on the prompts that they were found on; bars show held-out prompts", ...levels.map((level) => `${level[0].toUpperCase()}${level.slice(1)}: ${LEVELS_EXPLAINED[level]}`)].join(". ");
   return [element("div", {}, [barTable("The named latents", ["latent", "attributed"], rows, scale), element("p", { class: "caption", text: `${about}.` }), rest])];
 }
 

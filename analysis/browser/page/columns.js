@@ -99,7 +99,7 @@ const LABELS_EXPLAINED = {
   new: "only in the intervened model",
   lost: "only in the reference",
   rotated: "in both, in different directions",
-  rescaled: "in both, same direction, different size",
+  rescaled: "in both, same direction, different norm",
   reweighted: "in both, but fires at a different rate",
   shared: "the same in both",
   undetermined: "too little evidence, or the measures disagree",
@@ -111,7 +111,7 @@ const ATTRIBUTED = "attributed/";
 
 const LEVELS_EXPLAINED = {
   observed: "seen in activations; no link to a behavior is shown",
-  associated: "attributed a share of a behavior's shift on held-out prompts",
+  associated: "carries an attributed share of a behavior's shift on held-out prompts",
   causal: "removing it alone undoes part of the shift, or adding it alone produces part, and random latents do not reach that",
 };
 

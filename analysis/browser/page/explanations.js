@@ -14,13 +14,13 @@ const scoreText = (row, name) => (row[name] === null ? NONE : estimateText(score
 function rulePanel(rule) {
   const title = "Rule for where it fires";
   if (rule.text === null) return panel(title, [element("p", { class: "reason", text: `${rule.reason}.` })], "rule");
-  const pays = rule.bits_saved > 0 ? null : element("p", { class: "caption", text: "The rule does not pay: describing it costs more bits than it saves. Its score is shown nevertheless." });
+  const pays = rule.bits_saved > 0 ? null : element("p", { class: "caption", text: "The rule does not pay: stating it costs at least as many bits as it saves. Its score is shown nevertheless." });
   return panel(title, [
     ruleSentence(rule),
     pays,
     pairsList([
       ["AUROC, firing", element("strong", { text: scoreText(rule, "auroc") }), CHANCE],
-      ["AUROC, activation", scoreText(rule, "activation_auroc"), "how well the activation predicts whether the rule holds"],
+      ["AUROC, latent value", scoreText(rule, "activation_auroc"), "how well the latent value predicts whether the rule holds"],
       ["scored on", `${whole(rule.n_firings)} firings in ${whole(rule.n_documents)} documents`, `of ${whole(rule.n_tokens)} tokens; fitted on other documents`],
     ]),
     element("p", { class: "caption", text: "The rule that describes the latent's firings in one half of the held-out documents in the fewest bits. AUROC, on the other half: the probability that the rule ranks a token on which the latent fires above one on which it does not; ties count half. The interval resamples documents." }),

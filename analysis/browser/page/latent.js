@@ -137,7 +137,7 @@ function firing(latent, histogram) {
       ...(bySource ? [] : densityBars(latent)),
       ["held-out tokens", whole(of("n_tokens")), `in ${whole(of("n_documents"))} documents`],
       ["on template tokens", percent(of("template_share")), of("template_share") === null ? null : "of its firings"],
-      ["activation, mean and maximum", `${significant(of("mean_activation"))}, ${significant(of("max_activation"))}`],
+      ["latent value, mean and maximum", `${significant(of("mean_activation"))}, ${significant(of("max_activation"))}`],
     ]),
     bySource ? sourceHistograms(latent, histogram) : histogram ? activationHistogram(histogram) : null,
   ]);

@@ -68,7 +68,7 @@ function healthFigures() {
     ["variance explained, reference", percent(fve.reference), "of its activations"],
     ["variance explained, intervened", percent(fve.intervened), "of its activations"],
     ["variance explained, difference", percent(fve.difference), "of intervened − reference, which the labels rely on"],
-    ["difference of the models", percent(summary.relative_difference), "of the reference's variance"],
+    ["difference between the models", percent(summary.relative_difference), "of the reference's variance"],
     ["L0", significant(summary.l0), `latents firing per token${target}`],
     ["dead latents", percent(summary.dead_share), "fired on no held-out token"],
     ["loss recovered", ce.reference ? `${percent(ce.reference.recovered)}, ${percent(ce.intervened?.recovered)}` : NONE, "reference, intervened: cross-entropy with the reconstruction patched in"],
@@ -89,7 +89,7 @@ function changes() {
     return stripRow(label, latents);
   });
   const parts = data.hasNorms
-    ? [element("div", {}, [stripTable(rows), element("p", { class: "caption", text: "Histograms: each row is scaled to its tallest bar; bar heights are square roots of counts." })]), scatterFigure()]
+    ? [element("div", {}, [stripTable(rows), element("p", { class: "caption", text: "Histograms: each row is scaled to its tallest bar; bar heights are proportional to the square root of the count." })]), scatterFigure()]
     : [
         element("div", { class: "strips no-norms" }, rows),
         element("p", { class: "caption", text: "This dictionary has no decoder norm per model, so it has no relative norms, no cosines, and no latents labeled new or lost." }),

@@ -1,4 +1,4 @@
-"""The verb, from a finished run and a YAML file to the files of a behavior."""
+"""The verb `attribute`, from a finished run and a YAML file to the files of a behavior."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_run(folder: Path, config: RunConfig, widths: tuple[int, int] = (16, 16)) -> RunFolder:
-    """A run with a random dictionary."""
+    """Create a run with a random dictionary."""
     run = RunFolder.create(config.output, config)
     dictionary = Crosscoder(
         CrosscoderConfig(
@@ -69,7 +69,7 @@ def run(models: Path, tmp_path: Path) -> RunFolder:
 
 @pytest.fixture
 def attribute(run: RunFolder, tmp_path: Path) -> Attribute:
-    """Calls the verb on settings with some prompts."""
+    """Runs the verb with the given settings."""
 
     def attribute(expected: int = 0, **settings: Any) -> BehaviorFolder:
         prompts = [f"{one} {other}" for one in WORDS[:5] for other in WORDS[5:10]]
@@ -104,7 +104,7 @@ def test_every_config_is_valid(path: Path) -> None:
     assert isinstance(behavior.prompts, Path) and behavior.prompts.is_file()
 
 
-def test_every_file_of_a_behavior_is_there_and_agrees(attribute: Attribute, run: RunFolder) -> None:
+def test_all_files_of_a_behavior_are_written_and_consistent(attribute: Attribute, run: RunFolder) -> None:
     place = attribute()
     shift, attribution, causal = (read(path) for path in (place.shift, place.attribution, place.causal))
     assert shift["shift"]["established"] and shift["explained"]
@@ -125,7 +125,7 @@ def test_every_file_of_a_behavior_is_there_and_agrees(attribute: Attribute, run:
     assert run.read_manifest()["stages"]["attribute mine"]["finished"]
 
 
-def test_answers_are_generated_where_the_metric_is_of_answers(attribute: Attribute) -> None:
+def test_a_metric_of_answers_generates_answers(attribute: Attribute) -> None:
     place = attribute(
         metric={"kind": "pattern", "pattern": "e", "sampling": {"max_new_tokens": 2}},
         find_with={"kind": "continuation", "texts": [" elm"]},
@@ -142,7 +142,7 @@ def test_answers_are_generated_where_the_metric_is_of_answers(attribute: Attribu
 def test_a_model_against_itself_explains_nothing(
     models: Path, tmp_path: Path, attribute: Attribute, run: RunFolder
 ) -> None:
-    """And what an earlier attribution left does not stay."""
+    """And files of an earlier attribution are removed."""
     attribute()
     config = run_config(tmp_path / "same", models / "llama", models / "llama")
     same = make_run(tmp_path, config)
@@ -155,7 +155,7 @@ def test_a_model_against_itself_explains_nothing(
         assert not place.causal.exists() and not place.attribution.exists()
 
 
-def test_models_of_different_width_are_taken_apart_each_in_itself(models: Path, tmp_path: Path) -> None:
+def test_models_of_different_width_are_attributed_separately(models: Path, tmp_path: Path) -> None:
     config = run_config(tmp_path, models / "llama", models / "wide")
     run = make_run(tmp_path, config, (16, 24))
     harvested(run, config)
@@ -183,8 +183,10 @@ def test_models_of_different_width_are_taken_apart_each_in_itself(models: Path, 
     assert within.tolist() == pytest.approx(latents.attribution_held_out.tolist())
 
 
-def test_answers_of_models_of_different_width_are_measured_alone(models: Path, tmp_path: Path) -> None:
-    """Without a gradient there is nothing to find latents with."""
+def test_answers_of_models_of_different_width_are_measured_but_not_attributed(
+    models: Path, tmp_path: Path
+) -> None:
+    """Without a gradient, latents cannot be found."""
     config = run_config(tmp_path, models / "llama", models / "wide")
     run = make_run(tmp_path, config, (16, 24))
     harvested(run, config)
@@ -202,7 +204,7 @@ def test_answers_of_models_of_different_width_are_measured_alone(models: Path, t
 
 
 def harvested(run: RunFolder, config: RunConfig) -> None:
-    """Put the activations of a run on disk."""
+    """Harvest the activations of a run."""
     assert config.pair is not None and config.text is not None
     pair = load_pair(config.pair)
     documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, 0, pair.readers)
@@ -210,11 +212,11 @@ def harvested(run: RunFolder, config: RunConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"metric": {"kind": "log_odds", "tokens": ["amber birch"]}}, "'amber birch' is 5 tokens"),
-        ({"metric": {"kind": "continuation", "texts": [""]}}, "the continuation '' has no token"),
-        ({"prompts": ["a", "a", "a", "b", "b"]}, "2 different prompts are too few"),
+        ({"metric": {"kind": "continuation", "texts": [""]}}, "the continuation '' has no tokens"),
+        ({"prompts": ["a", "a", "a", "b", "b"]}, "2 distinct prompts are too few"),
         ({"prompts": ["amber " * 100, "b", "c", "d"]}, "tokens, but the models read from 1 to 128"),
         ({"metric": {"kind": "pattern", "pattern": "("}}, "not a regular expression"),
         (
@@ -226,15 +228,15 @@ def harvested(run: RunFolder, config: RunConfig) -> None:
         ({"elsewhere": ["prose"]}, "does not exist; run the harvest first"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(
-    attribute: Attribute, settings: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_settings_are_reported_in_one_line(
+    attribute: Attribute, settings: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attribute(expected=2, **settings)
     *_, last = capsys.readouterr().err.strip().splitlines()
-    assert last.startswith("crosscoder: ") and said in last
+    assert last.startswith("crosscoder: ") and message in last
 
 
-def test_a_run_without_models_has_no_behavior(tmp_path: Path) -> None:
+def test_a_run_without_models_is_refused(tmp_path: Path) -> None:
     config = RunConfig.model_validate(
         {
             "output": tmp_path / "run",

@@ -1,4 +1,4 @@
-"""A shift taken apart: planned shares are found, exchanging the models exchanges the signs, and everything adds up."""
+"""Attribution of a shift: planted shares are recovered, exchanging the models flips the signs, and the parts add up."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from analysis.behaviors import metrics
+from analysis.behaviors import logit_metrics
 from analysis.behaviors.activations import PromptActivations
 from analysis.behaviors.attribution import (
     Attribution,
@@ -18,8 +18,8 @@ from analysis.behaviors.attribution import (
     path_gradients,
 )
 from analysis.behaviors.change_decomposition import Part
+from analysis.behaviors.logit_metrics import LogitMetric, NextTokenLogOdds, build_metric
 from analysis.behaviors.measurement import LogitMeasurement
-from analysis.behaviors.metrics import LogitMetric, NextTokenLogOdds, build_metric
 from analysis.behaviors.patching import PatchedRun, unchanged
 from analysis.behaviors.prompts import Prompt
 from analysis.latents.dictionary_view import view_of
@@ -32,7 +32,7 @@ from crosscoder.config.behavior import (
     Perplexity,
 )
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View
+from crosscoder.dictionary.views import View
 from crosscoder.language_models.pair import ModelPair, load_pair
 from tests.planted_network import NO, YES, exchanged, planted_dictionary, planted_pair
 from tests.tiny_pairs import save_adapter, save_gpt2, save_llama
@@ -124,7 +124,7 @@ def random_dictionary(reads: View = "paired", n_latents: int = 40) -> Crosscoder
 
 @pytest.mark.parametrize("curvature", [0.0, 1.0])
 @pytest.mark.parametrize("shares", [(0.25, 0.25, 0.25, 0.25), (0.4, 0.1, -0.2, 0.7)])
-def test_planned_shares_are_recovered(
+def test_planted_shares_are_recovered(
     folder: Path, shares: tuple[float, float, float, float], curvature: float
 ) -> None:
     """Half through two latents, a quarter through the error, a quarter through the weights above."""
@@ -162,7 +162,7 @@ def test_parts_add_up_to_the_shift(folder: Path, name: str, metric: str) -> None
 
 
 @pytest.mark.parametrize("reads", ["paired", "pooled", "difference"])
-def test_every_kind_of_dictionary_takes_the_change_apart(folder: Path, reads: View) -> None:
+def test_every_kind_of_dictionary_decomposes_the_change(folder: Path, reads: View) -> None:
     pair = pairs(folder, "models")
     measured = measurement(
         pair, random_dictionary(reads), build_metric(METRICS["log_odds"], pair.tokenizer), reads
@@ -173,13 +173,13 @@ def test_every_kind_of_dictionary_takes_the_change_apart(folder: Path, reads: Vi
 
 
 @pytest.mark.parametrize("metric", ["log_odds", "continuation", "perplexity"])
-def test_exchanging_the_models_changes_every_sign(folder: Path, metric: str) -> None:
-    """Divergence from the reference is left out: it has another reference then."""
+def test_exchanging_the_models_flips_every_sign(folder: Path, metric: str) -> None:
+    """Divergence is not tested, because exchanging the models exchanges its reference."""
     dictionary, settings = random_dictionary(), METRICS[metric]
     one, other = load(folder, "llama", "tuned"), load(folder, "tuned", "llama")
     (ahead, found), (back, again) = (
-        attributed(measurement(pair, own, build_metric(settings, pair.tokenizer)), 40, steps=4)
-        for pair, own in ((one, dictionary), (other, exchanged(dictionary)))
+        attributed(measurement(pair, crosscoder, build_metric(settings, pair.tokenizer)), 40, steps=4)
+        for pair, crosscoder in ((one, dictionary), (other, exchanged(dictionary)))
     )
     np.testing.assert_allclose(ahead.total, -back.total, atol=1e-4)
     np.testing.assert_allclose(ahead.above, -back.above, atol=1e-4)
@@ -189,16 +189,16 @@ def test_exchanging_the_models_changes_every_sign(folder: Path, metric: str) -> 
     assert np.abs(found.latents).max() > 1e-2
 
 
-def test_a_model_beside_itself_has_no_shift(folder: Path) -> None:
+def test_a_model_compared_with_itself_has_no_shift(folder: Path) -> None:
     pair = load(folder, "llama", "llama")
     measured = measurement(pair, random_dictionary(), build_metric(METRICS["log_odds"], pair.tokenizer))
     corners, found = attributed(measured, 40)
     assert not corners.total.any() and not corners.represented.any()
-    # A random dictionary has directions that differ; its error takes all of that back.
+    # A random dictionary has different directions for the models; the error cancels their contributions.
     np.testing.assert_allclose(found.latents.sum(axis=1) + sum(found.rest.values()), 0, atol=1e-3)
 
 
-def test_steps_are_refined_by_threes_and_end_as_all_at_once(folder: Path) -> None:
+def test_tripled_steps_equal_all_steps_at_once(folder: Path) -> None:
     pair = pairs(folder, "models")
     measured = measurement(pair, random_dictionary(), build_metric(METRICS["continuation"], pair.tokenizer))
     refined, at_once = path_gradients(measured), path_gradients(measured)
@@ -209,8 +209,8 @@ def test_steps_are_refined_by_threes_and_end_as_all_at_once(folder: Path) -> Non
         torch.testing.assert_close(refined.mean(index), at_once.mean(index), rtol=1e-4, atol=1e-6)
 
 
-def test_fewer_steps_leave_more_out(folder: Path) -> None:
-    """The positive control of the residual: one gradient is no integral."""
+def test_fewer_steps_leave_a_larger_residual(folder: Path) -> None:
+    """Positive control of the residual: one gradient is not an integral."""
     pair = pairs(folder, "models")
     measured = measurement(pair, random_dictionary(), build_metric(METRICS["perplexity"], pair.tokenizer))
     _, cheap = attributed(measured, 40, steps=1)
@@ -219,7 +219,7 @@ def test_fewer_steps_leave_more_out(folder: Path) -> None:
     assert np.abs(fine.residual).mean() < np.abs(cheap.residual).mean() / 3
 
 
-def test_batches_change_nothing(folder: Path) -> None:
+def test_the_batch_size_does_not_matter(folder: Path) -> None:
     pair = pairs(folder, "models")
     metric = build_metric(METRICS["continuation"], pair.tokenizer)
     view = view_of(random_dictionary(), pair.d_models, "paired")
@@ -238,13 +238,13 @@ def test_batches_change_nothing(folder: Path) -> None:
 def test_batches_may_differ_in_rows_and_length(folder: Path) -> None:
     pair = pairs(folder, "models")
     rows = build_metric(METRICS["continuation"], pair.tokenizer).rows(tokens())
-    # The checker of annotations looks at one element of a sequence, drawn anew in each call.
+    # The type checker tests one random element of a sequence in each call.
     for _ in range(16):
         activations = PromptActivations.from_rows(pair, None, rows, POLICY, batch_tokens=30)
         assert len({batch.token_ids.shape for batch in activations.batches}) > 1
 
 
-def test_an_unchanged_run_is_the_model_as_transformers_runs_it(folder: Path) -> None:
+def test_an_unchanged_run_equals_the_model_in_transformers(folder: Path) -> None:
     pair = pairs(folder, "adapter")
     metric = build_metric(METRICS["log_odds"], pair.tokenizer)
     measured = measurement(pair, random_dictionary(), metric)
@@ -259,22 +259,24 @@ def test_an_unchanged_run_is_the_model_as_transformers_runs_it(folder: Path) -> 
 
 
 @pytest.mark.parametrize("entries", [1, 1000])
-def test_probabilities_a_few_places_at_a_time_are_those_at_once(
+def test_chunked_probabilities_equal_those_at_once(
     folder: Path, entries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = pairs(folder, "models")
     runs = [unchanged(1), PatchedRun(1, 0), PatchedRun(0, 1)]
     found = []
     for size in (2**20, entries):
-        monkeypatch.setattr(metrics, "_ENTRIES", size)
+        monkeypatch.setattr(logit_metrics, "_ENTRIES", size)
         measured = measurement(pair, random_dictionary(), build_metric(METRICS["perplexity"], pair.tokenizer))
-        beside = measured.compare_with_unchanged(runs)
+        effects = measured.compare_with_unchanged(runs)
         divergence = measurement(
             pair, random_dictionary(), build_metric(METRICS["divergence_everywhere"], pair.tokenizer)
         )
-        found.append(np.array([*(values for own in beside for values in own), divergence.values(runs[1])]))
-        assert not beside[0].divergence.any() and beside[1].divergence.all()
-        for own, run in zip(beside, runs, strict=True):
-            np.testing.assert_allclose(own.plain, measured.values(unchanged(run.model)), rtol=1e-6)
-            np.testing.assert_allclose(own.changed, measured.values(run), rtol=1e-6)
+        found.append(
+            np.array([*(values for effect in effects for values in effect), divergence.values(runs[1])])
+        )
+        assert not effects[0].divergence.any() and effects[1].divergence.all()
+        for effect, run in zip(effects, runs, strict=True):
+            np.testing.assert_allclose(effect.unchanged, measured.values(unchanged(run.model)), rtol=1e-6)
+            np.testing.assert_allclose(effect.changed, measured.values(run), rtol=1e-6)
     np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-7)

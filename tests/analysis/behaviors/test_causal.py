@@ -1,4 +1,4 @@
-"""Causal checks on a network whose mediation is planned: what carries the shift passes, what does not fails, and chance is beside it."""
+"""Causal checks on a network with planted mediation: latents that carry the shift pass, others fail."""
 
 import numpy as np
 import pytest
@@ -19,8 +19,8 @@ from analysis.behaviors.causal import (
     top_n_parts,
 )
 from analysis.behaviors.change_decomposition import Part
+from analysis.behaviors.logit_metrics import NextTokenLogOdds
 from analysis.behaviors.measurement import LogitMeasurement
-from analysis.behaviors.metrics import NextTokenLogOdds
 from analysis.behaviors.prompt_statistics import Estimate
 from analysis.behaviors.prompts import Prompt
 from analysis.latents.dictionary_view import view_of
@@ -50,33 +50,33 @@ def checker(measured: LogitMeasurement) -> Checker:
 
 @pytest.mark.parametrize("kind", ["necessity", "sufficiency", "steering"])
 @pytest.mark.parametrize(("latents", "share"), [([0], 0.3), ([1], 0.2), ([0, 1], 0.5), ([2], 0.0)])
-def test_latents_carry_what_was_planned(
+def test_latents_carry_their_planted_shares(
     checker: Checker, kind: str, latents: list[int], share: float
 ) -> None:
     found = checker.share(kind, Part(latent_mask(latents, 4)))  # pyright: ignore[reportArgumentType]
     assert found.value == pytest.approx(share, abs=1e-4)
 
 
-def test_the_remainder_says_where_the_rest_is(checker: Checker) -> None:
+def test_the_remainder_locates_the_rest(checker: Checker) -> None:
     found = remainder(checker, 4)
     shares = {name: kinds["necessity"]["value"] for name, kinds in found.items()}
     assert shares == pytest.approx({"latents": 0.5, "bias": 0.0, "error": 0.25, "left_out": 0.0}, abs=1e-4)
 
 
-def test_the_curve_adds_up_along_the_ranking(checker: Checker) -> None:
+def test_the_curve_is_cumulative(checker: Checker) -> None:
     points = curve(checker, top_n_parts([0, 1], (1, 2, 500), 4))
     assert [point["n"] for point in points] == [1, 2]
     assert [point["necessity"]["value"] for point in points] == pytest.approx([0.3, 0.5], abs=1e-4)
 
 
-def test_rebuilding_does_what_the_error_did(checker: Checker) -> None:
+def test_reconstruction_removes_the_effect_of_the_error(checker: Checker) -> None:
     """Without its error the intervened model loses the quarter that the error carries."""
     found = checker.reconstruction_effect()
     assert found["intervened"].value == pytest.approx(-0.25, abs=1e-4)
     assert found["reference"].value == pytest.approx(0.0, abs=1e-4)
 
 
-def test_random_latents_are_brought_to_the_norm_and_are_none_of_the_named(measured: LogitMeasurement) -> None:
+def test_random_latents_have_the_norm_and_exclude_the_named(measured: LogitMeasurement) -> None:
     activations = measured.activations
     random = RandomParts(activations, [0], 0)
     drawn = random.like([0], 0.125)
@@ -86,14 +86,14 @@ def test_random_latents_are_brought_to_the_norm_and_are_none_of_the_named(measur
     assert random.like([0, 0], 1.0) is None
 
 
-def test_a_claim_beats_chance_only_where_no_draw_reaches_it(
-    gradient_measurement: LogitMeasurement, checker: Checker
+def test_a_claim_beats_chance_only_if_no_draw_reaches_it(
+    measured: LogitMeasurement, checker: Checker
 ) -> None:
     activations = measured.activations
     part, norm = Part(latent_mask([0], 4)), activations.norm(Part(latent_mask([0], 4)))
     drawn = RandomParts(activations, [0], 0).like([0], norm)
     assert drawn is not None
-    # The only other latent is a planned one, in a direction of its own; of that norm it carries far more.
+    # The only other live latent is a planted one in another direction, which at this norm carries far more.
     null = random_shares(checker, [drawn] * 20, "draws")
     assert not compare(checker, part, null)["necessity"].passed(0.95)
     nothing = random_shares(checker, [Part(latent_mask([2], 4))] * 20, "draws")

@@ -1,4 +1,4 @@
-"""Answers of models in lock-step: as transformers generates them where nothing is changed, and the other model's where everything is."""
+"""Patched generation: an unchanged run matches transformers, and patching the whole change gives the other model's answers."""
 
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def generator(pair: ModelPair, **sampling: Any) -> Generator:
 
 
 @pytest.mark.parametrize("model", [0, 1])
-def test_unchanged_answers_are_those_of_transformers(pair: ModelPair, model: int) -> None:
+def test_unchanged_answers_match_transformers(pair: ModelPair, model: int) -> None:
     found = generator(pair).answers(unchanged(model))
     context = pair.context.token_ids if pair.context is not None and model == 1 else torch.zeros(0).long()
     for prompt, (answer,) in zip(prompts(), found, strict=True):
@@ -92,9 +92,7 @@ def test_unchanged_answers_are_those_of_transformers(pair: ModelPair, model: int
 
 
 @pytest.mark.parametrize("model", [0, 1])
-def test_with_the_whole_change_put_in_it_is_as_if_started_from_the_other_model(
-    pair: ModelPair, model: int
-) -> None:
+def test_inserting_the_whole_change_equals_starting_from_the_other_model(pair: ModelPair, model: int) -> None:
     found = generator(pair)
     assert found.answers(PatchedRun(model, 0, EVERYTHING)) == found.answers(PatchedRun(model, 1))
     assert found.answers(PatchedRun(model, 1, EVERYTHING, -1)) == found.answers(PatchedRun(model, 0))
@@ -102,7 +100,7 @@ def test_with_the_whole_change_put_in_it_is_as_if_started_from_the_other_model(
 
 
 def test_a_change_changes_the_answer(pair: ModelPair) -> None:
-    """The positive control: a large constant ends elsewhere."""
+    """Positive control: a large constant changes the answers."""
     found = generator(pair)
     constant = 50 * torch.randn(16, generator=torch.Generator().manual_seed(0))
     assert found.answers(PatchedRun(1, 1, constant=constant)) != found.answers(unchanged(1))
@@ -118,16 +116,16 @@ RUNS = [
 
 
 @pytest.mark.parametrize("room", [2**30, 0])
-def test_what_is_kept_of_the_prompts_changes_no_answer(
+def test_the_prompt_cache_changes_no_answer(
     pair: ModelPair, room: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run after the other, beside each run with nothing kept from another, and with every layer run on every token."""
+    """Runs with a shared cache equal runs with separate caches, and runs through every layer at every token."""
     alone = [generator(pair).answers(run) for run in RUNS]
     assert alone[0] != alone[1]
-    monkeypatch.setattr(generation, "_KEPT_BYTES", room)
+    monkeypatch.setattr(generation, "_PROMPT_CACHE_BYTES", room)
     together = generator(pair)
     assert [together.answers(run) for run in RUNS] == alone
-    assert bool(together._kept) == bool(room)
+    assert bool(together._prompt_passes) == bool(room)
     for model in range(2):
         monkeypatch.setattr(pair.forward_from_hookpoint(model), "_skipped", [])
     assert [generator(pair).answers(run) for run in RUNS] == alone
@@ -135,7 +133,7 @@ def test_what_is_kept_of_the_prompts_changes_no_answer(
 
 def test_prompts_are_read_once_for_all_runs(pair: ModelPair) -> None:
     for model in range(2):
-        assert pair.forward_from_hookpoint(model).n_skipped  # tried out when it is first asked for
+        assert pair.forward_from_hookpoint(model).n_skipped  # determined at the first call
     below = pair.hookpoints[0].replace("1", "0") + ".mlp"
     lengths: list[int] = []
     handles = [
@@ -150,10 +148,10 @@ def test_prompts_are_read_once_for_all_runs(pair: ModelPair) -> None:
         counts.append(len(lengths))
     for handle in handles:
         handle.remove()
-    assert counts == [2, 0, 0], "of both models, in the first run"
+    assert counts == [2, 0, 0], "one pass per model, in the first run"
 
 
-def test_samples_follow_from_the_seed(pair: ModelPair) -> None:
+def test_samples_are_determined_by_the_seed(pair: ModelPair) -> None:
     one = generator(pair, temperature=1.0, samples=3)
     found = one.answers(unchanged(1))
     assert [len(answers) for answers in found] == [3] * 4

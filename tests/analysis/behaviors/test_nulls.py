@@ -1,4 +1,4 @@
-"""Where nothing of interest changed nothing is claimed: the same model twice, and a pair that differs as much and in no feature."""
+"""No causal claims on null pairs, which differ as much as a real pair but in no feature."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from scipy.stats import binom
 from transformers import AutoTokenizer
 
 from analysis.behaviors.attribution import measure_corners
+from analysis.behaviors.carrying_latents import check, decompose_shift, rank
 from analysis.behaviors.experiment import Experiment
-from analysis.behaviors.metrics import NextTokenLogOdds
-from analysis.behaviors.shared_space import check, decompose_shift, rank
+from analysis.behaviors.logit_metrics import NextTokenLogOdds
 from analysis.behaviors.shift import measure_shift
 from analysis.latents.dictionary_view import view_of
 from crosscoder.config import CrosscoderConfig, ReLU, TokenPolicy
@@ -31,7 +31,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def drifting_pair(tokenizer: Any, seed: int, size: float) -> ModelPair:
-    """Every token's embedding moves by noise of its own; nothing above changes."""
+    """Add independent noise to every token's embedding; nothing else changes."""
     pair = planted_pair(tokenizer, 0.0, 0.0, 0.0, 0.0, curvature=0.5)
     generator = torch.Generator().manual_seed(seed)
     reference, intervened = (network.get_input_embeddings() for network in pair.models)  # pyright: ignore[reportCallIssue]
@@ -42,7 +42,7 @@ def drifting_pair(tokenizer: Any, seed: int, size: float) -> ModelPair:
 
 
 def experiment(pair: ModelPair, tmp_path: Path, seed: int) -> Experiment:
-    """A behavior on texts of many tokens' ends, and a random dictionary that fires on everything."""
+    """Build an experiment on random prompts with a random dictionary."""
     dictionary = Crosscoder(
         CrosscoderConfig(
             d_models=(WIDTH, WIDTH),
@@ -73,8 +73,8 @@ def experiment(pair: ModelPair, tmp_path: Path, seed: int) -> Experiment:
     return made
 
 
-def test_a_drift_in_no_feature_is_no_causal_claim(tokenizer: Any, tmp_path: Path) -> None:
-    """Shifts are established about as often as chance says, and no more claims are made than shifts."""
+def test_a_drift_in_no_feature_gives_no_causal_claims(tokenizer: Any, tmp_path: Path) -> None:
+    """Shifts are established, and causal claims made, no more often than chance allows."""
     established = causal = 0
     for seed in range(PAIRS):
         made = experiment(drifting_pair(tokenizer, seed, size=0.3), tmp_path, seed)
@@ -90,8 +90,8 @@ def test_a_drift_in_no_feature_is_no_causal_claim(tokenizer: Any, tmp_path: Path
     assert causal <= binom.ppf(0.999, PAIRS, 0.05)
 
 
-def test_a_shift_along_one_direction_is_claimed(tokenizer: Any, tmp_path: Path) -> None:
-    """The positive control: the same drift, and a push that every token gets, along a direction that is read."""
+def test_a_shift_along_one_direction_is_established(tokenizer: Any, tmp_path: Path) -> None:
+    """Positive control: the same drift plus a constant along a direction that the metric reads."""
     pair = drifting_pair(tokenizer, 0, size=0.3)
     pair.models[1].get_input_embeddings().weight[:, 0] += 2.0  # pyright: ignore[reportCallIssue]
     made = experiment(pair, tmp_path, 0)

@@ -1,4 +1,4 @@
-"""Intervals over prompts and the paired permutation test, against what is known of them."""
+"""Intervals over prompts and the paired permutation test, compared with known results."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from crosscoder.config.behavior import ShiftRule
 RULE = ShiftRule()
 
 
-def test_an_interval_of_a_mean_is_that_of_its_standard_error() -> None:
+def test_the_interval_of_a_mean_matches_its_standard_error() -> None:
     values = np.random.default_rng(0).normal(2.0, 3.0, size=200)
     found = Resamples(200, 0.95, seed=0).mean(values)
     half = 1.96 * values.std() / np.sqrt(200)
@@ -19,13 +19,13 @@ def test_an_interval_of_a_mean_is_that_of_its_standard_error() -> None:
     assert found.high == pytest.approx(values.mean() + half, rel=0.1)
 
 
-def test_a_ratio_of_values_that_move_together_has_no_width() -> None:
+def test_a_ratio_of_proportional_values_has_no_width() -> None:
     values = np.random.default_rng(0).normal(2.0, 1.0, size=50)
     found = Resamples(50, 0.95, seed=0).ratio(0.3 * values, values)
     assert (found.value, found.low, found.high) == pytest.approx((0.3, 0.3, 0.3))
 
 
-def test_a_ratio_to_nothing_is_not_estimated() -> None:
+def test_a_ratio_to_zero_is_not_estimated() -> None:
     found = Resamples(8, 0.95, seed=0).ratio(np.ones(8), np.zeros(8))
     assert found.as_dict() == {"value": None, "low": None, "high": None}
 
@@ -33,14 +33,14 @@ def test_a_ratio_to_nothing_is_not_estimated() -> None:
 @pytest.mark.parametrize(
     ("n_yes", "low", "high"), [(0, 0.0, 0.0881), (1, 0.0006, 0.1316), (20, 0.3380, 0.6620), (40, 0.9119, 1.0)]
 )
-def test_of_shares_the_interval_is_that_of_clopper_and_pearson(n_yes: int, low: float, high: float) -> None:
-    """Their exact bounds for that many of 40, from their tables."""
+def test_intervals_of_shares_match_clopper_and_pearson(n_yes: int, low: float, high: float) -> None:
+    """Exact bounds for n_yes of 40."""
     values = np.r_[np.ones(n_yes), np.zeros(40 - n_yes)]
     found = Resamples(40, 0.95, 0, (0.0, 1.0)).mean(values)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.012)
-    bare = Resamples(40, 0.95, 0).mean(values)
-    assert (bare.high - bare.low > 1e-9) == (n_yes not in (0, 40)), (
-        "a bootstrap of prompts that agree has no width"
+    plain = Resamples(40, 0.95, 0).mean(values)
+    assert (plain.high - plain.low > 1e-9) == (n_yes not in (0, 40)), (
+        "a bootstrap of equal values has no width"
     )
 
 
@@ -56,7 +56,7 @@ def test_an_interval_of_a_share_covers_it_where_a_bootstrap_does_not() -> None:
     assert covered[1] < 0.7 * 300
 
 
-def test_scores_in_other_units_have_the_interval_in_those_units() -> None:
+def test_intervals_scale_with_the_unit() -> None:
     values = np.random.default_rng(0).random(25)
     one = Resamples(25, 0.9, 0, (0.0, 1.0)).mean(values)
     other = Resamples(25, 0.9, 0, (-2.0, 8.0)).mean(10 * values - 2)
@@ -64,7 +64,7 @@ def test_scores_in_other_units_have_the_interval_in_those_units() -> None:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_share_of_a_shift_that_is_the_same_on_every_prompt_still_has_width(sign: int) -> None:
+def test_a_share_that_is_equal_on_every_prompt_still_has_width(sign: int) -> None:
     whole = sign * np.r_[np.ones(39), np.zeros(1)]
     found = Resamples(40, 0.95, 0, (0.0, 1.0)).ratio(whole, whole)
     assert found.value == 1.0
@@ -72,13 +72,13 @@ def test_a_share_of_a_shift_that_is_the_same_on_every_prompt_still_has_width(sig
     assert Resamples(40, 0.95, 0).ratio(whole, whole) == pytest.approx((1.0, 1.0, 1.0))
 
 
-def test_where_no_prompt_differs_a_difference_is_not_shown_to_be_nothing() -> None:
+def test_without_observed_differences_the_interval_still_has_width() -> None:
     found = measure_shift(np.zeros(40), np.zeros(40), None, RULE, 0, (0.0, 1.0))
     assert found.verdict == "no difference"
     assert (found.size.low, found.size.high) == pytest.approx((-0.088, 0.088), abs=0.012)
 
 
-def test_exchanging_the_models_turns_the_interval_around() -> None:
+def test_exchanging_the_models_mirrors_the_interval() -> None:
     generator = np.random.default_rng(1)
     one, other = (generator.random((2, 30)) < np.array([[0.3], [0.8]])).astype(float)
     forth = measure_shift(one, other, None, RULE, 0, (0.0, 1.0))
@@ -88,7 +88,7 @@ def test_exchanging_the_models_turns_the_interval_around() -> None:
 
 
 def test_the_permutation_test_holds_its_level() -> None:
-    """Of 400 pairs of equal models about one in twenty is below 0.05, and the floor is passed as often."""
+    """About one in twenty of 400 pairs of equal models has p below 0.05."""
     generator = np.random.default_rng(0)
     flips = [sign_flip_test(generator.normal(size=20), 0.95, seed) for seed in range(400)]
     below = np.mean([one.p_value <= 0.05 for one in flips])
@@ -96,7 +96,7 @@ def test_the_permutation_test_holds_its_level() -> None:
 
 
 def test_a_small_exact_case() -> None:
-    """Of four equal differences only two of sixteen signs are as large."""
+    """For four equal differences, two of sixteen sign patterns are as large."""
     found = sign_flip_test(np.ones(4), 0.95, 0)
     assert found.p_value == pytest.approx(2 / 16, abs=0.02)
 
@@ -122,11 +122,11 @@ def test_a_clear_shift_is_established_in_either_direction(sign: int) -> None:
         (np.full(4, 100.0), RULE, "below the noise floor"),
     ],
 )
-def test_what_is_no_shift(difference: np.ndarray, rule: ShiftRule, verdict: str) -> None:
+def test_verdicts(difference: np.ndarray, rule: ShiftRule, verdict: str) -> None:
     assert measure_shift(np.zeros(len(difference)), difference, None, rule, 0).verdict == verdict
 
 
-def test_answers_that_vary_by_themselves_raise_the_floor() -> None:
+def test_random_variation_of_answers_raises_the_floor() -> None:
     generator = np.random.default_rng(0)
     reference = generator.normal(size=30)
     intervened = reference + 0.5

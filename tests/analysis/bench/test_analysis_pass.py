@@ -7,8 +7,8 @@ from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.readers import MemoryReader
 
 
-def test_both_ways_go_through_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Again and again; and the pass is the one that makes the statistics."""
+def test_both_passes_process_all_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeatedly; and `pass` is the one that `analyze` uses."""
     pair, seen = PlantedPair(counts=SMALL), []
     update = StatisticsAccumulator.update
     monkeypatch.setattr(

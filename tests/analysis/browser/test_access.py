@@ -1,4 +1,4 @@
-"""The page is for everyone: by keyboard alone, without color, on paper, and with nothing serious that axe-core finds."""
+"""Accessibility of the page: keyboard, no color, paper, and no severe finding of axe-core."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from crosscoder.run.folder import RunFolder
 from tests.analysis.page_views import write_page
 
 from ..explained_runs import explained, followed
-from ..page_views import GRAVE, View, read_table, require_nothing_grave
+from ..page_views import SEVERE_IMPACTS, View, read_table, require_no_severe_findings
 from ..run_folder import N_LATENTS, make_run_folder
 
 
@@ -26,18 +26,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def shown(view: View, state: str) -> None:
-    """Brings the page into one of its states."""
+    """Bring the page into one of its states."""
     if state == "overview":
         for summary in view.page.query_selector_all("details:not([open]) > summary"):
             if summary.is_visible():
                 summary.click()
     elif state == "latent":
         view.go("#latent=3")
-        view.open_latent(3)
+        view.wait_for_latent(3)
     elif state == "triage":
         for latent, key in ((3, "s"), (4, "x")):
             view.go(f"#latent={latent}")
-            view.open_latent(latent)
+            view.wait_for_latent(latent)
             view.page.keyboard.press(key)
             view.page.fill("#note", "a note")
             view.page.keyboard.press("Escape")
@@ -55,14 +55,14 @@ def shown(view: View, state: str) -> None:
 @pytest.mark.parametrize("state", ["overview", "latent", "triage", "keys"])
 def test_axe_finds_nothing_serious(run: RunFolder, visit: Any, state: str, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
-    # The policy of the page lets no script in, so that axe-core needs a browser that does not mind it.
+    # The policy of the page blocks the script of axe-core, so the browser must bypass it.
     view = visit(run, width=width, color_scheme=scheme, bypass_csp=True)
     shown(view, state)
-    require_nothing_grave(view, axe)
+    require_no_severe_findings(view, axe)
 
 
-def test_axe_would_have_found_it(run: RunFolder, visit: Any) -> None:
-    """The positive control: a picture without words, and text that is hardly there."""
+def test_axe_finds_planted_violations(run: RunFolder, visit: Any) -> None:
+    """Positive control: an image without alternative text, and text with too little contrast."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
     view = visit(run, bypass_csp=True)
     view.page.evaluate(
@@ -74,7 +74,7 @@ def test_axe_would_have_found_it(run: RunFolder, visit: Any) -> None:
         }"""
     )
     found = axe.Axe().run(view.page).response["violations"]
-    assert {"image-alt", "color-contrast"} <= {one["id"] for one in found if one["impact"] in GRAVE}
+    assert {"image-alt", "color-contrast"} <= {one["id"] for one in found if one["impact"] in SEVERE_IMPACTS}
 
 
 # --- by keyboard ------------------------------------------------------------------------------------------------------
@@ -95,14 +95,14 @@ def focused(view: View) -> dict[str, Any]:
     return view.page.evaluate(FOCUSED)
 
 
-def test_the_first_key_leads_past_the_head(run: RunFolder, visit: Any) -> None:
+def test_the_first_tab_stop_skips_to_the_content(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#label=new")
     view.page.keyboard.press("Tab")
     assert focused(view)["id"] == "skip"
     assert view.page.is_visible("#skip")
     view.page.keyboard.press("Enter")
     assert focused(view)["id"] == "main"
-    # The address keeps the view: it is no place to jump to.
+    # The part after the # holds the state of the page, so the link must not change it.
     assert view.page.evaluate("location.hash") == "#label=new"
     view.page.keyboard.press("Tab")
     assert "new" in focused(view)["text"]
@@ -125,7 +125,7 @@ def test_every_control_is_reached_and_seen_in_order(run: RunFolder, visit: Any, 
     unseen = [stop for stop in stops if not stop["seen"]]
     assert unseen == []
     view.page.keyboard.press("Tab")
-    # Past the last one the browser starts again: none was left out, and none holds the focus.
+    # After the last one the browser starts over: no control was skipped, and none traps the focus.
     assert focused(view)["tag"] in ("BODY", "HTML") or focused(view)["id"] == "skip"
     assert {"query", "sort"} <= {stop["id"] for stop in stops} or address == "#latent=3"
     assert {"own-label", "note"} <= {stop["id"] for stop in stops} or address != "#latent=3"
@@ -138,18 +138,18 @@ def test_the_focus_goes_into_a_latent_and_back_to_its_row(run: RunFolder, visit:
         view.page.keyboard.press("ArrowDown")
     assert focused(view)["row"] == "39"
     view.page.keyboard.press("Enter")
-    view.open_latent(39)
+    view.wait_for_latent(39)
     view.page.wait_for_selector(".latent-title:focus")
     view.page.keyboard.press("j")
-    view.open_latent(40)
+    view.wait_for_latent(40)
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector('.row[data-latent="40"] a:focus')
     box, frame = focused(view)["box"], view.page.locator(".table-body").bounding_box()
     assert frame["y"] <= box["top"] and box["bottom"] <= frame["y"] + frame["height"]
-    # From a link above the table the focus goes back to that link.
+    # A latent opened from a link above the table returns the focus to that link.
     view.page.focus(".behavior a >> nth=0")
     view.page.keyboard.press("Enter")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector(".behavior a:focus")
 
@@ -160,11 +160,11 @@ def test_a_latent_is_judged_by_keyboard_alone(run: RunFolder, visit: Any) -> Non
     view.page.keyboard.press("/")
     view.page.wait_for_selector("#query:focus")
     view.page.keyboard.type("salmon")
-    view.searched("salmon")
+    view.wait_for_search("salmon")
     view.page.keyboard.press("Escape")
     first = view.rows()[0]
     view.page.keyboard.press("j")
-    view.open_latent(first)
+    view.wait_for_latent(first)
     view.page.keyboard.press("n")
     view.page.keyboard.type("fish, not food?")
     view.page.keyboard.press("Escape")
@@ -182,8 +182,8 @@ def test_a_latent_is_judged_by_keyboard_alone(run: RunFolder, visit: Any) -> Non
 # --- without color, and on paper --------------------------------------------------------------------------------------
 
 
-def test_nothing_is_told_by_color_alone(run: RunFolder, visit: Any) -> None:
-    """Labels have a name and a shape each, decisions a sign, firing tokens a line, filters in force say so."""
+def test_no_information_is_shown_by_color_alone(run: RunFolder, visit: Any) -> None:
+    """Labels have distinct names and shapes, decisions have signs, and firing tokens are underlined."""
     view = visit(run)
     marks = view.page.eval_on_selector_all(
         ".strip-row .label-name",
@@ -191,7 +191,7 @@ def test_nothing_is_told_by_color_alone(run: RunFolder, visit: Any) -> None:
     )
     assert len({name for name, _, _ in marks}) == len({(shape, hollow) for _, shape, hollow in marks}) == 8
     view.go("#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     signs = view.page.eval_on_selector_all(
         ".decision [data-verdict]", "nodes => nodes.map(n => n.textContent)"
     )
@@ -207,7 +207,7 @@ def pages(pdf: bytes) -> int:
 
 
 def test_the_overview_prints_its_first_rows_and_no_empty_pages(run: RunFolder, visit: Any) -> None:
-    """On a screen the table is as high as all its rows; on paper that would be sheets of nothing."""
+    """On screen the table is as high as all its rows; on paper that would print empty pages."""
     view = visit(run, "#sort=latent", color_scheme="dark")
     assert pages(view.page.pdf(format="A4")) <= 11
     view.page.emulate_media(media="print", color_scheme="dark")
@@ -221,7 +221,7 @@ def test_the_overview_prints_its_first_rows_and_no_empty_pages(run: RunFolder, v
     assert view.page.inner_text(".only-printed") == f"The first 60 of {N_LATENTS} latents in this order."
     for gone in (".toolbar", ".triage button", "footer", ".bar button", "#skip"):
         assert not view.page.is_visible(gone), gone
-    # Black on white, though the screen is dark.
+    # Black on white, even with a dark color scheme.
     colors = "n => [getComputedStyle(n).color, getComputedStyle(n).backgroundColor]"
     assert view.page.eval_on_selector("html", colors) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
     view.page.emulate_media(media="screen")
@@ -230,11 +230,11 @@ def test_the_overview_prints_its_first_rows_and_no_empty_pages(run: RunFolder, v
     assert not view.page.is_visible(".only-printed")
 
 
-def test_a_latent_prints_with_what_was_decided(run: RunFolder, visit: Any) -> None:
+def test_a_latent_prints_with_its_decision(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.emulate_media(media="print")
-    # Nothing was decided: no empty form is printed.
+    # Without a decision, no empty form is printed.
     assert not view.page.is_visible(".decision")
     view.page.emulate_media(media="screen")
     view.page.keyboard.press("s")
@@ -262,22 +262,22 @@ def test_a_link_restores_everything(tmp_path: Path, visit: Any) -> None:
         "&columns=latent,density/a%252Cb%25252C,decision"
     )
     view = visit(folder, address)
-    view.searched("the")
+    view.wait_for_search("the")
     rows = view.rows()
     heads = view.page.eval_on_selector_all(".row.head .cell", "nodes => nodes.map(n => n.textContent)")
     assert [head.split(" ")[0] for head in heads] == ["latent", "density,", "decision"]
     assert view.page.eval_on_selector_all(".chip", "nodes => nodes.length") == 7
-    # With a latent open beside a bound on its number, that bound stays.
+    # Opening a latent keeps the range filter on the latent number.
     view.page.keyboard.press("j")
-    view.open_latent(rows[0])
+    view.wait_for_latent(rows[0])
     link = view.address()
     assert f"latent={rows[0]}" in link and "latent=2.." in link
     other = visit(folder, "#" + link.split("#")[1])
-    other.open_latent(rows[0])
+    other.wait_for_latent(rows[0])
     assert other.address() == link
     other.page.keyboard.press("Escape")
     other.page.wait_for_selector("#overview:not([hidden])")
-    other.searched("the")
+    other.wait_for_search("the")
     assert other.rows() == rows
     assert (
         other.page.eval_on_selector_all(".row.head .cell", "nodes => nodes.map(n => n.textContent)") == heads
@@ -287,21 +287,21 @@ def test_a_link_restores_everything(tmp_path: Path, visit: Any) -> None:
 
 def test_short_links_lead_to_a_latent(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#f=17")
-    view.open_latent(17)
+    view.wait_for_latent(17)
     view.page.reload()
-    view.open_latent(17)
+    view.wait_for_latent(17)
 
 
 # --- text that runs the other way, and pieces of characters ----------------------------------------------------------
 
 
-def test_text_of_either_direction_stays_in_its_place(run: RunFolder, visit: Any) -> None:
-    """Tokens of Hebrew and Arabic follow each other from left to right, as they come, and each runs its own way within."""
+def test_text_of_either_direction_stays_in_place(run: RunFolder, visit: Any) -> None:
+    """Hebrew and Arabic tokens are laid out left to right in token order; each is written in its own direction."""
     latent = next(
         latent for latent, tokens in examples_of(run) if any(token.strip() == "שלום" for token in tokens)
     )
     view = visit(run, f"#latent={latent}")
-    view.open_latent(latent)
+    view.wait_for_latent(latent)
     view.page.check("#all-context")
     orders = view.page.eval_on_selector_all(
         ".example",
@@ -324,7 +324,7 @@ def examples_of(run: RunFolder) -> list[tuple[int, list[str]]]:
     return [(row["latent"], row["tokens"]) for row in rows]
 
 
-def test_pieces_of_characters_and_unseen_ones_are_spelled_out(tmp_path: Path, visit: Any) -> None:
+def test_partial_and_invisible_characters_are_spelled_out(tmp_path: Path, visit: Any) -> None:
     pieces = ["\\xc3", " a\\xe6\\x97", "\u200b", "\u00a0", "\t", "", "\ufffd", "  ", "\U000e0041"]
     spelled = ["\\xc3", " a\\xe6\\x97", "\\u200b", "⍽", "⇥", "∅", "�", "␣␣", "\\ue0041"]
     folder = make_run_folder(tmp_path / "run", n_latents=60)
@@ -337,7 +337,7 @@ def test_pieces_of_characters_and_unseen_ones_are_spelled_out(tmp_path: Path, vi
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder.examples)
     write_page(folder)
     view = visit(folder, "#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.check("#all-context")
     shown = view.page.eval_on_selector_all(
         ".example:first-of-type .pair .upper", "nodes => nodes.map(n => n.textContent)"

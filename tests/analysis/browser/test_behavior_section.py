@@ -1,4 +1,4 @@
-"""The page shows behaviors and checkpoints in the report's words and the files' numbers, and where there are none it is as without."""
+"""The page shows behaviors and checkpoints with the report's sentences and the files' numbers, and omits them if a run has none."""
 
 import json
 import re
@@ -29,7 +29,7 @@ from ..run_folder import HOSTILE, make_run_folder
 
 
 def header_and_chunk(folder: RunFolder, chunk: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Headers of the overview's pack and of one pack of latents, as the written page holds them."""
+    """Return the headers of the overview pack and of one latent pack of the written page."""
     write_page(folder)
     text = (folder.browser / "index.html").read_text(encoding="utf-8")
     (overview,) = re.findall(r'id="overview-data">([^<]*)<', text)
@@ -38,7 +38,7 @@ def header_and_chunk(folder: RunFolder, chunk: int = 0) -> tuple[dict[str, Any],
 
 
 def array(folder: RunFolder, name: str) -> np.ndarray:
-    """A float32 array of the overview's pack."""
+    """Return a float32 array of the overview pack."""
     text = (folder.browser / "index.html").read_text(encoding="utf-8")
     (overview,) = re.findall(r'id="overview-data">([^<]*)<', text)
     header, body = unpacked(overview)
@@ -54,10 +54,10 @@ def flat(pieces: list[Any]) -> str:
 
 
 def test_without_behaviors_and_snapshots_only_the_requirements_are_added(tmp_path: Path) -> None:
-    """And the positive control: with them every pack is another."""
-    plain, told = (make_run_folder(tmp_path / name, n_latents=80) for name in ("plain", "told"))
-    explained(told)
-    followed(told)
+    """Positive control: with them every pack differs."""
+    plain, extended = (make_run_folder(tmp_path / name, n_latents=80) for name in ("plain", "extended"))
+    explained(extended)
+    followed(extended)
 
     def packs(folder: RunFolder, with_sections: bool) -> list[str]:
         results = load_results(folder)
@@ -72,10 +72,10 @@ def test_without_behaviors_and_snapshots_only_the_requirements_are_added(tmp_pat
         return [overview_pack(results, gist, tokens, sections), *made]
 
     assert packs(plain, with_sections=True) == packs(plain, with_sections=False)
-    assert all(one != other for one, other in zip(packs(told, True), packs(told, False), strict=True))
+    assert all(one != other for one, other in zip(packs(extended, True), packs(extended, False), strict=True))
 
 
-def test_payload_holds_the_reports_own_sentences_and_numbers(tmp_path: Path) -> None:
+def test_payload_contains_the_sentences_and_numbers_of_the_report(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     place = explained(folder)
     shifted(folder, "small_talk", established=False)
@@ -90,9 +90,9 @@ def test_payload_holds_the_reports_own_sentences_and_numbers(tmp_path: Path) -> 
             assert shown[name] == behavior[name], name
     refusal, small_talk = header["behaviors"]
     assert small_talk["explanation"] is None
-    told = report["behaviors"][0]["explanation"]
+    expected = report["behaviors"][0]["explanation"]
     for part in ("origins", "level", "curve", "necessity", "sufficiency"):
-        assert refusal["explanation"][part] == told[part], part
+        assert refusal["explanation"][part] == expected[part], part
     for requirement, own in zip(header["desiderata"], report["desiderata"], strict=True):
         assert requirement["name"] == f"{own['family']}: {own['name']}"
         assert requirement["verdict"] == own["verdict"]
@@ -108,8 +108,8 @@ def test_payload_holds_the_reports_own_sentences_and_numbers(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("direction", [1.0, -1.0])
-def test_prompts_are_those_on_which_it_carries_the_most(tmp_path: Path, direction: float) -> None:
-    """Against the plain way, with pandas; rows are counted within a batch, so that one number names rows of many prompts."""
+def test_prompts_are_those_with_the_largest_attribution(tmp_path: Path, direction: float) -> None:
+    """Compare with a naive pandas computation; rows are numbered within a batch, so several prompts share a row number."""
     place = explained(make_run_folder(tmp_path / "run", n_latents=80))
     tokens, prompts = read_table(place.tokens), read_table(place.prompts)
     tokens["value"] *= direction
@@ -125,9 +125,9 @@ def test_prompts_are_those_on_which_it_carries_the_most(tmp_path: Path, directio
             assert entry["sum"] == pytest.approx(direction * sums[prompt], rel=1e-5)
             assert entry["rows"] == 2
             by_row = own[own["prompt"] == prompt].groupby("row")["value"].sum() * direction
-            beside = tokens[(tokens["prompt"] == prompt) & (tokens["row"] == by_row.idxmax())]
-            assert [position for position, _, _ in entry["tokens"]] == sorted(set(beside["position"]))
-            fired = beside[beside["latent"] == latent].set_index("position")["value"]
+            in_row = tokens[(tokens["prompt"] == prompt) & (tokens["row"] == by_row.idxmax())]
+            assert [position for position, _, _ in entry["tokens"]] == sorted(set(in_row["position"]))
+            fired = in_row[in_row["latent"] == latent].set_index("position")["value"]
             shown = {position: value for position, _, value in entry["tokens"] if value is not None}
             assert shown == pytest.approx(fired.to_dict(), rel=1e-5)
     (strongest, *_) = found[3]
@@ -135,7 +135,7 @@ def test_prompts_are_those_on_which_it_carries_the_most(tmp_path: Path, directio
     assert max(strongest["tokens"], key=lambda token: direction * (token[2] or 0))[:2] == [8, " t8"]
 
 
-def test_long_prompts_and_many_are_cut(tmp_path: Path) -> None:
+def test_long_and_numerous_prompts_are_truncated(tmp_path: Path) -> None:
     place = explained(make_run_folder(tmp_path / "run", n_latents=80))
     prompts = pd.concat([read_table(place.prompts)] * 10, ignore_index=True)
     prompts["prompt"] = "x" * 10_000
@@ -206,12 +206,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def numbers(view: Any, selector: str) -> list[str]:
-    """Texts of all these elements, whatever is closed or out of sight."""
+    """Return the texts of all matching elements, including hidden ones."""
     return view.page.eval_on_selector_all(selector, "nodes => nodes.map(n => n.textContent)")
 
 
 def ranged(estimate: dict[str, float]) -> str:
-    """As the page has it in one cell."""
+    """Format an estimate as the page does in one cell."""
     bounds = f"{percent(estimate['low'])} to {percent(estimate['high'])}" if "low" in estimate else ""
     return percent(estimate["value"]) + bounds
 
@@ -227,13 +227,13 @@ def test_overview_shows_each_behavior(run: RunFolder, visit: Any) -> None:
     assert "no shift established (62.5 %" in heads[1]
     refusal, small_talk = view.page.query_selector_all(".behavior")
     assert refusal.get_attribute("open") is not None
-    # Bars and lines are of the metric that stands in, and say so.
+    # Bars and lines refer to the stand-in metric, and the page says so.
     assert "the shift in the stand-in metric, in nats" in (refusal.text_content() or "")
     assert small_talk.query_selector("table, svg") is None
     write_report(run)
     report = json.loads((run.report / "report.json").read_text())
-    said = numbers(view, '[data-behavior="refusal"] .behavior-sentences p')
-    assert said == [sentence["text"] for sentence in report["behaviors"][0]["sentences"]]
+    sentences = numbers(view, '[data-behavior="refusal"] .behavior-sentences p')
+    assert sentences == [sentence["text"] for sentence in report["behaviors"][0]["sentences"]]
     origins, latents, curve, layers = (
         numbers(view, f'[data-behavior="refusal"] {place}')
         for place in (
@@ -259,12 +259,12 @@ def test_overview_shows_each_behavior(run: RunFolder, visit: Any) -> None:
     assert view.page.query_selector("rect.column >> nth=3").get_attribute("class") == "column marked"
     verdicts = numbers(view, ".desiderata .verdict")
     assert verdicts == [requirement["verdict"] for requirement in report["desiderata"]]
-    assert view.complaints == []
+    assert view.console_messages == []
     assert view.requests == [(run.browser / "index.html").resolve().as_uri()]
 
 
-def test_bars_are_as_long_as_their_numbers(run: RunFolder, visit: Any) -> None:
-    """From the line at zero; a part that opposes the shift lies on its other side."""
+def test_bar_lengths_match_their_numbers(run: RunFolder, visit: Any) -> None:
+    """Bars start at zero; a part that opposes the shift extends to the other side."""
     place = BehaviorFolder(run.behaviors / "refusal")
     attribution = json.loads(place.attribution.read_text())
     before = json.dumps(attribution)
@@ -283,21 +283,21 @@ def test_bars_are_as_long_as_their_numbers(run: RunFolder, visit: Any) -> None:
     )
     for (fill, zero), share in zip(boxes, (0.2, 0.1667, -0.25), strict=False):
         left, width, whole = fill
-        # The scale goes from the lowest end of an interval to the whole.
+        # The scale ranges from the lowest interval end to 1.
         assert width == pytest.approx(abs(share) / 1.5 * whole, abs=1)
         end = left if share > 0 else left + width
         assert end == pytest.approx(zero[0], abs=1.5)
 
 
-def test_links_lead_to_the_latent_by_mouse_and_by_keyboard(run: RunFolder, visit: Any) -> None:
+def test_links_open_the_latent_by_mouse_and_by_keyboard(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#label=new")
     view.page.click(".behavior a >> nth=1")
-    view.open_latent(4)
+    view.wait_for_latent(4)
     assert "label=new" in view.address()
     view.page.keyboard.press("Escape")
     view.page.focus(".behavior a >> nth=0")
     view.page.keyboard.press("Enter")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.keyboard.press("Escape")
     view.page.focus('[data-behavior="small_talk"] > summary')
     view.page.keyboard.press("Enter")
@@ -318,7 +318,7 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
     place = BehaviorFolder(run.behaviors / "refusal")
     table = read_table(place.latents)
     view = visit(run, "#latent=4")
-    view.open_latent(4)
+    view.wait_for_latent(4)
     text = view.page.inner_text(".latent-behavior")
     row = table.iloc[4]
     assert f"{percent(row['share_held_out'])}\n{percent(row['share_held_out_low'])} to" in text
@@ -330,23 +330,23 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
         "#latent .random-draws", "nodes => nodes.map(n => n.querySelectorAll('.draw').length)"
     )
     assert strokes == [2, 2]
-    # One that pushes the way of the shift and was not checked, and one that does not.
+    # Two latents that were not checked: one pushes in the direction of the shift, the other does not.
     for latent, rank in ((6, "3"), (20, "none")):
         view.go(f"#latent={latent}")
-        view.open_latent(latent)
+        view.wait_for_latent(latent)
         text = re.sub(r"\n+", "\n", view.page.inner_text(".latent-behavior"))
         assert f"rank\n{rank}\n" in text
         assert percent(table["share_held_out"][latent]) in text
-        assert "Not among the 2 latents" in text
+        assert "Not among the 2 named latents" in text
         assert view.page.query_selector(".attributed, #latent .random-draws") is None
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
-def test_latent_shows_where_on_the_prompts_it_carries_the_shift(run: RunFolder, visit: Any) -> None:
+def test_latent_shows_the_tokens_that_its_share_is_attributed_to(run: RunFolder, visit: Any) -> None:
     place = BehaviorFolder(run.behaviors / "refusal")
     expected = attributed_tokens(place, [3], 1.0)[3]
     view = visit(run, "#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     assert numbers(view, ".attributed-prompt .prompt") == [entry["prompt"] for entry in expected]
     shown = view.page.eval_on_selector_all(
         ".attributed-prompt",
@@ -360,7 +360,7 @@ def test_latent_shows_where_on_the_prompts_it_carries_the_shift(run: RunFolder, 
     strongest = max((token for prompt in shown for token in prompt), key=lambda token: token[2])
     assert strongest[0] == " t8"
     assert strongest[2] == 1
-    # Every third position only: between any two tokens that are shown lie some that are not.
+    # Only every third position has a named latent, so every shown token follows a gap.
     gaps = view.page.eval_on_selector_all(
         ".attributed-prompt", "prompts => prompts.map(prompt => prompt.querySelectorAll('.ellipsis').length)"
     )
@@ -387,7 +387,7 @@ def test_filters_by_evidence(run: RunFolder, visit: Any) -> None:
     view.go("#sort=-evidence")
     view.page.wait_for_selector('.count-line:has-text("80 of 80")')
     assert view.rows()[0] == 3
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_overview_shows_the_checkpoints(run: RunFolder, visit: Any) -> None:
@@ -411,14 +411,14 @@ def test_overview_shows_the_checkpoints(run: RunFolder, visit: Any) -> None:
     assert rows[2][5] == "not measured"
     assert rows[3][5].startswith("not raised")
     view.page.click(".alarm-latent a")
-    view.open_latent(7)
+    view.wait_for_latent(7)
 
 
-def test_latent_shows_its_course(run: RunFolder, visit: Any) -> None:
+def test_latent_shows_its_trajectory(run: RunFolder, visit: Any) -> None:
     table = read_table(run.analysis / "trajectories.parquet").sort_values(["latent", "checkpoint"])
     own = table[table["latent"] == 70].reset_index()
     view = visit(run, "#latent=70")
-    view.open_latent(70)
+    view.wait_for_latent(70)
     cells = view.page.eval_on_selector_all(
         ".trajectory tbody tr", "rows => rows.map(row => Array.from(row.cells, cell => cell.textContent))"
     )
@@ -437,7 +437,7 @@ def test_latent_shows_its_course(run: RunFolder, visit: Any) -> None:
         ".trajectory polyline", "lines => lines.map(n => n.getAttribute('points').split(' ').length)"
     )
     assert points == [3, 3, 4]
-    # The onset, checkpoint 2 of 0 to 3, is where the third point of the norm lies.
+    # The onset is checkpoint 2 (of 0 to 3), so its line passes through the third point of the norm.
     across = view.page.eval_on_selector_all(
         ".trajectory line.onset", "lines => lines.map(n => Number(n.getAttribute('x1')))"
     )
@@ -447,13 +447,13 @@ def test_latent_shows_its_course(run: RunFolder, visit: Any) -> None:
     assert across == pytest.approx([marks[2]] * 3)
     assert CHECKPOINTS[2] in view.page.inner_text(".trajectory .pairs")
     view.go("#latent=71")
-    view.open_latent(71)
+    view.wait_for_latent(71)
     assert "not certain" in view.page.inner_text(".trajectory .pairs")
     assert view.page.query_selector(".trajectory line.onset") is None
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
-def test_nothing_is_empty_where_there_is_nothing(tmp_path: Path, visit: Any) -> None:
+def test_missing_parts_leave_no_empty_sections(tmp_path: Path, visit: Any) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     write_page(folder)
     view = visit(folder)
@@ -464,13 +464,13 @@ def test_nothing_is_empty_where_there_is_nothing(tmp_path: Path, visit: Any) -> 
     assert numbers(view, ".desiderata .verdict") == [one["verdict"] for one in report["desiderata"]]
     assert "evidence" not in numbers(view, ".row.head .cell")
     view.go("#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     assert view.page.query_selector(absent) is None
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_a_behavior_without_a_gradient_says_so(tmp_path: Path, visit: Any) -> None:
-    """Nothing is attributed then, and the shift is told apart at and above the hookpoint only."""
+    """Without a gradient nothing is attributed, and the shift is only split at and above the hookpoint."""
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     place = explained(folder)
     attribution = json.loads(place.attribution.read_text())
@@ -485,16 +485,14 @@ def test_a_behavior_without_a_gradient_says_so(tmp_path: Path, visit: Any) -> No
     assert numbers(view, named) == ["not measured"] * 2
     assert view.page.query_selector(".more, rect.column") is None
     view.page.click(".behavior a >> nth=0")
-    view.open_latent(3)
-    assert "attributed share\nnot measured" in re.sub(
-        r"\n+", "\n", view.page.inner_text(".latent-behavior")
-    )
+    view.wait_for_latent(3)
+    assert "attributed share\nnot measured" in re.sub(r"\n+", "\n", view.page.inner_text(".latent-behavior"))
     assert "undone: passed" in view.page.inner_text(".latent-behavior")
     assert view.page.query_selector(".attributed") is None
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
-def test_hostile_behaviors_are_only_text(tmp_path: Path, visit: Any) -> None:
+def test_hostile_behaviors_stay_text(tmp_path: Path, visit: Any) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     explained(folder, hostile=True)
     followed(folder)
@@ -505,7 +503,7 @@ def test_hostile_behaviors_are_only_text(tmp_path: Path, visit: Any) -> None:
     view.page.click(".more")
     view.page.wait_for_selector('[aria-sort="descending"], .count-line')
     view.go("#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     latent = view.page.text_content("#latent") or ""
     assert HOSTILE[0] in overview and HOSTILE[1] in overview
     shown = set(numbers(view, ".attributed-prompt .prompt")) | set(numbers(view, ".attributed-token bdi"))
@@ -524,7 +522,7 @@ def test_hostile_behaviors_are_only_text(tmp_path: Path, visit: Any) -> None:
     )
     assert set(isolated) == {"isolate"}
     assert view.dialogs == []
-    assert view.complaints == []
+    assert view.console_messages == []
     assert view.requests == [(folder.browser / "index.html").resolve().as_uri()]
 
 
@@ -536,7 +534,7 @@ def test_fits_a_phone_in_both_themes(run: RunFolder, visit: Any, address: str, s
         if summary.is_visible():
             summary.click()
     assert view.page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_lines_differ_without_color(run: RunFolder, visit: Any) -> None:

@@ -1,4 +1,4 @@
-"""The page: it opens from disk, asks for nothing, shows what the Parquet files hold, and lets no text run."""
+"""The page opens from disk without requests, shows the contents of the Parquet files, and runs no text as code."""
 
 import json
 import re
@@ -39,7 +39,7 @@ def features(run: RunFolder) -> Any:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_pack_holds_what_went_in() -> None:
+def test_pack_round_trips() -> None:
     arrays = {
         "a": np.asarray([1.5, np.nan], dtype=np.float32),
         "b": np.arange(3, dtype=np.uint8),
@@ -71,7 +71,7 @@ def test_token_table_keeps_one_id_with_two_texts_apart() -> None:
 
 
 def test_no_two_scripts_define_the_same_name() -> None:
-    """They share one scope, where the later of two functions silently takes the place of the other."""
+    """The scripts share one scope, in which a later function silently replaces an earlier one of the same name."""
     place = Path(build.__file__).parent / "page"
     text = "\n".join((place / name).read_text(encoding="utf-8") for name in build._SCRIPTS)
     names = re.findall(r"^(?:async )?(?:function|const|let) (\w+)", text, re.MULTILINE)
@@ -83,11 +83,11 @@ def test_every_script_and_style_is_in_the_page() -> None:
     place = Path(build.__file__).parent / "page"
     assert sorted(build._SCRIPTS) == sorted(path.name for path in place.glob("*.js"))
     assert sorted(build._STYLES) == sorted(path.name for path in place.glob("*.css"))
-    # They override what stands in the others, rule for rule.
+    # These two override rules of the others.
     assert build._STYLES[-2:] == ("narrow.css", "print.css")
 
 
-def test_page_is_the_same_every_time_and_names_no_server(run: RunFolder) -> None:
+def test_page_is_reproducible_and_names_no_server(run: RunFolder) -> None:
     before = page_files(run)
     write_page(run, 0 if len(before) > 1 else SINGLE_FILE_BYTES)
     assert page_files(run) == before
@@ -133,22 +133,22 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 
-def test_opens_from_disk_and_asks_for_nothing(run: RunFolder, visit: Any) -> None:
+def test_opens_from_disk_without_requests(run: RunFolder, visit: Any) -> None:
     view = visit(run)
     view.page.click(".spacer .row >> nth=0")
     view.page.wait_for_selector(".example")
     place = run.browser.resolve().as_uri()
     assert view.requests[0] == f"{place}/index.html"
-    # In files of its own, the one pack that the latent is in and no other.
+    # With separate files, only the pack of the latent is loaded.
     assert [request.startswith(f"{place}/data/0") for request in view.requests[1:]] == [True] * (
         len(page_files(run)) > 1
     )
-    assert view.complaints == []
+    assert view.console_messages == []
     assert view.page.title() == "SmolLM2-135M-Instruct → SmolLM2-135M-Instruct + refuse-food · crosscoder"
 
 
 def test_policy_stops_scripts_and_requests(run: RunFolder, visit: Any) -> None:
-    """The positive control of the test above: what is not ours is blocked, not merely absent."""
+    """Positive control of the test above: foreign scripts and requests are blocked, not merely absent."""
     view = visit(run)
     view.page.evaluate(
         "const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s)"
@@ -159,7 +159,7 @@ def test_policy_stops_scripts_and_requests(run: RunFolder, visit: Any) -> None:
     refused = view.page.evaluate("fetch('https://example.com/').then(() => false, () => true)")
     assert refused
     assert view.page.evaluate("window.ran ?? null") is None
-    assert any("Content Security Policy" in complaint for complaint in view.complaints)
+    assert any("Content Security Policy" in complaint for complaint in view.console_messages)
 
 
 def test_table_has_every_row(run: RunFolder, visit: Any) -> None:
@@ -173,7 +173,7 @@ def test_table_has_every_row(run: RunFolder, visit: Any) -> None:
     assert set(seen) == set(range(N_LATENTS))
 
 
-def test_sorts_as_pandas_does(run: RunFolder, features: Any, visit: Any) -> None:
+def test_sorts_like_pandas(run: RunFolder, features: Any, visit: Any) -> None:
     view = visit(run, "#sort=-density")
     expected = features.sort_values("density", ascending=False, kind="stable")["latent"].tolist()
     assert view.rows()[:15] == expected[:15]
@@ -213,11 +213,11 @@ def test_filters_by_label_and_range(run: RunFolder, features: Any, visit: Any) -
     assert view.page.evaluate("location.hash") == "#label=new,rescaled&relative_norm=0.9.."
 
 
-def test_search_reads_examples_logits_and_explanations(run: RunFolder, features: Any, visit: Any) -> None:
+def test_search_covers_examples_logits_and_explanations(run: RunFolder, features: Any, visit: Any) -> None:
     view = visit(run)
     for query in ("Unfortunately", "loaf of bread with rye", "'salmon'"):
         view.page.fill("#query", query)
-        view.searched(query)
+        view.wait_for_search(query)
         assert int(view.count().split(" ")[0]) == len(matching(run, features, query.lower())), query
     view.page.fill("#query", "no such words anywhere")
     view.page.wait_for_selector(".empty")
@@ -247,7 +247,7 @@ def test_example_shows_the_values_of_the_file(run: RunFolder, visit: Any) -> Non
     rows = [row for row in pq.read_table(run.examples).to_pylist() if row["latent"] == 17]
     top = sorted((row for row in rows if row["quantile"] is None), key=lambda row: row["rank"])
     view = visit(run, "#latent=17")
-    view.open_latent(17)
+    view.wait_for_latent(17)
     view.page.check("#all-context")
     blocks = view.page.eval_on_selector_all(".example", SHOWN_PAIRS)
     assert len(blocks) == len(rows)
@@ -263,7 +263,7 @@ def test_example_shows_the_values_of_the_file(run: RunFolder, visit: Any) -> Non
         special = ["special" in pair["classes"] for pair in pairs]
         template = ["template" in pair["classes"] for pair in pairs]
         assert special == row["special"]
-        # A special token is drawn as special, though a template wrote it.
+        # A special token written by a template is drawn as special.
         assert [one or other for one, other in zip(special, template, strict=True)] == row["template"]
 
 
@@ -271,7 +271,7 @@ def test_latent_page_shows_numbers_tables_and_reason(run: RunFolder, features: A
     latent = int(features.loc[features["label"] == "lost", "latent"].iloc[0])
     row = features.iloc[latent]
     view = visit(run, f"#latent={latent}")
-    view.open_latent(latent)
+    view.wait_for_latent(latent)
     text = view.page.inner_text("#latent")
     assert row["reason"] in text
     assert f"{row['nu_error']:.2f}".replace("-", "−") in view.page.inner_text(".nu .leans >> nth=0")
@@ -310,23 +310,23 @@ def test_table_names_what_a_latent_peaks_on_and_points_at(run: RunFolder, featur
 def test_address_restores_the_view(run: RunFolder, features: Any, visit: Any) -> None:
     address = "#sort=relative_norm&label=rotated,lost&q=the"
     view = visit(run, address)
-    view.searched("the")
+    view.wait_for_search("the")
     before = view.rows()
     assert set(features.iloc[before]["label"]) == {"rotated", "lost"}
     view.page.click(".spacer .row >> nth=2")
-    view.open_latent(before[2])
+    view.wait_for_latent(before[2])
     link = view.address()
     assert f"latent={before[2]}" in link
     view.page.keyboard.press("j")
-    view.open_latent(before[3])
+    view.wait_for_latent(before[3])
     view.page.keyboard.press("k")
-    view.open_latent(before[2])
+    view.wait_for_latent(before[2])
     view.page.reload()
-    view.open_latent(before[2])
+    view.wait_for_latent(before[2])
     assert view.address() == link
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector("#overview:not([hidden])")
-    view.searched("the")
+    view.wait_for_search("the")
     assert view.rows() == before
 
 
@@ -337,7 +337,7 @@ def test_scatter_and_keyboard_open_a_latent(run: RunFolder, visit: Any) -> None:
     view.page.keyboard.press("ArrowDown")
     expected = view.rows()[1]
     view.page.keyboard.press("Enter")
-    view.open_latent(expected)
+    view.wait_for_latent(expected)
     view.page.keyboard.press("Escape")
     canvas = view.page.locator(".scatter canvas")
     canvas.scroll_into_view_if_needed()
@@ -349,11 +349,11 @@ def test_scatter_and_keyboard_open_a_latent(run: RunFolder, visit: Any) -> None:
     named = view.page.inner_text(".tip").split(",")[0].removeprefix("latent ")
     view.page.mouse.down()
     view.page.mouse.up()
-    view.open_latent(int(named))
+    view.wait_for_latent(int(named))
 
 
 @pytest.mark.parametrize("limit", LAYOUTS, ids=LAYOUTS.get)
-def test_hostile_text_is_only_text(tmp_path: Path, visit: Any, limit: int) -> None:
+def test_hostile_text_stays_text(tmp_path: Path, visit: Any, limit: int) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     summary = json.loads(folder.summary.read_text())
     summary["models"]["intervened"]["adapter"] = f"x/{HOSTILE[1]}"
@@ -365,7 +365,7 @@ def test_hostile_text_is_only_text(tmp_path: Path, visit: Any, limit: int) -> No
     write_page(folder, limit)
     view = visit(folder, f"#q={quote(HOSTILE[1])}")
     view.page.click(f'.spacer .row[data-latent="{HOSTILE_LATENT}"]')
-    view.open_latent(HOSTILE_LATENT)
+    view.wait_for_latent(HOSTILE_LATENT)
     view.page.check("#all-context")
     view.page.hover(".pair.peak")
     assert view.page.query_selector_all("img, iframe, object, embed, form, b, i") == []
@@ -383,12 +383,12 @@ def test_hostile_text_is_only_text(tmp_path: Path, visit: Any, limit: int) -> No
     assert "\u2028" not in everything
     assert "\u202e" not in everything
     assert view.dialogs == []
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_right_to_left_text_is_isolated(run: RunFolder, visit: Any) -> None:
     view = visit(run, f"#latent={HOSTILE_LATENT}")
-    view.open_latent(HOSTILE_LATENT)
+    view.wait_for_latent(HOSTILE_LATENT)
     styles = view.page.eval_on_selector_all(
         ".pair bdi", "nodes => nodes.map(n => getComputedStyle(n).unicodeBidi)"
     )
@@ -396,15 +396,15 @@ def test_right_to_left_text_is_isolated(run: RunFolder, visit: Any) -> None:
     assert set(styles) == {"isolate"}
 
 
-def test_latents_without_examples_say_so(tmp_path: Path, visit: Any) -> None:
+def test_latents_without_examples_are_marked(tmp_path: Path, visit: Any) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=70)
     examples = pq.read_table(folder.examples)
     pq.write_table(examples.filter(pc.field("latent") != HOSTILE_LATENT), folder.examples)
     write_page(folder)
     view = visit(folder, f"#latent={HOSTILE_LATENT}")
-    view.open_latent(HOSTILE_LATENT)
+    view.wait_for_latent(HOSTILE_LATENT)
     assert "stored no examples of this latent" in view.page.inner_text(".examples")
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_identical_models_are_called_identical(tmp_path: Path, visit: Any) -> None:
@@ -413,11 +413,11 @@ def test_identical_models_are_called_identical(tmp_path: Path, visit: Any) -> No
     view = visit(folder)
     assert "Both models computed identical activations" in view.page.inner_text(".lead")
     assert view.page.inner_text('.strip-row:has([data-label="new"]) .count') == "0"
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_difference_dictionary_of_files_opens(tmp_path: Path, visit: Any) -> None:
-    """No decoder norms, no token texts, no logit tables: such a run has numbers and rows only."""
+    """A run without decoder norms, token texts and logit tables still has numbers and row numbers."""
     folder = make_run_folder(tmp_path / "run", n_latents=70)
     table = read_table(folder.features)
     absent = [name for name in table if "norm" in name or name.startswith(("nu_", "decoder", "twin"))]
@@ -434,9 +434,9 @@ def test_difference_dictionary_of_files_opens(tmp_path: Path, visit: Any) -> Non
     view = visit(folder)
     assert view.count() == "70 of 70 latents"
     view.go("#latent=7")
-    view.open_latent(7)
+    view.wait_for_latent(7)
     assert "not measured" in view.page.inner_text(".logit-columns")
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 @pytest.mark.parametrize("address", ["", f"#latent={HOSTILE_LATENT}"])

@@ -1,4 +1,4 @@
-"""The page says how sure the counts are, in the words and drawings of the report, and names what was not measured."""
+"""The page shows the certainty of the counts in the report's sentences and charts, and names what was not measured."""
 
 import json
 import re
@@ -31,7 +31,7 @@ _CONTROLS = {
 
 
 def controlled(path: Path, **controls: Any) -> RunFolder:
-    """A run that trained every control; every fifth latent has no q-value and no interval."""
+    """A run with every control; every fifth latent has no q-value and no interval."""
     folder = make_run_folder(path, n_latents=80)
     summary = json.loads(folder.summary.read_text())
     summary |= {"controls": _CONTROLS | controls, "limits": limits()}
@@ -50,7 +50,7 @@ def controlled(path: Path, **controls: Any) -> RunFolder:
 
 
 def overview_header(folder: RunFolder) -> dict[str, Any]:
-    """The header of the overview's pack, as the written page holds it."""
+    """Return the header of the overview pack of the written page."""
     write_page(folder)
     text = (folder.browser / "index.html").read_text(encoding="utf-8")
     (found,) = re.findall(r'id="overview-data">([^<]*)<', text)
@@ -61,37 +61,43 @@ def found_by(header: dict[str, Any]) -> dict[str, str | None]:
     return {finding["name"]: finding["text"] for finding in header["findings"]}
 
 
-def test_payload_holds_what_the_controls_found_and_the_reports_own_drawing(tmp_path: Path) -> None:
+def test_payload_contains_the_results_of_the_controls_and_the_charts_of_the_report(tmp_path: Path) -> None:
     folder = controlled(tmp_path / "run")
     header = overview_header(folder)
     found = found_by(header)
     others = "0 rescaled and 0 reweighted among"
-    told = "latents, by the rule alone, before q-values"
-    assert found["null: drift"] == f"3 new, 1 lost, 9 rotated, {others} 150 {told}"
-    assert found[f"null: {HOSTILE[1]}"] == f"0 new, 2 lost, 0 rotated, {others} 140 {told}"
-    assert found["identity"] == (f"0 new, 0 lost, 0 rotated, {others} 150 latents: nothing, as it should be")
+    rest = "latents that fire, by the rule alone, before q-values"
+    assert found["null: drift"] == f"3 new, 1 lost, 9 rotated, {others} 150 {rest}"
+    assert found[f"null: {HOSTILE[1]}"] == f"0 new, 2 lost, 0 rotated, {others} 140 {rest}"
+    assert found["identity"] == (
+        f"0 new, 0 lost, 0 rotated, {others} 150 latents that fire: none, as expected"
+    )
     assert found["shuffled"] == "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost"
-    assert " 0 % are found again by all 2 other seeds" in (found["other seeds"] or "")
-    assert (found["diff-SAE"] or "").startswith("to be believed: ")
-    assert "explains 25.0 % of the difference (10.0 % of one without structure)" in (found["diff-SAE"] or "")
+    seeds = found["other seeds"] or ""
+    assert seeds.startswith("0 % of ") and seeds.endswith(" are found again by all 2 other seeds")
+    assert (found["diff-SAE"] or "").startswith("reliable: ")
+    assert "explains 25.0 % of the difference (10.0 % of a difference without structure)" in (
+        found["diff-SAE"] or ""
+    )
     write_report(folder)
     report = (folder.report / "report.html").read_text(encoding="utf-8")
     (curve,) = header["limits"]
     assert curve["drawing"] in report
     assert curve["drawing"].count("<polyline") == 2
     assert (
-        curve["text"] == "new and lost latents stay between 24 and 26 from 0.1 to 0.3; 0 at 0 and 65 at 0.4"
+        curve["text"]
+        == "the number of new and lost latents stays between 24 and 26 for a limit from 0.1 to 0.3; it is 0 for a limit of 0 and 65 for a limit of 0.4"
     )
 
 
-def test_payload_says_what_is_a_defect_what_is_not_believed_and_what_is_missing(tmp_path: Path) -> None:
+def test_payload_states_defects_unreliable_controls_and_missing_controls(tmp_path: Path) -> None:
     defect = {"shared": 140, "rotated": 4, "alive": 150}
     folder = controlled(tmp_path / "run", identity=defect, difference_heard=False, nulls=[], shuffled=None)
     found = found_by(overview_header(folder))
     assert (found["identity"] or "").endswith(
-        "4 rotated, 0 rescaled and 0 reweighted among 150 latents: something, so doubt the labels"
+        "4 rotated, 0 rescaled and 0 reweighted among 150 latents that fire: some, so doubt the labels"
     )
-    assert (found["diff-SAE"] or "").startswith("not to be believed: the diff-SAE explains 25.0 %")
+    assert (found["diff-SAE"] or "").startswith("not reliable: the diff-SAE explains 25.0 %")
     assert found["null: drift"] is None and found["shuffled"] is None
     header = overview_header(make_run_folder(tmp_path / "bare", n_latents=60))
     assert set(found_by(header)) == {"null: drift", "identity", "shuffled", "other seeds", "diff-SAE"}
@@ -107,7 +113,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
-def test_overview_shows_how_sure_the_counts_are(tmp_path: Path, visit: Any) -> None:
+def test_overview_shows_the_certainty_of_the_counts(tmp_path: Path, visit: Any) -> None:
     folder = controlled(tmp_path / "run")
     header = overview_header(folder)
     view = visit(folder)
@@ -139,7 +145,7 @@ def test_overview_shows_how_sure_the_counts_are(tmp_path: Path, visit: Any) -> N
     assert view.page.eval_on_selector(".limits .curve", stroke) != view.page.eval_on_selector(
         ".limits .expected", stroke
     )
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_without_controls_nothing_is_blank(run: RunFolder, visit: Any) -> None:
@@ -180,7 +186,7 @@ def test_table_shows_certainty_and_names_what_is_missing(tmp_path: Path, visit: 
 
 
 @pytest.mark.parametrize("heard", [True, False])
-def test_latent_says_how_sure_it_is(tmp_path: Path, visit: Any, heard: bool) -> None:
+def test_latent_shows_its_certainty(tmp_path: Path, visit: Any, heard: bool) -> None:
     folder = controlled(tmp_path / "run", difference_heard=heard)
     write_page(folder)
     table = read_table(folder.features)
@@ -188,13 +194,13 @@ def test_latent_says_how_sure_it_is(tmp_path: Path, visit: Any, heard: bool) -> 
     known = int(table.loc[fires & (table["latent"] % 5 != 0), "latent"].iloc[0])
     unknown = int(table.loc[fires & (table["latent"] % 5 == 0), "latent"].iloc[0])
     view = visit(folder, f"#latent={known}")
-    view.open_latent(known)
+    view.wait_for_latent(known)
     text = view.page.inner_text(".how-sure")
     assert "0.0312" in text and "0.50" in text and "0.83" in text and "diff-SAE latent 7" in text
     assert ("not reliable" in text) is not heard
     assert "not measured" not in text
     view.go(f"#latent={unknown}")
-    view.open_latent(unknown)
+    view.wait_for_latent(unknown)
     assert "q-value\nnot measured" in re.sub(r"\n+", "\n", view.page.inner_text(".how-sure"))
     assert "interval not measured" in view.page.inner_text(".nu .leans >> nth=0")
     assert view.page.inner_text(".rest").count("interval not measured") == 2

@@ -1,4 +1,4 @@
-"""Decisions as files and as Markdown: they are passed on as a whole, refused as a whole, and nothing in them runs."""
+"""Decisions as files and as Markdown: files are imported or refused as a whole, and their text is never run as code."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def features(run: RunFolder) -> Any:
 # --- in files ---------------------------------------------------------------------------------------------------------
 
 
-def test_exported_decisions_give_the_same_elsewhere(run: RunFolder, visit: Any, tmp_path: Path) -> None:
+def test_exported_decisions_can_be_imported_elsewhere(run: RunFolder, visit: Any, tmp_path: Path) -> None:
     view = visit(run)
     decide_three(view)
     path = saved(view, "export decisions", tmp_path / "decisions.json")
@@ -46,17 +46,20 @@ def test_exported_decisions_give_the_same_elsewhere(run: RunFolder, visit: Any, 
     assert [one["latent"] for one in file["decisions"]] == [3, 7, 9]
     other = visit(run)
     assert counts(other)["undecided"] == N_LATENTS
-    assert imported(other, path) == "decisions.json: 3 imported, 0 skipped because the entry here is as new or newer."
+    assert (
+        imported(other, path)
+        == "decisions.json: 3 imported, 0 skipped because the entry here is as new or newer."
+    )
     for latent in (3, 7, 9):
         assert entry(other, latent) == entry(view, latent)
     again = saved(other, "export decisions", tmp_path / "again.json")
     assert json.loads(again.read_text(encoding="utf-8"))["decisions"] == file["decisions"]
     other.page.reload()
     assert entry(other, 3) == (["starred"], "refuses food", NOTE)
-    assert other.complaints == []
+    assert other.console_messages == []
 
 
-def test_of_two_entries_the_later_one_stands(run: RunFolder, visit: Any, tmp_path: Path) -> None:
+def test_of_two_entries_the_later_one_stays(run: RunFolder, visit: Any, tmp_path: Path) -> None:
     view = visit(run)
     decide_three(view)
     file = json.loads(saved(view, "export decisions", tmp_path / "first.json").read_text(encoding="utf-8"))
@@ -67,14 +70,20 @@ def test_of_two_entries_the_later_one_stands(run: RunFolder, visit: Any, tmp_pat
     newer |= {"time": time, "verdict": None, "label": "", "note": ""}
     path = tmp_path / "second.json"
     path.write_text(json.dumps(file))
-    assert imported(view, path) == "second.json: 1 imported, 2 skipped because the entry here is as new or newer."
+    assert (
+        imported(view, path)
+        == "second.json: 1 imported, 2 skipped because the entry here is as new or newer."
+    )
     assert entry(view, 3)[2] == NOTE
-    # Cleared elsewhere, later: cleared here.
+    # An entry cleared elsewhere, later, is cleared here too.
     assert entry(view, 7) == (["undecided"], "", "")
-    # And a decision made here after that stands, though that clock was ahead.
+    # A later decision here stays, even though the clock of the file was ahead.
     view.page.keyboard.press("s")
     view.page.keyboard.press("Escape")
-    assert imported(view, path) == "second.json: 0 imported, 3 skipped because the entry here is as new or newer."
+    assert (
+        imported(view, path)
+        == "second.json: 0 imported, 3 skipped because the entry here is as new or newer."
+    )
     assert entry(view, 7)[0] == ["starred"]
 
 
@@ -119,33 +128,33 @@ def changed(**change: Any) -> Callable[[dict[str, Any]], str]:
         (changed(decisions=[one(), "x"]), "decisions[1]: not an entry"),
     ],
 )  # fmt: skip
-def test_what_is_not_right_is_refused_and_nothing_is_lost(
+def test_invalid_files_are_refused_and_nothing_is_lost(
     refusing: View, run: RunFolder, tmp_path: Path, make: Callable[[dict[str, Any]], str], words: str
 ) -> None:
-    """Good entries beside a bad one are not taken over either: a file counts as a whole or not at all."""
+    """Valid entries of a file with an invalid one are not imported either."""
     file = {
         "schema_version": 1, "kind": "crosscoder decisions", "run": run_digest(load_results(run)), "compared": "A → B",
         "exported": "2026-01-01T00:00:00.000Z", "decisions": [one(latent=50)],
     }  # fmt: skip
     path = tmp_path / "decisions.json"
     path.write_text(make(file), encoding="utf-8")
-    before = kept_items(refusing)
-    said = imported(refusing, path)
-    assert said.startswith("Nothing was imported. decisions.json: ")
-    assert words in said
-    assert "\n" not in said
-    assert kept_items(refusing) == before
+    before = stored_items(refusing)
+    message = imported(refusing, path)
+    assert message.startswith("Nothing was imported. decisions.json: ")
+    assert words in message
+    assert "\n" not in message
+    assert stored_items(refusing) == before
     assert counts(refusing) == {"starred": 1, "rejected": 1, "noted": 2, "undecided": N_LATENTS - 2}
-    assert refusing.complaints == []
+    assert refusing.console_messages == []
 
 
 @pytest.fixture(scope="module")
 def refusing(run: RunFolder, chromium: Any) -> Any:
-    """One page for all files that are refused; what it holds must be the same after each."""
+    """One page for all refused files; its decisions must be the same after each."""
     context = chromium.new_context()
     view = View(context.new_page())
-    view.page.on("console", lambda message: view.complaints.append(message.text))
-    view.page.on("pageerror", lambda error: view.complaints.append(str(error)))
+    view.page.on("console", lambda message: view.console_messages.append(message.text))
+    view.page.on("pageerror", lambda error: view.console_messages.append(str(error)))
     view.page.goto((run.browser / "index.html").resolve().as_uri())
     view.page.wait_for_selector("html[data-ready]")
     decide_three(view)
@@ -155,7 +164,7 @@ def refusing(run: RunFolder, chromium: Any) -> Any:
     context.close()
 
 
-def kept_items(view: View) -> dict[str, str]:
+def stored_items(view: View) -> dict[str, str]:
     return view.page.evaluate("({...localStorage})")
 
 
@@ -166,13 +175,13 @@ def test_another_runs_file_is_refused(run: RunFolder, visit: Any, tmp_path: Path
     decide_three(view)
     path = saved(view, "export decisions", tmp_path / "other.json")
     here = visit(run)
-    said = imported(here, path)
-    assert "decisions on another run" in said
-    assert run_digest(load_results(folder)) in said and run_digest(load_results(run)) in said
+    message = imported(here, path)
+    assert "decisions on another run" in message
+    assert run_digest(load_results(folder)) in message and run_digest(load_results(run)) in message
     assert counts(here)["undecided"] == N_LATENTS
 
 
-def test_hostile_decisions_are_only_text(run: RunFolder, visit: Any, tmp_path: Path) -> None:
+def test_hostile_decisions_stay_text(run: RunFolder, visit: Any, tmp_path: Path) -> None:
     entries = [
         one(latent=index, label=text.replace("\u2028", " ")[:80], note=f"{text}\n{text}")
         for index, text in enumerate(HOSTILE)
@@ -194,19 +203,19 @@ def test_hostile_decisions_are_only_text(run: RunFolder, visit: Any, tmp_path: P
     assert view.page.input_value("#note") == f"{HOSTILE[1]}\n{HOSTILE[1]}"
     markdown = saved(view, "save summary", tmp_path / "audit.md").read_text(encoding="utf-8")
     assert "\u202e" not in markdown and "\u2028" not in markdown
-    # Outside code spans, in which nothing runs, no markup stands unescaped.
+    # Outside code spans all markup is escaped.
     plain = re.sub(r"(`+) .*? \1|(`+).*?\2", "", markdown)
     assert not re.search(r"(?<!\\)<", plain)
     assert not re.search(r"(?<!\\)\[x", plain)
     assert view.page.query_selector_all("img, iframe, object, embed, form, b, i") == []
     assert view.dialogs == []
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 # --- as Markdown ------------------------------------------------------------------------------------------------------
 
 
-def test_summary_holds_the_numbers_of_the_files(visit: Any, tmp_path: Path) -> None:
+def test_summary_contains_the_numbers_of_the_files(visit: Any, tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     explained(folder)
     summary = json.loads(folder.summary.read_text())
@@ -248,23 +257,26 @@ def test_summary_holds_the_numbers_of_the_files(visit: Any, tmp_path: Path) -> N
     rejected, undecided = rejected.split("## Undecided")
     assert rejected.strip() == f"- latent 7 ({features['label'][7]})"
     assert f"{N_LATENTS - 2} of {N_LATENTS} latents were neither starred nor rejected." in undecided
-    # The report's own sentences and verdicts, and nothing that was not measured passes for found.
+    # The report's sentences and verdicts; what was not measured is named as such.
     write_report(folder)
     report = json.loads((folder.report / "report.json").read_text())
-    told = text.replace("\\", "").replace("`", "")
+    plain_text = text.replace("\\", "").replace("`", "")
     for sentence in report["behaviors"][0]["sentences"]:
-        assert sentence["text"] in told
+        assert sentence["text"] in plain_text
     for requirement in report["desiderata"]:
-        assert f"| {requirement['family']}: {requirement['name']} | {requirement['shown']['text']} | " in told
+        assert (
+            f"| {requirement['family']}: {requirement['name']} | {requirement['shown']['text']} | "
+            in plain_text
+        )
     assert "- null: drift: not measured\n" in text
     assert re.search(rf"\| 4 \({features['label'][4]}\) \| observed \| .* not passed \| .* passed \|", text)
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', {value: undefined})"
 
 
-def test_a_latent_is_copied_or_shown_to_be_copied(run: RunFolder, features: Any, visit: Any) -> None:
+def test_a_latent_is_copied_or_shown_selected_for_copying(run: RunFolder, features: Any, visit: Any) -> None:
     view = visit(run, permissions=["clipboard-read", "clipboard-write"])
     decide_three(view)
     open_latent(view, 3)
@@ -287,4 +299,4 @@ def test_a_latent_is_copied_or_shown_to_be_copied(run: RunFolder, features: Any,
     assert without.page.input_value("dialog textarea") == copied
     without.page.keyboard.press("Escape")
     without.page.wait_for_selector("dialog", state="detached")
-    without.open_latent(3)
+    without.wait_for_latent(3)

@@ -1,4 +1,4 @@
-"""The page shows what a lever does and costs, and what becomes of generated answers, with the numbers of causal.json."""
+"""The page shows effect and cost of steering, and the checks in generated answers, with the numbers of causal.json."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def estimate(value: float) -> dict[str, float]:
 
 
 def steering() -> list[dict[str, Any]]:
-    """The named latents at four doses on each model, a random direction at one of them that opposes the shift."""
+    """Return the named latents at four doses on each model, and a random direction that opposes the shift at one dose."""
     return [
         {
             "model": model, "direction": direction, "dose": dose, "share": estimate(share * dose), "kl": estimate(0.03 * dose),
@@ -72,11 +72,11 @@ def test_doses_are_those_of_the_file(run: RunFolder, visit: Any) -> None:
     report = json.loads((run.report / "report.json").read_text())
     (lever,) = report["outlook"]["levers"]
     assert lever["text"]["text"] in texts(view, ".doses p")[0]
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
-def test_dose_charts_are_as_high_as_their_numbers(run: RunFolder, visit: Any) -> None:
-    """Heights go with shares, doses that double lie equally far apart, and the limit of the cost lies at its level."""
+def test_dose_charts_match_their_numbers(run: RunFolder, visit: Any) -> None:
+    """Heights are proportional to shares, doubled doses are equally spaced, and the cost limit is drawn at its level."""
     view = visit(run)
     points = view.page.eval_on_selector_all(
         ".dose-response svg",
@@ -99,7 +99,7 @@ def test_dose_charts_are_as_high_as_their_numbers(run: RunFolder, visit: Any) ->
     level = {row["dose"]: row["kl"]["value"] for row in steering() if row["model"] == "reference"}
     slope = (cost["points"][3] - cost["points"][0]) / (level[4.0] - level[0.5])
     assert cost["line"] == pytest.approx(cost["points"][0] + slope * (COST - level[0.5]), abs=0.2)
-    # Three lines can be told apart without color, and each is named.
+    # The lines differ without color, and each is named.
     assert texts(view, ".dose-response:first-of-type .series-name").count("latents") == 1
     assert view.page.query_selector(".dose-response .point.open") is not None
 
@@ -115,7 +115,7 @@ def test_answers_are_those_of_the_file(run: RunFolder, visit: Any) -> None:
         )
         assert ("not passed" in line) is not check["passed"]
         assert f"in 2 draws, p {check['p_value']:.3g}" in line
-    # Two draws show nothing at a confidence of 95 %, and it says so.
+    # Two draws cannot reach 95 % confidence, and the page says so.
     assert "p is at least 0.333, and a check passes at 0.05 or less" in texts(view, ".answers .caption")[0]
     cells = view.page.eval_on_selector_all(
         ".answers .numbers tbody tr",
@@ -126,13 +126,13 @@ def test_answers_are_those_of_the_file(run: RunFolder, visit: Any) -> None:
     assert cells[1][2].startswith(percent(answers["curve"][0]["sufficiency"]["value"]))
 
 
-def test_without_doses_and_answers_there_is_no_empty_part(tmp_path: Path, visit: Any) -> None:
+def test_without_doses_and_answers_no_empty_part_is_shown(tmp_path: Path, visit: Any) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     rewrite(explained(folder), steering=[], answers=None)
     write_page(folder)
     view = visit(folder)
     assert view.page.query_selector(".behavior .bars") is not None
     assert view.page.query_selector(".doses figure, .doses .numbers, .answers") is None
-    # Taking latents out is a lever, too.
-    assert "taking the named latents out" in (view.page.text_content(".doses") or "")
-    assert view.complaints == []
+    # Removing latents is a lever, too.
+    assert "removing the named latents from the intervened model" in (view.page.text_content(".doses") or "")
+    assert view.console_messages == []

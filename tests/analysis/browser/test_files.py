@@ -1,4 +1,4 @@
-"""Packs of the page inside it or in files of their own, and what becomes of those of an earlier build."""
+"""Packs inside the page or in separate files, and removal of those of an earlier build."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..run_folder import make_run_folder
 
 
 def test_the_limit_decides_between_one_file_and_a_folder(tmp_path: Path) -> None:
-    """At the size of all packs together they stay inside; a byte less, and every one is a file."""
+    """With a limit equal to the total size all packs stay inside; one byte less, and every pack is a file."""
     packs = ["a" * 10, "b" * 20, "c" * 30]
     inside = PackFiles(tmp_path, limit=60)
     inside.take(packs)
@@ -31,12 +31,12 @@ def test_the_limit_decides_between_one_file_and_a_folder(tmp_path: Path) -> None
     ]
 
 
-def test_no_more_than_the_limit_is_held(tmp_path: Path) -> None:
+def test_at_most_the_limit_is_held_in_memory(tmp_path: Path) -> None:
     taken = PackFiles(tmp_path, limit=50)
 
     def packs() -> Iterator[str]:
         for index in range(40):
-            # Everything handed out before this one.
+            # The packs taken before this one.
             assert sum(map(len, taken.inside)) <= 50
             yield f"{index:010d}"
 
@@ -44,7 +44,7 @@ def test_no_more_than_the_limit_is_held(tmp_path: Path) -> None:
     assert len(taken.names) == 40
 
 
-def test_files_of_an_earlier_build_are_removed_and_others_left(tmp_path: Path) -> None:
+def test_files_of_an_earlier_build_are_removed_and_other_files_kept(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=130)
     write_page(folder, 0)
     first = set(page_files(folder))
@@ -62,7 +62,7 @@ def test_files_of_an_earlier_build_are_removed_and_others_left(tmp_path: Path) -
     assert not (folder.browser / "data").exists()
 
 
-def test_an_interrupted_build_leaves_the_page_before_it(
+def test_an_interrupted_build_leaves_the_previous_page_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=130)
@@ -80,7 +80,7 @@ def test_an_interrupted_build_leaves_the_page_before_it(
     assert len(page_files(folder)) == len(before)
 
 
-def test_a_made_up_run_has_every_latent_and_number(tmp_path: Path) -> None:
+def test_a_synthetic_run_has_every_latent_and_number(tmp_path: Path) -> None:
     folder = large_run.write_large_run(tmp_path / "run", 1200)
     results = load_results(folder)
     alive = results.features["label"] != "dead"

@@ -1,4 +1,4 @@
-"""A latent's page shows how often it fires how strongly on each source of text, as the file has it."""
+"""A latent's page shows the histograms of its values per text source, with the counts of the file."""
 
 import json
 import re
@@ -21,9 +21,9 @@ from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 from tests.analysis.page_views import write_page
 
-from ..table_checks import described
 from ..page_views import read_table
 from ..run_folder import HOSTILE, SOURCES, make_run_folder
+from ..table_checks import described
 
 LATENT = 3
 
@@ -52,7 +52,7 @@ def test_each_source_has_the_counts_of_the_file(run: RunFolder, visit: Any) -> N
     stored = rows_of(run, LATENT)
     features = read_table(run.features)
     view = visit(run, f"#latent={LATENT}")
-    view.open_latent(LATENT)
+    view.wait_for_latent(LATENT)
     every, *shown = view.page.eval_on_selector_all(".by-source tbody tr", ROWS)
     assert [row["name"] for row in shown] == [row["source"] for row in stored] == list(SOURCES)
     counts = np.array([row["counts"] for row in stored])
@@ -65,17 +65,17 @@ def test_each_source_has_the_counts_of_the_file(run: RunFolder, visit: Any) -> N
     tokens = SOURCES["prose"]["tokens"]
     full = int(counts[1].argmax())
     assert shown[1]["titles"][full].endswith(f", {percent(counts[1][full] / tokens)} of its tokens")
-    # Numbers that were in the list before are in the table now, and stand nowhere twice.
+    # Densities shown in this table are not repeated in the list.
     assert "on chat" not in view.page.inner_text(".rest")
     assert view.page.query_selector("figure.histogram") is None
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
-def test_rows_lie_over_the_same_bins_in_one_scale(run: RunFolder, visit: Any) -> None:
-    """The same share of a source's tokens is as high in every row, though the sources differ in size."""
+def test_rows_share_bins_and_scale(run: RunFolder, visit: Any) -> None:
+    """Equal shares of a source's tokens have equal heights in every row, although the sources differ in size."""
     stored = rows_of(run, LATENT)
     view = visit(run, f"#latent={LATENT}")
-    view.open_latent(LATENT)
+    view.wait_for_latent(LATENT)
     _, *shown = view.page.eval_on_selector_all(".by-source tbody tr", ROWS)
     assert [[at for at, _ in row["bars"]] for row in shown] == [[at for at, _ in shown[0]["bars"]]] * 2
     least = 1 / max(row["tokens"] for row in stored)
@@ -92,7 +92,7 @@ def test_rows_lie_over_the_same_bins_in_one_scale(run: RunFolder, visit: Any) ->
 
 
 def of_sources(folder: RunFolder, names: list[str]) -> None:
-    """Let the run have read these sources."""
+    """Replace the text sources of the run."""
     table = read_table(folder.features)
     table = table.drop(columns=[name for name in table if name.startswith("density/")])
     counted = ActivationHistograms(len(table), len(names))
@@ -111,26 +111,24 @@ def test_with_one_source_there_is_one_histogram(tmp_path: Path, visit: Any) -> N
     write_page(folder)
     (stored,) = rows_of(folder, LATENT)
     view = visit(folder, f"#latent={LATENT}")
-    view.open_latent(LATENT)
+    view.wait_for_latent(LATENT)
     titles = view.page.eval_on_selector_all(
         "figure.histogram title", "nodes => nodes.map(n => n.textContent)"
     )
     assert [int(title.split(" ")[0]) for title in titles] == stored["counts"]
     assert "on files" in view.page.inner_text(".rest")
     assert view.page.query_selector(".by-source") is None
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_ten_sources_of_long_and_hostile_names_have_their_place(
-    tmp_path: Path, visit: Any, width: int
-) -> None:
+def test_ten_sources_with_long_and_hostile_names_fit(tmp_path: Path, visit: Any, width: int) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     names = [*HOSTILE, "a name that is much longer than any column of a table could be", "code", "chat"]
     of_sources(folder, names)
     write_page(folder)
     view = visit(folder, f"#latent={LATENT}", width=width)
-    view.open_latent(LATENT)
+    view.wait_for_latent(LATENT)
     rows = view.page.eval_on_selector_all(".by-source tbody tr", ROWS)
     assert len(rows) == 11
     assert rows[1]["name"] == HOSTILE[0] and rows[4]["name"] == "\\u202egnp.exe"
@@ -141,14 +139,14 @@ def test_ten_sources_of_long_and_hostile_names_have_their_place(
         "rows => rows.map(row => [row.cells[0].getBoundingClientRect().right, row.cells[1].getBoundingClientRect().left, row.querySelector('svg').getBoundingClientRect().width])",
     )
     assert all(end <= begin and wide > 100 for end, begin, wide in boxes)
-    assert view.dialogs == [] and view.complaints == []
+    assert view.dialogs == [] and view.console_messages == []
 
 
-# --- runs of before ---------------------------------------------------------------------------------------------------
+# --- runs of earlier releases ----------------------------------------------------------------------------------------
 
 
 def as_before(folder: RunFolder) -> dict[str, Any]:
-    """Puts what runs of before have in place of histograms.parquet."""
+    """Replace histograms.parquet by the file of earlier releases."""
     features = read_table(folder.features).query("label != 'dead'")
     old = {}
     for latent, largest in zip(features["latent"], features["max_activation"], strict=True):
@@ -159,7 +157,7 @@ def as_before(folder: RunFolder) -> dict[str, Any]:
     return old
 
 
-def test_a_run_of_before_shows_what_it_has(tmp_path: Path, visit: Any) -> None:
+def test_a_run_of_an_earlier_release_shows_its_histogram(tmp_path: Path, visit: Any) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=150)
     old = as_before(folder)
     write_page(folder)
@@ -168,7 +166,7 @@ def test_a_run_of_before_shows_what_it_has(tmp_path: Path, visit: Any) -> None:
     assert last > 128
     for latent in (LATENT, last):
         view.go(f"#latent={latent}")
-        view.open_latent(latent)
+        view.wait_for_latent(latent)
         titles = view.page.eval_on_selector_all(
             "figure.histogram title", "nodes => nodes.map(n => n.textContent)"
         )
@@ -183,7 +181,7 @@ def test_a_run_of_before_shows_what_it_has(tmp_path: Path, visit: Any) -> None:
     assert {name: counts.tolist() for name, counts in histogram.counts.items()} == {
         None: old[str(last)]["counts"]
     }
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
@@ -201,7 +199,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
             write_page(folder)
 
 
-def test_a_made_up_run_has_the_histograms_of_a_real_one(tmp_path: Path) -> None:
+def test_a_synthetic_run_has_the_histograms_of_a_real_one(tmp_path: Path) -> None:
     folder = write_large_run(tmp_path / "run", 1100)
     described(folder.histograms, HISTOGRAMS)
     table, features = pq.read_table(folder.histograms).to_pandas(), read_table(folder.features)

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_page_is_served_on_loopback_until_interrupted(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("the page")
-    told = "lambda *words: print(*words, flush=True)"
-    program = f"from pathlib import Path; from analysis.browser.page_server import PageServer; PageServer(Path({str(tmp_path)!r}), 0).serve({told}); print('stopped')"
+    announce = "lambda *words: print(*words, flush=True)"
+    program = f"from pathlib import Path; from analysis.browser.page_server import PageServer; PageServer(Path({str(tmp_path)!r}), 0).serve({announce}); print('stopped')"
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -37,19 +37,20 @@ def test_the_page_is_served_on_loopback_until_interrupted(tmp_path: Path) -> Non
     assert process.returncode == 0
 
 
-def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(
-            ConfigError, match=rf"^--port: {port} cannot be used \(Address already in use\); choose another port"
+            ConfigError,
+            match=rf"^--port: {port} cannot be used \(Address already in use\); choose another port",
         ):
             PageServer(tmp_path, port)
 
 
 def test_page_and_report_link_to_each_other(tmp_path: Path) -> None:
-    """As from disk; and nothing else of the run is handed out."""
+    """The links work as on disk, and no other file of the run is served."""
     for name in ("browser/index.html", "report/report.html", "config.yaml", "reports/other.html"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)

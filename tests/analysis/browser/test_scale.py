@@ -1,4 +1,4 @@
-"""The page of a large dictionary in a browser: packs in files of their own, ranges, and the scatter."""
+"""The page of a large dictionary in a browser: packs in separate files, ranges, and the scatter plot."""
 
 import base64
 import re
@@ -32,7 +32,7 @@ def features(run: RunFolder) -> Any:
 
 
 def test_only_scripts_with_the_nonce_run(run: RunFolder, visit: Any) -> None:
-    """A file that lies beside the packs is no script of the page; the nonce is no part of what such a file could know."""
+    """A foreign file next to the packs does not run as a script, because it cannot know the nonce."""
     evil = run.browser / "data" / "evil.js"
     evil.write_text("window.ran = 1")
     view = visit(run)
@@ -47,7 +47,7 @@ def test_only_scripts_with_the_nonce_run(run: RunFolder, visit: Any) -> None:
         )
     evil.unlink()
     assert view.page.evaluate("window.ran ?? null") is None
-    assert sum("Content Security Policy" in complaint for complaint in view.complaints) == 3
+    assert sum("Content Security Policy" in complaint for complaint in view.console_messages) == 3
     index = (run.browser / "index.html").read_text()
     (nonce,) = re.findall(r"'nonce-([^']+)'", index)
     assert len(base64.b64decode(nonce)) == 32
@@ -55,21 +55,21 @@ def test_only_scripts_with_the_nonce_run(run: RunFolder, visit: Any) -> None:
 
 
 def test_hostile_text_in_a_file_is_inert(run: RunFolder, visit: Any) -> None:
-    """Whatever tokens hold, a file is one call with two strings without any sign that could end them."""
+    """Whatever the tokens contain, a file is one call with two strings that contain no quotes."""
     for name, content in page_files(run).items():
         if name != "index.html":
             assert re.fullmatch(rb'crosscoderPack\("\d{5}-[0-9a-f]{16}","[A-Za-z0-9+/=]+"\);\n', content)
     view = visit(run, f"#latent={HOSTILE_LATENT}")
-    view.open_latent(HOSTILE_LATENT)
+    view.wait_for_latent(HOSTILE_LATENT)
     view.page.check("#all-context")
     assert HOSTILE[0] in (view.page.text_content(".examples") or "")
     assert view.dialogs == []
-    assert view.complaints == []
+    assert view.console_messages == []
     assert all(request.startswith("file:") for request in view.requests)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other", "empty"])
-def test_a_damaged_file_is_told_in_one_line_and_the_rest_works(
+def test_a_damaged_file_is_reported_in_one_line_and_the_rest_works(
     tmp_path: Path, visit: Any, damage: str
 ) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=130)
@@ -85,31 +85,31 @@ def test_a_damaged_file_is_told_in_one_line_and_the_rest_works(
     else:
         second.write_bytes(re.sub(rb',"[^"]*"', b',""', content))
     view = visit(folder, "#latent=70")
-    view.open_latent(70)
-    told = view.page.inner_text("#latent .notice")
-    assert told.startswith(f"Latent 70 cannot be shown: data/{second.name} is ")
-    assert "crosscoder browse again" in told
-    assert "\n" not in told
+    view.wait_for_latent(70)
+    notice = view.page.inner_text("#latent .notice")
+    assert notice.startswith(f"Latent 70 cannot be shown: data/{second.name} is ")
+    assert "crosscoder browse again" in notice
+    assert "\n" not in notice
     view.go("#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     assert view.page.query_selector_all(".example")
     view.go("#q=loaf of bread with rye")
-    view.searched("loaf of bread with rye")
+    view.wait_for_search("loaf of bread with rye")
     assert view.count().endswith("1 of 3 files could not be read")
     second.write_bytes(content)
     view.go("#latent=71")
-    view.open_latent(71)
+    view.wait_for_latent(71)
     assert view.page.query_selector_all(".example, .muted")
     assert view.page.is_hidden("#notice")
 
 
-def test_search_finds_what_spans_tokens_and_nothing_across_examples(
+def test_search_matches_across_tokens_but_not_across_examples(
     run: RunFolder, features: Any, visit: Any
 ) -> None:
     examples = read_table(run.examples)
     texts = examples["tokens"].map("".join).str.lower()
     view = visit(run)
-    # Begins and ends inside a token; begins with its own end; ends one example and begins another.
+    # Queries that start and end inside a token; that overlap themselves; that span two examples.
     spanning = f"{texts.iloc[0][-3:]}{texts.iloc[1][:6]}"
     for query in ("oaf of bread with ry", "tt", "user\nhow", "year , and the boats s", spanning):
         view.go(f"#q={query}".replace("\n", "%0A"))
@@ -128,7 +128,7 @@ def test_search_finds_what_spans_tokens_and_nothing_across_examples(
 
 
 def passing(features: Any, name: str, low: float, high: float) -> set[int]:
-    """Latents in a range as the page holds the numbers: in single precision."""
+    """Return the latents in a range, compared in single precision as on the page."""
     values = features[name].astype("float64").to_numpy().astype(np.float32)
     return set(np.flatnonzero((values >= np.float32(low)) & (values <= np.float32(high))).tolist())
 
@@ -155,14 +155,16 @@ def test_every_numeric_column_filters_by_a_range(run: RunFolder, features: Any, 
         view.page.wait_for_selector(".chip", state="detached")
 
 
-def test_a_range_keeps_no_latent_that_was_not_measured(run: RunFolder, features: Any, visit: Any) -> None:
-    """An integer that is not there is stored as -1, which is no number below 5."""
+def test_a_range_excludes_latents_that_were_not_measured(run: RunFolder, features: Any, visit: Any) -> None:
+    """Missing integers are stored as -1 and must not pass an upper bound."""
     assert features["twin"].isna().any()
     view = visit(run, "#twin=..99999")
     assert view.count() == f"{features['twin'].notna().sum()} of 200 latents"
 
 
-def test_ranges_add_up_and_are_chips_in_the_address(run: RunFolder, features: Any, visit: Any) -> None:
+def test_ranges_combine_and_appear_as_chips_and_in_the_address(
+    run: RunFolder, features: Any, visit: Any
+) -> None:
     address = "#relative_norm=0.4..0.55&density=0.001..&max_activation=..12.5"
     view = visit(run, address)
     expected = (
@@ -190,17 +192,17 @@ def test_the_histogram_of_a_column_counts_every_measured_latent(
     view = visit(run)
     for name in ("relative_norm", "density", "twin"):
         view.page.select_option("#range-column", name)
-        told = view.page.get_attribute("#range-histogram svg", "aria-label")
+        description = view.page.get_attribute("#range-histogram svg", "aria-label")
         measured = features[name].dropna()
-        assert f"of {len(measured)} latents, from" in told
+        assert f"of {len(measured)} latents, from" in description
     assert f"{features['twin'].isna().sum()} not measured" in view.page.inner_text("#range-histogram")
 
 
-# --- the scatter ------------------------------------------------------------------------------------------------------
+# --- scatter plot -----------------------------------------------------------------------------------------------------
 
 
 def drag(view: Any, begin: tuple[float, float], end: tuple[float, float], release: bool = True) -> None:
-    """Between two places given as shares of the canvas."""
+    """Drag between two positions given as shares of the canvas."""
     canvas = view.page.locator(".scatter canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -212,9 +214,7 @@ def drag(view: Any, begin: tuple[float, float], end: tuple[float, float], releas
         view.page.mouse.up()
 
 
-def test_a_rectangle_filters_the_table_to_the_rows_of_pandas(
-    run: RunFolder, features: Any, visit: Any
-) -> None:
+def test_a_rectangle_selects_the_same_rows_as_pandas(run: RunFolder, features: Any, visit: Any) -> None:
     view = visit(run)
     drag(view, (0.45, 0.02), (0.62, 0.2))
     view.page.wait_for_selector(".chip >> nth=1")
@@ -225,7 +225,7 @@ def test_a_rectangle_filters_the_table_to_the_rows_of_pandas(
         for text in (bounds["relative_norm"], bounds["decoder_cosine"])
     )
     assert 0.3 < norm[0] < norm[1] < 0.7
-    # The rectangle's upper edge lies above the end of the axis: it is open.
+    # The rectangle's upper edge lies above the end of the axis, so the range is unbounded.
     assert cosine[1] == np.inf
     expected = passing(features, "relative_norm", *norm) & passing(features, "decoder_cosine", *cosine)
     assert 10 < len(expected) < 190
@@ -237,10 +237,10 @@ def test_a_rectangle_filters_the_table_to_the_rows_of_pandas(
     assert not view.page.is_hidden(".brush")
 
 
-def test_a_rectangle_is_given_up_and_cleared(run: RunFolder, visit: Any) -> None:
+def test_a_rectangle_is_cancelled_and_cleared(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#density=0.0001..")
     before = view.count()
-    # It ends where marks lie close together, yet opens none of them.
+    # The drag ends among marks, but must not open one.
     drag(view, (0.3, 0.3), (0.52, 0.03), release=False)
     assert not view.page.is_hidden(".brush")
     view.page.keyboard.press("Escape")
@@ -260,11 +260,11 @@ def test_a_rectangle_is_given_up_and_cleared(run: RunFolder, visit: Any) -> None
         view.page.wait_for_selector(".brush", state="hidden")
         assert view.page.evaluate("location.hash") == "#density=0.0001.."
         assert view.count() == before
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_typed_ranges_draw_the_same_rectangle(run: RunFolder, visit: Any) -> None:
-    """The way without a pointer, and both ways round."""
+    """Ranges set without a pointer draw the rectangle that a drag would draw."""
     drawn = visit(run)
     drag(drawn, (0.3, 0.3), (0.6, 0.6))
     drawn.page.wait_for_selector(".chip >> nth=1")
@@ -309,7 +309,7 @@ def test_the_mark_below_the_pointer_is_the_nearest_shown(
     for across, down in random.uniform((x.min(), y.min() - 20), (x.max(), y.max() + 20), (120, 2)):
         distance = np.hypot(x - across, y - down)
         first, second = np.sort(distance)[:2]
-        # Too close to call in whole pixels.
+        # Ambiguous at pixel resolution.
         if second - first < 0.5 or abs(first - 12) < 1:
             continue
         view.page.mouse.move(box["x"] + across, box["y"] + down)
@@ -323,7 +323,7 @@ def test_the_mark_below_the_pointer_is_the_nearest_shown(
 
 
 def test_marks_are_drawn_in_the_color_of_their_label_where_they_lie(dense_run: RunFolder, visit: Any) -> None:
-    """Shapes and dots alike, and faintly where a filter leaves them out."""
+    """Shapes and dots alike, and faintly if a filter excludes them."""
     features = read_table(dense_run.features)
     pixel = """([x, y]) => { const c = document.querySelector(".scatter canvas"); const r = c.width / c.clientWidth;
         return Array.from(c.getContext("2d").getImageData(Math.floor(x * r), Math.floor(y * r), 1, 1).data) }"""
@@ -342,7 +342,7 @@ def test_marks_are_drawn_in_the_color_of_their_label_where_they_lie(dense_run: R
         view.go("#")
         view.page.wait_for_selector(".chip", state="detached")
         assert strong[3] > 120, label
-        # Where shared latents lie, even faint marks cover each other.
+        # Shared latents are so dense that even faint marks add up.
         assert 0 < faint[3] < strong[3] or label == "shared", label
 
 
@@ -355,16 +355,16 @@ def test_strips_count_every_latent_of_their_label(dense_run: RunFolder, visit: A
             ("relative_norm", "relative norm", 0),
             ("decoder_cosine", "decoder cosine", -1),
         ):
-            told = view.page.eval_on_selector_all(
+            titles = view.page.eval_on_selector_all(
                 f'.strip.fill-{label}[aria-label^="{unit}"] title', "nodes => nodes.map(n => n.textContent)"
             )
-            counted = [int(words.split(" ")[0].replace(",", "")) for words in told]
+            counted = [int(words.split(" ")[0].replace(",", "")) for words in titles]
             expected, _ = np.histogram(rows[column].astype(np.float32), bins=50, range=(low, 1))
             assert counted == expected[expected > 0].tolist(), (label, column)
 
 
-def test_what_is_being_typed_stays_while_the_table_changes(run: RunFolder, visit: Any) -> None:
-    """A search that goes on renews the toolbar several times a second."""
+def test_typed_text_stays_while_the_table_changes(run: RunFolder, visit: Any) -> None:
+    """A running search re-renders the toolbar several times per second."""
     view = visit(run)
     view.page.fill("#range-low", "0.4")
     view.go("#sort=density")

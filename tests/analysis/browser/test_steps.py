@@ -1,4 +1,4 @@
-"""Steps of a reader that follow each other faster than a browser tells the page of its new address."""
+"""Keys and clicks that follow each other faster than the browser fires hashchange."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.analysis.page_views import write_page
 
 from ..run_folder import make_run_folder
 
-# Several keys or clicks in one task: nothing of the browser can come between them, however fast the machine is.
+# Several keys or clicks in one task, so that no browser event can come between them on any machine.
 TOGETHER = """steps => {
     const shown = [];
     for (const [kind, what] of steps) {
@@ -28,11 +28,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
-def test_each_key_finds_the_page_as_the_last_one_left_it(run: RunFolder, visit: Any) -> None:
+def test_each_key_acts_on_the_state_after_the_previous_one(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#sort=latent")
     keys = ("j", "j", "k", "j", "Escape", "j", "j")
     shown = view.page.evaluate(TOGETHER, [["key", key] for key in keys])
-    # Back in the table the focus is on the row of the latent that was left, and moves from row to row.
+    # Back in the table, the row of the last latent is focused, and keys move from row to row.
     where = (0, 1, 0, 1, None, None, None)
     assert shown == [
         ["#sort=latent" if latent is None else f"#latent={latent}&sort=latent", latent is not None]
@@ -40,41 +40,41 @@ def test_each_key_finds_the_page_as_the_last_one_left_it(run: RunFolder, visit: 
     ]
     assert view.page.evaluate("document.activeElement.closest('.row').dataset.latent") == "3"
     view.page.keyboard.press("Enter")
-    view.open_latent(3)
-    assert view.complaints == []
+    view.wait_for_latent(3)
+    assert view.console_messages == []
 
 
-def test_no_step_undoes_the_one_before(run: RunFolder, visit: Any) -> None:
+def test_no_step_undoes_the_previous_one(run: RunFolder, visit: Any) -> None:
     view = visit(run)
     clicks = ['.label-toggle[data-label="new"]', '.label-toggle[data-label="lost"]', '[data-sort="density"]']
     shown = view.page.evaluate(TOGETHER, [["click", selector] for selector in clicks])
     assert [place for place, _ in shown] == ["#label=new", "#label=new,lost", "#sort=-density&label=new,lost"]
     assert len(view.page.query_selector_all(".chip")) == 2
-    # A link changes the address by itself; what is clicked before the page has followed goes on from there.
+    # A link changes the address by itself; a click before the page has updated acts on the new address.
     view.go("#latent=3&label=new")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.evaluate("document.activeElement.blur()")
     shown = view.page.evaluate(TOGETHER, [["click", ".back"], ["key", "j"]])
     assert shown[1] == [f"#latent={view.rows()[0]}&label=new", True]
 
 
-def test_what_is_typed_before_its_field_is_there_is_no_command(run: RunFolder, visit: Any) -> None:
+def test_keys_typed_before_a_field_appears_are_not_shortcuts(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#sort=latent")
     view.page.focus('.row[data-latent="2"] a')
     view.page.evaluate(TOGETHER, [["key", key] for key in "nsxj"])
     view.page.wait_for_selector('#latent[data-latent="2"] #note:focus')
-    view.settled()
+    view.wait_for_decisions()
     assert view.page.get_attribute('.decision [aria-pressed="true"]', "data-verdict") == "undecided"
-    # And after it the keys are commands again.
+    # After Escape the keys are shortcuts again.
     view.page.keyboard.press("Escape")
     view.page.keyboard.press("x")
-    view.settled()
+    view.wait_for_decisions()
     assert view.page.get_attribute('.decision [aria-pressed="true"]', "data-verdict") == "rejected"
 
 
-def test_a_latent_that_was_left_is_not_shown_while_the_next_one_loads(run: RunFolder, visit: Any) -> None:
+def test_the_previous_latent_is_not_shown_while_the_next_one_loads(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#latent=3&sort=latent")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     loading = view.page.evaluate(
         """() => {
             document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape", bubbles: true }));
@@ -84,14 +84,14 @@ def test_a_latent_that_was_left_is_not_shown_while_the_next_one_loads(run: RunFo
         }"""
     )
     assert loading == [False, ""]
-    view.open_latent(7)
+    view.wait_for_latent(7)
 
 
-def test_a_search_that_is_left_at_once_is_searched(run: RunFolder, visit: Any) -> None:
+def test_a_search_runs_even_if_the_field_is_left_at_once(run: RunFolder, visit: Any) -> None:
     view = visit(run)
     view.page.focus("#query")
     view.page.keyboard.type("salmon")
     view.page.keyboard.press("Escape")
     assert view.page.evaluate("location.hash") == "#q=salmon"
     assert view.page.input_value("#query") == "salmon"
-    view.searched("salmon")
+    view.wait_for_search("salmon")

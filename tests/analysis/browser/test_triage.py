@@ -1,4 +1,4 @@
-"""What a person decides of latents is kept where they decided it, and their keys decide it."""
+"""Decisions on latents: stored in the browser, made by click and by key."""
 
 import re
 from pathlib import Path
@@ -29,15 +29,17 @@ def features(run: RunFolder) -> Any:
     return read_table(run.features)
 
 
-# --- which run it is --------------------------------------------------------------------------------------------------
+# --- identity of the run ---------------------------------------------------------------------------------------------
 
 
-def test_digest_is_of_the_latents_and_not_of_what_is_said_of_them(tmp_path: Path) -> None:
+def test_digest_covers_the_latents_but_not_labels_and_explanations(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=60)
     first = run_digest(load_results(folder))
     table = read_table(folder.features)
-    said = table.assign(label="shared", explanation="anew", reason="anew", evidence="causal", q_value=0.5)
-    said.to_parquet(folder.features)
+    relabeled = table.assign(
+        label="shared", explanation="new text", reason="new text", evidence="causal", q_value=0.5
+    )
+    relabeled.to_parquet(folder.features)
     assert run_digest(load_results(folder)) == first
     for name in ("n_tokens", "max_activation", "norm_reference"):
         other = table.copy()
@@ -48,7 +50,7 @@ def test_digest_is_of_the_latents_and_not_of_what_is_said_of_them(tmp_path: Path
     assert re.fullmatch("[0-9a-f]{32}", run_digest(load_results(folder)))
 
 
-# --- kept -------------------------------------------------------------------------------------------------------------
+# --- storage ----------------------------------------------------------------------------------------------------------
 
 
 def test_decisions_survive_a_reload(run: RunFolder, visit: Any) -> None:
@@ -71,7 +73,7 @@ def test_decisions_survive_a_reload(run: RunFolder, visit: Any) -> None:
     view.page.wait_for_selector(cell.format(9))
     assert view.page.text_content(cell.format(3)) == "★refuses food✎"
     assert view.page.text_content(cell.format(9)) == "✎"
-    assert view.complaints == []
+    assert view.console_messages == []
     assert set(view.requests) == {(run.browser / "index.html").resolve().as_uri()}
 
 
@@ -84,10 +86,10 @@ def test_keys_decide_on_the_page_and_on_the_row(run: RunFolder, visit: Any) -> N
         view.page.keyboard.press("ArrowDown")
     view.page.keyboard.press("x")
     view.page.wait_for_selector('.row[data-latent="2"] [aria-label="rejected"]')
-    # The row keeps the focus, so the next key goes on from there.
+    # The row keeps the focus, so the next key moves on from it.
     view.page.keyboard.press("ArrowDown")
     view.page.keyboard.press("n")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.wait_for_selector("#note:focus")
     view.page.keyboard.type("jk?s")
     assert view.page.input_value("#note") == "jk?s"
@@ -106,7 +108,7 @@ def test_keys_decide_on_the_page_and_on_the_row(run: RunFolder, visit: Any) -> N
 
 def test_keys_are_listed_and_can_be_switched_off(run: RunFolder, visit: Any) -> None:
     view = visit(run, "#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.keyboard.press("?")
     listed = view.page.eval_on_selector_all("dialog kbd", "nodes => nodes.map(n => n.textContent)")
     assert set("jksxcln/?") <= set(listed)
@@ -120,7 +122,7 @@ def test_keys_are_listed_and_can_be_switched_off(run: RunFolder, visit: Any) -> 
     assert pressed(view) == ["undecided"]
     assert view.page.query_selector("dialog") is None
     view.page.reload()
-    view.open_latent(3)
+    view.wait_for_latent(3)
     view.page.keyboard.press("s")
     assert pressed(view) == ["undecided"]
     view.page.click(".bar button")
@@ -131,28 +133,28 @@ def test_keys_are_listed_and_can_be_switched_off(run: RunFolder, visit: Any) -> 
 
 
 def test_undecided_are_worked_through_one_by_one(run: RunFolder, features: Any, visit: Any) -> None:
-    """The order stays while it is stepped through; what was decided is gone from it when the table is shown again."""
+    """The order stays while stepping through; decided latents leave the table when it is shown again."""
     view = visit(run, "#label=new&decision=undecided")
     order = view.rows()
     assert set(order) == set(features.loc[features["label"] == "new", "latent"])
     view.page.keyboard.press("j")
     for latent, key in zip(order[:3], "sxs", strict=True):
-        view.open_latent(latent)
+        view.wait_for_latent(latent)
         view.page.keyboard.press(key)
         view.page.wait_for_selector('.decision [aria-pressed="true"]:not([data-verdict="undecided"])')
         view.page.keyboard.press("j")
-    view.open_latent(order[3])
+    view.wait_for_latent(order[3])
     view.page.keyboard.press("k")
-    view.open_latent(order[2])
+    view.wait_for_latent(order[2])
     view.page.reload()
-    view.open_latent(order[2])
-    # Outside the filter now: the next one is the first that is left.
+    view.wait_for_latent(order[2])
+    # The open latent is outside the filter now, so the next one is the first remaining.
     view.page.keyboard.press("j")
-    view.open_latent(order[3])
+    view.wait_for_latent(order[3])
     view.page.keyboard.press("Escape")
     view.page.wait_for_selector(f'.count-line:has-text("{len(order) - 3} of {N_LATENTS}")')
     assert view.rows() == order[3:]
-    # In the table, too: what is decided goes, and the row that takes its place has the focus.
+    # In the table, too: a decided latent leaves, and the row that replaces it is focused.
     view.page.focus(".table-body")
     view.page.keyboard.press("ArrowDown")
     view.page.keyboard.press("j")
@@ -163,7 +165,7 @@ def test_undecided_are_worked_through_one_by_one(run: RunFolder, features: Any, 
     view.page.keyboard.press("k")
     view.page.wait_for_selector(f'.row[data-latent="{order[3]}"] a:focus')
     view.go(f"#latent={order[4]}")
-    view.open_latent(order[4])
+    view.wait_for_latent(order[4])
     view.page.keyboard.press("c")
     view.go("#decision=starred,rejected&sort=decision")
     view.page.wait_for_selector(f'.count-line:has-text("3 of {N_LATENTS}")')
@@ -177,14 +179,14 @@ def test_search_reads_labels_and_notes(run: RunFolder, visit: Any) -> None:
     decide_three(view)
     for query, latent in (("refuses FOOD", 3), ("unsure", 9)):
         view.go(f"#q={query}")
-        view.searched(query)
+        view.wait_for_search(query)
         assert view.rows() == [latent]
 
 
 def test_two_tabs_share_their_decisions(run: RunFolder, visit: Any) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     view = visit(run, "#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     other = view.page.context.new_page()
     other.goto(view.address())
     other.wait_for_selector('#latent[data-latent="3"]')
@@ -195,7 +197,7 @@ def test_two_tabs_share_their_decisions(run: RunFolder, visit: Any) -> None:
     assert other.input_value("#note") == "from the first tab"
     other.keyboard.press("x")
     view.page.wait_for_selector('[data-verdict="rejected"][aria-pressed="true"]')
-    # A field in use keeps what is being typed.
+    # A focused field keeps what is being typed.
     other.focus("#note")
     view.page.fill("#note", "again")
     other.wait_for_timeout(150)
@@ -218,7 +220,7 @@ FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'Quot
     ("script", "words"),
     [(BLOCKED, "stores nothing for this page (SecurityError)"), (FULL, "could not store the last change (QuotaExceededError)")],
 )  # fmt: skip
-def test_without_storage_it_says_so_and_warns_before_leaving(
+def test_without_storage_the_page_says_so_and_warns_before_leaving(
     run: RunFolder, visit: Any, tmp_path: Path, script: str, words: str
 ) -> None:
     view = visit(run)
@@ -238,7 +240,7 @@ def test_without_storage_it_says_so_and_warns_before_leaving(
     assert len(view.dialogs) == 1
 
 
-def test_unreadable_items_are_told_and_left(run: RunFolder, visit: Any) -> None:
+def test_unreadable_items_are_reported_and_left_unchanged(run: RunFolder, visit: Any) -> None:
     view = visit(run)
     key = f"crosscoder/{run_digest(load_results(run))}/4"
     view.page.evaluate("key => localStorage.setItem(key, '{')", key)

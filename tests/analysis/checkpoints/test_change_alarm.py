@@ -1,4 +1,4 @@
-"""The alarm rings as often as stated where checkpoints differ by noise alone, and where something is planted it names the checkpoint."""
+"""The alarm rings at its stated rate if checkpoints differ by noise only, and at the right checkpoint if a change is planted."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def settings(rate: float = 0.05) -> AnalysisConfig:
 
 
 class Unexchanged(ChainAccumulator):
-    """The same without exchanging checkpoints: every code is that of the tokens as they are."""
+    """Without the exchange of checkpoints: every code is that of the original tokens."""
 
     def _exchanged(self, values: Tensor, one: int, other: int) -> Tensor:
         return values
@@ -37,10 +37,10 @@ def read(
 ) -> ChainStatistics:
     d_models = crosscoder.config.d_models
     view = PairedView(crosscoder, d_models)
-    gathered = kind(view, BLOCKS, 0)
+    accumulator = kind(view, BLOCKS, 0)
     for batch in MemoryReader(values, d_models).batches(5000):
-        gathered.update(batch, view.observe(batch.values))
-    return gathered.result()
+        accumulator.update(batch, view.observe(batch.values))
+    return accumulator.result()
 
 
 def rung(chain: ChainStatistics, seed: int = 0, rate: float = 0.05) -> list[int]:
@@ -50,7 +50,7 @@ def rung(chain: ChainStatistics, seed: int = 0, rate: float = 0.05) -> list[int]
 
 
 def fits_noise() -> Crosscoder:
-    """A dictionary that reads what it writes, in three models differently: noise of one of them fires its latents."""
+    """A dictionary with different rows in three models, each of which it also reads: noise of one model fires its latents."""
     crosscoder = small_crosscoder("relu", "three")
     with torch.no_grad():
         crosscoder.W_enc.copy_(crosscoder.W_dec.T)
@@ -58,7 +58,7 @@ def fits_noise() -> Crosscoder:
 
 
 def noise_alone(seed: int) -> Tensor:
-    """Documents of unlike length and tokens, in three checkpoints with noise of equal size."""
+    """Documents of different lengths and contents, in three checkpoints with noise of equal size."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randn(50, 1, generator=generator).exp().repeat_interleave(20, dim=0)
     tokens = 2 * torch.randn(1000, 4, generator=generator) * lengths
@@ -71,7 +71,7 @@ def count_false(
     n_chains: int,
     kind: type[ChainAccumulator] = ChainAccumulator,
 ) -> tuple[int, int]:
-    """False alarms, and checkpoints at which there could have been one."""
+    """Number of false alarms, and of checkpoints."""
     n_steps = len(crosscoder.config.d_models) - 1
     return sum(len(rung(read(crosscoder, draw(s), kind), s)) for s in range(n_chains)), n_chains * n_steps
 
@@ -84,7 +84,7 @@ def within(found: int, total: int, rate: float = 0.05) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["random", "fits_noise", "exact"])
 def test_false_alarms_are_as_frequent_as_stated(kind: str) -> None:
-    """Over hundreds of chains that differ by noise of constant size, whatever the dictionary makes of it."""
+    """Over hundreds of chains that differ by noise of constant size, for any dictionary."""
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), 3)
     dictionaries = {
         "random": small_crosscoder("relu", "three"),
@@ -120,7 +120,7 @@ def test_it_rings_where_a_feature_grows_and_names_it(begins: int) -> None:
     first, *others = found[begins - 1]["latents"]
     assert first["latent"] == 12
     assert first["share"] > 0.5, "the rest is noise"
-    # Latents that fire beside it explain nothing of it.
+    # Latents that fire along with it explain none of it.
     assert all(abs(other["share"]) < 1e-3 for other in others)
     assert found[begins - 1]["p_value"] <= 0.01
 
@@ -139,8 +139,8 @@ def test_a_shift_of_all_tokens_rings_as_offset() -> None:
     assert (found[0]["offset"], found[0]["latents"]) == (True, [])
 
 
-def test_the_threshold_is_that_of_the_largest_of_all_signs() -> None:
-    """Against the written formula, and at the stated rate for columns that hang together."""
+def test_the_threshold_is_a_quantile_of_the_maximum_under_random_signs() -> None:
+    """Equal to the formula, and at the stated rate for dependent columns."""
     generator = np.random.default_rng(0)
     step = torch.from_numpy(generator.normal(size=(16, 3)))
     found = alarm_of_step(step, 0.1, 2000, np.random.default_rng(1))

@@ -109,7 +109,7 @@ def planted_run(path: Path) -> tuple[RunFolder, RunConfig]:
         "output": str(path / "run"),
         "pair": {
             "reference": {"model": str(path / "model")},
-            "intervened": {"model": str(path / "model")},
+            "intervened": {"model": "b"},
             "hookpoint": "h",
         },
         "text": {"sources": [{"path": "t.jsonl", "name": "t"}]},

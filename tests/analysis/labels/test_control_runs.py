@@ -1,4 +1,4 @@
-"""Runs that the user names as nulls: their latents count, unless they are of another recipe."""
+"""Runs named in `controls.runs`: their latents are a null; runs with other settings are refused."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_its_latents_are_a_null_of_another_run(tmp_path: Path) -> None:
     assert [null.name for null in found.nulls] == ["control"] and found.names == ("control",)
 
 
-def test_another_recipe_is_refused(tmp_path: Path) -> None:
+def test_other_settings_are_refused(tmp_path: Path) -> None:
     folder, config = analyzed(tmp_path / "control")
     wider = config.crosscoder.model_copy(update={"n_latents": 999})
     with pytest.raises(

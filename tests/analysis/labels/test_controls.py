@@ -1,4 +1,4 @@
-"""What the other dictionaries of a run say about its own."""
+"""A run's latents measured against its controls."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_a_dictionary_is_stable_over_itself_and_not_over_other_seeds_at_once(
 
 
 def test_identity_finds_nothing_and_shuffled_finds_that_nothing_is_shared(tmp_path: Path) -> None:
-    """The positive control of the pipeline: where no token stands beside its own, no latent may be called shared."""
+    """The positive control of the pipeline: if tokens are paired at random, no latent may be labeled shared."""
     config = run_config(tmp_path, steps=4000, sparsity={"kind": "batch_topk", "k": 4}, lr=5e-3)
     controls = ControlsConfig.model_validate(NONE | {"identity": True, "shuffled": True})
     config = config.model_copy(update={"controls": controls})
@@ -89,12 +89,13 @@ def test_identity_finds_nothing_and_shuffled_finds_that_nothing_is_shared(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("fve", "mixed", "heard"), [(0.4, 0.1, True), (0.15, 0.14, False), (None, 0.1, False), (0.4, None, False)]
+    ("fve", "mixed", "found_structure"),
+    [(0.4, 0.1, True), (0.15, 0.14, False), (None, 0.1, False), (0.4, None, False)],
 )
-def test_a_diff_sae_is_heard_where_it_explains_more_than_noise_lets_it(
-    fve: float | None, mixed: float | None, heard: bool
+def test_a_diff_sae_found_structure_if_it_explains_more_than_noise(
+    fve: float | None, mixed: float | None, found_structure: bool
 ) -> None:
-    assert DiffSAE(torch.zeros(1, 1), fve, mixed).found_structure is heard
+    assert DiffSAE(torch.zeros(1, 1), fve, mixed).found_structure is found_structure
 
 
 def test_a_control_that_was_not_trained_is_named(tmp_path: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_control_that_was_not_trained_is_named(tmp_path: Path) -> None:
         read(folder, config)
 
 
-def test_no_controls_say_nothing(tmp_path: Path) -> None:
+def test_without_controls_there_are_no_columns(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     controls = read(RunFolder.create(tmp_path, config), config)
     assert controls == Controls()

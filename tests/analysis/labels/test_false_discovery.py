@@ -22,7 +22,7 @@ Table = dict[str, np.ndarray]
 
 
 def table(**changes: Sequence[float]) -> Table:
-    """Two latents that meet the rule with room, new and lost; what a name without a side tells is of the side leaned to."""
+    """Two latents, new and lost, well within the limits of the rule; names without a side are toward the stronger model."""
     nan = [np.nan, np.nan]
     values = {
         "n_tokens": [400, 400],
@@ -48,13 +48,13 @@ def table(**changes: Sequence[float]) -> Table:
 
 
 def found(columns: Table, **kwargs: np.ndarray) -> Candidates:
-    """What they are candidates for; ν toward the side that a latent does not lean to is `other`, without room."""
+    """Their candidates; ν toward the weaker model is `other`, at no distance from its bounds."""
     intervened_stronger = columns["norm_intervened"] >= columns["norm_reference"]
     bounds = {}
-    for side, leaning in (("new", intervened_stronger), ("lost", ~intervened_stronger)):
+    for side, toward_stronger in (("new", intervened_stronger), ("lost", ~intervened_stronger)):
         for name in ("nu_error", "nu_reconstruction"):
             numbers = (
-                np.where(leaning, columns[f"{name}{bound}"], columns["other"])
+                np.where(toward_stronger, columns[f"{name}{bound}"], columns["other"])
                 for bound in ("", "_low", "_high")
             )
             bounds[f"{name}_{side}"] = Estimate(*numbers)
@@ -67,10 +67,10 @@ def labels(columns: Table) -> list[str]:
 
 
 TURNED = {"norm_reference": [0.9, 1.0], "norm_intervened": [1.0, 0.9], "other": [0.3, 0.9]}
-"""Two rotated directions; what other latents write makes up for the turn of the second."""
+"""Two rotated directions; other latents compensate for the second."""
 
 
-def test_a_candidate_is_what_the_rule_says_before_q_values() -> None:
+def test_candidates_have_the_label_before_q_values() -> None:
     assert labels(table()) == ["new", "lost"]
     assert labels(table(nu_error_low=[-0.3, -0.02])) == ["undetermined", "lost"]
     assert labels(table(nu_error_high=[0.4] * 2, nu_error=[0.3] * 2, **TURNED)) == ["rotated", "undetermined"]
@@ -94,7 +94,7 @@ def test_p_values_follow_from_the_width_of_the_intervals() -> None:
     assert found(turned).p_rotated == pytest.approx([0, 0.5], abs=1e-10)
 
 
-def test_what_cannot_be_estimated_is_no_evidence() -> None:
+def test_not_estimable_is_no_evidence() -> None:
     for change in (
         {"nu_error_high": [np.nan, 0.06]},
         {"nu_reconstruction_low": [np.nan, 0.05]},
@@ -121,12 +121,12 @@ def test_benjamini_hochberg_is_the_textbook_procedure() -> None:
     assert benjamini_hochberg(p, tested) == pytest.approx([0.025, 0.05, 0.05, 0.025, 0.5, 1])
 
 
-def test_an_effect_that_cannot_be_estimated_is_none() -> None:
+def test_an_effect_that_is_not_estimable_is_zero() -> None:
     assert found(table(effect=[1.0, np.nan])).effect.tolist() == [1, 0]
 
 
 def of_effects(*effects: float, label: Label = "new", weight: float = 1.0) -> Candidates:
-    """Latents that would bear a label and have these effects."""
+    """Candidates with one label and these effects."""
     n = len(effects)
     certain = np.zeros(n), np.zeros(n), np.ones(n, dtype=bool)
     return Candidates(np.full(n, LABELS.index(label)), np.array(effects), *certain, np.full(n, weight))
@@ -150,7 +150,7 @@ def test_the_rate_of_artifacts_is_a_ratio_of_counts() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_null_speaks_against_its_own_kind_of_claim(family: tuple[Label, ...]) -> None:
+def test_a_null_latent_counts_against_its_own_family(family: tuple[Label, ...]) -> None:
     for label in family:
         observed = of_effects(1.0, label=label)
         for others in FAMILIES:
@@ -158,8 +158,8 @@ def test_a_null_speaks_against_its_own_kind_of_claim(family: tuple[Label, ...]) 
             assert q == pytest.approx([1.0 if others == family else 0.0])
 
 
-def test_what_only_the_kept_model_has_is_no_artifact_of_a_null_without_common_space() -> None:
-    """Its other latents stand for as many in the kept model."""
+def test_latents_of_the_kept_model_are_no_artifacts_of_a_null_without_common_space() -> None:
+    """Its other latents count twice."""
     columns = table()
     assert weights_of_null(columns, None).tolist() == [1, 1]
     assert weights_of_null(columns, 0).tolist() == [0, 2]
@@ -168,11 +168,11 @@ def test_what_only_the_kept_model_has_is_no_artifact_of_a_null_without_common_sp
 
 
 def test_a_pair_without_effect_is_not_claimed() -> None:
-    """Where every latent that meets the rule explains nothing, a null with such latents speaks against all."""
+    """If no latent that meets the rule explains anything, a null with such latents counts against all of them."""
     assert rate(of_effects(0.0, 0.0), of_effects(0.0)) == pytest.approx([0.5, 0.5])
 
 
-def test_q_values_keep_the_rate_of_false_discoveries() -> None:
+def test_q_values_control_the_false_discovery_rate() -> None:
     """Many tables of 500 latents at the limit and 50 true ones: of those with q <= 0.05, at most 5 % are false."""
     generator = np.random.default_rng(0)
     shares = []

@@ -213,7 +213,10 @@ def test_leaked_norm_is_not_a_rotation() -> None:
     [
         (evidence(0.05, 1.0, new=toward(0.9, 0.1)), "complete shrinkage"),
         (evidence(0.05, 1.0, new=toward(0.1, 0.9)), "latent decoupling"),
-        (evidence(1.0, 0.05, lost=toward(-0.9, 0.1)), "intervened model's residual"),
+        (
+            evidence(1.0, 0.05, lost=toward(-0.9, 0.1)),
+            "the intervened model holds the concept in its residual",
+        ),
         (evidence(0.05, 1.0, new=toward(0.1, 0.1, spread=0.3)), "evidence is weak"),
         (evidence(0.05, 1.0, new=LatentScaling(about(NAN), about(NAN), 0.01)), "not estimable"),
         (

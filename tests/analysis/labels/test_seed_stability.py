@@ -28,7 +28,7 @@ def test_stability_is_the_share_of_seeds_that_found_a_latent_again() -> None:
 
 
 def test_random_directions_are_not_found_again() -> None:
-    """The control: what one would find by chance."""
+    """The control: agreement by chance."""
     generator = torch.Generator().manual_seed(0)
     rows, others = (torch.randn(500, 96, generator=generator) for _ in range(2))
     assert seed_stability(rows, [others]).mean() == 0

@@ -45,15 +45,15 @@ def test_chunks_of_latents_do_not_matter(chunk: int) -> None:
     assert torch.allclose(whole.high, parts.high)
 
 
-def test_every_resample_draws_as_many_blocks_as_there_are() -> None:
+def test_every_resample_draws_as_many_blocks_as_the_data_has() -> None:
     weights = resample_weights(100, 64, seed=1)
     assert bool((weights.sum(dim=1) == 64).all())
     assert torch.equal(weights, resample_weights(100, 64, seed=1))
     assert not torch.equal(weights, resample_weights(100, 64, seed=2))
 
 
-def test_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Blocks with a common part, as documents have: 90 % intervals of a rate hold it in 80 to 97 % of 200 trials."""
+def test_intervals_have_their_nominal_coverage() -> None:
+    """Blocks with a common component, like documents: 90 % intervals of a rate contain it in 80 to 97 % of 200 trials."""
     generator = torch.Generator().manual_seed(0)
     rate = 0.1 + 0.05 * torch.randn(40, 200, generator=generator).double()
     data = BlockMoments({"fired": rate * 100}, {"tokens": torch.full((40,), 100.0).double()}, {})
@@ -64,8 +64,8 @@ def test_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.8 <= covered <= 0.97
 
 
-def test_what_cannot_be_estimated_in_many_resamples_has_no_interval() -> None:
-    """A latent that fired in one block of twelve is missing from a third of all resamples; one in all blocks from none."""
+def test_a_statistic_that_is_missing_in_many_resamples_has_no_interval() -> None:
+    """A latent that fired in one of twelve blocks is missing from a third of all resamples; one that fired in all blocks, from none."""
     fired = torch.zeros(12, 3, dtype=torch.float64)
     fired[0, 0] = 5
     fired[:, 1] = 5

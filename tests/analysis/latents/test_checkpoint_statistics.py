@@ -1,4 +1,4 @@
-"""Chains of checkpoints: every sum against the written formula, and planted beginnings found again."""
+"""Chains of checkpoints: every sum against its formula, and planted onsets recovered."""
 
 from pathlib import Path
 
@@ -28,10 +28,10 @@ SETTINGS = AnalysisConfig(bootstrap_blocks=BLOCKS, bootstrap_samples=200)
 def read(crosscoder: Crosscoder, values: Tensor, batch: int = 4096) -> ChainStatistics:
     d_models = crosscoder.config.d_models
     view = PairedView(crosscoder, d_models)
-    gathered = ChainAccumulator(view, BLOCKS, 0)
+    accumulator = ChainAccumulator(view, BLOCKS, 0)
     for part in MemoryReader(values, d_models).batches(batch):
-        gathered.update(part, view.observe(part.values))
-    return gathered.result()
+        accumulator.update(part, view.observe(part.values))
+    return accumulator.result()
 
 
 def trajectories_of(crosscoder: Crosscoder, values: Tensor) -> Trajectories:
@@ -39,7 +39,7 @@ def trajectories_of(crosscoder: Crosscoder, values: Tensor) -> Trajectories:
     return make_trajectories(view, read(crosscoder, values), SETTINGS, 0)
 
 
-def test_time_goes_from_the_reference_over_the_snapshots_to_the_intervened_model() -> None:
+def test_time_runs_from_the_reference_through_the_snapshots_to_the_intervened_model() -> None:
     assert model_names(1) == ("reference",)
     assert model_names(4) == ("reference", "intervened", "snapshot_1", "snapshot_2")
     assert [time_order(n) for n in (1, 2, 3, 5)] == [(0,), (0, 1), (0, 2, 1), (0, 2, 3, 4, 1)]
@@ -47,7 +47,7 @@ def test_time_goes_from_the_reference_over_the_snapshots_to_the_intervened_model
 
 @pytest.mark.parametrize("batch", [33, 4096])
 @pytest.mark.parametrize("kind", ["relu", "batch_topk"])
-def test_sums_are_the_written_formulas(kind: str, batch: int) -> None:
+def test_sums_equal_their_formulas(kind: str, batch: int) -> None:
     crosscoder = small_crosscoder(kind, "three").double()
     values = raw_activations((4, 4, 4), 307).double()
     chain = read(crosscoder, values, batch)
@@ -87,7 +87,7 @@ def test_sums_are_the_written_formulas(kind: str, batch: int) -> None:
 
 @pytest.mark.parametrize("last", [2, 4])
 def test_a_trajectory_ends_in_the_feature_table(last: int, tmp_path: Path) -> None:
-    """With one snapshot and with three: the last checkpoint has the numbers, intervals too, that the pair has without any."""
+    """With one and with three snapshots: numbers and intervals at the last checkpoint are those of the pair without snapshots."""
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), last)
     crosscoder, values = chain.dictionary(), chain.sample(3000)
     found = trajectories_of(crosscoder, values)
@@ -107,7 +107,7 @@ def test_a_trajectory_ends_in_the_feature_table(last: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("last", [2, 4])
-def test_planted_beginnings_are_found(last: int) -> None:
+def test_planted_onsets_are_found(last: int) -> None:
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), last)
     found = trajectories_of(chain.dictionary(), chain.sample(6000))
     kinds = chain.pair.truth.kinds
@@ -116,12 +116,12 @@ def test_planted_beginnings_are_found(last: int) -> None:
         assert found_at == begins if kind in CHANGED else np.isnan(found_at), kind
 
 
-def test_where_nothing_changes_nothing_begins() -> None:
+def test_without_a_change_there_is_no_onset() -> None:
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), 3).null()
     found = trajectories_of(chain.dictionary(), chain.sample(4000))
     assert np.nanmax(np.abs(found.shift_share)) < 0.01
     assert np.isnan(onsets(found, chain.pair.truth.kinds)).all()
-    # Called changed all the same, a latent that explains nothing has no beginning, but for one in forty by its interval.
+    # Even if labeled as changed, a latent that explains nothing has no onset, except one in forty by its interval.
     assert np.isfinite(onsets(found, ["new"] * len(chain.onsets))).sum() <= 3
 
 
@@ -129,14 +129,14 @@ def test_a_reversed_chain_reverses_trajectories() -> None:
     chain = PlantedChain.spread(PlantedPair(counts=SMALL), 3)
     forth = trajectories_of(chain.dictionary(), chain.sample(4000))
     back = trajectories_of(chain.reversed().dictionary(), chain.reversed().sample(4000))
-    # In training space norms are scaled by model; as a share of all checkpoints they are the same the other way round.
+    # In training space norms are scaled per model; as a share over all checkpoints they are the same in reverse.
     np.testing.assert_allclose(forth.norm, back.norm[::-1], rtol=0.02, atol=0.02)
     is_new = chain.pair.truth.is_kind("new").numpy()
     assert (onsets(forth, ["new"] * 20)[is_new] == chain.onsets.numpy()[is_new]).all()
     assert (onsets(back, ["lost"] * 20)[is_new] == chain.last + 1 - chain.onsets.numpy()[is_new]).all()
 
 
-def test_another_width_leaves_undefined_what_needs_one_space() -> None:
+def test_with_another_width_quantities_that_need_one_space_are_undefined() -> None:
     crosscoder = small_crosscoder("relu", "three_unequal")
     chain = read(crosscoder, raw_activations((3, 5, 7)))
     assert chain.shift == chain.step == (None, None, None)

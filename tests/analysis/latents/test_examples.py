@@ -17,7 +17,7 @@ SIDE = 3
 
 
 class GappyReader(MemoryReader):
-    """Leaves out some tokens, as masked ones are."""
+    """Omits some tokens, as masking does."""
 
     def __init__(self, values: torch.Tensor, d_models: tuple[int, ...]) -> None:
         super().__init__(values, d_models)
@@ -105,7 +105,7 @@ def peaks_of(latent: int, peaks: list[float], documents: list[int]) -> DocumentP
     )
 
 
-def test_drawn_examples_are_spread_over_the_quantiles() -> None:
+def test_sampled_examples_are_spread_over_the_quantiles() -> None:
     sample = peaks_of(0, [float(i) for i in range(100)], list(range(100)))
     top = sample.take(np.array([99, 98]))
     selection = select_examples(top, sample, 4)
@@ -124,12 +124,12 @@ def test_few_documents_are_all_shown_once() -> None:
     assert np.isnan(selection.quantile).tolist() == [True, False, False]
 
 
-def test_no_latent_at_all() -> None:
+def test_no_latents() -> None:
     selection = select_examples(DocumentPeaks.empty(), DocumentPeaks.empty(), 3)
     assert len(selection.peaks) == 0
 
 
-def test_rows_of_tokens_that_are_not_there() -> None:
+def test_missing_tokens_have_no_row() -> None:
     finder = RowFinder()
     finder.update(ActivationBatch(torch.zeros(3, 1), torch.tensor([5, 5, 9]), torch.tensor([0, 2, 1])))
     find = finder.lookup()

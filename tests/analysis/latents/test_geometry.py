@@ -46,7 +46,7 @@ def test_training_space_survives_folding() -> None:
         assert torch.allclose(getattr(plain, name), getattr(folded, name), rtol=1e-5), name
 
 
-def test_twins_are_the_nearest_on_the_other_side() -> None:
+def test_twins_are_the_nearest_in_the_other_model() -> None:
     """Latent 0 is new; latent 1 is lost along nearly the same direction; 2 is shared elsewhere."""
     rows = [[0.0, 0.0, 1.0, 0.0], [1.0, 0.1, 0.0, 0.0], [0.0, 1.0, 0.0, 1.0]]
     twin, cosine = geometry(rows).twins(torch.tensor([True, True, True]))
@@ -81,13 +81,13 @@ def test_twins_equal_a_brute_force_search(chunk: int) -> None:
 
 
 def test_whether_another_latent_writes_along_a_direction_in_both_models() -> None:
-    """Latent 0 is new along x. Of its twins in the reference 1 is shared along x, 2 lost along x, and 3 turned from x to y."""
+    """Latent 0 is new along x. Of its twins in the reference, 1 is shared along x, 2 lost along x, and 3 rotated from x to y."""
     rows = [[0.0, 0.0, 1.0, 0.0], [1.0, 0.0, 1.0, 0.0], [1.0, 0.0, 0.1, 0.0], [1.0, 0.0, 0.0, 1.0]]
     pairs = np.zeros(3, dtype=np.int64), np.arange(1, 4)
     assert geometry(rows).writes_along(*pairs, cosine=0.9).tolist() == [True, False, False]
 
 
-def test_no_candidate_is_no_twin() -> None:
+def test_without_candidates_there_is_no_twin() -> None:
     twin, cosine = geometry([[1.0, 0.0, 1.0, 0.0]]).twins(torch.tensor([True]))
     assert twin.tolist() == [-1]
     assert bool(cosine.isnan().all())
@@ -99,8 +99,8 @@ def test_models_of_different_width_have_no_cosine_and_no_twins() -> None:
     assert found.twins(torch.tensor([True, True]))[0].tolist() == [-1, -1]
 
 
-def test_what_is_as_much_of_either_model_has_equal_norms_whatever_their_widths() -> None:
-    """Planted features are as strong in both models; training space alone gives the wider one the longer rows."""
+def test_latents_of_equal_weight_in_both_models_have_equal_norms_for_any_widths() -> None:
+    """Planted features are equally strong in both models; in plain training space the wider one would have longer rows."""
     pair = REGIMES["widths"].make(0)
     relative = Geometry.of(pair.dictionary()).relative_norm
     shared = (pair.truth.reference.norm(dim=1) > 0) & (pair.truth.intervened.norm(dim=1) > 0)

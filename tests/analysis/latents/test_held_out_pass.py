@@ -1,4 +1,4 @@
-"""The pass looks only at what fires; it must come to what the dense code, written out in full, comes to."""
+"""The pass uses only sparse latents; it must agree with a computation from the full dense code."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ from analysis.latents.hashing import block_of
 from analysis.latents.held_out_pass import Pass, PassAccumulator
 from crosscoder.config import AnalysisConfig
 from crosscoder.config.model_names import MODEL_NAMES
-from crosscoder.dictionary.inputs import View, view_rows
+from crosscoder.dictionary.views import View, view_rows
 from tests.analysis.readers import MemoryReader
 from tests.dictionaries import KINDS, raw_activations, small_crosscoder
 
@@ -27,7 +27,7 @@ SETTINGS = AnalysisConfig(bootstrap_blocks=16, top_examples=3, quantile_examples
 
 
 def setting(kind: str, reads: View, n_latents: int = 24) -> tuple[DictionaryView, MemoryReader]:
-    """A dictionary with random weights, in float64, and tokens of which each latent misses many."""
+    """A dictionary with random weights, in float64, and tokens on many of which each latent is silent."""
     values = raw_activations(D_MODELS, TOKENS).double()
     crosscoder = small_crosscoder(kind, "two" if reads == "paired" else "one", n_latents).double()
     rows = view_rows(values, D_MODELS, reads).double()
@@ -37,10 +37,10 @@ def setting(kind: str, reads: View, n_latents: int = 24) -> tuple[DictionaryView
 
 
 def read_through(view: DictionaryView, reader: MemoryReader, batch: int) -> Pass:
-    gathered = PassAccumulator(view, reader.context(), SETTINGS, 0)
+    accumulator = PassAccumulator(view, reader.context(), SETTINGS, 0)
     for part in reader.batches(batch):
-        gathered.update(part)
-    return gathered.result()
+        accumulator.update(part)
+    return accumulator.result()
 
 
 class Dense:
@@ -123,7 +123,7 @@ class Dense:
 @pytest.mark.parametrize("batch", [TOKENS, 33])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reads", READS)
-def test_the_pass_comes_to_what_the_dense_code_comes_to(reads: View, kind: str, batch: int) -> None:
+def test_the_pass_agrees_with_the_dense_code(reads: View, kind: str, batch: int) -> None:
     view, reader = setting(kind, reads)
     found, dense = read_through(view, reader, batch), Dense(view, reader)
     statistics = found.statistics
@@ -160,7 +160,7 @@ def test_the_pass_comes_to_what_the_dense_code_comes_to(reads: View, kind: str, 
 
 
 class Watch(TorchDispatchMode):
-    """Notes every strided tensor with as many entries as a dense code has."""
+    """Records every strided tensor with as many entries as a dense code."""
 
     def __init__(self, entries: int) -> None:
         super().__init__()
@@ -176,15 +176,17 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("reads", READS)
-def test_nothing_as_large_as_a_dense_code_is_held(reads: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here a dense code is by far larger than the weights, than the activations and than their float64 copies."""
+def test_no_tensor_as_large_as_a_dense_code_is_allocated(
+    reads: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a dense code is far larger than the weights, the activations and their float64 copies."""
     monkeypatch.setattr(crosscoder.dictionary.topk_selection, "_BLOCK_BYTES", {"cpu": 1})
     view, reader = setting("batch_topk", reads, n_latents=200)
-    gathered = PassAccumulator(view, reader.context(), SETTINGS, 0)
+    accumulator = PassAccumulator(view, reader.context(), SETTINGS, 0)
     (batch,) = reader.batches(TOKENS)
     # The statistics themselves are 256 bins and 16 blocks a latent.
     with Watch(TOKENS * 200) as watch:
-        gathered.update(batch)
+        accumulator.update(batch)
     assert not watch.seen
     with Watch(TOKENS * 200) as control:
         view.crosscoder.encode(view_rows(batch.values, D_MODELS, reads).double())

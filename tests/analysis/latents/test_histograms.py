@@ -27,7 +27,7 @@ def counted(
 
 
 def activations(n_tokens: int = 2000) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents of very different sizes, one of which never fires; and the source of every token."""
+    """Latents of very different scales, one of which never fires, and the source of every token."""
     generator = torch.Generator().manual_seed(0)
     code = torch.randn(n_tokens, 4, generator=generator).exp() * torch.tensor([1e-6, 1.0, 300.0, 0.0])
     code *= torch.rand(n_tokens, 4, generator=generator) < 0.3
@@ -51,7 +51,7 @@ def rows_of(histograms: ActivationHistograms) -> Iterator[tuple[int, str, np.nda
         yield row["latent"], row["source"], edges, np.asarray(row["counts"])
 
 
-def test_every_count_is_that_of_all_values() -> None:
+def test_counts_equal_a_histogram_of_all_values() -> None:
     code, source = activations()
     rows = list(rows_of(counted(code, source, 100)))
     assert [(latent, name) for latent, name, _, _ in rows] == [
@@ -82,7 +82,7 @@ values = st.lists(
 def test_sources_add_up_to_the_histogram_of_all_tokens(
     tokens: list[tuple[int, int, float]], batch: int, random: object
 ) -> None:
-    """To the last count, in every bin, whatever comes in whatever order and in whatever parts."""
+    """Exactly, in every bin, for any order and batching of the data."""
     code = torch.zeros(len(tokens), 3)
     for row, (latent, _, value) in enumerate(tokens):
         code[row, latent] = value
@@ -106,7 +106,7 @@ def test_a_latent_that_never_fired_has_no_row() -> None:
     assert silent.table(SOURCES, torch.tensor([5, 0, 0])).num_rows == 0
 
 
-def test_powers_of_two_begin_a_bin() -> None:
+def test_powers_of_two_start_a_bin() -> None:
     code = torch.tensor([[1.0], [2.0], [4.0], [4.0]])
     histograms = counted(code, torch.tensor([0, 0, 1, 2]), 1)
     assert float(histograms.widths()) == 8 / 32

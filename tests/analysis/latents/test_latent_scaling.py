@@ -1,4 +1,4 @@
-"""Theorems of latent scaling, and dictionaries built by hand whose answer is known."""
+"""Theorems of latent scaling, and hand-built dictionaries with known results."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ D_MODEL = 8
 
 
 def random_crosscoder(n_latents: int = 12, seed: int = 0) -> Crosscoder:
-    """A ReLU dictionary with unrelated weights and unequal scales: nothing about it is special."""
+    """A generic ReLU dictionary with unrelated weights and unequal scales."""
     config = CrosscoderConfig(
         d_models=(D_MODEL, D_MODEL), model_names=MODEL_NAMES, n_latents=n_latents, sparsity=ReLU(target_l0=4)
     )
@@ -129,7 +129,7 @@ def test_complete_shrinkage_leaves_the_concept_in_the_error() -> None:
 
 
 def test_decoupled_twins_leave_it_in_the_reconstruction() -> None:
-    """Two latents write the concept, one into each model: norms say new and lost, latent scaling says neither."""
+    """Two latents write the concept, one into each model: new and lost by their norms, neither by latent scaling."""
     values, unit = concept()
     nothing = torch.zeros(D_MODEL)
     rows = torch.stack([torch.cat([nothing, unit]), torch.cat([unit, nothing])])
@@ -139,7 +139,7 @@ def test_decoupled_twins_leave_it_in_the_reconstruction() -> None:
         assert abs(float(nu_reconstruction(moments, side)[latent]) - 1) < 0.05
 
 
-def test_what_the_own_side_hardly_holds_is_not_estimable() -> None:
+def test_a_concept_that_its_own_model_hardly_holds_is_not_estimable() -> None:
     own, other = torch.tensor([1.0, 0.05, 0.0, -1.0, torch.nan]), torch.tensor([0.1, 0.0, 0.0, 0.1, 0.0])
     ratio = ratio_toward(own, other)
     assert float(ratio[0]) == float(torch.tensor(0.1))

@@ -1,4 +1,4 @@
-"""Labels of models that share no space: turning one model's space, and saying how, changes nothing."""
+"""Labels of models that share no space: rotating one model's space and mapping it back changes nothing."""
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ def pair_and_values() -> tuple[Crosscoder, Tensor]:
     return dictionary, pair.sample(6000).double()
 
 
-def turned(dictionary: Crosscoder, values: Tensor, turn: Tensor) -> tuple[Crosscoder, Tensor]:
-    """The same with the intervened model's space turned."""
+def rotated(dictionary: Crosscoder, values: Tensor, turn: Tensor) -> tuple[Crosscoder, Tensor]:
+    """The same with the intervened model's space rotated."""
 
     def of(rows: Tensor) -> Tensor:
         reference, intervened = split_models(rows, (D, D))
@@ -51,13 +51,13 @@ def turned(dictionary: Crosscoder, values: Tensor, turn: Tensor) -> tuple[Crossc
     return other.eval(), of(values)
 
 
-def linear_map(turn: Tensor, values: Tensor, carried: tuple[float, float] = (1.0, 1.0)) -> LinearMap:
+def linear_map(turn: Tensor, values: Tensor, explained: tuple[float, float] = (1.0, 1.0)) -> LinearMap:
     means = split_models(values.mean(dim=0)[None], (D, D))
-    return LinearMap(turn.T, turn, (means[0][0], means[1][0]), carried)
+    return LinearMap(turn.T, turn, (means[0][0], means[1][0]), explained)
 
 
-def features_of(dictionary: Crosscoder, values: Tensor, leads: LinearMap | None) -> Features:
-    view = view_of(dictionary, (D, D), "paired", leads)
+def features_of(dictionary: Crosscoder, values: Tensor, map_between: LinearMap | None) -> Features:
+    view = view_of(dictionary, (D, D), "paired", map_between)
     config = AnalysisConfig(bootstrap_samples=50, bootstrap_blocks=16)
     return make_features(view, collect(view, MemoryReader(values, (D, D))), config, seed=0)
 
@@ -67,24 +67,24 @@ def turn() -> Tensor:
     return random_rotation(D, torch.Generator().manual_seed(4)).double()
 
 
-def test_turning_one_space_changes_no_label_and_no_number(turn: Tensor) -> None:
-    """But for features that turned themselves: that a map is inexact cannot be told from that, and nothing is claimed."""
+def test_rotating_one_space_changes_no_label_and_no_number(turn: Tensor) -> None:
+    """Except for rotated features: an inexact map looks the same as a rotation, so no change is claimed."""
     dictionary, values = pair_and_values()
     straight = features_of(dictionary, values, None)
-    moved, moved_values = turned(dictionary, values, turn)
-    carried = features_of(moved, moved_values, linear_map(turn, moved_values))
+    moved, moved_values = rotated(dictionary, values, turn)
+    mapped = features_of(moved, moved_values, linear_map(turn, moved_values))
     assert {"new", "lost", "rotated", "shared"} <= set(straight.labels)
-    assert carried.labels == tuple(
+    assert mapped.labels == tuple(
         "undetermined" if label == "rotated" else label for label in straight.labels
     )
     for name in EQUAL:
-        np.testing.assert_allclose(carried.columns[name], straight.columns[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(mapped.columns[name], straight.columns[name], atol=1e-5, err_msg=name)
 
 
-def test_without_the_map_the_missed_feature_passes_for_new(turn: Tensor) -> None:
-    """The positive control: along a direction that means nothing in the other model, nothing is ever found there."""
+def test_without_the_map_the_missed_feature_seems_new(turn: Tensor) -> None:
+    """The positive control: along a direction without meaning in the other model, latent scaling finds no concept there."""
     dictionary, values = pair_and_values()
-    moved, moved_values = turned(dictionary, values, turn)
+    moved, moved_values = rotated(dictionary, values, turn)
     missed = PlantedPair(counts=SMALL).truth.kinds.index("shared")
     blind = features_of(moved, moved_values, None)
     seeing = features_of(moved, moved_values, linear_map(turn, moved_values))
@@ -96,9 +96,9 @@ def test_without_the_map_the_missed_feature_passes_for_new(turn: Tensor) -> None
 
 def test_exchanging_the_models_exchanges_new_and_lost(turn: Tensor) -> None:
     dictionary, values = pair_and_values()
-    moved, moved_values = turned(dictionary, values, turn)
-    leads = linear_map(turn, moved_values)
-    straight = features_of(moved, moved_values, leads)
+    moved, moved_values = rotated(dictionary, values, turn)
+    map_between = linear_map(turn, moved_values)
+    straight = features_of(moved, moved_values, map_between)
 
     def swap(rows: Tensor) -> Tensor:
         return torch.cat(split_models(rows, (D, D))[::-1], dim=-1)
@@ -111,30 +111,35 @@ def test_exchanging_the_models_exchanges_new_and_lost(turn: Tensor) -> None:
         other.W_enc.copy_(swap(moved.W_enc.T).T)
         other.scale.copy_(moved.scale.flip(0))
         other.score_scale.copy_(moved.score_scale.flip(0))
-    back = LinearMap(leads.maps[1], leads.maps[0], (leads.means[1], leads.means[0]), leads.explained_variance)
+    back = LinearMap(
+        map_between.maps[1],
+        map_between.maps[0],
+        (map_between.means[1], map_between.means[0]),
+        map_between.explained_variance,
+    )
     swapped = features_of(other.eval(), swap(moved_values), back)
     exchanged = {"new": "lost", "lost": "new"}
     assert [exchanged.get(label, label) for label in swapped.labels] == list(straight.labels)
     np.testing.assert_allclose(swapped.columns["unmapped_share"], straight.columns["unmapped_share"])
 
 
-def test_what_no_map_carries_is_what_new_and_lost_latents_explain(turn: Tensor) -> None:
-    """Of either model about half: the map brings what the other one lost or has new into it, too. Shared features are carried."""
+def test_new_and_lost_latents_explain_what_the_map_does_not(turn: Tensor) -> None:
+    """About half of it: the map also brings the other model's new or lost features into each model. Shared features are mapped."""
     pair = PlantedPair(counts={"shared": 8, "new": 3, "lost": 3})
-    moved, values = turned(pair.dictionary().double(), pair.sample(6000).double(), turn)
-    leads = linear_map(turn, values, carried=(0.8, 0.6))
-    columns, kinds = features_of(moved, values, leads).columns, np.array(pair.truth.kinds)
+    moved, values = rotated(pair.dictionary().double(), pair.sample(6000).double(), turn)
+    map_between = linear_map(turn, values, explained=(0.8, 0.6))
+    columns, kinds = features_of(moved, values, map_between).columns, np.array(pair.truth.kinds)
     share, effect = columns["unmapped_share"], columns["effect"]
     assert abs(share[kinds == "shared"]).max() < 0.02
-    for kind, carried in zip(("lost", "new"), leads.explained_variance, strict=True):
+    for kind, explained in zip(("lost", "new"), map_between.explained_variance, strict=True):
         assert share[kinds == kind].min() > 0.02
         assert share[kinds == kind].sum() == pytest.approx(0.4, abs=0.1)
-        # Tokens are about as long as each other here, so that weighing them changes little.
-        of_variance = (1 - carried) * share[kinds == kind] / columns["density"][kinds == kind]
+        # Tokens have similar lengths here, so weighting them changes little.
+        of_variance = (1 - explained) * share[kinds == kind] / columns["density"][kinds == kind]
         assert effect[kinds == kind] == pytest.approx(of_variance, rel=0.3)
 
 
-def test_cosines_and_twins_of_other_widths_need_a_frame() -> None:
+def test_cosines_and_twins_of_other_widths_need_a_linear_map() -> None:
     pair = PlantedPair(counts={"shared": 8, "new": 3, "lost": 3}, intervened_d_model=64)
     dictionary = pair.dictionary()
     assert bool(Geometry.of(dictionary).cosine().isnan().all())
@@ -144,10 +149,10 @@ def test_cosines_and_twins_of_other_widths_need_a_frame() -> None:
     assert float(cosine[torch.tensor([kind == "shared" for kind in pair.truth.kinds])].min()) > 0.9
 
 
-def test_a_map_that_does_not_carry_directions_is_none(turn: Tensor) -> None:
-    """It would find nothing along any direction, and everything that is stronger in one model would pass for new or lost."""
+def test_a_map_that_does_not_preserve_directions_is_discarded(turn: Tensor) -> None:
+    """With it, latent scaling would find no concept along any direction, and every stronger latent would seem new or lost."""
     dictionary, values = pair_and_values()
-    moved, moved_values = turned(dictionary, values, turn)
+    moved, moved_values = rotated(dictionary, values, turn)
     other = random_rotation(D, torch.Generator().manual_seed(5)).double()
     view = PairedView(moved, (D, D), linear_map(other, moved_values))
     assert abs(view.agreement) < 0.3 and view.linear_map is None
@@ -160,10 +165,10 @@ def test_a_map_that_does_not_carry_directions_is_none(turn: Tensor) -> None:
     assert set(make_features(view, statistics, config, seed=0).labels) == {"undetermined"}
 
 
-def test_what_an_inexact_map_misses_is_made_up_for(turn: Tensor) -> None:
-    """A map that carries every direction over at a cosine finds that much less of a concept; ν is as with the exact one."""
+def test_nu_is_corrected_for_an_inexact_map(turn: Tensor) -> None:
+    """A map that takes every direction over at a cosine finds that much less of a concept; ν is the same as with the exact map."""
     dictionary, values = pair_and_values()
-    moved, moved_values = turned(dictionary, values, turn)
+    moved, moved_values = rotated(dictionary, values, turn)
     exact = features_of(moved, moved_values, linear_map(turn, moved_values))
     generator = torch.Generator().manual_seed(6)
     skew = torch.randn(D, D, generator=generator, dtype=torch.float64)

@@ -13,7 +13,7 @@ VOCABULARY = ["zero", "one", "two", "three"]
 
 
 class Reader:
-    """Reads coordinate i as token i; the intervened model reads them doubled."""
+    """Reads coordinate i as token i; the intervened model doubles the logits."""
 
     def direction_logits(self, directions: Tensor, model: int) -> Tensor:
         return directions * (1 + model)
@@ -47,7 +47,7 @@ def test_tables_of_both_models_and_of_the_difference() -> None:
     assert entries(table, model="difference", side="top")[0] == ("two", 10.0)
 
 
-def test_directions_that_point_nowhere_have_no_rows() -> None:
+def test_directions_that_are_too_short_have_no_rows() -> None:
     """A row a thousand times shorter than the other model's, and the difference of two equal rows."""
     rows = [[1e-4, 0, 0, 0, 1.0, 0, 0, 0], [1.0, 1, 0, 0, 1.0, 1, 0, 0], [1.0, 0, 0, 0, 0, 0, 0, 0]]
     table = logits_table(view(rows), Reader(), torch.tensor([True, True, False]), 1, (VOCABULARY, VOCABULARY))

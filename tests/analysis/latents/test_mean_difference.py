@@ -46,7 +46,7 @@ def test_moments_are_those_of_all_tokens() -> None:
 
 
 def test_a_planted_shift_is_named_with_its_share_and_its_token() -> None:
-    """All tokens are moved along axis 2; a third of them along axis 1 as well, by twice as much."""
+    """All tokens are shifted along axis 2, and a third of them also along axis 1, by twice as much."""
     generator = torch.Generator().manual_seed(0)
     reference = torch.randn(3000, 16, generator=generator)
     intervened = reference.clone()
@@ -65,7 +65,7 @@ def test_a_planted_shift_is_named_with_its_share_and_its_token() -> None:
     assert by_name["mean"]["share"] + by_name["component 1"]["share"] == pytest.approx(1, abs=0.05)
 
 
-def test_identical_models_have_nothing_to_tell() -> None:
+def test_identical_models_have_no_directions() -> None:
     values = torch.randn(100, 8).repeat(1, 2)
     assert describe_difference(moments_of(values), Reader(), ["a", "b", "c", "d"]) == []
 
@@ -77,8 +77,8 @@ def test_without_models_there_are_shares_and_no_tokens() -> None:
     assert all(0 <= entry["share"] <= 1 for entry in found)
 
 
-def test_components_explain_what_the_spectrum_says() -> None:
-    """The last number is missing where there are not that many directions."""
+def test_components_explain_the_share_of_the_spectrum() -> None:
+    """Numbers of components that exceed the number of directions are omitted."""
     moments = DifferenceMoments(
         n_tokens=10,
         n_early=0,
@@ -92,7 +92,7 @@ def test_components_explain_what_the_spectrum_says() -> None:
     assert nothing.explained_by_components() == {}
 
 
-def test_a_constant_difference_is_no_variance() -> None:
+def test_a_constant_difference_has_no_variance() -> None:
     mean = torch.arange(6).double()
     moments = DifferenceMoments(10, 0, mean, mean, float(mean.square().sum()), torch.outer(mean, mean))
     assert moments.explained_by_components() == {}

@@ -1,4 +1,4 @@
-"""The nearest latents: as compared one by one, of those that fire, and on the page as in the file."""
+"""The nearest latents that fire: equal to a brute-force search, and the same on the page as in the file."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def one_by_one(values: Tensor, alive: Tensor, latent: int) -> list[int]:
 
 
 @pytest.mark.parametrize("entries", [2**26, 64])
-def test_they_are_those_of_a_comparison_one_by_one(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbors_equal_a_brute_force_search(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ENTRIES", entries)
     values, alive = rows(), torch.arange(30) % 4 > 0
     found = neighbors(values, alive, 3)
@@ -48,7 +48,7 @@ def test_they_are_those_of_a_comparison_one_by_one(entries: int, monkeypatch: py
 
 
 @pytest.mark.parametrize("n_alive", [0, 1, 2])
-def test_with_few_that_fire_there_are_few(n_alive: int) -> None:
+def test_few_latents_that_fire_have_few_neighbors(n_alive: int) -> None:
     found = neighbors(rows(), torch.arange(30) < n_alive)
     assert len(found.latent) == (2 if n_alive == 2 else 0)
     assert len(found.table()) == len(found.latent)
@@ -77,7 +77,7 @@ def test_the_page_lists_those_of_the_file(tmp_path: Path, visit: Any) -> None:
     write_page(folder)
     table = read_table(folder.neighbors)
     view = visit(folder, "#latent=5")
-    view.open_latent(5)
+    view.wait_for_latent(5)
     mine = table[table["latent"] == 5]
     shown = view.page.locator(".nearest li")
     assert shown.count() == len(mine) == NEIGHBORS_KEPT
@@ -85,9 +85,9 @@ def test_the_page_lists_those_of_the_file(tmp_path: Path, visit: Any) -> None:
         assert f"latent {row['neighbor']:.0f}" in item.inner_text()
         assert f"{row['cosine']:.2f}".replace("-", "−") in item.inner_text()
     shown.first.locator("a").click()
-    view.open_latent(int(mine["neighbor"].iloc[0]))
+    view.wait_for_latent(int(mine["neighbor"].iloc[0]))
     view = visit(folder, "#latent=3")
-    view.open_latent(3)
+    view.wait_for_latent(3)
     assert view.page.locator(".nearest").count() == 0
 
 
@@ -96,7 +96,7 @@ def test_a_file_of_another_dictionary_is_refused(tmp_path: Path) -> None:
     write_parquet(
         folder.neighbors, neighbors(rows(N_LATENTS + 9), torch.ones(N_LATENTS + 9, dtype=torch.bool)).table()
     )
-    with pytest.raises(FormatError, match="not of this dictionary"):
+    with pytest.raises(FormatError, match="does not belong to this dictionary"):
         write_page(folder)
 
 

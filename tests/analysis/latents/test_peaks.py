@@ -63,7 +63,7 @@ def test_top_examples_equal_a_brute_force_search() -> None:
     assert listed(accumulate(values, TOKENS).top) == brute_force(values, 4)
 
 
-def test_batches_do_not_matter_even_where_they_cut_documents() -> None:
+def test_batches_do_not_matter_even_if_they_split_documents() -> None:
     values = code()
     for batch in (1, 7, 10, 64):
         accumulator = accumulate(values, batch)
@@ -71,7 +71,7 @@ def test_batches_do_not_matter_even_where_they_cut_documents() -> None:
         assert listed(accumulator.sample) == listed(accumulate(values, TOKENS).sample)
 
 
-def test_cutting_back_in_between_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncating_lists_during_the_pass_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = listed(accumulate(code(), TOKENS).sample)
     monkeypatch.setattr(analysis.latents.peaks, "_PENDING", 3)
     values = code()
@@ -87,8 +87,8 @@ def test_no_document_is_shown_twice_for_a_latent() -> None:
         assert len(pairs) == len(set(pairs))
 
 
-def test_the_sample_is_a_fair_one() -> None:
-    """Over seeds, every document that a latent fires in is drawn about equally often, whatever its peak."""
+def test_the_sample_is_uniform() -> None:
+    """Over seeds, every document in which a latent fires is drawn about equally often, for any peak."""
     values = code()
     firing = [document for latent, document, *_ in brute_force(values, TOKENS) if latent == 0]
     drawn = np.zeros(TOKENS // LENGTH)

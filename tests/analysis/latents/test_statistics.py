@@ -10,7 +10,7 @@ from analysis.latents.statistics import Statistics, StatisticsAccumulator
 from crosscoder.activations.batch import ActivationBatch, split_models
 from crosscoder.config import BatchTopK, CrosscoderConfig, DictionaryConfig, ReLU
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.inputs import View, crosscoder_config
+from crosscoder.dictionary.views import View, crosscoder_config
 from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.readers import MemoryReader, collect
 
@@ -58,7 +58,7 @@ def assert_same(one: Statistics, other: Statistics, tolerance: float = 1e-9) -> 
 @pytest.mark.parametrize("reads", READS)
 @pytest.mark.parametrize("batch", [1, 7, 20, 64])
 def test_batched_equals_whole(reads: View, batch: int) -> None:
-    """Also where batches cut documents in two, or in many."""
+    """Even if batches split documents."""
     values = PlantedPair().sample(160)
     reader, view = MemoryReader(values, D_MODELS), observer_on(values, reads)
     assert_same(collect(view, reader), collect(view, reader, list(reader.batches(batch))))
@@ -95,7 +95,7 @@ def test_permuting_the_latents_permutes_the_statistics(reads: View) -> None:
 
 @pytest.mark.parametrize("reads", READS)
 def test_latents_bias_and_error_account_for_the_whole_shift(reads: View) -> None:
-    """x_int - x_ref is a sum of parts, so their projections onto it sum to its square, whatever the dictionary is worth."""
+    """x_int - x_ref is a sum of parts, so their projections onto it sum to its square, for any dictionary."""
     values = PlantedPair().sample(2000) + 3 * torch.randn(96)
     statistics = collect(observer_on(values, reads), MemoryReader(values, D_MODELS))
     square = statistics.totals["shift/square"].sum()
@@ -110,8 +110,8 @@ def test_latents_bias_and_error_account_for_the_whole_shift(reads: View) -> None
     )
 
 
-def test_sums_are_what_they_say() -> None:
-    """Against a dense computation of every quantity."""
+def test_sums_equal_a_dense_computation() -> None:
+    """For every quantity."""
     values = PlantedPair().sample(300)
     view = observer_on(values, "paired")
     crosscoder = view.crosscoder
@@ -168,7 +168,7 @@ def test_models_of_different_width_share_no_products() -> None:
 
 
 class TwoSources:
-    """Every other document is from the second source, and the first token of each is template."""
+    """Every other document is from the second source, and the first token of each is a template token."""
 
     source_names: tuple[str, ...] = ("even", "odd")
     has_template = True
@@ -205,7 +205,7 @@ def test_sources_and_template_tokens_are_counted() -> None:
     assert statistics.source_documents.tolist() == [30, 30]
 
 
-def test_documents_keep_their_block_whatever_else_is_there() -> None:
+def test_the_block_of_a_document_does_not_depend_on_other_documents() -> None:
     values = PlantedPair().sample(200)
     reader, view = MemoryReader(values, D_MODELS), observer_on(values, "paired")
     whole = collect(view, reader).totals["tokens"]

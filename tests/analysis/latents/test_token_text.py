@@ -35,8 +35,8 @@ def test_byte_level_tokens() -> None:
     assert shown == [" bread", "\n\n", "é", "\\xc3", "a\\xe6\\x97", "日本", "<|end|>"]
 
 
-def test_every_text_survives_byte_for_byte() -> None:
-    """Whole UTF-8 pieces put side by side give the text back."""
+def test_every_text_is_recovered_byte_for_byte() -> None:
+    """Complete UTF-8 pieces concatenate to the text."""
     names = {byte: character for character, byte in _BYTE_OF.items()}
     text = "How «are» you? 😀\t\u202e"
     pieces = ["".join(names[byte] for byte in character.encode()) for character in dict.fromkeys(text)]

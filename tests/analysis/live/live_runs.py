@@ -1,4 +1,4 @@
-"""Runs on tiny models with the session of the live page, and the documents that they were harvested from."""
+"""Runs on tiny models, with the session of the live page and the harvested documents."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from analysis.live.requests import TextRequest
 from analysis.live.session import Session
 from crosscoder.activations.shards import DOCUMENTS, ShardReader
 from crosscoder.config import RunConfig
-from crosscoder.dictionary.inputs import View
+from crosscoder.dictionary.views import View
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
 from crosscoder.text.text_files import Text, read_texts
@@ -28,13 +28,13 @@ class LiveRun:
     documents: Documents
 
     def requests(self) -> dict[int, TextRequest]:
-        """Every held-out document, as a person would type it."""
+        """Return every held-out document as a request."""
         assert self.config.text is not None
         texts = [text for source in self.config.text.sources for text in read_texts(source)]
         return {int(document): typed(texts[document]) for document in self.documents.split(held_out=True)}
 
     def harvested(self, document: int) -> tuple[np.ndarray, Tensor]:
-        """Positions and activations of one held-out document, as the run has them on disk."""
+        """Return stored positions and activations of one held-out document."""
         reader = ShardReader(self.folder.activations, "held_out")
         batch = reader.gather(torch.arange(reader.n_tokens))
         own = batch.document == document
@@ -48,7 +48,7 @@ def typed(text: Text) -> TextRequest:
 
 
 def make_live_run(folder: Path, kind: str = "adapter", reads: View = "paired") -> LiveRun:
-    """`kind`: adapter, context, tokenizer (each model its own), width (each model its own) or tuned."""
+    """`kind`: adapter, context, tokenizer (models differ in it), width (models differ in it) or tuned."""
     base = save_llama(folder / "base")
     more: dict[str, Any] = {}
     intervened: Path | dict[str, Any]
@@ -69,7 +69,7 @@ def make_live_run(folder: Path, kind: str = "adapter", reads: View = "paired") -
 
 
 def dense(found: dict[str, Any], name: str = "value") -> np.ndarray:
-    """What fired, as [token, latent] with its zeros."""
+    """Return firings as a dense array [token, latent]."""
     fired = found["fired"]
     whole = np.zeros((len(found["tokens"]), N_LATENTS))
     whole[fired["token"], fired["latent"]] = fired[name]

@@ -1,4 +1,4 @@
-"""The command behind the live page, in a process of its own: from the models to an answer, and how it ends."""
+"""The command of the live page in a separate process: loading, answering and stopping."""
 
 import json
 import re
@@ -34,14 +34,14 @@ def test_both_pages_are_served_until_interrupted(tmp_path: Path) -> None:
     with start_python("-m", "crosscoder", *words, folder=tmp_path) as process:
         assert process.stdout is not None and process.stderr is not None
         lines = [process.stdout.readline() for _ in range(3)]
-        told = re.fullmatch(
+        printed = re.fullmatch(
             r"page         .*index\.html\n"
             r"serving      (http://127\.0\.0\.1:\d+/)\n"
             r"live         (http://127\.0\.0\.1:\d+/live)(\?token=[\w-]+)  \(Ctrl-C stops\)\n",
             "".join(lines),
         )
-        assert told is not None
-        page, live, token = told.groups()
+        assert printed is not None
+        page, live, token = printed.groups()
         with urllib.request.urlopen(page) as answer:
             assert answer.read() == (run.folder.browser / "index.html").read_bytes()
         status, found = post(f"{live}/text{token}", {"text": "amber birch"})
@@ -60,7 +60,7 @@ def test_both_pages_are_served_until_interrupted(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_models_that_are_gone_end_it_in_one_line(tmp_path: Path) -> None:
+def test_missing_models_end_it_with_a_one_line_error(tmp_path: Path) -> None:
     run = make_live_run(tmp_path)
     (tmp_path / "base").rename(tmp_path / "elsewhere")
     words = ["browse", run.folder.path, "--serve", "--live", "--port", "0"]

@@ -1,4 +1,4 @@
-"""Who is answered by the live server, and how: with a made-up run behind it, so that nothing but the server is tested."""
+"""The live server with a fake run: access, requests, concurrency and responses."""
 
 import http.client
 import json
@@ -24,11 +24,11 @@ from crosscoder.run.folder import RunFolder
 TEXT = {"text": "salmon"}
 
 
-class MadeUp:
-    """Answers with what it was asked for; waits, or breaks, where it is told to."""
+class FakeAnswerer:
+    """Echoes requests; blocks or fails on demand."""
 
     def __init__(self) -> None:
-        self.open, self.entered, self.given_up = threading.Event(), threading.Event(), threading.Event()
+        self.open, self.entered, self.cancelled = threading.Event(), threading.Event(), threading.Event()
         self.open.set()
         self.at_once, self.most_at_once = 0, 0
 
@@ -58,7 +58,7 @@ class MadeUp:
             try:
                 before_step()
             except CrosscoderError:
-                self.given_up.set()
+                self.cancelled.set()
                 raise
         return {"asked": request.model_dump(mode="json", exclude_none=True)}
 
@@ -83,7 +83,7 @@ def folder(tmp_path: Path) -> RunFolder:
 @pytest.fixture
 def server(folder: RunFolder) -> Iterator[LiveServer]:
     found = LiveServer(folder, settings(folder.path), 0)
-    found.answerer = MadeUp()
+    found.answerer = FakeAnswerer()
     thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield found
@@ -98,15 +98,15 @@ class Answer:
 
     @property
     def error(self) -> str:
-        told = json.loads(self.body)["error"]
-        assert "\n" not in told and "Traceback" not in told
-        return told
+        message = json.loads(self.body)["error"]
+        assert "\n" not in message and "Traceback" not in message
+        return message
 
 
 def ask(
     server: PageServer, path: str, body: Any = None, method: str | None = None, **headers: str | None
 ) -> Answer:
-    """One request as a browser's own page sends it, but for the headers given."""
+    """Send a request as the page's own script does, with the given headers replaced."""
     own = f"127.0.0.1:{server.server_port}"
     sent: dict[str, str | None] = {"Host": own}
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -129,8 +129,8 @@ def ask(
         connection.close()
 
 
-def made_up(server: LiveServer) -> MadeUp:
-    assert isinstance(server.answerer, MadeUp)
+def fake(server: LiveServer) -> FakeAnswerer:
+    assert isinstance(server.answerer, FakeAnswerer)
     return server.answerer
 
 
@@ -144,7 +144,7 @@ def live(server: LiveServer, part: str = "", body: Any = None, **headers: str | 
 @pytest.mark.parametrize(
     "path", ["/live", "/live/", "/live/style.css", "/live/script.js", "/live/run", "/live/nothing"]
 )
-def test_nothing_live_is_handed_out_without_the_token(server: LiveServer, path: str) -> None:
+def test_nothing_live_is_served_without_the_token(server: LiveServer, path: str) -> None:
     for wrong in ("", "?token=", f"?token={server.token[:-1]}", f"?token={server.token}x", "?token=%C3%A9"):
         found = ask(server, path + wrong)
         assert found.status == 403
@@ -157,7 +157,7 @@ def test_nothing_live_is_handed_out_without_the_token(server: LiveServer, path: 
 @pytest.mark.parametrize("path", ["/live/text", "/live/steer"])
 def test_nothing_is_computed_without_the_token(server: LiveServer, path: str) -> None:
     assert ask(server, path, TEXT | {"latents": [1]}).status == 403
-    assert not made_up(server).entered.is_set()
+    assert not fake(server).entered.is_set()
 
 
 def test_every_server_draws_its_own_token(folder: RunFolder) -> None:
@@ -170,13 +170,13 @@ def test_every_server_draws_its_own_token(folder: RunFolder) -> None:
     assert min(map(len, drawn)) >= 32
 
 
-def test_the_static_page_is_served_as_it_is_and_holds_no_token(server: LiveServer) -> None:
+def test_the_static_page_is_served_unchanged_and_contains_no_token(server: LiveServer) -> None:
     for path in ("/", "/index.html"):
         found = ask(server, path)
         assert (found.status, found.body) == (200, b"the page")
 
 
-# --- who asks ---------------------------------------------------------------------------------------------------------
+# --- origin -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,12 +191,12 @@ def test_a_request_for_another_host_is_refused(server: LiveServer, host: str | N
         found = ask(server, path, body, Host=host)
         assert found.status == 403
         assert b"the page" not in found.body
-    assert not made_up(server).entered.is_set()
+    assert not fake(server).entered.is_set()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9000", "[::1]:8000", "LOCALHOST"])
 def test_this_machine_by_another_name_or_port_is_answered(server: LiveServer, host: str) -> None:
-    """Through a tunnel the port is another one."""
+    """A tunnel may use another port."""
     assert live(server, "/text", TEXT, Host=host, Origin=f"http://{host}").status == 200
 
 
@@ -206,20 +206,20 @@ def test_this_machine_by_another_name_or_port_is_answered(server: LiveServer, ho
 def test_a_post_from_another_page_is_refused(server: LiveServer, origin: str) -> None:
     found = live(server, "/text", TEXT, Origin=origin)
     assert (found.status, found.error) == (403, "only this server's own page may send requests")
-    assert not made_up(server).entered.is_set()
+    assert not fake(server).entered.is_set()
 
 
-def test_what_is_no_browser_sends_no_origin(server: LiveServer) -> None:
+def test_clients_other_than_browsers_need_no_origin(server: LiveServer) -> None:
     assert live(server, "/text", TEXT, Origin=None).status == 200
 
 
-def test_a_form_of_another_page_cannot_ask(server: LiveServer) -> None:
+def test_a_form_of_another_page_is_refused(server: LiveServer) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", None):
         assert live(server, "/text", TEXT, Content_Type=kind).status == 415
     assert live(server, "/text", TEXT, Content_Type="application/json; charset=utf-8").status == 200
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_request_reaches_the_run_as_it_was_sent(server: LiveServer) -> None:
@@ -231,7 +231,7 @@ def test_a_request_reaches_the_run_as_it_was_sent(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "body", "told"),
+    ("part", "body", "message"),
     [
         ("/text", b"{", "the request is not JSON; send an object such as"),
         ("/text", b"[" * 100_000, "the request is not JSON"),
@@ -261,22 +261,24 @@ def test_a_request_reaches_the_run_as_it_was_sent(server: LiveServer) -> None:
         ("/steer", TEXT | {"latents": [1], "max_new_tokens": 10_000}, "max_new_tokens: "),
     ],
 )
-def test_what_cannot_be_used_is_said_in_one_line(server: LiveServer, part: str, body: Any, told: str) -> None:
+def test_invalid_requests_are_reported_in_one_line(
+    server: LiveServer, part: str, body: Any, message: str
+) -> None:
     found = live(server, part, body)
     assert found.status == 400
-    assert told in found.error
+    assert message in found.error
     assert len(found.error) < 300
-    assert not made_up(server).entered.is_set()
+    assert not fake(server).entered.is_set()
 
 
-def test_a_body_that_is_too_long_or_of_no_length_is_refused(server: LiveServer) -> None:
+def test_a_body_that_is_too_long_or_has_no_length_is_refused(server: LiveServer) -> None:
     assert live(server, "/text", b"x" * (MAX_BYTES + 1)).status == 413
     assert live(server, "/text", TEXT, Content_Length="-5").status == 413
     for length in (None, "many"):
         assert live(server, "/text", TEXT, Content_Length=length).status == 411
 
 
-def test_there_is_nothing_else(server: LiveServer) -> None:
+def test_other_paths_and_methods_are_refused(server: LiveServer) -> None:
     assert live(server, "/other", TEXT).status == 404
     assert ask(server, "/index.html", TEXT).status == 405
     for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
@@ -298,65 +300,67 @@ def test_there_is_nothing_else(server: LiveServer) -> None:
         "/data/",
     ],
 )
-def test_no_file_beyond_the_folder_of_the_page_and_no_listing(server: LiveServer, path: str) -> None:
+def test_no_file_outside_the_page_folder_and_no_listing_is_served(server: LiveServer, path: str) -> None:
     found = ask(server, path)
     assert found.status == 404
     assert b"private" not in found.body and b"pack.js" not in found.body
     assert ask(server, path, method="HEAD").status == 404
 
 
-def test_a_file_of_the_page_is_there(server: LiveServer) -> None:
+def test_a_file_of_the_page_is_served(server: LiveServer) -> None:
     assert ask(server, "/data/pack.js").body == b"a pack"
 
 
-# --- one at a time, and whatever happens ------------------------------------------------------------------------------
+# --- concurrency and errors -------------------------------------------------------------------------------------------
 
 
-def test_one_thing_is_computed_at_a_time_and_others_wait(server: LiveServer) -> None:
-    made_up(server).open.clear()
+def test_requests_are_computed_one_at_a_time(server: LiveServer) -> None:
+    fake(server).open.clear()
     found: list[int] = []
     threads = [
         threading.Thread(target=lambda: found.append(live(server, "/text", TEXT).status)) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
-    assert made_up(server).entered.wait(20)
-    # While it computes, everything that needs no computing is answered.
+    assert fake(server).entered.wait(20)
+    # Meanwhile requests that need no computation are answered.
     assert ask(server, "/").status == 200
     assert live(server, "/run").status == 200
-    made_up(server).open.set()
+    fake(server).open.set()
     for thread in threads:
         thread.join()
     assert found == [200] * 4
-    assert made_up(server).most_at_once == 1
+    assert fake(server).most_at_once == 1
 
 
-def test_who_waits_too_long_is_told(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_waits_too_long_is_refused(
+    server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live_server, "WAIT_SECONDS", 0.05)
-    made_up(server).open.clear()
+    fake(server).open.clear()
     first = threading.Thread(target=live, args=(server, "/text", TEXT))
     first.start()
-    assert made_up(server).entered.wait(20)
+    assert fake(server).entered.wait(20)
     found = live(server, "/text", TEXT)
     assert (found.status, found.error) == (503, "busy with another text or answer; try again in a moment")
-    made_up(server).open.set()
+    fake(server).open.set()
     first.join()
     assert live(server, "/text", TEXT).status == 200
 
 
-def test_what_a_user_can_mend_is_told_in_its_own_words(server: LiveServer) -> None:
+def test_user_errors_are_reported_verbatim(server: LiveServer) -> None:
     found = live(server, "/text", {"text": "mend"})
     assert (found.status, found.error) == (400, "the text: cannot be read; type another")
 
 
-def test_a_bug_is_printed_where_the_server_runs_and_the_server_lives_on(
+def test_a_bug_is_printed_in_the_terminal_and_the_server_keeps_running(
     server: LiveServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = live(server, "/text", {"text": "break"})
     assert found.status == 500
     assert "secret" not in found.error and "terminal" in found.error
     assert live(server, "/text", TEXT).status == 200
-    # Printed by the thread of the request, which goes on after its answer.
+    # The thread of the request prints the traceback after it has sent the response.
     printed, began = "", time.monotonic()
     while "RuntimeError: a secret of the machine" not in printed:
         assert time.monotonic() < began + 10
@@ -365,60 +369,62 @@ def test_a_bug_is_printed_where_the_server_runs_and_the_server_lives_on(
 
 
 @contextmanager
-def visitor_who_asks(server: LiveServer, path: str, content: dict[str, Any]) -> Iterator[socket.socket]:
-    """Has asked, and waits for the answer until it closes the connection."""
+def pending_request(server: LiveServer, path: str, content: dict[str, Any]) -> Iterator[socket.socket]:
+    """Send a request and yield the connection before the response."""
     body = json.dumps(content).encode()
     head = f"POST {path}?token={server.token} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.server_port)) as visitor:
-        visitor.sendall(head.encode() + body)
-        yield visitor
+    with socket.create_connection(("127.0.0.1", server.server_port)) as client:
+        client.sendall(head.encode() + body)
+        yield client
 
 
-def rest_of(visitor: socket.socket) -> str:
-    """What is answered to somebody who says no more."""
-    visitor.shutdown(socket.SHUT_WR)
-    with visitor.makefile("rb") as answer:
+def response_to(client: socket.socket) -> str:
+    """Close the client's sending side and return the response."""
+    client.shutdown(socket.SHUT_WR)
+    with client.makefile("rb") as answer:
         return answer.read().decode()
 
 
-def test_an_answer_that_nobody_waits_for_is_given_up(server: LiveServer) -> None:
-    made_up(server).open.clear()
-    with visitor_who_asks(server, "/live/steer", TEXT | {"latents": [1]}) as visitor:
-        assert made_up(server).entered.wait(20)
-        # Whoever stays is waited for.
-        assert not made_up(server).given_up.wait(0.1)
-        assert "cancelled because the connection was closed" in rest_of(visitor)
-    assert made_up(server).given_up.is_set()
-    made_up(server).open.set()
+def test_an_answer_is_cancelled_when_its_client_disconnects(server: LiveServer) -> None:
+    fake(server).open.clear()
+    with pending_request(server, "/live/steer", TEXT | {"latents": [1]}) as client:
+        assert fake(server).entered.wait(20)
+        # While the client is connected, the computation continues.
+        assert not fake(server).cancelled.wait(0.1)
+        assert "cancelled because the connection was closed" in response_to(client)
+    assert fake(server).cancelled.is_set()
+    fake(server).open.set()
     assert live(server, "/text", TEXT).status == 200
 
 
-def test_who_leaves_before_its_turn_is_not_answered(server: LiveServer) -> None:
-    made_up(server).open.clear()
+def test_a_client_that_disconnects_while_waiting_is_not_served(server: LiveServer) -> None:
+    fake(server).open.clear()
     first = threading.Thread(target=live, args=(server, "/text", TEXT))
     first.start()
-    assert made_up(server).entered.wait(20)
-    with visitor_who_asks(server, "/live/text", {"text": "mend"}) as visitor:
-        threading.Timer(0.1, made_up(server).open.set).start()
-        assert "cancelled because the connection was closed" in rest_of(visitor)
+    assert fake(server).entered.wait(20)
+    with pending_request(server, "/live/text", {"text": "mend"}) as client:
+        threading.Timer(0.1, fake(server).open.set).start()
+        assert "cancelled because the connection was closed" in response_to(client)
     first.join()
 
 
-def test_a_visitor_who_leaves_is_no_error(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
-    made_up(server).open.clear()
-    with visitor_who_asks(server, "/live/text", TEXT) as visitor:
-        assert made_up(server).entered.wait(20)
-        # Gone without a goodbye: whoever writes to it now gets a reset.
-        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    made_up(server).open.set()
+def test_a_client_that_disconnects_is_no_error(
+    server: LiveServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake(server).open.clear()
+    with pending_request(server, "/live/text", TEXT) as client:
+        assert fake(server).entered.wait(20)
+        # Closing now resets the connection, so that writing the response fails.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    fake(server).open.set()
     assert live(server, "/text", TEXT).status == 200
-    time.sleep(0.3)  # what would be printed is by another thread
+    time.sleep(0.3)  # an error would be printed by another thread
     assert capsys.readouterr().err == ""
 
 
-def test_the_end_waits_for_what_is_computed_and_lets_nothing_more_begin(folder: RunFolder) -> None:
+def test_closing_waits_for_the_current_computation_and_starts_no_other(folder: RunFolder) -> None:
     server = LiveServer(folder, settings(folder.path), 0)
-    server.answerer = own = MadeUp()
+    server.answerer = own = FakeAnswerer()
     serving_thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     serving_thread.start()
     own.open.clear()
@@ -428,7 +434,7 @@ def test_the_end_waits_for_what_is_computed_and_lets_nothing_more_begin(folder: 
     assert own.entered.wait(20)
     server.shutdown()
     server.server_close()
-    # The one that was computed was answered; `server_close` did not return before.
+    # The running computation was answered before `server_close` returned.
     assert own.at_once == 0
     first.join()
     serving_thread.join()
@@ -444,10 +450,10 @@ def patched_wait() -> Iterator[None]:
         yield
 
 
-# --- what the answers carry -------------------------------------------------------------------------------------------
+# --- response headers -------------------------------------------------------------------------------------------------
 
 
-def test_the_policy_lets_this_script_in_and_lets_it_ask_this_server_alone(server: LiveServer) -> None:
+def test_the_policy_allows_only_this_script_and_this_server(server: LiveServer) -> None:
     nonces = set()
     for _ in range(2):
         found = live(server)
@@ -466,7 +472,7 @@ def test_the_policy_lets_this_script_in_and_lets_it_ask_this_server_alone(server
     assert len(nonces) == 2
 
 
-def test_every_answer_keeps_other_sites_out(server: LiveServer) -> None:
+def test_every_response_keeps_other_sites_out(server: LiveServer) -> None:
     for found in (
         ask(server, "/"),
         live(server),
@@ -481,7 +487,7 @@ def test_every_answer_keeps_other_sites_out(server: LiveServer) -> None:
     assert live(server, "/text", TEXT).headers["Cache-Control"] == "no-store"
 
 
-def test_it_is_bound_to_this_machine_alone(server: LiveServer) -> None:
+def test_it_listens_on_this_machine_only(server: LiveServer) -> None:
     assert server.server_address[0] == "127.0.0.1"
 
 

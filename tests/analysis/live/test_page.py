@@ -1,4 +1,4 @@
-"""The live page in a browser, on tiny models: what a person does there, by mouse and by keys alone, and what it may not do."""
+"""The live page in a browser, on tiny models: reading and steering by mouse and by keyboard, and its restrictions."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from analysis.live.live_server import LiveServer
 from analysis.live.requests import SteerRequest, TextRequest
 from crosscoder.config.behavior import Behavior
 from tests.analysis.live.live_runs import LiveRun, dense, make_live_run
-from tests.analysis.page_views import View, opened_view, require_nothing_grave
+from tests.analysis.page_views import View, open_view, require_no_severe_findings
 from tests.analysis.run_folder import HOSTILE
 from tests.tiny_pairs import WORDS
 
@@ -51,7 +51,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 class serving:
-    """A server of a run, in a thread of its own."""
+    """Runs the server of a run in a thread."""
 
     def __init__(self, run: LiveRun) -> None:
         self._server = LiveServer(run.folder, run.config, 0)
@@ -76,7 +76,7 @@ def visit_live(chromium: Any) -> Iterator[Any]:
     def opened(served: Served, width: int = 1280, **options: Any) -> View:
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
-        return opened_view(context, served.address)
+        return open_view(context, served.address)
 
     yield opened
     for context in contexts:
@@ -115,12 +115,12 @@ def test_a_text_is_read_and_a_latent_shown_on_its_tokens(served: Served, visit_l
     found = asked(served)
     tokens = strip(view)
     assert len(tokens) == len(found["tokens"])
-    # It opens where the models part most.
+    # The token with the largest KL is selected at first.
     assert [token["current"] for token in tokens].index(True) == int(np.argmax(found["kl"]))
     listed = view.page.eval_on_selector_all(
         "#of-text tbody tr", "rows => rows.map(r => Array.from(r.children, c => c.textContent.trim()))"
     )
-    # The largest change comes first, on the token where it is.
+    # The largest change comes first, with its token.
     assert len(listed) == 12 < len(set(found["fired"]["latent"]))
     largest = max(zip(found["fired"]["change"], found["fired"]["latent"], strict=True))
     assert listed[0][0].startswith(str(largest[1]))
@@ -141,10 +141,10 @@ def test_a_text_is_read_and_a_latent_shown_on_its_tokens(served: Served, visit_l
     view.page.click("#of-text .more")
     assert view.page.locator("#of-text tbody tr").count() == len(set(found["fired"]["latent"]))
     assert view.page.evaluate("document.activeElement.matches('#of-text tbody tr:nth-child(13) button')")
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
-def test_a_token_tells_what_both_models_expect_and_what_fires(served: Served, visit_live: Any) -> None:
+def test_a_token_shows_predictions_of_both_models_and_firing_latents(served: Served, visit_live: Any) -> None:
     view = visit_live(served)
     read(view)
     found = asked(served)
@@ -167,7 +167,7 @@ def test_a_token_tells_what_both_models_expect_and_what_fires(served: Served, vi
     assert set(fired) == set(dense(found)[at].nonzero()[0].tolist())
 
 
-def test_a_latent_leads_to_its_own_page(served: Served, visit_live: Any) -> None:
+def test_a_latent_links_to_its_page(served: Served, visit_live: Any) -> None:
     view = visit_live(served)
     read(view)
     latent = view.page.get_attribute("#of-text .latent-button", "data-latent")
@@ -176,11 +176,11 @@ def test_a_latent_leads_to_its_own_page(served: Served, visit_live: Any) -> None
     other = opened.value
     other.wait_for_selector(f'#latent[data-latent="{latent}"]')
     assert other.url == f"{served.server.address}index.html#latent={latent}"
-    # Neither the address of the live page nor its token goes along.
+    # The new page learns neither the address of the live page nor its token.
     assert other.evaluate("document.referrer") == "" and other.evaluate("window.opener") is None
 
 
-def test_the_static_page_does_not_know_of_it(served: Served, visit_live: Any) -> None:
+def test_the_static_page_has_no_link_to_it(served: Served, visit_live: Any) -> None:
     page = (served.run.folder.browser / "index.html").read_text()
     assert "/live" not in page and served.server.token not in page
 
@@ -210,7 +210,7 @@ def test_both_models_are_steered_and_an_answer_is_read(served: Served, visit_liv
     view.page.click(".answer .link >> nth=0")
     view.page.wait_for_selector("#reading:not([hidden]) .fired")
     assert len(strip(view)) > len(asked(served)["tokens"])
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def test_plain_text_is_read_without_a_template(served: Served, visit_live: Any) -> None:
@@ -223,20 +223,20 @@ def test_plain_text_is_read_without_a_template(served: Served, visit_live: Any) 
     assert view.page.locator("#strip .pair.template").count() == 0
 
 
-def test_what_goes_wrong_is_said_in_one_line_and_the_page_goes_on(served: Served, visit_live: Any) -> None:
+def test_errors_are_shown_in_one_line_and_the_page_stays_usable(served: Served, visit_live: Any) -> None:
     view = visit_live(served)
     view.page.click("#ask .go")
     view.page.wait_for_selector("#notice:not([hidden])")
     assert view.page.inner_text("#notice") == "the text is empty; enter some text"
     view.page.fill("#words", TEXT)
-    for latents, said in (
+    for latents, message in (
         ("", "Enter the number of at least one latent."),
         ("x", "x is not a latent number; enter numbers separated by commas."),
         ("99", "latents: there is no latent 99; the dictionary has latents 0 to 23"),
     ):
         view.page.fill("#latents", latents)
         view.page.click("#steer .go")
-        view.page.wait_for_selector(f'#notice:has-text("{said}")')
+        view.page.wait_for_selector(f'#notice:has-text("{message}")')
     read(view)
     assert not view.page.is_visible("#notice")
 
@@ -257,7 +257,7 @@ def test_hostile_text_stays_text(served: Served, visit_live: Any, answered: bool
         or view.page.locator("#strip img").count() == 0
     )
     assert view.page.locator("#reading img, #reading script, #reading a[href^=javascript]").count() == 0
-    assert view.dialogs == [] and view.complaints == []
+    assert view.dialogs == [] and view.console_messages == []
 
 
 def test_hostile_answers_and_explanations_stay_text(
@@ -271,8 +271,8 @@ def test_hostile_answers_and_explanations_stay_text(
 
     def read_with_hostile_words(request: Any) -> dict[str, Any]:
         found = whole(request)
-        told = {"label": "new", "evidence": "observed", "explanation": " ".join(HOSTILE)}
-        return found | {"latents": dict.fromkeys(found["latents"], told)}
+        record = {"label": "new", "evidence": "observed", "explanation": " ".join(HOSTILE)}
+        return found | {"latents": dict.fromkeys(found["latents"], record)}
 
     monkeypatch.setattr(session, "read", read_with_hostile_words)
     view = visit_live(served)
@@ -281,24 +281,26 @@ def test_hostile_answers_and_explanations_stay_text(
     view.page.click("#steer .go")
     view.page.wait_for_selector(".answer-grid")
     assert HOSTILE[1] in view.page.inner_text(".explained")
-    # A character that would turn the text around is spelled out.
+    # A character that would reverse the text is spelled out.
     assert "\\u202egnp.exe" in view.page.inner_text(".explained")
     assert HOSTILE[0] in view.page.inner_text(".answer-text >> nth=0")
     assert view.page.locator("main img, main script, main a[href^=javascript]").count() == 0
-    assert view.dialogs == [] and view.complaints == []
+    assert view.dialogs == [] and view.console_messages == []
 
 
-def test_the_page_asks_this_server_alone_and_can_ask_no_other(served: Served, visit_live: Any) -> None:
+def test_the_page_contacts_only_this_server(served: Served, visit_live: Any) -> None:
     view = visit_live(served)
     read(view)
     assert view.requests and all(url.startswith(served.server.address) for url in view.requests)
     tried = view.page.evaluate("fetch('http://127.0.0.1:9/').then(() => 'reached', error => String(error))")
     assert tried != "reached"
-    assert any("Content Security Policy" in told or "connect-src" in told for told in view.complaints)
+    assert any(
+        "Content Security Policy" in message or "connect-src" in message for message in view.console_messages
+    )
 
 
 def test_by_keyboard_alone(served: Served, visit_live: Any) -> None:
-    """A text is typed and read, a token and a latent chosen, and the latent used as a lever."""
+    """Type and read a text, select a token and a latent, and steer with the latent."""
     view = visit_live(served)
     keys = view.page.keyboard
     keys.press("Tab")
@@ -329,11 +331,11 @@ def test_by_keyboard_alone(served: Served, visit_live: Any) -> None:
     assert view.page.input_value("#latents") == latent
     keys.press("Enter")
     view.page.wait_for_selector(".answer-grid")
-    assert view.complaints == []
+    assert view.console_messages == []
 
 
 def to(view: View, selector: str) -> None:
-    """Tab on until an element has the focus, which has to be seen."""
+    """Press Tab until an element has the focus; the focus must be visible."""
     for _ in range(60):
         view.page.keyboard.press("Tab")
         if view.page.evaluate("s => document.activeElement.matches(s)", selector):
@@ -354,29 +356,29 @@ def test_axe_finds_nothing_serious(served: Served, visit_live: Any, scheme: str,
     view.page.click("#steer .go")
     view.page.wait_for_selector(".answer-grid")
     assert view.page.evaluate("document.documentElement.scrollWidth") <= width
-    require_nothing_grave(view, axe)
+    require_no_severe_findings(view, axe)
 
 
 # --- other runs -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("context", "Context that the intervened model reads before every text:"),
         ("tokenizer", "Steering is not available for this run: the two models have different tokenizers"),
         ("width", "Steering is not available for this run: the two models share no space"),
     ],
 )
-def test_a_run_of_another_kind_says_what_is_otherwise(
-    tmp_path: Path, visit_live: Any, kind: str, said: str
+def test_runs_of_other_kinds_state_their_differences(
+    tmp_path: Path, visit_live: Any, kind: str, message: str
 ) -> None:
     run = make_live_run(tmp_path, kind)
     report_stages.browse(run.folder)
     with serving(run) as served:
         view = visit_live(served)
         read(view)
-        assert said in view.page.inner_text("main")
+        assert message in view.page.inner_text("main")
         assert view.page.is_visible("#steer") == (kind == "context")
         assert strip(view)
-        assert view.complaints == []
+        assert view.console_messages == []

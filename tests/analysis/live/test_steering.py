@@ -1,4 +1,4 @@
-"""Latents as a lever: the edits are those of the causal checks and of the doses, and no second way to make them."""
+"""Steering uses the same edits as the causal checks and the doses."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def answers(run: LiveRun, **more: Any) -> dict[str, dict[str, str]]:
 
 
 def generated(models: RunModels, run: LiveRun, prompt: Prompt, edit: PatchedRun) -> str:
-    """The answer that the machinery of behaviors gives."""
+    """Generate an answer with the functions of the behaviors package."""
     sampling = Sampling(max_new_tokens=N_NEW)
     return Generator(*models, [prompt], run.config.tokens, sampling, seed=0).answers(edit)[0][0]
 
@@ -64,7 +64,7 @@ def means_of(run: LiveRun) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("how", ["part", "constant"])
-def test_a_dose_of_nothing_changes_nothing(run: LiveRun, models: RunModels, how: str) -> None:
+def test_a_dose_of_zero_changes_nothing(run: LiveRun, models: RunModels, how: str) -> None:
     latents = alive(run)
     prompt = encode_text(request().document(), models.pair)
     for model, (_, found) in enumerate(answers(run, how=how, dose=0.0, latents=latents).items()):
@@ -76,7 +76,7 @@ def alive(run: LiveRun) -> list[int]:
 
 
 @pytest.mark.parametrize("dose", [-2.0, 0.5, 1.0, 30.0])
-def test_a_part_is_taken_out_and_put_in_as_by_the_causal_checks(
+def test_a_part_is_removed_and_added_as_in_the_causal_checks(
     run: LiveRun, models: RunModels, dose: float
 ) -> None:
     some = [0, 3, 7, 11, 12, 13, 20]
@@ -89,9 +89,9 @@ def test_a_part_is_taken_out_and_put_in_as_by_the_causal_checks(
 
 
 @pytest.mark.parametrize("dose", [-1.0, 0.5, 4.0])
-def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, dose: float) -> None:
-    """`PromptActivations.steering_direction`, which doses are multiples of, on a prompt that ends where one latent fires: its value there
-    against its mean is all that the two units differ in."""
+def test_a_constant_is_added_as_for_the_doses(run: LiveRun, models: RunModels, dose: float) -> None:
+    """Compare with `PromptActivations.steering_direction`, the unit of doses, on a prompt that ends where one latent fires. The two units
+    differ only by the ratio of its value there to its mean."""
     ids = encode_text(request().document(), models.pair).token_ids
     means = means_of(run)
     compared = 0
@@ -115,7 +115,7 @@ def test_a_constant_is_added_as_by_the_doses(run: LiveRun, models: RunModels, do
 
 
 def firings(run: LiveRun, models: RunModels, ids: np.ndarray) -> list[tuple[int, int, float]]:
-    """Latents that have a mean, with places where they change something and how much, the largest first."""
+    """Return firings of latents with a mean value, as (latent, position, weight), largest first."""
     reading = PromptActivations.from_rows(*models, [Row(0, ids, len(ids))], run.config.tokens)
     weights, places = reading.change(0).weights, reading.batches[0].kept[0].nonzero()[:, 0]
     found = zip(weights.latent.tolist(), places[weights.token].tolist(), weights.value.tolist(), strict=True)
@@ -136,14 +136,14 @@ def test_the_session_answers_with_these_edits(run: LiveRun, models: RunModels, h
 
 @pytest.mark.parametrize("how", ["part", "constant"])
 def test_a_large_dose_changes_the_answers(run: LiveRun, how: str) -> None:
-    """The positive control."""
+    """Positive control."""
     found = answers(run, how=how, dose=60.0, latents=alive(run))
     assert found["reference"]["steered"] != found["reference"]["unsteered"]
     assert found["intervened"]["steered"] != found["intervened"]["unsteered"]
 
 
-def test_answers_beside_a_dose_are_not_those_of_another_prompt(run: LiveRun, models: RunModels) -> None:
-    """Unsteered answers are kept while doses are tried out on one prompt, and no longer."""
+def test_unsteered_answers_are_not_those_of_another_prompt(run: LiveRun, models: RunModels) -> None:
+    """Unsteered answers are cached for one prompt only."""
     for text in (TEXT, "rose", TEXT):
         prompt = encode_text(request(text=text).document(), models.pair)
         found = answers(run, text=text, dose=3.0)
@@ -153,7 +153,7 @@ def test_answers_beside_a_dose_are_not_those_of_another_prompt(run: LiveRun, mod
     assert len(short["intervened"]["unsteered"]) < len(answers(run)["intervened"]["unsteered"])
 
 
-def test_it_is_told_on_how_many_tokens_they_change_anything(run: LiveRun) -> None:
+def test_the_number_of_changed_tokens_is_reported(run: LiveRun) -> None:
     reading = run.session.read(request())
     code = dense(reading, "change")
     for latents in ([0], [3, 7], list(range(N_LATENTS))):
@@ -162,16 +162,16 @@ def test_it_is_told_on_how_many_tokens_they_change_anything(run: LiveRun) -> Non
         assert found["n_read"] == sum(reading["read"])
 
 
-def test_answers_are_given_up_when_the_server_stops(run: LiveRun) -> None:
+def test_answers_are_cancelled_when_the_server_stops(run: LiveRun) -> None:
     session = type(run.session).load(run.folder, run.config)
     session.stop()
     with pytest.raises(CrosscoderError, match=r"^cancelled because the server is stopping$"):
         session.steer(request())
-    # Reading a text is one pass, and ends by itself.
+    # Reading a text is a single pass and is not cancelled.
     assert session.read(request())["tokens"]
 
 
-def test_an_answer_that_was_given_up_leaves_nothing_behind(run: LiveRun) -> None:
+def test_a_cancelled_answer_leaves_no_state_behind(run: LiveRun) -> None:
     expected, steps = answers(run, dose=2.0), iter(range(N_NEW + 3))
 
     def leave() -> None:
@@ -183,7 +183,7 @@ def test_an_answer_that_was_given_up_leaves_nothing_behind(run: LiveRun) -> None
     assert answers(run, dose=2.0) == expected
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
 
 
 @pytest.mark.parametrize("latent", [-1, N_LATENTS, 10**9])
-def test_a_latent_that_is_not_there_is_refused(plain: LiveRun, latent: int) -> None:
+def test_a_nonexistent_latent_is_refused(plain: LiveRun, latent: int) -> None:
     for how in ("part", "constant"):
         with pytest.raises(
             DataError,
@@ -219,12 +219,12 @@ def test_an_answer_that_does_not_fit_is_refused(plain: LiveRun) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("tokenizer", "steering needs one tokenizer"), ("width", "share no space")]
+    ("kind", "message"), [("tokenizer", "steering needs one tokenizer"), ("width", "share no space")]
 )
 def test_models_that_share_no_tokens_or_no_space_are_not_steered(
-    tmp_path: Path, kind: str, said: str
+    tmp_path: Path, kind: str, message: str
 ) -> None:
     run = make_live_run(tmp_path, kind)
-    assert said in run.session.facts()["no_steering"]
-    with pytest.raises(DataError, match=f"^steering: .*{said}"):
+    assert message in run.session.facts()["no_steering"]
+    with pytest.raises(DataError, match=f"^steering: .*{message}"):
         run.session.steer(request())

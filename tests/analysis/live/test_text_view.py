@@ -1,4 +1,4 @@
-"""A text that is typed is read as the run reads its documents."""
+"""A typed text is read as the run reads its documents."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> LiveRun:
 
 
 def test_codes_are_those_of_the_harvested_activations(run: LiveRun) -> None:
-    """Every token of every held-out document that the run kept, through its own shards and dictionary."""
+    """For every held-out token that the run kept, compared with its shards and dictionary."""
     crosscoder = load_crosscoder(run.folder.crosscoder)
     requests = run.requests()
     n_fired = 0
@@ -50,7 +50,7 @@ def test_codes_are_those_of_the_harvested_activations(run: LiveRun) -> None:
         )
         codes = view.encode(values)
         found = run.session.read(request)
-        # A document of the run is cut to `text.max_length`; what follows changes nothing before it.
+        # Documents of the run are truncated to `text.max_length`; later tokens do not affect earlier ones.
         ids = run.documents.tokens_of(document).tolist()
         assert found["ids"][: len(ids)] == ids
         assert np.all(np.asarray(found["read"])[position])
@@ -61,8 +61,8 @@ def test_codes_are_those_of_the_harvested_activations(run: LiveRun) -> None:
     assert len(requests) >= 4 and n_fired > 50
 
 
-def test_values_are_those_that_examples_show(run: LiveRun) -> None:
-    """A masked token shows 0 in an example; here it may be read, if only its beginning is that of another document."""
+def test_values_match_those_of_the_examples(run: LiveRun) -> None:
+    """Tokens that the run left out show 0 in an example; the live page may read them, e.g. a prefix shared with another document."""
     found = {document: run.session.read(request) for document, request in run.requests().items()}
     rows = pq.read_table(run.folder.examples).to_pylist()
     compared = 0
@@ -81,7 +81,7 @@ def test_values_are_those_that_examples_show(run: LiveRun) -> None:
     assert len(rows) > 20 and compared > 100
 
 
-def test_change_is_the_length_of_what_a_latent_adds_to_the_difference(run: LiveRun) -> None:
+def test_change_is_the_norm_of_the_contribution_to_the_difference(run: LiveRun) -> None:
     request = next(iter(run.requests().values()))
     found = run.session.read(request)
     models = TrainedRun(run.folder, run.config).models
@@ -92,7 +92,7 @@ def test_change_is_the_length_of_what_a_latent_adds_to_the_difference(run: LiveR
     reference, intervened = dense(found, "reference"), dense(found, "intervened")
     length = shift.norm(dim=1).double().numpy()
     if run.config.crosscoder.reads == "pooled":
-        # One direction for both: its length is in the contributions already.
+        # With one direction for both models its norm is already in the contributions.
         expected = np.abs(intervened - reference)
     else:
         expected = dense(found) * length
@@ -100,7 +100,7 @@ def test_change_is_the_length_of_what_a_latent_adds_to_the_difference(run: LiveR
     assert expected.max() > 0
 
 
-def test_predictions_and_divergence_are_those_of_whole_passes(run: LiveRun) -> None:
+def test_predictions_and_divergence_match_full_passes(run: LiveRun) -> None:
     pair = TrainedRun(run.folder, run.config).models.pair
     for document, request in list(run.requests().items())[:3]:
         found = run.session.read(request)
@@ -113,13 +113,13 @@ def test_predictions_and_divergence_are_those_of_whole_passes(run: LiveRun) -> N
         n_tokens = int(run.documents.lengths[document])
         places = np.arange(n_tokens) if aligned is None else aligned.places[first : first + n_tokens]
         for model, name in enumerate(("reference", "intervened")):
-            for at, told in enumerate(found["predictions"][name][:n_tokens]):
+            for at, predicted in enumerate(found["predictions"][name][:n_tokens]):
                 own = at if model == 0 else places[at]
                 if own < 0:
-                    assert told == []
+                    assert predicted == []
                     continue
                 top = log_p[model][own].exp().topk(3).values
-                assert [share for _, share in told] == pytest.approx(top.tolist(), rel=1e-3)
+                assert [share for _, share in predicted] == pytest.approx(top.tolist(), rel=1e-3)
         if aligned is not None:
             assert found["kl"] is None
             continue
@@ -129,12 +129,12 @@ def test_predictions_and_divergence_are_those_of_whole_passes(run: LiveRun) -> N
         assert max(found["kl"]) > 1e-3
 
 
-def test_every_latent_that_fires_is_told_of_as_in_the_table(plain: LiveRun) -> None:
+def test_every_firing_latent_is_described_as_in_the_table(plain: LiveRun) -> None:
     table = pq.read_table(plain.folder.features).to_pandas().set_index("latent")
     found = plain.session.read(TextRequest(text="amber birch maple oak"))
     assert set(found["latents"]) == set(map(str, found["fired"]["latent"]))
-    for latent, told in found["latents"].items():
-        assert told == table.loc[int(latent), ["label", "evidence", "explanation"]].to_dict()
+    for latent, record in found["latents"].items():
+        assert record == table.loc[int(latent), ["label", "evidence", "explanation"]].to_dict()
 
 
 def test_an_answer_is_read_as_a_part_of_the_chat(plain: LiveRun) -> None:
@@ -148,13 +148,13 @@ def test_an_answer_is_read_as_a_part_of_the_chat(plain: LiveRun) -> None:
     assert dense(other)[:same] == pytest.approx(dense(one), rel=1e-4, abs=1e-5)
 
 
-def test_the_answer_is_json_of_plain_numbers(run: LiveRun) -> None:
+def test_the_response_is_plain_json(run: LiveRun) -> None:
     found = run.session.read(next(iter(run.requests().values())))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("amber " * (MAX_TOKENS + 5), "tokens, but the models read from 1 to 128"),
         ("\ue000", None),
@@ -162,13 +162,13 @@ def test_the_answer_is_json_of_plain_numbers(run: LiveRun) -> None:
     ],
 )
 def test_a_text_that_cannot_be_read_is_refused_in_one_line(
-    plain: LiveRun, text: str, said: str | None
+    plain: LiveRun, text: str, message: str | None
 ) -> None:
     request = TextRequest(text=text)
-    if said is None:
+    if message is None:
         assert plain.session.read(request)["tokens"]
         return
-    with pytest.raises(CrosscoderError, match=said) as caught:
+    with pytest.raises(CrosscoderError, match=message) as caught:
         plain.session.read(request)
     assert "\n" not in str(caught.value)
 
@@ -185,7 +185,7 @@ def test_facts_name_what_was_compared(plain: LiveRun) -> None:
     assert facts["chat"] and facts["comparable"] and facts["no_steering"] is None and facts["context"] is None
 
 
-def test_a_context_is_told(tmp_path: Path) -> None:
+def test_a_context_is_reported(tmp_path: Path) -> None:
     facts = make_live_run(tmp_path, "context").session.facts()
     assert "amber birch cedar" in facts["context"]
     assert facts["intervened"] == "base after a context"
@@ -213,7 +213,7 @@ def test_a_table_of_another_dictionary_is_refused(tmp_path: Path) -> None:
         type(run.session).load(run.folder, run.config)
 
 
-def test_a_run_that_does_not_say_its_models_is_refused(tmp_path: Path) -> None:
+def test_a_run_without_a_record_of_its_models_is_refused(tmp_path: Path) -> None:
     run = make_live_run(tmp_path, "tuned")
     manifest: dict[str, Any] = json.loads(run.folder.manifest.read_text())
     del manifest["pair"]

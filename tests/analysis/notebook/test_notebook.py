@@ -1,4 +1,4 @@
-"""A run in a notebook: its numbers are those of the files, and no text of others is ever markup."""
+"""A run in a notebook: its numbers are those of the files, and model or data text is never markup."""
 
 import inspect
 import json
@@ -34,7 +34,7 @@ ALLOWED = {"div", "style", "p", "span", "small", "h4", "table", "tr", "th", "td"
 
 
 def as_run(folder: RunFolder) -> RunFolder:
-    """With settings, as every run has them."""
+    """Add the settings that every run has."""
     folder.config.write_text(dump_config(run_config(folder.path)))
     return folder
 
@@ -101,7 +101,7 @@ def test_a_latent_has_its_histogram_by_source(run: Run, folder: RunFolder) -> No
     assert run.latent(int(dead)).histogram.empty
 
 
-def test_examples_hold_what_both_models_get_token_by_token(run: Run, folder: RunFolder) -> None:
+def test_examples_contain_contributions_to_both_models_per_token(run: Run, folder: RunFolder) -> None:
     rows = [row for row in pq.read_table(folder.examples).to_pylist() if row["latent"] == HOSTILE_LATENT]
     examples = run.latent(HOSTILE_LATENT).examples
     assert [one.quantile for one in examples] == [None] * 6 + [0.75, 0.5, 0.25]
@@ -114,7 +114,7 @@ def test_examples_hold_what_both_models_get_token_by_token(run: Run, folder: Run
     assert len(run.examples([HOSTILE_LATENT])) == len(rows)
 
 
-def test_logits_are_a_table_a_model_top_first(run: Run) -> None:
+def test_logits_are_one_table_per_model_top_first(run: Run) -> None:
     logits: Any = run.latent(HOSTILE_LATENT).logits
     assert list(logits) == ["reference", "intervened", "difference"]
     top = logits["intervened"].query("side == 'top'")
@@ -123,11 +123,11 @@ def test_logits_are_a_table_a_model_top_first(run: Run) -> None:
     assert len(run.logits([HOSTILE_LATENT])) == sum(map(len, logits.values()))
 
 
-def test_behaviors_are_told_as_in_the_report(run: Run) -> None:
+def test_behaviors_are_those_of_the_report(run: Run) -> None:
     report = run.report
     assert report is not None
     assert {name: found.reported for name, found in run.behaviors.items()} == {
-        told.name: told for told in report.behaviors
+        behavior.name: behavior for behavior in report.behaviors
     }
     found = run.behaviors[HOSTILE[0]]
     assert found.attribution.index.name == "latent"
@@ -146,7 +146,7 @@ def test_behaviors_are_told_as_in_the_report(run: Run) -> None:
         _ = silent.attribution
 
 
-def test_the_rest_is_loaded_when_it_is_asked_for(run: Run, folder: RunFolder) -> None:
+def test_other_files_are_loaded_on_demand(run: Run, folder: RunFolder) -> None:
     assert run.summary["n_latents"] == N_LATENTS
     assert run.metrics["metrics/l0"].tolist() == [3.5]
     assert run.dictionary.config == small_crosscoder("topk", "two").config
@@ -165,7 +165,7 @@ def test_figures_by_name(run: Run) -> None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there_is_one_line(run: Run, tmp_path: Path) -> None:
+def test_missing_files_are_one_line_errors(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such run folder"):
         Run.load(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
@@ -191,7 +191,7 @@ def test_what_is_not_there_is_one_line(run: Run, tmp_path: Path) -> None:
 
 
 class Tags(HTMLParser):
-    """Every tag and attribute; text as it is read."""
+    """Collects all tags, attributes and text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -219,20 +219,20 @@ def shown_by(run: Run) -> dict[str, str]:
     return {name: thing._repr_html_() for name, thing in things.items()}
 
 
-def test_nothing_in_it_is_markup_of_others(run: Run) -> None:
+def test_model_and_data_text_is_never_markup(run: Run) -> None:
     for name, html in shown_by(run).items():
         tags = Tags(html)
         assert tags.tags <= ALLOWED, name
         assert tags.attributes <= {"class", "style", "title", "value"}, name
         assert "http" not in html and "url(" not in html and "@import" not in html
         assert "\u202e" not in html and "\u2028" not in html, (
-            "what reorders or hides its neighbors is spelled out"
+            "characters that reorder or hide text are spelled out"
         )
     assert "alert(1)" in Tags(shown_by(run)["example"]).text, "the control: the hostile tokens are there"
     assert "{{ 7 * 7 }}" in Tags(shown_by(run)["example"]).text
 
 
-def test_both_rows_are_shaded_by_what_each_model_gets(run: Run) -> None:
+def test_both_rows_are_shaded_by_contribution(run: Run) -> None:
     example = run.latent(HOSTILE_LATENT).examples[0]
     html = example._repr_html_()
     pairs = re.findall(r'<span class="cc-pair[^"]*" title="([^"]*)">(.*?)</span>', html)
@@ -248,14 +248,14 @@ def test_both_rows_are_shaded_by_what_each_model_gets(run: Run) -> None:
     assert pairs[silent][1].count("border-bottom-width: 0.00px") == 2
 
 
-def test_plain_text_says_the_same_shortly(run: Run) -> None:
+def test_repr_is_a_short_summary(run: Run) -> None:
     assert re.search(r"refuse-food; 7 new, 3 lost", repr(run))
     assert re.fullmatch(r"Latent\(3: \w+, causal(, -?[\d.]+% of the shift)?\)", repr(run.latent(3)))
     assert "not established" in repr(run.behaviors["small_talk"])
     assert repr(run.latent(HOSTILE_LATENT).examples[0]).startswith("Example(latent=5, document=")
 
 
-def test_completion_offers_what_there_is(run: Run) -> None:
+def test_completion_offers_all_attributes(run: Run) -> None:
     assert {"features", "latent", "behaviors", "summary", "report", "dictionary", "metrics", "plot"} <= set(
         dir(run)
     )
@@ -273,7 +273,7 @@ def test_reading_writes_nothing(run: Run, folder: RunFolder) -> None:
     assert state() == before
 
 
-def test_the_door_loads_it_when_it_is_opened() -> None:
+def test_the_package_loads_it_on_demand() -> None:
     program = "import sys, crosscoder; assert 'analysis' not in sys.modules; crosscoder.Run; print(crosscoder.Run.__module__)"
     done = subprocess.run(
         [sys.executable, "-c", program],

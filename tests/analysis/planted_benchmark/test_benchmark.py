@@ -1,4 +1,4 @@
-"""The runner: what a case is, that finished ones stay, and what the tables say."""
+"""The runner: cases, resuming, and tables."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ N_TOKENS = 600
 
 
 def make_run(config: RunConfig) -> RunFolder:
-    """Looks at the arrays as training would, and leaves an empty run folder."""
+    """Reads the arrays as training would, and creates an empty run folder."""
     folder = RunFolder.create(config.output, config)
     sides = [np.load(config.output.parent / f"{name}.npy") for name in ("reference", "intervened")]
     assert all(side.shape == (N_TOKENS, 48) for side in sides)
@@ -30,7 +30,7 @@ def make_run(config: RunConfig) -> RunFolder:
 
 
 def make_score(folder: RunFolder, pair: PlantedPair) -> Mapping[str, Any]:
-    """A score that tells the case: the seed of the pair, and features found by the seed of the run."""
+    """Scores that identify the case: the seed of the pair, and features found by the seed of the run."""
     seed = folder.read_config().seed
     kinds = {"new": {"count": 1.0, "f1": 0.5 + seed / 10, "precision": None}}
     labeler = {
@@ -76,7 +76,7 @@ def test_a_finished_case_is_not_run_again(tmp_path: Path) -> None:
     assert "## standard" in text and "false new+lost" in text and "| l1 | 4 | rule | 1 |" in text
 
 
-def test_the_tables_hold_what_other_commands_made(tmp_path: Path) -> None:
+def test_the_tables_include_results_of_other_commands(tmp_path: Path) -> None:
     evaluate(plan(["null_noise", "standard"], ["l1"], ["4"], [1]), tmp_path)
     assert len(evaluate(plan(["standard"], ["batch_topk", "l1"], ["4"], [0]), tmp_path)) == 2
     rows = pd.read_parquet(tmp_path / "results.parquet")
@@ -97,14 +97,14 @@ def test_in_short_every_method_has_a_row_and_every_regime_a_column(tmp_path: Pat
     assert "| topk | 6 | rule | 0.50 |  | 1 of 1 (" in table
 
 
-def test_one_row_is_of_one_recipe(tmp_path: Path) -> None:
+def test_cases_of_one_row_have_the_same_settings(tmp_path: Path) -> None:
     evaluate(plan(["standard"], ["l1"], ["4"], [0]), tmp_path)
     evaluate(plan(["standard"], ["topk"], ["4"], [0]), tmp_path, overrides=["training.lr=1e-3"])
     with pytest.raises(ConfigError, match="l1-k4-s0 and standard-l1-k4-s1 were made with different settings"):
         evaluate(plan(["standard"], ["l1"], ["4"], [1]), tmp_path, overrides=["training.lr=1e-3"])
 
 
-def test_an_interrupted_benchmark_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_benchmark_resumes(tmp_path: Path) -> None:
     cases = plan(["standard"], ["batch_topk"], ["4", "6", "8"], [0])
 
     def interrupted(config: RunConfig) -> RunFolder:
@@ -118,7 +118,7 @@ def test_an_interrupted_benchmark_goes_on(tmp_path: Path) -> None:
     assert len(evaluate(cases, tmp_path)) == 3
 
 
-def test_workers_give_what_one_gives(tmp_path: Path) -> None:
+def test_several_workers_give_the_results_of_one(tmp_path: Path) -> None:
     cases = plan(["standard"], ["batch_topk"], ["4", "6"], [0])
     alone, together = evaluate(cases, tmp_path / "a"), evaluate(cases, tmp_path / "b", workers=2)
     for result in (*alone, *together):
@@ -126,7 +126,7 @@ def test_workers_give_what_one_gives(tmp_path: Path) -> None:
     assert alone == together
 
 
-def test_a_case_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_failed_case_is_reported_and_the_others_continue(tmp_path: Path) -> None:
     def diverging(config: RunConfig) -> RunFolder:
         if config.crosscoder.sparsity.kind == "topk":
             raise DivergedError("training.lr: loss is not finite")
@@ -138,7 +138,7 @@ def test_a_case_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert "- topk, k 4, seed 0: training.lr: loss is not finite" in (tmp_path / "results.md").read_text()
 
 
-def test_a_result_of_other_settings_is_not_taken(tmp_path: Path) -> None:
+def test_a_result_with_other_settings_is_refused(tmp_path: Path) -> None:
     cases = plan(["standard"], ["batch_topk"], ["4"], [0])
     evaluate(cases, tmp_path)
     with pytest.raises(ConfigError, match="made with other settings"):
@@ -170,8 +170,8 @@ def test_k_in_every_form(tmp_path: Path) -> None:
             Case("standard", "batch_topk", wrong, 0)
 
 
-def test_a_sweep_chooses_k_for_the_case_and_knows_no_truth(tmp_path: Path) -> None:
-    """Also for a method that has no k of its own: it is steered to the L0 that the sweep of BatchTopK chose."""
+def test_a_sweep_chooses_k_without_the_truth(tmp_path: Path) -> None:
+    """A method without k has as its target L0 the k that a sweep of BatchTopK chose."""
     swept: list[tuple[str, int]] = []
 
     def choose(config: RunConfig, ks: Any) -> int:

@@ -1,4 +1,4 @@
-"""The scorer against tables made by hand."""
+"""The scorer on hand-made tables."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ TRUTH = PAIR.truth
 
 
 def table(labels: list[str], decoder: tuple[Tensor, Tensor]) -> pd.DataFrame:
-    """As an ideal analysis would write it."""
+    """The feature table of an ideal analysis."""
     reference, intervened = (rows.norm(dim=1).double().numpy() for rows in decoder)
     with np.errstate(divide="ignore"):
         ratio = intervened / reference
@@ -74,7 +74,7 @@ def test_perfect_labels_score_one_under_any_order_of_latents() -> None:
 
 
 def test_wrong_labels_count_against() -> None:
-    """A shared feature called new, a new one missed, one of two latents of one feature: precision 3/4, recall 2/3."""
+    """A shared feature labeled new, a new one missed, two latents on one feature: precision 3/4, recall 2/3."""
     features, decoder = perfect()
     new = sorted(TRUTH.features_of("new"))
     labels = list(TRUTH.kinds)
@@ -89,7 +89,7 @@ def test_wrong_labels_count_against() -> None:
     assert entry["f1"] == pytest.approx(2 * 0.75 * (2 / 3) / (0.75 + 2 / 3))
 
 
-def test_a_latent_that_is_no_feature_counts_against() -> None:
+def test_a_latent_that_matches_no_feature_counts_against() -> None:
     random = torch.randn(4, 48, generator=torch.Generator().manual_seed(1))
     features, decoder = perfect()
     rows = torch.cat([decoder[0], random]), torch.cat([decoder[1], random.flip(0)])
@@ -99,7 +99,7 @@ def test_a_latent_that_is_no_feature_counts_against() -> None:
 
 
 def test_no_label_and_no_latent() -> None:
-    """Nothing labeled scores zero and has no precision; a null has counts alone; nothing alive has no cosine."""
+    """Without labels, scores are 0 and precision is missing; a null has only counts; without live latents there is no cosine."""
     features, decoder = perfect()
     features["label"] = "undetermined"
     scores = score_table(features, decoder, TRUTH, "paired")
@@ -122,7 +122,7 @@ def test_no_label_and_no_latent() -> None:
 
 
 def test_average_precision_by_hand() -> None:
-    """Ranks 1 and 4 right of two planted features, a second latent of the first passed over: (1 + 2/3) / 2."""
+    """Correct at ranks 1 and 4 of two planted features, with a second latent of the first skipped: (1 + 2/3) / 2."""
     score = np.array([5.0, 4.0, 3.0, 2.0, np.nan, 9.0])
     matches, alive = [1, -1, 1, 2, 3, 7], np.array([True] * 5 + [False])
     assert average_precision(score, matches, {1, 2}, alive) == pytest.approx((1 + 2 / 3) / 2)
@@ -164,8 +164,8 @@ def test_the_other_baselines() -> None:
     assert beta_ratio(features).labels == ("new", "lost", "undetermined", "undetermined", "undetermined")
 
 
-def test_geometry_is_measured_on_the_latent_found() -> None:
-    """Latents of features turned by 60° and scaled to 0.4, themselves off by 5° and 0.1."""
+def test_geometry_is_measured_on_the_nearest_latent() -> None:
+    """Features rotated by 60° and rescaled to 0.4, with latents that are off by 5° and 0.1."""
     other = PlantedPair(counts=SMALL, angle=55.0, factor=0.5).truth
     alive = np.ones(len(TRUTH.kinds), dtype=bool)
     errors = geometry_errors((other.reference, other.intervened), TRUTH, alive)
@@ -175,8 +175,8 @@ def test_geometry_is_measured_on_the_latent_found() -> None:
     assert geometry_errors((random, random), TRUTH, alive) == {"angle": None, "factor": None}
 
 
-def test_what_nothing_compares_in_is_not_scored() -> None:
-    """Where the whole space is mapped, turned features do not exist; new and lost do."""
+def test_kinds_that_need_a_common_space_are_not_scored_without_one() -> None:
+    """Without a common space, rotated features do not exist; new and lost ones do."""
     truth = regime_named("rotation").make(0).truth
     decoder = truth.reference, truth.intervened
     scores = score_table(table(list(truth.kinds), decoder), decoder, truth, "paired")
@@ -195,7 +195,7 @@ def test_features_found_are_those_with_the_right_label() -> None:
 
 
 def test_dictionaries_of_one_row() -> None:
-    """A diff-SAE and a shared-dictionary SAE that know the truth find every feature there is to find."""
+    """A diff-SAE and a shared-dictionary SAE with the true directions find every feature."""
     step = (TRUTH.intervened - TRUTH.reference)[TRUTH.changed]
     alive = np.ones(len(step), dtype=bool)
     assert mean_max_cosine((step,), TRUTH, "difference", alive) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""Figures show the numbers of the files, are the same bytes each time, and there are none for what a run does not have."""
+"""Figures show the numbers of the files, are reproducible byte for byte, and exist only for data that a run has."""
 
 import json
 import sys
@@ -44,7 +44,7 @@ def lines_of_metrics() -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run with everything that a figure can show, its texts hostile."""
+    """A run with data for every figure, with hostile texts."""
     folder = make_run_folder(tmp_path_factory.mktemp("plots") / "run")
     controlled(folder)
     swept(folder, 24)
@@ -69,7 +69,7 @@ def test_there_is_a_figure_for_everything_the_run_has(plots: dict[str, Any]) -> 
     assert set(plots) == OF_LATENTS | EXPLAINED | course
 
 
-def test_without_it_there_is_none(tmp_path: Path) -> None:
+def test_missing_data_gives_no_figure(tmp_path: Path) -> None:
     plain = make_run_folder(tmp_path / "plain")
     assert set(named(plain)) == OF_LATENTS
     bare = RunFolder(tmp_path / "bare")
@@ -80,7 +80,7 @@ def test_without_it_there_is_none(tmp_path: Path) -> None:
     assert set(named(bare)) == {"training"}
 
 
-def test_of_identical_models_no_share_is_drawn(tmp_path: Path) -> None:
+def test_identical_models_give_no_figure_of_shares(tmp_path: Path) -> None:
     same = make_run_folder(tmp_path / "same", identical=True)
     assert "shift_share" not in named(same)
     write_plots(same, formats=("png",))
@@ -127,21 +127,21 @@ def test_counts_shares_and_limits_are_those_of_the_files(run: RunFolder, plots: 
     assert plots["sweep"].data["chosen"].tolist() == [True, False]
 
 
-def test_behaviors_are_drawn_as_the_report_tells_them(run: RunFolder, plots: dict[str, Any]) -> None:
+def test_behaviors_are_drawn_with_the_numbers_of_the_report(run: RunFolder, plots: dict[str, Any]) -> None:
     from analysis.behaviors.behavior_files import load_behaviors
 
-    told = behavior_shifts(load_behaviors(run))[0]
-    assert told.explanation is not None
+    reported = behavior_shifts(load_behaviors(run))[0]
+    assert reported.explanation is not None
     shift = plots["behaviors/refusal/shift"].data.set_index("name")
-    assert shift.loc["shift", "value"] == told.shift.value
-    assert (shift["noise_floor"] == told.floor).all()
+    assert shift.loc["shift", "value"] == reported.shift.value
+    assert (shift["noise_floor"] == reported.floor).all()
     origins = plots["behaviors/refusal/origins"].data
-    assert origins["value"].tolist() == [origin.share.value for origin in told.explanation.origins]
+    assert origins["value"].tolist() == [origin.share.value for origin in reported.explanation.origins]
     latents = plots["behaviors/refusal/latents"].data
     assert latents["latent"].unique().tolist() == list(NAMED)
     necessity = latents[latents["measure"] == "necessity"]
     assert necessity["value"].tolist() == [
-        latent.necessity.share.value for latent in told.explanation.latents
+        latent.necessity.share.value for latent in reported.explanation.latents
     ]
     attributed = latents[latents["measure"] == "attribution"].iloc[0]
     assert (attributed["value"], attributed["low"]) == (0.21875, 0.21875 - 0.0123)
@@ -167,7 +167,7 @@ def test_trajectories_are_of_the_latents_that_changed_most(run: RunFolder, plots
 
 
 @pytest.mark.slow
-def test_files_are_the_same_each_time_and_hold_their_text(run: RunFolder, tmp_path: Path) -> None:
+def test_files_are_reproducible_and_contain_their_text(run: RunFolder, tmp_path: Path) -> None:
     from analysis.plots.style import FORMATS, figure_bytes
 
     first, plots = write_plots(run, tmp_path / "first", FORMATS), plots_of(run)
@@ -216,15 +216,13 @@ def test_a_notebook_shows_a_figure_by_itself(plots: dict[str, Any]) -> None:
     assert plots["labels"].figure()._repr_png_().startswith(PNG)
 
 
-def test_what_cannot_be_drawn_is_one_line(
-    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_are_one_line(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--format: 'pgn' is unknown \(did you mean 'png'"):
         write_plots(run, tmp_path / "out", ("pgn",))
     damaged = make_run_folder(tmp_path / "damaged")
-    for text, said in (("{\n", "line 1 is not JSON"), ("[1]\n", "line 1 holds no JSON object")):
+    for text, message in (("{\n", "line 1 is not JSON"), ("[1]\n", "line 1 holds no JSON object")):
         damaged.metrics.write_text(text)
-        with pytest.raises(FormatError, match=said):
+        with pytest.raises(FormatError, match=message):
             plots_of(damaged)
     damaged.metrics.unlink()
     damaged.sweep.mkdir()

@@ -14,7 +14,7 @@ import pytest
 
 from analysis.labels.rule import CLAIMED
 from analysis.report import write_report
-from analysis.report.limits import same_around
+from analysis.report.limit_curves import same_around
 from analysis.report.phrases import markdown, markdown_code, percent, seconds, token, visible
 from analysis.report.schema import Report
 from crosscoder.errors import FormatError
@@ -178,7 +178,7 @@ def test_findings_of_controls_are_reported_with_their_numbers(tmp_path: Path) ->
     assert "has 3.0 new and 1.0 lost latents with at least as large an effect" in text
     assert (
         "| nu_error | upper bound of ν error | 0.2 | the number of new and lost latents stays between 24 and 26 for a limit from 0.1 to 0.3; "
-        "it is 0 if it is 0 and 65 if it is 0.4 |" in text
+        "it is 0 for a limit of 0 and 65 for a limit of 0.4 |" in text
     )
     page = (folder.report / "report.html").read_text(encoding="utf-8")
     assert page.count("<polyline") == 2 and 'x1="120.0"' in page
@@ -258,7 +258,7 @@ def test_every_claim_and_every_section_is_in_both_texts(run: RunFolder) -> None:
         "What was compared",
         "Can it be compared",
         "What changed",
-        "How sure",
+        "Certainty",
         "What is not explained",
         "How it was made",
     ):
@@ -349,7 +349,10 @@ def test_nothing_new_is_stated(tmp_path: Path) -> None:
     features.to_parquet(folder.features)
     write_report(folder)
     report = read(folder)
-    assert "none is called new (only in the intervened model) or lost (only in the reference)" in report.summary[0].text
+    assert (
+        "none is called new (only in the intervened model) or lost (only in the reference)"
+        in report.summary[0].text
+    )
     features["label"] = "undetermined"
     features.to_parquet(folder.features)
     write_report(folder)

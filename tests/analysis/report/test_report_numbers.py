@@ -82,7 +82,7 @@ def drawn(random: np.random.Generator) -> Evidence:
         return Estimate(value, value - width, value + width)
 
     norms = random.choice([0.01, 0.3, 0.6, 1.0], 2) * random.uniform(0.9, 1.1, 2)
-    n_documents = int(random.choice([3, 40]))
+    n_documents = float(random.choice([3, 40]))
     toward = [LatentScaling(bounded(), bounded(), float(random.choice([0.2, 0.9]))) for _ in range(2)]
     return Evidence(
         n_tokens=9 * n_documents,

@@ -1,4 +1,4 @@
-"""The descriptions of tables; that what the stages write is as described is checked where they are tested (`described`)."""
+"""The descriptions of tables. The tests of the stages check that written tables match them (`described`)."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from ..table_checks import described
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
-def test_every_column_says_what_it_is(table: Table) -> None:
+def test_every_column_is_described(table: Table) -> None:
     names = [column.name for column in table.columns]
     assert len(names) == len(set(names))
     for column in table.columns:
@@ -20,7 +20,7 @@ def test_every_column_says_what_it_is(table: Table) -> None:
         assert table.column(column.name) is column
 
 
-def test_families_stand_for_all_their_names() -> None:
+def test_a_family_covers_all_its_names() -> None:
     assert FEATURES.column("density/a chat").name == "density/SOURCE"
     assert FEATURES.column("density").prefix is None
     with pytest.raises(ValueError, match=r"features\.parquet: column 'densities' is not described"):
@@ -29,13 +29,13 @@ def test_families_stand_for_all_their_names() -> None:
         FEATURES.build({"latent": [0], "surprise": [1.0]})
 
 
-def test_what_is_read_is_described() -> None:
+def test_required_columns_are_described() -> None:
     assert set(FEATURE_COLUMNS) <= set(FEATURES.schema().names)
     labels = FEATURES.column("label").unit.split(", ")
     assert set(labels) == set(LABELS)
 
 
-def test_types_are_those_described() -> None:
+def test_types_match_the_description() -> None:
     table = FEATURES.build(
         {"latent": np.arange(2), "twin": np.array([1.0, np.nan]), "density": np.array([np.nan, 0.5])}
     )

@@ -1,4 +1,4 @@
-"""Rows of a file in the order of its latents: all of them, each once, and few at a time."""
+"""Rows of a file sorted by latent: every row once, a few at a time."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,7 @@ from tests.processes import run_python
 
 from ..run_folder import make_run_folder
 
-# In a process of its own: Arrow's threads give back what they read a moment after it was asked for, so that in a process that
-# has read before, the difference of two moments is now and then off by what an earlier reading still holds.
+# Runs in a fresh process: Arrow's threads release memory with a delay, so an earlier read can distort the measurement.
 PEAKS = """
 import sys
 from pathlib import Path
@@ -38,7 +37,7 @@ print(pa.default_memory_pool().max_memory())
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """Latents with no row, with one and with more than a batch of rows."""
+    """Latents with no row, one row, and more rows than a batch."""
     counts = np.zeros(300, dtype=int)
     counts[[0, 3, 63, 64, 130, 299]] = 1, 5, 2, 1, BATCH_ROWS + 7, 3
     latent = np.repeat(np.arange(300), counts)
@@ -73,15 +72,15 @@ def test_rows_out_of_order_or_of_no_latent_are_named(
 
 
 def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path) -> None:
-    """What Arrow holds at the worst moment is the same for four times the rows, in one group, as analyze writes them; the positive
-    control: read as a whole they need four times as much."""
+    """Arrow's peak memory is the same for four times the rows in one row group, as analyze writes them. The positive control: reading the
+    whole file takes four times as much."""
     in_parts, whole = zip(peaks(tmp_path, 60_000), peaks(tmp_path, 240_000), strict=True)
     assert in_parts[1] < 1.25 * in_parts[0]
     assert whole[1] > 3.5 * whole[0]
 
 
 def peaks(folder: Path, n_rows: int) -> tuple[int, int]:
-    """The most bytes that Arrow holds while it reads these rows in parts, and as a whole."""
+    """Arrow's peak memory in bytes for reading these rows in parts, and as a whole."""
     path = folder / f"{n_rows}.parquet"
     values = np.random.default_rng(0).random(40 * n_rows, dtype=np.float32)
     offsets = np.arange(0, 40 * n_rows + 1, 40, dtype=np.int32)
@@ -96,7 +95,9 @@ def peaks(folder: Path, n_rows: int) -> tuple[int, int]:
     return in_parts, whole
 
 
-def test_rows_held_are_those_of_a_pack_and_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_memory_are_those_of_a_pack_and_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_run_folder(tmp_path / "run")
     read, handed = [0], [0]
     ascending = latent_rows._ascending

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from crosscoder.activations.control_transforms import TransformedReader
 from crosscoder.activations.linear_map import least_squares_map
 from crosscoder.activations.null_pair import NullPair
-from crosscoder.activations.transforms import TransformedReader
 from crosscoder.errors import DataError, FormatError
 from crosscoder.planted import PlantedPair
 from tests.training.in_memory import InMemoryReader

@@ -197,7 +197,9 @@ def test_another_kind_of_file_is_refused(tmp_path: Path):
 def test_an_unsupported_type_is_refused_by_name(tmp_path: Path):
     path = tmp_path / "f64.gguf"
     write_gguf(path, {"general.architecture": "llama"}, {"token_embd.weight": (28, (1, 256), bytes(2048))})
-    with pytest.raises(FormatError, match=r"'token_embd\.weight' is of type F64, which cannot be dequantized"):
+    with pytest.raises(
+        FormatError, match=r"'token_embd\.weight' is of type F64, which cannot be dequantized"
+    ):
         read_gguf(path)
 
 

@@ -2,7 +2,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosscoder.dictionary.sparse_latents import SparseLatents, differentiable_products, differentiable_sum
+from crosscoder.dictionary.sparse_latents import (
+    SparseLatents,
+    differentiable_products,
+    differentiable_sum,
+)
 
 
 def sparse_code(tokens: int, latents: int, share: float) -> torch.Tensor:

@@ -18,9 +18,9 @@ from crosscoder.demo.questions import questions
 from crosscoder.demo.smollm2 import NAME, PACKAGE, find_gguf, prepare
 from crosscoder.demo.toy import FOLDER, stories
 from crosscoder.text.documents import tokenize
-from training.organisms.card import perplexity, refuses
 from training.organisms.generation import chat_prompt, greedy_answers, whole_sentences
 from training.organisms.lora import load_intervened, without_adapter
+from training.organisms.model_card import perplexity, refuses
 from training.organisms.objective import (
     Document,
     activation_drift,

@@ -1,4 +1,4 @@
-"""Attribution within two models of other width, depth and tokenizer: exact, of opposite sign when they are exchanged."""
+"""Attribution between two models of different width, depth and tokenizer: exact, and exchanging the models flips the signs."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ import torch
 
 from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.experiment import Experiment
-from analysis.behaviors.metrics import build_metric
+from analysis.behaviors.logit_metrics import build_metric
 from analysis.behaviors.prompts import encode
 from analysis.behaviors.unshared_space.activations import Baseline, PerModelActivations
 from analysis.behaviors.unshared_space.attribution import AttributionDifference, attribute_unshared
-from analysis.behaviors.unshared_space.causal import rank_unshared
+from analysis.behaviors.unshared_space.carrying_latents import rank_unshared
 from analysis.latents.dictionary_view import view_of
 from crosscoder.activations.batch import split_models
 from crosscoder.config import BatchTopK, CrosscoderConfig, PairConfig, TokenPolicy
@@ -27,7 +27,7 @@ N_LATENTS = 20
 
 
 def dictionary(d_models: tuple[int, int]) -> Crosscoder:
-    """A random one."""
+    """Return a random dictionary."""
     made = Crosscoder(
         CrosscoderConfig(
             d_models=d_models,
@@ -111,11 +111,11 @@ def found(sizes: MixedPair) -> AttributionDifference:
     return attribute_unshared(sizes.activations, AttributionSettings(steps=60))
 
 
-def test_both_models_read_the_same_places(sizes: MixedPair) -> None:
+def test_both_models_read_the_same_positions(sizes: MixedPair) -> None:
     for one, other in sizes.activations.batches:
         assert one.read.sum() == other.read.sum() > 0
-        assert (one.batch.kept & one.read).equal(one.read), "only what the token policy leaves in"
-        # The last token of every word, of those that neither model's policy leaves out: the first word is the second model's first.
+        assert (one.batch.kept & one.read).equal(one.read), "only tokens that the token policy keeps"
+        # The last token of every word except the first word, which is the second model's masked first token.
         assert (one.read.sum(dim=1) == 3).all()
 
 
@@ -131,13 +131,11 @@ def test_the_parts_add_up_to_the_shift(found: AttributionDifference) -> None:
     np.testing.assert_allclose(whole, found.total, rtol=1e-9, atol=1e-9)
     for side in (found.reference, found.intervened):
         assert np.abs(side.residual).max() < 0.02 * np.abs(side.effect).max() + 1e-4, (
-            "the theorem: the integral is the effect"
+            "completeness: the integral equals the effect"
         )
 
 
-def test_the_models_exchanged_change_the_sign_of_everything(
-    sizes: MixedPair, found: AttributionDifference
-) -> None:
+def test_exchanging_the_models_flips_every_sign(sizes: MixedPair, found: AttributionDifference) -> None:
     other = attribute_unshared(sizes.read(swapped=True), AttributionSettings(steps=60))
     np.testing.assert_allclose(other.latents, -found.latents, atol=1e-4)
     for part in ("value", "baseline", "error", "left_out"):
@@ -147,7 +145,7 @@ def test_the_models_exchanged_change_the_sign_of_everything(
             atol=1e-4,
         )
     assert set(rank_unshared(other)) == set(rank_unshared(found)), (
-        "they push the way it shifted, whichever that is"
+        "contributions are relative to the direction of the shift"
     )
 
 
@@ -158,17 +156,17 @@ def test_attributions_equal_the_formula_written_out(sizes: MixedPair) -> None:
     for model, side in ((0, found.reference), (1, found.intervened)):
         expected = np.zeros((activations.n_prompts, N_LATENTS))
         for index, sides in enumerate(activations.batches):
-            own, codes = sides[model], activations.codes[index].dense()
-            middle = own.activations - 0.5 * activations.moved(model, index)
+            batch, codes = sides[model], activations.codes[index].dense()
+            middle = batch.activations - 0.5 * activations.moved(model, index)
             gradient = activations.gradient(model, index, middle)
-            for place, (row, token) in enumerate(own.read.nonzero().tolist()):
-                prompt = own.batch.prompts[int(own.batch.place[row])]
+            for place, (row, token) in enumerate(batch.read.nonzero().tolist()):
+                prompt = batch.batch.prompts[int(batch.batch.place[row])]
                 inner = activations.view.raw[model] @ gradient[row, token]
                 expected[prompt] += ((codes[place] - activations.baseline.codes) * inner).numpy()
         np.testing.assert_allclose(side.latents, expected, atol=1e-5)
 
 
-def test_all_parts_taken_out_leave_the_mean(sizes: MixedPair, found: AttributionDifference) -> None:
+def test_removing_all_parts_leaves_the_mean(sizes: MixedPair, found: AttributionDifference) -> None:
     activations = sizes.activations
     everything = Part(torch.ones(N_LATENTS, dtype=torch.bool), error=True, left_out=True)
     for model, side in ((0, found.reference), (1, found.intervened)):
@@ -182,7 +180,7 @@ def test_all_parts_taken_out_leave_the_mean(sizes: MixedPair, found: Attribution
         np.testing.assert_allclose(nothing, side.value, atol=1e-5)
 
 
-def test_sizes_equal_the_norm_of_each_latent_taken_alone(sizes: MixedPair) -> None:
+def test_sizes_equal_the_norms_of_single_latents(sizes: MixedPair) -> None:
     norms = sizes.activations.latent_sizes().norm
     for latent in range(0, N_LATENTS, 5):
         mask = torch.zeros(N_LATENTS, dtype=torch.bool)
@@ -191,17 +189,17 @@ def test_sizes_equal_the_norm_of_each_latent_taken_alone(sizes: MixedPair) -> No
 
 
 @pytest.mark.parametrize(
-    ("metric", "said"),
+    ("metric", "message"),
     [
-        ({"kind": "perplexity"}, "perplexity is told per token or per vocabulary"),
-        ({"kind": "divergence"}, "divergence is told per token or per vocabulary"),
-        ({"kind": "pattern", "pattern": "oak"}, "pattern is of generated answers"),
+        ({"kind": "perplexity"}, "perplexity depends on tokens or vocabulary"),
+        ({"kind": "divergence"}, "divergence depends on tokens or vocabulary"),
+        ({"kind": "pattern", "pattern": "oak"}, "pattern scores generated answers"),
     ],
 )
-def test_what_is_undefined_for_two_tokenizers_is_refused(
-    sizes: MixedPair, tmp_path: Path, metric: dict[str, str], said: str
+def test_metrics_that_are_undefined_for_two_tokenizers_are_refused(
+    sizes: MixedPair, tmp_path: Path, metric: dict[str, str], message: str
 ) -> None:
     behavior = Behavior.model_validate({"name": "mine", "prompts": WORDS[:6], "metric": metric})
     pair, view = sizes.activations.pair, sizes.activations.view
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         Experiment(behavior, pair, view, TokenPolicy(), tmp_path / "replies", sizes.activations.baseline)

@@ -1,4 +1,4 @@
-"""Which latents carry a shift, found on one half of the prompts, and what holds of it on the other."""
+"""Finds the latents that carry a shift on one half of the prompts, and checks them on the other half."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from .named_latents import Checked, check_named, rank_by_contribution
 from .prompt_statistics import Resamples, Values
 
 _CANDIDATES = 4
-"""Times as many latents as are named, that are patched one by one where there is no gradient."""
+"""Number of latents patched singly if there is no gradient, as a multiple of the number of named latents."""
 
 
 @dataclass(frozen=True)
 class DecomposedShift:
-    """The shift on one half of the prompts, taken apart where the metric has a gradient."""
+    """The shift on one half of the prompts; `attribution` is None if the metric has no gradient."""
 
     corners: PatchingCorners
     attribution: Attribution | None
@@ -44,28 +44,28 @@ class DecomposedShift:
 
 
 def decompose_shift(experiment: Experiment, side: Side) -> DecomposedShift:
-    """PatchingCorners and, with a gradient, attributions."""
-    measured = side.gradient_measurement
-    if measured is None:
+    """Measure the corners and, with a gradient, the attributions."""
+    measurement = side.gradient_measurement
+    if measurement is None:
         return DecomposedShift(measure_corners(experiment.answers(side.prompts)), None)
-    corners = measure_corners(measured)
+    corners = measure_corners(measurement)
     settings = experiment.behavior.attribution
-    return DecomposedShift(corners, attribute(measured, corners, settings, experiment.view.n_latents))
+    return DecomposedShift(corners, attribute(measurement, corners, settings, experiment.view.n_latents))
 
 
 def rank(experiment: Experiment, found: DecomposedShift) -> list[int]:
-    """Latents that push the behavior the way it shifted, the strongest first.
+    """Return the latents with a positive contribution to the shift, largest first.
 
-    By their attribution; without a gradient by what is left of the shift when each of those that change most is taken out.
+    The contribution is the attribution; without a gradient, it is the necessity of each of the latents that change most.
     """
     if found.attribution is not None:
         contribution = found.direction * found.attribution.mean
     else:
-        contribution = _patched(experiment, found)
+        contribution = _single_necessity(experiment, found)
     return rank_by_contribution(contribution)
 
 
-def _patched(experiment: Experiment, found: DecomposedShift) -> Float64[np.ndarray, " latent"]:
+def _single_necessity(experiment: Experiment, found: DecomposedShift) -> Float64[np.ndarray, " latent"]:
     n_latents = experiment.view.n_latents
     sizes = experiment.find.activations.latent_sizes().norm.numpy()
     candidates = np.argsort(-sizes, kind="stable")[: _CANDIDATES * experiment.behavior.checks.latents]
@@ -82,7 +82,7 @@ def _patched(experiment: Experiment, found: DecomposedShift) -> Float64[np.ndarr
 
 
 def decomposition(found: DecomposedShift, confidence: float, seed: int) -> dict[str, Any]:
-    """The shift and its parts, each in the unit of the metric and as a share of the shift, with intervals over prompts."""
+    """Return the shift and its parts, in the unit of the metric and as shares of the shift, with intervals over prompts."""
     corners = found.corners
     resamples = Resamples(len(corners.reference), confidence, seed)
 
@@ -121,7 +121,7 @@ def decomposition(found: DecomposedShift, confidence: float, seed: int) -> dict[
 def check(
     experiment: Experiment, ranking: Sequence[int], found: DecomposedShift, claim: DecomposedShift
 ) -> Checked:
-    """The named latents on the prompts of the claim: see `check_named`."""
+    """Check the named latents on the claim set: see `check_named`."""
     contribution = None if claim.attribution is None else found.direction * claim.attribution.latents
     checker, n_latents = checker_for(experiment, claim), experiment.view.n_latents
     return check_named(
@@ -130,10 +130,10 @@ def check(
 
 
 def checker_for(experiment: Experiment, claim: DecomposedShift) -> Checker:
-    """Checks by the metric that latents are found with, on the prompts of the claim."""
+    """Return the checker on the claim set, with the metric that latents are found with."""
     behavior = experiment.behavior
-    measured = experiment.claim.gradient_measurement or experiment.behavior_measurement
-    return Checker(measured, claim.corners, behavior.shift.confidence, behavior.seed)
+    measurement = experiment.claim.gradient_measurement or experiment.behavior_measurement
+    return Checker(measurement, claim.corners, behavior.shift.confidence, behavior.seed)
 
 
 def answer_checks(
@@ -143,7 +143,7 @@ def answer_checks(
     ranking: Sequence[int],
     activations: PromptActivations,
 ) -> dict[str, Any]:
-    """What the named latents, and more of the ranking, do to generated answers, beside random ones."""
+    """Check the named latents, and more of the ranking, on generated answers, compared with random latents."""
     behavior = experiment.behavior
     confidence, n_latents = behavior.shift.confidence, experiment.view.n_latents
     checker = Checker(experiment.behavior_measurement, corners, confidence, behavior.seed)

@@ -1,11 +1,11 @@
-"""Which latents carry a shift between two models that share no space, found on one half of the prompts, and what holds on the other.
+"""Finds the latents that carry a shift between two models that share no space on one half of the prompts, and checks them on the other half.
 
-Causal checks are made within the intervened model: what is left of its behavior when latents are brought to their mean there,
+Causal checks are made within the intervened model, by mean-ablating latents there:
 
     necessity   [M_B(h_B) - M_B(h_B - part)] / [M_B(h_B) - M_B(mean_B)]
 
-beside random latents of like frequency and the same norm. Sufficiency is undefined: what latents write into one model cannot be put
-into the other.
+compared with random latents of similar firing frequency and the same norm. Sufficiency is undefined, because contributions of latents to
+one model cannot be inserted into the other.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _PARTS = {name: part for name, part in PARTS.items() if name != "bias"}
 
 
 def unshared_decomposition(found: AttributionDifference, confidence: float, seed: int) -> dict[str, Any]:
-    """As `explanation.decomposition`, with null for what two models that share no space do not have."""
+    """Like `shared_space.decomposition`, with null for parts that are undefined for two models that share no space."""
     resamples = Resamples(len(found.total), confidence, seed)
 
     def value_and_share(values: Values) -> dict[str, Any]:
@@ -59,12 +59,12 @@ def unshared_decomposition(found: AttributionDifference, confidence: float, seed
 
 
 def rank_unshared(found: AttributionDifference) -> list[int]:
-    """Latents that push the behavior the way it shifted, the strongest first."""
+    """Return the latents with a positive contribution to the shift, largest first."""
     return rank_by_contribution(found.direction * found.latents.mean(axis=0))
 
 
 class WithinModelChecker:
-    """Shares of the intervened model's behavior, above its mean activation, that go with parts of its activations."""
+    """Effects of parts of the intervened model's activations, as shares of its behavior relative to its mean activation."""
 
     kinds: tuple[Kind, ...] = ("necessity",)
     parts = _PARTS
@@ -72,20 +72,20 @@ class WithinModelChecker:
     def __init__(
         self, activations: PerModelActivations, claim: AttributionDifference, behavior: Behavior
     ) -> None:
-        self._activations, self._own = activations, claim.intervened
+        self._activations, self._attribution = activations, claim.intervened
         self._resamples = Resamples(activations.n_prompts, behavior.shift.confidence, behavior.seed)
         self.n_prompts = activations.n_prompts
 
     def share(self, kind: Kind, part: Part) -> Estimate:
-        """Of a part, brought to its mean; nothing but necessity is defined."""
+        """Return the share lost by mean-ablating a part; only necessity is defined."""
         assert kind in self.kinds
         changed = self._activations.values_from(
             INTERVENED, lambda index: self._activations.without(INTERVENED, index, part)
         )
-        return self._resamples.ratio(self._own.value - changed, self._own.effect)
+        return self._resamples.ratio(self._attribution.value - changed, self._attribution.effect)
 
     def reconstruction_effect(self) -> dict[str, Estimate]:
-        """What is lost with what the dictionary does not rebuild."""
+        """Return the share lost without the reconstruction error."""
         return {"intervened": self.share("necessity", Part(error=True))}
 
 
@@ -96,7 +96,7 @@ def check_unshared(
     claim: AttributionDifference,
     behavior: Behavior,
 ) -> Checked:
-    """The named latents on the prompts of the claim: see `check_named`."""
+    """Check the named latents on the claim set: see `check_named`."""
     shares = WithinModelChecker(activations, claim, behavior)
     contribution = found.direction * claim.latents
     return check_named(shares, activations, activations.view.n_latents, ranking, contribution, behavior)
@@ -104,21 +104,21 @@ def check_unshared(
 
 def unshared_findings(
     activations: PerModelActivations,
-    elsewhere: PerModelActivations,
+    unrelated: PerModelActivations,
     ranking: Sequence[int],
     claim: AttributionDifference,
     checked: Checked,
     behavior: Behavior,
 ) -> dict[str, Any]:
-    """As causal.json has them; null for what is undefined."""
+    """Return the content of causal.json; null where undefined."""
     n_latents = activations.view.n_latents
     part = Part(latent_mask(checked.named, n_latents))
-    # What taking it out of the intervened model does to unrelated text.
-    resamples = Resamples(elsewhere.n_prompts, behavior.shift.confidence, behavior.seed)
+    # Side effects on unrelated text of removing the latents from the intervened model.
+    resamples = Resamples(unrelated.n_prompts, behavior.shift.confidence, behavior.seed)
     return {
         "of": "intervened",
         **findings(WithinModelChecker(activations, claim, behavior), n_latents, ranking, checked, behavior),
         "answers": None,
-        "removal_cost": cost_as_dict(resamples, elsewhere.compare_with_unchanged(part)),
+        "removal_cost": cost_as_dict(resamples, unrelated.compare_with_unchanged(part)),
         "steering": [],
     }

@@ -23,9 +23,7 @@ _NAMES = {
         for place, word in enumerate(("first", "second", "third", "fourth", "fifth"), start=1)
     },
 }
-_NOT_COMPARABLE = (
-    "undefined: the models predict tokens of different vocabularies, so their predictions have no divergence."
-)
+_NOT_COMPARABLE = "undefined, because the models predict tokens of different vocabularies, so their predictions have no divergence."
 _FIRST_POSITIONS = re.compile(r"mean of the first (\d+) positions")
 
 

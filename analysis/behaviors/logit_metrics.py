@@ -1,4 +1,4 @@
-"""Metrics that are read off logits and have a gradient: one number a prompt, larger where the behavior is stronger."""
+"""Differentiable metrics of logits: one value per prompt, larger if the behavior is stronger."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,32 +16,32 @@ from crosscoder.errors import ConfigError, DataError
 from .prompts import Batch, Prompt, Row
 
 Logits = Float[Tensor, "place vocabulary"]
-"""Of some tokens of a batch, row by row."""
+"""Logits at selected tokens of a batch, row by row."""
 
-# Entries of log-probabilities, in float32, that are there at once. On a CPU what stays in its cache is several times faster.
+# Maximum number of float32 log-probabilities in memory at once. On a CPU, chunks that fit its cache are several times faster.
 _ENTRIES = 2**20
 
 
 class LogitMetric(ABC):
-    """What is read off the logits of a pass."""
+    """A metric of the logits of a forward pass."""
 
     unit: str
     needs_reference = False
-    """Whether it compares with the logits of the unchanged reference."""
+    """Whether the metric compares with the logits of the unchanged reference."""
 
     def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
-        """Tokens after which it is read what is predicted; here all."""
+        """Return the tokens whose next-token predictions the metric uses; by default all."""
         return batch.attention
 
     def rows(self, prompts: Sequence[Prompt]) -> list[Row]:
-        """The rows that a pass needs; here the prompts as they are."""
+        """Return the rows that a forward pass needs; by default the prompts."""
         return [Row(i, prompt.token_ids, len(prompt.token_ids)) for i, prompt in enumerate(prompts)]
 
     @abstractmethod
     def values(
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
-        """One number for each prompt of a batch, in float32, with a gradient where the logits have one; logits of its `places`."""
+        """Return one float32 value per prompt of a batch from the logits at its `places`, differentiable if the logits are."""
 
 
 class NextTokenLogOdds(LogitMetric):
@@ -50,11 +50,11 @@ class NextTokenLogOdds(LogitMetric):
     unit = "nats"
 
     def __init__(self, tokens: Int[Tensor, " id"], against: Int[Tensor, " other_id"] | None) -> None:
-        """`against`: None stands for all other tokens."""
+        """`against`: None means all other tokens."""
         self._tokens, self._against = tokens, against
 
     def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
-        """The end of the prompt."""
+        """Return the last token of the prompt."""
         return _ends(batch)
 
     def values(
@@ -83,12 +83,12 @@ class ContinuationLogProbability(LogitMetric):
         self._texts, self._against = texts, against
 
     def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
-        """Before each token of the continuation."""
+        """Return the tokens before each token of the continuation."""
         place = torch.arange(1, batch.token_ids.shape[1] + 1)
         return (place >= batch.n_prompt[:, None]) & (place < batch.length[:, None])
 
     def rows(self, prompts: Sequence[Prompt]) -> list[Row]:
-        """Every prompt before every continuation."""
+        """Return every prompt followed by every continuation."""
         return [
             Row(i, np.concatenate([prompt.token_ids, text]), len(prompt.token_ids), against)
             for i, prompt in enumerate(prompts)
@@ -102,21 +102,21 @@ class ContinuationLogProbability(LogitMetric):
         """See `LogitMetric.values`."""
         summed = _log_probability(logits, batch, self.places(batch))
         n_prompts = len(batch.prompts)
-        value = _any_of(summed, ~batch.against, n_prompts)
-        return value - _any_of(summed, batch.against, n_prompts) if self._against else value
+        value = _log_sum(summed, ~batch.against, n_prompts)
+        return value - _log_sum(summed, batch.against, n_prompts) if self._against else value
 
 
 class CrossEntropy(LogitMetric):
-    """Mean of -log p(token | before) over a text."""
+    """Mean of -log p(token | previous tokens) over a text."""
 
     unit = "nats a token"
 
     def rows(self, prompts: Sequence[Prompt]) -> list[Row]:
-        """The texts. Raises DataError for one of a single token, which predicts nothing."""
+        """Return the texts. Raises DataError for a text of one token, which has no next token to predict."""
         for prompt in prompts:
             if len(prompt.token_ids) < 2:
                 raise DataError(
-                    f"prompts: {prompt.text!r} is one token, which predicts none; give longer texts"
+                    f"prompts: {prompt.text!r} is one token, so there is no next token to predict; give longer texts"
                 )
         return super().rows(prompts)
 
@@ -124,14 +124,14 @@ class CrossEntropy(LogitMetric):
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
         """See `LogitMetric.values`."""
-        # The last token predicts none.
+        # Nothing follows the last token.
         counted = self.places(batch) & ~_ends(batch)
         summed = _log_probability(logits[counted[self.places(batch)].to(logits.device)], batch, counted)
         return -summed / (batch.length - 1).to(summed.device)
 
 
 class DivergenceFromReference(LogitMetric):
-    """KL(p ‖ p_reference) of the next token, after the prompt or on average after each of its tokens."""
+    """KL(p ‖ p_reference) of the next token, at the end of the prompt or averaged over its tokens."""
 
     unit = "nats"
     needs_reference = True
@@ -140,7 +140,7 @@ class DivergenceFromReference(LogitMetric):
         self._all_places = all_places
 
     def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
-        """The end of the prompt, or all its tokens."""
+        """Return the last token of the prompt, or all its tokens."""
         return super().places(batch) if self._all_places else _ends(batch)
 
     def values(
@@ -155,10 +155,10 @@ class DivergenceFromReference(LogitMetric):
 def build_metric(
     settings: LogOdds | Continuation | Perplexity | Divergence, tokenizer: PreTrainedTokenizerBase
 ) -> LogitMetric:
-    """The metric that these settings describe.
+    """Return the metric for these settings.
 
     Raises:
-        ConfigError: A text that has to be one token is several, or a continuation has no token.
+        ConfigError: A text that must be one token is several, or a continuation has no tokens.
     """
     match settings:
         case LogOdds():
@@ -177,81 +177,81 @@ def build_metric(
 
 
 def next_token_divergence(logits: Logits, other: Logits, batch: Batch) -> Float[Tensor, " row"]:
-    """KL(p ‖ p_other) of the next token, on average over the tokens of each row, in nats; logits of all of them."""
+    """Return KL(p ‖ p_other) of the next token in nats, averaged over the tokens of each row, from logits at all tokens."""
     return _mean_of_row(kl_divergence(logits, other), batch)
 
 
 def _mean_of_row(values: Float[Tensor, " place"], batch: Batch) -> Float[Tensor, " row"]:
-    """Mean over all tokens of each row."""
+    """Return the mean over all tokens of each row."""
     row = batch.attention.nonzero()[:, 0].to(values.device)
     return values.new_zeros(len(batch.length)).index_add(0, row, values) / batch.length.to(values.device)
 
 
 def _ends(batch: Batch) -> Bool[Tensor, "row token"]:
-    """The last token of each row."""
+    """Return the last token of each row."""
     return torch.arange(batch.token_ids.shape[1]) == batch.length[:, None] - 1
 
 
 def _log_probability(
     logits: Logits, batch: Batch, places: Bool[Tensor, "row token"]
 ) -> Float[Tensor, " row"]:
-    """Σ log p(token after a place | before) of each row; no place is the last token of its row."""
+    """Return Σ log p(token after a place | previous tokens) of each row; no place may be the last token of its row."""
     row, place = places.nonzero(as_tuple=True)
     targets = batch.token_ids[row, place + 1].to(logits.device)
-    n_places, found = _at_once(logits), []
-    for part, own in zip(logits.split(n_places), targets.split(n_places), strict=True):
-        chosen = part.float()
-        found.append(chosen.gather(1, own[:, None])[:, 0] - chosen.logsumexp(dim=1))
+    n_places, chunks = _chunk_size(logits), []
+    for part, ids in zip(logits.split(n_places), targets.split(n_places), strict=True):
+        chunk = part.float()
+        chunks.append(chunk.gather(1, ids[:, None])[:, 0] - chunk.logsumexp(dim=1))
     summed = torch.zeros(len(places), device=logits.device)
-    return summed.index_add(0, row.to(logits.device), torch.cat(found))
+    return summed.index_add(0, row.to(logits.device), torch.cat(chunks))
 
 
-def _at_once(logits: Logits) -> int:
-    """Places whose log-probabilities are there at once."""
+def _chunk_size(logits: Logits) -> int:
+    """Return the number of places whose log-probabilities are computed at once."""
     return max(1, _ENTRIES // logits.shape[1])
 
 
-def _any_of(
-    summed: Float[Tensor, " row"], chosen: Bool[Tensor, " row"], n_prompts: int
+def _log_sum(
+    summed: Float[Tensor, " row"], selected: Bool[Tensor, " row"], n_prompts: int
 ) -> Float[Tensor, " prompt"]:
-    """log Σ exp over the chosen rows of each prompt. Every prompt has as many, in order."""
-    return summed[chosen.to(summed.device)].view(n_prompts, -1).logsumexp(dim=1)
+    """Return log Σ exp over the selected rows of each prompt. Prompts have equal numbers of selected rows, in order."""
+    return summed[selected.to(summed.device)].view(n_prompts, -1).logsumexp(dim=1)
 
 
 def kl_divergence(logits: Logits, other: Logits) -> Float[Tensor, " place"]:
-    """KL(p ‖ p_other) of the next token at each place, in nats, from logits."""
-    n_places, found = _at_once(logits), []
+    """Return KL(p ‖ p_other) of the next token at each place, in nats, from logits."""
+    n_places, chunks = _chunk_size(logits), []
     for one, two in zip(logits.split(n_places), other.split(n_places), strict=True):
         log_one, log_two = one.float().log_softmax(dim=1), two.float().log_softmax(dim=1)
-        found.append((log_one.exp() * (log_one - log_two)).sum(dim=1))
-    return torch.cat(found)
+        chunks.append((log_one.exp() * (log_one - log_two)).sum(dim=1))
+    return torch.cat(chunks)
 
 
 def _single_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " id"]:
     ids = []
     for text in texts:
-        own = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(own) != 1:
-            pieces = ", ".join(repr(piece) for piece in map(_decoded(tokenizer), own))
+        token_ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(token_ids) != 1:
+            pieces = ", ".join(repr(piece) for piece in map(_decoder(tokenizer), token_ids))
             raise ConfigError(
-                f"metric: {text!r} is {len(own)} tokens ({pieces}), but log_odds needs single ones; "
+                f"metric: {text!r} is {len(token_ids)} tokens ({pieces}), but log_odds needs single tokens; "
                 "give one of them, or use kind: continuation"
             )
-        ids.append(own[0])
+        ids.append(token_ids[0])
     return torch.tensor(ids)
 
 
-def _decoded(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
+def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
     return lambda token: str(tokenizer.decode([token]))
 
 
 def _continuations(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Int64[np.ndarray, " _"]]:
-    found = []
+    continuations = []
     for text in texts:
         ids = np.asarray(
             tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
         )
         if not len(ids):
-            raise ConfigError(f"metric: the continuation {text!r} has no token; give some text")
-        found.append(ids)
-    return found
+            raise ConfigError(f"metric: the continuation {text!r} has no tokens; give some text")
+        continuations.append(ids)
+    return continuations

@@ -53,7 +53,7 @@ def _curve(entry: dict[str, Any]) -> LimitCurve:
     low, high = same_around(total, at)
     least, most = min(total[low : high + 1]), max(total[low : high + 1])
     beyond = [
-        (end, say("{count} if it is {value:.2g}", count=total[edge], value=values[edge]))
+        (end, say("{count} for a limit of {value:.2g}", count=total[edge], value=values[edge]))
         for end, edge in (("start", 0), ("end", len(values) - 1))
         if not low <= edge <= high
     ]

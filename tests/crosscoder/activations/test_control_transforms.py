@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crosscoder.activations.batch import split_models
-from crosscoder.activations.transforms import (
+from crosscoder.activations.control_transforms import (
     MixedDifference,
     ReducedPrecision,
     ShuffledTokens,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from crosscoder.config import BatchTopK, DictionaryConfig
-from crosscoder.dictionary.inputs import crosscoder_config, view_rows
+from crosscoder.dictionary.views import crosscoder_config, view_rows
 from crosscoder.errors import ConfigError
 
 SPARSITY = BatchTopK(k=2)
