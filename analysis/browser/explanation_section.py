@@ -24,7 +24,7 @@ def explanation_section(folder: RunFolder, results: AnalysisResults) -> Section:
     for path, found in ((folder.rules, rules), (folder.explanations, written)):
         if found and max(found) >= n_latents:
             raise FormatError(
-                f"{path}: holds latent {max(found)}, but the dictionary has {n_latents}; make it anew"
+                f"{path}: holds latent {max(found)}, but the dictionary has {n_latents}; compute it again"
             )
     header: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}

@@ -4,31 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from crosscoder.config import LabelRule
 
-from .rule import (
-    CLAIMED,
-    LABEL_OF,
-    LABELS,
-    ROTATED_RATIO,
-    Evidence,
-    Label,
-    LatentScaling,
-    Outcome,
-    RateEvidence,
-    decide,
-    decide_by_rate,
-    labels_of,
-)
-
-
-class Verdict(NamedTuple):
-    """A label and its reason."""
-
-    label: Label
-    reason: str
+from .evidence import Evidence, LatentScaling, RateEvidence
+from .rule import CLAIMED, LABEL_OF, ROTATED_RATIO, Outcome
 
 
 class _Sides(NamedTuple):
@@ -42,19 +21,6 @@ class _Sides(NamedTuple):
     """Latent scaling toward the stronger model."""
     scaling_weaker: LatentScaling
     """Latent scaling toward the weaker model."""
-
-
-def verdict_of(evidence: Evidence, rule: LabelRule) -> Verdict:
-    """Return the label of one latent and its reason."""
-    outcome = Outcome(int(decide(evidence, rule)))
-    label = LABELS[int(labels_of(np.asarray(outcome), evidence.q_value, rule))]
-    return Verdict(label, reason_of(outcome, evidence, rule))
-
-
-def verdict_of_rates(evidence: RateEvidence, rule: LabelRule) -> Verdict:
-    """Return the label of one latent of a shared-dictionary SAE and its reason."""
-    outcome = Outcome(int(decide_by_rate(evidence, rule)))
-    return Verdict(LABEL_OF.get(outcome, "undetermined"), reason_of_rate(outcome, evidence, rule))
 
 
 def reason_of(outcome: Outcome, evidence: Evidence, rule: LabelRule) -> str:

@@ -23,7 +23,7 @@ from .axes import bars_with_intervals, curve_with_band, limit_line, whiskers
 from .plot import Plot
 from .style import COLUMN, FAINT, INK, INTERVENED, MUTED, PAGE, REFERENCE, truncated
 
-_KINDS = {"necessity": "removed from the intervened model", "sufficiency": "added to the reference"}
+_KINDS = {"necessity": "undone if removed", "sufficiency": "produced if added"}
 _KIND_LOOKS = {"necessity": (INTERVENED, "-", "o"), "sufficiency": (REFERENCE, "--", "s")}
 _DIRECTION_LOOKS = {"named latents": (INTERVENED, "-", "o"), "difference of means": (REFERENCE, "--", "s")}
 _OTHER_DIRECTION = (MUTED, ":", "x")
@@ -229,7 +229,7 @@ def _draw_curve(figure: Figure, data: Any, *, ylabel: str) -> None:
             side = 0.88 if kind == "necessity" else 1.14
             axes.plot(
                 side * random["latents"], random["value"], linestyle="none", marker="_" if kind == "necessity" else "x", markersize=5, color=color, alpha=0.8,
-                label=f"random latents, {_KINDS[kind].split()[0]}",
+                label=f"random latents, {_KINDS[kind].split()[-1]}",
             )  # fmt: skip
         axes.axhline(0, color=MUTED, linewidth=0.6)
         axes.set(xscale="log", xlabel="latents, strongest attribution first")

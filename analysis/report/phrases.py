@@ -33,11 +33,6 @@ def present(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def fixed(value: Number | None, digits: int = 2) -> str:
-    """Return a number with a fixed number of decimals."""
-    return f"{value:.{digits}f}".replace("-", "−") if value is not None else NOT_MEASURED
-
-
 def percent(value: Number | None) -> str:
     """Return a share in percent, with two or three significant digits."""
     if value is None:

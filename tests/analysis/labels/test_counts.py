@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from analysis.labels.counts import LIMITS, count_intervals, limit_curves
 from analysis.labels.evidence import Estimate, Evidence, LatentScaling, evidence_of
-from analysis.labels.reasons import verdict_of
 from analysis.labels.rule import LABELS, decide, labels_of
 from analysis.latents.bootstrap import BlockMoments, resample_weights
 from crosscoder.config import LabelRule
 from tests.analysis.labels.test_rule import evidences
+from tests.analysis.labels.verdicts import verdict_of
 
 RULE = LabelRule()
 

@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from analysis.labels.evidence import Estimate, Evidence, LatentScaling, RateEvidence
-from analysis.labels.reasons import Verdict, verdict_of, verdict_of_rates
 from crosscoder.config import LabelRule
+from tests.analysis.labels.verdicts import Verdict, verdict_of, verdict_of_rates
 
 RULE = LabelRule()
 SWAPPED = {"new": "lost", "lost": "new"}

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from analysis.labels.evidence import Estimate, Evidence, LatentScaling
-from analysis.labels.reasons import verdict_of
 from analysis.report import content, write_report
 from analysis.report.wording import Quote, Sentence, format_number, listed, named, say
 from crosscoder.config import LabelRule
 from crosscoder.run.folder import RunFolder
+from tests.analysis.labels.verdicts import verdict_of
 
 from ..number_walk import complaints, shown_in
 from ..report_runs import of_two_sizes, with_everything
