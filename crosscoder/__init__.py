@@ -1,4 +1,4 @@
-"""crosscoder: explains what changed between two language models, feature by feature, and how sure that is.
+"""crosscoder: explains what changed between two language models, feature by feature, and how strong the evidence is.
 
 Axis names in shape annotations:
 `token` one position of a document · `model` the reference, the intervened model, then any snapshots between them

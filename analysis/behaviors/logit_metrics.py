@@ -1,4 +1,4 @@
-"""Differentiable metrics of logits: one value per prompt, larger if the behavior is stronger."""
+"""Differentiable metrics of logits: one value per prompt, larger if the behavior is stronger. Metrics of answers are in `scorers`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -109,7 +109,7 @@ class ContinuationLogProbability(LogitMetric):
 class CrossEntropy(LogitMetric):
     """Mean of -log p(token | previous tokens) over a text."""
 
-    unit = "nats a token"
+    unit = "nats per token"
 
     def rows(self, prompts: Sequence[Prompt]) -> list[Row]:
         """Return the texts. Raises DataError for a text of one token, which has no next token to predict."""

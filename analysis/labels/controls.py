@@ -232,7 +232,7 @@ def _read(
     control: Control,
     device: torch.device,
 ) -> ComparedDictionary:
-    logger.info("analyze: analyzing the control %s", control.name)
+    logger.info("analyze: reading the control %s", control.name)
     dictionary = load_crosscoder(trained.crosscoder, device)
     view = view_of(dictionary, reader.d_models, "paired", linear_map_of(trained))
     settings = control.config.analysis

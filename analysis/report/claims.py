@@ -91,7 +91,7 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
     statement = None
     if kind.name in ("new", "lost") and not total:
         statement = say(
-            "No latent is called {label}: by the rule below, none is shown to be {meaning}.",
+            "No latent is called {label} ({meaning}): none meets the rule stated below.",
             label=kind.name,
             meaning=LABEL_MEANINGS[kind.name],
         )

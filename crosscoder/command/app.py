@@ -36,7 +36,7 @@ from .packages import choose_k, module, train_and_analyze
 
 app = typer.Typer(
     name="crosscoder",
-    help="Explain what changed between two language models, feature by feature, and how sure that is.",
+    help="Explain what changed between two language models, feature by feature, and how strong the evidence is.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
