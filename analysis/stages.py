@@ -122,9 +122,10 @@ def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings)
         ResourceError: The token budget would be exceeded, or an endpoint does not reply.
         FormatError: Dictionary, activations or rules are missing or damaged.
     """
-    from .explanations.explain import explain_latents, summary_of
+    from .explanations.explain import explain_latents, require_explainable, summary_of
 
     run = _opened(folder, config)
+    require_explainable(run, settings)
     with folder.stage("explain") as stage:
         rows, spent = explain_latents(run, settings)
         stage["latents"], stage["tokens"] = len(rows), spent

@@ -69,14 +69,8 @@ class Case(NamedTuple):
     tasks: tuple[Task, ...]
 
 
-def explain_latents(run: TrainedRun, settings: ExplanationSettings) -> tuple[list[dict[str, Any]], int]:
-    """Write RUN/explanations for the latents that the settings select; return the rows of the table and the number of tokens used.
-
-    Raises:
-        ConfigError: The run has no tokens, no latent is selected, or a model is not available.
-        ResourceError: The token limit would be exceeded, or an endpoint does not reply.
-        FormatError: Dictionary, activations or rules are missing or damaged.
-    """
+def require_explainable(run: TrainedRun, settings: ExplanationSettings) -> None:
+    """Raise ConfigError for a run without tokens, or settings without an author: nothing of the run is touched then."""
     if not run.has_models:
         raise ConfigError(
             f"{run.folder.path}: its activations came from files, without tokens, so there is no text to explain from; use a run with a pair"
@@ -85,6 +79,19 @@ def explain_latents(run: TrainedRun, settings: ExplanationSettings) -> tuple[lis
         raise ConfigError(
             "author: missing; give author.kind=local author.model=PATH, or author.kind=endpoint author.url=URL author.model=NAME"
         )
+
+
+def explain_latents(run: TrainedRun, settings: ExplanationSettings) -> tuple[list[dict[str, Any]], int]:
+    """Write RUN/explanations for the latents that the settings select; return the rows of the table and the number of tokens used.
+
+    The run and the settings have passed `require_explainable`.
+
+    Raises:
+        ConfigError: No latent is selected, or a model is not available.
+        ResourceError: The token limit would be exceeded, or an endpoint does not reply.
+        FormatError: Dictionary, activations or rules are missing or damaged.
+    """
+    assert settings.author is not None
     files = ExplanationFolder(run.folder.explanations)
     latents = _selected_latents(run.folder, settings)
     cases = _cases(run, settings, latents)

@@ -370,10 +370,13 @@ def test_the_command_takes_a_file_and_overrides(
     done = CliRunner().invoke(command.app, words, catch_exceptions=False)
     assert (done.exit_code, done.stdout) == (0, f"explanations {folder.explanations}\n")
     assert rows(folder)[0]["detection_n"] == 12
-    asked = len(_Endpoint.asked)
+    asked, record = len(_Endpoint.asked), folder.read_manifest()
+    assert record["stages"]["explain"]["finished"]
     refused = CliRunner().invoke(command.app, ["explain", str(folder.path)], catch_exceptions=False)
     assert refused.exit_code == 2 and refused.stderr.startswith("crosscoder: author: missing")
-    assert len(_Endpoint.asked) == asked
+    assert len(_Endpoint.asked) == asked and folder.read_manifest() == record, (
+        "refused before anything is touched"
+    )
 
 
 def test_a_local_model_explains_and_judges(run: tuple[RunFolder, RunConfig], tmp_path: Path) -> None:
