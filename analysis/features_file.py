@@ -26,18 +26,18 @@ _EXPLAINED_BY = (
 )
 
 
-def write_features(folder: RunFolder, measured: pa.Table | None = None) -> None:
-    """Write RUN/analysis/features.parquet.
+def read_features(folder: RunFolder) -> pa.Table:
+    """Return features.parquet. Raises FormatError if it is missing, damaged, or from an earlier release."""
+    require_observations(folder)
+    return read_table(folder.features, "analyze")
 
-    Args:
-        measured: The columns that `analyze` measured; default: those of the existing file.
+
+def write_features(folder: RunFolder, table: pa.Table) -> None:
+    """Write RUN/analysis/features.parquet: the columns that `analyze` measured, with `evidence` and `explanation` made anew.
 
     Raises:
-        FormatError: A file of the run is damaged, or from an earlier release.
+        FormatError: Another file of the run is damaged, or from an earlier release.
     """
-    if measured is None:
-        require_observations(folder)
-    table: pa.Table = read_table(folder.features, "analyze") if measured is None else measured
     levels, behaviors, rules = evidence_by_latent(folder), load_behaviors(folder), read_rules(folder)
     without_tokens = folder.read_config().pair is None
     explanations = []

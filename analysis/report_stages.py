@@ -11,7 +11,7 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 
 from .browser.build import write_page
-from .report import Report, read_report, write_report
+from .report import Report, write_report
 from .report import unmet as unmet_requirements
 from .wandb_panels import log_page, log_report
 
@@ -24,9 +24,9 @@ def report(folder: RunFolder) -> Report:
     return written
 
 
-def unmet(folder: RunFolder, requirements: Requirements) -> list[str]:
+def unmet(written: Report, requirements: Requirements) -> list[str]:
     """Return one line per requirement that the report does not meet."""
-    return unmet_requirements(requirements, read_report(folder).desiderata)
+    return unmet_requirements(requirements, written.desiderata)
 
 
 def browse(folder: RunFolder, written: Report | None = None) -> Path:

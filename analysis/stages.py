@@ -12,6 +12,7 @@ from crosscoder.config import RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.explanation import ExplanationSettings
 from crosscoder.errors import DataError
+from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import write_atomic
@@ -19,7 +20,7 @@ from crosscoder.runtime.files import write_atomic
 from .checkpoints.monitoring import Monitoring
 from .explanations.firing_rules import learn_rules
 from .explanations.observations import observations
-from .features_file import require_observations, write_features
+from .features_file import read_features, require_observations, write_features
 from .labels.controls import read_controls
 from .labels.feature_table import make_features
 from .labels.summary import make_summary
@@ -32,7 +33,7 @@ from .latents.neighbors import neighbors_of
 from .latents.trained_run import TrainedRun
 from .tables.columns import LOGITS
 from .tables.histogram_rows import legacy_histograms_path
-from .tables.parquet import read_table, write_parquet
+from .tables.parquet import write_parquet
 from .wandb_panels import log_analysis, log_behaviors
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         if not run.reader.n_tokens:
             raise DataError("activations: there are no held-out tokens to analyze; add text")
         view = run.view
+        # Before the long pass, so that a model that cannot be loaded is reported at once.
+        pair = run.pair if run.has_models else None
         seen = _read_through(run)
         controls = read_controls(folder, config, run.reader, run.context, view.device)
         nulls = controls.null_candidates(config.analysis.rule)
@@ -60,11 +63,11 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         if seen.chain is not None and isinstance(view, PairedView):
             monitoring = Monitoring(view, seen.chain, features.labels, config)
             features.columns["onset"] = monitoring.onset
-        logits = _logits(run, seen)
+        logits = _logits(run, pair, seen)
         _write_examples(run, seen)
         table = features.table(observations(run, seen, features, logits))
         summary = make_summary(view, seen.statistics, features, config, folder.read_manifest(), controls)
-        summary["plain_difference"] = _plain_difference(run, seen)
+        summary["plain_difference"] = _plain_difference(run, pair, seen)
         summary["difference_components"] = (
             {} if seen.difference is None else seen.difference.explained_by_components()
         )
@@ -108,8 +111,9 @@ def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
         log_behaviors(wandb, folder)
     if folder.features.is_file():
         # Latents that the behavior names get a rule, and their explanations include its evidence.
-        learn_rules(run, read_table(folder.features, "analyze"))
-        write_features(folder)
+        table = read_features(folder)
+        learn_rules(run, table)
+        write_features(folder, table)
     logger.info("attribute: %s, %s", behavior.name, attributed.shift.verdict)
     return attributed.files.path
 
@@ -158,9 +162,9 @@ def _write_examples(run: TrainedRun, seen: Pass) -> None:
     write_parquet(run.folder.examples, table)
 
 
-def _logits(run: TrainedRun, seen: Pass) -> pa.Table:
+def _logits(run: TrainedRun, pair: ModelPair | None, seen: Pass) -> pa.Table:
     """Return the logit tables of all latents that fired; empty if the run has no models."""
-    if not run.has_models:
+    if pair is None:
         return LOGITS.schema().empty_table()
     context = run.document_context
     alive = seen.statistics.documents > 0
@@ -168,7 +172,7 @@ def _logits(run: TrainedRun, seen: Pass) -> pa.Table:
     with tqdm(total=total, desc="logit lens", unit=" directions", unit_scale=True) as bar:
         return logit_lens.logits_table(
             run.view,
-            run.pair,
+            pair,
             alive,
             run.config.analysis.logit_tokens,
             (context.vocabulary, context.intervened_vocabulary),
@@ -176,9 +180,8 @@ def _logits(run: TrainedRun, seen: Pass) -> pa.Table:
         )
 
 
-def _plain_difference(run: TrainedRun, seen: Pass) -> list[dict[str, object]]:
+def _plain_difference(run: TrainedRun, pair: ModelPair | None, seen: Pass) -> list[dict[str, object]]:
     if seen.difference is None:
         return []
-    if not run.has_models:
-        return describe_difference(seen.difference, None, ())
-    return describe_difference(seen.difference, run.pair, run.document_context.intervened_vocabulary)
+    vocabulary = () if pair is None else run.document_context.intervened_vocabulary
+    return describe_difference(seen.difference, pair, vocabulary)

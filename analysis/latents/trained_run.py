@@ -72,9 +72,17 @@ class TrainedRun:
     @cached_property
     def document_context(self) -> DocumentContext:
         """Context of each token; only for runs with text."""
-        if self.documents.alignment is None:
-            return DocumentContext(self.documents, load_reference_tokenizer(self._pair_config))
-        return DocumentContext(self.documents, *load_tokenizers(self._pair_config))
+        aligned = self.documents.alignment is not None
+        pair: ModelPair | None = vars(self).get(
+            "pair"
+        )  # the tokenizers of models that are loaded are not loaded again
+        if pair is not None:
+            tokenizers = [pair.tokenizer_of(model) for model in range(1 + aligned)]
+        elif aligned:
+            tokenizers = load_tokenizers(self._pair_config)
+        else:
+            tokenizers = [load_reference_tokenizer(self._pair_config)]
+        return DocumentContext(self.documents, *tokenizers)
 
     @cached_property
     def _row_context(self) -> RowContext:

@@ -218,9 +218,9 @@ def report(
     requirements = None if require is None else load_config(require, model=Requirements)
     folder = open_finished_run(target, overrides)
     report_stages = module("analysis.report_stages")
-    report_stages.report(folder)
+    written = report_stages.report(folder)
     print_result("report", folder.report)
-    unmet = [] if requirements is None else report_stages.unmet(folder, requirements)
+    unmet = [] if requirements is None else report_stages.unmet(written, requirements)
     for line in unmet:
         print_result("not met", line)
     if unmet:

@@ -12,7 +12,7 @@ import pytest
 from analysis.behaviors.behavior_files import BehaviorFolder, BehaviorResults
 from analysis.explanations.evidence_words import caveat_sentence, evidence_sentence, rule_sentence
 from analysis.explanations.explanation_files import RuleScore, read_rules
-from analysis.features_file import write_features
+from analysis.features_file import read_features, write_features
 from analysis.tables.columns import RULES
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
@@ -59,7 +59,7 @@ def behavior(
 
 
 def explanations(folder: RunFolder) -> list[str]:
-    write_features(folder)
+    write_features(folder, read_features(folder))
     return pq.read_table(folder.features)["explanation"].to_pylist()
 
 
@@ -151,7 +151,7 @@ def test_rules_of_the_file_are_in_the_text(tmp_path: Path) -> None:
     assert "token in {“ food”}, AUROC 0.94" in texts[1]
     folder.rules.write_bytes(b"PAR1")
     with pytest.raises(FormatError, match=r"rules\.parquet: not a readable Parquet file"):
-        write_features(folder)
+        write_features(folder, read_features(folder))
 
 
 def test_a_run_without_tokens_says_that_it_has_no_rule() -> None:
@@ -164,4 +164,4 @@ def test_an_analysis_of_an_earlier_release_is_named(tmp_path: Path) -> None:
     folder = run(tmp_path)
     pd.read_parquet(folder.features).drop(columns="observation").to_parquet(folder.features)
     with pytest.raises(FormatError, match="no column observation; run crosscoder analyze again"):
-        write_features(folder)
+        write_features(folder, read_features(folder))

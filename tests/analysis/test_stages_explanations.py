@@ -8,7 +8,7 @@ import pytest
 from analysis import stages
 from analysis.explanations.explanation_files import read_rules
 from crosscoder.config.behavior import Behavior
-from crosscoder.errors import FormatError
+from crosscoder.errors import FormatError, PairError
 from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.page_views import read_table
 from tests.analysis.pair_run import make_pair_run
@@ -70,3 +70,16 @@ def test_a_run_from_files_has_no_rule_and_says_so(tmp_path: Path) -> None:
     )
     assert states_why[claimed].all() and not states_why[~claimed].any()
     assert not table["observation"].str.contains("Evidence:").any()
+
+
+def test_a_model_that_cannot_be_loaded_is_reported_before_the_long_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_llama(tmp_path / "base")
+    config, run = make_pair_run(
+        tmp_path, "paired", {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base
+    )
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    monkeypatch.setattr(stages, "PassAccumulator", lambda *_: pytest.fail("the pass began"))
+    with pytest.raises(PairError, match="adapter"):
+        stages.analyze(run, config)
