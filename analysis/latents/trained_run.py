@@ -73,9 +73,8 @@ class TrainedRun:
     def document_context(self) -> DocumentContext:
         """Context of each token; only for runs with text."""
         aligned = self.documents.alignment is not None
-        pair: ModelPair | None = vars(self).get(
-            "pair"
-        )  # the tokenizers of models that are loaded are not loaded again
+        # If the models are loaded, their tokenizers are not loaded again.
+        pair: ModelPair | None = vars(self).get("pair")
         if pair is not None:
             tokenizers = [pair.tokenizer_of(model) for model in range(1 + aligned)]
         elif aligned:
