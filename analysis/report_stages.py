@@ -4,6 +4,7 @@ Nothing here imports torch or transformers: loading them takes ten times as long
 the page of a large one.
 """
 
+import logging
 from pathlib import Path
 
 from crosscoder.config.requirements import Requirements
@@ -15,10 +16,15 @@ from .report import Report, write_report
 from .report import unmet as unmet_requirements
 from .wandb_panels import log_page, log_report
 
+logger = logging.getLogger(__name__)
+
 
 def report(folder: RunFolder) -> Report:
     """Write RUN/report, and return the report."""
     written = write_report(folder)
+    # The first sentence says that nothing is labeled, if so, and what to change.
+    level = logging.WARNING if written.withheld else logging.INFO
+    logger.log(level, "report: %s", written.summary[0].text)
     with wandb_run(folder, folder.read_config()) as wandb:
         log_report(wandb, folder)
     return written

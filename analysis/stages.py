@@ -4,8 +4,10 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float64, Int64
 from tqdm import tqdm
 
 from crosscoder.config import RunConfig
@@ -17,13 +19,15 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import write_atomic
 
+from .change.change_elements import describe_change
 from .checkpoints.monitoring import Monitoring
 from .explanations.firing_rules import learn_rules
 from .explanations.observations import observations
 from .features_file import read_features, require_observations, write_features
 from .labels.controls import read_controls
-from .labels.feature_table import make_features
-from .labels.summary import make_summary
+from .labels.feature_table import AskUnselected, Support, make_features
+from .labels.run_checks import Reconstruction, check_run, withheld
+from .labels.summary import l0_target, make_summary
 from .latents import logit_lens
 from .latents.dictionary_view import PairedView
 from .latents.examples import examples_table, select_examples
@@ -31,6 +35,7 @@ from .latents.held_out_pass import Pass, PassAccumulator, batches_for
 from .latents.mean_difference import describe_difference
 from .latents.neighbors import neighbors_of
 from .latents.trained_run import TrainedRun
+from .latents.unselected_scaling import UnselectedScaling, unselected_scaling
 from .tables.columns import LOGITS
 from .tables.histogram_rows import legacy_histograms_path
 from .tables.parquet import write_parquet
@@ -56,8 +61,15 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         pair = run.pair if run.has_models else None
         seen = _read_through(run)
         controls = read_controls(folder, config, run.reader, run.context, view.device)
-        nulls = controls.null_candidates(config.analysis.rule)
-        features = make_features(view, seen.statistics, config.analysis, config.seed, nulls)
+        rebuilt = Reconstruction(seen.statistics.fve, seen.statistics.l0, l0_target(config))
+        checks = check_run(rebuilt, controls, config.analysis.conditions)
+        support = Support(
+            controls.null_candidates(config.analysis.rule),
+            controls.replicas,
+            _ask_unselected(run),
+            withheld(checks),
+        )
+        features = make_features(view, seen.statistics, config.analysis, config.seed, support)
         features.columns.update(controls.columns(view))
         monitoring = None
         if seen.chain is not None and isinstance(view, PairedView):
@@ -67,6 +79,12 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         _write_examples(run, seen)
         table = features.table(observations(run, seen, features, logits))
         summary = make_summary(view, seen.statistics, features, config, folder.read_manifest(), controls)
+        summary["checks"] = [check.as_dict() for check in checks]
+        summary["withheld"] = withheld(checks)
+        described = describe_change(
+            view, run.reader, run.context, config, features.labels, features.candidates, controls.replicas
+        )
+        summary["change"] = None if described is None else described.record
         summary["plain_difference"] = _plain_difference(run, pair, seen)
         summary["difference_components"] = (
             {} if seen.difference is None else seen.difference.explained_by_components()
@@ -85,6 +103,8 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
         log_analysis(wandb, folder)
+    if summary["withheld"]:
+        logger.warning("analyze: nothing is labeled: %s", summary["withheld"])
     counts = {label: entry["count"] for label, entry in summary["counts"].items() if entry["count"]}
     logger.info("analyze: %s", ", ".join(f"{count} {label}" for label, count in counts.items()))
 
@@ -150,6 +170,23 @@ def _read_through(run: TrainedRun) -> Pass:
             accumulator.update(batch)
             bar.update(len(batch.values))
     return accumulator.result()
+
+
+def _ask_unselected(run: TrainedRun) -> AskUnselected | None:
+    """Return how latents are measured again on the tokens that one model alone chooses; None if directions cannot be compared."""
+    view, settings = run.view, run.config.analysis
+    if not isinstance(view, PairedView) or not view.aligned:
+        return None
+
+    def ask(
+        latents: Int64[np.ndarray, " asked"], mean_activation: Float64[np.ndarray, " latent"]
+    ) -> UnselectedScaling:
+        batches = batches_for(view, run.reader)
+        return unselected_scaling(
+            view, batches, latents, mean_activation, settings.bootstrap_blocks, run.config.seed
+        )
+
+    return ask
 
 
 def _write_examples(run: TrainedRun, seen: Pass) -> None:

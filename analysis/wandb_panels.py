@@ -25,8 +25,9 @@ _N_LISTED = 25
 
 _EXAMPLES = 3
 _BINS = 64
-_WITHOUT_INTERVAL = ("relative_norm", "decoder_cosine", "q_value")
-_WITH_INTERVAL = ("nu_error", "nu_reconstruction", "density", "shift_share")
+_WITHOUT_INTERVAL = ("relative_norm", "decoder_cosine", "q_value", "label_stability")
+_WITH_INTERVAL = ("nu_error", "nu_reconstruction", "nu_unselected", "density", "shift_share")
+_COUNTED = ("low", "high", "candidates", "expected_false", "expected_false_high")
 _COLUMNS = [
     "latent",
     "label",
@@ -43,19 +44,16 @@ def log_analysis(wandb: WandbRun, folder: RunFolder) -> None:
         return
     results = load_results(folder)
     wandb.histograms(dict(_histograms(results)))
-    counts = [
-        [label, *(_entry(results, label).get(key) for key in ("count", "low", "high", "expected_false"))]
-        for label in LABELS
-    ]
-    wandb.table("analysis/labels", ["label", "latents", "low", "high", "expected_false"], counts)
+    counts = [[label, *(_entry(results, label).get(key) for key in ("count", *_COUNTED))] for label in LABELS]
+    wandb.table("analysis/labels", ["label", "latents", *_COUNTED], counts)
     for label in CLAIMED:
         wandb.table(
             f"features/{label}",
             _COLUMNS,
             [_row(Latent(latent, results)) for latent in _strongest(results, label)],
         )
-    names = ("counts", "fve", "l0", "dead_share", "shift")
-    wandb.summary({f"analysis/{name}": results.summary[name] for name in names})
+    names = ("counts", "fve", "l0", "dead_share", "shift", "checks", "withheld")
+    wandb.summary({f"analysis/{name}": results.summary.get(name) for name in names})
 
 
 def log_behaviors(wandb: WandbRun, folder: RunFolder) -> None:
@@ -73,7 +71,7 @@ def log_behaviors(wandb: WandbRun, folder: RunFolder) -> None:
     checks = [
         f"{kind}{end}"
         for kind in ("necessity", "sufficiency")
-        for end in ("", "_low", "_high", "_random_largest", "_passed")
+        for end in ("", "_low", "_high", "_random_mean", "_random_largest", "_passed")
     ]
     for behavior in shifts:
         if behavior.explanation is not None:
@@ -161,5 +159,6 @@ def _shift_row(behavior: BehaviorShift) -> list[Any]:
 
 def _check(check: CausalCheck | None) -> list[Any]:
     if check is None:
-        return [None] * 5
-    return [check.share.value, check.share.low, check.share.high, check.random_largest, check.passed]
+        return [None] * 6
+    share = check.share
+    return [share.value, share.low, share.high, check.random_mean, check.random_largest, check.passed]

@@ -92,7 +92,10 @@ def test_the_lookup_behavior_of_the_larger_model_is_found(run: RunFolder) -> Non
     assert sum(pieces) + parts["baseline"]["share"]["value"] + parts["residual_share"] == pytest.approx(1)
     assert found.causal["level"] == "causal"
     necessity = found.causal["together"]["necessity"]
+    assert necessity["made"] and necessity["passed"] and len(necessity["random"]) == 200
     assert necessity["low"] > 0.5 > 3 * necessity["random_largest"]
+    stability = found.causal["stability"]
+    assert stability["trainings"] == 3 and stability["causal"] >= 2
     assert found.causal["removal_cost"]["kl"]["value"] < 0.1
     latents = pd.read_parquet(run.behaviors / "lookup" / "attribution.parquet")
     named = latents[latents["rank"] < 10]

@@ -11,6 +11,7 @@ from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import WandbRun
 
+from .recipe import resolved
 from .sources import TokenSource
 from .trainer import Trainer
 
@@ -25,12 +26,14 @@ def is_trained(folder: RunFolder) -> bool:
 def train_companion(
     config: RunConfig, source: TokenSource, provenance: dict[str, object], start: Crosscoder | None = None
 ) -> RunFolder:
-    """Train and evaluate a dictionary in the run folder at `config.output`, unless it is already finished.
+    """Train and evaluate a dictionary in the run folder at `config.output`, unless it is already finished. What the settings leave
+    open is chosen as for a run, except k.
 
     Args:
         provenance: Entries of the dictionary's provenance, in addition to its view.
         start: See `Trainer`.
     """
+    config = resolved(config, source.d_models, source.n_train_tokens)
     folder = RunFolder.create(config.output, config)
     if is_trained(folder):
         return folder

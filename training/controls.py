@@ -24,6 +24,7 @@ from crosscoder.activations.control_transforms import (
 )
 from crosscoder.activations.null_pair import NullPair
 from crosscoder.config import RunConfig, StreamedActivations
+from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError
 from crosscoder.run.controls import Control, controls_of
@@ -67,6 +68,10 @@ class TransformedSource:
         """See `TokenSource.reordered`."""
         return type(self)(self._source.reordered(seed), self._transform)
 
+    def half(self, number: int) -> Self:
+        """See `TokenSource.half`."""
+        return type(self)(self._source.half(number), self._transform)
+
 
 class TrainedControl(NamedTuple):
     """A control and the evaluation of its dictionary on held-out tokens."""
@@ -104,7 +109,7 @@ def n_workers(config: RunConfig, source: TokenSource, n_controls: int) -> int:
     if config.controls.workers is not None:
         return min(config.controls.workers, n_controls)
     shape = crosscoder_config(config.crosscoder, source.d_models)
-    product = 2 * shape.width * shape.n_latents * config.training.n_tokens
+    product = 2 * shape.width * shape.n_latents * chosen(config.training.n_tokens, "training.n_tokens")
     if (
         product < _MIN_OPERATIONS_PER_PROCESS
         or resolve_device("training.device", config.training.device).type != "cpu"
@@ -135,7 +140,8 @@ def _control_source(control: Control, source: TokenSource) -> TokenSource:
     d_models, folder = source.d_models, RunFolder(control.config.output)
     match control.kind:
         case "seed":
-            return source.reordered(control.config.seed)
+            reordered = source.reordered(control.config.seed)
+            return reordered if control.half is None else reordered.half(control.half)
         case "difference" | "difference_mixed":
             if not have_difference(d_models):
                 raise ConfigError(
@@ -151,10 +157,11 @@ def _control_source(control: Control, source: TokenSource) -> TokenSource:
             return TransformedSource(source, ReducedPrecision(d_models))
         case "shuffled":
             return TransformedSource(source, ShuffledTokens(d_models))
-        case "drift":
+        case "drift" | "intermittent":
             if folder.drift.exists():
                 return TransformedSource(source, NullPair.load(folder.drift))
-            null_pair = NullPair.fit(source.sample(control.config.training.calibration_tokens), d_models)
+            sample = source.sample(control.config.training.calibration_tokens)
+            null_pair = NullPair.fit(sample, d_models, keeps_sizes=control.kind == "intermittent")
             null_pair.save(folder.drift)
             return TransformedSource(source, null_pair)
         case _:

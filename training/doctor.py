@@ -1,6 +1,5 @@
 """Checks before any long work: whether the models can be compared, whether the hook is right, and what the run will need."""
 
-import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
+from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError, PairError
 from crosscoder.language_models.pair import ModelPair, load_pair
@@ -23,6 +23,8 @@ from crosscoder.text.documents import Documents, tokenize
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards
 from .memory import LARGE, machine_memory, plan, training_memory
+from .recipe import brief_sweep_share, candidate_ks, choices, k_is_open, with_chosen, with_k
+from .schedules import n_steps
 from .sources import FileSource
 from .survey import layer_lines, survey_layers
 from .survey.layers import unbiased_cka
@@ -74,20 +76,18 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
     check_documents(documents, pair)
     checks = [check_hook(pair, documents, model) for model in range(len(pair.models))]
     values, speed = _measure(pair, documents, settings)
+    n_train, n_held_out = (int(documents.unmasked[documents.split(side)].sum()) for side in (False, True))
+    config, recipe = _settled(config, pair.d_models, n_train)
     return {
         "models": [*_describe_pair(pair), *_describe_tokenizers(pair, documents), *checks],
         "activations": _describe_activations(values, pair.d_models),
         "layers": _describe_layers(pair, documents),
         "texts": _describe_texts(documents),
+        "recipe": recipe,
         "requirements": [
             f"speed    {speed:,.0f} tokens/s through all models, on {pair.device.type}",
             *_estimate_harvest(config, settings, pair, documents, speed),
-            *_estimate_training(
-                config,
-                pair.d_models,
-                _weight_bytes(pair),
-                *(int(documents.unmasked[documents.split(held_out)].sum()) for held_out in (False, True)),
-            ),
+            *_estimate_training(config, pair.d_models, _weight_bytes(pair), n_train, n_held_out),
         ],
     }
 
@@ -96,6 +96,7 @@ def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, li
     """Report sections for a user's own arrays. Opening the files checks their shapes and that all values are finite."""
     source = FileSource(settings, config.seed)
     held_out = source.held_out()
+    config, recipe = _settled(config, source.d_models, source.n_train_tokens)
     return {
         "files": [
             f"reference   {settings.reference}  [{source.n_train_tokens + held_out.n_tokens:,}, {source.d_models[0]}]",
@@ -108,6 +109,7 @@ def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, li
             f"rows        {source.n_train_tokens:,} to train on, {held_out.n_tokens:,} held out",
         ],
         "activations": _describe_activations(source.sample(_MEASURED_TOKENS), source.d_models),
+        "recipe": recipe,
         "requirements": _estimate_training(
             config, source.d_models, 0, source.n_train_tokens, held_out.n_tokens
         ),
@@ -273,9 +275,28 @@ def _estimate_harvest(
     ]
     if isinstance(settings, StreamedActivations):
         lines.append(
-            f"stream   about {_duration(config.training.n_tokens / speed)} of forward passes during training"
+            f"stream   about {_duration(chosen(config.training.n_tokens, 'training.n_tokens') / speed)} of forward passes during "
+            "training"
         )
     return lines
+
+
+def _settled(config: RunConfig, d_models: tuple[int, ...], n_train: int) -> tuple[RunConfig, list[str]]:
+    """Fill in the settings that the run leaves open, as training will; return the lines that name them.
+
+    Only a sweep can choose k, so the largest one that it would try stands in its place.
+    """
+    found = choices(config, d_models, n_train)
+    config, lines = with_chosen(config, found), [str(choice) for choice in found]
+    if k_is_open(config):
+        ks = candidate_ks(config, d_models)
+        config = with_k(config, ks[0])
+        if have_difference(d_models):
+            lines.append(
+                f"crosscoder.sparsity.k by a short sweep over {', '.join(map(str, ks))} before the training, which takes up to "
+                f"{brief_sweep_share(config, d_models):.1f} times as long; estimates below are for k {ks[0]}"
+            )
+    return config, lines or ["every setting is given"]
 
 
 def _estimate_training(
@@ -283,7 +304,8 @@ def _estimate_training(
 ) -> list[str]:
     """Estimate memory and time of training from the size of the dictionary and one measured matrix product."""
     shape = crosscoder_config(config.crosscoder, d_models)
-    rows = config.training.batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
+    batch_tokens = chosen(config.training.batch_tokens, "training.batch_tokens")
+    rows = batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
     memory = training_memory(config, d_models, weight_bytes, n_train, n_held_out)
     machine = machine_memory()
     verdict = (
@@ -292,11 +314,11 @@ def _estimate_training(
         else ": TOO LITTLE; lower crosscoder.n_latents or training.batch_tokens"
     )
     available = "" if machine is None else f"; the machine has {machine / 1e9:.1f} GB{verdict}"
-    steps = math.ceil(config.training.n_tokens / config.training.batch_tokens)
+    steps = n_steps(config.training)
     step = _PRODUCTS_PER_STEP * _time_product(config, rows, shape.width, shape.n_latents)
     return [
         f"memory   {memory}{available}",
-        f"train    about {_duration(steps * step)} for {steps:,} steps of {config.training.batch_tokens:,} tokens "
+        f"train    about {_duration(steps * step)} for {steps:,} steps of {batch_tokens:,} tokens "
         "(matrix products alone)",
         *_estimate_controls(config),
         *(f"{'' if line else 'plan':<8} {text}" for line, text in enumerate(plan([shape, LARGE]))),
@@ -308,7 +330,7 @@ def _estimate_controls(config: RunConfig) -> list[str]:
     controls = controls_of(config, config.output)
     if not controls:
         return []
-    trained = sum(control.config.training.n_tokens for control in controls) / config.training.n_tokens
+    trained = sum(n_steps(control.config.training) for control in controls) / n_steps(config.training)
     names = ", ".join(control.name for control in controls)
     return [
         f"controls {trained:.1f} times the training time in addition, if trained one after the other: {names}"

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from crosscoder.config import BatchTopK, SparsityConfig, TopK
+from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.sparse_latents import (
     SparseLatents,
@@ -250,7 +251,7 @@ class Forward:
     ) -> SparseLatents:
         sparsity = self.crosscoder.config.sparsity
         assert isinstance(sparsity, BatchTopK | TopK), "other kinds do not fix how many latents fire"
-        k = sparsity.k if k is None else k
+        k = chosen(sparsity.k, "crosscoder.sparsity.k") if k is None else k
         if isinstance(sparsity, BatchTopK):
             return self._select_of_batch(pre_latents, norms, round(k * pre_latents.n_tokens))
         return self._select_of_tokens(pre_latents, norms, round(k))
@@ -267,5 +268,5 @@ def choose_path(
         return "dense"
     if device.type == "cuda" and n_latents < _SPARSE_FROM_ON_GPU:
         return "dense"
-    share = (sparsity.k if k is None else k) / n_latents
+    share = (chosen(sparsity.k, "crosscoder.sparsity.k") if k is None else k) / n_latents
     return "sparse" if share < SPARSE_BELOW[dtype] else "dense"

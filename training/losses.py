@@ -23,6 +23,7 @@ from torch import Tensor
 
 from crosscoder.activations.batch import have_equal_width, split_models
 from crosscoder.config import AuxiliaryConfig, BatchTopK, JumpReLU, ReLU, RunConfig, TopK
+from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.sparsity import JumpReLUSparsity
 from crosscoder.errors import ConfigError
 
@@ -58,7 +59,9 @@ def loss_terms(
     if difference_weight > 0:
         terms["difference"] = difference_weight * difference_error(forward.error, d_models)
     if auxiliary.coefficient > 0 and bool(dead.any()):
-        terms["auxk"] = auxiliary.coefficient * auxiliary_error(forward, dead, auxiliary.k)
+        terms["auxk"] = auxiliary.coefficient * auxiliary_error(
+            forward, dead, chosen(auxiliary.k, "training.auxiliary.k")
+        )
     mean_width = config.width / len(d_models)
     n_tokens = len(forward.error)
     sparsity = config.sparsity

@@ -5,20 +5,20 @@ The settings determine nearly all of it. Temporaries per entry, which no formula
 it: with the defaults of glibc, peaks were between 0.95 and 1.35 times the estimate.
 """
 
-import math
 import os
 from dataclasses import dataclass
 
 import torch
 
 from crosscoder.config import CachedActivations, CrosscoderConfig, RunConfig, StreamedActivations
+from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.topk_selection import block_bytes
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.runtime.device import compute_dtype, resolve_device
 
 from .evaluation import EVALUATION_TOKENS
 from .forward import choose_path
-from .schedules import annealed_k
+from .schedules import annealed_k, n_steps
 
 # Bytes of lazily loaded libraries, thread pools, and workspaces of the matrix products.
 _RUNTIME = 55_000_000
@@ -122,14 +122,14 @@ def machine_memory() -> int | None:
 def _step(config: RunConfig, shape: CrosscoderConfig, matrix: int) -> int:
     """Bytes of the temporaries of a step, at the larger of the first and last k and on the path taken there."""
     training, sparsity = config.training, config.crosscoder.sparsity
-    rows = training.batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
+    rows = _batch_tokens(config) * (2 if config.crosscoder.reads == "pooled" else 1)
     batches = 4 * _BATCH_COPIES * rows * shape.width
     device = resolve_device("training.device", training.device)
     dtype, on_gpu = compute_dtype(training.precision, device), device.type == "cuda"
     matrices = _MATRIX_COPIES_ON_GPU if on_gpu else _MATRIX_COPIES
     configured = getattr(sparsity, "k", None)
     needed = []
-    for step in (0, math.ceil(training.n_tokens / training.batch_tokens)):
+    for step in (0, n_steps(training)):
         k = None if configured is None else annealed_k(step, configured, shape.n_latents, training)
         path = (
             choose_path(sparsity, k, shape.n_latents, dtype, device)
@@ -155,7 +155,7 @@ def _held_out(config: RunConfig, d_models: tuple[int, ...], n_held_out: int) -> 
 def _calibration(config: RunConfig, shape: CrosscoderConfig, n_held_out: int) -> int:
     """Bytes of calibrating the threshold: its tokens in float32, and the candidate scores."""
     n_tokens = min(config.training.calibration_tokens, n_held_out // 2)
-    k = getattr(config.crosscoder.sparsity, "k", 0)
+    k = getattr(config.crosscoder.sparsity, "k", 0) or 0
     return n_tokens * (4 * shape.width + _SCORE * k)
 
 
@@ -164,7 +164,7 @@ def _control_batches(config: RunConfig, d_models: tuple[int, ...]) -> int:
     controls = config.controls
     if not (controls.drift or controls.identity or controls.shuffled or controls.difference):
         return 0
-    return config.training.batch_tokens * sum(d_models) * (_bytes_per_entry(config) + 4)
+    return _batch_tokens(config) * sum(d_models) * (_bytes_per_entry(config) + 4)
 
 
 def _buffer(config: RunConfig, d_models: tuple[int, ...]) -> int:
@@ -172,6 +172,10 @@ def _buffer(config: RunConfig, d_models: tuple[int, ...]) -> int:
     if not isinstance(config.activations, StreamedActivations):
         return 0
     return config.activations.buffer_tokens * sum(d_models) * _bytes_per_entry(config)
+
+
+def _batch_tokens(config: RunConfig) -> int:
+    return chosen(config.training.batch_tokens, "training.batch_tokens")
 
 
 def _bytes_per_entry(config: RunConfig) -> int:

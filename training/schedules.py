@@ -3,11 +3,13 @@
 import math
 
 from crosscoder.config import TrainingConfig
+from crosscoder.config.open_settings import chosen
 
 
 def n_steps(config: TrainingConfig) -> int:
     """Number of training steps of a run."""
-    return max(1, math.ceil(config.n_tokens / config.batch_tokens))
+    n_tokens = chosen(config.n_tokens, "training.n_tokens")
+    return max(1, math.ceil(n_tokens / chosen(config.batch_tokens, "training.batch_tokens")))
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -15,7 +17,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     steps = n_steps(config)
     rising = (step + 1) / max(1.0, config.warmup * steps)
     falling = (steps - step) / max(1.0, config.decay * steps)
-    return config.lr * min(1.0, rising, falling)
+    return chosen(config.lr, "training.lr") * min(1.0, rising, falling)
 
 
 def annealed_k(step: int, k: int | float, n_latents: int, config: TrainingConfig) -> float:

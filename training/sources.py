@@ -33,6 +33,10 @@ from .harvest import check_identity, harvest_settings
 _PASS_STREAM = 4
 _SAMPLE_STREAM = 5
 _BLOCK_STREAM = 6
+_HALF_STREAM = 9
+
+HALVES = 2
+"""Parts of the training documents that `TokenSource.half` chooses from."""
 
 
 class SourceState(TypedDict):
@@ -78,6 +82,15 @@ class TokenSource(Protocol):
         """The same source with its passes in the order of another seed, and the same tokens held out."""
         ...
 
+    def half(self, number: int) -> Self:
+        """One half of the training documents (0 or 1), the same for every seed; together the halves are the whole. Held-out tokens stay
+        the same.
+
+        Raises:
+            DataError: A half would have no tokens.
+        """
+        ...
+
 
 class _SeededSource:
     """Base of all sources: the seed determines the order of the tokens, but not which are held out."""
@@ -109,6 +122,16 @@ class CachedSource(_SeededSource):
         self._train = train
         self._held_out = held_out
         self._seed = seed
+        self._rows: Int64[np.ndarray, " token"] | None = None
+        """Stored rows to train on; None: all."""
+
+    def half(self, number: int) -> Self:
+        """See `TokenSource.half`."""
+        document = self._train.documents
+        rows = np.flatnonzero(np.isin(document, _half_of(np.unique(document), number)))
+        other = copy(self)
+        other._rows, other.n_train_tokens = rows, len(rows)
+        return other
 
     def batches(
         self, batch_tokens: int, state: SourceState | None = None
@@ -124,13 +147,17 @@ class CachedSource(_SeededSource):
                 pass_index, order = pass_index + 1, self._order(pass_index + 1)
                 offset = min(batch_tokens - len(rows), len(order))
                 rows = np.concatenate([rows, order[:offset]])
-            batch = self._train.gather(torch.from_numpy(rows))
+            batch = self._train.gather(self._stored(rows))
             yield batch.values, SourceState(pass_index=pass_index, block=0, offset=offset)
 
     def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
         """See `TokenSource.sample`."""
         order = np.random.default_rng([self._seed, _SAMPLE_STREAM]).permutation(self.n_train_tokens)
-        return self._train.gather(torch.from_numpy(np.sort(order[:n_tokens]))).values
+        return self._train.gather(self._stored(np.sort(order[:n_tokens]))).values
+
+    def _stored(self, rows: Int64[np.ndarray, " token"]) -> Int64[Tensor, " token"]:
+        """Return the stored rows of rows of this source."""
+        return torch.from_numpy(rows if self._rows is None else self._rows[rows])
 
     def _order(self, pass_index: int) -> Int64[np.ndarray, " token"]:
         return np.random.default_rng([self._seed, _PASS_STREAM, pass_index]).permutation(self.n_train_tokens)
@@ -198,6 +225,15 @@ class StreamedSource(_SeededSource):
                     parts, missing = [], batch_tokens
             offset = 0
 
+    def half(self, number: int) -> Self:
+        """See `TokenSource.half`."""
+        chosen = _half_of(self._documents.split(held_out=False), number)
+        other = copy(self)
+        other._documents = self._documents.training_on(chosen)
+        other.n_train_tokens = int(self._documents.unmasked[chosen].sum())
+        other._sampled = None
+        return other
+
     def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
         """See `TokenSource.sample`. Extracts whole documents until there are enough tokens, and caches the last sample."""
         if self._sampled is None or self._sampled[0] != n_tokens:
@@ -230,6 +266,17 @@ class StreamedSource(_SeededSource):
             buffer[filled : filled + len(rows)] = rows
             filled += len(rows)
         return buffer[:filled]
+
+
+def _half_of(documents: Int64[np.ndarray, " document"], number: int) -> Int64[np.ndarray, " chosen"]:
+    """Return one half of the documents, by a draw that depends on their number alone."""
+    if len(documents) < HALVES:
+        raise DataError(
+            f"controls.seeds: every other training reads its own half of the training documents, but there are {len(documents)}; "
+            "add documents, or set controls.seeds to 0"
+        )
+    order = np.random.default_rng(_HALF_STREAM).permutation(documents)
+    return np.sort(order[number::HALVES])
 
 
 Item = TypeVar("Item")

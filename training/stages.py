@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from crosscoder.config import FileActivations, RunConfig
+from crosscoder.config.open_settings import with_choices
 from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
@@ -17,10 +18,11 @@ from crosscoder.text.documents import Documents, tokenize
 from .companion_dictionaries import fit_linear_map
 from .controls import train_controls
 from .harvest import harvest as harvest_activations
+from .recipe import candidate_ks, choices, k_is_open, resolved, with_chosen, with_k
 from .sources import TokenSource, open_source
 from .splice import cross_entropy
 from .survey import survey
-from .sweep import Sweep, default_ks
+from .sweep import Sweep, brief_sweep, default_ks
 from .sweep import sweep as sweep_over
 from .trainer import Trainer
 
@@ -53,8 +55,10 @@ def train(config: RunConfig) -> None:
     if not isinstance(config.activations, FileActivations):
         pair, documents = _harvest(folder, config)
         _survey(folder, config, pair, documents)
+    source = open_source(folder, config, pair)
+    folder, config = settle(folder, config, source)
     with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
-        source = open_source(folder, config, pair)
+        wandb.settings(config)
         trainer = Trainer(config, source, folder, wandb)
         crosscoder = trainer.fit()
         stage["tokens"] = trainer.state.n_tokens
@@ -83,8 +87,29 @@ def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> S
     if not isinstance(config.activations, FileActivations):
         pair, _ = _harvest(folder, config)
     source = open_source(folder, config, pair)
-    sparsity = config.crosscoder.sparsity
-    return sweep_over(folder, config, source, ks or default_ks(getattr(sparsity, "k", 1)), widths)
+    k = getattr(config.crosscoder.sparsity, "k", None)
+    if not ks:
+        settled = resolved(config, source.d_models, source.n_train_tokens)
+        ks = candidate_ks(settled, source.d_models) if k is None else default_ks(k)
+    return sweep_over(folder, config, source, ks, widths)
+
+
+def settle(folder: RunFolder, config: RunConfig, source: TokenSource) -> tuple[RunFolder, RunConfig]:
+    """Choose every setting that the run leaves open, log it, and write all settings to config.yaml.
+
+    A run whose training started keeps what it chose then: its stored settings.
+    """
+    if folder.training_started():
+        return folder, with_choices(config, folder.read_config())
+    found = choices(config, source.d_models, source.n_train_tokens)
+    for choice in found:
+        logger.info("train: %s", choice)
+    config = with_chosen(config, found)
+    if k_is_open(config):
+        k, why = brief_sweep(folder, config, source)
+        logger.info("train: crosscoder.sparsity.k %d (%s)", k, why)
+        config = with_k(config, k)
+    return RunFolder.create(folder.path, config), config
 
 
 def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:

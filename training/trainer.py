@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
+from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import read_record
 from crosscoder.dictionary.views import View, crosscoder_config, view_rows
@@ -81,6 +82,9 @@ class Trainer:
         self.reads: View = config.crosscoder.reads
         self.device = resolve_device("training.device", self.training.device)
         self.difference_weight = resolve_difference_weight(config, source.d_models)
+        self._dead_after = chosen(
+            self.training.auxiliary.dead_after_tokens, "training.auxiliary.dead_after_tokens"
+        )
         self.metrics = MetricsLog(folder.metrics)
         self._start = start
         self.state = self._fresh_state()
@@ -94,7 +98,7 @@ class Trainer:
             shape, decoder_norm=self.config.crosscoder.decoder_norm, seed=self.config.seed
         )
         optimizer = torch.optim.Adam(
-            crosscoder.to(self.device).parameters(), lr=self.training.lr, eps=1e-10, fused=True
+            crosscoder.to(self.device).parameters(), lr=learning_rate(0, self.training), eps=1e-10, fused=True
         )
         precision = compute_dtype(self.training.precision, self.device)
         return TrainState(
@@ -108,8 +112,8 @@ class Trainer:
 
     def _forward(self) -> Forward:
         dtype = compute_dtype(self.state.precision, self.device)
-        settings = self.config.crosscoder
-        nested = [round(share * settings.n_latents) for share in settings.nested]
+        n_latents = self.state.crosscoder.config.n_latents
+        nested = [round(share * n_latents) for share in self.config.crosscoder.nested]
         return Forward(self.state.crosscoder, dtype, self.training.step, nested)
 
     # --- the run ------------------------------------------------------------------------------------------------------
@@ -130,10 +134,9 @@ class Trainer:
             self._initialize()
         self.metrics.truncate(self.state.step)
         steps, done = n_steps(self.training), self.state.n_tokens
-        batches = self.source.batches(
-            self.training.batch_tokens, cast("SourceState | None", self.state.source)
-        )
-        with stop_between_steps() as stopping, tqdm(total=steps * self.training.batch_tokens, initial=done,
+        batch_tokens = chosen(self.training.batch_tokens, "training.batch_tokens")
+        batches = self.source.batches(batch_tokens, cast("SourceState | None", self.state.source))
+        with stop_between_steps() as stopping, tqdm(total=steps * batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
             while self.state.step < steps:
                 with self.waiting.for_data():
@@ -172,7 +175,7 @@ class Trainer:
         dtype = self.forward.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             forward = self.forward(normalized, self._k())
-            dead = state.tokens_since_fired > self.training.auxiliary.dead_after_tokens
+            dead = state.tokens_since_fired > self._dead_after
             terms = loss_terms(
                 forward,
                 dead,
@@ -198,11 +201,11 @@ class Trainer:
     def _k(self) -> float | None:
         sparsity = self.config.crosscoder.sparsity
         if isinstance(sparsity, BatchTopK | TopK):
-            return self._annealed(sparsity.k)
+            return self._annealed(chosen(sparsity.k, "crosscoder.sparsity.k"))
         return None
 
     def _annealed(self, k: int | float) -> float:
-        return annealed_k(self.state.step, k, self.config.crosscoder.n_latents, self.training)
+        return annealed_k(self.state.step, k, self.state.crosscoder.config.n_latents, self.training)
 
     def _update_penalty(self, l0: Float[Tensor, ""]) -> None:
         sparsity = self.config.crosscoder.sparsity
@@ -244,7 +247,7 @@ class Trainer:
             save_checkpoint(self.folder.checkpoints, self.state)
 
     def _train_metrics(self, terms: LossTerms, l0: float) -> dict[str, float | None]:
-        dead = self.state.tokens_since_fired > self.training.auxiliary.dead_after_tokens
+        dead = self.state.tokens_since_fired > self._dead_after
         return {
             "losses/overall_loss": float(terms.total()),
             **{f"losses/{name}_loss": float(value) for name, value in terms.items()},
@@ -264,7 +267,7 @@ class Trainer:
         found = checkpoints(self.folder.checkpoints)
         last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved before that"
         raise DivergedError(
-            f"training.lr: loss or weights are no longer finite at step {self.state.step} (lr {self.training.lr:g}); {last}; "
+            f"training.lr: loss or weights are no longer finite at step {self.state.step} (lr {self.training.lr}); {last}; "
             "train with a lower training.lr in a new run folder"
         )
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from crosscoder.config import TokenPolicy
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.load import dump_config
 from crosscoder.errors import ConfigError
@@ -34,7 +33,6 @@ from .carrying_latents import (
     decomposition,
     rank,
 )
-from .causal import latent_mask
 from .change_decomposition import Part
 from .dose_response import Cost, dose_response
 from .experiment import Experiment, has_shared_space
@@ -46,6 +44,8 @@ from .named_latents import Checked, findings
 from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
 from .prompt_statistics import Values
 from .prompts import Prompt
+from .random_parts import latent_mask
+from .replicas import repeat, repeat_unshared, stability, trained_replicas, without_gradient
 from .shift import Shift, measure_shift
 from .unrelated_text import unrelated_prompts
 from .unshared_space.activations import Baseline, PerModelActivations, baseline_of
@@ -86,9 +86,9 @@ def attribute_behavior(run: TrainedRun, behavior: Behavior) -> AttributedBehavio
     shift = _measure(experiment, files)
     summary: dict[str, object] = {"shift": shift.size.value, "established": shift.established}
     if shift.established and baseline is None:
-        summary |= _explain(experiment, files, unrelated, policy)
+        summary |= _explain(run, experiment, files, unrelated)
     elif shift.established and baseline is not None and experiment.unshared_claim is not None:
-        summary |= _explain_unshared(experiment, files, unrelated, policy, baseline)
+        summary |= _explain_unshared(run, experiment, files, unrelated, baseline)
     return AttributedBehavior(files, len(experiment.prompts), shift, summary)
 
 
@@ -151,10 +151,10 @@ def _write_prompts(
 
 
 def _explain(
-    experiment: Experiment, files: BehaviorFolder, unrelated_texts: Sequence[Prompt], policy: TokenPolicy
+    run: TrainedRun, experiment: Experiment, files: BehaviorFolder, unrelated_texts: Sequence[Prompt]
 ) -> dict[str, object]:
     """Attribute the shift and check the latents; return entries of the wandb summary."""
-    behavior = experiment.behavior
+    behavior, policy = experiment.behavior, run.config.tokens
     metric = CrossEntropy()
     side_effects = LogitMeasurement(
         PromptActivations.from_rows(experiment.pair, experiment.view, metric.rows(unrelated_texts), policy),
@@ -164,6 +164,7 @@ def _explain(
     found, claim = decompose_shift(experiment, experiment.find), decompose_shift(experiment, experiment.claim)
     ranking = rank(experiment, found)
     differentiable = experiment.claim.gradient_measurement
+    unit = (differentiable or experiment.behavior_measurement).unit
     layers = None
     if experiment.metric is not None and behavior.attribution.layers:
         layers = patch_layers(
@@ -173,15 +174,18 @@ def _explain(
         files.attribution,
         {
             "schema_version": SCHEMA_VERSION,
-            "unit": (differentiable or experiment.behavior_measurement).unit,
-            "find": decomposition(found, confidence, seed),
-            "held_out": decomposition(claim, confidence, seed),
+            "unit": unit,
+            "find": decomposition(found, ranking, confidence, seed),
+            "held_out": decomposition(claim, ranking, confidence, seed),
             "layers": layers,
         },
     )
-    checked = check(experiment, ranking, found, claim)
-    causal = findings(checker_for(experiment, claim), experiment.view.n_latents, ranking, checked, behavior)
-    part = Part(latent_mask(checked.named, experiment.view.n_latents))
+    both_ends = check(experiment, ranking, found, claim)
+    checked, n_latents = both_ends.along, experiment.view.n_latents
+    shares = checker_for(experiment, claim)
+    causal = {"unit": unit, **findings(shares, n_latents, ranking, both_ends, behavior)}
+    causal["stability"] = _stability(run, experiment, found, claim, checked, unit)
+    part = Part(latent_mask(checked.named, n_latents))
     if (
         experiment.claim.gradient_measurement is not None
         and experiment.behavior_measurement is not experiment.claim.gradient_measurement
@@ -218,14 +222,15 @@ def _explain(
 
 
 def _explain_unshared(
+    run: TrainedRun,
     experiment: Experiment,
     files: BehaviorFolder,
     unrelated_texts: Sequence[Prompt],
-    policy: TokenPolicy,
     baseline: Baseline,
 ) -> dict[str, object]:
     """`_explain` for two models that share no space."""
     behavior, pair, view = experiment.behavior, experiment.pair, experiment.view
+    policy = run.config.tokens
     confidence, seed = behavior.shift.confidence, behavior.seed
     find, activations = experiment.unshared_find, experiment.unshared_claim
     assert find is not None and activations is not None
@@ -236,8 +241,8 @@ def _explain_unshared(
         {
             "schema_version": SCHEMA_VERSION,
             "unit": activations.unit,
-            "find": unshared_decomposition(found, confidence, seed),
-            "held_out": unshared_decomposition(claim, confidence, seed),
+            "find": unshared_decomposition(found, ranking, confidence, seed),
+            "held_out": unshared_decomposition(claim, ranking, confidence, seed),
             "layers": None,
         },
     )
@@ -245,6 +250,9 @@ def _explain_unshared(
     metrics = CrossEntropy(), CrossEntropy()
     unrelated = PerModelActivations(pair, view, metrics, unrelated_texts, policy, baseline)
     causal = unshared_findings(activations, unrelated, ranking, claim, checked, behavior)
+    wanted = trained_replicas(run, view) if behavior.checks.replicas else []
+    repeated = [repeat_unshared(experiment, run, replica) for replica in wanted]
+    causal["stability"] = stability(experiment, checked.along, activations.unit, repeated)
     _write_json(files.causal, {"schema_version": SCHEMA_VERSION, **causal})
     sides = {
         name: Attributed(side.latents, side.total) for name, side in (("find", found), ("held_out", claim))
@@ -255,9 +263,25 @@ def _explain_unshared(
     }
     write_parquet(
         files.latents,
-        latent_table(activations.latent_sizes(), ranking, sides, checked, behavior.seed, within),
+        latent_table(activations.latent_sizes(), ranking, sides, checked.along, behavior.seed, within),
     )
-    return _summary(checked)
+    return _summary(checked.along)
+
+
+def _stability(
+    run: TrainedRun,
+    experiment: Experiment,
+    found: DecomposedShift,
+    claim: DecomposedShift,
+    checked: Checked,
+    unit: str,
+) -> dict[str, Any]:
+    """Repeat finding and set check with the other trainings of the dictionary."""
+    wanted = trained_replicas(run, experiment.view) if experiment.behavior.checks.replicas else []
+    if wanted and found.attribution is None:
+        return without_gradient(unit)
+    repeated = [repeat(experiment, found, claim, replica) for replica in wanted]
+    return stability(experiment, checked, unit, repeated)
 
 
 def _summary(checked: Checked) -> dict[str, object]:

@@ -91,6 +91,9 @@ class Attribution:
 
     tokens: "TokenAttributions"
 
+    gradients: list[Float[Tensor, "_ _ d_model"]]
+    """ḡ of every batch. It does not depend on the dictionary: with it, another dictionary's attributions cost no backward pass."""
+
     @property
     def mean(self) -> Float64[np.ndarray, " latent"]:
         """The mean over prompts."""
@@ -134,23 +137,26 @@ def attribute(
 
     def attribute_with(steps: int) -> Attribution:
         integration.refine(steps)
-        return _attributed(measurement, integration, represented, n_latents)
+        gradients = [integration.mean(index) for index in range(len(measurement.activations.batches))]
+        return attribute_along(measurement, gradients, steps, represented, n_latents)
 
     return refine_until_complete(attribute_with, settings, corners.total)
 
 
-def _attributed(
+def attribute_along(
     measurement: LogitMeasurement,
-    integration: Integration,
+    gradients: list[Float[Tensor, "_ _ d_model"]],
+    steps: int,
     represented: Float64[np.ndarray, " prompt"],
     n_latents: int,
 ) -> Attribution:
+    """Return the attributions for given mean gradients, one per batch, made of `steps` points in each model."""
     latents = np.zeros((measurement.n_prompts, n_latents))
     rest = {name: np.zeros(measurement.n_prompts) for name in REST}
     tokens = TokenAttributions()
     for index, batch in enumerate(measurement.activations.batches):
         change = measurement.activations.change(index)
-        products, others = change.attributions(integration.mean(index))
+        products, others = change.attributions(gradients[index])
         products, weights = products.cpu(), change.weights.cpu()
         row, position = (place.numpy() for place in batch.kept.nonzero(as_tuple=True))
         prompt_of_row = batch.prompts[batch.place.numpy()]
@@ -171,4 +177,4 @@ def _attributed(
         ):
             column.append(values)
     residual = represented - latents.sum(axis=1) - sum(rest.values())
-    return Attribution(latents, rest, integration.steps, residual, tokens)
+    return Attribution(latents, rest, steps, residual, tokens, gradients)

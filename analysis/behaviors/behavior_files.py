@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class BehaviorFolder:

@@ -1,6 +1,5 @@
 """Finds the latents that carry a shift on one half of the prompts, and checks them on the other half."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +9,13 @@ from tqdm.auto import tqdm
 
 from .activations import PromptActivations
 from .attribution import Attribution, PatchingCorners, attribute, measure_corners
-from .causal import (
-    CHECKS,
-    Checker,
-    RandomParts,
-    checks_as_dict,
-    compare,
-    curve,
-    latent_mask,
-    random_shares,
-    top_n_parts,
-)
+from .causal import CHECKS, Checker, checks_as_dict, curve, passes, share, top_n_parts
 from .change_decomposition import Part
 from .experiment import Experiment, Side
-from .named_latents import Checked, check_named, rank_by_contribution
+from .named_latents import BothEnds, Checked, check_named, check_set, draws_of
 from .prompt_statistics import Resamples, Values
+from .random_parts import RandomParts, latent_mask
+from .ranking import Ranking, cancellation
 
 _CANDIDATES = 4
 """Number of latents patched singly if there is no gradient, as a multiple of the number of named latents."""
@@ -53,16 +44,15 @@ def decompose_shift(experiment: Experiment, side: Side) -> DecomposedShift:
     return DecomposedShift(corners, attribute(measurement, corners, settings, experiment.view.n_latents))
 
 
-def rank(experiment: Experiment, found: DecomposedShift) -> list[int]:
-    """Return the latents with a positive contribution to the shift, largest first.
+def rank(experiment: Experiment, found: DecomposedShift) -> Ranking:
+    """Return the contributions to the shift, positive in its direction.
 
     The contribution is the attribution; without a gradient, it is the necessity of each of the latents that change most.
     """
     if found.attribution is not None:
-        contribution = found.direction * found.attribution.mean
-    else:
-        contribution = _single_necessity(experiment, found)
-    return rank_by_contribution(contribution)
+        size = abs(float(found.corners.total.mean()))
+        return Ranking(found.direction * found.attribution.mean, size)
+    return Ranking(_single_necessity(experiment, found))
 
 
 def _single_necessity(experiment: Experiment, found: DecomposedShift) -> Float64[np.ndarray, " latent"]:
@@ -77,11 +67,11 @@ def _single_necessity(experiment: Experiment, found: DecomposedShift) -> Float64
     )
     contribution = np.zeros(n_latents)
     for latent in tqdm(candidates[sizes[candidates] > 0].tolist(), desc="patch", unit="latent"):
-        contribution[latent] = checker.share("necessity", Part(latent_mask([latent], n_latents))).value
+        contribution[latent] = share(checker, "necessity", Part(latent_mask([latent], n_latents))).value
     return contribution
 
 
-def decomposition(found: DecomposedShift, confidence: float, seed: int) -> dict[str, Any]:
+def decomposition(found: DecomposedShift, ranking: Ranking, confidence: float, seed: int) -> dict[str, Any]:
     """Return the shift and its parts, in the unit of the metric and as shares of the shift, with intervals over prompts."""
     corners = found.corners
     resamples = Resamples(len(corners.reference), confidence, seed)
@@ -114,18 +104,24 @@ def decomposition(found: DecomposedShift, confidence: float, seed: int) -> dict[
             "residual": residual,
             "residual_share": residual / total if total else None,
             "steps": attribution.steps,
+            "cancellation": cancellation(attribution.latents, corners.total, ranking, resamples),
         }
     return result
 
 
 def check(
-    experiment: Experiment, ranking: Sequence[int], found: DecomposedShift, claim: DecomposedShift
-) -> Checked:
+    experiment: Experiment, ranking: Ranking, found: DecomposedShift, claim: DecomposedShift
+) -> BothEnds:
     """Check the named latents on the claim set: see `check_named`."""
     contribution = None if claim.attribution is None else found.direction * claim.attribution.latents
-    checker, n_latents = checker_for(experiment, claim), experiment.view.n_latents
+    draws = draws_of(experiment.behavior, generated=claim.attribution is None)
     return check_named(
-        checker, experiment.claim.activations, n_latents, ranking, contribution, experiment.behavior
+        checker_for(experiment, claim),
+        experiment.claim.activations,
+        ranking,
+        contribution,
+        experiment.behavior,
+        draws,
     )
 
 
@@ -140,20 +136,32 @@ def answer_checks(
     experiment: Experiment,
     corners: PatchingCorners,
     checked: Checked,
-    ranking: Sequence[int],
+    ranking: Ranking,
     activations: PromptActivations,
 ) -> dict[str, Any]:
-    """Check the named latents, and more of the ranking, on generated answers, compared with random latents."""
-    behavior = experiment.behavior
+    """Check the named latents together, and more of the ranking, on generated answers, compared with random latents.
+
+    A claim about answers rests on this check alone: the one in nats does not carry over.
+    """
+    behavior, measurement = experiment.behavior, experiment.behavior_measurement
     confidence, n_latents = behavior.shift.confidence, experiment.view.n_latents
-    checker = Checker(experiment.behavior_measurement, corners, confidence, behavior.seed)
-    random = RandomParts(activations, checked.named, behavior.seed)
-    part = Part(latent_mask(checked.named, n_latents))
-    draws = random.draws([checked.named] * behavior.checks.answer_draws, activations.norm(part))
-    together = compare(checker, part, random_shares(checker, draws, "random sets"))
-    more = top_n_parts(ranking, behavior.checks.answer_counts, n_latents, leave_out=len(checked.named))
+    checker = Checker(measurement, corners, confidence, behavior.seed)
+    random = RandomParts(activations, behavior.seed)
+    together = check_set(
+        checker,
+        activations,
+        random,
+        checked.named,
+        ranking.contribution,
+        behavior.checks.answer_draws,
+        confidence,
+    )
+    more = top_n_parts(ranking.along, behavior.checks.answer_counts, n_latents, leave_out=len(checked.named))
     return {
-        "n_prompts": experiment.behavior_measurement.n_prompts,
+        "unit": measurement.unit,
+        "n_prompts": measurement.n_prompts,
+        "draws": behavior.checks.answer_draws,
+        "set_passed": passes(together, confidence),
         "together": checks_as_dict(together, confidence),
         "curve": curve(checker, more, CHECKS),
     }

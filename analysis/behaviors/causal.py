@@ -4,28 +4,33 @@
     sufficiency  [M_B(h_A + part) - M_B(h_A)] / ΔB     inserting the part produces the shift in the intervened model's upper layers
     steering     [M_A(h_A + part) - M_A(h_A)] / ΔB     the same in the reference's upper layers
 
-on the claim set of prompts. Each is compared with random latents of similar firing frequency, scaled to the same norm, because any edit
-of that size has some effect. A check is passed if its interval lies above `MIN_SHARE` and its p-value is at most 1 - confidence: the
-share of the random draws, plus the claim itself, that reach it.
+on the claim set of prompts. Each is compared with random latents (`random_parts`), because any edit of that size has some effect. A
+check is passed if
+
+    the interval of the share lies above `MIN_SHARE`,
+    the interval of the excess, the share minus the mean of the random draws, lies above 0, and
+    the p-value, corrected for all checks of its family, is at most 1 - confidence.
+
+A check that could not be passed whatever the model does is not made: too few draws for the corrected level, or too few prompts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
-from torch import Tensor
+from scipy.stats import t as student_t
 from tqdm.auto import tqdm
 
-from .activations import LatentSizes
 from .attribution import PatchingCorners
 from .behavior_files import MIN_SHARE
 from .change_decomposition import Part
-from .measurement import Measurement
+from .measurement import Measurement, values_of_each
+from .multiple_testing import draws_for_holm, holm, significant
 from .patching import INTERVENED, REFERENCE, PatchedRun
-from .prompt_statistics import Estimate, Resamples, Values, sign_flip_test
+from .prompt_statistics import MIN_PROMPTS, Estimate, Resamples, Values, zero_mean_p
+from .random_parts import latent_mask
 
 Kind = Literal["necessity", "sufficiency", "steering"]
 KINDS: tuple[Kind, ...] = ("necessity", "sufficiency", "steering")
@@ -37,8 +42,8 @@ PARTS = {
     "left_out": Part(left_out=True),
 }
 
-_NEAREST = 20
-"""Number of latents with the closest firing frequency from which a random one is drawn."""
+_LEAST_DRAWS = 19
+"""Draws that are made even if the claim is lost before: the excess is measured against their mean."""
 
 
 @runtime_checkable
@@ -53,13 +58,27 @@ class Shares(Protocol):
 
     n_prompts: int
 
-    def share(self, kind: Kind, part: Part) -> Estimate:
-        """Return the share of a part, with its interval over prompts."""
+    @property
+    def whole(self) -> Values:
+        """What the shares are of."""
+        ...
+
+    def effects(self, kind: Kind, parts: Sequence[Part]) -> Iterator[Values]:
+        """Yield the effect of each part on every prompt, in the unit of the metric; later parts are run only when asked for."""
+        ...
+
+    def ratio(self, effect: Values) -> Estimate:
+        """Return an effect as a share, with its interval over prompts."""
         ...
 
     def reconstruction_effect(self) -> dict[str, Estimate]:
         """Return the effect of replacing each model's activations by their reconstruction, where defined."""
         ...
+
+
+def share(shares: Shares, kind: Kind, part: Part) -> Estimate:
+    """Return the share of a part, with its interval over prompts."""
+    return shares.ratio(next(shares.effects(kind, [part])))
 
 
 class Checker:
@@ -75,29 +94,109 @@ class Checker:
         self.n_prompts = measurement.n_prompts
         self._resamples = Resamples(measurement.n_prompts, confidence, seed, measurement.bounds)
 
-    def share(self, kind: Kind, part: Part) -> Estimate:
-        """Return the share of the shift that a part causes, with its interval over prompts."""
-        return self._resamples.ratio(self._effect(kind, part), self._corners.total)
+    @property
+    def whole(self) -> Values:
+        """The shift."""
+        return self._corners.total
+
+    def ratio(self, effect: Values) -> Estimate:
+        """Return an effect as a share of the shift, with its interval over prompts."""
+        return self._resamples.ratio(effect, self.whole)
+
+    def effects(self, kind: Kind, parts: Sequence[Part]) -> Iterator[Values]:
+        """Yield the effect of each part, in the direction of the shift."""
+        corners, measurement = self._corners, self._measurement
+        match kind:
+            case "necessity":
+                runs, before = (
+                    [PatchedRun(INTERVENED, INTERVENED, part, -1) for part in parts],
+                    corners.intervened,
+                )
+                return (before - values for values in values_of_each(measurement, runs))
+            case "sufficiency":
+                runs = [PatchedRun(INTERVENED, REFERENCE, part) for part in parts]
+                before = corners.intervened_from_reference
+            case "steering":
+                runs, before = [PatchedRun(REFERENCE, REFERENCE, part) for part in parts], corners.reference
+        return (values - before for values in values_of_each(measurement, runs))
 
     def reconstruction_effect(self) -> dict[str, Estimate]:
         """Return the effect of the reconstruction on each model's behavior, as a share of the shift."""
-        effects = {
-            "reference": self._measurement.values(PatchedRun(REFERENCE, REFERENCE, reconstructed=True))
-            - self._corners.reference,
-            "intervened": self._measurement.values(PatchedRun(INTERVENED, INTERVENED, reconstructed=True))
-            - self._corners.intervened,
+        values = self._measurement.values
+        return {
+            "reference": self.ratio(
+                values(PatchedRun(REFERENCE, REFERENCE, reconstructed=True)) - self._corners.reference
+            ),
+            "intervened": self.ratio(
+                values(PatchedRun(INTERVENED, INTERVENED, reconstructed=True)) - self._corners.intervened
+            ),
         }
-        return {side: self._resamples.ratio(effect, self._corners.total) for side, effect in effects.items()}
 
-    def _effect(self, kind: Kind, part: Part) -> Float64[np.ndarray, " prompt"]:
-        corners, values = self._corners, self._measurement.values
-        match kind:
-            case "necessity":
-                return corners.intervened - values(PatchedRun(INTERVENED, INTERVENED, part, -1))
-            case "sufficiency":
-                return values(PatchedRun(INTERVENED, REFERENCE, part)) - corners.intervened_from_reference
-            case "steering":
-                return values(PatchedRun(REFERENCE, REFERENCE, part)) - corners.reference
+
+class Opposite:
+    """The same shares with the sign reversed: what pushes against the shift has positive shares."""
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self.kinds, self.parts, self.n_prompts = shares.kinds, shares.parts, shares.n_prompts
+
+    @property
+    def whole(self) -> Values:
+        """What the shares are of."""
+        return self._shares.whole
+
+    def effects(self, kind: Kind, parts: Sequence[Part]) -> Iterator[Values]:
+        """Yield the effect of each part, against the direction of the shift."""
+        return (-effect for effect in self._shares.effects(kind, parts))
+
+    def ratio(self, effect: Values) -> Estimate:
+        """Return an effect as a share, with its interval over prompts."""
+        return self._shares.ratio(effect)
+
+    def reconstruction_effect(self) -> dict[str, Estimate]:
+        """See `Shares.reconstruction_effect`; not reversed."""
+        return self._shares.reconstruction_effect()
+
+
+class Shortage(NamedTuple):
+    """Why a check is not made."""
+
+    of: Literal["draws", "prompts", "shift", "share", "latents"]
+    have: int = 0
+    needs: int = 0
+
+    @property
+    def why(self) -> str:
+        """The reason, as a clause."""
+        match self.of:
+            case "prompts":
+                return f"{self.have} claim prompts give no interval; {self.needs} do"
+            case "draws":
+                return (
+                    f"{self.have} different random draws cannot reach the corrected level; {self.needs} can"
+                )
+            case "shift":
+                return "the shift in this metric may be 0, so shares of it have no interval"
+            case "latents":
+                return "no latent contributes in this direction on the find prompts, so none is named"
+            case "share":
+                return f"it contributed less than {MIN_SHARE:.0%} of the shift on the find prompts"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entries of causal.json."""
+        return {"why_not": self.why, "needs": {self.of: self.needs} if self.needs else None}
+
+
+def without_interval(estimate: Estimate) -> Shortage | None:
+    """Return the reason why a share without an interval is not checked; None if it has one."""
+    return None if np.isfinite(estimate.low) else Shortage("shift")
+
+
+def shortage(n_draws: int, needed: int, n_prompts: int) -> Shortage | None:
+    """Return what a check lacks to be passable; None if nothing."""
+    if n_prompts < MIN_PROMPTS:
+        return Shortage("prompts", n_prompts, MIN_PROMPTS)
+    return Shortage("draws", n_draws, needed) if n_draws < needed else None
 
 
 @dataclass(frozen=True)
@@ -105,100 +204,150 @@ class Compared:
     """A share of the shift, and the shares of random parts of the same norm."""
 
     estimate: Estimate
-    random: tuple[float, ...]
+    random: tuple[float, ...] = ()
+    """Shares of the random draws."""
+
+    excess: Estimate | None = None
+    """The share minus the mean of the draws, with an interval over prompts and draws; None if the check is not made."""
+
+    at_norm: float | None = None
+    """The share at the norm of the draws, if that is not the part's own norm."""
+
+    p_adjusted: float | None = None
+    """`tested_p`, corrected for the other checks of its family."""
+
+    shortage: Shortage | None = None
+    """Why the check is not made; None if it is made."""
+
+    @property
+    def made(self) -> bool:
+        """Whether the check is made."""
+        return self.shortage is None
+
+    @property
+    def compared(self) -> float:
+        """The share that is compared with the draws."""
+        return self.estimate.value if self.at_norm is None else self.at_norm
 
     @property
     def p_value(self) -> float | None:
-        """The share of the random parts, counting this part too, that are at least as large; None without random parts."""
-        if not self.random:
+        """The share of the draws, counting this part too, that are at least as large; None if the check is not made."""
+        if self.shortage is not None or not self.random:
             return None
-        return (1 + sum(value >= self.estimate.value for value in self.random)) / (1 + len(self.random))
+        return (1 + sum(value >= self.compared for value in self.random)) / (1 + len(self.random))
 
-    def passed(self, confidence: float) -> bool:
-        """Whether the interval lies above `MIN_SHARE` and the p-value is at most 1 - confidence."""
-        p_value = self.p_value
-        return p_value is not None and self.estimate.low > MIN_SHARE and p_value <= 1 - confidence + 1e-9
+    @property
+    def tested_p(self) -> float | None:
+        """The p-value that is corrected: 1 unless both intervals lie above their bounds, so that only what could be claimed counts as found."""
+        if self.p_value is None or self.excess is None:
+            return None
+        return self.p_value if self.estimate.low > MIN_SHARE and self.excess.low > 0 else 1.0
+
+    def passed(self, confidence: float) -> bool | None:
+        """Whether the check is passed; None if it is not made or not yet corrected."""
+        return None if self.p_adjusted is None else significant(self.p_adjusted, confidence)
 
     def as_dict(self, confidence: float) -> dict[str, Any]:
         """Return the entry of causal.json."""
         return {
             **self.estimate.as_dict(),
+            "made": self.made,
+            **({"why_not": None, "needs": None} if self.shortage is None else self.shortage.as_dict()),
             "p_value": self.p_value,
+            "p_adjusted": self.p_adjusted,
             "random": list(self.random),
             "random_mean": float(np.mean(self.random)) if self.random else None,
             "random_largest": max(self.random, default=None),
+            "at_norm": self.at_norm,
+            "excess": None if self.excess is None else self.excess.as_dict(),
             "passed": self.passed(confidence),
         }
 
 
-def latent_mask(latents: Iterable[int], n_latents: int) -> Bool[Tensor, " latent"]:
-    """Return a mask of the given latents."""
-    mask = torch.zeros(n_latents, dtype=torch.bool)
-    mask[list(latents)] = True
-    return mask
+def compare(shares: Shares, part: Part, draws: Sequence[Part], confidence: float) -> dict[Kind, Compared]:
+    """Return necessity and sufficiency of a part, compared with random parts, corrected for one another with Holm's procedure.
+
+    Draws end early once so many have reached the part that the check cannot be passed any more; its p-value stays above the level.
+    """
+    kinds = defined(shares, CHECKS)
+    names_nothing = part.latents is not None and not bool(part.latents.any())
+    missing = (
+        Shortage("latents")
+        if names_nothing
+        else shortage(len(draws), draws_for_holm(len(kinds), confidence), shares.n_prompts)
+    )
+    found: dict[Kind, Compared] = {}
+    for kind in kinds:
+        effect = next(shares.effects(kind, [part]))
+        estimate = shares.ratio(effect)
+        lacks = missing or without_interval(estimate)
+        if lacks is not None:
+            found[kind] = Compared(estimate, shortage=lacks)
+            continue
+        drawn = _until_lost(shares, kind, effect, draws, confidence)
+        found[kind] = compared_with(shares, estimate, effect, drawn, confidence)
+    return _with_adjusted(found)
 
 
-@runtime_checkable
-class PartNorms(Protocol):
-    """Prompts with known norms of parts: `PromptActivations` or `PerModelActivations`."""
+def compared_with(
+    shares: Shares,
+    estimate: Estimate,
+    effect: Values,
+    drawn: Sequence[Values],
+    confidence: float,
+    at_norm: float | None = None,
+) -> Compared:
+    """Return a share compared with the effects of random parts.
 
-    def latent_sizes(self) -> LatentSizes:
-        """Return the size of every latent."""
-        ...
+    The interval of the excess joins that over prompts and Student's over draws, as independent errors.
 
-    def norm(self, part: Part) -> float:
-        """Return the Frobenius norm of a part over all prompts."""
-        ...
-
-
-class RandomParts:
-    """Random latents of similar firing frequency as the named ones, scaled to a given norm."""
-
-    def __init__(self, activations: PartNorms, named: Sequence[int], seed: int) -> None:
-        self._activations, self._named = activations, list(named)
-        self._sizes = activations.latent_sizes()
-        self._generator = np.random.default_rng([seed, 2])
-        alive = self._sizes.norm > 0
-        alive[self._named] = False
-        self._others: Int64[np.ndarray, " latent"] = alive.nonzero()[:, 0].numpy()
-
-    def draws(self, patterns: Iterable[Sequence[int]], norm: float) -> list[Part]:
-        """Draw a random part for each pattern. Empty if there are too few latents to draw from: without a control, nothing is claimed."""
-        parts = [self.like(latents, norm) for latents in patterns]
-        return [part for part in parts if part is not None] if None not in parts else []
-
-    def like(self, latents: Sequence[int], norm: float) -> Part | None:
-        """Draw as many latents, each among those of closest firing frequency; None if there are too few to draw from."""
-        firings = self._sizes.firings.numpy()
-        left = self._others
-        if len(left) < len(latents):
-            return None
-        drawn = []
-        for latent in latents:
-            nearest = np.argsort(np.abs(firings[left] - firings[latent]), kind="stable")[:_NEAREST]
-            pick = int(left[self._generator.choice(nearest)])
-            drawn.append(pick)
-            left = left[left != pick]
-        part = Part(latent_mask(drawn, len(firings)))
-        drawn_norm = self._activations.norm(part)
-        return part.scaled(norm / drawn_norm) if drawn_norm > 0 else None
+    Args:
+        effect: The effect that is compared: that of the part itself, or at the norm of the draws.
+    """
+    effects = np.stack(drawn)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        random = np.divide(effects.mean(axis=1), shares.whole.mean()).tolist()
+    over_prompts = shares.ratio(effect - effects.mean(axis=0))
+    quantile = student_t.ppf((1 + confidence) / 2, len(random) - 1)
+    over_draws = float(quantile * np.std(random, ddof=1) / np.sqrt(len(random)))
+    excess = Estimate(
+        over_prompts.value,
+        over_prompts.value - float(np.hypot(over_prompts.value - over_prompts.low, over_draws)),
+        over_prompts.value + float(np.hypot(over_prompts.high - over_prompts.value, over_draws)),
+    )
+    return Compared(estimate, tuple(random), excess, at_norm)
 
 
-Null = Mapping[Kind, tuple[float, ...]]
-"""Shares of random parts, for each check."""
+def _until_lost(
+    shares: Shares, kind: Kind, effect: Values, draws: Sequence[Part], confidence: float
+) -> list[Values]:
+    """Return the effects of the draws, up to the one after which the uncorrected p-value of all of them is above the level."""
+    claim, reached, found = _value(shares, effect), 0, []
+    effects = shares.effects(kind, draws)
+    for values in tqdm(effects, desc=f"random sets, {kind}", total=len(draws), leave=False):
+        found.append(values)
+        reached += _value(shares, values) >= claim
+        lost = not significant((1 + reached) / (1 + len(draws)), confidence)
+        if lost and len(found) >= _LEAST_DRAWS:
+            break
+    return found
 
 
-def random_shares(shares: Shares, draws: Sequence[Part], label: str) -> Null:
-    """Return the shares of random parts."""
-    return {
-        kind: tuple(shares.share(kind, draw).value for draw in tqdm(draws, desc=label, leave=False))
-        for kind in _defined(shares, CHECKS)
-    }
+def _value(shares: Shares, effect: Values) -> float:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.divide(effect.mean(), shares.whole.mean()))
 
 
-def compare(shares: Shares, part: Part, null: Null) -> dict[Kind, Compared]:
-    """Return necessity and sufficiency of a part, compared with random parts."""
-    return {kind: Compared(shares.share(kind, part), null[kind]) for kind in _defined(shares, CHECKS)}
+def _with_adjusted(found: dict[Kind, Compared]) -> dict[Kind, Compared]:
+    tests = {kind: p_value for kind, check in found.items() if (p_value := check.tested_p) is not None}
+    adjusted = dict(zip(tests, holm(np.array([*tests.values()], dtype=np.float64)).tolist(), strict=True))
+    return {kind: replace(check, p_adjusted=adjusted.get(kind)) for kind, check in found.items()}
+
+
+def passes(found: Mapping[Kind, Compared], confidence: float) -> bool | None:
+    """Whether any of the checks is passed; None if none is made."""
+    made = [passed for check in found.values() if (passed := check.passed(confidence)) is not None]
+    return any(made) if made else None
 
 
 def checks_as_dict(found: Mapping[Kind, Compared], confidence: float) -> dict[str, Any]:
@@ -206,12 +355,13 @@ def checks_as_dict(found: Mapping[Kind, Compared], confidence: float) -> dict[st
     return {kind: found[kind].as_dict(confidence) if kind in found else None for kind in CHECKS}
 
 
-def _defined(shares: Shares, kinds: Sequence[Kind]) -> list[Kind]:
+def defined(shares: Shares, kinds: Sequence[Kind]) -> list[Kind]:
+    """Return those of the checks that are defined."""
     return [kind for kind in kinds if kind in shares.kinds]
 
 
 def _shares_as_dict(shares: Shares, kinds: Sequence[Kind], part: Part) -> dict[str, Any]:
-    return {kind: shares.share(kind, part).as_dict() if kind in shares.kinds else None for kind in kinds}
+    return {kind: share(shares, kind, part).as_dict() if kind in shares.kinds else None for kind in kinds}
 
 
 def top_n_parts(
@@ -231,9 +381,9 @@ def curve(
     return [{"n": n} | _shares_as_dict(shares, kinds, part) for n, part in parts]
 
 
-def association(contribution: Values, confidence: float, seed: int) -> float:
+def association(contribution: Values) -> float:
     """Return the p-value of an attribution in the direction of the shift, over prompts; 1 if it has the opposite sign."""
-    return sign_flip_test(contribution, confidence, seed).p_value if contribution.mean() > 0 else 1.0
+    return zero_mean_p(contribution) if contribution.mean() > 0 else 1.0
 
 
 def remainder(shares: Shares, n_latents: int) -> dict[str, Any]:

@@ -116,6 +116,13 @@ class Experiment:
         return self.find.gradient_measurement or self.answers(self.find.prompts)
 
     @property
+    def metrics(self) -> tuple[LogitMetric, LogitMetric] | None:
+        """The metric that latents are found with, over the vocabulary of each model; None if it has no gradient."""
+        if self.metric is None or self._intervened_metric is None:
+            return None
+        return self.metric, self._intervened_metric
+
+    @property
     def has_shared_space(self) -> bool:
         """Whether each model can be run from the other's activations."""
         return has_shared_space(self.pair, self.view)
@@ -154,10 +161,10 @@ class Experiment:
         )
 
     def _per_model_activations(self, prompts: Sequence[Prompt]) -> PerModelActivations | None:
-        if self.metric is None or self._intervened_metric is None:
+        metrics = self.metrics
+        if metrics is None:
             return None
         assert self._baseline is not None
-        metrics = self.metric, self._intervened_metric
         return PerModelActivations(self.pair, self.view, metrics, prompts, self._policy, self._baseline)
 
     def _side(self, held_out: bool) -> Side:

@@ -1,6 +1,6 @@
 """attribution.parquet: one row per latent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from ..tables.columns import ATTRIBUTION
 from .activations import LatentSizes
 from .named_latents import Checked
 from .prompt_statistics import Resamples, Values
+from .ranking import Ranking
 
 
 class Attributed(NamedTuple):
@@ -22,7 +23,7 @@ class Attributed(NamedTuple):
 
 def latent_table(
     sizes: LatentSizes,
-    ranking: Sequence[int],
+    ranking: Ranking,
     sides: Mapping[str, Attributed],
     checked: Checked,
     seed: int,
@@ -35,7 +36,7 @@ def latent_table(
         more: Additional columns.
     """
     n_latents = len(sizes.norm)
-    rank_of = dict(zip(ranking, range(len(ranking)), strict=True))
+    rank_of = {latent: rank for rank, latent in enumerate(ranking.along)}
     columns: dict[str, Any] = {
         "latent": np.arange(n_latents),
         "rank": [rank_of.get(latent) for latent in range(n_latents)],

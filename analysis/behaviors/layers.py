@@ -17,8 +17,9 @@ from .patching import INTERVENED, REFERENCE, PatchedRun, unchanged
 from .prompt_statistics import Resamples, Values
 from .prompts import Prompt, batches
 
-PROMPTS = 12
-"""Maximum number of prompts, because each layer needs several passes over all of them."""
+PROMPTS = 24
+"""Maximum number of prompts, because each layer needs several passes over all of them. Every nth is taken, which leaves more than half of
+that number: enough for intervals (`MIN_PROMPTS`)."""
 
 
 def patch_layers(

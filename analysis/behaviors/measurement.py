@@ -5,7 +5,8 @@
 The four corners M_A(h_A), M_A(h_B), M_B(h_A), M_B(h_B) and every causal check are such runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -34,12 +35,21 @@ class Measurement(Protocol):
         ...
 
 
+def values_of_each(
+    measurement: Measurement, runs: Sequence[PatchedRun]
+) -> Iterator[Float64[np.ndarray, " prompt"]]:
+    """Yield the values of every run, batched where the measurement can; later runs are made only when asked for."""
+    if isinstance(measurement, LogitMeasurement):
+        return measurement.each(runs)
+    return map(measurement.values, runs)
+
+
 class LogitMeasurement:
     """A metric of logits."""
 
     def __init__(self, activations: PromptActivations, metric: LogitMetric) -> None:
         """`activations` must be on the rows that the metric requires."""
-        self.activations = activations
+        self.activations, self.metric = activations, metric
         self.bounds: Bounds | None = None
         self.unit, self.n_prompts = metric.unit, activations.n_prompts
         self._patched = PatchedMetrics(
@@ -53,6 +63,11 @@ class LogitMeasurement:
     def values(self, run: PatchedRun) -> Float64[np.ndarray, " prompt"]:
         """See `Measurement.values`."""
         return self._patched.values(run.model, self._start(run))
+
+    def each(self, runs: Sequence[PatchedRun]) -> Iterator[Float64[np.ndarray, " prompt"]]:
+        """Yield `values` of every run, several runs of one model in one forward pass; later runs are made only when asked for."""
+        for model, group in groupby(runs, key=lambda run: run.model):
+            yield from self._patched.each(model, [self._start(run) for run in group])
 
     def compare_with_unchanged(self, runs: Sequence[PatchedRun]) -> list[EditEffect]:
         """Compare runs with their unchanged model: see `PatchedMetrics.compare_with_unchanged`."""

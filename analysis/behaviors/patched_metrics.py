@@ -1,11 +1,12 @@
 """The metric of either model, run forward from the hookpoint with given activations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from crosscoder.language_models.pair import ModelPair
@@ -13,7 +14,13 @@ from crosscoder.language_models.pair import ModelPair
 from .logit_metrics import LogitMetric, Logits, next_token_divergence
 from .patching import REFERENCE
 from .prompt_statistics import Values
-from .prompts import Batch
+from .prompts import BATCH_TOKENS, Batch
+
+_TOKENS = 8 * BATCH_TOKENS
+"""Maximum number of padded tokens of runs that share a forward pass."""
+
+_LOGITS = 2**26
+"""Maximum number of their logits: 256 MiB in float32."""
 
 Start = Callable[[int], Float[Tensor, "row token d_model"]]
 """Returns the activations at the hookpoint for one batch."""
@@ -61,6 +68,40 @@ class PatchedMetrics:
             values[sides[model].prompts] = found.cpu().numpy()
         return values
 
+    def each(self, model: int, starts: Sequence[Start]) -> Iterator[Values]:
+        """Yield `values` for every start. As many as memory allows share a forward pass; the next are run only when asked for."""
+        at_once = max(1, min(self._copies(model, index) for index in range(len(self._batches))))
+        for first in range(0, len(starts), at_once):
+            yield from self._together(model, starts[first : first + at_once])
+
+    @torch.no_grad()
+    def _together(self, model: int, starts: Sequence[Start]) -> Float64[np.ndarray, "start prompt"]:
+        values = np.empty((len(starts), self.n_prompts))
+        for index, sides in enumerate(self._batches):
+            batch = sides[model]
+            copies = repeated(batch, len(starts))
+            places = self._metrics[model].places(copies)
+            logits = self._pair.logits_from_hookpoint(
+                copies.token_ids,
+                copies.attention,
+                torch.cat([start(index).float() for start in starts]),
+                model,
+                at=places,
+            )
+            reference = self._reference_logits(index)
+            if reference is not None:
+                reference = reference.repeat(len(starts), 1)
+            found = self._metrics[model].values(logits, copies, reference)
+            values[:, batch.prompts] = found.cpu().numpy().reshape(len(starts), -1)
+        return values
+
+    def _copies(self, model: int, index: int) -> int:
+        """Return how many copies of a batch fit into one forward pass."""
+        batch = self._batches[index][model]
+        n_places = int(self._metrics[model].places(batch).sum())
+        logits = n_places * len(self._pair.tokenizer_of(model))
+        return min(_TOKENS // batch.token_ids.numel(), _LOGITS // max(1, logits))
+
     @torch.no_grad()
     def compare_with_unchanged(self, model: int, starts: Sequence[Start]) -> list[EditEffect]:
         """Compare a model with edited activations to the unchanged model; for metrics with one row per prompt and logits at all tokens."""
@@ -106,3 +147,14 @@ class PatchedMetrics:
             return None
         with torch.no_grad():
             return self._logits(REFERENCE, index, self._unchanged(REFERENCE, index))
+
+
+def repeated(batch: Batch, n: int) -> Batch:
+    """Return a batch that holds all rows of another `n` times, as other prompts: 0, 1, ... in order."""
+    n_prompts = len(batch.prompts)
+    rows = {
+        name: getattr(batch, name).repeat(n, *[1] * (getattr(batch, name).ndim - 1))
+        for name in ("token_ids", "attention", "kept", "n_prompt", "length", "against")
+    }
+    place = torch.cat([batch.place + copy * n_prompts for copy in range(n)])
+    return replace(batch, prompts=np.arange(n * n_prompts), place=place, **rows)

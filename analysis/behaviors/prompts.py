@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from crosscoder.text.chat_templates import encode_chat
 from crosscoder.text.documents import special_ids
 from crosscoder.text.text_files import Text, read_file
 from crosscoder.text.token_alignment import Aligner, counterpart_positions
+
+Item = TypeVar("Item")
 
 # Maximum number of padded tokens per forward pass. Their logits are all in memory, twice for a gradient.
 BATCH_TOKENS = 1024
@@ -121,10 +124,17 @@ def read_prompts(behavior: Behavior, pair: ModelPair) -> list[Prompt]:
     prompts = encode(texts, pair)
     unique = list({prompt.token_ids.tobytes(): prompt for prompt in prompts}.values())
     if behavior.limit is not None:
-        unique = unique[:: max(1, -(-len(unique) // behavior.limit))]
+        unique = evenly_spaced(unique, behavior.limit)
     if len(unique) < 4:
         raise DataError(f"{origin}: {len(unique)} distinct prompts are too few to split; give at least 4")
     return unique
+
+
+def evenly_spaced(items: Sequence[Item], limit: int) -> list[Item]:
+    """Return `limit` of the items at even distances, in their order; all if there are no more."""
+    return (
+        [items[len(items) * place // limit] for place in range(limit)] if len(items) > limit else list(items)
+    )
 
 
 def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:

@@ -11,7 +11,7 @@ from crosscoder.text.documents import Documents
 from crosscoder.text.text_files import read_file
 
 from ..latents.trained_run import TrainedRun
-from .prompts import IntervenedTokens, Prompt, encode
+from .prompts import IntervenedTokens, Prompt, encode, evenly_spaced
 
 _TOKENS = 64
 """Maximum number of tokens of each text."""
@@ -29,8 +29,7 @@ def unrelated_prompts(behavior: Behavior, run: TrainedRun) -> list[Prompt]:
     else:
         indices = _held_out(run.documents, behavior.elsewhere)
         prompts = [_prompt_of(run.documents, int(index)) for index in indices]
-    every = max(1, -(-len(prompts) // behavior.elsewhere_limit))
-    cut = [prompt.cut(_TOKENS) for prompt in prompts[::every]]
+    cut = [prompt.cut(_TOKENS) for prompt in evenly_spaced(prompts, behavior.elsewhere_limit)]
     if not cut:
         raise DataError(f"elsewhere: {behavior.elsewhere} holds no text; give some, or leave the setting out")
     return cut

@@ -18,7 +18,7 @@ from ..behaviors.behavior_files import (
     load_behaviors,
 )
 from ..report.behavior_schema import BehaviorShift, Explanation
-from ..report.desiderata import COST
+from ..report.levers import COST
 from ..report.outlook import outlook
 from ..report.phrases import unit_format
 from ..tables.analysis_files import AnalysisResults
@@ -105,7 +105,11 @@ def _explanation_record(
     attribution, causal = results.attribution, results.causal
     assert attribution is not None and causal is not None
     record = explanation.model_dump(
-        mode="json", include={"origins", "level", "latents", "curve", "necessity", "sufficiency", "doses"}
+        mode="json",
+        include={
+            *("origins", "level", "latents", "curve", "necessity", "sufficiency", "doses"),
+            *("unit", "stability", "against"),
+        },
     )
     for latent, entry in zip(record["latents"], causal["latents"], strict=True):
         del latent["link"]
@@ -121,7 +125,6 @@ def _explanation_record(
             if latent[kind] is not None:
                 latent[kind]["random"] = entry[kind]["random"]
     return record | {
-        "unit": attribution["unit"],
         "n_prompts": causal["n_prompts"],
         "answers": _answers_record(explanation, causal),
         "layers": [

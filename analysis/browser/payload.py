@@ -121,6 +121,8 @@ def overview_pack(
         elif pd.api.types.is_numeric_dtype(column):
             arrays[f"column:{name}"] = column.to_numpy(np.float32, na_value=np.nan)
     arrays["labels"] = np.asarray([LABELS.index(label) for label in features["label"]], dtype=np.uint8)
+    if (candidates := _candidates(features)) is not None:
+        arrays["candidates"] = candidates
     arrays["peaks"] = gist.peaks.ravel()
     arrays["points"] = gist.points.ravel()
     header = {
@@ -138,6 +140,13 @@ def overview_pack(
         **joined_header(sections),
     }
     return pack(_finite(header), arrays | joined_arrays(sections))
+
+
+def _candidates(features: pd.DataFrame) -> np.ndarray | None:
+    """Return the codes of the labels that this training alone would give; None if they are the labels, or were not recorded."""
+    if "candidate" not in features or bool((features["candidate"] == features["label"]).all()):
+        return None
+    return np.asarray([LABELS.index(label) for label in features["candidate"]], dtype=np.uint8)
 
 
 def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:

@@ -11,7 +11,16 @@ def report_section(report: Report) -> Section:
     """Return the parts of a report that the overview shows."""
     return Section(
         {
-            "in_short": [pieces(sentence) for sentence in report.summary],
+            "in_short": [
+                {
+                    "kind": headline.kind,
+                    "text": pieces(headline.text),
+                    "rests_on": list(headline.rests_on),
+                }
+                for headline in report.summary
+            ],
+            "withheld": pieces(report.summary[0].text) if report.withheld else None,
+            "shared": next(pieces(count.meaning) for count in report.counts if count.label == "shared"),
             "claims": [_group(group) for group in report.groups],
             "desiderata": [_requirement(requirement) for requirement in report.desiderata],
         }

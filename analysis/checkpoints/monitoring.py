@@ -34,7 +34,7 @@ class Monitoring:
         self, view: PairedView, chain: ChainStatistics, labels: Sequence[Label], config: RunConfig
     ) -> None:
         self._chain, self._labels, self._config = chain, labels, config
-        self.trajectories: Trajectories = make_trajectories(view, chain, config.analysis, config.seed)
+        self.trajectories: Trajectories = make_trajectories(view, chain, config.analysis)
         self.onset = onsets(self.trajectories, labels)
         """Checkpoint at which the change of each latent began; NaN if none."""
 

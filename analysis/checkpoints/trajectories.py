@@ -15,13 +15,13 @@ from crosscoder.config import AnalysisConfig
 from crosscoder.dictionary.metrics import decoder_cosine, relative_norm
 
 from ..labels.rule import Label
-from ..latents.bootstrap import BlockMoments, Statistic, bootstrap_intervals, resample_weights
+from ..latents.bootstrap import BlockMoments, Statistic, block_intervals
 from ..latents.checkpoint_statistics import ChainStatistics
 from ..latents.dictionary_view import PairedView
 from ..latents.latent_scaling import Moments
 from ..tables.columns import TRAJECTORIES
 
-CHANGED: tuple[Label, ...] = ("new", "lost", "rotated", "rescaled")
+CHANGED: tuple[Label, ...] = ("new", "lost", "replaced", "rotated", "rescaled")
 """Labels for which an onset is determined."""
 
 PASSED = 0.5
@@ -66,15 +66,13 @@ class Trajectories:
         return TRAJECTORIES.build(columns)
 
 
-def make_trajectories(
-    view: PairedView, chain: ChainStatistics, config: AnalysisConfig, seed: int
-) -> Trajectories:
-    """Return the trajectories of all latents; the intervals of shares are a bootstrap over documents."""
+def make_trajectories(view: PairedView, chain: ChainStatistics, config: AnalysisConfig) -> Trajectories:
+    """Return the trajectories of all latents; the intervals of shares are over blocks of documents."""
     rows = [view.directions[place].cpu().double() for place in chain.places]
     norms = torch.stack([part.norm(dim=1) for part in rows])
     nothing = torch.full_like(norms[0], torch.nan)
     cosine = [decoder_cosine(rows[0], part) if part.shape == rows[0].shape else nothing for part in rows]
-    share, low, high = _shares(chain, view.n_latents, config, seed)
+    share, low, high = _shares(chain, view.n_latents, config)
     shift = [nothing if found is None else found.sum(dim=0) / max(1, chain.n_tokens) for found in chain.shift]
     return Trajectories(
         names=chain.names,
@@ -105,9 +103,7 @@ def onsets(trajectories: Trajectories, labels: Sequence[str]) -> Float64[np.ndar
     return np.where(changed & certain, passed.argmax(axis=0).astype(np.float64), np.nan)
 
 
-def _shares(
-    chain: ChainStatistics, n_latents: int, config: AnalysisConfig, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _shares(chain: ChainStatistics, n_latents: int, config: AnalysisConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Return shift/t over square/t of each checkpoint and its interval; NaN if nothing changed."""
     changed = {
         time: sums
@@ -119,8 +115,7 @@ def _shares(
         return parts[0], parts[1], parts[2]
     moments = BlockMoments({f"shift/{time}": sums for time, sums in changed.items()}, chain.totals, {})
     statistics: dict[str, Statistic] = {str(time): partial(_share, time=time) for time in changed}
-    weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
-    intervals = bootstrap_intervals(moments, statistics, weights, config.rule.confidence)
+    intervals = block_intervals(moments, statistics, config.rule.confidence)
     whole = moments.whole()
     for time in changed:
         interval = intervals[str(time)]

@@ -12,7 +12,6 @@ from .explanation_files import RuleScore
 from .sentences import share_text
 
 _MOSTLY_TEMPLATE = 0.5
-_FOUND_AGAIN = 0.5
 
 
 def evidence_sentence(latent: int, behaviors: Sequence[BehaviorResults]) -> str:
@@ -31,7 +30,7 @@ def evidence_sentence(latent: int, behaviors: Sequence[BehaviorResults]) -> str:
         return f"Evidence: causal for the shift of {of}, on held-out prompts."
     return (
         f"Evidence: associated with the shift of {of}, on held-out prompts; not shown to be a cause, because the latent alone "
-        "passes neither check."
+        "passes no check."
     )
 
 
@@ -63,12 +62,12 @@ def caveat_sentence(row: Mapping[str, Any], without_tokens: bool) -> str:
         )
     if row["label"] in CLAIMED:
         if row.get("q_value") is None:
-            caveats.append("the false discovery rate is not measured, because the run has no null")
+            caveats.append("how many such labels to expect by chance is not measured")
         stability = row.get("seed_stability")
         if stability is None:
-            caveats.append("whether other seeds find it again is not measured")
-        elif stability < _FOUND_AGAIN:
-            caveats.append(f"only {share_text(stability)} of the other seeds find it again")
+            caveats.append("whether other trainings find it again is not measured")
+        elif stability < 1:
+            caveats.append(f"only {share_text(stability)} of the other trainings find it again")
         if without_tokens:
             caveats.append("there is no rule for where it fires, because the activations came without tokens")
     return f"Caveat: {'; '.join(caveats)}." if caveats else ""
@@ -109,9 +108,16 @@ def _checks(entry: Mapping[str, Any]) -> str:
         check = entry[kind]
         # None: undefined for two models that share no space.
         if check is not None:
-            chance = (
-                f", random latents at most {share_text(check['random_largest'])}" if check["random"] else ""
+            chance = ""
+            if check["random"]:
+                at_norm = (
+                    ""
+                    if check["at_norm"] is None
+                    else f", {share_text(check['at_norm'])} at the norm of random latents"
+                )
+                chance = f"{at_norm}, random latents {share_text(check['random_mean'])} on average"
+            passed = (
+                "" if check["passed"] else ", not passed" if check["made"] else ", not checked against chance"
             )
-            passed = "" if check["passed"] else ", not passed"
             parts.append(f"{effect} {share_text(check['value'])}{chance}{passed}")
     return "; ".join(parts)

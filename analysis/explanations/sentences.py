@@ -15,6 +15,11 @@ _TOKENS_NAMED = 4
 # Firings on template tokens are mentioned if their share is at least this.
 _MIN_TEMPLATE_SHARE = 0.1
 
+_VERDICTS = {
+    "undetermined": "undetermined",
+    "shared": "observed as shared, which means the same in both models as far as this dictionary sees",
+}
+
 
 class LatentFacts(NamedTuple):
     """Input of the sentences. Numbers that were not measured are NaN."""
@@ -79,7 +84,7 @@ def _writing_sentence(facts: LatentFacts) -> str:
     if tokens:
         named = ", ".join(f"“{token}”" for token in tokens[:_TOKENS_NAMED])
         parts.append(f"and the top tokens of {direction} through the logit lens are {named}")
-    verdict = "undetermined" if facts.label == "undetermined" else f"observed as {facts.label}"
+    verdict = _VERDICTS.get(facts.label, f"observed as {facts.label}")
     return f"{', '.join(parts)}; {verdict}: {facts.reason}."
 
 
@@ -99,7 +104,7 @@ def _top_tokens(facts: LatentFacts) -> tuple[str, Sequence[str]]:
         order = (("reference", "that direction"), ("difference", "the change"))
     elif facts.relative_norm >= 2 / 3:
         order = (("intervened", "that direction"), ("difference", "the change"))
-    elif facts.label in ("rotated", "rescaled") or math.isnan(facts.relative_norm):
+    elif facts.label in ("replaced", "rotated", "rescaled") or math.isnan(facts.relative_norm):
         order = (("difference", "the difference"), ("intervened", "the direction"))
     else:
         order = (

@@ -11,7 +11,8 @@ from crosscoder.run.folder import RunFolder
 
 from ..tables.analysis_files import load_results
 from .evidence import Estimate, Evidence, evidence_of
-from .feature_table import Columns, Features
+from .feature_table import Features
+from .latent_measures import Columns
 
 # Settings that may differ between a run and its control run: they affect speed, logging and precision.
 _MAY_DIFFER = {"device", "log_every", "evaluate_every", "checkpoint_every", "precision", "step"}

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 import numpy as np
@@ -24,7 +24,7 @@ from crosscoder.config import LabelRule, RunConfig
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import FormatError
-from crosscoder.run.controls import Control, controls_of
+from crosscoder.run.controls import NULLS, Control, controls_of
 from crosscoder.run.folder import RunFolder
 
 from ..latents.dictionary_view import DictionaryView, linear_map_of, view_of
@@ -33,9 +33,10 @@ from ..latents.statistics import StatisticsAccumulator
 from ..latents.token_context import TokenContext
 from .control_runs import read_control_run
 from .false_discovery import Candidates, candidates_of, weights_of_null
-from .feature_table import Columns, Features, make_features
+from .feature_table import Features, label_directions, make_features
+from .latent_measures import Columns
+from .replication import Replica, nearest_directions
 from .rule import LABELS, Label
-from .seed_stability import nearest_directions, seed_stability
 
 logger = logging.getLogger(__name__)
 
@@ -111,22 +112,19 @@ class Controls:
     """The controls of a run."""
 
     nulls: tuple[ComparedDictionary, ...] = ()
-    """Nulls: `drift`, and the runs named in `controls.runs`."""
+    """Nulls: the null pairs, and the runs named in `controls.runs`."""
 
     identity: ComparedDictionary | None = None
     shuffled: ComparedDictionary | None = None
-    seeds: tuple[Float[Tensor, "_ width"], ...] = ()
-    """Decoder rows of each seed."""
+    replicas: tuple[Replica, ...] = ()
+    """Other trainings on the same pair."""
 
     difference: DiffSAE | None = None
     names: tuple[str, ...] = field(default=())
 
     def columns(self, view: DictionaryView) -> Columns:
-        """Return the columns seed_stability, difference_latent and difference_cosine, as far as their controls exist."""
+        """Return the columns difference_latent and difference_cosine, if there is a diff-SAE."""
         columns: Columns = {}
-        if self.seeds:
-            rows = view.crosscoder.W_dec.detach().cpu()
-            columns["seed_stability"] = seed_stability(rows, list(self.seeds)).double().numpy()
         if self.difference is not None and view.comparable:
             found = nearest_directions(view.shift_directions().cpu(), self.difference.decoder)
             columns["difference_latent"] = np.where(found.latent.numpy() >= 0, found.latent.numpy(), np.nan)
@@ -146,7 +144,7 @@ class Controls:
             "nulls": [null.summary() for null in self.nulls],
             "identity": self.identity.summary() if self.identity else None,
             "shuffled": self.shuffled.summary() if self.shuffled else None,
-            "seeds": len(self.seeds),
+            "seeds": len(self.replicas),
             "difference_fve": difference.fve if difference else None,
             "difference_fve_mixed": difference.fve_mixed if difference else None,
             "difference_heard": difference.found_structure if difference else None,
@@ -167,23 +165,21 @@ def read_controls(
         ConfigError: A run named in `controls.runs` was trained with other settings.
     """
     enabled = controls_of(config, folder.path)
-    if len(reader.d_models) > 2:
-        reader = TransformedReader(reader, WithoutSnapshots(reader.d_models))
+    two_models = (
+        TransformedReader(reader, WithoutSnapshots(reader.d_models)) if len(reader.d_models) > 2 else reader
+    )
     read: dict[str, ComparedDictionary] = {}
-    seeds = []
+    replicas = []
     decoder: Float[Tensor, "_ d_model"] | None = None
     fve: dict[str, float | None] = {}
     for control in enabled:
         trained = _trained(control, folder)
         match control.kind:
-            case "drift" | "identity" | "shuffled":
-                transform = _transform(control, trained, reader.d_models)
-                found = _read(trained, TransformedReader(reader, transform), context, control, device)
-                if isinstance(transform, NullPair) and not transform.shared:
-                    found = replace(found, replaced=1 - transform.kept)
-                read[control.kind] = found
+            case "drift" | "intermittent" | "identity" | "shuffled":
+                read[control.kind] = _compared(control, trained, two_models, context, device)
             case "seed":
-                seeds.append(load_crosscoder(trained.crosscoder).W_dec.detach().cpu())
+                view, features, _ = _read(trained, reader, context, control, device)
+                replicas.append(Replica(control.name, label_directions(view), features.labels))
             case "difference" | "difference_mixed":
                 fve[control.kind] = (
                     trained.read_manifest().get("evaluation", {}).get("diff/explained_variance")
@@ -192,7 +188,7 @@ def read_controls(
                     decoder = load_crosscoder(trained.crosscoder).raw_decoder()[0].detach().cpu()
             case _:
                 assert_never(control.kind)
-    nulls = [read["drift"]] if "drift" in read else []
+    nulls = [read[kind] for kind in NULLS if kind in read]
     for run in config.controls.runs if config.crosscoder.reads == "paired" else ():
         features, explained = read_control_run(run, config)
         nulls.append(ComparedDictionary(run.name, features, explained))
@@ -200,10 +196,10 @@ def read_controls(
         nulls=tuple(nulls),
         identity=read.get("identity"),
         shuffled=read.get("shuffled"),
-        seeds=tuple(seeds),
+        replicas=tuple(replicas),
         difference=None if decoder is None else DiffSAE(decoder, fve["difference"], fve["difference_mixed"]),
         names=tuple(control.name for control in enabled)
-        + tuple(null.name for null in nulls if null.name != "drift"),
+        + tuple(null.name for null in nulls if null.name not in NULLS),
     )
 
 
@@ -218,9 +214,23 @@ def _trained(control: Control, folder: RunFolder) -> RunFolder:
     return trained
 
 
+def _compared(
+    control: Control,
+    trained: RunFolder,
+    reader: ActivationReader,
+    context: TokenContext,
+    device: torch.device,
+) -> ComparedDictionary:
+    """Analyze a control dictionary on its own pair, made from the held-out tokens."""
+    transform = _transform(control, trained, reader.d_models)
+    _, features, fve = _read(trained, TransformedReader(reader, transform), context, control, device)
+    replaced = 1 - transform.kept if isinstance(transform, NullPair) and not transform.shared else None
+    return ComparedDictionary(control.name, features, fve, replaced)
+
+
 def _transform(control: Control, trained: RunFolder, d_models: Sequence[int]) -> Transform:
     """Return the transform that turns the run's tokens into those of a control."""
-    if control.kind == "drift":
+    if control.kind in NULLS:
         return NullPair.load(trained.drift)
     return ReducedPrecision(d_models) if control.kind == "identity" else ShuffledTokens(d_models)
 
@@ -231,14 +241,15 @@ def _read(
     context: TokenContext,
     control: Control,
     device: torch.device,
-) -> ComparedDictionary:
+) -> tuple[DictionaryView, Features, dict[str, float | None]]:
+    """Return the view of a control dictionary, its features, and the fractions of variance that it explains."""
     logger.info("analyze: reading the control %s", control.name)
     dictionary = load_crosscoder(trained.crosscoder, device)
-    view = view_of(dictionary, reader.d_models, "paired", linear_map_of(trained))
+    view = view_of(dictionary, reader.d_models, control.config.crosscoder.reads, linear_map_of(trained))
     settings = control.config.analysis
     accumulator = StatisticsAccumulator(view, context, settings.bootstrap_blocks, control.config.seed)
     for batch in batches_for(view, reader):
         accumulator.update(batch, view.observe(batch.values))
     statistics = accumulator.result()
     features = make_features(view, statistics, settings, control.config.seed)
-    return ComparedDictionary(control.name, features, dict(statistics.fve))
+    return view, features, dict(statistics.fve)

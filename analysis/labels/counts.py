@@ -1,22 +1,23 @@
 """Numbers of latents with each label: their intervals, and how they depend on each limit of the rule.
 
 The interval resamples documents (`bootstrap`). In every resample the ν's are recomputed, their bounds are shifted by the same amount, and
-the rule is applied; q-values and twins stay fixed. The interval therefore covers other text of the same kind, but not another training
-run, which the seed controls cover.
+the rule is applied; q-values, twins and the other trainings stay fixed. The interval therefore covers other text of the same kind, but not
+another training run, which replication covers.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from crosscoder.config import LabelRule
 
 from ..latents.bootstrap import BlockMoments, Statistic
 from .evidence import Estimate, Evidence, LatentScaling
-from .rule import LABELS, Label, decide, labels_of
+from .replication import Replication
+from .rule import LABELS, ClaimSupport, Label, decide, held_back, labels_of
 
 LIMITS = ("weak_norm", "nu_error", "nu_reconstruction", "false_discovery_rate")
 """Limits that decide whether a latent is new or lost."""
@@ -47,6 +48,8 @@ def count_intervals(
     statistics: Mapping[str, Statistic],
     weights: Float64[Tensor, "sample block"],
     rule: LabelRule,
+    replication: Replication,
+    span_residual: Float[np.ndarray, " latent"],
     chunk: int = 256,
 ) -> dict[Label, CountInterval]:
     """Return the percentile interval of the number of latents with each label."""
@@ -54,7 +57,9 @@ def count_intervals(
     for start in range(0, len(evidence.n_tokens), chunk):
         latents = slice(start, start + chunk)
         resampled = _resampled(evidence, moments, statistics, weights, latents)
-        labels = labels_of(decide(resampled, rule), resampled.q_value, rule)
+        labels = labels_of(decide(resampled, rule))
+        again = replication.share(labels, rule, latents)
+        labels = held_back(labels, ClaimSupport(resampled.q_value, again, span_residual[latents]), rule)
         for index in range(len(LABELS)):
             counts[:, index] += (labels == index).sum(axis=1)
     tail = (1 - rule.confidence) / 2
@@ -97,6 +102,8 @@ def _resampled(
         q_value=evidence.q_value[latents],
         twin_cosine=evidence.twin_cosine[latents],
         relative_rate=Estimate(*(bound[latents] for bound in evidence.relative_rate)),
+        nu_unselected=Estimate(*(bound[latents] for bound in evidence.nu_unselected)),
+        partner_jaccard=evidence.partner_jaccard[latents],
     )
 
 

@@ -61,6 +61,10 @@ class Evidence(NamedTuple):
     relative_rate: Estimate = _UNKNOWN
     """How often the direction occurs in the intervened model, as a share of its occurrences in both. Counts the latent and its twin; NaN if
     their directions are not the same."""
+    nu_unselected: Estimate = _UNKNOWN
+    """ν on the tokens that the stronger model alone chooses (`latents.unselected_scaling`); NaN if not measured."""
+    partner_jaccard: Any = np.nan
+    """Largest Jaccard index of firings with a latent that is in the other model only; NaN if not measured."""
 
     @property
     def intervened_stronger(self) -> Any:
@@ -146,6 +150,8 @@ def evidence_of(
         unknown,
         column("twin_cosine") / agreement,
         Estimate(*(column(f"relative_rate{bound}") for bound in ("", "_low", "_high"))),
+        Estimate(*(column(f"nu_unselected{bound}") for bound in ("", "_low", "_high"))),
+        column("partner_jaccard"),
     )
 
 

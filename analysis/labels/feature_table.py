@@ -1,53 +1,65 @@
 """The feature table: for every latent its numbers, its label and the reason."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, assert_never
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from crosscoder.config import AnalysisConfig, LabelRule
 from crosscoder.config.model_names import MODEL_NAMES
 
-from ..latents.bootstrap import BlockMoments, Statistic, bootstrap_intervals, resample_weights
+from ..latents.bootstrap import BlockMoments, block_intervals, resample_weights
 from ..latents.dictionary_view import DictionaryView, PairedView
 from ..latents.geometry import Geometry
-from ..latents.latent_scaling import (
-    Moments,
-    beta_activation,
-    beta_error,
-    nu_error,
-    nu_reconstruction,
-    overlaps,
-    ratio_toward,
-)
 from ..latents.statistics import Statistics
+from ..latents.unselected_scaling import UnselectedScaling, nu_unselected
 from ..tables.columns import FEATURES
 from .counts import CountInterval, count_intervals
-from .evidence import Estimates, Evidence, RateEvidence, estimates_of, evidence_of
-from .false_discovery import Candidates, candidates_of, q_values
-from .reasons import reason_of, reason_of_difference, reason_of_rate
-from .rule import LABELS, Label, Outcome, decide, decide_by_rate, labels_of
+from .evidence import Estimate, Estimates, Evidence, RateEvidence, estimates_of, evidence_of
+from .false_discovery import FAMILIES, Candidates, candidates_of, q_values
+from .latent_measures import (
+    SCALING,
+    SIDES,
+    Columns,
+    activity,
+    effect_of,
+    estimators_of,
+    geometry_columns,
+    leans_to_intervened,
+    rates_along_twins,
+    scaling_columns,
+    unmapped_columns,
+    with_interval,
+)
+from .reasons import FoundAgain, reason_of, reason_of_difference, reason_of_rate
+from .replication import Replica, Replication, replication
+from .rule import LABELS, ClaimSupport, Label, Outcome, decide, decide_by_rate, held_back, is_claim, labels_of
+from .spans import span_residuals
 
-Columns = dict[str, np.ndarray]
-
-_SIDES = {"new": "intervened", "lost": "reference"}
-_SCALING = ("nu_error", "nu_reconstruction")
 _ORDER = (
     *("relative_norm", "norm_reference", "norm_intervened", "norm_reference_raw", "norm_intervened_raw"),
     *("relative_norm_raw", "decoder_cosine"),
-    *(f"{name}{bound}" for name in _SCALING for bound in ("", "_low", "_high")),
-    *(f"{name}_{side}" for side in _SIDES for name in _SCALING),
+    *(f"{name}{bound}" for name in SCALING for bound in ("", "_low", "_high")),
+    *(f"{name}_{side}" for side in SIDES for name in SCALING),
     *("relative_rate", "relative_rate_low", "relative_rate_high"),
     *("density", "density_low", "density_high", "n_tokens", "n_documents", "template_share"),
     *("mean_activation", "max_activation", "shift_share", "shift_share_low", "shift_share_high"),
     *("unmapped_share", "unmapped_share_low", "unmapped_share_high", "effect"),
-    *("q_value", "seed_stability", "difference_latent", "difference_cosine", "onset", "twin", "twin_cosine"),
+    *("nu_unselected", "nu_unselected_low", "nu_unselected_high", "partner_jaccard"),
+    *(
+        "q_value",
+        "seed_stability",
+        "label_stability",
+        "difference_latent",
+        "difference_cosine",
+        "onset",
+        "twin",
+        "twin_cosine",
+    ),
 )
 
 
@@ -64,12 +76,19 @@ class Features:
     count_intervals: Mapping[Label, CountInterval] = field(default_factory=dict)
     """Interval of the number of latents with each label; empty without `evidence`."""
 
+    replication: Replication = field(default_factory=lambda: Replication.unknown(0))
+    """How many other trainings find each latent again."""
+
+    candidates: tuple[Label, ...] = ()
+    """Label of each latent in this training alone: before q-values and replication; empty if nothing was labeled."""
+
     def table(self, observations: list[str]) -> pa.Table:
         """Return an Arrow table, with NaN as null. `features_file.write_features` fills in evidence and explanations."""
         n_latents = len(self.labels)
         table: dict[str, Any] = {
             "latent": np.arange(n_latents),
             "label": self.labels,
+            "candidate": self.candidates or self.labels,
             "evidence": ["observed"] * n_latents,
             "reason": self.reasons,
         }
@@ -79,57 +98,168 @@ class Features:
         return FEATURES.build(table | {"observation": observations, "explanation": observations})
 
 
+AskUnselected = Callable[[Int64[np.ndarray, " asked"], Float64[np.ndarray, " latent"]], UnselectedScaling]
+"""Measures latents again on the tokens that one model alone chooses: their numbers, and the mean activation of every latent."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a label that claims a change needs beside the evidence of this dictionary."""
+
+    nulls: Sequence[Candidates] = ()
+    """Latents of the null pairs, for q-values."""
+
+    replicas: Sequence[Replica] = ()
+    """Other trainings on the same pair."""
+
+    ask_unselected: AskUnselected | None = None
+    """None: `nu_unselected` and replaced pairs are not measured, as for controls."""
+
+    withheld: str | None = None
+    """Why no latent of this run is labeled; None: they are."""
+
+
 def make_features(
     view: DictionaryView,
     statistics: Statistics,
     config: AnalysisConfig,
     seed: int,
-    nulls: Sequence[Candidates] = (),
+    support: Support | None = None,
 ) -> Features:
-    """Return all columns and labels, for every view; `nulls` serve to estimate the artifact rate of q-values."""
-    columns = _activity(view, statistics)
+    """Return all columns and labels, for every view. Without `support`, labels are those of this training alone, before q-values."""
+    rule = config.rule if support is not None else config.rule.model_copy(update={"replications": 0})
+    support = support or Support()
+    columns = activity(view, statistics)
     geometry = None
     if view.reads == "paired":
         geometry = Geometry.of(view.crosscoder, view.linear_map)
-        columns |= _geometry_columns(geometry, columns["n_tokens"] > 0)
-    estimators, constants = _estimators(view, statistics)
+        columns |= geometry_columns(geometry, columns["n_tokens"] > 0)
+    estimators, constants = estimators_of(view, statistics)
     moments = BlockMoments(statistics.sums, statistics.totals, constants)
     weights = resample_weights(config.bootstrap_samples, config.bootstrap_blocks, seed)
-    intervals = bootstrap_intervals(moments, estimators, weights, config.rule.confidence)
+    intervals = block_intervals(moments, estimators, rule.confidence)
     whole = moments.whole()
     estimates = estimates_of({name: statistic(whole) for name, statistic in estimators.items()}, intervals)
     for name in ("density", "shift_share", "relative_rate"):
-        columns |= _with_interval(name, estimates)
-    intervened_stronger = _intervened_stronger(view, columns, estimates)
-    columns |= _scaling_columns(estimates, intervened_stronger)
+        columns |= with_interval(name, estimates)
+    intervened_stronger = leans_to_intervened(view, columns, estimates)
+    columns |= scaling_columns(estimates, intervened_stronger)
     if view.linear_map is not None:
-        columns |= _unmapped_columns(estimates, intervened_stronger)
+        columns |= unmapped_columns(estimates, intervened_stronger)
     if isinstance(view, PairedView):
-        columns["effect"] = _effect(view, statistics, intervened_stronger)
+        columns["effect"] = effect_of(view, statistics, intervened_stronger)
+    again = replication(label_directions(view), support.replicas, rule.replication_cosine)
+    columns["seed_stability"] = again.by_direction
+    columns["span_residual"] = np.full(view.n_latents, np.nan)
     if geometry is None:
-        return Features(columns, *_labels_without_norms(view, columns, estimates, config.rule))
+        return _without_norms(view, columns, estimates, rule, again, support.withheld)
     if view.aligned:
-        columns |= _rates_along_twins(geometry, columns, view.agreement, config.rule)
+        columns |= rates_along_twins(geometry, columns, view.agreement, rule)
     evidence = evidence_of(columns, estimates, view.agreement, view.aligned)
+    if view.aligned and support.ask_unselected is not None:
+        evidence = _with_unselected(columns, evidence, rule, support.ask_unselected)
     if view.aligned:
-        columns["q_value"] = q_values(candidates_of(columns, evidence, config.rule), nulls)
+        columns["q_value"] = q_values(candidates_of(columns, evidence, rule), support.nulls)
         evidence = evidence._replace(q_value=columns["q_value"])
-    outcomes = decide(evidence, config.rule)
-    labels = _label_names(labels_of(outcomes, evidence.q_value, config.rule))
-    reasons = tuple(
-        reason_of(Outcome(outcome), evidence.at(latent), config.rule)
-        for latent, outcome in enumerate(outcomes.tolist())
-    )
+    outcomes = decide(evidence, rule)
+    columns["span_residual"] = _span_residuals(geometry, labels_of(outcomes), rule)
+    reasons = [
+        reason_of(Outcome(outcome), evidence.at(latent), rule, found)
+        for latent, (outcome, found) in enumerate(_with_replication(outcomes, again, columns, rule))
+    ]
+    features = _labeled(columns, outcomes, evidence.q_value, reasons, rule, again, support.withheld)
     if not view.aligned:
-        return Features(columns, labels, reasons)
-    counts = count_intervals(evidence, moments, estimators, weights, config.rule)
-    return Features(columns, labels, reasons, evidence, counts)
+        return features
+    if support.withheld is not None:
+        return replace(features, evidence=evidence)
+    counts = count_intervals(evidence, moments, estimators, weights, rule, again, columns["span_residual"])
+    return replace(features, evidence=evidence, count_intervals=counts)
 
 
-def _labels_without_norms(
-    view: DictionaryView, columns: Columns, estimates: Estimates, rule: LabelRule
-) -> tuple[tuple[Label, ...], tuple[str, ...]]:
-    """Return labels and reasons of a dictionary with one direction for both models; by firing rates if each model has its own code."""
+def label_directions(view: DictionaryView) -> tuple[Float[Tensor, "latent _"], ...]:
+    """Return the decoder rows that replication compares: of both models in training space, or the one that both share."""
+    rows = view.directions[:2] if isinstance(view, PairedView) else view.raw[:1]
+    return tuple(part.detach().cpu() for part in rows)
+
+
+def _with_unselected(
+    columns: Columns,
+    evidence: Evidence,
+    rule: LabelRule,
+    ask: AskUnselected,
+) -> Evidence:
+    """Measure the latents that would be new or lost on the tokens that one model alone chooses, and add what was found."""
+    asked = np.flatnonzero(np.isin(decide(evidence, rule), (Outcome.NEW, Outcome.LOST)))
+    n_latents = len(columns["n_tokens"])
+    for name in ("nu_unselected", "nu_unselected_low", "nu_unselected_high", "partner_jaccard"):
+        columns[name] = np.full(n_latents, np.nan)
+    if not len(asked):
+        return evidence
+    found = ask(asked, columns["mean_activation"])
+    low, high = block_intervals(found.moments, {"nu_unselected": nu_unselected}, rule.confidence)[
+        "nu_unselected"
+    ]
+    columns["nu_unselected"][asked] = nu_unselected(found.moments.whole()).numpy()
+    columns["nu_unselected_low"][asked], columns["nu_unselected_high"][asked] = low.numpy(), high.numpy()
+    stronger = np.asarray(evidence.intervened_stronger)[asked]
+    columns["partner_jaccard"][asked] = found.partner_jaccard(stronger)
+    bounds = (columns[f"nu_unselected{bound}"] for bound in ("", "_low", "_high"))
+    return evidence._replace(nu_unselected=Estimate(*bounds), partner_jaccard=columns["partner_jaccard"])
+
+
+def _span_residuals(
+    geometry: Geometry, labels: Int[np.ndarray, " latent"], rule: LabelRule
+) -> Float[np.ndarray, " latent"]:
+    """Return the span residuals of latents that claim a change, by what they write into both models."""
+    rows = geometry.reference, geometry.intervened
+    return span_residuals(rows, labels, FAMILIES, rule.replication_cosine)
+
+
+def _with_replication(
+    outcomes: Int[np.ndarray, " latent"], again: Replication, columns: Columns, rule: LabelRule
+) -> Iterator[tuple[int, FoundAgain]]:
+    """Yield each latent's outcome and how many other trainings find it again."""
+    shares = again.share(labels_of(outcomes), rule)
+    residuals = columns["span_residual"].tolist()
+    for outcome, share, residual in zip(outcomes.tolist(), shares.tolist(), residuals, strict=True):
+        yield outcome, FoundAgain(share, again.n_trainings, residual)
+
+
+def _labeled(
+    columns: Columns,
+    outcomes: Int[np.ndarray, " latent"],
+    q_value: Any,
+    reasons: Sequence[str],
+    rule: LabelRule,
+    again: Replication,
+    withheld: str | None,
+) -> Features:
+    """Return the labels of outcomes, held back or withheld where they must be."""
+    found = labels_of(outcomes)
+    columns["label_stability"] = np.where(is_claim(found), again.share(found, rule), np.nan)
+    support = ClaimSupport(q_value, columns["label_stability"], columns["span_residual"])
+    labels = held_back(found, support, rule)
+    if withheld is not None:
+        dead = labels == LABELS.index("dead")
+        labels = np.where(dead, labels, LABELS.index("undetermined"))
+        reasons = [
+            reason if is_dead else f"not labeled: {withheld}"
+            for reason, is_dead in zip(reasons, dead, strict=True)
+        ]
+    return Features(
+        columns, _label_names(labels), tuple(reasons), replication=again, candidates=_label_names(found)
+    )
+
+
+def _without_norms(
+    view: DictionaryView,
+    columns: Columns,
+    estimates: Estimates,
+    rule: LabelRule,
+    again: Replication,
+    withheld: str | None,
+) -> Features:
+    """Label a dictionary with one direction for both models; by firing rates if each model has its own code."""
     if view.reads == "pooled":
         evidence = RateEvidence(
             columns["n_tokens"],
@@ -140,8 +270,8 @@ def _labels_without_norms(
         )
         outcomes = decide_by_rate(evidence, rule)
         reasons = [
-            reason_of_rate(Outcome(outcome), evidence.at(latent), rule)
-            for latent, outcome in enumerate(outcomes.tolist())
+            reason_of_rate(Outcome(outcome), evidence.at(latent), rule, found)
+            for latent, (outcome, found) in enumerate(_with_replication(outcomes, again, columns, rule))
         ]
     else:
         outcomes = np.where(columns["n_tokens"] == 0, Outcome.DEAD, Outcome.ONLY_DIFFERENCE)
@@ -150,207 +280,8 @@ def _labels_without_norms(
             reason_of_difference(Outcome(outcome), *(float(beta[latent]) for beta in betas))
             for latent, outcome in enumerate(outcomes.tolist())
         ]
-    return _label_names(labels_of(outcomes)), tuple(reasons)
+    return _labeled(columns, outcomes, np.nan, reasons, rule, again, withheld)
 
 
 def _label_names(labels: np.ndarray) -> tuple[Label, ...]:
     return tuple(LABELS[index] for index in labels.tolist())
-
-
-def _activity(view: DictionaryView, statistics: Statistics) -> Columns:
-    """Return how often, how strongly and where each latent fires."""
-    fired = statistics.total("fired").numpy()
-    nothing = np.full(view.n_latents, np.nan)
-    columns = {
-        "n_tokens": fired.astype(np.int64),
-        "n_documents": statistics.documents.numpy(),
-        "template_share": nothing
-        if statistics.template is None
-        else _divide(statistics.template.numpy(), fired),
-        "mean_activation": _divide(statistics.total("activation").numpy(), fired),
-        "max_activation": np.where(fired > 0, statistics.histograms.maximum.double().numpy(), np.nan),
-    }
-    for index, name in enumerate(statistics.source_names):
-        columns[f"density/{name}"] = _divide(
-            statistics.by_source[index].numpy(), statistics.source_tokens[index].numpy()
-        )
-    if view.reads == "pooled":
-        for model in MODEL_NAMES:
-            columns[f"density_{model}"] = statistics.total(f"fired/{model}").numpy() / statistics.n_tokens
-    return columns
-
-
-def _geometry_columns(geometry: Geometry, alive: np.ndarray) -> Columns:
-    twin, cosine = geometry.twins(torch.from_numpy(alive))
-    return {
-        "relative_norm": geometry.relative_norm.numpy(),
-        "norm_reference": geometry.norm_reference.numpy(),
-        "norm_intervened": geometry.norm_intervened.numpy(),
-        "norm_reference_raw": geometry.norm_reference_raw.numpy(),
-        "norm_intervened_raw": geometry.norm_intervened_raw.numpy(),
-        "relative_norm_raw": geometry.relative_norm_raw.numpy(),
-        "decoder_cosine": geometry.cosine().numpy(),
-        "twin": np.where(twin.numpy() >= 0, twin.numpy(), np.nan),
-        "twin_cosine": cosine.numpy(),
-    }
-
-
-def _rates_along_twins(geometry: Geometry, columns: Columns, agreement: float, rule: LabelRule) -> Columns:
-    """Return `relative_rate` and its bounds for latents whose twin writes the same direction into the weaker model; NaN for the others.
-
-    The direction occurs in the weaker model where the twin fires, and in the stronger one where the latent fires, or where the twin fires if
-    it writes the direction there as well. The bounds combine those of the two densities, so they are wider than an interval of the ratio.
-    """
-    twin, same = columns["twin"], columns["twin_cosine"] / agreement >= rule.shared_cosine
-    latent = np.flatnonzero(same)
-    other = twin[latent].astype(np.int64)
-    in_both = geometry.writes_along(latent, other, rule.shared_cosine)
-    intervened_stronger = columns["norm_intervened"][latent] >= columns["norm_reference"][latent]
-
-    def relative(density: np.ndarray, twin_density: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            times = in_both + density[latent] / twin_density[other]
-            return np.where(intervened_stronger, times / (1 + times), 1 / (1 + times))
-
-    density, low, high = (columns[f"density{bound}"] for bound in ("", "_low", "_high"))
-    extremes = np.stack([relative(low, high), relative(high, low)])
-    values = {
-        "relative_rate": relative(density, density),
-        "relative_rate_low": extremes.min(axis=0),
-        "relative_rate_high": extremes.max(axis=0),
-    }
-    rates = {name: np.full(len(same), np.nan) for name in values}
-    for name, value in values.items():
-        rates[name][latent] = value
-    return rates
-
-
-def _estimators(
-    view: DictionaryView, statistics: Statistics
-) -> tuple[dict[str, Statistic], dict[str, Tensor]]:
-    """Return every statistic that gets an interval, by name, and the constants that it needs in addition to the sums."""
-    estimators: dict[str, Statistic] = {"density": lambda moments: moments["fired"] / moments["tokens"]}
-    # Identical models have no shift, and so no shares of it.
-    if "shift/square" in statistics.totals and bool(statistics.totals["shift/square"].any()):
-        estimators["shift_share"] = lambda moments: moments["shift"] / moments["shift/square"]
-    match view.reads:
-        case "paired":
-            if not view.aligned:
-                return estimators, {}
-            assert isinstance(view, PairedView)
-            for name, side in _SIDES.items():
-                scaled = {"side": side, "agreement": view.agreement}
-                estimators[f"nu_error_{name}"] = partial(nu_error, **scaled)
-                estimators[f"nu_reconstruction_{name}"] = partial(nu_reconstruction, **scaled)
-                estimators[f"own_beta_{name}"] = partial(beta_error, side=side, model=side)
-            if view.linear_map is not None:
-                for side in MODEL_NAMES:
-                    estimators[f"unmapped_{side}"] = partial(_unmapped_share, side=side)
-            return estimators, overlaps(view.directions_in)
-        case "pooled":
-            estimators["relative_rate"] = _relative_rate
-            return estimators, {}
-        case "difference":
-            directions = view.raw[0].double().cpu()
-            norms = directions.square().sum(dim=1)
-            beta = {
-                model: partial(
-                    beta_activation, model=model, mean_projection=f"mean/{model}", square_norm="square_norm"
-                )
-                for model in MODEL_NAMES
-            }
-            constants = {
-                f"mean/{model}": directions @ mean
-                for model, mean in zip(MODEL_NAMES, statistics.means, strict=True)
-            }
-            reference, intervened = (beta[model] for model in MODEL_NAMES)
-            estimators["beta_reference"], estimators["beta_intervened"] = reference, intervened
-            estimators["nu_error_new"] = lambda moments: ratio_toward(intervened(moments), reference(moments))
-            estimators["nu_error_lost"] = lambda moments: ratio_toward(
-                reference(moments), intervened(moments)
-            )
-            return estimators, constants | {"square_norm": norms}
-        case _:
-            assert_never(view.reads)
-
-
-def _unmapped_share(moments: Moments, side: str) -> Tensor:
-    """Return the share that a latent explains of the activations of `side` that the linear map does not explain."""
-    return moments[f"unmapped/{side}"] / moments[f"unmapped/{side}/square"]
-
-
-def _relative_rate(moments: Moments) -> Tensor:
-    """Return firings in the intervened model as a share of those in both models; NaN if there are none."""
-    reference, intervened = (moments[f"fired/{model}"] for model in MODEL_NAMES)
-    return intervened / (reference + intervened)
-
-
-def _intervened_stronger(view: DictionaryView, columns: Columns, estimates: Estimates) -> np.ndarray:
-    """Whether the intervened model has the larger decoder norm; for a diff-SAE, the larger |β|."""
-    if view.reads == "difference":
-        reference, intervened = (np.abs(estimates[f"beta_{model}"].value) for model in MODEL_NAMES)
-        return intervened >= reference
-    return columns.get("relative_norm", np.ones(view.n_latents)) >= 0.5
-
-
-def _scaling_columns(estimates: Estimates, intervened_stronger: np.ndarray) -> Columns:
-    columns: Columns = {}
-    for name in _SCALING:
-        sides = [estimates[f"{name}_{side}"] for side in _SIDES if f"{name}_{side}" in estimates]
-        if not sides:
-            continue
-        new, lost = sides
-        columns[f"{name}_new"], columns[f"{name}_lost"] = new.value, lost.value
-        for suffix, one, other in zip(("", "_low", "_high"), new, lost, strict=True):
-            columns[f"{name}{suffix}"] = np.where(intervened_stronger, one, other)
-    for name in ("beta_reference", "beta_intervened"):
-        if name in estimates:
-            columns[name] = estimates[name].value
-    return columns
-
-
-def _effect(
-    view: PairedView, statistics: Statistics, intervened_stronger: np.ndarray
-) -> Float[np.ndarray, " latent"]:
-    """Return the mean shift that a latent explains per token where it fires, over the mean shift per token.
-
-    Both are divided by the squared length of the token, so that a few long tokens do not outweigh the others. NaN if the latent never fires
-    or the models are identical.
-    """
-
-    def relative(name: str) -> np.ndarray:
-        fired, total = statistics.total("fired"), float(statistics.totals[f"{name}/relative"].sum())
-        mean = _divide(statistics.total(f"{name}/relative").numpy(), fired.numpy())
-        return mean * statistics.n_tokens / total if total else np.full(len(mean), np.nan)
-
-    if view.linear_map is not None:
-        # In units of the variance of the stronger model: the map may explain one model better than the other.
-        unmapped = [
-            (1 - explained) * relative(f"unmapped/{side}")
-            for side, explained in zip(MODEL_NAMES, view.linear_map.explained_variance, strict=True)
-        ]
-        return np.where(intervened_stronger, unmapped[1], unmapped[0])
-    return relative("shift") if view.comparable else np.full(view.n_latents, np.nan)
-
-
-def _unmapped_columns(estimates: Estimates, intervened_stronger: np.ndarray) -> Columns:
-    """Return `unmapped_share` and its interval, in the model with the larger decoder norm."""
-    reference, intervened = (estimates[f"unmapped_{side}"] for side in MODEL_NAMES)
-    return {
-        f"unmapped_share{suffix}": np.where(intervened_stronger, one, other)
-        for suffix, one, other in zip(("", "_low", "_high"), intervened, reference, strict=True)
-    }
-
-
-def _with_interval(name: str, estimates: Estimates) -> Columns:
-    """Return a number and its interval as three columns; no columns if it was not estimated."""
-    if name not in estimates:
-        return {}
-    return {
-        f"{name}{suffix}": part for suffix, part in zip(("", "_low", "_high"), estimates[name], strict=True)
-    }
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Return the ratio; NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

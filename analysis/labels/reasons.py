@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from crosscoder.config import LabelRule
 
 from .evidence import Evidence, LatentScaling, RateEvidence
-from .rule import CLAIMED, LABEL_OF, ROTATED_RATIO, Outcome
+from .rule import CLAIMED, LABEL_OF, ROTATED_RATIO, Label, Outcome
 
 
 class _Sides(NamedTuple):
@@ -23,8 +23,17 @@ class _Sides(NamedTuple):
     """Latent scaling toward the weaker model."""
 
 
-def reason_of(outcome: Outcome, evidence: Evidence, rule: LabelRule) -> str:
-    """Return the outcome of `rule.decide` in words, and whether its q-value is too large for the label."""
+class FoundAgain(NamedTuple):
+    """How many other trainings find a latent again, and whether its direction is its own."""
+
+    share: float
+    """Share of the other trainings that find it with the same label; NaN if there are too few trainings."""
+    n_trainings: int
+    span_residual: float = math.nan
+
+
+def reason_of(outcome: Outcome, evidence: Evidence, rule: LabelRule, again: FoundAgain) -> str:
+    """Return the outcome of `rule.decide` in words, and what holds the label back: its q-value, or the other trainings."""
     reason = _REASONS[outcome](evidence, rule)
     label = LABEL_OF.get(outcome, "undetermined")
     if label in CLAIMED and evidence.q_value > rule.false_discovery_rate:
@@ -32,11 +41,38 @@ def reason_of(outcome: Outcome, evidence: Evidence, rule: LabelRule) -> str:
             f"{reason}: {label}, but q-value {evidence.q_value:.2g} (> {rule.false_discovery_rate:g}): too many "
             "latents with this much evidence are expected by chance"
         )
-    return reason
+    return reason + _held_back(label, rule, again)
 
 
-def reason_of_rate(outcome: Outcome, evidence: RateEvidence, rule: LabelRule) -> str:
-    """Return the outcome of `rule.decide_by_rate` in words."""
+def _held_back(label: Label, rule: LabelRule, again: FoundAgain) -> str:
+    """Return why the other trainings do not support a label, or how many do; empty for a label that claims no change."""
+    if label not in CLAIMED:
+        return ""
+    if again.span_residual < rule.span_residual:
+        return (
+            f": {label} in this training, but its direction lies in the span of the other latents with such a label (span residual "
+            f"{_two(again.span_residual)} < {rule.span_residual:.2f}): together they tile a subspace, in which no direction stands out"
+        )
+    if rule.replications == 0:
+        return ""
+    if math.isnan(again.share):
+        return (
+            f": {label} in this training, but not repeated: the rule asks for {rule.replications} other trainings, and the run has "
+            f"{again.n_trainings} (controls.seeds)"
+        )
+    found = f"{round(again.share * again.n_trainings)} of {again.n_trainings} other trainings"
+    if again.share < 1:
+        return f": {label} in this training, but not found again: {found} have a latent of the same direction and label"
+    return f"; found again by {found}"
+
+
+def reason_of_rate(outcome: Outcome, evidence: RateEvidence, rule: LabelRule, again: FoundAgain) -> str:
+    """Return the outcome of `rule.decide_by_rate` in words, and whether the other trainings support it."""
+    label = LABEL_OF.get(outcome, "undetermined")
+    return _rate_reason(outcome, evidence, rule) + _held_back(label, rule, again)
+
+
+def _rate_reason(outcome: Outcome, evidence: RateEvidence, rule: LabelRule) -> str:
     if outcome in (Outcome.DEAD, Outcome.TOO_FEW_DOCUMENTS):
         return _seldom_seen(outcome, evidence.n_documents, rule)
     relative = evidence.relative_rate
@@ -99,6 +135,32 @@ def _in_one_model(evidence: Evidence, rule: LabelRule) -> str:
     return (
         f"{sides.weaker} norm {_two(sides.ratio)} of the {sides.stronger}'s (<= {rule.weak_norm:.2f}), nu_error {_two(error.value)} "
         f"(<= {rule.nu_error:.2f}), nu_reconstruction {_two(reconstruction.value)} (<= {rule.nu_reconstruction:.2f}), {_percent(rule)} "
+        "upper bounds within these limits"
+    )
+
+
+def _present_elsewhere(evidence: Evidence, rule: LabelRule) -> str:
+    sides, nu = _sides(evidence), evidence.nu_unselected
+    return (
+        f"in the {sides.stronger} only where it fires, but its firings are chosen by both models: on the tokens that the {sides.stronger} alone "
+        f"chooses along this direction, the {sides.weaker} holds a share of {_two(nu.value)} (nu_unselected, upper bound "
+        f"{_two(nu.magnitude_bound)} > {rule.nu_unselected:.2f})"
+    )
+
+
+def _replaced_pair(evidence: Evidence, rule: LabelRule) -> str:
+    return (
+        f"{_in_one_model(evidence, rule)}; a latent that only the other model has fires on the same tokens (Jaccard index "
+        f"{_two(evidence.partner_jaccard)} >= {rule.replaced_jaccard:.2f})"
+    )
+
+
+def _replaced(evidence: Evidence, rule: LabelRule) -> str:
+    new, lost = evidence.new, evidence.lost
+    return (
+        f"decoder cosine {_two(evidence.cosine)} (< {rule.rotated_cosine:.2f}), and each model lacks the other's direction: nu_error "
+        f"{_two(new.nu_error.value)} and {_two(lost.nu_error.value)} (<= {rule.nu_error:.2f}), nu_reconstruction "
+        f"{_two(new.nu_reconstruction.value)} and {_two(lost.nu_reconstruction.value)} (<= {rule.nu_reconstruction:.2f}), {_percent(rule)} "
         "upper bounds within these limits"
     )
 
@@ -234,6 +296,9 @@ _REASONS: dict[Outcome, Callable[[Evidence, LabelRule], str]] = {
         f"{_same_direction_elsewhere(evidence)}: it is not established that it occurs at least {rule.rate_ratio:g} times as often in one model"
     ),
     Outcome.NEAR_OTHER_DIRECTION: _near_other_direction,
+    Outcome.PRESENT_ELSEWHERE: _present_elsewhere,
+    Outcome.REPLACED_PAIR: _replaced_pair,
+    Outcome.REPLACED: _replaced,
     Outcome.NEW: _in_one_model,
     Outcome.LOST: _in_one_model,
     Outcome.NORM_ALONE: _norm_alone,

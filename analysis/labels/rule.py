@@ -9,8 +9,13 @@ dead           The latent fired on no held-out token.
 undetermined   It fired in fewer than `min_documents` held-out documents, the models cannot be compared, or both norms are 0.
 
 new, lost      The weaker norm is at most `weak_norm` of the stronger, AND latent scaling finds the latent absent from the weaker model:
-               toward the stronger model, the upper bounds of |nu_error| and |nu_reconstruction| are within their limits. New if the
-               intervened model is the stronger, lost if the reference is.
+               toward the stronger model, the upper bounds of |nu_error| and |nu_reconstruction| are within their limits. AND the weaker
+               model lacks it on the tokens that the stronger model alone chooses: the upper bound of |nu_unselected| is within its limit
+               (`latents.unselected_scaling`; the latent's own firings are chosen by both models, so it can fire just where they differ).
+               New if the intervened model is the stronger, lost if the reference is.
+replaced       As lost, and a latent that is as new fires on the same tokens (Jaccard index at least `replaced_jaccard`), or the reverse:
+               one direction gave way to another. Or one latent does both: its decoder cosine is below `rotated_cosine`, the weaker norm is
+               at least half of the stronger, and latent scaling finds each direction absent from the other model.
 reweighted     As new or lost, but the twin has the same direction (cosine at least `shared_cosine`): the concept is in both models, and
                one has it at least `rate_ratio` times as often, interval included.
 undetermined   As new or lost, but the twin has the same direction at a similar rate, or its cosine is between `rotated_cosine` and
@@ -32,7 +37,9 @@ The limit `weak_norm` is wide because norm can leak into the model without the c
 part of it. Norms alone never decide: a weaker norm near 0 that latent scaling does not confirm is undetermined, and the reason names the
 artifact (Minder et al. 2025, section 3).
 
-A label that claims a change also needs a q-value of at most `false_discovery_rate` (`held_back`, `false_discovery`).
+A label that claims a change also needs a q-value of at most `false_discovery_rate` (`false_discovery`); its direction must not lie in the
+span of the other latents that claim the same (`spans`); and every other training, at least `replications` of them, must find the latent again
+with the same label (`replication`). Otherwise it is held back (`held_back`).
 
 A shared-dictionary SAE has one direction for both models and one code per model. `decide_by_rate` compares how often each model fires:
 
@@ -43,7 +50,7 @@ undetermined   The interval includes `rate_ratio`; or nearly all firings are in 
 """
 
 from enum import IntEnum, auto
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -51,13 +58,16 @@ from crosscoder.config import LabelRule
 
 from .evidence import Estimate, Evidence, LatentScaling, RateEvidence
 
-Label = Literal["new", "lost", "shared", "rotated", "rescaled", "reweighted", "dead", "undetermined"]
-CLAIMED: tuple[Label, ...] = ("new", "lost", "rotated", "rescaled", "reweighted")
+Label = Literal[
+    "new", "lost", "replaced", "shared", "rotated", "rescaled", "reweighted", "dead", "undetermined"
+]
+CLAIMED: tuple[Label, ...] = ("new", "lost", "replaced", "rotated", "rescaled", "reweighted")
 """Labels that claim a change."""
 
 LABELS: tuple[Label, ...] = (
     "new",
     "lost",
+    "replaced",
     "shared",
     "rotated",
     "rescaled",
@@ -93,12 +103,18 @@ class Outcome(IntEnum):
     """As new or lost, but the twin has the same direction, and neither model is shown to have it more often."""
     NEAR_OTHER_DIRECTION = auto()
     """As new or lost, but the twin has a similar direction."""
+    PRESENT_ELSEWHERE = auto()
+    """As new or lost, but the weaker model holds the direction on tokens that the stronger model alone chooses."""
+    REPLACED_PAIR = auto()
+    """As new or lost, and a latent of the other label fires on the same tokens."""
     NEW = auto()
     LOST = auto()
     NORM_ALONE = auto()
     """The norm says that the latent is in one model only; latent scaling does not."""
     ABSENT_FROM_WEAKER = auto()
     """Latent scaling says that the latent is absent from the weaker model; the norm does not."""
+    REPLACED = auto()
+    """Directions differ, and latent scaling finds each absent from the other model."""
     ABSENT_FROM_STRONGER = auto()
     NO_COSINE = auto()
     ROTATED_OR_MAP_ERROR = auto()
@@ -129,6 +145,8 @@ LABEL_OF: dict[Outcome, Label] = {
     Outcome.OCCURS_MORE_OFTEN: "reweighted",
     Outcome.NEW: "new",
     Outcome.LOST: "lost",
+    Outcome.REPLACED_PAIR: "replaced",
+    Outcome.REPLACED: "replaced",
     Outcome.ROTATED: "rotated",
     Outcome.SHARED: "shared",
     Outcome.RESCALED: "rescaled",
@@ -169,9 +187,15 @@ def decide(evidence: Evidence, rule: LabelRule) -> np.ndarray:
         (exclusive & twin_same & _differs_in_rate(evidence.relative_rate, rule), Outcome.OCCURS_MORE_OFTEN),
         (exclusive & twin_same, Outcome.OCCURS_AS_OFTEN),
         (exclusive & _is_near(evidence.twin_cosine, rule), Outcome.NEAR_OTHER_DIRECTION),
+        (exclusive & _held_elsewhere(evidence.nu_unselected, rule), Outcome.PRESENT_ELSEWHERE),
+        (exclusive & (evidence.partner_jaccard >= rule.replaced_jaccard), Outcome.REPLACED_PAIR),
         (exclusive & intervened_stronger, Outcome.NEW),
         (exclusive, Outcome.LOST),
         (ratio <= min(NEGLIGIBLE_RATIO, rule.weak_norm), Outcome.NORM_ALONE),
+        (
+            differs & absent_new & absent_lost & ~np.asarray(evidence.mapped) & (ratio >= ROTATED_RATIO),
+            Outcome.REPLACED,
+        ),
         (absent, Outcome.ABSENT_FROM_WEAKER),
         (absent_new | absent_lost, Outcome.ABSENT_FROM_STRONGER),
         (np.isnan(evidence.cosine), Outcome.NO_COSINE),
@@ -201,17 +225,39 @@ def decide_by_rate(evidence: RateEvidence, rule: LabelRule) -> np.ndarray:
     )
 
 
-def labels_of(outcomes: np.ndarray, q_value: Any = np.nan, rule: LabelRule | None = None) -> np.ndarray:
-    """Return labels as indices into `LABELS`; with a rule, claims with too large a q-value are undetermined."""
-    labels = np.asarray(_LABEL_INDEX[outcomes])
-    return labels if rule is None else held_back(labels, q_value, rule)
+def labels_of(outcomes: np.ndarray) -> np.ndarray:
+    """Return labels as indices into `LABELS`, before q-values and replication."""
+    return np.asarray(_LABEL_INDEX[outcomes])
 
 
-def held_back(labels: np.ndarray, q_value: Any, rule: LabelRule) -> np.ndarray:
-    """Return the labels with claims whose q-value is too large made undetermined."""
-    # A q-value that was not computed is NaN and holds back no claim.
-    likely_false = q_value > rule.false_discovery_rate
-    return np.where(np.isin(labels, _CLAIMED) & likely_false, LABELS.index("undetermined"), labels)
+def is_claim(labels: np.ndarray) -> np.ndarray:
+    """Return which labels, as indices into `LABELS`, claim a change."""
+    return np.isin(labels, _CLAIMED)
+
+
+class ClaimSupport(NamedTuple):
+    """What a label that claims a change needs beside the rule."""
+
+    q_value: Any = np.nan
+    """NaN if not computed, which holds back no claim."""
+    found_again: Any = np.nan
+    """Share of the other trainings that find the latent again with this label; NaN if there are too few."""
+    span_residual: Any = np.nan
+    """`spans.span_residuals`; NaN if not computed, which holds back no claim."""
+
+
+def held_back(labels: np.ndarray, support: ClaimSupport, rule: LabelRule) -> np.ndarray:
+    """Return the labels, with claims that are likely false, tile a subspace, or are not found again made undetermined."""
+    likely_false = support.q_value > rule.false_discovery_rate
+    tiles = support.span_residual < rule.span_residual
+    unsupported = likely_false | tiles | not_found_again(support.found_again, rule)
+    return np.where(is_claim(labels) & unsupported, LABELS.index("undetermined"), labels)
+
+
+def not_found_again(found_again: Any, rule: LabelRule) -> Any:
+    """Whether some other training lacks the latent, or there are too few other trainings."""
+    # Too few trainings count as not found: comparisons with NaN are false.
+    return np.logical_and(rule.replications > 0, np.logical_not(np.asarray(found_again) >= 1))
 
 
 def _first_outcome(*clauses: tuple[Any, Outcome], otherwise: Outcome) -> np.ndarray:
@@ -229,6 +275,11 @@ def _absent(scaling: LatentScaling, rule: LabelRule) -> Any:
         scaling.nu_error.magnitude_bound <= rule.nu_error,
         scaling.nu_reconstruction.magnitude_bound <= rule.nu_reconstruction,
     )
+
+
+def _held_elsewhere(nu: Estimate, rule: LabelRule) -> Any:
+    """Whether the weaker model may hold the direction on tokens that the stronger model chooses; false if that was not measured."""
+    return np.logical_and(np.isfinite(nu.value), np.logical_not(nu.magnitude_bound <= rule.nu_unselected))
 
 
 def _is_near(cosine: Any, rule: LabelRule) -> Any:

@@ -2,21 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from crosscoder.config import BatchTopK, FileActivations, LabelRule, RunConfig, TopK
 from crosscoder.config.model_names import MODEL_NAMES
+from crosscoder.config.open_settings import chosen
 
 from ..latents.dictionary_view import DictionaryView, PairedView
 from ..latents.statistics import Statistics
 from .controls import Controls
 from .counts import limit_curves
-from .false_discovery import FAMILIES, Candidates, candidates_of, q_values
+from .false_discovery import FAMILIES, Candidates, candidates_of, count_bound, q_values
 from .feature_table import Features
-from .rule import LABELS, Label, held_back
+from .rule import LABELS, ClaimSupport, Label, held_back
 
 SCHEMA_VERSION = 1
 _BINS = 50
@@ -34,12 +35,12 @@ def make_summary(
     columns = features.columns
     alive = columns["n_tokens"] > 0
     counts = Counter(features.labels)
-    sparsity = config.crosscoder.sparsity
     labels = np.array([LABELS.index(label) for label in features.labels])
-    rule, expected = config.analysis.rule, {}
+    rule, expected = config.analysis.rule, dict[Label, ExpectedFalse]()
     if features.evidence is not None:
         observed = candidates_of(columns, features.evidence, rule)
-        expected = expected_false(observed, labels, controls.null_candidates(rule))
+        expected = expected_false(observed, labels, controls.null_candidates(rule), rule.confidence)
+    candidates = Counter(features.candidates)
     return {
         "schema_version": SCHEMA_VERSION,
         "reads": view.reads,
@@ -58,7 +59,7 @@ def make_summary(
         "alive": int(alive.sum()),
         "dead_share": float(1 - alive.mean()),
         "l0": statistics.l0,
-        "l0_target": sparsity.k if isinstance(sparsity, BatchTopK | TopK) else sparsity.target_l0,
+        "l0_target": l0_target(config),
         "fve": dict(statistics.fve),
         "relative_difference": statistics.relative_difference,
         "cosine": statistics.cosine,
@@ -69,7 +70,9 @@ def make_summary(
                 "count": counts[label],
                 "low": features.count_intervals[label].low if label in features.count_intervals else None,
                 "high": features.count_intervals[label].high if label in features.count_intervals else None,
-                "expected_false": expected.get(label),
+                "candidates": candidates[label],
+                "expected_false": expected[label].number if label in expected else None,
+                "expected_false_high": expected[label].high if label in expected else None,
             }
             for label in LABELS
         },
@@ -88,6 +91,14 @@ def make_summary(
     }
 
 
+def l0_target(config: RunConfig) -> float:
+    """Return the number of latents per token that the settings ask for."""
+    sparsity = config.crosscoder.sparsity
+    if isinstance(sparsity, BatchTopK | TopK):
+        return float(chosen(sparsity.k, "crosscoder.sparsity.k"))
+    return float(sparsity.target_l0)
+
+
 def _linear_map(view: DictionaryView) -> dict[str, float] | None:
     """Return how well the linear map connects models that share no space; None if they share one or no map was used."""
     if not isinstance(view, PairedView) or view.linear_map is None:
@@ -98,18 +109,30 @@ def _linear_map(view: DictionaryView) -> dict[str, float] | None:
     }
 
 
-def expected_false(
-    observed: Candidates, labels: Int[np.ndarray, " latent"], nulls: Sequence[Candidates]
-) -> dict[Label, float]:
-    """Return the expected number of false positives of each label that claims a change; empty without nulls.
+class ExpectedFalse(NamedTuple):
+    """How many false labels the nulls that were tried lead to expect."""
 
-    It is the mean number of null latents with the label whose effect is at least the smallest effect of an observed latent labeled in the
+    number: float
+    """The number in the null that has most."""
+    high: float
+    """Upper confidence bound of that number as a Poisson mean, because a null is one draw."""
+
+
+def expected_false(
+    observed: Candidates,
+    labels: Int[np.ndarray, " latent"],
+    nulls: Sequence[Candidates],
+    confidence: float,
+) -> dict[Label, ExpectedFalse]:
+    """Return the expected number of false positives of each label that claims a change, before replication; empty without nulls.
+
+    It is the number of null latents with the label whose effect is at least the smallest effect of an observed latent labeled in the
     same family; 0 if there is no such latent.
 
     Args:
         labels: Labels of the observed latents, as indices into `LABELS`.
     """
-    found: dict[Label, float] = {}
+    found: dict[Label, ExpectedFalse] = {}
     for family in FAMILIES if nulls else ():
         claimed = observed._replace(label=labels).in_family(family)
         smallest = float(observed.effect[claimed].min()) if claimed.any() else np.inf
@@ -118,7 +141,7 @@ def expected_false(
                 float(null.weight[null.in_family([label]) & (null.effect >= smallest)].sum())
                 for null in nulls
             ]
-            found[label] = float(np.mean(counts))
+            found[label] = ExpectedFalse(max(counts), count_bound(max(counts), confidence))
     return found
 
 
@@ -134,9 +157,11 @@ def _limits(features: Features, rule: LabelRule, controls: Controls) -> list[dic
             candidates_of(features.columns, evidence, changed),
             controls.null_candidates(changed),
         )
-        labels = held_back(observed.label, q_values(observed, nulls), changed)
-        expected = expected_false(observed, labels, nulls)
-        false[changed] = expected.get("new", 0.0) + expected.get("lost", 0.0)
+        again = features.replication.share(observed.label, changed)
+        support = ClaimSupport(q_values(observed, nulls), again, features.columns["span_residual"])
+        labels = held_back(observed.label, support, changed)
+        expected = expected_false(observed, labels, nulls, changed.confidence)
+        false[changed] = sum(expected[label].number for label in ("new", "lost") if label in expected)
         return labels
 
     return [

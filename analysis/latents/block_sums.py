@@ -9,8 +9,8 @@ from torch import Tensor
 
 from crosscoder.dictionary.sparse_latents import SparseLatents
 
-from .dictionary_view import Product
 from .hashing import block_of
+from .observation import Product
 
 
 class BlockSums:

@@ -1,8 +1,16 @@
-"""Confidence intervals by a block bootstrap over documents.
+"""Confidence intervals over documents, and resampling of them.
 
-Tokens of one document are dependent, so blocks of documents are resampled. Multinomial weights `[sample, block]` times the sums of each
-block give the sums of a resample, and a statistic is computed from them as from the whole (Efron and Tibshirani 1993, chapter 13:
-percentile intervals). It is seeded and needs no second pass over the data.
+Tokens of one document are dependent, so documents are assigned to blocks, and a statistic is computed from the sums of its blocks as from
+the whole. Leaving out one block at a time gives its influences,
+
+    u_b = (n - 1) (θ - θ without block b)
+
+whose mean has the uncertainty of the statistic (the jackknife: Efron and Tibshirani 1993, chapter 11). `mean_intervals` takes it from
+there, with as many degrees of freedom as the blocks that carry the variance. n counts the blocks that the statistic depends on: a block in
+which a latent never fires says something of its density and nothing of its latent scaling. A percentile bootstrap, in contrast, is short
+where few documents have a latent, and never goes beyond the blocks that were seen. No second pass over the data is needed.
+
+What has no influences, such as the number of latents with a label, resamples the blocks with multinomial weights `[sample, block]`.
 
 If all items are equal, a bootstrap interval has no width. For a bounded quantity such as a share, `unseen_weights` adds one unseen item
 with the lowest or the highest possible value: quantiles of Σ w_i x_(i) (Gaffke 2005; Learned-Miller and Thomas 2020). For shares these are
@@ -14,10 +22,23 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from .latent_scaling import Moments
+from .mean_intervals import effective_freedom, margins, sample_of
+
+MIN_BLOCKS = 9
+"""Blocks with tokens below which nothing is estimable. Eight documents never fill nine blocks; twelve, in 64 blocks, nearly always."""
+
+MIN_FIRING_BLOCKS = 5
+"""Blocks in which a latent has to fire for its numbers to be estimable; `crosscoder bench coverage` measures what that gives."""
+
+RANGES = {"density": (0.0, 1.0), "relative_rate": (0.0, 1.0)}
+"""Statistics that are shares of tokens by definition: their bounds stay within."""
+
+_NO_INFLUENCE = 1e-9
+"""Share of the largest influence: below it, a block has none."""
 
 Statistic = Callable[[Moments], Tensor]
 """Computes one number per latent from moments; leading axes are kept."""
@@ -62,42 +83,55 @@ def unseen_weights(
     return np.random.default_rng(seed).dirichlet(np.ones(n_items + 1), size=n_samples)
 
 
-def bootstrap_intervals(
-    moments: BlockMoments,
-    statistics: Mapping[str, Statistic],
-    weights: Float64[Tensor, "sample block"],
-    confidence: float,
-    chunk: int = 256,
+def block_intervals(
+    moments: BlockMoments, statistics: Mapping[str, Statistic], confidence: float, chunk: int = 256
 ) -> dict[str, Interval]:
-    """Return percentile intervals of each statistic for all latents, computing `chunk` latents at a time.
+    """Return the interval of each statistic for all latents, computing `chunk` latents at a time.
 
-    A statistic that is NaN in some resamples could have any value there. If such resamples are more than the share cut off at one end, the
-    interval is NaN.
+    NaN: the latent fires in fewer than `MIN_FIRING_BLOCKS` blocks, the data have fewer than `MIN_BLOCKS`, or the statistic is not defined
+    without one of the blocks.
     """
+    filled = _filled_blocks(moments)
     n_latents = next(iter(moments.sums.values())).shape[1]
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in statistics}
+    parts: dict[str, list[_Bounds]] = {name: [] for name in statistics}
+    n_blocks = len(filled)
+    # One row for all blocks, and one without each block that has tokens.
+    weights = torch.cat([torch.ones(1, n_blocks), 1 - torch.eye(n_blocks)[filled]]).double()
     for start in range(0, n_latents, chunk):
-        sampled = moments.resampled(weights, slice(start, start + chunk))
+        latents = slice(start, start + chunk)
+        left_out = moments.resampled(weights, latents)
+        fires = _firing_blocks(moments, latents)[filled].numpy()
         for name, statistic in statistics.items():
-            parts[name].append(_percentiles(statistic(sampled), confidence))
-    return {
-        name: Interval(torch.cat([low for low, _ in bounds]), torch.cat([high for _, high in bounds]))
-        for name, bounds in parts.items()
-    }
+            values = statistic(left_out).numpy()
+            bounds = _jackknife(values[0], values[1:], fires, confidence)
+            parts[name].append(bounds.clip(*RANGES.get(name, (-np.inf, np.inf))))
+    joined = {name: torch.from_numpy(np.concatenate(found, axis=1)) for name, found in parts.items()}
+    return {name: Interval(low, high) for name, (low, high) in joined.items()}
 
 
-def _percentiles(
-    values: Float[Tensor, "sample latent"], confidence: float
-) -> tuple[Float[Tensor, " latent"], Float[Tensor, " latent"]]:
-    """Return both percentiles, by linear interpolation between the order statistics that are not NaN."""
-    tail = (1 - confidence) / 2
-    shares = [tail, 1 - tail]
-    by_latent = np.ascontiguousarray(values.numpy().T)
-    missing = np.isnan(by_latent).mean(axis=1)
-    bounds = np.full((2, len(by_latent)), np.nan)
-    whole, partly = missing == 0, (missing > 0) & (missing <= tail)
-    if whole.any():
-        bounds[:, whole] = np.quantile(by_latent[whole], shares, axis=1)
-    if partly.any():
-        bounds[:, partly] = np.nanquantile(by_latent[partly], shares, axis=1)
-    return torch.from_numpy(bounds[0]), torch.from_numpy(bounds[1])
+_Bounds = Float64[np.ndarray, "2 latent"]
+
+
+def _filled_blocks(moments: BlockMoments) -> Bool[Tensor, " block"]:
+    return torch.stack([value != 0 for value in moments.totals.values()]).any(dim=0)
+
+
+def _firing_blocks(moments: BlockMoments, latents: slice) -> Bool[Tensor, "block latent"]:
+    return torch.stack([value[:, latents] != 0 for value in moments.sums.values()]).any(dim=0)
+
+
+def _jackknife(
+    whole: Float64[np.ndarray, " latent"],
+    without: Float64[np.ndarray, "block latent"],
+    fires: Bool[np.ndarray, "block latent"],
+    confidence: float,
+) -> _Bounds:
+    """Return both bounds of a statistic from its value on all blocks and without each of them."""
+    change = whole - without
+    counted = fires | (np.abs(change) > _NO_INFLUENCE * np.abs(change).max(axis=0))
+    n = counted.sum(axis=0)
+    influence = (n - 1) * change
+    sample = sample_of(influence, counted)._replace(freedom=effective_freedom(influence, counted))
+    below, above = margins(sample, confidence)
+    enough = (fires.sum(axis=0) >= MIN_FIRING_BLOCKS) & (len(fires) >= MIN_BLOCKS)
+    return np.where(enough, np.stack([whole - below, whole + above]), np.nan)

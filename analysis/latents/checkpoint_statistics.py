@@ -23,7 +23,8 @@ from crosscoder.config.model_names import model_names, time_order
 from crosscoder.dictionary.metrics import VarianceExplained, row_chunks
 
 from .block_sums import BlockSums
-from .dictionary_view import Observation, PairedView, Product
+from .dictionary_view import PairedView
+from .observation import Observation, Product
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ statistics sum.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 import torch
 from jaxtyping import Float
@@ -25,44 +24,7 @@ from crosscoder.dictionary.views import View, view_rows
 from crosscoder.run.folder import RunFolder
 
 from .geometry import Geometry
-
-
-class Product(NamedTuple):
-    """A quantity to sum over tokens: weights[t, j] · ⟨directions[j], targets[t]⟩, with the weights of the observation."""
-
-    name: str
-    directions: Float[Tensor, "latent d_model"]
-    targets: Float[Tensor, "token d_model"]
-    token_weight: Float[Tensor, " token"] | None = None
-    """If given, a second sum weights tokens by it; its name ends in `/relative`."""
-
-
-class Codes(NamedTuple):
-    """The codes of a batch."""
-
-    sparse_latents: SparseLatents
-    """The code that counts as firing; for `pooled`, the larger of the two models' codes."""
-
-    per_model: tuple[SparseLatents, SparseLatents] | None = None
-    """For `pooled`, each model's code at the entries of `sparse_latents`, 0 where it does not fire; otherwise None."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a dictionary computes for a batch of tokens."""
-
-    codes: Codes
-
-    actual: Float[Tensor, "token _"]
-    """Target of the reconstruction, in raw units: the activations of all models, or their difference."""
-
-    rebuilt: Float[Tensor, "token _"]
-    """Reconstruction of `actual`."""
-
-    weights: SparseLatents
-    """Weights of the products, at the entries of `codes.sparse_latents`."""
-
-    products: tuple[Product, ...]
+from .observation import Codes, Observation, Product
 
 
 class DictionaryView:
@@ -201,12 +163,16 @@ class PairedView(DictionaryView):
         """
         if not self.aligned:
             return
-        error = split_models(self.crosscoder.normalize(values).sub_(rebuilt), self.d_models)
         written = split_models(rebuilt - self.crosscoder.b_dec, self.d_models)
-        for name, parts in (("error", error), ("reconstruction", written)):
-            for model, part, scale in zip(MODEL_NAMES, parts[:2], self._to_training[:2], strict=True):
-                # A contiguous tensor, which all its products read without a copy.
-                targets = part * scale
+        parts_of = {
+            "error": self._errors(values, rebuilt),
+            # Contiguous tensors, which all their products read without a copy.
+            "reconstruction": tuple(
+                part * scale for part, scale in zip(written, self._to_training, strict=True)
+            ),
+        }
+        for name, parts in parts_of.items():
+            for model, targets in zip(MODEL_NAMES, parts[:2], strict=True):
                 for side in MODEL_NAMES:
                     yield Product(f"{name}/{side}/{model}", self.directions_in[side, model], targets)
         relative = self._squared_length(values).reciprocal()
@@ -216,6 +182,21 @@ class PairedView(DictionaryView):
             unmapped = self.linear_map.unmapped(values, self.d_models)
             for side, rows, targets in zip(MODEL_NAMES, self._unmapped_directions, unmapped, strict=True):
                 yield Product(f"unmapped/{side}", rows, targets, relative)
+
+    @torch.no_grad()
+    def codes_and_errors(
+        self, values: Float[Tensor, "token width"]
+    ) -> tuple[SparseLatents, tuple[Float[Tensor, "token _"], ...]]:
+        """Return the code of raw activations, and the error that its reconstruction leaves of each model, in training space."""
+        values = self._to_dictionary(values)
+        codes = self.crosscoder.encode_sparse(values)
+        return codes, self._errors(values, self.crosscoder.rebuild(codes))
+
+    def _errors(
+        self, values: Float[Tensor, "token width"], rebuilt: Float[Tensor, "token width"]
+    ) -> tuple[Float[Tensor, "token _"], ...]:
+        error = split_models(self.crosscoder.normalize(values).sub_(rebuilt), self.d_models)
+        return tuple(part * scale for part, scale in zip(error, self._to_training, strict=True))
 
     def _squared_length(self, values: Float[Tensor, "token width"]) -> Float[Tensor, " token"]:
         """Return the squared distance of each token from the decoder bias, over both models, in raw units, plus its mean over tokens.

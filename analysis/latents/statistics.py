@@ -18,9 +18,10 @@ from crosscoder.dictionary.metrics import ReconstructionMeter, row_chunks
 from crosscoder.dictionary.sparse_latents import SparseLatents
 
 from .block_sums import BlockSums
-from .dictionary_view import DictionaryView, Observation
+from .dictionary_view import DictionaryView
 from .document_runs import document_runs
 from .histograms import ActivationHistograms
+from .observation import Observation
 from .token_context import TokenContext
 
 

@@ -99,9 +99,12 @@ class AttributedBehavior:
             "share",
             "low",
             "high",
+            "random_mean",
             "random_largest",
             "n_random",
             "p_value",
+            "p_adjusted",
+            "made",
             "passed",
         ]
         return pd.DataFrame(list(self._checks()), columns=pd.Index(columns))
@@ -144,5 +147,6 @@ def _check(latents: int | str, kind: str, check: CausalCheck) -> dict[str, Any]:
     share = check.share
     return {
         "latents": latents, "check": kind, "share": share.value, "low": share.low, "high": share.high,
-        "random_largest": check.random_largest, "n_random": check.n_random, "p_value": check.p_value, "passed": check.passed,
+        "random_mean": check.random_mean, "random_largest": check.random_largest, "n_random": check.n_random,
+        "p_value": check.p_value, "p_adjusted": check.p_adjusted, "made": check.made, "passed": check.passed,
     }  # fmt: skip

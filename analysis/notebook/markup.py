@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from ..report.behavior_schema import BehaviorShift, Estimate
 from ..report.content import short_names
+from ..report.label_conditions import is_withheld, withheld_sentence
 from ..report.phrases import NOT_MEASURED, Number, percent, unit_format, visible, whole
 from ..report.render import prose_html
 from ..report.wording import format_number
@@ -22,10 +23,12 @@ _CONTEXT = 9
 _EXAMPLES = 6
 _LOGITS = 8
 _SHOWN = (
-    "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "density", "shift_share", "seed_stability",
-    "difference_cosine", "max_activation",
+    "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "nu_unselected", "partner_jaccard", "q_value", "density",
+    "shift_share", "seed_stability", "label_stability", "difference_cosine", "max_activation",
 )  # fmt: skip
-_PERCENT = ("density", "shift_share", "seed_stability")
+_PERCENT = ("density", "shift_share", "seed_stability", "label_stability")
+
+_COUNT_HEADS = ("label", "latents", "interval", "by this training alone", "expected under nulls")
 
 _HEAT = "224, 138, 30"
 _MAX_OPACITY = 0.7
@@ -46,6 +49,7 @@ _STYLE = Markup(
 .cc th { opacity: .75; font-size: 12px; }
 .cc td.cc-n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .cc .cc-columns { display: flex; flex-wrap: wrap; gap: 2px 26px; }
+.cc .cc-columns > div { min-width: 0; max-width: 100%; }
 .cc .cc-scroll { overflow-x: auto; }
 .cc .cc-example { margin: 6px 0 8px; padding-left: 8px; border-left: 2px solid rgba(128, 128, 128, .35); }
 .cc .cc-tokens { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 12px; }
@@ -112,17 +116,16 @@ def run_html(run: RunRecord) -> str:
             label,
             whole(entry["count"]),
             _range(entry["low"], entry["high"], whole),
-            _optional(entry["expected_false"], "{:.1f}"),
+            whole(entry.get("candidates")),
+            _expected(entry.get("expected_false"), entry.get("expected_false_high")),
         )
         for label in LABELS
-        for entry in [
-            summary["counts"].get(label) or {"count": 0, "low": None, "high": None, "expected_false": None}
-        ]
+        for entry in [summary["counts"].get(label) or {"count": 0, "low": None, "high": None}]
     ]
     fve = summary["fve"]
     quality = [(name, percent(fve.get(name))) for name in ("reference", "intervened", "difference")]
     columns = Markup('<div class="cc-columns"><div>{}</div><div>{}</div></div>').format(
-        _table(("label", "latents", "interval", "expected false"), counts, numeric=(1, 2, 3)),
+        _table(_COUNT_HEADS, counts, numeric=(1, 2, 3, 4)),
         _table(("variance explained", ""), quality, numeric=(1,)),
     )
     behaviors = [
@@ -134,6 +137,8 @@ def run_html(run: RunRecord) -> str:
         for found in run.behaviors
     ]
     sentences = [Markup("<p>{}</p>").format(prose_html(sentence)) for sentence in run.sentences]
+    if not sentences and is_withheld(summary):
+        sentences = [Markup("<p>{}</p>").format(prose_html(withheld_sentence(summary)))]
     return _output(
         head, place, *sentences, columns,
         _table(("behavior", "shift", "verdict"), behaviors, numeric=(1,)) if behaviors else Markup(""),
@@ -272,8 +277,9 @@ def _estimate(estimate: Estimate, unit: str) -> str:
     return f"{value} ({low} to {high})"
 
 
-def _optional(value: float | None, form: str) -> str:
-    return NOT_MEASURED if value is None else form.format(value)
+def _expected(value: float | None, most: float | None) -> str:
+    shown = NOT_MEASURED if value is None else _significant(value)
+    return shown if most is None else f"{shown} (at most {most:.1f})"
 
 
 def _significant(value: Number) -> str:

@@ -14,6 +14,7 @@ from crosscoder.run.folder import RunFolder
 from ..behaviors.behavior_files import LEVELS, behavior_folders, load_behaviors
 from ..plots.stage import plots_of
 from ..report.content import short_names
+from ..report.label_conditions import is_withheld
 from ..report.render import read_report
 from ..report.schema import Report
 from ..tables.analysis_files import LABELS, AnalysisResults, load_results
@@ -140,6 +141,8 @@ class Run:
             return f"Run({path!r}: not analyzed)"
         counts = {label: entry["count"] for label, entry in self.summary["counts"].items() if entry["count"]}
         labels = ", ".join(f"{counts[label]:,} {label}" for label in LABELS if label in counts)
+        if is_withheld(self.summary):
+            labels = "nothing is labeled, because the run missed a condition"
         return f"Run({path!r}: {' → '.join(short_names(self.summary))}; {labels})"
 
     def _repr_html_(self) -> str:
@@ -147,5 +150,5 @@ class Run:
             return run_html(RunRecord(self.folder.path, None))
         behaviors = [behavior.reported for behavior in self.behaviors.values()]
         report = self.report
-        sentences = () if report is None else tuple(report.summary)
+        sentences = () if report is None else tuple(headline.text for headline in report.summary)
         return run_html(RunRecord(self.folder.path, self.summary, behaviors, sentences))

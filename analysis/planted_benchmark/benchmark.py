@@ -24,7 +24,7 @@ from tqdm import tqdm
 from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, CrosscoderError, FormatError
 from crosscoder.planted.planted_pair import PlantedPair
-from crosscoder.planted.regimes import REGIMES, regime_named
+from crosscoder.planted.regimes import REGIMES
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
 from crosscoder.runtime.processes import run_in_processes
@@ -117,22 +117,24 @@ def run_case(
 ) -> dict[str, Any]:
     """Run one case: sample its tokens, train, score, and write result.json."""
     began = time.monotonic()
-    pair = regime_named(case.regime).make(case.seed)
+    pair = case.pair
     config = case_config(case, pair, folder, overrides)
     result: dict[str, Any] = result_settings(case, config, n_tokens)
     try:
-        _write_arrays(pair, folder, n_tokens)
+        _write_arrays(pair, folder, result["n_tokens"])
         if case.sweeps:
             assert choose is not None, "a case with a sweep needs `choose`"
             result["k"] = choose(sweep_config(config, folder), SWEPT)
             result["sweep_seconds"] = round(time.monotonic() - began, 2)
             config = case_config(case, pair, folder, overrides, result["k"])
         trained = run(config)
+        if case.k == "default":
+            result["k"] = getattr(trained.read_config().crosscoder.sparsity, "k", None)
         result["seconds"] = round(time.monotonic() - began, 2)
         result["scores"] = dict(score(trained, pair))
     except CrosscoderError as error:
         result["failed"] = str(error)
-    for name in ("reference", "intervened"):
+    for name in ("reference", "intervened", "documents"):
         (folder / f"{name}.npy").unlink(missing_ok=True)
     write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result
@@ -143,6 +145,7 @@ def _write_arrays(pair: PlantedPair, folder: Path, n_tokens: int) -> None:
     sides = pair.sample(n_tokens, seed=1).split(pair.d_models, dim=1)
     for name, values in zip(("reference", "intervened"), sides, strict=True):
         np.save(folder / f"{name}.npy", values.numpy())
+    np.save(folder / "documents.npy", np.arange(n_tokens, dtype=np.int64) // pair.document_tokens)
 
 
 def _stored_result(
@@ -153,9 +156,7 @@ def _stored_result(
     if not path.is_file():
         return None
     result = _read(path)
-    expected = result_settings(
-        case, case_config(case, regime_named(case.regime).make(case.seed), folder, overrides), n_tokens
-    )
+    expected = result_settings(case, case_config(case, case.pair, folder, overrides), n_tokens)
     if {key: result.get(key) for key in expected} != expected:
         raise ConfigError(
             f"{path}: made with other settings than these; choose another output, or remove {folder}"
@@ -181,6 +182,11 @@ def _require_one_recipe_a_row(results: list[dict[str, Any]], output: Path) -> No
     recipes: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {}
     for result in results:
         case = Case(**result["case"])
+        if "pair_seed" not in result:
+            raise ConfigError(
+                f"{output}: {case.name} was made by an earlier version, whose pairs were not independent; choose another output, or "
+                f"remove {output / 'cases' / case.name}"
+            )
         settings = {**result["settings"], "seed": None, "n_tokens": result["n_tokens"]}
         settings["crosscoder"] = {**settings["crosscoder"], "sparsity": None}
         name, first = recipes.setdefault((case.regime, case.method, case.k), (case.name, settings))

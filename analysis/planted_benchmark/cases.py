@@ -3,14 +3,12 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from crosscoder.config import (
     AnalysisConfig,
-    AuxiliaryConfig,
-    BatchTopK,
-    ControlsConfig,
     DictionaryConfig,
     FileActivations,
     RunConfig,
@@ -22,13 +20,10 @@ from crosscoder.planted.planted_pair import PlantedPair
 from crosscoder.planted.regimes import regime_named
 
 N_TOKENS = 150_000
-"""Tokens sampled per case: 586 documents."""
+"""Tokens sampled per case: 586 documents. A regime can need several times as many (`Regime.more_tokens`)."""
 
 SWEPT = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 """Values of k for a sweep, which does not know how many features fire: about 4, or 1 of those that changed."""
-
-PRESENTATIONS = 1_536_000
-"""Training tokens, with repeats of the sampled ones: 6000 steps of 256."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +103,11 @@ class Case:
     regime: str
     method: str
     k: str
-    """Number of firing latents: a number, `true` for the true L0, a multiple of it such as `1.5x`, or `sweep`, which chooses from `SWEPT`
-    without the truth."""
+    """Number of firing latents: `default`, which leaves the choice to the run as a user's settings do; a number; `true` for the true L0; a
+    multiple of it such as `1.5x`; or `sweep`, which chooses from `SWEPT` without the truth."""
 
     seed: int
-    """Seed of the pair."""
+    """Number of the pair among the independent pairs of the regime."""
 
     restart: int = 0
     """Index of repeated trainings on the same pair."""
@@ -126,22 +121,47 @@ class Case:
     def __post_init__(self) -> None:
         regime_named(self.regime)
         method_named(self.method)
-        if not re.fullmatch(r"sweep|true|[1-9]\d*|\d*\.?\d+x", self.k) or self.k.strip("0.") == "x":
-            raise ConfigError(f"k: {self.k!r} is not a number of latents; use e.g. 6, true, 1.5x or sweep")
+        if not re.fullmatch(r"default|sweep|true|[1-9]\d*|\d*\.?\d+x", self.k) or self.k.strip("0.") == "x":
+            raise ConfigError(
+                f"k: {self.k!r} is not a number of latents; use e.g. default, 6, true, 1.5x or sweep"
+            )
+
+    @property
+    def pair_seed(self) -> int:
+        """The seed of the pair: pairs of different regimes or numbers share no draw."""
+        return independent_seed("pair", self.regime, self.seed)
+
+    @property
+    def pair(self) -> PlantedPair:
+        """The pair of this case."""
+        return regime_named(self.regime).make(self.pair_seed)
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of the run, of its own for every pair and restart; methods are compared with the same one."""
+        return independent_seed("training", self.regime, self.seed, self.restart)
 
     @property
     def sweeps(self) -> bool:
         """Whether k is chosen by a sweep."""
         return self.k == "sweep"
 
-    def latents_firing(self, pair: PlantedPair, config: RunConfig) -> int:
-        """Return k as a number, at least 1. The true L0 is that of the rows that the dictionary reads; a sweep starts at its largest k."""
+    def latents_firing(self, pair: PlantedPair, config: RunConfig) -> int | None:
+        """Return k as a number, at least 1; None leaves it to the run. The true L0 is that of the rows that the dictionary reads; a sweep
+        starts at its largest k."""
+        if self.k == "default":
+            return None
         if self.sweeps:
             return max(SWEPT)
         if self.k.isdecimal():
             return int(self.k)
         multiple = 1.0 if self.k == "true" else float(self.k[:-1])
         return max(1, round(multiple * pair.truth.l0(config.crosscoder.reads)))
+
+
+def independent_seed(*names: str | int) -> int:
+    """Return a seed below 2^31 that depends on all names: generators seeded with it are independent for different names."""
+    return int.from_bytes(sha256("/".join(map(str, names)).encode()).digest()[:4]) >> 1
 
 
 def plan(
@@ -171,38 +191,36 @@ def method_named(name: str) -> Method:
 def case_config(
     case: Case, pair: PlantedPair, folder: Path, overrides: Sequence[str] = (), k: int | None = None
 ) -> RunConfig:
-    """Return the run settings of a case: common settings, then the method's overrides, then `overrides`.
+    """Return the run settings of a case: a user's defaults, then the method's overrides, then `overrides`.
 
     `k` is the choice of a sweep. Raises ConfigError if a setting is invalid.
     """
     common = RunConfig(
         output=folder / "run",
-        activations=FileActivations(reference=folder / "reference.npy", intervened=folder / "intervened.npy"),
-        crosscoder=DictionaryConfig(n_latents=regime_named(case.regime).n_latents, sparsity=BatchTopK(k=1)),
+        activations=FileActivations(
+            reference=folder / "reference.npy",
+            intervened=folder / "intervened.npy",
+            documents=folder / "documents.npy",
+        ),
+        crosscoder=DictionaryConfig(n_latents=regime_named(case.regime).n_latents),
         training=TrainingConfig(
-            n_tokens=PRESENTATIONS,
-            batch_tokens=256,
-            lr=5e-3,
             precision="float32",
             device="cpu",
-            calibration_tokens=16384,
-            auxiliary=AuxiliaryConfig(k=24, dead_after_tokens=50_000),
             log_every=1000,
             evaluate_every=3000,
             checkpoint_every=3000,
         ),
-        # The regimes already test whether the pipeline can find nothing and everything.
-        controls=ControlsConfig(identity=False, shuffled=False),
         # Examples are not used.
         analysis=AnalysisConfig(top_examples=1, quantile_examples=0, context_tokens=1),
-        seed=case.seed + 1000 * case.restart,
+        seed=case.training_seed,
         threads=1,
     )
     settings = method_named(case.method).overrides
     reads = next((one.partition("=")[2] for one in settings if one.startswith("crosscoder.reads=")), "paired")
     with_view = with_overrides(common, [f"crosscoder.reads={reads}"])
     k = k or case.latents_firing(pair, with_view)
-    return with_overrides(common, [*(setting.format(k=k) for setting in settings), *overrides])
+    in_yaml = "null" if k is None else str(k)
+    return with_overrides(common, [*(setting.format(k=in_yaml) for setting in settings), *overrides])
 
 
 def sweep_config(config: RunConfig, folder: Path) -> RunConfig:
@@ -216,4 +234,9 @@ def sweep_config(config: RunConfig, folder: Path) -> RunConfig:
 def result_settings(case: Case, config: RunConfig, n_tokens: int) -> dict[str, Any]:
     """Return what identifies the result of a case: everything but its paths."""
     settings = config.model_dump(mode="json", exclude={"output", "activations", "wandb"})
-    return {"case": vars(case), "n_tokens": n_tokens, "settings": settings}
+    return {
+        "case": vars(case),
+        "pair_seed": case.pair_seed,
+        "n_tokens": n_tokens * regime_named(case.regime).more_tokens,
+        "settings": settings,
+    }

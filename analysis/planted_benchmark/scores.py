@@ -1,19 +1,24 @@
 """Scores of a run on a planted pair against the truth.
 
 A latent matches the planted feature whose directions are nearest to its raw decoder rows, if the cosine of the concatenated rows of both
-models exceeds 0.7; otherwise it matches none. Each planted feature counts once:
+models exceeds 0.7; otherwise it matches none. Of a replaced or reweighted feature, the direction in one model alone will do. Each
+planted feature counts once:
 
-    precision   share of the latents with a label that match a feature of that kind
+    precision   share of the latents with a label that match a feature of that kind, apart from labels that are true otherwise
     recall      share of the features of that kind that a latent with the label matches
     average precision   the same without a cutoff: latents that fired, ranked by the labeler's score, skipping latents
                         that match a feature ranked higher already
+
+A label that claims a change is false if it holds neither of the feature that the latent matches nor of an element of change
+whose directions the latent writes (`true_labels`).
 
 Several labelers label one feature table: the rule, and the field's bins as baselines.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -31,7 +36,10 @@ from crosscoder.run.folder import RunFolder
 
 from ..labels.rule import CLAIMED
 
-SCORED = ("new", "lost", "rotated", "rescaled", "shared", "reweighted")
+CHANGES = tuple(dict.fromkeys((*CLAIMED, "replaced")))
+"""Labels that claim a change, of the rule and of the baselines."""
+
+SCORED = ("new", "lost", "rotated", "rescaled", "shared", "reweighted", "replaced")
 """Kinds of features that have a label."""
 
 _WITHOUT_COMMON_SPACE = ("new", "lost")
@@ -133,17 +141,27 @@ def _column(features: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def score_labels(
-    labeling: Labeling, matches: list[int], truth: PlantedTruth, alive: np.ndarray
+    labeling: Labeling,
+    matches: list[int],
+    truth: PlantedTruth,
+    alive: np.ndarray,
+    true: Sequence[frozenset[str]],
 ) -> dict[str, dict[str, float | None]]:
     """Return precision, recall, F1 and average precision of each planted kind, and its number of labels.
 
-    Precision is None without labels; a kind that was not planted has only its count.
+    Precision is None without labels; a kind that was not planted has only its count. A label that is true of a latent without
+    being the kind of its feature (`true`, see `true_labels`) counts neither for nor against.
     """
     result: dict[str, dict[str, float | None]] = {}
     for kind in SCORED:
         planted = truth.features_of(kind)
-        labeled = [matches[latent] for latent, label in enumerate(labeling.labels) if label == kind]
-        entry: dict[str, float | None] = {"count": float(len(labeled))}
+        beside = np.array(
+            [kind in allowed and match not in planted for allowed, match in zip(true, matches, strict=True)],
+            dtype=bool,
+        )
+        with_label = [latent for latent, label in enumerate(labeling.labels) if label == kind]
+        labeled = [matches[latent] for latent in with_label if not beside[latent]]
+        entry: dict[str, float | None] = {"count": float(len(with_label))}
         if planted and (truth.comparable or kind in _WITHOUT_COMMON_SPACE):
             correct = [match for match in labeled if match in planted]
             precision = len(correct) / len(labeled) if labeled else None
@@ -156,7 +174,7 @@ def score_labels(
                 "f1": f1,
                 "average_precision": None
                 if score is None
-                else average_precision(score, matches, planted, alive),
+                else average_precision(score, matches, planted, alive & ~beside),
             }
         result[kind] = entry
     return result
@@ -200,17 +218,40 @@ def found_features(labels: Iterable[str], matches: list[int], truth: PlantedTrut
         {
             feature
             for label, feature in zip(labels, matches, strict=True)
-            if feature >= 0 and label in CLAIMED and truth.kinds[feature] == label
+            if feature >= 0 and label in CHANGES and truth.kinds[feature] == label
         }
     )
 
 
-def false_claims(labels: Iterable[str], matches: list[int], truth: PlantedTruth) -> int:
-    """Return the number of latents labeled new or lost that match no feature of that kind: the false discoveries."""
-    return sum(
-        label in ("new", "lost") and (feature < 0 or truth.kinds[feature] != label)
-        for label, feature in zip(labels, matches, strict=True)
+def true_labels(
+    decoder: tuple[Float[Tensor, "latent _"], ...],
+    matches: list[int],
+    truth: PlantedTruth,
+    reads: View,
+) -> list[frozenset[str]]:
+    """Return, for each latent, the labels that claim nothing false about it.
+
+    Those of the feature that it matches (`PlantedTruth.true_labels`), and those of every element of change whose directions hold
+    more than `COSINE` of what the latent writes.
+    """
+    of_feature = {feature: truth.true_labels(feature) for feature in set(matches) if feature >= 0}
+    near = truth.alignments(decoder, reads) > COSINE
+    return [
+        of_feature.get(feature, frozenset()).union(
+            *(element.true_of_latents for element, within in zip(truth.elements, row, strict=True) if within)
+        )
+        for feature, row in zip(matches, near.tolist(), strict=True)
+    ]
+
+
+def false_changes(labels: Iterable[str], true: Iterable[frozenset[str]]) -> dict[str, int]:
+    """Return the number of false labels of each kind of change; kinds without one are left out."""
+    wrong = Counter(
+        label
+        for label, allowed in zip(labels, true, strict=True)
+        if label in CHANGES and label not in allowed
     )
+    return {label: wrong[label] for label in CHANGES if wrong[label]}
 
 
 def geometry_errors(
@@ -261,14 +302,19 @@ def score_table(
     """
     matches = truth.matches(decoder, reads, COSINE)
     alive = features["n_tokens"].to_numpy() > 0
+    true = true_labels(decoder, matches, truth, reads)
     labelers = {}
     for name, labeling in labelings(features, reads).items():
-        kinds = score_labels(labeling, matches, truth, alive)
+        wrong = false_changes(labeling.labels, true)
+        kinds = score_labels(labeling, matches, truth, alive, true)
         labelers[name] = {
             "kinds": kinds,
             "mean_f1": _mean(kinds[kind].get("f1") for kind in ("new", "lost")),
             "claimed": sum(label in ("new", "lost") for label in labeling.labels),
-            "false": false_claims(labeling.labels, matches, truth),
+            "false": sum(wrong.get(label, 0) for label in ("new", "lost")),
+            "changes": sum(label in CHANGES for label in labeling.labels),
+            "false_changes": sum(wrong.values()),
+            "false_by_label": wrong,
             "confusion": confusion(labeling.labels, matches, truth),
             "found": found_features(labeling.labels, matches, truth),
         }

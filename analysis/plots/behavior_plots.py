@@ -189,7 +189,9 @@ def _draw_latents(figure: Figure, data: Any, *, xlabel: str) -> None:
         f"{latent}, {evidence}" for latent, evidence in zip(named["latent"], named["evidence"], strict=True)
     ]
     panels[0].set_yticks(np.arange(len(named))[::-1], names)
-    figure.supxlabel(f"{' '.join(xlabel.split())}; dashed: largest of the random latents", fontsize=7.5)
+    figure.supxlabel(
+        f"{' '.join(xlabel.split())}; dashed: largest of the random latents, at their norm", fontsize=7.5
+    )
 
 
 # --- together ---------------------------------------------------------------------------------------------------------

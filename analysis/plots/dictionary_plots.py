@@ -169,14 +169,19 @@ def _draw_latent_scaling(figure: Figure, data: Any) -> None:
 
 def _label_counts(results: AnalysisResults) -> pd.DataFrame:
     rows = [{"label": label, **(results.summary["counts"].get(label) or {})} for label in LABELS]
-    return pd.DataFrame(rows, columns=pd.Index(["label", "count", "low", "high", "expected_false"]))
+    return pd.DataFrame(
+        rows,
+        columns=pd.Index(
+            ["label", "count", "low", "high", "candidates", "expected_false", "expected_false_high"]
+        ),
+    )
 
 
 def _draw_labels(figure: Figure, data: Any) -> None:
     axes = figure.subplots()
     places = np.arange(len(data))[::-1]
     counts = data["count"].fillna(0).astype(float)
-    numbers = data[["low", "high", "expected_false"]].astype(float)
+    numbers = data[["low", "high", "candidates", "expected_false"]].astype(float)
     axes.errorbar(
         counts, places, xerr=whiskers(numbers["low"], counts, numbers["high"]), fmt="none", ecolor=INK, elinewidth=0.8, capsize=2
     )  # fmt: skip
@@ -190,11 +195,17 @@ def _draw_labels(figure: Figure, data: Any) -> None:
             va="center",
             fontsize=7,
         )
+    alone = numbers["candidates"].where(numbers["candidates"] > counts)
+    if alone.notna().any():
+        axes.plot(
+            alone, places, "|", markersize=7, color=INK, markeredgewidth=1.0, linestyle="none", label="by this training alone"
+        )  # fmt: skip
     if numbers["expected_false"].notna().any():
         axes.plot(
             numbers["expected_false"], places, "D", markersize=5.5, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=0.8,
-            linestyle="none", label="expected false labels",
+            linestyle="none", label="expected under the nulls tried",
         )  # fmt: skip
+    if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower left")
     axes.set_xscale("symlog", linthresh=1)
     plain_numbers(axes.xaxis)
@@ -239,7 +250,7 @@ def _draw_limits(figure: Figure, data: Any) -> None:
                 rows["expected_false"],
                 ":",
                 color=INK,
-                label="expected false labels among them",
+                label="expected under the nulls tried",
             )
         limit_line(axes, float(rows["configured"].iloc[0]))
         axes.set_ylim(0, max(1.0, 1.08 * float(rows[["new", "lost", "expected_false"]].max().max())))

@@ -37,6 +37,7 @@ class Look:
 LOOKS = {
     "new": Look("#b83a0e", "^", "////"),
     "lost": Look("#1f5fbf", "v", "\\\\\\\\"),
+    "replaced": Look("#a8275f", "X", "++++"),
     "rotated": Look("#7a3fb0", "D", "xxxx"),
     "rescaled": Look("#0b7a55", "s", "----"),
     "reweighted": Look("#8a6a00", "P", "||||"),

@@ -38,17 +38,36 @@ class CausalCheck(ReportPart):
     share: Estimate
     """Share of the shift that removing them undoes, or adding them produces."""
 
+    made: bool
+    """Whether the check was made. A check that cannot be passed, with too few draws or prompts, is not made."""
+
+    why_not: Sentence | None
+    """Why the check was not made, and how many draws or prompts it would need; null if it was made."""
+
+    at_norm: Finite | None
+    """The share at the norm of the random latents, which is what they are compared with; null if that is their own norm."""
+
+    random_mean: Finite | None
+    """Mean share of the random latents; null if none were drawn."""
+
     random_largest: Finite | None
-    """Largest such share of the random latents; null if none were drawn."""
+    """Largest share of the random latents; null if none were drawn."""
 
     n_random: Count
-    """Number of sets of random latents."""
+    """Number of random draws."""
+
+    excess: Estimate | None
+    """The share beyond the mean of the random draws, at the same norm; null if the check was not made."""
 
     p_value: Finite | None
-    """Share of the random sets, with the latents themselves counted as one, that reach the effect; null if none were drawn."""
+    """Share of the random draws, with the latents themselves counted as one, that reach the effect; null if the check was not made."""
 
-    passed: bool
-    """Whether the interval lies above 0.01 and random latents do not reach the effect."""
+    p_adjusted: Finite | None
+    """p-value corrected for all checks of its family, which decides; null if the check was not made."""
+
+    passed: bool | None
+    """Whether the interval of the share lies above 0.01, that of the excess above 0, and the corrected p-value is small enough; null if the
+    check was not made."""
 
 
 class CarryingLatent(ReportPart):
@@ -63,8 +82,8 @@ class CarryingLatent(ReportPart):
     attribution: Finite | None
     """Its share of the shift by integrated gradients, on held-out prompts; null if the metric has no gradient."""
 
-    necessity: CausalCheck
-    """Effect of removing only this latent from the intervened model."""
+    necessity: CausalCheck | None
+    """Effect of removing only this latent from the intervened model; null if it changes nothing on these prompts."""
 
     sufficiency: CausalCheck | None
     """Effect of adding only this latent to the reference's activations; null if undefined, because the models share no space."""
@@ -124,6 +143,35 @@ class Dose(ReportPart):
     """Perplexity on unrelated text with steering."""
 
 
+class Opposing(ReportPart):
+    """The latents that push against the shift; all shares are against its direction."""
+
+    latents: tuple[CarryingLatent, ...]
+    """The latents, the strongest first."""
+
+    level: Evidence
+    """Strongest supported claim about them together."""
+
+    necessity: CausalCheck
+    """By how much removing all of them from the intervened model increases the shift."""
+
+    sufficiency: CausalCheck | None
+    """By how much adding all of them to the reference's activations counters it; null if undefined, because the models share no space."""
+
+
+class Stability(ReportPart):
+    """Whether the causal claim about the named latents holds in the other trainings of the dictionary, each with latents of its own."""
+
+    trainings: Count | None
+    """Number of trainings in which the check was made, this run's included; null if it was not repeated."""
+
+    causal: Count | None
+    """Number of them in which the latents named there pass it; null if it was not repeated."""
+
+    why_not: str | None
+    """Why it was not repeated; null if it was."""
+
+
 class Explanation(ReportPart):
     """Where an established shift comes from, and which latents carry it."""
 
@@ -143,6 +191,15 @@ class Explanation(ReportPart):
 
     sufficiency: CausalCheck | None
     """Effect of adding all of them to the reference's activations; null if undefined, because the models share no space."""
+
+    unit: str
+    """Unit of the metric in which the latents were found and `necessity` and `sufficiency` were measured."""
+
+    stability: Stability
+    """Whether the claim holds in other trainings."""
+
+    against: Opposing | None
+    """What pushes against the shift; null if no latent was found to."""
 
     answers_necessity: CausalCheck | None
     """`necessity` in generated answers; null if the metric is not of answers."""
@@ -173,7 +230,12 @@ class BehaviorShift(ReportPart):
     """Unit of its metric."""
 
     established: bool
-    """Whether the shift is above its noise floor and as large as its settings require. If not, it is not attributed."""
+    """Whether the shift is above its noise floor and as large as its settings require, on enough prompts. If not, it is not attributed."""
+
+    verdict: Literal[
+        "established", "no difference", "not enough prompts", "below the noise floor", "smaller than asked"
+    ]
+    """Why it is not established."""
 
     reference: Estimate
     """Metric in the reference, on held-out prompts."""
@@ -188,10 +250,26 @@ class BehaviorShift(ReportPart):
     """Noise floor: the shift that chance reaches."""
 
     p_value: Finite
-    """p-value of the paired permutation test."""
+    """p-value of a mean difference of 0."""
+
+    n_prompts: Count
+    """Number of held-out prompts."""
+
+    prompts_needed: Count
+    """Number of prompts below which no shift is established, however large."""
+
+    detectable: NotNegative | None
+    """Smallest shift, in the unit of the metric, that these prompts would show in four of five cases; null if they show none, or the
+    spread is unknown."""
+
+    detectable_when_enough: NotNegative | None
+    """The same for `prompts_needed` prompts of the same spread, if there are fewer; null if the spread is unknown."""
 
     sentences: tuple[Sentence, ...]
     """The results in words, no stronger than the evidence."""
 
     explanation: Explanation | None
     """Where the shift comes from; null if no shift is established or it was not attributed."""
+
+    unrelated: bool
+    """Whether the settings call it unrelated to the intervention, so that it should not shift."""

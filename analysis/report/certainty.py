@@ -8,7 +8,7 @@ import pandas as pd
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
 from .findings import agreement, has, label_counts, shuffled_found, stability, why_unreliable
-from .phrases import NOT_MEASURED
+from .phrases import NOT_MEASURED, Number
 from .schema import Statement
 from .wording import Sentence, listed, named, say
 
@@ -47,11 +47,12 @@ def certainty(results: AnalysisResults) -> tuple[Statement, ...]:
 def _label_checks(results: AnalysisResults) -> tuple[Entry, ...]:
     """Return how many labels to expect by chance, and what the null pair and the brief controls found."""
     features, summary = results.features, results.summary
-    expected = {
-        label: (count or {}).get("expected_false") for label, count in (summary.get("counts") or {}).items()
-    }
+    expected, most = (
+        {label: (count or {}).get(key) for label, count in (summary.get("counts") or {}).items()}
+        for key in ("expected_false", "expected_false_high")
+    )
     rate = [
-        (label, say("{label} {expected_false:.1f}", label=label, expected_false=value))
+        (label, _expected(label, value, most.get(label)))
         for label, value in expected.items()
         if value is not None
     ]
@@ -67,14 +68,16 @@ def _label_checks(results: AnalysisResults) -> tuple[Entry, ...]:
             "the tokens that each direction raises and lowers most, through the model's final norm and unembedding",
         ),
         (
-            "false-discovery rate",
-            say("expected false labels: {rate}", rate=listed(rate)) if rate else None,
-            "the number of latents with each label to expect by chance, from the null pairs",
+            "expected under the nulls tried",
+            say("{rate}", rate=listed(rate)) if rate else None,
+            "the number of latents with each label in the null pair that has most, before the other trainings are asked; a change of a kind that no "
+            "null pair has can beat it",
         ),
         (
             "q-values",
             _q_values(features, bool(nulls)) if has(features, "q_value") else None,
-            "for each latent, the expected share of false labels among those with at least this much evidence",
+            "for each latent, the larger of a false-discovery rate of sampling noise and the fraction of false labels expected under the null pairs "
+            "tried, among latents with at least this much evidence",
         ),
         (
             "null pair",
@@ -99,9 +102,9 @@ def _replications(results: AnalysisResults, causal: int) -> tuple[Entry, ...]:
     features, controls = results.features, results.summary.get("controls") or {}
     return (
         (
-            "stability over seeds",
+            "found again by other trainings",
             stability(features, controls.get("seeds", 0)) if has(features, "seed_stability") else None,
-            "whether other training runs find the same latents",
+            "whether trainings with another seed, on half of the training documents, find the same latents",
         ),
         (
             "agreement with another method",
@@ -111,8 +114,17 @@ def _replications(results: AnalysisResults, causal: int) -> tuple[Entry, ...]:
         (
             "causal checks",
             say("{causal:counted latent} passed", causal=causal) if causal else None,
-            "whether removing or adding a single latent changes a behavior, more than random latents do",
+            "whether removing or adding a single latent changes a behavior, more than random latents do, corrected for the number of latents and checks",
         ),
+    )
+
+
+def _expected(label: str, value: Number, most: Number | None) -> Sentence:
+    return say(
+        "{label} {expected_false:.3g}{most}",
+        label=label,
+        expected_false=value,
+        most="" if most is None else say(" (at most {high:.1f})", high=most),
     )
 
 

@@ -23,10 +23,11 @@ PAGE = "../browser/index.html"
 LABEL_MEANINGS = {
     "new": "only in the intervened model",
     "lost": "only in the reference",
+    "replaced": "one direction of the reference gave way to another direction of the intervened model, on the same tokens",
     "rotated": "in both models, in different directions",
     "rescaled": "in both models, in the same direction, with different norms",
     "reweighted": "in both models, firing at different rates",
-    "shared": "the same in both models",
+    "shared": "the same in both models, as far as this dictionary sees",
     "undetermined": "too little evidence, or the measures disagree",
     "dead": "fired on no held-out token",
 }
@@ -34,11 +35,14 @@ LABEL_MEANINGS = {
 _NUMBERS = (
     "relative_norm", "decoder_cosine", "nu_error", "nu_error_low", "nu_error_high", "nu_reconstruction",
     "nu_reconstruction_low", "nu_reconstruction_high", "shift_share", "shift_share_low", "shift_share_high", "density",
-    "template_share", "n_tokens", "n_documents", "q_value", "seed_stability",
+    "template_share", "n_tokens", "n_documents", "q_value", "seed_stability", "label_stability", "nu_unselected", "nu_unselected_low",
+    "nu_unselected_high", "partner_jaccard",
 )  # fmt: skip
 _PEAKS, _LENS_TOKENS = 4, 5
 _BEFORE, _AFTER = 9, 5
 _MOSTLY_TEMPLATE = 0.5
+_ONE_SIDED = 0.5
+"""Norm ratio below which a replaced latent writes into one model only; otherwise it writes a direction into each."""
 
 
 class _Kind(NamedTuple):
@@ -51,6 +55,9 @@ _KINDS = (
     _Kind("new", "New: only in the intervened model", 12),
     _Kind("lost", "Lost: only in the reference", 12),
     _Kind("shift", "Largest share of the activation shift, any label", 8),
+    _Kind(
+        "replaced", "Replaced: one direction of the reference gave way to another of the intervened model", 12
+    ),
     _Kind("rotated", "Rotated: in both models, in different directions", 6),
     _Kind("rescaled", "Rescaled: in both models, in the same direction, with different norms", 6),
     _Kind("reweighted", "Reweighted: in both models, firing at different rates", 6),
@@ -60,7 +67,7 @@ _KINDS = (
 def claim_groups(
     results: AnalysisResults, rules: Mapping[int, RuleScore] | None = None
 ) -> tuple[ClaimGroup, ...]:
-    """Return the claims of each kind: new, lost, largest share of the activation shift, rotated, rescaled, reweighted.
+    """Return the claims of each kind: new, lost, largest share of the activation shift, replaced, rotated, rescaled, reweighted.
 
     Each latent appears once, with its rule if it has one. Empty groups are omitted, except new and lost, which then state that
     there is none. Those are omitted if the dictionary has no decoder norm for each model.
@@ -204,10 +211,11 @@ def _where(label: str, numbers: Mapping[str, Number | None]) -> Sentence:
     weaker, stronger = (
         ("reference", "intervened model") if relative >= 0.5 else ("intervened model", "reference")
     )
+    norm_ratio = min(relative, 1 - relative) / max(relative, 1 - relative)
     parts: dict[str, Part] = {
         "weaker": weaker,
         "stronger": stronger,
-        "norm_ratio": min(relative, 1 - relative) / max(relative, 1 - relative),
+        "norm_ratio": norm_ratio,
         "decoder_cosine": cosine,
         "turned": "" if cosine is None else say(" (cosine {decoder_cosine:.2f})", decoder_cosine=cosine),
     }
@@ -216,6 +224,21 @@ def _where(label: str, numbers: Mapping[str, Number | None]) -> Sentence:
             text = (
                 "Its direction is in the {stronger} only: its decoder norm in the {weaker} is {norm_ratio:percent} of that in the "
                 "{stronger}, and latent scaling finds little of it in the {weaker}."
+            )
+        case "replaced" if norm_ratio < _ONE_SIDED:
+            text = (
+                "Its direction is in the {stronger} only, and a latent of the {weaker} only, with another direction, fires on the same tokens: one "
+                "gave way to the other."
+            )
+        case "replaced":
+            text = (
+                "Its direction in the {stronger} is absent from the {weaker}, and the reverse{turned}: on the same tokens, one direction gave way to "
+                "another."
+            )
+        case "shared":
+            text = (
+                "As far as this dictionary sees, it is the same in both models{turned}; its norm in the {weaker} is {norm_ratio:percent} of that in "
+                "the {stronger}."
             )
         case "rotated":
             text = "Both models have it, in different decoder directions (cosine {decoder_cosine:.2f})."
@@ -272,6 +295,17 @@ def _facts(numbers: Mapping[str, Number | None]) -> tuple[Fact, ...]:
     facts = (
         ("nu_error", Fact(name="ν error", value=ranged("nu_error", ".2f"))),
         ("nu_reconstruction", Fact(name="ν reconstruction", value=ranged("nu_reconstruction", ".2f"))),
+        (
+            "nu_unselected",
+            Fact(name="ν on tokens that one model alone chooses", value=ranged("nu_unselected", ".2f")),
+        ),
+        (
+            "label_stability",
+            Fact(
+                name="other trainings that find it again, with the same label",
+                value=say("{label_stability:percent}", label_stability=numbers["label_stability"]),
+            ),
+        ),
         ("shift_share", Fact(name="share of the activation shift", value=ranged("shift_share", "percent"))),
         ("density", Fact(name="fires on", value=fires)),
         ("template_share", Fact(name="firings on chat-template tokens", value=template)),

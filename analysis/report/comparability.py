@@ -1,11 +1,13 @@
 """The conditions for comparing the two models, each with its value, threshold and verdict."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from crosscoder.config.pair import MIN_ALIGNMENT_RATE, MIN_MAP_COSINE, MIN_MAP_EXPLAINED_VARIANCE
 
 from ..tables.analysis_files import AnalysisResults
+from .label_conditions import conditions_of, control_checks
 from .phrases import NOT_MEASURED, Number, present
 from .schema import Check
 from .wording import named, say
@@ -13,9 +15,10 @@ from .wording import named, say
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds of the conditions: conventions of this report, stated with every verdict."""
+    """Thresholds of the conditions, stated with every verdict: those of the settings where there are any, otherwise conventions of this
+    report."""
 
-    fve: float = 0.80
+    fve: float = 0.70
     fve_gap: float = 0.05
     fve_difference: float = 0.50
     cosine: float = 0.50
@@ -28,18 +31,20 @@ def comparability(results: AnalysisResults, thresholds: Thresholds | None = None
     """Return all conditions, in the order of the report."""
     limits = thresholds or Thresholds()
     summary = results.summary
+    asked = conditions_of(summary)
     return (
         _tokenizer(results.manifest),
         _same_tokens(results),
-        *_fve(summary.get("fve") or {}, limits),
+        *_fve(summary.get("fve") or {}, asked, limits),
         _difference(summary.get("relative_difference")),
         *_common_space(summary, limits),
         *_recovered(summary.get("ce") or {}, limits),
-        _l0(summary.get("l0"), summary.get("l0_target"), limits),
+        _l0(summary.get("l0"), summary.get("l0_target"), asked, limits),
         _at_most(
             "dead latents", summary.get("dead_share"), limits.dead_share,
             "share of latents that fired on no held-out token",
         ),
+        *control_checks(summary),
     )  # fmt: skip
 
 
@@ -95,10 +100,15 @@ def _same_tokens(results: AnalysisResults) -> Check:
     )
 
 
-def _fve(fve: dict[str, Number | None], limits: Thresholds) -> list[Check]:
+def _limit(asked: Mapping[str, Any], name: str, otherwise: float) -> float:
+    """Return the limit that the settings ask for (`analysis.conditions`), as the analysis recorded it."""
+    return asked[name]["limit"] if name in asked else otherwise
+
+
+def _fve(fve: dict[str, Number | None], asked: Mapping[str, Any], limits: Thresholds) -> list[Check]:
     checks = [
         _at_least(
-            f"variance explained ({side})", fve.get(side), limits.fve, "percent",
+            f"variance explained ({side})", fve.get(side), _limit(asked, f"fve_{side}", limits.fve), "percent",
             f"share of the {side} model's activation variance that the dictionary reconstructs (FVE)",
         )
         for side in ("reference", "intervened")
@@ -169,16 +179,17 @@ def _recovered(ce: dict[str, dict[str, Number]], limits: Thresholds) -> list[Che
     ]  # fmt: skip
 
 
-def _l0(value: Number | None, target: Number | None, limits: Thresholds) -> Check:
+def _l0(value: Number | None, target: Number | None, asked: Mapping[str, Any], limits: Thresholds) -> Check:
+    limit = _limit(asked, "l0", limits.l0_deviation)
     off = abs(value / target - 1) if value is not None and target else None
     return Check(
         name="latents per token (L0)",
         value=value,
         shown=say("{value:.1f}", value=value),
-        threshold=say("within {limit:percent} of {target:g}", limit=limits.l0_deviation, target=target)
+        threshold=say("within {limit:percent} of {target:g}", limit=limit, target=target)
         if target
         else say("no target"),
-        verdict=NOT_MEASURED if off is None else "pass" if off <= limits.l0_deviation else "fail",
+        verdict=NOT_MEASURED if off is None else "pass" if off <= limit else "fail",
         meaning="mean number of latents that fire on a held-out token, at inference",
     )
 

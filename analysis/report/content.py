@@ -14,10 +14,13 @@ from ..tables.analysis_files import LABELS, AnalysisResults
 from .before_dictionary import before_dictionary
 from .behavior_shifts import behavior_shifts
 from .certainty import certainty
+from .change_headlines import change_statements
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
 from .comparability import comparability
 from .desiderata import desiderata
-from .headlines import summary_sentences
+from .grounds import grounds_of
+from .headlines import headlines, shared_meaning
+from .label_conditions import is_withheld
 from .label_rule import rule_statements
 from .limit_curves import limit_curves
 from .outlook import outlook
@@ -41,6 +44,7 @@ _READS = {
     "difference": "a diff-SAE: a dictionary of the difference intervened − reference",
 }
 _REASONS_SHOWN = 4
+_COUNTED = ("low", "high", "candidates", "expected_false", "expected_false_high")
 # Columns that identify a latent and measure nothing.
 _IDENTIFIERS = ("latent", "twin", "difference_latent")
 
@@ -49,10 +53,11 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     """Return the whole report."""
     summary = results.summary
     models = _model("reference", summary), _model("intervened", summary)
-    checks = comparability(results)
+    checks, requirements = comparability(results), desiderata(results, folder)
     counts = _counts(results)
     measured = load_behaviors(folder)
     behaviors = behavior_shifts(measured)
+    grounds = grounds_of(results, behaviors)
     # Both have to hold: a difference that is too small for an FVE is still a difference.
     identical = (
         summary.get("relative_difference") == 0 and (summary.get("fve") or {}).get("difference") is None
@@ -60,7 +65,9 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     return Report(
         schema_version=SCHEMA_VERSION,
         title=f"{models[0].name} → {models[1].name}",
-        summary=summary_sentences(results, counts, checks, behaviors, identical),
+        summary=headlines(results, counts, checks, requirements, behaviors, grounds, identical),
+        grounds=tuple(grounds.by_name.values()),
+        withheld=is_withheld(summary),
         identical=identical,
         models=models,
         compared=_compared(results, folder),
@@ -72,8 +79,9 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
         rule=rule_statements(summary.get("rule") or {}),
         limits=limit_curves(summary.get("limits") or []),
         certainty=certainty(results),
+        change=change_statements(summary),
         unexplained=_unexplained(summary, counts),
-        desiderata=desiderata(results, folder),
+        desiderata=requirements,
         outlook=outlook(results, measured),
         undetermined=_undetermined(results),
         stages=_stages(results.manifest),
@@ -252,9 +260,9 @@ def _counts(results: AnalysisResults) -> tuple[LabelCount, ...]:
     return tuple(
         LabelCount(
             label=label,
-            meaning=LABEL_MEANINGS.get(label, ""),
+            meaning=shared_meaning(results) if label == "shared" else say(LABEL_MEANINGS.get(label, "")),
             count=found[label],
-            **{key: (known.get(label) or {}).get(key) for key in ("low", "high", "expected_false")},
+            **{key: (known.get(label) or {}).get(key) for key in _COUNTED},
         )
         for label in labels
     )

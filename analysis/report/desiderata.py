@@ -15,10 +15,11 @@ from crosscoder.run.folder import RunFolder
 from ..behaviors.behavior_files import BehaviorResults, load_behaviors
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
-from .findings import has
+from .findings import candidates, has
+from .levers import COST, Lever, levers_of
 from .phrases import NOT_MEASURED, Number
 from .schema import Requirement
-from .wording import Sentence, named, say
+from .wording import Part, Sentence, named, say
 
 # Conventions, stated with every verdict.
 _FVE_GAP = 0.05
@@ -29,8 +30,6 @@ _LATENTS = 100
 _FAITHFUL = 0.5
 _UNDONE = 0.5
 
-COST = 0.1
-"""Largest acceptable cost of a lever: nats of KL on unrelated text."""
 _FOLLOWED = 0.9
 
 _LEGIBLE_SHARE = 0.8
@@ -125,66 +124,96 @@ def _faithfulness(behaviors: Sequence[BehaviorResults]) -> Requirement:
     """Return the faithfulness of the behavior that is explained worst: an average would hide it."""
     checks = {
         behavior.name: max(
-            behavior.causal["together"].values(), key=lambda check: (check["passed"], check["value"] or 0.0)
+            (check for check in behavior.causal["together"].values() if check is not None),
+            key=lambda check: (bool(check["passed"]), check["value"] or 0.0),
         )
         for behavior in behaviors
         if behavior.causal is not None and not _share_no_space(behavior.causal)
     }
-    name = min(checks, key=lambda name: (checks[name]["passed"], checks[name]["low"] or 0.0), default=None)
+    name = min(
+        checks, key=lambda name: (bool(checks[name]["passed"]), checks[name]["low"] or 0.0), default=None
+    )
     check = None if name is None else checks[name]
     low = None if check is None else check["low"]
     return _judged(
         "validity.faithfulness",
         low,
         say(
-            "{value:percent}{of}",
+            "{value:percent}{of}{random}",
             value=low,
             of="" if name is None else say(" of {behavior}", behavior=named(name)),
+            random=_random(check),
         ),
-        say("at least {limit:percent}, and random latents do not reach it", limit=_FAITHFUL),
-        None if check is None or low is None else bool(check["passed"]) and low >= _FAITHFUL,
+        say("at least {limit:percent}, and the check against random latents is passed", limit=_FAITHFUL),
+        None
+        if check is None or low is None or not check["made"]
+        else bool(check["passed"]) and low >= _FAITHFUL,
         "share of the behavioral shift that removing the named latents undoes, or adding them produces, on held-out prompts (lower end of the "
         "interval; the behavior that is explained worst)",
     )
 
 
+def _random(check: dict[str, Any] | None) -> Part:
+    """Return what random latents do, and whether the check is passed."""
+    if check is None:
+        return ""
+    if not check["made"]:
+        return " (the check was not made)"
+    return say(
+        " (random latents {random:percent} on average: {verdict})",
+        random=check["random_mean"],
+        verdict="passed" if check["passed"] else "not passed",
+    )
+
+
 def _lever(behaviors: Sequence[BehaviorResults]) -> Requirement:
-    """Return the lever of the behavior that can be undone least."""
-    undone = [
-        _most_undone(behavior.causal)
+    """Return the lever of the behavior that can be undone least; one that does no more than its random control undoes nothing."""
+    best = [
+        max(
+            (lever for lever in levers_of(behavior.causal) if lever.within_cost),
+            key=_undone,
+            default=None,
+        )
         for behavior in behaviors
         if behavior.causal is not None and not _share_no_space(behavior.causal)
     ]
-    share = min(undone, default=None)
+    worst = min(best, key=_undone, default=None)
+    share = None if not best else _undone(worst)
     return _judged(
         "actionability.lever",
         share,
-        say("{value:percent}", value=share),
-        say("at least {limit:percent}", limit=_UNDONE),
+        say(
+            "{value:percent}{compared}",
+            value=share,
+            compared=""
+            if worst is None
+            else worst.compared()
+            if worst.proven
+            else say(
+                ": the best lever undoes {undone:percent}{compared}",
+                undone=worst.share,
+                compared=worst.compared(),
+            ),
+        ),
+        say("at least {limit:percent}, and more than a random edit", limit=_UNDONE),
         None if share is None else share >= _UNDONE,
         say(
             "share of the behavioral shift that can be undone in the intervened model, by removing the named latents (both models run) or by "
-            "steering with a constant direction made of them, at a cost of at most {cost:.2f} nats (KL) on unrelated text",
+            "steering with a constant direction made of them, at a cost of at most {cost:.2f} nats (KL) on unrelated text; zero if random latents, or "
+            "a random direction, do as much",
             cost=COST,
         ),
     )
 
 
+def _undone(lever: Lever | None) -> float:
+    """Return the share that a lever is shown to undo, compared with its random control."""
+    return lever.share if lever is not None and lever.proven else 0.0
+
+
 def _share_no_space(causal: dict[str, Any]) -> bool:
     """Whether shares are of one model's behavior rather than of the shift, as for models that share no space."""
     return causal.get("of") == "intervened"
-
-
-def _most_undone(causal: dict[str, Any]) -> float:
-    """Return the largest share that a lever within the cost limit undoes; removal is measured in generated answers if there are any."""
-    removal = (causal["answers"] or causal)["together"]["necessity"]["value"]
-    levers = [(removal, causal["removal_cost"]["kl"]["value"])]
-    levers += [
-        (dose["share"]["value"], dose["kl"]["value"])
-        for dose in causal["steering"]
-        if dose["model"] == "intervened" and dose["direction"] == "named latents"
-    ]
-    return max((share or 0.0 for share, kl in levers if kl is not None and kl <= COST), default=0.0)
 
 
 def _specificity(summary: dict[str, Any]) -> Requirement:
@@ -202,24 +231,29 @@ def _specificity(summary: dict[str, Any]) -> Requirement:
 
 
 def _robustness(results: AnalysisResults) -> Requirement:
-    """Return the stability over seeds; not measured with fewer than three seeds or without latents labeled as changed."""
+    """Return the share of the candidates that are found again; labels themselves are found again by construction.
+
+    Not measured with fewer than two other trainings, or without latents that this training alone would call changed.
+    """
     features = results.features
-    claimed = features[features["label"].isin(CLAIMED)]
+    claimed = np.isin(candidates(features), CLAIMED)
     seeds = (results.summary.get("controls") or {}).get("seeds", 0)
+    column = next((name for name in ("label_stability", "seed_stability") if has(features, name)), None)
     share = None
-    if seeds >= 2 and len(claimed) and has(features, "seed_stability"):
-        share = float(np.mean(np.asarray(claimed["seed_stability"], dtype=float) == 1))
+    if seeds >= 2 and claimed.any() and column is not None:
+        share = float(np.mean(features[column].to_numpy(dtype=float, na_value=np.nan)[claimed] == 1))
     return _judged(
         "validity.robustness",
         share,
         say(
             "{value:percent}{of}",
             value=share,
-            of="" if share is None else say(" of {claimed}", claimed=len(claimed)),
+            of="" if share is None else say(" of {candidates}", candidates=int(claimed.sum())),
         ),
         say("at least {limit:percent}", limit=_REFOUND),
         None if share is None else share >= _REFOUND,
-        "share of the latents labeled as changed that every other seed finds again",
+        "share of the latents that this training alone would call changed that every other training finds again, with the same label; those that are "
+        "not found again are not labeled as changed",
     )
 
 

@@ -11,6 +11,12 @@ from ..tables.analysis_files import SAME_DIRECTION, AnalysisResults
 from .phrases import Number, visible
 from .wording import Sentence, say
 
+_FALSE = "A latent labeled as changed there is a false positive."
+_NULLS = {
+    "drift": f"A null pair: two models that differ by as much, but in no feature. {_FALSE}",
+    "intermittent": f"A null pair in which each token differs as much as in the real pair, in directions that repeat no feature. {_FALSE}",
+}
+
 
 class Finding(NamedTuple):
     """The result of one control."""
@@ -44,9 +50,10 @@ def control_findings(results: AnalysisResults) -> tuple[Finding, ...]:
             "Each token paired with a different token of the other model, after a brief training: nothing is shared, and the labels should show it.",
         ),
         Finding(
-            "other seeds",
+            "other trainings",
             stability(features, controls.get("seeds", 0)) if has(features, "seed_stability") else None,
-            "The same training from other seeds: a latent that only one of them finds may be chance.",
+            "The same training from other seeds, each on half of the training documents: what one training alone finds may be chance, so a label that "
+            "claims a change has to be found again by all of them.",
         ),
         Finding(
             "diff-SAE",
@@ -94,20 +101,32 @@ def shuffled_found(control: dict[str, Any]) -> Sentence:
 
 
 def stability(features: pd.DataFrame, n_seeds: int) -> Sentence:
-    """Return the share of latents, and the number of those labeled as changed, that all other seeds find again."""
+    """Return the share of latents, and the number of those that this training alone would call changed, that all other trainings find again."""
     share = features["seed_stability"].to_numpy(dtype=float)
     known = np.isfinite(share) & (features["n_tokens"].to_numpy() > 0)
     again = known & (share == 1)
-    claimed = known & np.isin(features["label"].to_numpy(), CLAIMED)
+    claimed = known & np.isin(candidates(features), CLAIMED)
+    with_label = (
+        features["label_stability"].to_numpy(dtype=float, na_value=np.nan) == 1
+        if has(features, "label_stability")
+        else again
+    )
     return say(
-        "{found_again:percent} of {fire:counted latent} that fire, and {claimed_found_again:,} of the {claimed:,} labeled as changed, are "
-        "found again by {seeds}",
+        "{found_again:percent} of {fire:counted latent} that fire are found again by {seeds}; so are, with the same label, "
+        "{claimed_found_again:,} of the {claimed:,} that this training alone would call changed",
         fire=int(known.sum()),
         found_again=float(again.sum() / max(1, known.sum())),
-        seeds="the other seed" if n_seeds == 1 else say("all {other_seeds} other seeds", other_seeds=n_seeds),
+        seeds="the other training"
+        if n_seeds == 1
+        else say("all {other_seeds} other trainings", other_seeds=n_seeds),
         claimed=int(claimed.sum()),
-        claimed_found_again=int((claimed & again).sum()),
+        claimed_found_again=int((claimed & with_label).sum()),
     )
+
+
+def candidates(features: pd.DataFrame) -> np.ndarray:
+    """Return the label that this training alone would give each latent; its label if that was not recorded."""
+    return features["candidate" if "candidate" in features else "label"].to_numpy()
 
 
 def agreement(features: pd.DataFrame, controls: dict[str, Any]) -> Sentence:
@@ -147,10 +166,11 @@ def _explained_shares(controls: dict[str, Any]) -> dict[str, Number | None]:
 
 
 def _nulls(nulls: list[dict[str, Any]]) -> Iterator[Finding]:
-    drift = "A null pair: two models that differ by as much, but in no feature. A latent labeled as changed there is a false positive."
     named = "A change of no interest, named in the settings: a latent labeled as changed there is a false positive."
-    if not any(null.get("name") == "drift" for null in nulls):
-        yield Finding("null: drift", None, drift)
+    trained = {null.get("name") for null in nulls}
+    for name, meaning in _NULLS.items():
+        if name not in trained:
+            yield Finding(f"null: {name}", None, meaning)
     for null in nulls:
         name = str(null.get("name", "null"))
         found = say(
@@ -158,7 +178,7 @@ def _nulls(nulls: list[dict[str, Any]]) -> Iterator[Finding]:
             counts=label_counts(null, CLAIMED),
             one_sided=one_sided(null),
         )
-        yield Finding(f"null: {visible(name)}", found, drift if name == "drift" else named)
+        yield Finding(f"null: {visible(name)}", found, _NULLS.get(name, named))
 
 
 def _identity(control: dict[str, Any]) -> Sentence:

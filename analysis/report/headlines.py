@@ -1,159 +1,183 @@
-"""The report's summary: how behaviors shifted, how many latents changed, how much is explained, and which conditions failed."""
+"""The opening of the report. A finding is stated only if it rests on checks that passed (`grounds`); otherwise the report says what was not
+established, and what it would need."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
-from ..behaviors.behavior_files import MIN_SHARE
+import numpy as np
+
+from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
+from .behavior_headlines import behavior_drafts
 from .behavior_schema import BehaviorShift
-from .phrases import NOT_MEASURED, unit_format
-from .schema import Check, LabelCount
-from .wording import Part, Sentence, listed, named, say
+from .change_headlines import change_drafts
+from .grounds import FOUND_AGAIN, Q_VALUES, Draft, Grounds, condition_names
+from .headline_schema import Headline, LabelCount
+from .label_conditions import conditions_of, is_withheld, withheld_sentence
+from .phrases import NOT_MEASURED
+from .schema import Check, Requirement
+from .wording import Part, Sentence, listed, say
+
+_OTHER_CHANGES = ("replaced", "rotated", "rescaled", "reweighted")
 
 
-def summary_sentences(
+def headlines(
     results: AnalysisResults,
     counts: tuple[LabelCount, ...],
     checks: tuple[Check, ...],
+    requirements: Sequence[Requirement],
     behaviors: tuple[BehaviorShift, ...],
+    grounds: Grounds,
     identical: bool,
-) -> tuple[Sentence, ...]:
+) -> tuple[Headline, ...]:
     """Return the sentences that open the report."""
+    summary, withheld = results.summary, is_withheld(results.summary)
+    conditions = grounds.measured(condition_names(summary))
+    claims = (*conditions, *(name for name in (FOUND_AGAIN, Q_VALUES) if name in grounds.by_name))
+    drafts: list[Draft] = []
+    if withheld:
+        drafts.append(Draft(withheld_sentence(summary), kind="not established"))
     if identical:
         same = "Both models computed identical activations: there is no difference to explain, and nothing below describes one."
-        return say(same), _changed_latents(results, counts)
+        drafts.append(Draft(say(same), kind="measured"))
+    drafts += change_drafts(summary, claims, withheld)
+    for behavior in behaviors:
+        drafts += behavior_drafts(behavior)
+    if not withheld:
+        drafts += _label_drafts(results, counts, grounds, conditions, claims)
+    if not identical:
+        drafts.append(Draft(_explained(results), kind="measured"))
+    drafts.append(Draft(_conditions(checks, requirements), kind="conditions"))
+    return tuple(grounds.settle(drafts))
+
+
+def _explained(results: AnalysisResults) -> Sentence:
     fve = (results.summary.get("fve") or {}).get("difference")
-    explained = (
-        say(
+    if fve is not None:
+        return say(
             "The dictionary explains {fve_difference:percent} of the variance of the difference between the models' activations.",
             fve_difference=fve,
         )
-        if fve is not None
-        else say(
-            "The models differ in width, so their activations have no difference that the dictionary could explain."
-            if results.labels_undefined
-            else "How much of the difference between the models' activations the dictionary explains is not measured."
-        )
-    )
-    shifts = tuple(_behavior_shift(behavior) for behavior in behaviors)
-    return *shifts, _changed_latents(results, counts), explained, _conditions(checks)
-
-
-def _behavior_shift(behavior: BehaviorShift) -> Sentence:
-    """Return whether a behavior shifted, and what its named latents contribute."""
-    explanation = behavior.explanation
-    if not behavior.established:
-        return say("{behavior}: no shift between the models is established.", behavior=named(behavior.name))
-    values = _values(behavior)
-    if explanation is None:
-        return say(
-            "{behavior} changed {values}. The shift is not attributed to latents.",
-            behavior=named(behavior.name),
-            values=values,
-        )
-    if explanation.level != "causal":
-        return say(
-            "{behavior} changed {values}. No latents are shown to cause the shift.",
-            behavior=named(behavior.name),
-            values=values,
-        )
-    if explanation.sufficiency is None:
-        return say(
-            "{behavior} changed {values}. Some of the intervened model's behavior is caused by {latents:counted latent} together: setting all of "
-            "them to their mean undoes {necessity:percent} of what it does beyond its mean activation.",
-            behavior=named(behavior.name),
-            values=values,
-            latents=len(explanation.latents),
-            necessity=explanation.necessity.share.value,
-        )
-    answers = explanation.answers_necessity, explanation.answers_sufficiency
-    if any(answers) and not any(check and (check.share.low or 0) > MIN_SHARE for check in answers):
-        return say(
-            "{behavior} changed {values}. In generated answers, removing or adding {latents:counted latent} is not shown to change it. In the "
-            "stand-in metric, removing them from the intervened model undoes {necessity:percent} of the shift, and adding "
-            "them to the reference's activations produces {sufficiency:percent}.",
-            behavior=named(behavior.name),
-            values=values,
-            latents=len(explanation.latents),
-            necessity=explanation.necessity.share.value,
-            sufficiency=explanation.sufficiency.share.value,
-        )
-    necessity = explanation.answers_necessity or explanation.necessity
-    sufficiency = explanation.answers_sufficiency or explanation.sufficiency
     return say(
-        "{behavior} changed {values}. Some of the shift is caused by {latents:counted latent} together: removing all of them from the "
-        "intervened model undoes {necessity:percent} of it{where}, and adding them to the reference's activations produces "
-        "{sufficiency:percent} of it.",
-        behavior=named(behavior.name),
-        values=values,
-        latents=len(explanation.latents),
-        necessity=necessity.share.value,
-        where=" in generated answers" if explanation.answers_necessity else "",
-        sufficiency=sufficiency.share.value,
+        "The models differ in width, so their activations have no difference that the dictionary could explain."
+        if results.labels_undefined
+        else "How much of the difference between the models' activations the dictionary explains is not measured."
     )
 
 
-def _values(behavior: BehaviorShift) -> Sentence:
-    """Return the behavior's value in each model."""
-    form = unit_format(behavior.unit)
-    return say(
-        "from {reference} in the reference to {intervened} in the intervened model ({unit})",
-        reference=say(f"{{reference:{form}}}", reference=behavior.reference.value),
-        intervened=say(f"{{intervened:{form}}}", intervened=behavior.intervened.value),
-        unit=behavior.unit,
-    )
-
-
-def _conditions(checks: tuple[Check, ...]) -> Sentence:
+def _conditions(checks: tuple[Check, ...], requirements: Sequence[Requirement]) -> Sentence:
+    """Return which conditions and requirements failed, and which conditions were not measured."""
     failed, unmeasured = (
         "; ".join(check.name for check in checks if check.verdict == verdict)
         for verdict in ("fail", NOT_MEASURED)
     )
+    missed = [requirement for requirement in requirements if requirement.verdict == "fail"]
+    missed_text: Part = "No requirement on an explanation failed."
+    if missed:
+        missed_text = say(
+            "Requirements on an explanation that failed: {missed}.",
+            missed=listed(
+                (
+                    (
+                        one.key,
+                        say(
+                            f"{one.family}: {one.name} (found {{shown}}; required {{threshold}})",
+                            shown=one.shown.under("shown"),
+                            threshold=one.threshold.under("threshold"),
+                        ),
+                    )
+                    for one in missed
+                ),
+                "; ",
+            ),
+        )
     return say(
-        "{failed}{unmeasured}",
+        "{failed} {missed}{unmeasured}",
         failed=f"Conditions for a comparison that failed: {failed}."
         if failed
         else "No condition for a comparison failed.",
+        missed=missed_text,
         unmeasured=f" Conditions not measured: {unmeasured}." if unmeasured else "",
     )
 
 
-def _changed_latents(results: AnalysisResults, counts: tuple[LabelCount, ...]) -> Sentence:
-    total = len(results.features)
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def _label_drafts(
+    results: AnalysisResults,
+    counts: tuple[LabelCount, ...],
+    grounds: Grounds,
+    conditions: tuple[str, ...],
+    claims: tuple[str, ...],
+) -> Iterator[Draft]:
+    """Yield how many latents have each label, what replication removed, and what "shared" means in this run."""
     by_label = {count.label: count for count in counts}
-    if not results.has_norms:
-        reweighted = by_label["reweighted"].count
-        return say(
-            "This dictionary has no separate decoder norms for the two models, so it calls no latent new or lost. It gives the share of the "
-            "activation shift of each of {n_latents:counted latent}.{rates}",
-            n_latents=total,
-            rates=say(
-                f" {{reweighted:counted latent}} {'fires' if reweighted == 1 else 'fire'} at different rates in the two models (reweighted).",
-                reweighted=reweighted,
-            )
-            if reweighted
-            else "",
-        )
     if results.labels_undefined:
-        return say(
-            "The two models share no activation space, and no linear map between them carries directions, so a direction of one model cannot "
-            "be looked up in the other. Which of {n_latents:counted latent} are new, lost or shared is undefined, and none is labeled so. "
-            "The report gives where each latent fires, and how strongly it writes into each model.",
-            n_latents=total,
+        yield Draft(_undefined(len(results.features)), kind="not established")
+        return
+    if not conditions_of(results.summary):
+        unchecked = (
+            "Which latents changed is not established: whether this dictionary is fit to be labeled was not checked, because an earlier release "
+            "made the analysis. Run crosscoder analyze again."
         )
+        yield Draft(say(unchecked), kind="not established")
+        return
+    if not results.has_norms:
+        yield Draft(_without_norms(results), kind="measured")
+    counted = _changed(results, by_label) if results.has_norms else _reweighted(by_label["reweighted"])
+    if counted is not None:
+        yield Draft(counted, claims, otherwise=_not_established(results, grounds, claims))
+    if grounds.passed(FOUND_AGAIN):
+        yield from _removed(results)
+    if by_label["shared"].count:
+        yield Draft(_shared(results, by_label["shared"]), conditions)
+
+
+def _undefined(total: int) -> Sentence:
+    return say(
+        "The two models share no activation space, and no linear map between them carries directions, so a direction of one model cannot "
+        "be looked up in the other. Which of {n_latents:counted latent} are new, lost or shared is undefined, and none is labeled so. "
+        "The report gives where each latent fires, and how strongly it writes into each model.",
+        n_latents=total,
+    )
+
+
+def _without_norms(results: AnalysisResults) -> Sentence:
+    return say(
+        "This dictionary has no separate decoder norms for the two models, so it calls no latent new or lost. It gives the share of the "
+        "activation shift of each of {n_latents:counted latent}.",
+        n_latents=len(results.features),
+    )
+
+
+def _reweighted(count: LabelCount) -> Sentence | None:
+    if not count.count:
+        return None
+    return say(
+        f"{{reweighted:counted latent}} {'fires' if count.count == 1 else 'fire'} at different rates in the two models (reweighted).",
+        reweighted=count.count,
+    )
+
+
+def _changed(results: AnalysisResults, by_label: Mapping[str, LabelCount]) -> Sentence:
+    total = len(results.features)
     new, lost, others = by_label["new"], by_label["lost"], _other_changes(by_label)
     open_ = _undetermined(by_label["undetermined"].count, total)
+    alone = _alone(results)
     if not new.count and not lost.count:
         return say(
             "Of {n_latents:counted latent}, none is called new (only in the intervened model) or lost (only in the reference) by the rule "
-            "below{at_most}.{others}{open}",
+            "below{at_most}.{others}{open}{alone}",
             n_latents=total,
             others=others,
             open=open_,
+            alone=alone,
             at_most=_at_most(new, lost),
         )
     return say(
         "Of {n_latents:counted latent}, {new:,} {new_verb} new: only in the intervened model{new_range}. {lost:,} {lost_verb} lost: only in "
-        "the reference{lost_range}.{others}{open}{expected}",
+        "the reference{lost_range}.{others}{open}{expected}{alone}",
         n_latents=total,
         new=new.count,
         new_verb=_is(new.count),
@@ -163,7 +187,100 @@ def _changed_latents(results: AnalysisResults, counts: tuple[LabelCount, ...]) -
         lost_range=_range(lost),
         others=others,
         open=open_,
+        alone=alone,
         expected=_expected(new, lost),
+    )
+
+
+def _alone(results: AnalysisResults) -> str:
+    """Return a warning if the rule asks for no other training."""
+    if (results.summary.get("rule") or {}).get("replications"):
+        return ""
+    return " These are the labels of one training alone: the rule asks for no other training to find them again (analysis.rule.replications)."
+
+
+def _shared(results: AnalysisResults, shared: LabelCount) -> Sentence:
+    return say(
+        "{shared:counted latent} {verb} {meaning}.",
+        shared=shared.count,
+        verb=_is(shared.count),
+        meaning=shared_meaning(results),
+    )
+
+
+def shared_meaning(results: AnalysisResults) -> Sentence:
+    """Return what the label shared means in this run: it says nothing about what the dictionary does not explain."""
+    fve = (results.summary.get("fve") or {}).get("difference")
+    if fve is None:
+        return say("the same in both models, as far as this dictionary sees")
+    return say(
+        "the same in both models, as far as this dictionary sees (it explains {fve_difference:percent} of the difference)",
+        fve_difference=fve,
+    )
+
+
+def _candidates(results: AnalysisResults) -> Counter[str]:
+    """Return how many latents this training alone would call changed, by label, that are not labeled so although their q-value is small
+    enough."""
+    features = results.features
+    if "candidate" not in features:
+        return Counter()
+    limit = (results.summary.get("rule") or {}).get("false_discovery_rate") or 1.0
+    q_value = (
+        features["q_value"].to_numpy(dtype=float, na_value=np.nan)
+        if "q_value" in features
+        else np.full(len(features), np.nan)
+    )
+    kept = features["candidate"].isin(CLAIMED) & ~features["label"].isin(CLAIMED) & ~(q_value > limit)
+    return Counter(features.loc[kept, "candidate"].tolist())
+
+
+def _removed(results: AnalysisResults) -> Iterator[Draft]:
+    """Yield, in one line, what replication removed."""
+    found = _candidates(results)
+    total = sum(found.values())
+    if not total:
+        return
+    one = next(iter(found)) if len(found) == 1 else None
+    text = say(
+        "{removed:counted further latent} would be called {label} by this training alone{kinds}; the other trainings do not find {them} again.",
+        removed=total,
+        label=one or "changed",
+        kinds="" if one else say(" ({kinds})", kinds=_by_label(found)),
+        them="it" if total == 1 else "them",
+    )
+    yield Draft(text, kind="not established")
+
+
+def _by_label(found: Counter[str]) -> Sentence:
+    return listed(
+        (label, say(f"{{latents:,}} {label}", latents=found[label])) for label in CLAIMED if found[label]
+    )
+
+
+def _not_established(results: AnalysisResults, grounds: Grounds, claims: tuple[str, ...]) -> Sentence:
+    """Return why no change is claimed, and what that would need."""
+    found = _candidates(results)
+    alone: Part = ""
+    if found:
+        alone = say(
+            " By this training alone, {candidates:counted latent} would be called changed ({kinds}).",
+            candidates=sum(found.values()),
+            kinds=_by_label(found),
+        )
+    if grounds.verdict(FOUND_AGAIN) == NOT_MEASURED and FOUND_AGAIN in claims:
+        return say(
+            "Which latents changed is not established: {asked:counted other training} must find a change again, and the run has {seeds} "
+            "(controls.seeds).{alone}",
+            asked=(results.summary.get("rule") or {}).get("replications"),
+            seeds=(results.summary.get("controls") or {}).get("seeds") or 0,
+            alone=alone,
+        )
+    failed = [grounds.by_name[name] for name in claims if not grounds.passed(name)]
+    return say(
+        "Which latents changed is not established: {why}.{alone}",
+        why=listed(((ground.name, ground.found) for ground in failed), "; "),
+        alone=alone,
     )
 
 
@@ -185,7 +302,7 @@ def _other_changes(by_label: Mapping[str, LabelCount]) -> Part:
                 range=_range(by_label[label]),
             ),
         )
-        for label in ("rotated", "rescaled", "reweighted")
+        for label in _OTHER_CHANGES
         if by_label[label].count
     ]
     return listed(found, "") if found else ""
@@ -228,12 +345,18 @@ def _range(count: LabelCount) -> Part:
 
 
 def _expected(new: LabelCount, lost: LabelCount) -> Sentence:
-    """Return how many new and lost latents to expect by chance."""
+    """Return how many new and lost latents the null pairs lead to expect."""
     if new.expected_false is None or lost.expected_false is None:
         return say(" How many to expect by chance is not measured.")
     return say(
-        " For comparison, a null pair (two models that differ by as much, but in no feature) has {expected_new:.1f} new and "
-        "{expected_lost:.1f} lost latents with at least as large an effect.",
-        expected_new=new.expected_false,
-        expected_lost=lost.expected_false,
+        " {expected_new} and {expected_lost} are expected under the nulls tried, models that differ by as much but in no feature{bounds}.",
+        expected_new=say("{expected_new:.3g} new", expected_new=new.expected_false),
+        expected_lost=say("{expected_lost:.3g} lost", expected_lost=lost.expected_false),
+        bounds=""
+        if new.expected_false_high is None or lost.expected_false_high is None
+        else say(
+            " (at most {new_high:.1f} and {lost_high:.1f}), before the other trainings were asked",
+            new_high=new.expected_false_high,
+            lost_high=lost.expected_false_high,
+        ),
     )

@@ -1,13 +1,13 @@
 """What follows from a report: side effects, levers with their cost, when to measure again, and the scope of its claims."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from ..behaviors.behavior_files import BehaviorResults
 from ..tables.analysis_files import AnalysisResults
-from .desiderata import COST
-from .phrases import NOT_MEASURED, Number
+from .levers import levers_of
+from .phrases import NOT_MEASURED
 from .schema import Outlook, Statement
+from .shortages import not_established
 from .wording import listed, named, say
 
 
@@ -34,14 +34,21 @@ def _side_effects(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]
     for behavior in unrelated:
         shift = behavior.shift["shift"]
         yield Statement(
-            name="unintended shift" if shift["established"] else "no unintended shift established",
+            name="unintended shift"
+            if shift["established"]
+            else "not known: too few prompts"
+            if shift["verdict"] == "not enough prompts"
+            else "no unintended shift established",
             text=say(
-                "{behavior}: the intervened model differs from the reference by {size:.4g} ({low:.4g} to {high:.4g}; {unit})",
+                "{behavior}: the intervened model differs from the reference by {size:.4g} ({low:.4g} to {high:.4g}; {unit}){why}",
                 behavior=named(behavior.name),
                 size=shift["size"]["value"],
                 low=shift["size"]["low"],
                 high=shift["size"]["high"],
                 unit=behavior.shift["unit"],
+                why=""
+                if shift["established"]
+                else say(". {why}", why=not_established(shift, behavior.shift["unit"])),
             ),
             value=shift["size"]["value"],
         )
@@ -51,17 +58,23 @@ def _levers(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
     for behavior in behaviors:
         if behavior.causal is None:
             continue
-        name, share, kl = max(_prices(behavior.causal), key=lambda lever: (lever[2] <= COST, lever[1]))
+        levers = list(levers_of(behavior.causal))
+        lever = max(levers, key=lambda one: (one.proven and one.within_cost, one.proven, one.share))
         yield Statement(
-            name="best lever" if kl <= COST else "best lever, above the cost limit",
+            name="no lever established"
+            if not lever.proven
+            else "best lever"
+            if lever.within_cost
+            else "best lever, above the cost limit",
             text=say(
-                "{behavior}: {lever} undoes {share:percent} of the shift, at a cost of {kl:.2g} nats (KL) on unrelated text",
+                "{behavior}: {lever} undoes {share:percent} of the shift{random}, at a cost of {kl:.2g} nats (KL) on unrelated text",
                 behavior=named(behavior.name),
-                lever=name,
-                share=share,
-                kl=kl,
+                lever=lever.name,
+                share=lever.share,
+                random=lever.compared(),
+                kl=lever.kl,
             ),
-            value=share,
+            value=lever.share,
         )
     if all(behavior.causal is None for behavior in behaviors):
         yield Statement(
@@ -69,23 +82,6 @@ def _levers(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
             text=say(f"{NOT_MEASURED}: no behavior with an established shift was attributed"),
             verdict=NOT_MEASURED,
         )
-
-
-def _prices(causal: dict[str, Any]) -> Iterator[tuple[str, Number, Number]]:
-    """Yield every lever on the intervened model: its name, the share of the shift that it undoes, and its KL on unrelated text."""
-    removal = (causal["answers"] or causal)["together"]["necessity"]["value"] or 0.0
-    yield (
-        "removing the named latents from the intervened model (both models run)",
-        removal,
-        causal["removal_cost"]["kl"]["value"],
-    )
-    for dose in causal["steering"]:
-        if dose["model"] == "intervened" and dose["direction"] == "named latents":
-            yield (
-                "steering the intervened model with a constant direction made of the named latents",
-                dose["share"]["value"] or 0.0,
-                dose["kl"]["value"],
-            )
 
 
 def _monitoring(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
@@ -159,7 +155,7 @@ def _reach(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]) -> 
     yield Statement(
         name="dictionary",
         text=say(
-            "one dictionary, trained from one seed; {seeds:counted other seed} trained for comparison",
+            "one dictionary; {seeds:counted other training} with another seed, on half of the training documents, for comparison",
             seeds=seeds,
         ),
     )

@@ -18,9 +18,10 @@ from .fields import (
     Retold,
     Verdict,
 )
+from .headline_schema import Ground, Headline, LabelCount
 from .wording import Sentence
 
-SCHEMA_VERSION: Literal[3] = 3
+SCHEMA_VERSION: Literal[4] = 4
 
 
 class Fact(ReportPart):
@@ -59,8 +60,8 @@ class Model(ReportPart):
 class Check(ReportPart):
     """A condition for comparing the two models."""
 
-    name: str
-    """Name of the condition."""
+    name: Quoted
+    """Name of the condition; it may contain the name of a control run."""
 
     value: Finite | Quoted | None
     """Measured value: a share of 0 to 1, a cosine of −1 to 1, a number of latents or tokens, or a digest; null if not measured."""
@@ -104,28 +105,6 @@ class Requirement(ReportPart):
 
     verdict: Verdict
     """Whether the value meets the threshold."""
-
-
-class LabelCount(ReportPart):
-    """Number of latents with a label."""
-
-    label: str
-    """The label."""
-
-    meaning: str
-    """What the label means."""
-
-    count: Count
-    """Number of latents with the label."""
-
-    low: NotNegative | None
-    """Lower bound of the count if other held-out text had been read, from resampling documents; null if not measured."""
-
-    high: NotNegative | None
-    """Upper bound of the count if other held-out text had been read; null if not measured."""
-
-    expected_false: NotNegative | None
-    """Number of latents with the label to expect by chance, from the null pairs; null if not measured."""
 
 
 class Claim(ReportPart):
@@ -325,14 +304,20 @@ class Stage(ReportPart):
 class Report(ReportPart):
     """What changed between two language models, feature by feature, and how certain that is."""
 
-    schema_version: Literal[3]
+    schema_version: Literal[4]
     """Version of this format."""
 
     title: Quoted
     """Names of the two models."""
 
-    summary: tuple[Sentence, ...]
-    """The main results in a few sentences."""
+    summary: tuple[Headline, ...]
+    """The main results in a few sentences. If nothing is labeled, the first says so."""
+
+    grounds: tuple[Ground, ...]
+    """The checks that sentences of the summary can rest on."""
+
+    withheld: bool
+    """Whether nothing is labeled, because the run missed a condition; then no count of labels is a finding."""
 
     identical: bool
     """Whether both models computed identical activations, so that there is nothing to explain."""
@@ -366,6 +351,9 @@ class Report(ReportPart):
 
     certainty: tuple[Statement, ...]
     """Checks of the labels, and what they found."""
+
+    change: tuple[Statement, ...]
+    """The parts of the squared change, which add up to it: what is constant, in latents, in subspaces, in one linear map, or unexplained."""
 
     unexplained: tuple[Statement, ...]
     """What the latents do not explain; values are shares of 0 to 1."""

@@ -20,14 +20,13 @@ from .latent_rows import read_rows, rows_in_order
 SCHEMA_VERSION = 1
 
 # In the order in which they are shown: changed latents first.
-LABELS = ("new", "lost", "rotated", "rescaled", "reweighted", "shared", "undetermined", "dead")
+LABELS = ("new", "lost", "replaced", "rotated", "rescaled", "reweighted", "shared", "undetermined", "dead")
 
 # Token id if the activations came without text; the display text is then a row number.
 UNKNOWN_TOKEN = -1
 
 SAME_DIRECTION = 0.7
-"""Cosine above which two directions are the same, for `seed_stability` (concatenated decoder rows of all models) and
-`difference_cosine`. Cosines between seeds lie far above or far below it; published studies use 0.7 to 0.9."""
+"""Cosine above which two directions are the same, for `difference_cosine`; published studies use 0.7 to 0.9."""
 
 # The columns that the report and the page require; any others are shown as they are.
 FEATURE_COLUMNS = (
@@ -52,7 +51,7 @@ FEATURE_COLUMNS = (
     "twin_cosine",
     "explanation",
 )
-TEXT_COLUMNS = ("label", "evidence", "reason", "observation", "explanation")
+TEXT_COLUMNS = ("label", "candidate", "evidence", "reason", "observation", "explanation")
 EXAMPLE_COLUMNS = tuple(EXAMPLES.schema().names)
 LOGIT_COLUMNS = tuple(LOGITS.schema().names)
 

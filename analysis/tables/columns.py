@@ -20,6 +20,7 @@ _NO_ERROR = (
     f"not estimable (the denominator is too small), {_NO_MAP}, or the dictionary is a shared-dictionary SAE"
 )
 _NO_RECONSTRUCTION = f"{_NO_ERROR} or a diff-SAE"
+_NOT_ASKED = "the norm and latent scaling do not say that the latent is in one model only"
 _SHARE = "0 to 1"
 
 
@@ -53,7 +54,9 @@ FEATURES = Table(
     (
         Column("latent", pa.int32(), "Index of the latent in the dictionary.", "from 0", ""),
         Column("label", _text, "Label of the latent by the rule.",
-               "new, lost, rotated, rescaled, reweighted, shared, undetermined, dead", ""),
+               "new, lost, replaced, rotated, rescaled, reweighted, shared, undetermined, dead", ""),
+        Column("candidate", _text, "Label that this training alone would give: before q-values, and before the other trainings were asked whether they "
+               "find the latent again.", "as label", ""),
         Column("evidence", _text, "Strongest evidence from any behavior.", "observed, associated, causal", ""),
         Column("reason", _text, "Reason for the label, with the numbers that decided it.", "a sentence", ""),
         Column("relative_norm", _f64, "‖d_intervened‖ / (‖d_reference‖ + ‖d_intervened‖), training space.",
@@ -72,7 +75,7 @@ FEATURES = Table(
                "no firing, or, in a crosscoder, no twin with the same direction; always in a diff-SAE"),
         *_interval("relative_rate", "relative_rate", _SHARE, "as relative_rate", _f64),
         Column("density", _f64, "Share of held-out tokens on which the latent fires.", _SHARE, ""),
-        *_interval("density", "density", _SHARE, "", _f64),
+        *_interval("density", "density", _SHARE, "the latent fires in too few blocks of documents", _f64),
         Column("n_tokens", pa.int64(), "Held-out tokens on which the latent fires.", "tokens", ""),
         Column("n_documents", pa.int64(), "Held-out documents in which the latent fires.", "documents", ""),
         Column("template_share", _f64, "Share of its firings that are on tokens of the chat template.", _SHARE,
@@ -92,10 +95,20 @@ FEATURES = Table(
                "the variance of the model with the larger decoder norm. q-values compare it with null pairs.",
                "about 0 to some tens; negative: the latent points against the shift",
                f"{_DEAD}, the models are identical, or no linear map connects them"),
-        Column("q_value", _f64, "Expected share of false positives among claims of the same kind (new and lost together) that are at least as strong; 1 for a "
-               "latent that claims no change.", _SHARE, _NO_SPACE),
-        Column("seed_stability", _f64, "Share of the other seeds' dictionaries that find the latent again: cosine of the concatenated decoder rows of all "
-               "models above 0.7.", _SHARE, "no other seed was trained"),
+        Column("nu_unselected", _f64, "ν on the tokens that the model with the larger decoder norm alone chooses, because the latent's own firings are "
+               "chosen by both models: the share of the direction that the other model holds there.",
+               "0: none; 1: as much as in its own model; can lie outside that range", _NOT_ASKED),
+        *_interval("nu_unselected", "nu_unselected", "as nu_unselected", "as nu_unselected", _f64),
+        Column("partner_jaccard", _f64, "Largest Jaccard index of its firings with those of a latent that only the other model has.", _SHARE, _NOT_ASKED),
+        Column("q_value", _f64, "Fraction of false positives to expect among claims of the same kind (new, lost and replaced together) that are at least as "
+               "strong: by chance, or under the null pairs tried, whichever is larger; 1 for a latent that claims no change.", _SHARE, _NO_SPACE),
+        Column("seed_stability", _f64, "Share of the other trainings that find the latent again: a latent that writes the same direction (cosine of at least "
+               "`analysis.rule.replication_cosine`) into every model that it writes into.", _SHARE, "no other seed was trained"),
+        Column("label_stability", _f64, "Share of the other trainings in which such a latent has the same label; a label that claims a change needs all of "
+               "them.", _SHARE, "`candidate` claims no change, or fewer seeds were trained than `analysis.rule.replications`"),
+        Column("span_residual", _f64, "Share of what it writes outside the span of the other latents whose `candidate` claims the same kind of change, as a multiple "
+               "of what unrelated directions leave; below `analysis.rule.span_residual` they tile a subspace.", "0: in their span; about 1: on its own",
+               "`candidate` claims no change"),
         Column("difference_latent", pa.int32(), "Latent of the diff-SAE whose direction is nearest to d_intervened − d_reference.",
                "from 0", "no diff-SAE was trained, or d_intervened − d_reference is 0"),
         Column("difference_cosine", _f64, "Cosine of d_intervened − d_reference with that direction.", "−1 to 1", "as difference_latent"),

@@ -7,8 +7,9 @@ models of different width need no special case.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from ..errors import DataError
@@ -36,6 +37,11 @@ class ActivationReader(Protocol):
 
     n_tokens: int
     """Number of tokens."""
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        """Document of each token, in stored order."""
+        ...
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         """Read the given rows, in the given order."""

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from .batch import ActivationBatch, ActivationReader, join_models, split_models
@@ -144,6 +145,11 @@ class TransformedReader:
     def __init__(self, reader: ActivationReader, transform: Transform) -> None:
         self.d_models, self.n_tokens = transform.widths(reader.d_models), reader.n_tokens
         self._reader, self._transform = reader, transform
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        """See `ActivationReader.documents`."""
+        return self._reader.documents
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         """See `ActivationReader.gather`."""

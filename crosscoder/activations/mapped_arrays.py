@@ -120,6 +120,11 @@ class ArrayReader:
         self.d_models: tuple[int, ...] = tuple(int(array.shape[1]) for array in arrays)
         self.n_tokens = len(rows)
 
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        """Document of each token, in stored order."""
+        return self._document.numpy()
+
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         """Read the given rows, in the given order."""
         file_rows = self._rows[rows.cpu().numpy()]

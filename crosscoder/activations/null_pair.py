@@ -13,6 +13,9 @@ A   is a multiple of the identity if the models share a space: y' then has every
     change is in e. If they share none, A is the least-squares map, which does not transfer features that only x has. Latents of one model
     only are then a valid null only for the model that was replaced.
 
+With `keeps_sizes`, each e'_t keeps the length of e_t, and only its direction is mixed. Without it, e' is nearly Gaussian, so a change that is
+rare and large, but in no feature (bursts, heavy tails), would beat this null by its sizes alone. With it, such a change is in the null too.
+
 The model with more variance is kept: it has more features, and the choice does not depend on which model is the reference.
 """
 
@@ -43,11 +46,14 @@ class NullPair:
         linear: Float64[Tensor, "kept changed"],
         *,
         shared: bool,
+        keeps_sizes: bool = False,
     ) -> None:
         self.kept = kept
         """Index of the model whose activations are kept."""
         self.shared = shared
         """Whether the two models share a space, so that both have every feature of the kept one."""
+        self.keeps_sizes = keeps_sizes
+        """Whether each token keeps the size of its change."""
         self.means, self.linear = means, linear
         # For batches: in float32, and the means in the order of the models.
         self._linear, self._offset = linear.float(), (means[1] - means[0] @ linear).float()
@@ -55,7 +61,9 @@ class NullPair:
         self.d_models = tuple(linear.shape) if kept == 0 else tuple(reversed(linear.shape))
 
     @classmethod
-    def fit(cls, sample: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> Self:
+    def fit(
+        cls, sample: Float[Tensor, "token width"], d_models: tuple[int, ...], *, keeps_sizes: bool = False
+    ) -> Self:
         """Estimate the null pair from a sample of tokens. Raises `DataError` unless there are two models."""
         if len(d_models) != 2:
             raise DataError(f"controls.drift: needs two models, found {len(d_models)}; set it to false")
@@ -69,7 +77,8 @@ class NullPair:
             linear = torch.eye(x.shape[1]).to(x) * ((x * y).sum() / x.square().sum())
         else:
             linear = least_squares_map(x, y)
-        return cls(kept, (means[kept], means[1 - kept]), linear, shared=shared)
+        centers = means[kept], means[1 - kept]
+        return cls(kept, centers, linear, shared=shared, keeps_sizes=keeps_sizes)
 
     def apply(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Return the batch of the null pair, in the precision of `values`."""
@@ -77,9 +86,10 @@ class NullPair:
         linear, offset = self._linear.to(values.device), self._offset.to(values.device)
         predicted = torch.addmm(offset, parts[self.kept].float(), linear)
         error = parts[1 - self.kept].float() - predicted
-        # Relative to the norm of the token: otherwise a large token would get the noise of the tokens it is mixed with.
-        norm = self._norms(parts)
-        noise = norm * mixed_over_tokens(error / norm)
+        # Relative to a size of the token: otherwise a large token would get the noise of the tokens it is mixed with.
+        size = _lengths(error) if self.keeps_sizes else self._norms(parts)
+        noise = mixed_over_tokens(error / size)
+        noise = size * (noise / _lengths(noise) if self.keeps_sizes else noise)
         noise *= (error.square().sum() / noise.square().sum().clamp_min(1e-30)).sqrt()
         noise += error.mean(dim=0) - noise.mean(dim=0)
         parts[1 - self.kept] = predicted.add_(noise).to(values.dtype)
@@ -100,6 +110,7 @@ class NullPair:
     def save(self, path: Path) -> None:
         """Write the null pair as safetensors."""
         tensors = {
+            "keeps_sizes": torch.tensor(self.keeps_sizes),
             "kept": torch.tensor(self.kept),
             "shared": torch.tensor(self.shared),
             "mean_kept": self.means[0],
@@ -114,8 +125,15 @@ class NullPair:
         try:
             tensors = load_file(path)
             means = tensors["mean_kept"], tensors["mean_changed"]
-            return cls(int(tensors["kept"]), means, tensors["linear"], shared=bool(tensors["shared"]))
+            # Files of earlier versions have no sizes to keep.
+            keeps_sizes = bool(tensors.get("keeps_sizes", False))
+            shared = bool(tensors["shared"])
+            return cls(int(tensors["kept"]), means, tensors["linear"], shared=shared, keeps_sizes=keeps_sizes)
         except (OSError, KeyError, SafetensorError) as error:
             raise FormatError(
                 f"{path}: not a null pair ({error}); remove its folder and train the control again"
             ) from error
+
+
+def _lengths(values: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:
+    return values.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 from torch import Tensor
@@ -185,6 +185,11 @@ class ShardReader:
             np.int64
         )
         self.n_tokens = int(self._starts[-1])
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        """Document of each token, in stored order."""
+        return np.concatenate([np.asarray(shard.document, dtype=np.int64) for shard in self._shards])
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         """Read the given rows, in the given order, with one fancy index per shard that contains any of them."""

@@ -156,7 +156,7 @@ def analyze(target: Target, overrides: Overrides = None) -> None:
     config = load_settings(target, overrides)
     RunFolder.open(config.output)
     folder = RunFolder.create(config.output, config)
-    module("analysis.stages").analyze(folder, config)
+    module("analysis.stages").analyze(folder, folder.read_config())
     print_result("features", folder.features)
 
 
@@ -301,7 +301,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="WHAT KEY=VALUE",
-            help="benchmark: step, growth, harvest, shards, analysis, page or all (default), and settings to override, e.g. shape.k=32",
+            help="benchmark: step, growth, harvest, shards, analysis, page, coverage, stability or all (default), and settings to override, e.g. shape.k=32",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to")] = None,
@@ -334,8 +334,11 @@ def planted(
     ] = "standard,rare",
     methods: Annotated[str, typer.Option(help="methods to score, separated by commas")] = "batch_topk",
     k: Annotated[
-        str, typer.Option(help="latents that fire per token: sweep, numbers, true, or multiples such as 1.5x")
-    ] = "sweep",
+        str,
+        typer.Option(
+            help="latents that fire per token: default (as a run chooses it), sweep, numbers, true, or multiples such as 1.5x"
+        ),
+    ] = "default",
     seeds: Annotated[int, typer.Option(min=1, help="pairs per regime")] = 5,
     restarts: Annotated[int, typer.Option(min=1, help="trainings per pair")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="cases run in parallel")] = 2,
@@ -366,6 +369,8 @@ def _run(config: RunConfig) -> None:
     # One wandb run for all stages; training includes the harvest.
     with module("crosscoder.run.tracking").wandb_run(folder, config):
         module("training.stages").train(config)
+        # With every setting chosen that the file left open.
+        config = folder.read_config()
         print_result("metrics", folder.metrics)
         print_result("dictionary", folder.crosscoder)
         module("analysis.stages").analyze(folder, config)

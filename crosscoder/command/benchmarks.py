@@ -36,6 +36,8 @@ def run_benchmarks(
             tables = bench_analysis(config, device, toy)
         elif name == "page":
             tables = bench_page(config)
+        elif name == "coverage":
+            tables = bench_coverage(config)
         else:
             tables = stages.measure(name, config, toy=toy, profile=profile, plot=plot)
         for table in tables:
@@ -70,6 +72,13 @@ def bench_analysis(config: Any, device: Any, toy: bool) -> Iterator[Any]:
 def bench_page(config: Any) -> Iterator[Any]:
     """Time the page of synthetic runs: how long it takes to build, and how fast it responds."""
     yield from module("analysis.bench.page").page_benchmark(config.page_latents, config.repeats)
+
+
+def bench_coverage(config: Any) -> Iterator[Any]:
+    """Measure how often intervals contain the truth, on prompts and documents that are made up."""
+    yield from module("analysis.bench.coverage").coverage_benchmark(
+        config.coverage_samples, config.coverage_corpora, config.seed
+    )
 
 
 def _analysis_table(

@@ -36,7 +36,7 @@ def train_and_analyze(config: RunConfig) -> RunFolder:
     """Train and analyze one run."""
     module("training.stages").train(config)
     folder = RunFolder.open(config.output)
-    module("analysis.stages").analyze(folder, config)
+    module("analysis.stages").analyze(folder, folder.read_config())
     return folder
 
 

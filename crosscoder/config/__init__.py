@@ -6,7 +6,7 @@ reference in `docs/reference` and the error messages are generated from it. Noth
 """
 
 from .activations import ActivationsConfig, CachedActivations, FileActivations, StreamedActivations
-from .analysis import AnalysisConfig, FiringRuleConfig, LabelRule
+from .analysis import AnalysisConfig, Conditions, FiringRuleConfig, LabelRule
 from .block import Count, Device, Dtype, PositiveFloat, Settings, Share
 from .controls import ControlsConfig
 from .dictionary import CrosscoderConfig, DictionaryConfig
@@ -25,6 +25,7 @@ __all__ = [
     "AuxiliaryConfig",
     "BatchTopK",
     "CachedActivations",
+    "Conditions",
     "ContextSource",
     "ControlsConfig",
     "Count",

@@ -21,6 +21,16 @@ class LabelRule(Settings):
         default=0.5,
         description="new, lost: the upper confidence bound of |nu_reconstruction| is at most this (latent scaling)",
     )
+    nu_unselected: Share = Field(
+        default=0.35,
+        description="new, lost: the upper confidence bound of |nu_unselected| is at most this: latent scaling on the tokens that the "
+        "model with the latent chooses alone",
+    )
+    replaced_jaccard: Share = Field(
+        default=0.8,
+        description="replaced: a latent of one model only fires on the same tokens as a latent of the other model only, with at least this "
+        "Jaccard index",
+    )
     rotated_cosine: Share = Field(
         default=0.8,
         description="rotated: the decoder cosine and the upper confidence bounds of |nu_reconstruction| toward both models are below this; new, "
@@ -41,11 +51,52 @@ class LabelRule(Settings):
         default=0.05,
         description="largest q-value of a label that claims a change; above it the latent is undetermined",
     )
+    replications: int = Field(
+        default=2,
+        ge=0,
+        description="a label that claims a change needs the latent to be found again, with the same label, by every other training "
+        "(controls.seeds), and by at least this many; 0 labels what one training finds",
+    )
+    replication_cosine: Share = Field(
+        default=0.8,
+        description="smallest cosine of two directions of different trainings that count as the same",
+    )
+    span_residual: Share = Field(
+        default=0.25,
+        description="a label that claims a change needs a direction of its own: the share of it outside the span of the other latents with "
+        "such a label, as a multiple of what unrelated directions leave, is at least this; below it, latents tile a subspace",
+    )
     min_documents: Count = Field(
         default=5, description="a latent that fires in fewer held-out documents is undetermined"
     )
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.95, description="confidence level of all intervals"
+    )
+
+
+class Conditions(Settings):
+    """What a run must meet to be labeled. A run that misses one labels nothing and says what to change."""
+
+    fve: Share = Field(
+        default=0.7, description="least variance explained (FVE) of each model, on held-out tokens"
+    )
+    l0_deviation: Annotated[float, Field(ge=0)] = Field(
+        default=0.1,
+        description="largest relative deviation of the latents per held-out token (L0) from their target",
+    )
+    null_fve_gap: Share = Field(
+        default=0.1,
+        description="largest gap between the variance that the run and a null pair's dictionary explain, each of the better explained model",
+    )
+    identity_fve_gap: Share = Field(
+        default=0.15, description="the same for the control `identity`, which trains briefly"
+    )
+    identity_changed: Share = Field(
+        default=0.01, description="largest share of the latents of `identity` labeled as changed"
+    )
+    shuffled_shared: Share = Field(
+        default=0.1,
+        description="largest share of the latents of `shuffled`, where nothing is shared, labeled shared",
     )
 
 
@@ -68,6 +119,7 @@ class AnalysisConfig(Settings):
     """How the trained dictionary is analyzed."""
 
     rule: LabelRule = Field(default=LabelRule(), description="thresholds of the label rule")
+    conditions: Conditions = Field(default=Conditions(), description="what a run must meet to be labeled")
     firing_rule: FiringRuleConfig = Field(
         default=FiringRuleConfig(), description="rules that predict where a latent fires"
     )

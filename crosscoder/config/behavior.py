@@ -163,7 +163,12 @@ class ShiftRule(Settings):
     )
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.95,
-        description="confidence level of intervals; the permutation test needs a p-value of at most 1 - confidence",
+        description="confidence level of intervals; a shift needs a p-value of at most 1 - confidence",
+    )
+    unseen: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.1,
+        description="for a metric without bounds: share of the prompts that may be of a kind not among the claim prompts; 0.1 needs 29 claim "
+        "prompts, 0.14 needs 20, 0.22 needs 13",
     )
 
 
@@ -185,19 +190,31 @@ class AttributionSettings(Settings):
 class CheckSettings(Settings):
     """Causal checks on the held-out prompts."""
 
-    latents: Count = Field(default=10, description="number of latents that are named and checked")
+    latents: Count = Field(
+        default=10, description="number of latents at each end of the ranking that are named and checked"
+    )
     counts: tuple[Count, ...] = Field(
         default=(1, 2, 3, 5, 10, 20, 50, 100, 200, 500),
         description="sizes of the sets of latents along the curve",
     )
     draws: Annotated[int, Field(ge=19)] = Field(
-        default=20,
-        description="random sets of latents, matched in frequency and norm, that a claim has to beat",
+        default=200,
+        description="random sets of latents, matched in frequency and norm, that the named latents together are compared with; a check "
+        "for which these are too few is not made",
+    )
+    latent_draws: Annotated[int, Field(ge=19)] = Field(
+        default=400,
+        description="latents, those most like the named ones in frequency and norm, that each named latent is compared with",
     )
     answer_draws: int = Field(
-        default=3,
+        default=39,
         ge=0,
-        description="random sets to generate answers with, for a metric of answers",
+        description="random sets to generate answers with, for a metric of answers; two checks at a confidence of 0.95 need 39",
+    )
+    replicas: bool = Field(
+        default=True,
+        description="repeat the finding and the check of the named latents together on every dictionary that the run trained with "
+        "another seed: on the same prompts, with up to 99 random sets each",
     )
     answer_counts: tuple[Count, ...] = Field(
         default=(50,),

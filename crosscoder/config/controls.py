@@ -1,6 +1,7 @@
 """`controls`: the dictionaries that the claims of a run are measured against."""
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field
 
@@ -9,13 +10,18 @@ from .block import Count, Settings
 
 class ControlsConfig(Settings):
     """Further dictionaries that a run's claims are measured against. All but `runs` are trained by the run; each costs one
-    training, `identity` and `shuffled` a tenth of one. In a run with snapshots, seeds are trained on all models and the other
+    training, `identity` and `shuffled` a tenth of one in a long run. In a run with snapshots, seeds are trained on all models and the other
     controls on the reference and the intervened model only: they test whether a latent is new or lost, not when."""
 
     drift: bool = Field(
         default=True,
         description="null pair: differs as much as the real pair but in no feature; gives the q-values and the expected number of false "
         "labels",
+    )
+    intermittent: bool = Field(
+        default=True,
+        description="a second null pair, in which each token differs as much as in the real pair, in directions that repeat no feature: what "
+        "is rare and large stays so; q-values take the larger rate of the two",
     )
     identity: bool = Field(
         default=True,
@@ -26,9 +32,10 @@ class ControlsConfig(Settings):
         description="each token of one model paired with a different token of the other: everything should be found where nothing is shared",
     )
     seeds: int = Field(
-        default=0,
+        default=2,
         ge=0,
-        description="trainings with further seeds, to measure which latents are found again; needs at least 2 to be informative",
+        description="trainings from further seeds, each on one half of the training documents; a label that claims a change needs the latent "
+        "to be found again by all of them (analysis.rule.replications)",
     )
     difference: bool = Field(
         default=False,
@@ -45,3 +52,8 @@ class ControlsConfig(Settings):
         description="finished runs with the same settings on pairs that differ in nothing of interest (e.g. a benign fine-tune), used as "
         "nulls in addition to `drift`",
     )
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return the settings without any control."""
+        return cls(drift=False, intermittent=False, identity=False, shuffled=False, seeds=0)

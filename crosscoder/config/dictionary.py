@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from .block import Count, PositiveFloat, Settings, Share
-from .sparsity import BatchTopK, SparsityConfig, check_k
+from .sparsity import BatchTopK, SparsityConfig, TopK, check_k
 
 
 class CrosscoderConfig(Settings):
@@ -26,6 +26,8 @@ class CrosscoderConfig(Settings):
     def _check(self) -> Self:
         if len(self.model_names) != len(self.d_models):
             raise ValueError(f"{len(self.model_names)} model_names for {len(self.d_models)} d_models")
+        if isinstance(self.sparsity, BatchTopK | TopK) and self.sparsity.k is None:
+            raise ValueError("sparsity.k is null; a dictionary needs a number")
         check_k(self.sparsity, self.n_latents)
         bound = self.n_exclusive * len(self.d_models) + self.n_tied
         if bound > self.n_latents:
@@ -48,12 +50,12 @@ class DictionaryConfig(Settings):
         description="paired: a crosscoder on both models; pooled: a shared-dictionary SAE that encodes each model "
         "separately; difference: a diff-SAE on intervened - reference",
     )
-    n_latents: Count = Field(
-        default=4096, description="number of latents; more latents split features more finely"
+    n_latents: Count | None = Field(
+        default=None,
+        description="number of latents; more latents split features more finely; null: chosen from the width of the models and the "
+        "number of distinct training tokens",
     )
-    sparsity: SparsityConfig = Field(
-        default=BatchTopK(k=32), description="sparsity of the latent activations"
-    )
+    sparsity: SparsityConfig = Field(default=BatchTopK(), description="sparsity of the latent activations")
     decoder_norm: PositiveFloat = Field(
         default=1.0, description="norm of each decoder row per model at initialization"
     )

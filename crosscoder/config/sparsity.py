@@ -11,14 +11,20 @@ class BatchTopK(Settings):
     """BatchTopK: keep the n·k largest scores of a batch of n tokens; at inference, a calibrated threshold."""
 
     kind: Literal["batch_topk"] = "batch_topk"
-    k: Count = Field(description="average number of latents that fire on a token")
+    k: Count | None = Field(
+        default=None,
+        description="average number of latents that fire on a token; null: chosen by a short sweep before the training",
+    )
 
 
 class TopK(Settings):
     """TopK: keep the k largest scores of each token."""
 
     kind: Literal["topk"] = "topk"
-    k: Count = Field(description="largest number of latents that fire on a token")
+    k: Count | None = Field(
+        default=None,
+        description="largest number of latents that fire on a token; null: chosen by a short sweep before the training",
+    )
 
 
 class ReLU(Settings):
@@ -56,13 +62,15 @@ class JumpReLU(Settings):
 SparsityConfig = Annotated[BatchTopK | TopK | ReLU | JumpReLU, Field(discriminator="kind")]
 
 
-def check_k(sparsity: SparsityConfig, n_latents: int) -> None:
-    """Check that k is not larger than the dictionary.
+def check_k(sparsity: SparsityConfig, n_latents: int | None) -> None:
+    """Check that k is not larger than the dictionary, where both are given.
 
     Raises:
         ValueError: k is larger than `n_latents`.
     """
-    if isinstance(sparsity, BatchTopK | TopK) and sparsity.k > n_latents:
+    if not isinstance(sparsity, BatchTopK | TopK) or sparsity.k is None or n_latents is None:
+        return
+    if sparsity.k > n_latents:
         raise ValueError(
             f"sparsity.k is {sparsity.k}, larger than n_latents {n_latents}; give a k of at most n_latents"
         )

@@ -14,21 +14,29 @@ class AuxiliaryConfig(Settings):
     coefficient: Annotated[float, Field(ge=0)] = Field(
         default=1 / 32, description="weight of the AuxK loss; 0 switches it off"
     )
-    k: Count = Field(default=256, description="largest number of dead latents used per token")
-    dead_after_tokens: Count = Field(
-        default=200_000, description="a latent counts as dead after this many tokens without firing"
+    k: Count | None = Field(
+        default=None,
+        description="largest number of dead latents used per token; null: half the width of a model (Gao et al. 2024, appendix A.2)",
+    )
+    dead_after_tokens: Count | None = Field(
+        default=None,
+        description="a latent counts as dead after this many tokens without firing; null: 200 steps",
     )
 
 
 class TrainingConfig(Settings):
-    """How the dictionary is trained."""
+    """How the dictionary is trained. Null: chosen by a rule from the data, which `doctor` prints and the run writes down."""
 
-    n_tokens: Count = Field(
-        default=2_000_000,
-        description="training tokens in total, counting repeats; the data is reused over several epochs",
+    n_tokens: Count | None = Field(
+        default=None,
+        description="training tokens in total, counting repeats; null: chosen from the batch and the number of distinct tokens",
     )
-    batch_tokens: Count = Field(default=2048, description="tokens per training step")
-    lr: PositiveFloat = Field(default=1e-3, description="peak learning rate of Adam")
+    batch_tokens: Count | None = Field(
+        default=None, description="tokens per training step; null: chosen from the number of latents"
+    )
+    lr: PositiveFloat | None = Field(
+        default=None, description="peak learning rate of Adam; null: chosen from the number of latents"
+    )
     warmup: Share = Field(
         default=0.05, description="share of the steps, at the start, with a rising learning rate"
     )

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..config import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
+from ..config.open_settings import chosen
 from ..errors import FormatError
 from .sparse_latents import SparseLatents
 from .topk_selection import PreLatents, TokenSelection, pre_latent_bounds
@@ -51,7 +52,7 @@ class BatchTopKSparsity(Sparsity):
 
     def __init__(self, config: BatchTopK) -> None:
         super().__init__()
-        self.k = config.k
+        self.k = chosen(config.k, "crosscoder.sparsity.k")
         # NaN, so that a dictionary that was never calibrated refuses to encode instead of letting everything through.
         self.register_buffer("threshold", torch.tensor(math.nan))
 
@@ -90,7 +91,7 @@ class TopKSparsity(Sparsity):
 
     def __init__(self, config: TopK) -> None:
         super().__init__()
-        self.k = config.k
+        self.k = chosen(config.k, "crosscoder.sparsity.k")
 
     def forward(
         self,

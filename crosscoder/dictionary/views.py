@@ -15,6 +15,7 @@ from torch import Tensor
 from ..activations.batch import have_difference, split_models
 from ..config import CrosscoderConfig, DictionaryConfig
 from ..config.model_names import model_names
+from ..config.open_settings import chosen
 from ..errors import ConfigError
 
 View = Literal["paired", "pooled", "difference"]
@@ -24,8 +25,10 @@ def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> Cr
     """Return the config of a dictionary for models of these widths.
 
     Raises:
-        ConfigError: The models' widths differ, but the view or tied latents require equal widths.
+        ConfigError: The models' widths differ, but the view or tied latents require equal widths; or the number of latents is
+            still open.
     """
+    n_latents = chosen(config.n_latents, "crosscoder.n_latents")
     if config.tied and len(set(d_models)) > 1:
         raise ConfigError(
             f"crosscoder.tied: needs models of equal width, found widths {d_models}; set it to 0"
@@ -41,10 +44,10 @@ def crosscoder_config(config: DictionaryConfig, d_models: tuple[int, ...]) -> Cr
     return CrosscoderConfig(
         d_models=axis,
         model_names=names,
-        n_latents=config.n_latents,
+        n_latents=n_latents,
         sparsity=config.sparsity,
-        n_exclusive=round(config.exclusive * config.n_latents),
-        n_tied=round(config.tied * config.n_latents),
+        n_exclusive=round(config.exclusive * n_latents),
+        n_tied=round(config.tied * n_latents),
     )
 
 

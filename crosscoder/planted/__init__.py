@@ -2,13 +2,16 @@
 
 from .chain import PlantedChain
 from .directions import spread_directions
+from .elements import Element
 from .exact import exact_dictionary
-from .planted_pair import SMALL, STANDARD, PlantedPair
+from .feature_plan import SMALL, STANDARD
+from .planted_pair import PlantedPair
 from .truth import PlantedTruth
 
 __all__ = [
     "SMALL",
     "STANDARD",
+    "Element",
     "PlantedChain",
     "PlantedPair",
     "PlantedTruth",

@@ -1,6 +1,8 @@
-"""Directions of planted features, spread out or with given cosines, and maps of a whole space."""
+"""Directions of planted features, spread out, with given cosines or on a circle, and maps of a whole space."""
 
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -40,6 +42,12 @@ def with_cosines(
     return torch.linalg.cholesky(cosines) @ basis
 
 
+def circle(count: int, start: float) -> Float[Tensor, "direction 2"]:
+    """Return unit vectors of a plane at equal angles, the first at angle `start` in radians."""
+    angles = start + torch.arange(count) * (2 * math.pi / count)
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
 def random_rotation(d_model: int, generator: torch.Generator) -> Float[Tensor, "d_model d_model"]:
     """Draw an orthogonal matrix from the uniform (Haar) distribution."""
     q, r = torch.linalg.qr(torch.randn(d_model, d_model, generator=generator))
@@ -52,6 +60,31 @@ def random_stretch(
     """Draw a matrix with random singular vectors and singular values log-spaced from 1/stretch to stretch."""
     sizes = torch.logspace(-1, 1, d_model, base=stretch)
     return random_rotation(d_model, generator) * sizes @ random_rotation(d_model, generator)
+
+
+@dataclass(frozen=True)
+class LowRankMap:
+    """A map x ↦ x + x Vᵀ S U of a whole space: what x holds along the rows of V is written again along the rows of U."""
+
+    writes: Float[Tensor, "rank d_model"]
+    """U, orthonormal."""
+
+    reads: Float[Tensor, "rank d_model"]
+    """V, orthonormal."""
+
+    strength: float
+    """S, the same for every row."""
+
+    @classmethod
+    def draw(cls, d_model: int, rank: int, strength: float, generator: torch.Generator) -> Self:
+        """Draw both sets of rows independently."""
+        writes, reads = (random_rotation(d_model, generator)[:rank] for _ in range(2))
+        return cls(writes, reads, strength)
+
+    @property
+    def matrix(self) -> Float[Tensor, "d_model d_model"]:
+        """The matrix to multiply a row vector with."""
+        return torch.eye(self.reads.shape[1]) + self.strength * self.reads.T @ self.writes
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ A feature has a unit direction, fires on a share of the tokens, and is edited in
 """
 
 import math
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -19,29 +20,27 @@ from ..config.model_names import MODEL_NAMES
 from ..dictionary.crosscoder import Crosscoder
 from ..dictionary.metrics import ReconstructionMeter
 from ..dictionary.sparse_latents import SparseLatents
-from .directions import SpaceMap, random_rotation, random_stretch, spread_directions, with_cosines
+from .alterations import Alteration
+from .directions import LowRankMap, SpaceMap, random_rotation, random_stretch
+from .elements import Element
 from .exact import exact_dictionary
-from .firing import Firing, Groups
-from .truth import KINDS, NullKind, PlantedTruth
+from .feature_plan import FeaturePlan
+from .firing import Firing
+from .truth import NullKind, PlantedTruth
 
-STANDARD = {"shared": 64, "rotated": 8, "rescaled": 8, "new": 8, "lost": 8}
-SMALL = {"shared": 8, "rotated": 3, "rescaled": 3, "new": 3, "lost": 3}
-
-MIN_ALIGNMENT_RATE, HIGHEST_RATE = 0.01, 0.12
-PARENTS = 16
-GROUP_SIZE = 6
-COSINES = (0.1, 0.5)
 STRETCH = 2.0
 HEAVY_FACTORS = (5.0, 10.0)
-RATE_CHANGE = 3.0
-SPREAD_CHANGE = 3.0
+LOW_RANK_STRENGTH = 2.0
+
+# Magnitudes of more features than this are drawn in blocks of about so many tokens, to bound the memory.
+_FEATURES_AT_ONCE, _BLOCK_TOKENS = 512, 8192
 
 # Tokens used to estimate expectations over a pair.
 _SAMPLE_TOKENS = 16384
 
 
 @dataclass(frozen=True)
-class PlantedPair:
+class PlantedPair(FeaturePlan):
     """A pair with known differences; `sample` draws tokens from it.
 
     The standard regime: 96 features in 48 dimensions (64 shared, 8 rotated by 60°, 8 rescaled to 0.4, 8 new, 8 lost),
@@ -49,43 +48,9 @@ class PlantedPair:
     noise 0.03 per dimension, independent per model. If there are no more features than dimensions (`counts=SMALL`),
     directions are orthogonal and the result of `dictionary` is exact up to the noise.
 
-    Tokens are drawn in documents of 256 rows, the default for arrays without document indices.
+    Tokens are drawn in documents of 256 rows, the default for arrays without document indices. Settings are those of
+    `FeaturePlan`; `altered` and `mapped` add what belongs to no feature.
     """
-
-    seed: int = 0
-    d_model: int = 48
-    counts: dict[str, int] = field(default_factory=lambda: dict(STANDARD))
-    angle: float = 60.0
-    """Rotation angle of rotated features, in degrees."""
-
-    split_angle: float = 45.0
-    """Angle between each direction of a split or merged pair and their common direction, in degrees."""
-
-    factor: float = 0.4
-    rare: float | None = None
-    """Firing rate of new and lost features; None: drawn like that of the others."""
-
-    noise: float = 0.03
-    intervened_d_model: int | None = None
-    """Width of the intervened model, if it differs; its directions are then drawn independently."""
-
-    hierarchical: bool = False
-    """Whether all changed features, and every third shared one, are children: they fire only if their parent does, on at
-    most half of its tokens. Parents are the `PARENTS` shared features that fire most."""
-
-    entangled: bool = False
-    """Whether features form groups of `GROUP_SIZE` of mixed kinds, with correlated firing (`firing.Groups`) and cosines
-    between 0.1 and 0.5 before they are edited."""
-
-    document_share: float = 0.0
-    """For entangled groups; see `firing.Groups`."""
-
-    mapping: Literal["none", "rotation", "affine"] = "none"
-    """Map applied to the intervened model's whole space, noise included: a random rotation, or a random matrix with
-    singular values from 1/2 to 2 and an offset of length 2."""
-
-    heavy_tails: float = 0.0
-    """Share of the tokens whose activations are scaled by 5 to 10, in both models."""
 
     truth: PlantedTruth = field(init=False)
     firing: Firing = field(init=False)
@@ -96,13 +61,11 @@ class PlantedPair:
     drift: Float[Tensor, "d_model d_model"] | None = field(init=False, default=None)
     """Square root of the covariance of additional Gaussian noise in the intervened model; None: no such noise."""
 
+    alterations: tuple[tuple[Alteration, ...], tuple[Alteration, ...]] = field(init=False, default=((), ()))
+    """What alters the tokens of each model beside its features, in order."""
+
     def __post_init__(self) -> None:
-        if unknown := self.counts.keys() - set(KINDS):
-            raise ValueError(f"counts: unknown kinds {sorted(unknown)}; the kinds are {KINDS}")
-        turned = sum(self.counts.get(kind, 0) for kind in ("rotated", "split", "merged"))
-        if turned and not self._comparable:
-            raise ValueError("counts: rotated, split and merged features need models with a common space")
-        firing, truth = self._plant()
+        firing, truth = self.plant()
         self._set(firing=firing, truth=truth)
         if self.mapping != "none":
             space = self._map()
@@ -119,15 +82,15 @@ class PlantedPair:
     def sample(self, n_tokens: int, seed: int = 0) -> Float[Tensor, "token width"]:
         """Draw raw activations of both models, concatenated; the same seed gives the same tokens."""
         values = self._signal(n_tokens, seed) + self._noise(n_tokens, seed)
-        return self._transform_tokens(values, seed)
+        return self._transform_tokens(values, seed, with_noise=True)
 
     def clean(self, n_tokens: int, seed: int = 0) -> Float[Tensor, "token width"]:
-        """Return the tokens of `sample` without noise: the best reconstruction from the true features."""
-        return self._transform_tokens(self._signal(n_tokens, seed), seed)
+        """Return the tokens of `sample` without noise: the best reconstruction from the true features and elements of change."""
+        return self._transform_tokens(self._signal(n_tokens, seed), seed, with_noise=False)
 
     def magnitudes(self, n_tokens: int, seed: int = 0) -> Float[Tensor, "token feature"]:
         """Return the magnitude of each feature on each token of `sample` with the same seed, in the model where it is larger."""
-        return torch.maximum(*self._magnitudes(n_tokens, seed))
+        return torch.cat([torch.maximum(*sides) for sides in self._magnitudes(n_tokens, seed)])
 
     def noise_ceiling(self, n_tokens: int = _SAMPLE_TOKENS, seed: int = 99) -> dict[str, float | None]:
         """Return the FVE of perfect knowledge of the features, per model and of the difference; None if constant.
@@ -145,14 +108,23 @@ class PlantedPair:
         """Mean number of features that fire per token."""
         return self.truth.l0()
 
-    def _magnitudes(self, n_tokens: int, seed: int) -> tuple[Tensor, Tensor]:
-        return self.firing.magnitudes(n_tokens, self._generator(1_000_003, seed))
+    def _magnitudes(self, n_tokens: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the magnitudes in the reference and in the intervened model, for one block of tokens after the other."""
+        generator = self._generator(1_000_003, seed)
+        at_once = len(self.truth.kinds) <= _FEATURES_AT_ONCE
+        block = max(n_tokens, 1) if at_once else _BLOCK_TOKENS // self.document_tokens * self.document_tokens
+        for start in range(0, max(n_tokens, 1), block):
+            yield self.firing.magnitudes(min(block, n_tokens - start), generator)
 
     def _signal(self, n_tokens: int, seed: int) -> Float[Tensor, "token width"]:
-        reference, intervened = self._magnitudes(n_tokens, seed)
+        blocks = self._magnitudes(n_tokens, seed)
         if self.firing.same_in_both_models:
-            return reference @ self.truth.rows
-        return torch.cat([reference @ self.truth.reference, intervened @ self.truth.intervened], dim=1)
+            return torch.cat([reference @ self.truth.rows for reference, _ in blocks])
+        sides = [
+            torch.cat([reference @ self.truth.reference, intervened @ self.truth.intervened], dim=1)
+            for reference, intervened in blocks
+        ]
+        return torch.cat(sides)
 
     def _noise(self, n_tokens: int, seed: int) -> Float[Tensor, "token width"]:
         generator = self._generator(7_000_003, seed)
@@ -169,9 +141,9 @@ class PlantedPair:
         return torch.cat(sides, dim=1)
 
     def _transform_tokens(
-        self, values: Float[Tensor, "token width"], seed: int
+        self, values: Float[Tensor, "token width"], seed: int, *, with_noise: bool
     ) -> Float[Tensor, "token width"]:
-        """Apply the offset of the space, and heavy tails."""
+        """Apply the offset of the space, heavy tails and alterations, those that are noise only `with_noise`."""
         if any(self.maps):
             zeros = [torch.zeros(d_model) for d_model in self.d_models]
             values = values + torch.cat(
@@ -186,7 +158,16 @@ class PlantedPair:
             low, high = HEAVY_FACTORS
             length = low + (high - low) * torch.rand(len(values), 1, generator=generator)
             values = torch.where(heavy, length * values, values)
-        return values
+        if not any(self.alterations):
+            return values
+        sides = list(values.split(self.d_models, dim=1))
+        for model, alterations in enumerate(self.alterations):
+            for place, alteration in enumerate(alterations):
+                # By place, not by model: an alteration of both models draws the same, and swapping the models changes no draw.
+                generator = self._generator(17_000_023 + 1_000_000 * place, seed)
+                if with_noise or not alteration.is_noise:
+                    sides[model] = alteration.apply(sides[model], self.document_tokens, generator)
+        return torch.cat(sides, dim=1)
 
     def _generator(self, stream: int, seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(stream * (self.seed + 1) + seed)
@@ -198,11 +179,54 @@ class PlantedPair:
         if self.drift is not None:
             raise ValueError("drift changes the intervened model only; swap the pair before calling null()")
         twin = copy(self)
-        twin._set(truth=self.truth.swapped(), firing=self.firing.swapped(), maps=(self.maps[1], self.maps[0]))
+        twin._set(
+            truth=self.truth.swapped(),
+            firing=self.firing.swapped(),
+            maps=(self.maps[1], self.maps[0]),
+            alterations=(self.alterations[1], self.alterations[0]),
+        )
+        return twin
+
+    def altered(self, kind: type[Alteration], *, both: bool = False) -> Self:
+        """Return the pair with the tokens of the intervened model altered as well, or those of both models alike.
+
+        What alters one model becomes an element of change of the truth.
+        """
+        first, second = self.alterations
+        if both and len(first) != len(second):
+            raise ValueError("altered: alter both models before one of them")
+        generator = torch.Generator().manual_seed(4000 + 1_000_000 * len(second) + self.seed)
+        alteration = kind.draw(self.d_models[1], generator)
+        twin = copy(self)
+        elements = () if both else alteration.elements(1)
+        twin._set(
+            alterations=((*first, alteration) if both else first, (*second, alteration)),
+            truth=replace(self.truth, elements=(*self.truth.elements, *elements)),
+        )
+        return twin
+
+    def mapped(self, rank: int) -> Self:
+        """Return the pair with the intervened model's whole space, noise included, mapped by I + s VᵀU of a given rank.
+
+        s is `LOW_RANK_STRENGTH`/√rank, so that the change is as large for every rank. No feature is changed by itself; one that
+        lies near what the map reads is turned along with the space.
+        """
+        if any(self.maps):
+            raise ValueError("mapped: the intervened model's space is mapped already")
+        generator = torch.Generator().manual_seed(5000 + self.seed)
+        low_rank = LowRankMap.draw(self.d_models[1], rank, LOW_RANK_STRENGTH / math.sqrt(rank), generator)
+        name = f"map of rank {rank}"
+        element = Element(name, "low_rank_map", 1, low_rank.writes, 1.0, reads=low_rank.reads)
+        twin = copy(self)
+        truth = self._with_rows(self.truth.intervened @ low_rank.matrix)
+        twin._set(
+            maps=(None, SpaceMap(low_rank.matrix, torch.zeros(self.d_models[1]))),
+            truth=replace(truth, elements=(*truth.elements, element)),
+        )
         return twin
 
     def null(self, kind: NullKind = "noise") -> Self:
-        """Return a null pair, in which every feature of this pair is shared.
+        """Return a null pair, in which every feature of this pair is shared and nothing else differs but what `kind` says.
 
         identity  both models have the same activations.
         noise     both models have the same features, with independent noise.
@@ -214,12 +238,15 @@ class PlantedPair:
         twin = copy(self)
         is_new = self.truth.is_kind("new").unsqueeze(1)
         rows = self.truth.reference + self.truth.intervened * is_new
-        firing = copy(self.firing)
-        for name in ("high", "spread"):
-            stronger = getattr(firing, name).amax(dim=0, keepdim=True).repeat(2, 1)
-            object.__setattr__(firing, name, stronger)
+        firing = self.firing.alike()
         truth = PlantedTruth(("shared",) * len(self.truth.kinds), rows, rows, firing.rates)
-        twin._set(truth=truth, firing=firing, maps=(None, None), common_noise=kind == "identity")
+        twin._set(
+            truth=truth,
+            firing=firing,
+            maps=(None, None),
+            alterations=((), ()),
+            common_noise=kind == "identity",
+        )
         if kind == "drift":
             twin._drift(self._shift_size())
         return twin
@@ -265,101 +292,7 @@ class PlantedPair:
         """Return, for each latent, the planted feature with the nearest pair of directions; see `PlantedTruth.matches`."""
         return self.truth.matches((reference, intervened), cosine=cosine)
 
-    # --- planting -------------------------------------------------------------------------------------------------------
-
-    @property
-    def _comparable(self) -> bool:
-        return self.mapping == "none" and self.intervened_d_model in (None, self.d_model)
-
-    def _plant(self) -> tuple[Firing, PlantedTruth]:
-        generator = torch.Generator().manual_seed(1000 + self.seed)
-        kinds = tuple(kind for kind, count in self.counts.items() for _ in range(count))
-        reference, intervened = self._rows(kinds, generator)
-        rates = HIGHEST_RATE * torch.exp(
-            -torch.rand(len(kinds), generator=generator) * math.log(HIGHEST_RATE / MIN_ALIGNMENT_RATE)
-        )
-        is_kind = _masks(kinds)
-        if self.rare is not None:
-            rates[is_kind["new"] | is_kind["lost"]] = self.rare
-        firing = self._firing(kinds, rates)
-        present = torch.stack([reference.any(dim=1), intervened.any(dim=1)])
-        return firing, PlantedTruth(kinds, reference, intervened, firing.rates * present, self._comparable)
-
-    def _rows(
-        self, kinds: tuple[str, ...], generator: torch.Generator
-    ) -> tuple[Float[Tensor, "feature _"], Float[Tensor, "feature _"]]:
-        """Return direction times strength of each feature in each model."""
-        is_kind = _masks(kinds)
-        turned = is_kind["rotated"] | is_kind["split"] | is_kind["merged"]
-        directions = spread_directions(len(kinds) + int(turned.sum()), self.d_model, generator)
-        reference, spare = directions[: len(kinds)].clone(), directions[len(kinds) :]
-        if self.entangled:
-            for group in self._groups(len(kinds)).unique():
-                members = self._groups(len(kinds)) == group
-                reference[members] = with_cosines(reference[members], *COSINES)
-        if self.intervened_d_model not in (None, self.d_model):
-            intervened = spread_directions(len(kinds), self.intervened_d_model, generator)
-        else:
-            intervened = reference.clone()
-        if turned.any():
-            self._rotate_features(is_kind, reference, intervened, spare)
-        intervened[is_kind["rescaled"]] *= self.factor
-        reference[is_kind["new"]] = 0
-        intervened[is_kind["lost"]] = 0
-        return reference, intervened
-
-    def _rotate_features(
-        self,
-        is_kind: dict[str, Bool[Tensor, " feature"]],
-        reference: Float[Tensor, "feature d_model"],
-        intervened: Float[Tensor, "feature d_model"],
-        spare: Float[Tensor, "turned d_model"],
-    ) -> None:
-        """Rotate rotated features and fan out split and merged pairs, in place, each in the plane of a spare direction."""
-        turned = is_kind["rotated"] | is_kind["split"] | is_kind["merged"]
-        start = reference[turned]
-        spare = normalize(spare - (spare * start).sum(dim=1, keepdim=True) * start, dim=1)
-        orthogonal = torch.zeros_like(reference)
-        orthogonal[turned] = spare
-        angle = math.radians(self.angle)
-        rotated = is_kind["rotated"]
-        intervened[rotated] = math.cos(angle) * reference[rotated] + math.sin(angle) * orthogonal[rotated]
-        angle = math.radians(self.split_angle)
-        for kind, common, separate in (("split", reference, intervened), ("merged", intervened, reference)):
-            first, second = _siblings(is_kind[kind])
-            middle, offset = reference[first], orthogonal[first]
-            common[first] = common[second] = middle
-            separate[first] = math.cos(angle) * middle + math.sin(angle) * offset
-            separate[second] = math.cos(angle) * middle - math.sin(angle) * offset
-
-    def _firing(self, kinds: tuple[str, ...], rates: Float[Tensor, " feature"]) -> Firing:
-        is_kind = _masks(kinds)
-        firing = Firing.independent(rates)
-        for kind in ("split", "merged"):
-            # Siblings share one uniform number: each fires on half of the first one's tokens.
-            first, second = _siblings(is_kind[kind])
-            firing.draw[second] = first
-            firing.low[second] = rates[first] / 2
-            firing.high[:, first] = rates[first] / 2
-            firing.high[:, second] = rates[first]
-        reweighted = is_kind["reweighted"].nonzero().flatten()
-        firing.high[1, reweighted[0::4]] *= RATE_CHANGE
-        firing.high[1, reweighted[1::4]] /= RATE_CHANGE
-        firing.spread[1, reweighted[2::4]] *= SPREAD_CHANGE
-        firing.spread[0, reweighted[3::4]] *= SPREAD_CHANGE
-        if self.hierarchical:
-            shared = is_kind["shared"].nonzero().flatten()
-            by_rate = shared[rates[shared].argsort(descending=True)]
-            parents = by_rate[:PARENTS]
-            children = torch.cat([by_rate[PARENTS::3], (~is_kind["shared"]).nonzero().flatten()])
-            firing.parent[children] = parents[torch.arange(len(children)) % len(parents)]
-            # A child fires on at most half of its parent's tokens.
-            firing.high[:, children] = (rates[children] / rates[firing.parent[children]]).clamp(max=0.5)
-        if self.entangled:
-            firing = replace(
-                firing, groups=Groups(self._groups(len(kinds)), document_share=self.document_share)
-            )
-        return firing
+    # --- spaces ------------------------------------------------------------------------------------------
 
     def _map(self) -> SpaceMap:
         generator = torch.Generator().manual_seed(2000 + self.seed)
@@ -369,27 +302,9 @@ class PlantedPair:
         matrix = random_stretch(d_model, STRETCH, generator)
         return SpaceMap(matrix, 2 * normalize(torch.randn(d_model, generator=generator), dim=0))
 
-    def _groups(self, count: int) -> Int[Tensor, " feature"]:
-        """Return the group of each feature; every kind is spread over the groups."""
-        return torch.arange(count) % max(1, count // GROUP_SIZE)
-
     def _with_rows(self, intervened: Float[Tensor, "feature _"]) -> PlantedTruth:
         return replace(self.truth, intervened=intervened)
 
     def _set(self, **values: object) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
-
-
-def _masks(kinds: tuple[str, ...]) -> dict[str, Bool[Tensor, " feature"]]:
-    return {kind: torch.tensor([other == kind for other in kinds]) for kind in KINDS}
-
-
-def _siblings(
-    mask: Bool[Tensor, " feature"],
-) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    """Return the first and second features of each pair of a kind."""
-    index = mask.nonzero().flatten()
-    if len(index) % 2:
-        raise ValueError(f"counts: split and merged features come in pairs, but {len(index)} is odd")
-    return index[0::2], index[1::2]

@@ -1,4 +1,4 @@
-"""The ground truth of a planted pair: the kind, directions and firing rates of each feature."""
+"""The ground truth of a planted pair: the kind, directions and firing rates of each feature, and elements of change beside them."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from ..dictionary.views import View
+from .elements import SWAPPED_LABELS, Element
 
-KINDS = ("shared", "rotated", "rescaled", "new", "lost", "reweighted", "split", "merged")
+KINDS = ("shared", "rotated", "rescaled", "new", "lost", "reweighted", "split", "merged", "replaced")
 """
 shared      same direction, same strength            rotated     rotated by an angle, same strength
 rescaled    same direction, multiplied by a factor   reweighted  same direction, other firing rate or magnitudes
@@ -18,9 +19,17 @@ new         only in the intervened model             lost        only in the ref
 split       two features that never fire together, with one common direction in the reference and two in the
             intervened model
 merged      the reverse of split
+replaced    a direction of the reference and another one of the intervened model at a right angle, on the same tokens. A
+            dictionary may have one latent for both, or one for each.
 """
 
-_SWAPPED = {"new": "lost", "lost": "new", "split": "merged", "merged": "split"}
+_SWAPPED = {**SWAPPED_LABELS, "split": "merged", "merged": "split"}
+
+NOTICEABLE_ANGLE = 30.0
+"""Angle in degrees from which `rotated` is no false label, whatever the kind: half a split is 45°, a low-rank map can turn a feature."""
+
+NOTICEABLE_FACTOR = 1.25
+"""Factor from which `rescaled` is no false label of a feature that both models have, nor `reweighted` of a ratio of firing rates."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,9 @@ class PlantedTruth:
     comparable: bool = True
     """Whether both models write a shared feature in the same direction. If not (a rotated, mapped or wider space), only new
     and lost are defined: rotation and rescaling then affect the whole space."""
+
+    elements: tuple[Element, ...] = ()
+    """What the models differ in beside features."""
 
     @property
     def rates(self) -> Float[Tensor, " feature"]:
@@ -83,6 +95,29 @@ class PlantedTruth:
         """Return the indices of the features of a kind."""
         return {index for index, other in enumerate(self.kinds) if other == kind}
 
+    def true_labels(self, feature: int) -> frozenset[str]:
+        """Return the labels that are no false claim about a latent that matches this feature.
+
+        Its kind; what holds of its directions and of what is written on average, by `NOTICEABLE_ANGLE` and `NOTICEABLE_FACTOR`
+        (a feature that one model writes on half of its tokens is, on average, half as strong there); for a replaced feature also new
+        and lost, which its two directions are; and what an element of change makes true of all features.
+        """
+        labels = {self.kinds[feature]} | {
+            label for element in self.elements for label in element.true_of_features
+        }
+        if self.kinds[feature] == "replaced":
+            labels |= {"new", "lost"}
+        if float(self.angles[feature]) >= NOTICEABLE_ANGLE:
+            labels.add("rotated")
+        in_models = self.model_rates[:, feature]
+        if bool((in_models > 0).all()):
+            rate_ratio = float(in_models[1] / in_models[0])
+            if _differs(rate_ratio):
+                labels.add("reweighted")
+            if _differs(rate_ratio * float(self.factors[feature])):
+                labels.add("rescaled")
+        return frozenset(labels)
+
     def l0(self, reads: View = "paired") -> float:
         """Return the mean number of active features per row of a view, i.e. the L0 of an ideal dictionary."""
         match reads:
@@ -96,12 +131,19 @@ class PlantedTruth:
     def templates(self, reads: View = "paired") -> Float[Tensor, "template _"]:
         """Return unit vectors to compare a latent's decoder rows with, in blocks of one row per feature.
 
-        paired: both directions, concatenated. difference: intervened minus reference direction. pooled: a block of
-        reference directions, then a block of intervened directions. Absent directions are zero.
+        paired: both directions, concatenated; then, for features that a dictionary may divide into one latent per model or more
+        (replaced and reweighted), the direction in the reference alone and that in the intervened model alone. difference:
+        intervened minus reference direction. pooled: a block of reference directions, then a block of intervened directions.
+        Absent directions are zero.
         """
         match reads:
             case "paired":
-                rows = self.rows
+                divided = (self.is_kind("replaced") | self.is_kind("reweighted")).unsqueeze(1)
+                first, second = self.reference * divided, self.intervened * divided
+                alone = (
+                    torch.block_diag(first, second) if divided.any() else torch.zeros(0, self.rows.shape[1])
+                )
+                rows = torch.cat([self.rows, alone])
             case "difference":
                 rows = self.intervened - self.reference
             case "pooled":
@@ -127,6 +169,13 @@ class PlantedTruth:
         near = torch.where(best.values > cosine, best.indices, -1)
         return near.tolist()
 
+    def alignments(
+        self, decoder: tuple[Float[Tensor, "latent _"], ...], reads: View = "paired"
+    ) -> Float[Tensor, "latent element"]:
+        """Return how much of what each latent writes (raw units) lies within the directions of each element, from 0 to 1."""
+        columns = [element.alignment(decoder, paired=reads == "paired") for element in self.elements]
+        return torch.stack(columns, dim=1) if columns else torch.zeros(len(decoder[0]), 0)
+
     def swapped(self) -> Self:
         """Return the truth with the models swapped: new becomes lost, and lost becomes new."""
         return replace(
@@ -135,7 +184,12 @@ class PlantedTruth:
             reference=self.intervened,
             intervened=self.reference,
             model_rates=self.model_rates.flip(0),
+            elements=tuple(element.swapped() for element in self.elements),
         )
+
+
+def _differs(ratio: float) -> bool:
+    return not 1 / NOTICEABLE_FACTOR <= ratio <= NOTICEABLE_FACTOR
 
 
 NullKind = Literal["identity", "noise", "drift"]

@@ -15,6 +15,7 @@ from ..config import RunConfig
 from ..config.introspection import Place, leaves
 from ..config.load import dump_config, load_config
 from ..config.messages import show
+from ..config.open_settings import with_choices
 from ..errors import ConfigError, FormatError, did_you_mean
 from ..runtime.files import write_atomic
 
@@ -175,8 +176,8 @@ class RunFolder:
         """Open the run folder at `path` with these settings, and create it if missing.
 
         An existing run may differ in `RESULT_NEUTRAL_SETTINGS`, `ANALYSIS_SETTINGS` and, until training starts,
-        `DICTIONARY_SETTINGS`; config.yaml then takes the new values. A folder without results, e.g. after a model was not
-        found, takes any settings.
+        `DICTIONARY_SETTINGS`; config.yaml then takes the new values. A setting that is left open stands for what the run chose
+        when its training started. A folder without results, e.g. after a model was not found, takes any settings.
 
         Raises:
             ConfigError: Another setting differs, or `path` is not a folder.
@@ -195,8 +196,11 @@ class RunFolder:
             if folder.config.read_text(encoding="utf-8") == text:
                 return folder
             if folder.has_results():
-                free = () if folder.training_started() else DICTIONARY_SETTINGS
+                started = folder.training_started()
+                free = () if started else DICTIONARY_SETTINGS
                 folder.require_same(config, (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *free))
+                if started:
+                    text = dump_config(with_choices(config, load_config(folder.config)))
             else:
                 folder.manifest.unlink(missing_ok=True)
         write_atomic(folder.config, text)
@@ -241,9 +245,12 @@ class RunFolder:
         return "train" in self.read_manifest().get("stages", {})
 
     def require_same(self, config: RunConfig, may_differ: tuple[str, ...] = RESULT_NEUTRAL_SETTINGS) -> None:
-        """Check that this run has the given settings. Raises ConfigError for the first that differs and is not in `may_differ`."""
-        stored = dict(leaves(load_config(self.config).model_dump(mode="json")))
-        requested = dict(leaves(config.model_dump(mode="json")))
+        """Check that this run has the given settings; what they leave open stands for what the run chose.
+
+        Raises ConfigError for the first that differs and is not in `may_differ`."""
+        settings = load_config(self.config)
+        stored = dict(leaves(settings.model_dump(mode="json")))
+        requested = dict(leaves(with_choices(config, settings).model_dump(mode="json")))
         for place in dict.fromkeys((*requested, *stored)):
             if _listed(place, may_differ) or (
                 place in stored and place in requested and stored[place] == requested[place]

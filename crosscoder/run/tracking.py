@@ -88,6 +88,10 @@ class WandbRun:
         """Set the summary metrics of the run."""
         self._try(lambda run: run.summary.update(dict(values)))
 
+    def settings(self, config: RunConfig) -> None:
+        """Replace the recorded settings, once those that were left open are chosen."""
+        self._try(lambda run: run.config.update(config.model_dump(mode="json"), allow_val_change=True))
+
     def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> None:
         """Log a folder as an artifact."""
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Self, SupportsIndex
@@ -100,6 +100,12 @@ class Documents:
     def split(self, held_out: bool) -> Int64[np.ndarray, " document"]:
         """Return the indices of the held-out or the training documents, without those that are fully masked."""
         return np.flatnonzero((self.held_out == held_out) & (self.unmasked > 0))
+
+    def training_on(self, chosen: Int64[np.ndarray, " document"]) -> "Documents":
+        """Return the documents with the training documents limited to `chosen`; all others count as held out."""
+        held_out = np.ones_like(self.held_out)
+        held_out[chosen] = False
+        return replace(self, held_out=held_out)
 
     def digest(self) -> str:
         """Return a digest of the content."""

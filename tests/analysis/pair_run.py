@@ -7,7 +7,7 @@ import torch
 
 from analysis import stages
 from crosscoder.activations.shards import ShardReader
-from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig, RunConfig
+from crosscoder.config import AnalysisConfig, BatchTopK, ControlsConfig, DictionaryConfig, RunConfig
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.dictionary.views import View, crosscoder_config, view_rows
@@ -28,7 +28,7 @@ def make_pair_run(
         reference,
         intervened,
         crosscoder=dictionary.model_dump(),
-        controls={"drift": False, "identity": False, "shuffled": False},
+        controls=ControlsConfig.none().model_dump(mode="json"),
         analysis=AnalysisConfig(
             top_examples=3, quantile_examples=2, context_tokens=5, logit_tokens=4, bootstrap_samples=50
         ).model_dump(),

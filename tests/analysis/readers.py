@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from analysis.latents.dictionary_view import DictionaryView
@@ -26,6 +26,10 @@ class MemoryReader:
         self.n_tokens = len(values)
         row = torch.arange(self.n_tokens)
         self.document, self.position = row // document_tokens, row % document_tokens
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        return self.document.numpy()
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         return ActivationBatch(self.values[rows], self.document[rows], self.position[rows])

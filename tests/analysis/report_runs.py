@@ -13,7 +13,7 @@ from analysis.labels.rule import CLAIMED
 from analysis.tables.columns import RULES
 from crosscoder.run.folder import RunFolder
 
-from .run_folder import HOSTILE
+from .run_folder import HOSTILE, condition
 
 
 def survey() -> dict[str, Any]:
@@ -54,7 +54,10 @@ def controls() -> dict[str, Any]:
     """Return the part of summary.json about all controls."""
     return {
         "names": [],
-        "nulls": [{"name": "drift", "new": 3, "lost": 1, "alive": 150, "fve": {}}],
+        "nulls": [
+            {"name": "drift", "new": 3, "lost": 1, "alive": 150, "fve": {}},
+            {"name": "intermittent", "new": 2, "lost": 0, "alive": 140, "fve": {}},
+        ],
         "identity": {"name": "identity", "shared": 150, "alive": 150, "fve": {}},
         "shuffled": {"name": "shuffled", "shared": 3, "new": 70, "lost": 60, "alive": 150, "fve": {}},
         "seeds": 2,
@@ -62,6 +65,44 @@ def controls() -> dict[str, Any]:
         "difference_fve_mixed": 0.1,
         "difference_heard": True,
     }
+
+
+def control_conditions(failed: str | None = None) -> list[dict[str, Any]]:
+    """Return the conditions on the controls, as in summary.json; one may have failed."""
+    conditions = [
+        ("drift_trained", 0.84375, 0.8125, 0.5), ("intermittent_trained", 0.859375, 0.8125, 0.5),
+        ("identity_trained", 0.875, 0.7265625, 0.25), ("identity_unchanged", 0.0, 0.01, 0.375),
+        ("shuffled_parted", 0.0234375, 0.1, 0.9375),
+    ]  # fmt: skip
+    return [
+        condition(name, worse if name == failed else found, limit, name != failed)
+        for name, found, limit, worse in conditions
+    ]
+
+
+def change(largest: str = "offset") -> dict[str, Any]:
+    """Return the section `change` of summary.json, with a part that is larger than the others."""
+    shares = {
+        "offset": 0.0625, "one_sided": 0.125, "subspaces": 0.03125, "map": 0.046875, "two_sided": 0.015625,
+        "other_latents": 0.109375, "bias": 0.0078125, "error": 0.21875,
+    }  # fmt: skip
+    shares[largest] += 1 - sum(shares.values())
+    parts = {
+        name: {"share": share, "low": share - 0.00390625, "high": share + 0.00390625}
+        for name, share in shares.items()
+    }
+    classes = [
+        {"name": name, "token_share": share, "carried": 0.9375, "cosine": 0.96875, "established": True}
+        for name, share in (("first", 0.03125), ("template", 0.21875), ("other", 0.75))
+    ]
+    subspace = {
+        "dimension": 8, "stability": 0.953125, "smallest": 0.921875, "chance": 0.34375, "p": 0.01171875, "token_share": 0.0205078125,
+    }  # fmt: skip
+    return {
+        "offset": {"established": True, "reason": "", "classes": classes},
+        "map": {"established": True, "reason": "", "rank": 3},
+        "subspaces": [subspace], "subspaces_reason": "", "parts": parts, "largest": largest,
+    }  # fmt: skip
 
 
 def limits() -> list[dict[str, Any]]:
@@ -99,12 +140,20 @@ def controlled(folder: RunFolder) -> Any:
     """Add every control with its columns, and return the table of the latents."""
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     summary |= {"controls": controls(), "limits": limits()}
-    summary["counts"]["new"] |= {"expected_false": 3.0, "low": 5.0, "high": 9.0}
-    summary["counts"]["lost"] |= {"expected_false": 1.0, "low": 2.0, "high": 4.0}
+    summary["checks"] += control_conditions()
+    summary["rule"]["replications"] = 2
+    summary["counts"]["new"] |= {"expected_false": 3.0, "expected_false_high": 7.75, "low": 5.0, "high": 9.0}
+    summary["counts"]["lost"] |= {"expected_false": 0.0, "expected_false_high": 3.0, "low": 2.0, "high": 4.0}
+    summary["counts"]["rotated"]["candidates"] += 9
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     table: Any = pd.read_parquet(folder.features)
     claimed = table["label"].isin(CLAIMED)
-    table["q_value"], table["seed_stability"] = 0.5, np.where(table["latent"] % 2 == 0, 1.0, 0.5)
+    table["q_value"] = np.where(claimed, 0.0078125, 1.0)
+    table["seed_stability"] = np.where(claimed | (table["latent"] % 2 == 0), 1.0, 0.5)
+    # Of the undetermined latents, some would be called changed by this training alone.
+    removed = table.index[table["label"] == "undetermined"][:9]
+    table.loc[removed, ["candidate", "q_value", "seed_stability"]] = ["rotated", 0.015625, 0.5]
+    table["label_stability"] = np.where(claimed, 1.0, np.where(table["candidate"] == "rotated", 0.5, np.nan))
     table["difference_cosine"] = np.where(claimed & (table["latent"] % 3 == 0), 0.9, 0.1)
     table.to_parquet(folder.features)
     return table
@@ -115,23 +164,59 @@ def estimate(value: float) -> dict[str, float]:
     return {"value": value, "low": value - 0.0625, "high": value + 0.03125}
 
 
-def checked(value: float) -> dict[str, Any]:
-    """Return a causal check with two random draws."""
-    random = {"random": [0.015625, -0.125], "random_mean": -0.0546875, "random_largest": 0.015625}
-    return {**estimate(value), **random, "p_value": 0.046875, "passed": True}
+def checked(value: float, passed: bool = True) -> dict[str, Any]:
+    """Return a causal check with two random draws; one that is not passed is reached by one of them."""
+    random = [0.015625, -0.125 if passed else value + 0.25]
+    return {
+        **estimate(value), "made": True, "why_not": None, "needs": None, "random": random, "random_mean": sum(random) / 2,
+        "random_largest": max(random), "at_norm": None, "excess": estimate(value - sum(random) / 2),
+        "p_value": 0.00390625 if passed else 0.6640625, "p_adjusted": 0.0078125 if passed else 1.0, "passed": passed,
+    }  # fmt: skip
 
 
-def shifted(folder: RunFolder, name: str, *, established: bool = True) -> None:
+def unchecked(value: float, **needs: int) -> dict[str, Any]:
+    """Return a causal check that was not made, and what it would need: `prompts` or `draws`."""
+    return checked(value) | {
+        "made": False, "why_not": "too few", "needs": needs or None, "random": [], "random_mean": None, "random_largest": None,
+        "excess": None, "p_value": None, "p_adjusted": None, "passed": None,
+    }  # fmt: skip
+
+
+_POWER: dict[str, dict[str, Any]] = {
+    "established": {"n_prompts": 24, "prompts_needed": 12, "detectable": 0.28125, "detectable_when_enough": 0.28125},
+    "below the noise floor": {
+        "n_prompts": 24, "prompts_needed": 12, "detectable": 0.28125, "detectable_when_enough": 0.28125,
+    },
+    "not enough prompts": {
+        "n_prompts": 5, "prompts_needed": 14, "detectable": None, "detectable_when_enough": 0.34375,
+    },
+    "no difference": {"n_prompts": 24, "prompts_needed": 12, "detectable": None, "detectable_when_enough": None},
+    "smaller than asked": {
+        "n_prompts": 24, "prompts_needed": 12, "detectable": 0.28125, "detectable_when_enough": 0.28125,
+    },
+}  # fmt: skip
+
+
+def shifted(
+    folder: RunFolder,
+    name: str,
+    *,
+    established: bool = True,
+    verdict: str | None = None,
+    unrelated: bool | None = None,
+) -> None:
     """Add a behavior: attributed, or with a shift that is not established."""
     place = BehaviorFolder(folder.behaviors / name)
     place.path.mkdir(parents=True)
+    verdict = verdict or ("established" if established else "below the noise floor")
+    established = verdict == "established"
     size = {
         "reference": estimate(0.25), "intervened": estimate(0.875), "size": estimate(0.625), "p_value": 0.0123,
-        "floor": 0.375, "self_shift": None, "verdict": "established" if established else "below the noise floor",
-        "established": established,
+        "floor": 0.375, "self_shift": None, "verdict": verdict, "established": established, **_POWER[verdict],
     }  # fmt: skip
     shift = {
-        "schema_version": 1, "name": name, "description": HOSTILE[1], "metric": {}, "unit": "share of answers", "unrelated": not established,
+        "schema_version": 2, "name": name, "description": HOSTILE[1], "metric": {}, "unit": "share of answers",
+        "unrelated": not established if unrelated is None else unrelated,
         "n_prompts": 48,
         "n_held_out": 24, "shift": size, "stand_in": {"unit": "nats", **size, "size": estimate(17.5)}, "explained": established,
         "why_not": None if established else "no shift is established, so there is nothing to explain",
@@ -169,25 +254,42 @@ def attributed() -> dict[str, Any]:
         "residual": 0.007,
         "residual_share": 0.0044,
         "steps": 4,
+        "cancellation": {
+            "along": {"value": estimate(21.0), "share": estimate(1.1875), "latents": 31},
+            "against": {"value": estimate(-3.5), "share": estimate(-0.203125), "latents": 27},
+            "ratio": 0.171875,
+        },
     }
-    return {"schema_version": 1, "unit": "nats", "find": held_out, "held_out": held_out, "layers": layers}
+    return {"schema_version": 2, "unit": "nats", "find": held_out, "held_out": held_out, "layers": layers}
 
 
 def checked_causally() -> dict[str, Any]:
     """Return a causal.json."""
     together = {"necessity": checked(0.71), "sufficiency": checked(0.83)}
+    against = {"necessity": checked(0.15625), "sufficiency": checked(0.0625, passed=False)}
     kinds = ("necessity", "sufficiency", "steering")
     cost = {"kl": estimate(0.0713), "perplexity": 26.75, "perplexity_changed": 26.99}
     return {
-        "schema_version": 1, "named": [3, 4], "level": "causal", "confidence": 0.95, "n_prompts": 24, "together": together,
+        "schema_version": 2, "unit": "nats", "named": [3, 4], "level": "causal", "set_passed": True, "confidence": 0.95, "n_prompts": 24,
+        "together": together,
+        "against": {
+            "named": [5], "level": "causal", "set_passed": True, "together": against,
+            "latents": [{"latent": 5, "evidence": "associated", "association_p": 0.001, **against}],
+        },
+        "stability": {
+            "made": True, "why_not": None, "unit": "nats", "trainings": 3, "causal": 3, "draws": 99, "cosine": 0.9, "each": [],
+        },
         "latents": [
-            {"latent": latent, "evidence": level, "association_p": 0.001, **together}
+            {
+                "latent": latent, "evidence": level, "association_p": 0.001,
+                **{kind: check | {"at_norm": 0.34375} for kind, check in together.items()},
+            }
             for latent, level in ((3, "causal"), (4, "observed"))
         ],
         "curve": [{"n": n} | {kind: estimate(n / 100) for kind in kinds} for n in (1, 55)],
         "remainder": {},
         "rebuilding": {"reference": estimate(0.011), "intervened": estimate(0.012)},
-        "answers": {"n_prompts": 24, "together": together, "curve": [{"n": 55} | {kind: estimate(0.91) for kind in kinds}]},
+        "answers": {"unit": "share of answers", "n_prompts": 24, "together": together, "curve": [{"n": 55} | {kind: estimate(0.91) for kind in kinds}]},
         "removal_cost": cost,
         "steering": [
             {"model": model, "direction": direction, "dose": 1.5, "share": estimate(0.4), **cost}
@@ -227,6 +329,7 @@ def with_everything(folder: RunFolder) -> None:
     folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     summary["plain_difference"] = plain_difference()
+    summary["change"] = change()
     summary["monitoring"] = {
         "checkpoints": [{}, {}, {}], "onset": {"changed": 3, "named": 2},
         "alarm": {"rate": 0.05, "checkpoints": [{"name": HOSTILE[0], "rings": True, "n_latents": 7}, {"name": "b", "rings": False}]},
@@ -277,7 +380,14 @@ def of_two_sizes(folder: RunFolder) -> None:
         "steering": [],
         "rebuilding": {"intervened": estimate(0.3)},
     }
-    for entry in (causal["together"], *causal["latents"], *causal["curve"]):
+    against = causal["against"]
+    for entry in (
+        causal["together"],
+        *causal["latents"],
+        *causal["curve"],
+        against["together"],
+        *against["latents"],
+    ):
         entry["sufficiency"] = None
     place.attribution.write_text(json.dumps(attribution))
     place.causal.write_text(json.dumps(causal))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from analysis.labels.rule import LABELS
 from analysis.latents.histograms import ActivationHistograms
 from crosscoder.dictionary.sparse_latents import SparseLatents
 from crosscoder.run.folder import RunFolder
@@ -28,7 +29,16 @@ HOSTILE_LATENT = 5
 SOURCES = {"chat": {"documents": 520, "tokens": 30_100}, "prose": {"documents": 380, "tokens": 21_100}}
 
 _RATES = {"": 0.72, "_low": 0.66, "_high": 0.78}
-_COUNTS = {"new": 7, "lost": 3, "rotated": 6, "rescaled": 5, "reweighted": 2, "dead": 12, "undetermined": 30}
+_COUNTS = {
+    "new": 7,
+    "lost": 3,
+    "rotated": 6,
+    "rescaled": 5,
+    "reweighted": 2,
+    "dead": 12,
+    "undetermined": 30,
+    "replaced": 4,
+}
 _RULE = {
     "weak_norm": 0.2,
     "nu_error": 0.2,
@@ -37,6 +47,10 @@ _RULE = {
     "shared_cosine": 0.9,
     "shared_ratio": 0.7,
     "rate_ratio": 1.5,
+    "nu_unselected": 0.35,
+    "replaced_jaccard": 0.8,
+    "replications": 0,
+    "replication_cosine": 0.9,
     "false_discovery_rate": 0.05,
     "min_documents": 5,
     "confidence": 0.95,
@@ -126,11 +140,13 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
     relative = {
         "new": random.uniform(0.93, 1.0),
         "lost": random.uniform(0.0, 0.07),
+        "replaced": 0.03 if latent % 2 else 0.97,
         "rescaled": random.uniform(0.62, 0.7),
     }.get(label, float(np.clip(random.normal(0.5, 0.03 if label != "undetermined" else 0.12), 0.02, 0.98)))
     dead = label == "dead"
     cosine = {
         "rotated": random.uniform(0.3, 0.78),
+        "replaced": 0.05,
         "new": random.normal(0, 0.15),
         "lost": random.normal(0, 0.15),
     }
@@ -140,6 +156,10 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
     exclusive = label in ("new", "lost")
     nu_error = random.uniform(0.01, 0.12) if exclusive else random.normal(0.9, 0.1)
     nu_reconstruction = random.uniform(0.02, 0.2) if exclusive else random.normal(0.95, 0.05)
+    if label == "replaced":
+        nu_error, nu_reconstruction = 0.05, 0.1
+    asked = exclusive or label == "replaced"
+    nu_unselected = 0.04 if asked else np.nan
     weight = {"new": 6.0, "rotated": 2.0, "rescaled": 1.5}.get(label, 0.1)
     shift = weight * random.exponential() - (0.05 if label == "shared" else 0)
     leaning_new = relative >= 0.5
@@ -157,6 +177,7 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
     row: dict[str, Any] = {
         "latent": latent,
         "label": label,
+        "candidate": label,
         "evidence": "observed",
         "reason": reason,
         "relative_norm": relative,
@@ -192,6 +213,11 @@ def _feature(random: np.random.Generator, latent: int, label: str) -> dict[str, 
         "effect": 40 * shift,
         "q_value": np.nan,
         "seed_stability": np.nan,
+        "label_stability": np.nan,
+        "nu_unselected": nu_unselected,
+        "nu_unselected_low": nu_unselected - 0.05,
+        "nu_unselected_high": nu_unselected + 0.06,
+        "partner_jaccard": 0.95 if label == "replaced" else 0.1 if asked else np.nan,
         "twin": int(random.integers(N_LATENTS)),
         "twin_cosine": random.uniform(0.1, 0.75),
         **{
@@ -342,13 +368,23 @@ def _models(identical: bool) -> dict[str, dict[str, Any]]:
     return {"reference": reference, "intervened": reference | changed}
 
 
+def condition(name: str, found: float | None, limit: float, passed: bool | None = True) -> dict[str, Any]:
+    """Return an entry of the section `checks` of summary.json."""
+    return {
+        "name": name,
+        "passed": passed,
+        "found": found,
+        "limit": limit,
+        "advice": f"{name} failed: train longer",
+    }
+
+
 def _summary(features: Any, identical: bool) -> dict[str, Any]:
     alive = features[features["label"] != "dead"]
     norm_counts, norm_edges = np.histogram(alive["relative_norm"], bins=50, range=(0, 1))
     cosine_counts, cosine_edges = np.histogram(alive["decoder_cosine"].dropna(), bins=50, range=(-1, 1))
     explained = float(features["shift_share"].sum())
     counts = features["label"].value_counts()
-    order = ("new", "lost", "shared", "rotated", "rescaled", "reweighted", "dead", "undetermined")
     return {
         "schema_version": 1,
         "reads": "paired",
@@ -370,14 +406,27 @@ def _summary(features: Any, identical: bool) -> dict[str, Any]:
             "intervened": {"clean": 2.64, "spliced": 2.88, "ablated": 8.2, "recovered": 0.957},
         },
         "counts": {
-            label: {"count": int(counts.get(label, 0)), "low": None, "high": None, "expected_false": None}
-            for label in order
+            label: {
+                "count": int(counts.get(label, 0)),
+                "low": None,
+                "high": None,
+                "candidates": int(counts.get(label, 0)),
+                "expected_false": None,
+                "expected_false_high": None,
+            }
+            for label in LABELS
         },
         "shift": dict.fromkeys(("latents", "bias", "error"))
         if identical
         else {"latents": explained, "bias": 0.02, "error": 0.98 - explained},
         "relative_norm_histogram": {"edges": norm_edges.tolist(), "counts": norm_counts.tolist()},
         "cosine_histogram": {"edges": cosine_edges.tolist(), "counts": cosine_counts.tolist()},
+        "checks": [
+            condition("fve_reference", 0.871, 0.8),
+            condition("fve_intervened", 0.869, 0.8),
+            condition("l0", abs(31.4 / 32 - 1), 0.1),
+        ],
+        "withheld": None,
         "rule": _RULE,
         "files": {"features": "features.parquet", "examples": "examples.parquet", "logits": "logits.parquet"},
     }

@@ -48,9 +48,9 @@ def behavior(
 ) -> BehaviorFolder:
     place = BehaviorFolder(folder.behaviors / name)
     place.path.mkdir(parents=True)
-    place.shift.write_text(json.dumps({"schema_version": 1, "name": name}))
+    place.shift.write_text(json.dumps({"schema_version": 2, "name": name}))
     entries = [{"latent": latent, "evidence": evidence[latent], **entry} for latent, entry in checks.items()]
-    place.causal.write_text(json.dumps({"schema_version": 1, "named": list(checks), "latents": entries}))
+    place.causal.write_text(json.dumps({"schema_version": 2, "named": list(checks), "latents": entries}))
     shares = [0.125 * latent for latent in range(4)]
     pd.DataFrame({"latent": range(4), "evidence": evidence, "share_held_out": shares}).to_parquet(
         place.latents
@@ -70,8 +70,8 @@ def test_without_behaviors_all_evidence_is_observed(tmp_path: Path) -> None:
     )
     assert texts[3] == "Seen 3.", "a dead latent has no other sentences"
     assert "Caveat: most of its firings are on the chat template" in texts[1]
-    assert "the false discovery rate is not measured" in texts[1]
-    assert "only 25 % of the other seeds find it again" in texts[2]
+    assert "how many such labels to expect by chance is not measured" in texts[1]
+    assert "only 25 % of the other trainings find it again" in texts[2]
 
 
 def test_evidence_follows_new_and_removed_behaviors(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def test_evidence_follows_new_and_removed_behaviors(tmp_path: Path) -> None:
     ]
     assert "it is not among the latents checked for the shift of refusal" in texts[0]
     assert (
-        "Evidence: associated with the shift of refusal (12 % of it attributed; removing it alone undoes 25 %, random latents at most "
-        "1.6 %, not passed; inserting it alone brings 50 %, random latents at most 1.6 %, not passed), on held-out prompts; not shown to be "
-        "a cause, because the latent alone passes neither check." in texts[1]
+        "Evidence: associated with the shift of refusal (12 % of it attributed; removing it alone undoes 25 %, random latents −5.5 % on "
+        "average, not passed; inserting it alone brings 50 %, random latents −5.5 % on average, not passed), on held-out prompts; not shown to "
+        "be a cause, because the latent alone passes no check." in texts[1]
     )
     assert "Evidence: causal for the shift of refusal (25 % of it attributed; removing" in texts[2]
     place.clear()

@@ -15,9 +15,11 @@ from analysis.tables.columns import HISTOGRAMS
 from crosscoder.config import (
     AnalysisConfig,
     BatchTopK,
+    Conditions,
     ControlsConfig,
     DictionaryConfig,
     FileActivations,
+    LabelRule,
     RunConfig,
 )
 from crosscoder.dictionary.crosscoder import Crosscoder
@@ -29,7 +31,16 @@ from crosscoder.run.folder import RunFolder
 
 from .table_checks import described
 
-SETTINGS = AnalysisConfig(top_examples=3, quantile_examples=2, context_tokens=4, bootstrap_samples=200)
+# The dictionaries are constructed, so no other training could find their latents again.
+SETTINGS = AnalysisConfig(
+    top_examples=3,
+    quantile_examples=2,
+    context_tokens=4,
+    bootstrap_samples=200,
+    rule=LabelRule(replications=0),
+    # Nor do they fire on the number of latents that their settings name, or explain more than what was planted.
+    conditions=Conditions(fve=0.0, l0_deviation=100.0),
+)
 WIDTH = 48
 
 
@@ -52,7 +63,7 @@ def make_run(
         crosscoder=DictionaryConfig(
             reads=reads, n_latents=crosscoder.config.n_latents, sparsity=crosscoder.config.sparsity
         ),
-        controls=ControlsConfig(drift=False, identity=False, shuffled=False),
+        controls=ControlsConfig.none(),
         analysis=SETTINGS,
     )
     folder = RunFolder.create(config.output, config)
@@ -90,6 +101,7 @@ def test_every_planted_edit_gets_its_label(planted: tuple[PlantedPair, RunFolder
     assert {label: entry["count"] for label, entry in results.summary["counts"].items()} == {
         **SMALL,
         "dead": 2,
+        "replaced": 0,
         "reweighted": 0,
         "undetermined": 0,
     }

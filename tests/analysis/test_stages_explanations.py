@@ -17,7 +17,8 @@ from tests.tiny_pairs import WORDS, save_adapter, save_llama
 
 BEHAVIOR = Behavior.model_validate(
     {
-        "name": "drift", "prompts": [f"{one} {other}" for one in WORDS[:4] for other in WORDS[4:8]],
+        "name": "drift", "prompts": [f"{one} {other}" for one in WORDS[:6] for other in WORDS[4:10]],
+        "shift": {"unseen": 0.25},
         "metric": {"kind": "divergence"}, "checks": {"latents": 3, "counts": [1], "draws": 19, "doses": [1.0]},
         "attribution": {"layers": False, "steps": 1}, "elsewhere_limit": 2,
     }

@@ -95,7 +95,9 @@ def test_tables_hold_the_numbers_of_the_files(logged: tuple[RecordingRun, RunFol
     assert {row["label"]: row["latents"] for row in counts} == {
         label: summary["counts"][label]["count"] for label in LABELS
     }
-    assert counts[0] == {"label": "new", "latents": 7, "low": 5.0, "high": 9.0, "expected_false": 3.0}
+    assert counts[0] == {
+        "label": "new", "latents": 7, "low": 5.0, "high": 9.0, "candidates": 7, "expected_false": 3.0, "expected_false_high": 7.75,
+    }  # fmt: skip
     assert run.summary["analysis/fve"] == summary["fve"]
 
 

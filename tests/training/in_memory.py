@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch, ActivationReader
@@ -24,6 +26,10 @@ class InMemoryReader:
     def __init__(self, values: Tensor, d_models: tuple[int, ...]) -> None:
         assert values.shape[1] == sum(d_models)
         self.values, self.d_models, self.n_tokens = values, d_models, len(values)
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        return np.arange(self.n_tokens) // 10
 
     def gather(self, rows: Tensor) -> ActivationBatch:
         return ActivationBatch(self.values[rows], rows // 10, rows % 10)
@@ -55,6 +61,9 @@ class DisturbedSource:
     def reordered(self, seed: int) -> "DisturbedSource":
         return DisturbedSource(self.source.reordered(seed), self.n, self.disturb)
 
+    def half(self, number: int) -> "DisturbedSource":
+        return DisturbedSource(self.source.half(number), self.n, self.disturb)
+
 
 def source_of(values: Tensor, held_out: Tensor, d_models: tuple[int, ...], seed: int = 0) -> CachedSource:
     """A source of tensors."""
@@ -85,6 +94,8 @@ def run_config(
     settings = {
         "n_tokens": steps * batch,
         "batch_tokens": batch,
+        "lr": 1e-3,
+        "auxiliary": {"k": 256, "dead_after_tokens": 200_000},
         "precision": "float32",
         "device": "cpu",
         "log_every": 1,

@@ -16,11 +16,11 @@ from crosscoder.errors import ConfigError
 from crosscoder.planted import PlantedChain, PlantedPair
 from crosscoder.run.controls import controls_of
 from crosscoder.run.folder import RunFolder
-from tests.training.in_memory import planted_source, run_config, source_of
-from training.controls import TransformedSource, n_workers, train_controls
+from tests.training.in_memory import BATCH, planted_source, run_config, source_of
+from training.controls import TransformedSource, _control_source, n_workers, train_controls
 from training.sources import open_source
 
-NONE = ControlsConfig(drift=False, identity=False, shuffled=False)
+NONE = ControlsConfig.none()
 # The tokens of most tests are in memory, where worker processes cannot read them.
 ALL = ControlsConfig(drift=True, seeds=2, difference=True, workers=1)
 
@@ -38,7 +38,16 @@ def train(path: Path, controls: ControlsConfig = ALL) -> RunFolder:
 
 def test_every_control_is_a_run_folder_that_loads_without_the_run(tmp_path: Path) -> None:
     folder = train(tmp_path)
-    names = ["difference", "difference_mixed", "drift", "identity", "seed_1", "seed_2", "shuffled"]
+    names = [
+        "difference",
+        "difference_mixed",
+        "drift",
+        "identity",
+        "intermittent",
+        "seed_1",
+        "seed_2",
+        "shuffled",
+    ]
     assert sorted(path.name for path in (folder.path / "controls").iterdir()) == names
     for name in names:
         own = RunFolder.open(folder.path / "controls" / name)
@@ -69,7 +78,7 @@ def test_controls_of_a_chain_read_its_ends_and_seeds_read_all_models(tmp_path: P
             config = config.model_copy(update={"activations": between, "training": start_from})
         source = source_of(values[:, :width], held_out[:, :width], (48,) * n_models)
         train_controls(RunFolder.create(tmp_path / name, config), config, source)
-    for name in ("drift", "identity", "shuffled", "difference", "difference_mixed"):
+    for name in ("drift", "intermittent", "identity", "shuffled", "difference", "difference_mixed"):
         one, other = (
             load_crosscoder(tmp_path / run / "controls" / name / "crosscoder") for run in ("chain", "ends")
         )
@@ -86,7 +95,7 @@ def test_finished_controls_are_not_trained_again(tmp_path: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
     train(tmp_path)
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
-    assert len(files) == 7
+    assert len(files) == 8
 
 
 def test_controls_differ_from_the_run_and_from_each_other(tmp_path: Path) -> None:
@@ -103,14 +112,36 @@ def test_controls_differ_from_the_run_and_from_each_other(tmp_path: Path) -> Non
 def test_no_controls_are_trained_if_none_are_configured(tmp_path: Path) -> None:
     folder = train(tmp_path, NONE)
     assert not (folder.path / "controls").exists()
-    pooled = config_with(tmp_path, reads="pooled")
-    assert controls_of(pooled, tmp_path) == []
+
+
+def test_a_shared_dictionary_has_only_seeds_and_a_diff_sae_none(tmp_path: Path) -> None:
+    """Its labels have to be found again; a diff-SAE labels nothing."""
+    shared, difference = (config_with(tmp_path, reads=reads) for reads in ("pooled", "difference"))
+    assert [control.name for control in controls_of(shared, tmp_path)] == ["seed_1", "seed_2"]
+    assert controls_of(difference, tmp_path) == []
+
+
+def test_seeds_read_half_of_the_documents_each_and_train_as_long(tmp_path: Path) -> None:
+    config = config_with(tmp_path, ControlsConfig(seeds=3))
+    seeds = [control for control in controls_of(config, tmp_path) if control.kind == "seed"]
+    assert [control.half for control in seeds] == [0, 1, 0]
+    assert {control.config.training.n_tokens for control in seeds} == {config.training.n_tokens}
+    source = planted_source(1000)
+    tokens = [set(map(tuple, _control_source(control, source).sample(10**6).tolist())) for control in seeds]
+    assert not tokens[0] & tokens[1] and tokens[0] == tokens[2]
+    assert len(tokens[0] | tokens[1]) == source.n_train_tokens
+
+
+@pytest.mark.parametrize(("steps", "brief"), [(300, 300), (5000, 1000), (20_000, 2000)])
+def test_brief_controls_train_for_a_tenth_but_not_too_briefly(tmp_path: Path, steps: int, brief: int) -> None:
+    config = run_config(tmp_path, steps=steps)
+    found = {control.kind: control.config.training.n_tokens for control in controls_of(config, tmp_path)}
+    assert found["identity"] == found["shuffled"] == brief * BATCH
+    assert found["drift"] == steps * BATCH
 
 
 def test_a_diff_sae_needs_models_of_equal_width(tmp_path: Path) -> None:
-    config = config_with(
-        tmp_path, ControlsConfig(drift=False, identity=False, shuffled=False, difference=True)
-    )
+    config = config_with(tmp_path, NONE.model_copy(update={"difference": True}))
     values = torch.randn(400, 13)
     source = source_of(values, values, (5, 8))
     with pytest.raises(
@@ -179,7 +210,7 @@ def test_controls_trained_in_parallel_equal_those_trained_in_sequence(tmp_path: 
             for name in names
         }
     torch.set_num_threads(threads)
-    assert trained[1].keys() == {"drift", "identity", "shuffled", "seed_1"}
+    assert trained[1].keys() == {"drift", "intermittent", "identity", "shuffled", "seed_1"}
     assert trained[1] == trained[2]
 
 

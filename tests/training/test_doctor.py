@@ -52,7 +52,9 @@ def test_the_report_has_every_section(folder: Path) -> None:
         "harvest",
         "memory",
         "for 200 steps of 100 tokens",
-        "controls 1.2 times the training time in addition, if trained one after the other: drift, identity, shuffled",
+        "training.lr 0.0071 (0.0566 / √64)",
+        "controls 6.0 times the training time in addition, if trained one after the other: drift, intermittent, identity, shuffled, "
+        "seed_1, seed_2",
     ):
         assert part in text
     assert "TOO LITTLE" not in text

@@ -120,7 +120,7 @@ def test_in_bfloat16_sparse_gradients_are_as_accurate_as_dense_ones(kind: str) -
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
             forward = Forward(crosscoder, dtype, path)(normalized, None)  # pyright: ignore[reportArgumentType]
             dead = torch.arange(256) % 16 == 0
-            loss_terms(forward, dead, AuxiliaryConfig(), 0.0).total().backward()
+            loss_terms(forward, dead, AuxiliaryConfig(k=256), 0.0).total().backward()
         forward.complete_gradients()
         found = [parameter.grad for parameter in crosscoder.parameters() if parameter.grad is not None]
         assert all(gradient.dtype == torch.float32 for gradient in found)

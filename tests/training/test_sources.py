@@ -150,6 +150,23 @@ def test_every_training_token_occurs_exactly_once_a_pass(opened: Opened, kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_halves_are_disjoint_documents_and_together_the_whole(opened: Opened, kind: str) -> None:
+    source, expected = opened.open(kind), opened.train_rows(kind)
+    halves = [source.half(number) for number in (0, 1)]
+    assert sum(half.n_train_tokens for half in halves) == source.n_train_tokens == len(expected)
+    found = [places(take(half, half.n_train_tokens), expected) for half in halves]
+    assert sorted(found[0] + found[1]) == list(range(len(expected)))
+    for half, own in zip(halves, found, strict=True):
+        assert half.n_train_tokens > 0.3 * len(expected)
+        assert set(places(half.sample(10**6), expected)) == set(own), "the normalization sees no other half"
+        assert half.held_out().n_tokens == source.held_out().n_tokens
+        again = source.reordered(7).half(halves.index(half))
+        assert sorted(places(take(again, again.n_train_tokens), expected)) == sorted(own), (
+            "the same for every seed"
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_tokens_of_a_pass_are_mixed(opened: Opened, kind: str) -> None:
     """A batch mixes many documents, so that its tokens are not correlated."""
     source = opened.open(kind)

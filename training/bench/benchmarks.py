@@ -8,6 +8,7 @@ import torch
 from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.timing import BenchmarkTable
 
+from .dictionary_stability import stability_benchmark
 from .growth import break_even_figures, measure_growth, plot_growth, require_plot, slope_figures
 from .profile import profile_step
 from .settings import BenchConfig, Benchmark
@@ -61,5 +62,7 @@ def measure(
         case "shards":
             for comparison in shards_benchmark(config):
                 yield comparison.table()
-        case "analysis" | "page":
+        case "stability":
+            yield stability_benchmark(config.stability, config.seed)
+        case "analysis" | "page" | "coverage":
             raise AssertionError(f"{what} is not a benchmark of training")

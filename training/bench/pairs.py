@@ -20,6 +20,9 @@ from ..stages import train
 from .harvest_speed import harvest_passes
 from .settings import BenchConfig
 
+_BATCH_TOKENS = 512
+"""Tokens of a step of the brief training of a pair whose settings leave them open."""
+
 
 class PreparedPair(NamedTuple):
     """A loaded pair with tokenized documents of its demo."""
@@ -43,12 +46,13 @@ def trained_runs(config: BenchConfig, *, toy: bool) -> Iterator[list[tuple[str, 
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for name, settings in _settings(Path(folder), config, toy).items():
-            n_tokens = config.warmup * settings.training.batch_tokens
+            batch_tokens = settings.training.batch_tokens or _BATCH_TOKENS
             short = with_overrides(
                 settings,
                 [
-                    f"training.n_tokens={n_tokens}",
-                    "controls={drift: false, identity: false, shuffled: false}",
+                    f"training.batch_tokens={batch_tokens}",
+                    f"training.n_tokens={config.warmup * batch_tokens}",
+                    "controls={drift: false, intermittent: false, identity: false, shuffled: false, seeds: 0}",
                 ],
             )
             train(short)

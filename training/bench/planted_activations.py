@@ -4,8 +4,9 @@ rates and strengths. Some latents fire often and many rarely, and the number of 
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
@@ -70,6 +71,11 @@ class PlantedReader:
 
     def __init__(self, values: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> None:
         self.values, self.d_models, self.n_tokens = values, d_models, len(values)
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        """See `ActivationReader.documents`."""
+        return np.arange(self.n_tokens)
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         """See `ActivationReader.gather`; every token is a document of its own."""

@@ -1,5 +1,6 @@
 """Settings of `crosscoder bench`. This module does not import torch."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,8 +8,10 @@ from pydantic import Field, model_validator
 from crosscoder.config import Count, Device, Settings, Share
 from crosscoder.errors import ConfigError, did_you_mean
 
-Benchmark = Literal["step", "growth", "harvest", "shards", "analysis", "page"]
-BENCHMARKS: tuple[Benchmark, ...] = ("step", "growth", "harvest", "shards", "analysis", "page")
+Benchmark = Literal["step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability"]
+BENCHMARKS: tuple[Benchmark, ...] = (
+    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability",
+)  # fmt: skip
 
 
 class Shape(Settings):
@@ -49,6 +52,21 @@ class GrowthAxes(Settings):
     models: tuple[Count, ...] = Field(default=(1, 2, 4), min_length=2)
 
 
+class StabilityConfig(Settings):
+    """What `stability` trains."""
+
+    run: Path | None = Field(
+        default=None,
+        description="run folder with activations on disk, whose settings the recipes change; null: a planted pair",
+    )
+    recipes: tuple[str, ...] = Field(
+        default=("crosscoder.sparsity.k=6", "crosscoder.sparsity.k=12"),
+        min_length=1,
+        description="one recipe an entry: settings to override, separated by spaces; an empty one is the run's own",
+    )
+    planted_tokens: Count = Field(default=40_000, description="training tokens of the planted pair")
+
+
 class BenchConfig(Settings):
     """All settings of `crosscoder bench`."""
 
@@ -83,6 +101,16 @@ class BenchConfig(Settings):
         default=(16384, 65536),
         min_length=1,
         description="numbers of latents of the dictionaries that `page` builds a page for",
+    )
+    coverage_samples: Count = Field(
+        default=1000, description="samples of prompts behind each coverage that `coverage` measures"
+    )
+    coverage_corpora: Count = Field(
+        default=300, description="sets of held-out documents behind each coverage that `coverage` measures"
+    )
+    stability: StabilityConfig = Field(
+        default=StabilityConfig(),
+        description="recipes whose dictionaries `stability` compares over trainings",
     )
     device: Device = Field(default="auto", description="device to measure on")
     threads: Count | None = Field(default=None, description="CPU threads; null: torch's default")

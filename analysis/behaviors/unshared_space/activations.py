@@ -114,6 +114,13 @@ class PerModelActivations:
         """Return the metric of one model run from the activations `start`: one value per prompt."""
         return self._patched.values(model, start)
 
+    def values_without(self, model: int, parts: Sequence[Part]) -> Iterator[Values]:
+        """Yield the metric of one model without each of the parts, several in one forward pass; later ones only when asked for."""
+        return self._patched.each(model, [self._start_without(model, part) for part in parts])
+
+    def _start_without(self, model: int, part: Part) -> Start:
+        return lambda index: self.without(model, index, part)
+
     def values(self, run: PatchedRun) -> Values:
         """See `Measurement.values`. Only unchanged runs are defined for two models that share no space."""
         assert run.is_unchanged

@@ -8,24 +8,28 @@ compared with random latents of similar firing frequency and the same norm. Suff
 one model cannot be inserted into the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crosscoder.config.behavior import Behavior
 
-from ..causal import PARTS, Kind, latent_mask
+from ..causal import PARTS, Kind, share
 from ..change_decomposition import Part
 from ..dose_response import cost_as_dict
-from ..named_latents import Checked, check_named, findings, rank_by_contribution
+from ..named_latents import BothEnds, check_named, draws_of, findings
 from ..patching import INTERVENED
 from ..prompt_statistics import Estimate, Resamples, Values
+from ..random_parts import latent_mask
+from ..ranking import Ranking, cancellation
 from .activations import PerModelActivations
 from .attribution import AttributionDifference
 
 _PARTS = {name: part for name, part in PARTS.items() if name != "bias"}
 
 
-def unshared_decomposition(found: AttributionDifference, confidence: float, seed: int) -> dict[str, Any]:
+def unshared_decomposition(
+    found: AttributionDifference, ranking: Ranking, confidence: float, seed: int
+) -> dict[str, Any]:
     """Like `shared_space.decomposition`, with null for parts that are undefined for two models that share no space."""
     resamples = Resamples(len(found.total), confidence, seed)
 
@@ -55,12 +59,13 @@ def unshared_decomposition(found: AttributionDifference, confidence: float, seed
         "residual": residual,
         "residual_share": residual / total if total else None,
         "steps": found.steps,
+        "cancellation": cancellation(found.latents, found.total, ranking, resamples),
     }
 
 
-def rank_unshared(found: AttributionDifference) -> list[int]:
-    """Return the latents with a positive contribution to the shift, largest first."""
-    return rank_by_contribution(found.direction * found.latents.mean(axis=0))
+def rank_unshared(found: AttributionDifference) -> Ranking:
+    """Return the contributions to the shift, positive in its direction."""
+    return Ranking(found.direction * found.latents.mean(axis=0), abs(float(found.total.mean())))
 
 
 class WithinModelChecker:
@@ -76,47 +81,56 @@ class WithinModelChecker:
         self._resamples = Resamples(activations.n_prompts, behavior.shift.confidence, behavior.seed)
         self.n_prompts = activations.n_prompts
 
-    def share(self, kind: Kind, part: Part) -> Estimate:
-        """Return the share lost by mean-ablating a part; only necessity is defined."""
+    @property
+    def whole(self) -> Values:
+        """The intervened model's behavior relative to its mean activation."""
+        return self._attribution.effect
+
+    def ratio(self, effect: Values) -> Estimate:
+        """Return an effect as a share of the behavior, with its interval over prompts."""
+        return self._resamples.ratio(effect, self.whole)
+
+    def effects(self, kind: Kind, parts: Sequence[Part]) -> Iterator[Values]:
+        """Yield what mean-ablating each part removes; only necessity is defined."""
         assert kind in self.kinds
-        changed = self._activations.values_from(
-            INTERVENED, lambda index: self._activations.without(INTERVENED, index, part)
-        )
-        return self._resamples.ratio(self._attribution.value - changed, self._attribution.effect)
+        changed = self._activations.values_without(INTERVENED, parts)
+        return (self._attribution.value - values for values in changed)
 
     def reconstruction_effect(self) -> dict[str, Estimate]:
         """Return the share lost without the reconstruction error."""
-        return {"intervened": self.share("necessity", Part(error=True))}
+        return {"intervened": share(self, "necessity", Part(error=True))}
 
 
 def check_unshared(
     activations: PerModelActivations,
-    ranking: Sequence[int],
+    ranking: Ranking,
     found: AttributionDifference,
     claim: AttributionDifference,
     behavior: Behavior,
-) -> Checked:
+) -> BothEnds:
     """Check the named latents on the claim set: see `check_named`."""
     shares = WithinModelChecker(activations, claim, behavior)
     contribution = found.direction * claim.latents
-    return check_named(shares, activations, activations.view.n_latents, ranking, contribution, behavior)
+    draws = draws_of(behavior, generated=False)
+    return check_named(shares, activations, ranking, contribution, behavior, draws)
 
 
 def unshared_findings(
     activations: PerModelActivations,
     unrelated: PerModelActivations,
-    ranking: Sequence[int],
+    ranking: Ranking,
     claim: AttributionDifference,
-    checked: Checked,
+    checked: BothEnds,
     behavior: Behavior,
 ) -> dict[str, Any]:
     """Return the content of causal.json; null where undefined."""
     n_latents = activations.view.n_latents
-    part = Part(latent_mask(checked.named, n_latents))
+    part = Part(latent_mask(checked.along.named, n_latents))
     # Side effects on unrelated text of removing the latents from the intervened model.
     resamples = Resamples(unrelated.n_prompts, behavior.shift.confidence, behavior.seed)
     return {
         "of": "intervened",
+        "unit": activations.unit,
         **findings(WithinModelChecker(activations, claim, behavior), n_latents, ranking, checked, behavior),
         "answers": None,
         "removal_cost": cost_as_dict(resamples, unrelated.compare_with_unchanged(part)),

@@ -39,15 +39,17 @@ function latentBehavior(behavior, index, latent, chunk, inside) {
 }
 
 function checkOf(title, check, verb) {
-  const comparison = check.random.length ? `random latents at most ${percent(check.random_largest)} in ${whole(check.n_random)} ${check.n_random === 1 ? "draw" : "draws"}, p ${errorRate(check.p_value)}` : "not compared with random latents";
+  const comparison = check.random.length
+    ? `${check.at_norm === null ? "" : `${percent(check.at_norm)} at the norm of random latents; `}random latents ${percent(check.random_mean)} on average and at most ${percent(check.random_largest)} in ${whole(check.n_random)} ${check.n_random === 1 ? "draw" : "draws"}, corrected p ${check.p_adjusted === null ? NONE : errorRate(check.p_adjusted)}`
+    : check.why_not?.text ?? "not compared with random latents";
   return element("div", { class: "check" }, [
     element("h4", { text: title }),
-    element("p", {}, [`${estimateText(check.share)} ${verb}: `, element("strong", { class: "verdict", text: check.passed ? "passed" : "not passed" }), element("small", { text: `; ${comparison}` })]),
+    element("p", {}, [`${estimateText(check.share)} ${verb}: `, element("strong", { class: "verdict", text: checkVerdict(check) }), element("small", { text: `; ${comparison}` })]),
     randomDrawsChart(check.share, check.random),
   ]);
 }
 
-const RANDOM_DRAWS_CAPTION = "● this latent with its interval; ❘ random latents, scaled to the norm of the largest named latent; dotted: zero. Passed: the interval lies above 1 % of the shift, and the random latents do not reach the share.";
+const RANDOM_DRAWS_CAPTION = "● this latent with its interval; ❘ random latents, all at one norm; dotted: zero. Passed: the interval lies above 1 % of the shift, what it does beyond random latents of the same norm has an interval above 0, and p, corrected for all latents and checks, is small enough.";
 
 // The prompts on which the latent carries most of the shift; for named latents only. The first behavior is open.
 function attributedSections(latent, chunk) {

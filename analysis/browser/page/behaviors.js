@@ -25,9 +25,29 @@ function sentenceNodes(pieces) {
   return pieces.map((piece) => (Array.isArray(piece) ? element("bdi", { text: visibleText(piece[0]) }) : piece));
 }
 
+// A check that could not be passed, for want of draws or prompts, is not made.
+const checkVerdict = (check) => (!check.made ? "not made" : check.passed ? "passed" : "not passed");
+
+function levelText({ level, unit, stability: { trainings, causal } }) {
+  const repeated = trainings === null ? "" : ` (causal in ${whole(causal)} of ${whole(trainings)} trainings)`;
+  return `named latents: ${level}${level === "causal" ? ` in ${unit}` : ""}${repeated}`;
+}
+
+// The latents that push against the shift, with their checks in that direction.
+function opposing({ against }) {
+  if (!against) return null;
+  const check = (one) => (one === null ? NONE : `${estimateText(one.share)}, ${checkVerdict(one)}`);
+  const rows = against.latents.map(({ latent, attribution, necessity, sufficiency }) => [[latentLink(latent), " ", labelName(labelOf(latent))], percent(attribution), check(necessity), check(sufficiency)]);
+  return element("div", { class: "against" }, [
+    element("h3", { text: "The latents that push against the shift" }),
+    element("p", { class: "caption", text: `Together: ${against.level}. Checks are against the direction of the shift.` }),
+    numbersTable("Latents against the shift", ["latent", "attributed", "shift increases if removed", "shift countered if added"], rows),
+  ]);
+}
+
 function behaviorPanel(behavior, open) {
   const { explanation } = behavior;
-  const level = explanation ? element("span", { class: "verdict", title: LEVELS_EXPLAINED[explanation.level], text: `named latents: ${explanation.level}` }) : null;
+  const level = explanation ? element("span", { class: "verdict", title: LEVELS_EXPLAINED[explanation.level], text: levelText(explanation) }) : null;
   const shift = behavior.established ? `shift ${shiftText(behavior)}` : `no shift established (${shiftText(behavior)})`;
   return element("details", { class: "behavior", open, "data-behavior": behavior.name }, [
     element("summary", {}, [element("bdi", { class: "behavior-name", text: visibleText(behavior.name) }), element("span", { class: behavior.established ? "" : "missing", text: shift }), level]),
@@ -35,7 +55,7 @@ function behaviorPanel(behavior, open) {
     element("div", { class: "behavior-grid" }, [
       element("div", { class: "behavior-parts" }, [
         element("div", { class: "behavior-sentences" }, behavior.sentences.map((pieces) => element("p", {}, sentenceNodes(pieces)))),
-        ...(explanation ? [...namedLatents(behavior, explanation), doses(behavior)] : []),
+        ...(explanation ? [...namedLatents(behavior, explanation), opposing(explanation), doses(behavior)] : []),
       ]),
       explanation ? element("div", { class: "behavior-parts" }, [standInNote(behavior), origins(explanation), curve(explanation), answersCurve(behavior), layers(explanation)]) : null,
     ]),

@@ -2,15 +2,24 @@
 
 const visuallyHidden = (text) => element("span", { class: "visually-hidden", text });
 
-// The count's interval and the expected false labels. Under a column header, text that repeats it is visually hidden; screen readers still read it.
+// The count's interval, and the number expected under the nulls tried. Under a column header, text that repeats it is visually hidden; screen readers still read it.
 function countCertainty(label) {
-  const { low = null, high = null, expected_false: expected = null } = data.header.summary.counts?.[label] ?? {};
+  const { low = null, high = null, expected_false: expected = null, expected_false_high: most = null } = data.header.summary.counts?.[label] ?? {};
   const unknown = low === null || high === null;
   return [
     element("span", { class: `interval ${unknown ? "missing" : ""}` }, [visuallyHidden(`${confidence()} interval `), unknown ? NONE : interval(low, high, whole)]),
-    element("span", { class: `expected-false ${expected === null ? "missing" : ""}` }, expected === null ? [visuallyHidden("expected false: "), NONE] : [fixed(expected, 1), visuallyHidden(" expected false")]),
+    element("span", { class: `expected-false ${expected === null ? "missing" : ""}` }, expected === null ? [visuallyHidden("expected under the nulls tried: "), NONE] : [significant(expected), visuallyHidden(" expected under the nulls tried"), most === null ? null : element("small", { text: ` at most ${fixed(most, 1)}` })]),
   ];
 }
+
+// How many latents this training alone would give the label, if more than have it.
+function candidateNote(label, count) {
+  const candidates = data.header.summary.counts?.[label]?.candidates ?? null;
+  if (candidates === null || candidates <= count || !CLAIMING.includes(label)) return null;
+  return element("small", { class: "muted", text: ` of ${whole(candidates)}`, title: `${whole(candidates)} by this training alone` });
+}
+
+const CLAIMING = ["new", "lost", "replaced", "rotated", "rescaled", "reweighted"];
 
 function confidence() {
   const share = data.header.summary.rule?.confidence;
@@ -24,7 +33,7 @@ function certaintyText() {
   const checked = data.header.behaviors?.some(({ explanation }) => explanation);
   const causal = checked ? " Associated and causal refer to a behavior below." : " Causal checks: not measured.";
   const counted = data.hasNorms
-    ? " The interval shows how a count would vary with other documents of the same kind, not with another training run. Expected false: the number of latents with the same label and as large an effect in a null pair, which differs as much but in no feature."
+    ? " The interval shows how a count would vary with other documents of the same kind; the other trainings show how it varies with the training. Expected under nulls: the number of latents with the same label and as large an effect in the null pair that has most (it differs as much, but in no feature), before the other trainings are asked."
     : "";
   return `Evidence for the labels: ${levels}. Observed means that a difference was seen in activations; its effect was not tested.${causal}${counted}`;
 }
@@ -70,20 +79,23 @@ function drawn(markup) {
   return document.adoptNode(new DOMParser().parseFromString(markup, "text/html").body.firstElementChild);
 }
 
-const CERTAINTY_COLUMNS = ["q_value", "seed_stability", "difference_cosine"];
+const CERTAINTY_COLUMNS = ["q_value", "seed_stability", "label_stability", "difference_cosine"];
 
 function latentCertainty(latent) {
   const { controls = null } = data.header.summary;
   const of = (name) => valueOf(name, latent);
   const note = (name, text) => (of(name) === null ? null : text);
-  const nulls = controls?.nulls?.length ? "expected share of false labels among claims at least this strong" : "from sampling noise alone: no null pair was trained";
-  const seeds = `share of the dictionaries trained with other seeds (${whole(controls?.seeds)}) that find it again`;
+  const nulls = controls?.nulls?.length ? "the larger of a false-discovery rate of sampling noise and the fraction expected under the null pairs tried, among claims at least this strong" : "from sampling noise alone: no null pair was trained";
+  const seeds = `share of the other trainings (${whole(controls?.seeds)}) that find it again`;
+  const alone = data.categories.candidate && categoryOf("candidate", latent) !== labelOf(latent) ? categoryOf("candidate", latent) : null;
   const reliability = controls?.difference_heard ? "of its change of direction with a direction of the diff-SAE" : "the diff-SAE is not reliable";
   const direction = of("difference_latent") === null ? "" : ` (diff-SAE latent ${whole(of("difference_latent"))})`;
   return panel("Certainty", [
     pairsList([
       ["q-value", columnOf("q_value").format(of("q_value")), note("q_value", nulls)],
       ["seed stability", columnOf("seed_stability").format(of("seed_stability")), note("seed_stability", seeds)],
+      of("label_stability") === null ? null : ["same label", columnOf("label_stability").format(of("label_stability")), "share of the other trainings that find it again with the same label; a label that claims a change needs all of them"],
+      alone === null ? null : ["by this training alone", alone, "the label before q-values and before the other trainings were asked"],
       ["cosine to the diff-SAE", columnOf("difference_cosine").format(of("difference_cosine")), note("difference_cosine", `${reliability}${direction}`)],
     ]),
   ], "how-sure");

@@ -3,8 +3,14 @@
 function inShort() {
   return element("section", { class: "in-short", "aria-labelledby": "in-short" }, [
     element("h2", { id: "in-short", text: "In short" }),
-    element("ul", {}, data.header.in_short.map((pieces) => element("li", {}, sentenceNodes(pieces)))),
+    element("ul", {}, data.header.in_short.slice(data.header.withheld ? 1 : 0).map(shortItem)),
   ]);
+}
+
+// The notice at the top of the page says that nothing is labeled, so the list does not repeat it. A finding names the checks that it rests on; what is not established is set apart.
+function shortItem({ kind, text, rests_on: checks }) {
+  const title = checks.length ? `rests on checks that passed: ${checks.map(visibleText).join(", ")}` : kind;
+  return element("li", { class: kind.replace(" ", "-"), title }, sentenceNodes(text));
 }
 
 function claimsSection() {

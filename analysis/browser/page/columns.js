@@ -3,6 +3,7 @@
 const COLUMNS = {
   latent: { title: "latent", width: "58px", format: whole, about: "Number of the latent in the dictionary, from 0." },
   label: { title: "label", width: "116px", about: "Label by the rule; the latent's page states the reason." },
+  candidate: { title: "alone", width: "104px", about: "Label that this training alone would give: before q-values, and before the other trainings were asked whether they find the latent again." },
   decision: { title: "decision", width: "56px", about: "Your decision: starred ★ or rejected ✕, with your label; ✎ marks a note." },
   evidence: { title: "evidence", width: "84px", about: "Evidence level: observed in activations, associated with the shift of a behavior on held-out prompts, or causal for part of it there." },
   relative_norm: {
@@ -53,8 +54,11 @@ const COLUMNS = {
   n_tokens: { title: "tokens", width: "76px", format: whole, about: "Number of held-out tokens on which it fires." },
   n_documents: { title: "documents", width: "90px", format: whole, about: "Number of held-out documents in which it fires." },
   mean_activation: { title: "mean", width: "66px", format: significant, about: "Mean latent value on tokens where it fires." },
-  q_value: { title: "q", width: "68px", format: errorRate, about: "Expected share of false labels among claims of the same kind (new and lost together) that are at least this strong." },
-  seed_stability: { title: "seeds", width: "58px", format: fixed, about: "Share of the dictionaries trained with other seeds in which the latent is found again (cosine of its decoder rows above 0.7)." },
+  nu_unselected: { title: "ν unselected", width: "92px", format: fixed, about: "Latent scaling on the tokens that the model with the larger norm alone chooses: how much of the direction the other model holds there. The latent's own firings are chosen by both models." },
+  partner_jaccard: { title: "partner", width: "70px", format: fixed, about: "Largest overlap (Jaccard index) of its firings with those of a latent that only the other model has. Near 1: one direction may have replaced the other." },
+  q_value: { title: "q", width: "68px", format: errorRate, about: "The larger of a false-discovery rate of sampling noise, and the fraction of false labels expected under the null pairs tried, among claims of the same kind (new, lost and replaced together) that are at least this strong." },
+  seed_stability: { title: "seeds", width: "58px", format: fixed, about: "Share of the other trainings (another seed, half of the training documents) that find the latent again: the same direction in every model that it writes into." },
+  label_stability: { title: "same label", width: "82px", format: fixed, about: "Share of the other trainings in which such a latent has the same label. A label that claims a change needs all of them." },
   difference_cosine: { title: "diff-SAE", width: "62px", format: fixed, about: "Largest cosine of the latent's change of direction with a decoder direction of the diff-SAE." },
   difference_latent: { title: "diff-SAE latent", width: "104px", format: whole, about: "The diff-SAE latent with that direction." },
   onset: { title: "onset", width: "96px", format: (value) => checkpointName(value), about: "Checkpoint at which the latent's change began." },
@@ -62,7 +66,7 @@ const COLUMNS = {
   twin_cosine: { title: "twin cosine", width: "92px", format: fixed, about: "Cosine to the twin." },
 };
 
-const STANDARD = ["latent", "label", "decision", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "q_value", "seed_stability", "difference_cosine", "density", "template_share", "rule_auroc", "shift_share", "peaks", "points"];
+const STANDARD = ["latent", "label", "decision", "evidence", "relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "nu_unselected", "q_value", "seed_stability", "label_stability", "difference_cosine", "density", "template_share", "rule_auroc", "shift_share", "peaks", "points"];
 const GISTS = {
   peaks: { title: "peaks on", width: "minmax(96px, 1fr)", text: true, about: "Peak tokens of its strongest examples." },
   points: {
@@ -98,13 +102,17 @@ const NARROW = ["latent", "label", "relative_norm", "shift_share"];
 const LABELS_EXPLAINED = {
   new: "only in the intervened model",
   lost: "only in the reference",
+  replaced: "one direction gave way to another on the same tokens",
   rotated: "in both, in different directions",
   rescaled: "in both, same direction, different norm",
   reweighted: "in both, but fires at a different rate",
-  shared: "the same in both",
+  shared: "the same in both, as far as this dictionary sees",
   undetermined: "too little evidence, or the measures disagree",
   dead: "fired on no held-out token",
 };
+
+// What a label means; of shared, with how much of the difference the dictionary explains.
+const labelExplained = (label) => (label === "shared" && data.header.shared ? data.header.shared.flat().join("") : LABELS_EXPLAINED[label]);
 
 // Prefix of the columns with each latent's attributed share of a behavior's shift.
 const ATTRIBUTED = "attributed/";
@@ -112,7 +120,7 @@ const ATTRIBUTED = "attributed/";
 const LEVELS_EXPLAINED = {
   observed: "seen in activations; no link to a behavior is shown",
   associated: "carries an attributed share of a behavior's shift on held-out prompts",
-  causal: "removing it alone undoes part of the shift, or adding it alone produces part, and random latents do not reach that",
+  causal: "removing it undoes part of the shift, or adding it produces part, more than random latents do, corrected for the number of checks",
 };
 
 function columnOf(name) {

@@ -70,6 +70,7 @@ async function loadOverview() {
   data.n = header.n_latents;
   data.labels = arrays.labels;
   data.categories.label = category(header.labels, arrays.labels);
+  if (arrays.candidates) data.categories.candidate = category(header.labels, arrays.candidates);
   data.categories.decision = decisionCategory(data.n);
   if (arrays.evidence) data.categories.evidence = category(header.levels, arrays.evidence);
   data.peaks = arrays.peaks;

@@ -68,12 +68,9 @@ function answersCurve({ explanation }) {
   const { answers } = explanation;
   if (!answers) return null;
   const checks = checksOf(answers);
-  // The smallest p-value that this many draws can give.
-  const least = Math.max(...checks.map(([, check]) => 1 / (check.n_random + 1)));
-  const few = least > 1 - answers.confidence ? ` There are too few random draws to rule out chance: p is at least ${significant(least)}, and a check passes at ${significant(1 - answers.confidence)} or less.` : "";
   return element("div", { class: "answers" }, [
     element("h3", { text: "In generated answers" }),
-    element("p", { class: "caption", text: `All ${whole(answers.n_named)} named latents together, and more of the ranking, on ${whole(answers.n_prompts)} prompts. This measures the behavior itself, not the stand-in metric.${few}` }),
+    element("p", { class: "caption", text: `All ${whole(answers.n_named)} named latents together, and more of the ranking, on ${whole(answers.n_prompts)} prompts. This measures the behavior itself, not the stand-in metric. A claim about answers rests on these checks alone.` }),
     ...checks.map(([title, check, verb]) => checkOf(title, check, verb)),
     togetherChart(answers.curve, { name: "In generated answers, strongest first", named: answers.n_named }),
   ]);

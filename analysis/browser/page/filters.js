@@ -20,6 +20,7 @@ function toolbar() {
     element("label", { class: "field wide" }, [element("span", { text: "search" }), query]),
     rangeField(),
     evidenceField(),
+    candidateField(),
     decisionField(),
     element("label", { class: "field" }, [element("span", { text: "sort by" }), sort]),
     columnMenu(),
@@ -33,25 +34,38 @@ function evidenceField() {
   return data.categories.evidence ? filterField("evidence", LEVELS_EXPLAINED) : null;
 }
 
+// Only if the other trainings or q-values removed a label.
+function candidateField() {
+  if (!data.categories.candidate) return null;
+  return filterField("candidate", LABELS_EXPLAINED, "label by this training alone", CLAIMING);
+}
+
 const decisionField = () => filterField("decision", DECISIONS_EXPLAINED);
 
-function filterField(name, meanings) {
-  const buttons = data.categories[name].names.map((value) =>
+function filterField(name, meanings, title = name, values = data.categories[name].names) {
+  const buttons = values.map((value) =>
     element("button", { type: "button", class: "level", "data-filter": name, "data-value": value, "aria-pressed": "false", title: meanings[value], onclick: () => toggleFilter(name, value) }, [
       value,
       element("small"),
     ]),
   );
-  return element("div", { class: "field", role: "group", "aria-label": name }, [element("span", { text: name }), element("div", { class: "levels" }, buttons)]);
+  return element("div", { class: "field", role: "group", "aria-label": title }, [element("span", { text: title }), element("div", { class: "levels" }, buttons)]);
 }
 
 function renderFilters() {
-  const counts = { evidence: data.header.evidence, decision: decisionCounts() };
+  const counts = { evidence: data.header.evidence, decision: decisionCounts(), candidate: candidateCounts() };
   for (const button of document.querySelectorAll("[data-filter]")) {
     const { filter, value } = button.dataset;
     button.setAttribute("aria-pressed", String(isSelected(filter, value)));
     if (counts[filter]) button.querySelector("small").textContent = whole(counts[filter][value] ?? 0);
   }
+}
+
+function candidateCounts() {
+  const { names, codes } = data.categories.candidate ?? { names: [], codes: [] };
+  const counts = {};
+  for (const code of codes) counts[names[code]] = (counts[names[code]] ?? 0) + 1;
+  return counts;
 }
 
 function columnMenu() {

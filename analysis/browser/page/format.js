@@ -114,6 +114,7 @@ function visibleText(text) {
 const MARKS = {
   new: "M6 1 11 10.5 1 10.5Z",
   lost: "M1 1.5 11 1.5 6 11Z",
+  replaced: "M1 1.5H11L7.2 6 11 10.5H1L4.8 6Z",
   rotated: "M6 .5 11.5 6 6 11.5 .5 6Z",
   rescaled: "M1.5 1.5H10.5V10.5H1.5Z",
   reweighted: "M4.5 .5h3v4h4v3h-4v4h-3v-4h-4v-3h4Z",

@@ -66,7 +66,7 @@ function panel(title, children, name) {
 function why(latent, reason) {
   const { rule } = data.header.summary;
   const label = labelOf(latent);
-  const heading = `Why “${label}”: ${LABELS_EXPLAINED[label]}`;
+  const heading = `Why “${label}”: ${labelExplained(label)}`;
   const row = (title, about, name, limit) => {
     const bounds = interval(valueOf(`${name}_low`, latent), valueOf(`${name}_high`, latent), fixed);
     const relative = valueOf("relative_norm", latent);
@@ -87,6 +87,7 @@ function why(latent, reason) {
     element("tbody", {}, [
       row("ν error", COLUMNS.nu_error.about, "nu_error", rule?.nu_error),
       row("ν reconstruction", COLUMNS.nu_reconstruction.about, "nu_reconstruction", rule?.nu_reconstruction),
+      valueOf("nu_unselected", latent) === null ? null : row("ν unselected", COLUMNS.nu_unselected.about, "nu_unselected", rule?.nu_unselected),
     ]),
   ]);
   const caption = "ν near 0: the latent is absent from the other model; near 1: it is present there. Shaded: the side that the latent leans to, with its interval; the rule uses the upper bound.";

@@ -1,6 +1,6 @@
 // Exports one latent, or the whole audit, as Markdown: numbers in the format of the page, all other text escaped.
 
-const LATENT_NUMBERS = ["relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "shift_share", "density", "n_tokens", "n_documents", "max_activation", "q_value", "seed_stability", "difference_cosine"];
+const LATENT_NUMBERS = ["relative_norm", "decoder_cosine", "nu_error", "nu_reconstruction", "nu_unselected", "shift_share", "density", "n_tokens", "n_documents", "max_activation", "q_value", "seed_stability", "label_stability", "difference_cosine"];
 const EXAMPLES_EXPORTED = 3;
 
 // Markdown that renders as exactly this text within a line; escapes as the report does.
@@ -67,7 +67,7 @@ function latentNumbers(latent, chunk, inside) {
     const { share, named } = attributedTo(behavior, index, latent, chunk, inside);
     rows.push([`attributed share of the shift of ${markdownText(behavior.name)}`, percent(share.value), share.value === null ? "" : bounds(share.low, share.high, percent)]);
     for (const [words, check] of named ? checksOf(named) : []) {
-      rows.push([`${words.toLowerCase()}: ${check.passed ? "passed" : "not passed"}`, percent(check.share.value), bounds(check.share.low, check.share.high, percent)]);
+      rows.push([`${words.toLowerCase()}: ${checkVerdict(check)}`, percent(check.share.value), bounds(check.share.low, check.share.high, percent)]);
     }
   });
   return rows;
@@ -109,6 +109,8 @@ async function auditMarkdown() {
     `# Audit: ${markdownText(comparedNames())}`,
     `Exported on ${new Date().toISOString().slice(0, 10)} from the page of run \`${run}\`${summary.hookpoint ? `; hookpoint ${markdownCode(summary.hookpoint)}` : ""}.`,
     markdownText(comparedText()),
+    "## In short",
+    data.header.in_short.map(({ text }) => `- ${sentenceMarkdown(text)}`).join("\n"),
     "## Quality of the dictionary",
     markdownTable(["measure", "value", ""], healthFigures().map(([name, value, note]) => [name, value, note]), [1]),
     "## What changed",
@@ -134,9 +136,9 @@ function labelTable() {
   const totals = labelCounts();
   const rows = data.header.labels.map((label, code) => {
     const { low = null, high = null, expected_false: expected = null } = counts?.[label] ?? {};
-    return [label, whole(totals[code]), low === null || high === null ? NONE : interval(low, high, whole), fixed(expected, 1)];
+    return [label, whole(totals[code]), low === null || high === null ? NONE : interval(low, high, whole), expected === null ? NONE : significant(expected)];
   });
-  return markdownTable(["label", "latents", `${confidence()} interval`, "expected false"], rows, [1, 2, 3]);
+  return markdownTable(["label", "latents", `${confidence()} interval`, "expected under nulls"], rows, [1, 2, 3]);
 }
 
 function behaviorsMarkdown() {
@@ -154,7 +156,7 @@ function behaviorsMarkdown() {
 const sentenceMarkdown = (pieces) => pieces.map((piece) => (Array.isArray(piece) ? markdownCode(piece[0]).replaceAll("|", "\\|") : markdownText(piece))).join("");
 
 function namedLatentsTable({ latents }) {
-  const check = (one) => (one === null ? "undefined" : `${estimateText(one.share)}, ${one.passed ? "passed" : "not passed"}`);
+  const check = (one) => (one === null ? "undefined" : `${estimateText(one.share)}, ${checkVerdict(one)}`);
   const rows = latents.map(({ latent, evidence, attribution, necessity, sufficiency }) => [`${latent} (${labelOf(latent)})`, evidence, estimateText(attribution), check(necessity), check(sufficiency)]);
   return markdownTable(["named latent", "evidence", "attributed share", "undone if removed alone", "produced if added alone"], rows, [2, 3, 4]);
 }

@@ -55,7 +55,9 @@ function lead() {
     summary.fve?.difference === null && summary.relative_difference === 0
       ? element("p", { class: "finding", text: "Both models computed identical activations: there is no difference to explain." })
       : null;
-  return element("div", { class: "lead" }, [element("p", { text: comparedText() }), same]);
+  const { withheld } = data.header;
+  const nothing = withheld ? element("p", { class: "notice withheld" }, sentenceNodes(withheld)) : null;
+  return element("div", { class: "lead" }, [nothing, element("p", { text: comparedText() }), same]);
 }
 
 // Quality of the dictionary: [name, value, note].
@@ -102,7 +104,7 @@ function changes() {
 }
 
 function stripTable(rows) {
-  const heads = ["label (click to filter)", "latents", `${confidence()} interval`, "expected false", "relative norm", "decoder cosine"];
+  const heads = ["label (click to filter)", "latents", `${confidence()} interval`, "expected under nulls", "relative norm", "decoder cosine"];
   const axis = element("div", { class: "strip-row axis-row", "aria-hidden": "true" }, [
     ...[0, 1, 2, 3].map(() => element("span")),
     axisLabels([["0", "reference"], ["0.5", ""], ["1", "intervened"]]),
@@ -125,12 +127,12 @@ function stripRow(label, latents) {
   const button = element(
     "button",
     { type: "button", class: "label-toggle", "data-label": label, "data-filter": "label", "data-value": label, "aria-pressed": "false", onclick: () => toggleFilter("label", label) },
-    [labelName(label), element("small", { text: LABELS_EXPLAINED[label] })],
+    [labelName(label), element("small", { text: labelExplained(label) })],
   );
   const empty = latents.length === 0 || label === "dead" || !data.hasNorms;
   return element("div", { class: `strip-row ${latents.length ? "" : "none"}` }, [
     button,
-    element("span", { class: "count", text: whole(latents.length) }),
+    element("span", { class: "count" }, [whole(latents.length), candidateNote(label, latents.length)]),
     ...countCertainty(label),
     empty ? element("span") : strip(binCounts(pick("relative_norm"), 0, 1), { label, low: 0, high: 1, unit: "relative norm", ticks: [0.5] }),
     empty ? element("span") : strip(binCounts(pick("decoder_cosine"), -1, 1), { label, low: -1, high: 1, unit: "decoder cosine", ticks: [0] }),
@@ -141,8 +143,9 @@ function reading() {
   const { rule } = data.header.summary;
   const rules = rule
     ? [
-        `New or lost: the weaker decoder norm is at most ${rule.weak_norm} of the stronger, and the upper bounds of ν error and ν reconstruction are at most ${rule.nu_error} and ${rule.nu_reconstruction}. Norms alone never decide.`,
+        `New or lost: the weaker decoder norm is at most ${rule.weak_norm} of the stronger, and the upper bounds of ν error and ν reconstruction are at most ${rule.nu_error} and ${rule.nu_reconstruction}${rule.nu_unselected === undefined ? "" : `, and of ν on the tokens that the stronger model alone chooses at most ${rule.nu_unselected}`}. Norms alone never decide. Replaced: as lost, and a latent that is as new fires on the same tokens, or one latent writes two directions, each absent from the other model.`,
         `Rotated: cosine below ${rule.rotated_cosine}. Rescaled: cosine above ${rule.shared_cosine} and the weaker norm below ${rule.shared_ratio} of the stronger. Shared: cosine above ${rule.shared_cosine} and the weaker norm at least that share.`,
+        ...(rule.replications ? [`Found again: a label that claims a change needs every other training (${rule.replications} or more), on half of the training documents, to find the latent with the same label. What one training alone finds is undetermined.`] : []),
         `Undetermined: firing in fewer than ${rule.min_documents} held-out documents, or with measures that disagree; the latent's page states which. Intervals are at ${percent(rule.confidence)} confidence and resample whole documents.`,
       ]
     : [];
@@ -150,7 +153,7 @@ function reading() {
   return element("details", { class: "reading" }, [
     element("summary", { text: "How to read this page" }),
     ...rules.map((text) => element("p", { text })),
-    element("p", { text: "Every label is observed on activations: it states what differs inside the models, not what that difference causes. Causal checks, expected false labels and stability over seeds are shown if they were measured." }),
+    element("p", { text: "Every label is observed on activations: it states what differs inside the models, not what that difference causes. Causal checks, the labels expected under the nulls tried and what the other trainings find are shown if they were measured." }),
     element("dl", { class: "terms" }, terms.flatMap(([, column]) => [element("dt", { text: column.title }), element("dd", { text: column.about })])),
   ]);
 }

@@ -3,7 +3,7 @@
 
 const AXES = { x: "relative_norm", y: "decoder_cosine" };
 const MARGIN = { left: 38, right: 10, top: 8, bottom: 26 };
-const DRAWN = ["dead", "shared", "undetermined", "reweighted", "rescaled", "rotated", "lost", "new"]; // in drawing order, the most important on top
+const DRAWN = ["dead", "shared", "undetermined", "reweighted", "rescaled", "rotated", "replaced", "lost", "new"]; // in drawing order, the most important on top
 const DENSE = 2000; // labels with more latents than this are drawn as dots, because shapes would overlap
 const CELL = 12; // pixels: cell size of the grid that finds the mark below the pointer, and largest distance of that mark
 const CLICK = 4; // pixels that the pointer may move during a click

@@ -189,7 +189,7 @@ def test_no_information_is_shown_by_color_alone(run: RunFolder, visit: Any) -> N
         ".strip-row .label-name",
         "nodes => nodes.map(n => [n.textContent, n.querySelector('path').getAttribute('d'), getComputedStyle(n.querySelector('path')).fill === 'none'])",
     )
-    assert len({name for name, _, _ in marks}) == len({(shape, hollow) for _, shape, hollow in marks}) == 8
+    assert len({name for name, _, _ in marks}) == len({(shape, hollow) for _, shape, hollow in marks}) == 9
     view.go("#latent=3")
     view.wait_for_latent(3)
     signs = view.page.eval_on_selector_all(

@@ -324,7 +324,10 @@ def test_latent_shows_its_share_and_its_checks(run: RunFolder, visit: Any) -> No
     assert f"{percent(row['share_held_out'])}\n{percent(row['share_held_out_low'])} to" in text
     assert percent(row["share_find"]) in text
     assert "rank\n2\n" in re.sub(r"\n+", "\n", text)
-    assert "0.52 % (−1.00 % to 2.00 %) undone: not passed; random latents at most 1.56 % in 2 draws" in text
+    assert (
+        "0.52 % (−1.00 % to 2.00 %) undone: not passed; 34.4 % at the norm of random latents; random latents −5.47 % on average"
+        in text
+    )
     assert "83.0 % (76.8 % to 86.1 %) produced: passed;" in text
     strokes = view.page.eval_on_selector_all(
         "#latent .random-draws", "nodes => nodes.map(n => n.querySelectorAll('.draw').length)"

@@ -192,7 +192,16 @@ def test_sorts_like_pandas(run: RunFolder, features: Any, visit: Any) -> None:
     )
     options = view.page.eval_on_selector_all("#sort option", "nodes => nodes.map(n => n.value)")
     for column in features.columns.difference(
-        ["label", "evidence", "reason", "explanation", "q_value", "seed_stability"]
+        [
+            "label",
+            "candidate",
+            "evidence",
+            "reason",
+            "explanation",
+            "q_value",
+            "seed_stability",
+            "label_stability",
+        ]
     ):
         assert column in options, column
 

@@ -67,14 +67,17 @@ def test_payload_contains_the_results_of_the_controls_and_the_charts_of_the_repo
     found = found_by(header)
     others = "0 rescaled and 0 reweighted among"
     rest = "latents that fire, by the rule alone, before q-values"
-    assert found["null: drift"] == f"3 new, 1 lost, 9 rotated, {others} 150 {rest}"
-    assert found[f"null: {HOSTILE[1]}"] == f"0 new, 2 lost, 0 rotated, {others} 140 {rest}"
+    assert found["null: drift"] == f"3 new, 1 lost, 0 replaced, 9 rotated, {others} 150 {rest}"
+    assert found[f"null: {HOSTILE[1]}"] == f"0 new, 2 lost, 0 replaced, 0 rotated, {others} 140 {rest}"
     assert found["identity"] == (
-        f"0 new, 0 lost, 0 rotated, {others} 150 latents that fire: none, as expected"
+        f"0 new, 0 lost, 0 replaced, 0 rotated, {others} 150 latents that fire: none, as expected"
     )
     assert found["shuffled"] == "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost"
-    seeds = found["other seeds"] or ""
-    assert seeds.startswith("0 % of ") and seeds.endswith(" are found again by all 2 other seeds")
+    seeds = found["other trainings"] or ""
+    assert (
+        seeds.startswith("0 % of ")
+        and " are found again by all 2 other trainings; so are, with the same label, 0 of the " in seeds
+    )
     assert (found["diff-SAE"] or "").startswith("reliable: ")
     assert "explains 25.0 % of the difference (10.0 % of a difference without structure)" in (
         found["diff-SAE"] or ""
@@ -100,7 +103,10 @@ def test_payload_states_defects_unreliable_controls_and_missing_controls(tmp_pat
     assert (found["diff-SAE"] or "").startswith("not reliable: the diff-SAE explains 25.0 %")
     assert found["null: drift"] is None and found["shuffled"] is None
     header = overview_header(make_run_folder(tmp_path / "bare", n_latents=60))
-    assert set(found_by(header)) == {"null: drift", "identity", "shuffled", "other seeds", "diff-SAE"}
+    assert set(found_by(header)) == {
+        "null: drift", "null: intermittent", "identity", "shuffled", "other trainings", "diff-SAE",
+    }  # fmt: skip
+
     assert set(found_by(header).values()) == {None}
     assert header["limits"] == []
 
@@ -125,14 +131,14 @@ def test_overview_shows_the_certainty_of_the_counts(tmp_path: Path, visit: Any) 
     }
     assert shown == {
         ("new", "interval"): "95 % interval 5 to 9",
-        ("new", "expected-false"): "1.5 expected false",
+        ("new", "expected-false"): "1.5 expected under the nulls tried",
         ("lost", "interval"): "95 % interval not measured",
-        ("lost", "expected-false"): "expected false: not measured",
+        ("lost", "expected-false"): "expected under the nulls tried: not measured",
         ("rotated", "interval"): "95 % interval 4 to 1,234",
-        ("rotated", "expected-false"): "expected false: not measured",
+        ("rotated", "expected-false"): "expected under the nulls tried: not measured",
     }
     lines = view.page.eval_on_selector_all(".findings dd", "nodes => nodes.map(n => n.lastChild.textContent)")
-    assert lines == [finding["text"] for finding in header["findings"]]
+    assert lines == [finding["text"] or "not measured" for finding in header["findings"]]
     names = view.page.eval_on_selector_all(".findings dt", "nodes => nodes.map(n => n.textContent)")
     assert names == [finding["name"] for finding in header["findings"]]
     assert view.page.query_selector_all("img") == []
@@ -154,14 +160,14 @@ def test_without_controls_nothing_is_blank(run: RunFolder, visit: Any) -> None:
         ".strip-row .interval, .strip-row .expected-false, .findings .found",
         "nodes => nodes.map(n => n.textContent)",
     )
-    assert len(cells) == 8 * 2 + 5
+    assert len(cells) == 9 * 2 + 6
     assert all("not measured" in cell for cell in cells)
     assert "Sensitivity to each limit\nnot measured" in re.sub(r"\n+", "\n", view.page.inner_text(".certain"))
     view.page.click(".columns summary")
     missing = view.page.eval_on_selector_all(
         ".columns label.missing", "nodes => nodes.map(n => [n.textContent, n.firstChild.disabled])"
     )
-    assert missing == [[f"{name}: not measured", True] for name in ("q", "seeds", "diff-SAE")]
+    assert missing == [[f"{name}: not measured", True] for name in ("q", "seeds", "same label", "diff-SAE")]
 
 
 def test_table_shows_certainty_and_names_what_is_missing(tmp_path: Path, visit: Any) -> None:

@@ -114,9 +114,8 @@ def test_answers_are_those_of_the_file(run: RunFolder, visit: Any) -> None:
             f"{percent(check['value'])} ({percent(check['low'])} to {percent(check['high'])})"
         )
         assert ("not passed" in line) is not check["passed"]
-        assert f"in 2 draws, p {check['p_value']:.3g}" in line
-    # Two draws cannot reach 95 % confidence, and the page says so.
-    assert "p is at least 0.333, and a check passes at 0.05 or less" in texts(view, ".answers .caption")[0]
+        assert f"in 2 draws, corrected p {check['p_adjusted']:.3g}" in line
+    assert "A claim about answers rests on these checks alone." in texts(view, ".answers .caption")[0]
     cells = view.page.eval_on_selector_all(
         ".answers .numbers tbody tr",
         "rows => rows.map(row => Array.from(row.cells, cell => cell.textContent))",

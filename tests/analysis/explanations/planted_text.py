@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
 from analysis.latents.dictionary_view import DictionaryView, view_of
@@ -73,6 +74,10 @@ class PlantedReader:
         )
         self.values = torch.from_numpy(fires * random.uniform(1, 4, fires.shape)).float().repeat(1, 2)
         self.values[:, len(LATENTS) :] *= 2
+
+    @property
+    def documents(self) -> Int64[np.ndarray, " token"]:
+        return self.document.numpy()
 
     def gather(self, rows: Tensor) -> ActivationBatch:
         return ActivationBatch(self.values[rows], self.document[rows], self.position[rows])

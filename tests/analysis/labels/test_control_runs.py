@@ -13,6 +13,7 @@ from analysis.latents.token_context import RowContext
 from crosscoder.config import ControlsConfig, RunConfig
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
+from tests.analysis.labels.test_controls import NONE
 from tests.analysis.run_folder import make_run_folder
 from tests.training.in_memory import planted_source, run_config
 
@@ -27,17 +28,12 @@ def test_its_latents_are_a_null_of_another_run(tmp_path: Path) -> None:
     folder, config = analyzed(tmp_path / "control")
     features, fve = read_control_run(folder.path, config)
     assert features.evidence is not None
-    labels = [
-        LABELS[index]
-        for index in labels_of(
-            decide(features.evidence, config.analysis.rule), features.evidence.q_value, config.analysis.rule
-        )
-    ]
+    labels = [LABELS[index] for index in labels_of(decide(features.evidence, config.analysis.rule))]
     claims = [label for label in features.labels if label in ("new", "lost")]
     assert claims and sorted(label for label in labels if label in ("new", "lost")) == sorted(claims)
     assert fve["reference"] is not None
     named = config.model_copy(
-        update={"controls": ControlsConfig(drift=False, identity=False, shuffled=False, runs=(folder.path,))}
+        update={"controls": ControlsConfig.model_validate(NONE | {"runs": (folder.path,)})}
     )
     reader = planted_source().held_out()
     context = RowContext(np.arange(reader.n_tokens))

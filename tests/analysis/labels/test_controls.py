@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from analysis.labels.controls import Controls, DiffSAE, read_controls
+from analysis.labels.feature_table import label_directions
+from analysis.labels.replication import Replica, replication
 from analysis.latents.dictionary_view import view_of
 from analysis.latents.token_context import RowContext
 from crosscoder.config import ControlsConfig, RunConfig
@@ -16,7 +18,7 @@ from crosscoder.run.folder import RunFolder
 from tests.training.in_memory import make_trainer, planted_source, run_config
 from training.controls import train_controls
 
-NONE = {"drift": False, "identity": False, "shuffled": False}
+NONE = {"drift": False, "intermittent": False, "identity": False, "shuffled": False, "seeds": 0}
 CPU = torch.device("cpu")
 
 
@@ -33,7 +35,7 @@ def read(folder: RunFolder, config: RunConfig) -> Controls:
 @pytest.fixture(scope="module")
 def controlled(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, RunConfig, Controls]:
     path = tmp_path_factory.mktemp("controls") / "run"
-    config = config_of(path, drift=True, seeds=2, difference=True)
+    config = config_of(path, drift=True, intermittent=True, seeds=2, difference=True)
     folder = RunFolder.create(path, config)
     train_controls(folder, config, planted_source())
     return folder, config, read(folder, config)
@@ -41,13 +43,14 @@ def controlled(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Run
 
 def test_every_control_is_read(controlled: tuple[RunFolder, RunConfig, Controls]) -> None:
     controls = controlled[2]
-    assert controls.names == ("drift", "seed_1", "seed_2", "difference", "difference_mixed")
-    (null,) = controls.nulls
-    assert null.n_alive > 50
-    assert sum(null.counts.values()) == 128
-    candidates = null.candidates(controlled[1].analysis.rule)
-    assert candidates is not None and candidates.label.shape == (128,) and (candidates.weight == 1).all()
-    assert [len(rows) for rows in controls.seeds] == [128, 128]
+    assert controls.names == ("drift", "intermittent", "seed_1", "seed_2", "difference", "difference_mixed")
+    for null in controls.nulls:
+        assert null.n_alive > 50
+        assert sum(null.counts.values()) == 128
+        candidates = null.candidates(controlled[1].analysis.rule)
+        assert candidates is not None and candidates.label.shape == (128,) and (candidates.weight == 1).all()
+    assert [null.name for null in controls.nulls] == ["drift", "intermittent"]
+    assert [len(replica.labels) for replica in controls.replicas] == [128, 128]
     assert controls.difference is not None
     assert controls.difference.decoder.shape == (128, 48)
     assert controls.difference.fve is not None and controls.difference.fve_mixed is not None
@@ -58,12 +61,12 @@ def test_a_dictionary_is_stable_over_itself_and_not_over_other_seeds_at_once(
 ) -> None:
     trainer = make_trainer(config_of(controlled[0].path.parent / "own"))
     view = view_of(trainer.fit(), (48, 48), "paired")
-    rows = view.crosscoder.W_dec.detach()
-    itself = Controls(seeds=(rows, rows)).columns(view)
-    assert (itself["seed_stability"] == 1).all()
+    itself = Replica("itself", label_directions(view), ("shared",) * 128)
+    assert (replication(label_directions(view), [itself, itself], 0.9).by_direction == 1).all()
+    others = replication(label_directions(view), controlled[2].replicas, 0.9).by_direction
+    assert others.mean() < 0.9
+    assert set(np.unique(others)) <= {0, 0.5, 1}
     others = controlled[2].columns(view)
-    assert others["seed_stability"].mean() < 0.9
-    assert set(np.unique(others["seed_stability"])) <= {0, 0.5, 1}
     own_changes = Controls(difference=DiffSAE(view.shift_directions(), 0.9)).columns(view)
     assert own_changes["difference_cosine"] == pytest.approx(np.ones(128), abs=1e-4)
     assert others["difference_cosine"].max() < 1

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from analysis.labels.counts import LIMITS, count_intervals, limit_curves
 from analysis.labels.evidence import Estimate, Evidence, LatentScaling, evidence_of
-from analysis.labels.rule import LABELS, decide, labels_of
+from analysis.labels.replication import Replication
+from analysis.labels.rule import LABELS, ClaimSupport, decide, held_back, labels_of
 from analysis.latents.bootstrap import BlockMoments, resample_weights
 from crosscoder.config import LabelRule
 from tests.analysis.labels.test_rule import evidences
@@ -36,7 +37,17 @@ def flat(part: Any) -> list[float]:
 
 
 def labels_under(evidence: Evidence, rule: LabelRule) -> np.ndarray:
-    return labels_of(decide(evidence, rule), evidence.q_value, rule)
+    """The labels, if every other training finds every latent again."""
+    return held_back(labels_of(decide(evidence, rule)), ClaimSupport(evidence.q_value, 1.0), rule)
+
+
+def found_by(share: float, n_latents: int = 40) -> Replication:
+    """Two other trainings, of which a share finds every latent again with any label."""
+    return Replication(2, np.full(n_latents, share), np.full((n_latents, len(LABELS)), share))
+
+
+BY_ALL = found_by(1.0)
+ON_ITS_OWN = np.ones(40)
 
 
 @settings(max_examples=300)
@@ -87,6 +98,8 @@ def moments_of(
         "decoder_cosine": np.zeros(n_latents),
         "density": np.full(n_latents, 0.1),
         "twin_cosine": np.full(n_latents, np.nan),
+        "partner_jaccard": np.full(n_latents, np.nan),
+        **{f"nu_unselected{bound}": np.full(n_latents, np.nan) for bound in ("", "_low", "_high")},
         **{f"relative_rate{bound}": np.full(n_latents, np.nan) for bound in ("", "_low", "_high")},
     }
     return evidence_of(columns, bounds), moments, statistics
@@ -94,18 +107,32 @@ def moments_of(
 
 def test_counts_that_do_not_vary_have_no_interval() -> None:
     evidence, moments, statistics = moments_of(spread=0.0)
-    found = count_intervals(evidence, moments, statistics, resample_weights(200, 32, 0), RULE)
+    found = count_intervals(
+        evidence, moments, statistics, resample_weights(200, 32, 0), RULE, BY_ALL, ON_ITS_OWN
+    )
     assert found["new"] == (40, 40)
     assert found["lost"] == found["shared"] == found["dead"] == (0, 0)
+
+
+def test_latents_that_are_not_found_again_are_counted_as_undetermined() -> None:
+    evidence, moments, statistics = moments_of(spread=0.0)
+    found = count_intervals(
+        evidence, moments, statistics, resample_weights(200, 32, 0), RULE, found_by(0.5), ON_ITS_OWN
+    )
+    assert found["undetermined"] == (40, 40) and found["new"] == (0, 0)
 
 
 def test_counts_vary_with_the_text_if_the_evidence_does() -> None:
     """Upper bounds of 0.2: half of the resamples move a latent beyond the limit."""
     evidence, moments, statistics = moments_of(spread=0.05 * 32**0.5)
-    found = count_intervals(evidence, moments, statistics, resample_weights(400, 32, 0), RULE, chunk=7)
+    found = count_intervals(
+        evidence, moments, statistics, resample_weights(400, 32, 0), RULE, BY_ALL, ON_ITS_OWN, chunk=7
+    )
     assert 5 < found["new"].low < 20 < found["new"].high < 35
     assert found["new"].low + found["undetermined"].high == 40
-    again = count_intervals(evidence, moments, statistics, resample_weights(400, 32, 0), RULE)
+    again = count_intervals(
+        evidence, moments, statistics, resample_weights(400, 32, 0), RULE, BY_ALL, ON_ITS_OWN
+    )
     assert again == found, "chunks do not matter"
 
 

@@ -11,6 +11,7 @@ from analysis.labels.false_discovery import (
     artifact_rate,
     benjamini_hochberg,
     candidates_of,
+    count_bound,
     q_values,
     weights_of_null,
 )
@@ -43,6 +44,8 @@ def table(**changes: Sequence[float]) -> Table:
         "relative_rate": nan,
         "relative_rate_low": nan,
         "relative_rate_high": nan,
+        "nu_unselected": nan,
+        "partner_jaccard": nan,
     }
     return {name: np.array(value, dtype=float) for name, value in (values | changes).items()}
 
@@ -79,19 +82,53 @@ def test_candidates_have_the_label_before_q_values() -> None:
 
 
 def test_p_values_follow_from_the_width_of_the_intervals() -> None:
-    near = table(nu_error=[0.02, 0.2], nu_error_high=[0.06, 0.24], nu_error_low=[-0.02, 0.16])
+    near = table(nu_error=[0.02, 0.2], nu_error_high=[0.06, 0.2], nu_error_low=[-0.02, 0.16])
     assert found(near).p_value[0] < 1e-10
     assert found(near).p_value[1] == pytest.approx(0.5)
-    wide = found(table(nu_error_low=[-0.18, -0.02], nu_error_high=[0.22, 0.06])).p_value
-    # 0.18 of room, a standard error of 0.4 / (2 * 1.96).
-    assert wide[0] == pytest.approx(0.0389, abs=1e-3)
+    wide = found(table(nu_error_low=[-0.18, -0.02], nu_error_high=[0.2, 0.06])).p_value
+    # 0.18 of room, a standard error of 0.38 / (2 * 1.96).
+    assert wide[0] == pytest.approx(0.0317, abs=1e-3)
     turned = table(
+        norm_reference=[0.9, 1.0],
+        norm_intervened=[1.0, 0.9],
+        nu_error=[0.5, 0.5],
+        nu_error_high=[0.6, 0.6],
         nu_reconstruction=[0.3, 0.8],
         nu_reconstruction_low=[0.2, 0.7],
-        nu_reconstruction_high=[0.4, 0.9],
+        nu_reconstruction_high=[0.4, 0.8],
         other=[0.3, 0.3],
     )
-    assert found(turned).p_rotated == pytest.approx([0, 0.5], abs=1e-10)
+    assert found(turned).p_value[0] < 1e-10
+    assert labels(turned) == ["rotated", "undetermined"]
+
+
+RESCALED = {
+    "decoder_cosine": [0.99, 0.99],
+    "norm_reference": [0.5, 1.0],
+    "norm_intervened": [1.0, 0.5],
+    "nu_error": [0.5, 0.65],
+    "nu_error_low": [0.45, 0.5],
+    "nu_error_high": [0.55, 0.8],
+    "nu_reconstruction": [0.9, 0.9],
+    "nu_reconstruction_high": [0.95, 0.95],
+}
+
+
+def test_rescaled_and_reweighted_are_tested_too() -> None:
+    """The distance of the ratio from `shared_ratio`, and of the rate from `rate_ratio`."""
+    assert labels(table(**RESCALED)) == ["rescaled", "rescaled"]
+    clear, doubtful = found(table(**RESCALED)).p_value
+    assert clear < 1e-10 and doubtful == pytest.approx(ndtr(-0.05 / (0.3 / 3.92)), rel=1e-3)
+    twins = {"twin_cosine": [0.95, 0.95], "relative_rate": [0.75, 0.62], "relative_rate_low": [0.7, 0.6], "relative_rate_high": [0.8, 0.64]}  # fmt: skip
+    assert labels(table(**twins)) == ["reweighted", "reweighted"]
+    often, barely = found(table(**twins)).p_value
+    assert often < 1e-6 < barely == pytest.approx(ndtr(-0.02 / (0.04 / 3.92)), rel=1e-3)
+
+
+def test_the_bound_of_a_count_is_never_zero() -> None:
+    """Garwood's exact bounds: 3.0 for a count of 0 at 95 %."""
+    assert count_bound(0.0, 0.95) == pytest.approx(-np.log(0.05))
+    assert count_bound(10.0, 0.95) == pytest.approx(16.96, abs=0.01)
 
 
 def test_not_estimable_is_no_evidence() -> None:
@@ -128,7 +165,7 @@ def test_an_effect_that_is_not_estimable_is_zero() -> None:
 def of_effects(*effects: float, label: Label = "new", weight: float = 1.0) -> Candidates:
     """Candidates with one label and these effects."""
     n = len(effects)
-    certain = np.zeros(n), np.zeros(n), np.ones(n, dtype=bool)
+    certain = np.zeros(n), np.ones(n, dtype=bool)
     return Candidates(np.full(n, LABELS.index(label)), np.array(effects), *certain, np.full(n, weight))
 
 
@@ -138,11 +175,11 @@ def rate(observed: Candidates, *nulls: Candidates) -> np.ndarray:
 
 def test_the_rate_of_artifacts_is_a_ratio_of_counts() -> None:
     observed = of_effects(4.0, 3.0, 2.0, 0.5)
-    null = of_effects(1.0, 0.2, label="lost")  # they count as 1.2 and 0.24
+    null = of_effects(1.0, 0.2, label="lost")
     assert rate(observed, null) == pytest.approx([0, 0, 0, 0.25])
-    assert rate(observed, null, of_effects()) == pytest.approx([0, 0, 0, 0.125])
-    assert rate(observed, of_effects(2.5, 0.1)) == pytest.approx([0, 0.25, 0.25, 0.25])
-    assert rate(observed, of_effects(2.5, 0.1, weight=2.0)) == pytest.approx([0, 0.5, 0.5, 0.5])
+    assert rate(observed, null, of_effects()) == pytest.approx([0, 0, 0, 0.25]), "the null with most counts"
+    assert rate(observed, of_effects(2.5, 0.1)) == pytest.approx([0, 0, 0.25, 0.25])
+    assert rate(observed, of_effects(2.5, 0.1, weight=2.0)) == pytest.approx([0, 0, 0.5, 0.5])
     assert rate(observed, of_effects(2.5, label="rotated")) == pytest.approx([0, 0, 0, 0])
     assert rate(observed, observed) == pytest.approx([1, 1, 1, 1])
     assert rate(observed) == pytest.approx([0, 0, 0, 0])

@@ -77,6 +77,8 @@ evidences = st.builds(
     st.sampled_from([NAN, 0.0, 0.5]),
     st.one_of(st.just(NAN), st.floats(0.6, 1)),
     bounds,
+    bounds,
+    st.one_of(st.just(NAN), st.floats(0, 1)),
 )
 
 
@@ -188,12 +190,12 @@ def test_every_claim_of_a_change_needs_a_q_value(q_value: float) -> None:
         assert (f"{name}, but q-value" in verdict.reason) == held_back
 
 
-def test_a_right_angle_looks_the_same_as_two_features_in_one_latent() -> None:
-    """Each direction is absent from the other model: a rotation by 90°, or a new and a lost feature that share a latent."""
+def test_a_right_angle_is_a_replacement() -> None:
+    """Each direction is absent from the other model: a rotation by 90° and a new and a lost feature that share a latent are the same."""
     absent = toward(0.0, 0.0)
     verdict = verdict_of(evidence(1.0, 0.9, 0.0, new=absent, lost=absent), RULE)
-    assert verdict.label == "undetermined"
-    assert "two features in one latent" in verdict.reason
+    assert verdict.label == "replaced"
+    assert "each model lacks the other's direction" in verdict.reason
 
 
 def test_leaked_norm_is_not_a_rotation() -> None:
@@ -311,3 +313,36 @@ def test_exchanging_the_models_changes_no_label_by_rate(one: float, other: float
 
 def test_the_limit_of_rates_is_a_setting() -> None:
     assert verdict_of_rates(rates(0.01, 0.03), RULE.model_copy(update={"rate_ratio": 4})).label == "shared"
+
+
+HELD = about(0.6)
+ABSENT = about(0.05)
+
+
+def test_a_latent_that_the_other_model_has_on_tokens_chosen_by_one_model_is_not_new() -> None:
+    """It fires just where the models differ, so its own firings cannot show that the direction is absent."""
+    new = evidence(0.1, 1.0, new=toward(0.05, 0.1))
+    assert label(new) == "new", "not measured"
+    assert label(new._replace(nu_unselected=ABSENT)) == "new"
+    held = verdict_of(new._replace(nu_unselected=HELD), RULE)
+    assert held.label == "undetermined" and "the reference holds a share of 0.60" in held.reason
+    no_bound = Estimate(0.0, NAN, NAN)
+    assert label(new._replace(nu_unselected=no_bound)) == "undetermined"
+
+
+def test_a_new_and_a_lost_latent_on_the_same_tokens_are_replaced() -> None:
+    new = evidence(0.1, 1.0, new=toward(0.05, 0.1))._replace(nu_unselected=ABSENT)
+    lost = evidence(1.0, 0.1, lost=toward(0.05, 0.1))._replace(nu_unselected=ABSENT)
+    for found in (new, lost):
+        assert label(found._replace(partner_jaccard=0.95)) == "replaced"
+        assert label(found._replace(partner_jaccard=0.5)) == label(found) != "replaced"
+    assert "same tokens" in verdict_of(new._replace(partner_jaccard=0.95), RULE).reason
+
+
+def test_one_latent_whose_directions_are_each_absent_from_the_other_model_is_replaced() -> None:
+    """A rotation leaves a part of each direction in the other model; a replacement does not."""
+    absent = toward(0.05, 0.1)
+    assert label(evidence(1.0, 0.9, cosine=0.02, new=absent, lost=absent)) == "replaced"
+    assert label(evidence(1.0, 0.9, cosine=0.5, new=toward(0.5, 0.5), lost=toward(0.5, 0.5))) == "rotated"
+    assert label(evidence(1.0, 0.9, cosine=0.02, new=absent, lost=toward(0.9, 0.9))) == "undetermined"
+    assert label(evidence(1.0, 0.9, cosine=0.02, new=absent, lost=absent, mapped=True)) == "undetermined"

@@ -5,8 +5,17 @@ from typing import NamedTuple
 import numpy as np
 
 from analysis.labels.evidence import Evidence, RateEvidence
-from analysis.labels.reasons import reason_of, reason_of_rate
-from analysis.labels.rule import LABEL_OF, LABELS, Label, Outcome, decide, decide_by_rate, labels_of
+from analysis.labels.reasons import FoundAgain, reason_of, reason_of_rate
+from analysis.labels.rule import (
+    LABELS,
+    ClaimSupport,
+    Label,
+    Outcome,
+    decide,
+    decide_by_rate,
+    held_back,
+    labels_of,
+)
 from crosscoder.config import LabelRule
 
 
@@ -17,14 +26,19 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def verdict_of(evidence: Evidence, rule: LabelRule) -> Verdict:
+BY_ALL = FoundAgain(1.0, 2)
+"""Both other trainings find the latent again."""
+
+
+def verdict_of(evidence: Evidence, rule: LabelRule, again: FoundAgain = BY_ALL) -> Verdict:
     """Return the label of one latent and its reason."""
     outcome = Outcome(int(decide(evidence, rule)))
-    label = LABELS[int(labels_of(np.asarray(outcome), evidence.q_value, rule))]
-    return Verdict(label, reason_of(outcome, evidence, rule))
+    label = held_back(labels_of(np.asarray(outcome)), ClaimSupport(evidence.q_value, again.share), rule)
+    return Verdict(LABELS[int(label)], reason_of(outcome, evidence, rule, again))
 
 
-def verdict_of_rates(evidence: RateEvidence, rule: LabelRule) -> Verdict:
+def verdict_of_rates(evidence: RateEvidence, rule: LabelRule, again: FoundAgain = BY_ALL) -> Verdict:
     """Return the label of one latent of a shared-dictionary SAE and its reason."""
     outcome = Outcome(int(decide_by_rate(evidence, rule)))
-    return Verdict(LABEL_OF.get(outcome, "undetermined"), reason_of_rate(outcome, evidence, rule))
+    label = held_back(labels_of(np.asarray(outcome)), ClaimSupport(found_again=again.share), rule)
+    return Verdict(LABELS[int(label)], reason_of_rate(outcome, evidence, rule, again))

@@ -36,7 +36,7 @@ def read(crosscoder: Crosscoder, values: Tensor, batch: int = 4096) -> ChainStat
 
 def trajectories_of(crosscoder: Crosscoder, values: Tensor) -> Trajectories:
     view = PairedView(crosscoder, crosscoder.config.d_models)
-    return make_trajectories(view, read(crosscoder, values), SETTINGS, 0)
+    return make_trajectories(view, read(crosscoder, values), SETTINGS)
 
 
 def test_time_runs_from_the_reference_through_the_snapshots_to_the_intervened_model() -> None:

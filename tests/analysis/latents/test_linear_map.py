@@ -12,9 +12,8 @@ from crosscoder.activations.batch import split_models
 from crosscoder.activations.linear_map import LinearMap
 from crosscoder.config import AnalysisConfig
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.planted import PlantedPair
+from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.planted.directions import random_rotation
-from crosscoder.planted.planted_pair import SMALL
 
 from ..readers import MemoryReader, collect
 

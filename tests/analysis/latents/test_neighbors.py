@@ -15,8 +15,7 @@ from analysis.latents.neighbors import neighbors, neighbors_of
 from analysis.tables.columns import NEIGHBORS, NEIGHBORS_KEPT
 from analysis.tables.parquet import write_parquet
 from crosscoder.errors import FormatError
-from crosscoder.planted import PlantedPair
-from crosscoder.planted.planted_pair import SMALL
+from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.run.folder import RunFolder
 from tests.analysis.page_views import write_page
 

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 TEXT = "amber birch maple"
 BEHAVIOR = {
     "name": "drift",
-    "prompts": [f"{one} {other}" for one in WORDS[:4] for other in WORDS[4:8]],
+    "prompts": [f"{one} {other}" for one in WORDS[:6] for other in WORDS[4:10]],
+    "shift": {"unseen": 0.25},
     "metric": {"kind": "divergence"},
     "attribution": {"layers": False, "steps": 1},
     "checks": {"latents": 3, "draws": 19, "counts": [1], "doses": [1.0]},

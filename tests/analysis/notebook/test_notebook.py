@@ -28,7 +28,7 @@ from tests.training.in_memory import run_config
 from ..explained_runs import NAMED, explained
 from ..page_views import read_table
 from ..report_runs import controlled, shifted
-from ..run_folder import HOSTILE, HOSTILE_LATENT, N_LATENTS, make_run_folder
+from ..run_folder import HOSTILE, HOSTILE_LATENT, N_LATENTS, condition, make_run_folder
 
 ALLOWED = {"div", "style", "p", "span", "small", "h4", "table", "tr", "th", "td", "bdi", "data"}
 
@@ -271,6 +271,20 @@ def test_reading_writes_nothing(run: Run, folder: RunFolder) -> None:
     shown_by(run)
     assert isinstance(run.features, pd.DataFrame)
     assert state() == before
+
+
+def test_a_run_that_misses_a_condition_says_that_nothing_is_labeled(tmp_path: Path) -> None:
+    folder = as_run(make_run_folder(tmp_path / "run", n_latents=60))
+    summary = json.loads(folder.summary.read_text())
+    summary["checks"][0] = condition("fve_reference", 0.46875, 0.8, False)
+    folder.summary.write_text(json.dumps(summary))
+    run = Run.load(folder.path)
+    said = "Nothing is labeled: the dictionary explains 46.9 % of the variance of the reference"
+    # With and without a written report.
+    assert said in Tags(run._repr_html_()).text
+    write_report(folder)
+    assert said in Tags(Run.load(folder.path)._repr_html_()).text
+    assert "nothing is labeled" in repr(run) and " new" not in repr(run)
 
 
 def test_the_package_loads_it_on_demand() -> None:

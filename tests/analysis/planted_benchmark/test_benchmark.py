@@ -8,14 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from analysis.planted_benchmark.benchmark import evaluate_planted
 from analysis.planted_benchmark.cases import METHODS, Case, case_config, plan
 from analysis.planted_benchmark.results import agreement, false_share, spread
-from crosscoder.config import BatchTopK, ReLU, RunConfig
+from crosscoder.config import (
+    BatchTopK,
+    ControlsConfig,
+    DictionaryConfig,
+    FileActivations,
+    ReLU,
+    RunConfig,
+    TrainingConfig,
+)
 from crosscoder.errors import ConfigError, DivergedError, FormatError
 from crosscoder.planted import PlantedPair
-from crosscoder.planted.regimes import regime_named
+from crosscoder.planted.regimes import REGIMES, regime_named
 from crosscoder.run.folder import RunFolder
 
 N_TOKENS = 600
@@ -30,15 +39,18 @@ def make_run(config: RunConfig) -> RunFolder:
 
 
 def make_score(folder: RunFolder, pair: PlantedPair) -> Mapping[str, Any]:
-    """Scores that identify the case: the seed of the pair, and features found by the seed of the run."""
-    seed = folder.read_config().seed
-    kinds = {"new": {"count": 1.0, "f1": 0.5 + seed / 10, "precision": None}}
+    """Scores that identify the case: features found by its restart."""
+    restart = int(folder.path.parent.name.rpartition("-r")[2]) if "-r" in folder.path.parent.name else 0
+    kinds = {"new": {"count": 1.0, "f1": 0.5, "precision": None}}
     labeler = {
         "kinds": kinds,
         "mean_f1": 0.5,
         "claimed": 1,
         "false": 1,
-        "found": [1, 2 + seed // 1000],
+        "changes": 3,
+        "false_changes": 2,
+        "false_by_label": {"rotated": 1, "new": 1},
+        "found": [1, 2 + restart],
         "confusion": {},
     }
     return {
@@ -199,16 +211,108 @@ def test_a_sweep_chooses_k_without_the_truth(tmp_path: Path) -> None:
     assert "| l1 | sweep | 7.0 | rule | 1 |" in (tmp_path / "results.md").read_text()
 
 
-def test_the_realized_share_of_false_labels_has_its_exact_interval() -> None:
-    assert false_share([{"false": 1, "claimed": 40}, {"false": 0, "claimed": 38}]) == "1 of 78 (0.0 to 6.9 %)"
-    assert false_share([{"false": 0, "claimed": 0}]) == "0 of 0"
+def labeled(pair: int, false: int, claimed: int) -> tuple[dict[str, int], dict[str, int]]:
+    """A result of a pair, and the scores of its labeler."""
+    return {"pair_seed": pair}, {"false": false, "claimed": claimed}
+
+
+def test_the_realized_share_of_false_labels_has_an_interval_for_pairs() -> None:
+    """Repeated trainings on one pair are one cluster: they add labels, and no certainty that other pairs are alike."""
+    four = [labeled(pair, false, 20) for pair, false in enumerate((1, 0, 2, 1))]
+    repeated = [labeled(pair, false, 20) for pair, false in enumerate((1, 0, 2, 1)) for _ in range(3)]
+    shares = [false_share(runs) for runs in (four, repeated)]
+    assert shares[0].startswith("4 of 80 (") and shares[1].startswith("12 of 240 (")
+    highest = [float(share.split()[-2]) for share in shares]
+    single = false_share([labeled(pair, false, 20) for pair, false in enumerate((1, 0, 2, 1) * 3)])
+    assert highest[1] > 2 * float(single.split()[-2])
+    assert false_share([labeled(0, 0, 0)]) == "0 of 0" and false_share([]) == "0 of 0"
+    assert false_share([labeled(0, 1, 40), labeled(0, 0, 38)]) == "1 of 78 (0.0 to 100.0 %)"
+
+
+def test_no_draw_is_used_twice(tmp_path: Path) -> None:
+    """Pairs of different regimes or numbers have seeds of their own, as have trainings; methods share the pair and the seed."""
+    cases = plan(REGIMES, ["batch_topk", "l1"], ["4"], range(20), restarts=3)
+    pairs = {(case.regime, case.seed): case.pair_seed for case in cases}
+    trainings = {(case.regime, case.seed, case.restart): case.training_seed for case in cases}
+    assert len(set(pairs.values())) == len(pairs) == 20 * len(REGIMES)
+    assert len(set(trainings.values())) == len(trainings) == 3 * len(pairs)
+    assert set(pairs.values()).isdisjoint(trainings.values())
+    for case in cases:
+        assert pairs[case.regime, case.seed] == case.pair_seed
+    standard, undercomplete = (
+        Case(name, "l1", "4", 0).pair.truth.reference for name in ("standard", "undercomplete")
+    )
+    assert not torch.allclose(standard, undercomplete, atol=0.1)
+
+
+def test_a_result_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    evaluate(plan(["standard"], ["l1"], ["4"], [0]), tmp_path)
+    path = next(tmp_path.rglob("result.json"))
+    result = json.loads(path.read_text())
+    del result["pair_seed"]
+    path.write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match="made by an earlier version"):
+        evaluate(plan(["standard"], ["topk"], ["4"], [0]), tmp_path)
+
+
+def test_a_regime_can_need_more_tokens_and_shorter_documents(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def looking(config: RunConfig) -> RunFolder:
+        assert isinstance(config.activations, FileActivations) and config.activations.documents is not None
+        documents = np.load(config.activations.documents)
+        seen.append((len(np.load(config.activations.reference)), int(np.bincount(documents)[0])))
+        return RunFolder.create(config.output, config)
+
+    first, second = evaluate(plan(["standard", "local"], ["l1"], ["4"], [0]), tmp_path, looking)
+    assert seen == [(N_TOKENS, 256), (4 * N_TOKENS, 64)]
+    assert (first["n_tokens"], second["n_tokens"]) == (N_TOKENS, 4 * N_TOKENS)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_false_labels_of_change_have_their_own_table(tmp_path: Path) -> None:
+    """Every kind counts, per dictionary; null regimes also together, by pairs."""
+    evaluate(plan(["standard", "null_noise", "null_bursts"], ["l1"], ["4"], [0, 1]), tmp_path)
+    text = (tmp_path / "results.md").read_text()
+    table = text.partition("## False labels of change")[2].partition("## standard")[0]
+    assert (
+        "| method | k | labels | standard | null_noise | null_bursts | null | false of all changes |" in table
+    )
+    assert (
+        "| l1 | 4 | rule | 2.00 | 2.00 | 2.00 | 2.00 in 4, at most 2; 4 of 4 pairs (40 to 100 %) | 12 of 18 ("
+        in table
+    )
+    assert "| false changes |" in text.partition("## null_bursts")[2]
+    columns = pd.read_parquet(tmp_path / "results.parquet").columns
+    assert {"labelers/rule/changes", "labelers/rule/false_changes"} <= set(columns)
+
+
+def test_a_case_is_trained_by_a_users_defaults(tmp_path: Path) -> None:
+    """Apart from device, precision and records. The number of latents follows the data, unless the regime is about it."""
+    case = Case("standard", "batch_topk", "default", 0)
+    config = case_config(case, case.pair, tmp_path)
+    training, defaults = config.training, TrainingConfig()
+    ours = {"device", "precision", "log_every", "evaluate_every", "checkpoint_every"}
+    differing = {
+        name for name in type(training).model_fields if getattr(training, name) != getattr(defaults, name)
+    }
+    assert differing <= ours
+    assert config.crosscoder == DictionaryConfig() and config.controls == ControlsConfig()
+    few = Case("undercomplete", "batch_topk", "6", 0)
+    assert case_config(few, few.pair, tmp_path).crosscoder.n_latents == 64
+
+
+def test_a_method_without_k_needs_a_number(tmp_path: Path) -> None:
+    case = Case("standard", "l1", "default", 0)
+    with pytest.raises(ConfigError, match="target_l0"):
+        case_config(case, case.pair, tmp_path)
 
 
 def test_cases(tmp_path: Path) -> None:
     cases = plan(["standard", "rare"], ["batch_topk"], ["true", "6"], [0, 1], restarts=2)
     assert len(cases) == len({case.name for case in cases}) == 16
-    seeds = {(case.seed, case.restart): case_config(case, PlantedPair(0), tmp_path).seed for case in cases}
-    assert seeds == {(0, 0): 0, (0, 1): 1000, (1, 0): 1, (1, 1): 1001}
+    for case in cases:
+        assert case_config(case, PlantedPair(0), tmp_path).seed == case.training_seed
     undercomplete = Case("undercomplete", "batch_topk", "6", 0)
     assert case_config(undercomplete, PlantedPair(0), tmp_path).crosscoder.n_latents == 64
     words = ["training.n_tokens=512"]

@@ -1,5 +1,7 @@
 """The scorer on hand-made tables."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -210,5 +212,79 @@ def test_dictionaries_of_one_row() -> None:
 def test_a_labeler_that_ranks_nothing_has_no_average_precision() -> None:
     truth: PlantedTruth = TRUTH
     labeling = Labeling(tuple(truth.kinds), {})
-    scores = score_labels(labeling, list(range(20)), truth, np.ones(20, dtype=bool))
+    true = [truth.true_labels(feature) for feature in range(20)]
+    scores = score_labels(labeling, list(range(20)), truth, np.ones(20, dtype=bool), true)
     assert scores["new"]["f1"] == 1 and scores["new"]["average_precision"] is None
+
+
+# --- false labels of change -------------------------------------------------------------------------------------------
+
+
+def scored(labels: list[str], decoder: tuple[Tensor, Tensor], truth: PlantedTruth) -> dict[str, Any]:
+    """The scores of the rule with these labels."""
+    return score_table(table(labels, decoder), decoder, truth, "paired")["labelers"]["rule"]
+
+
+def test_every_label_of_a_change_counts() -> None:
+    """Each kind once on a shared feature, all false; each on a feature of its kind, none false; `shared` is no claim of a change."""
+    shared = sorted(TRUTH.features_of("shared"))
+    labels = list(TRUTH.kinds)
+    assert scored(labels, (TRUTH.reference, TRUTH.intervened), TRUTH)["false_changes"] == 0
+    wrong = ["new", "lost", "rotated", "rescaled", "reweighted", "replaced"]
+    for feature, label in zip(shared, wrong, strict=False):
+        labels[feature] = label
+    labels[min(TRUTH.features_of("new"))] = "shared"
+    rule = scored(labels, (TRUTH.reference, TRUTH.intervened), TRUTH)
+    assert rule["false_by_label"] == dict.fromkeys(wrong, 1)
+    assert (rule["false_changes"], rule["changes"]) == (6, 6 + 12 - 1)
+    assert (rule["false"], rule["claimed"]) == (2, 2 + 6 - 1)
+
+
+def test_what_is_true_otherwise_counts_neither_for_nor_against() -> None:
+    """Of a replaced feature, new and lost are true of its two directions, but do not find it; `replaced` does."""
+    truth = PlantedPair(0, counts={"shared": 4, "replaced": 2, "new": 2, "lost": 2}).truth
+    replaced = sorted(truth.features_of("replaced"))
+    nothing = torch.zeros_like(truth.reference[replaced])
+    decoder = (
+        torch.cat([truth.reference, truth.reference[replaced], nothing]),
+        torch.cat([truth.intervened, nothing, truth.intervened[replaced]]),
+    )
+    kinds = ["undetermined" if kind == "replaced" else kind for kind in truth.kinds]
+    one = scored([*kinds, *["lost"] * 2, *["new"] * 2], decoder, truth)
+    assert one["false_changes"] == one["false"] == 0 and one["mean_f1"] == 1
+    assert one["kinds"]["new"]["average_precision"] == one["kinds"]["lost"]["average_precision"] == 1
+    assert one["kinds"]["replaced"]["f1"] == 0
+    other = scored([*kinds, *["replaced"] * 4], decoder, truth)
+    assert other["kinds"]["replaced"] == {
+        "count": 4, "precision": 1, "recall": 1, "f1": 1, "average_precision": None,
+    }  # fmt: skip
+    assert other["found"] == sorted({*replaced, *truth.features_of("new"), *truth.features_of("lost")})
+
+
+def test_a_label_of_an_offset_is_true_only_in_its_model() -> None:
+    """A latent that writes the offset of a topic into the intervened model is new and not lost; of a burst nothing is true."""
+    for name, allowed in (("topic_offsets", 0), ("null_bursts", 1), ("low_rank_1", 1)):
+        truth = regime_named(name).make(0).truth
+        offset = truth.elements[0].directions[:1]
+        decoder = torch.zeros_like(offset), offset
+        assert scored(["new"], decoder, truth)["false_changes"] == allowed
+        assert scored(["lost"], decoder, truth)["false_changes"] == 1
+        assert scored(["new"], (offset, torch.zeros_like(offset)), truth)["false_changes"] == 1
+
+
+def test_rotation_and_rescaling_that_a_feature_shows_are_no_false_labels() -> None:
+    """Halves of a split are at 45°; features of a turned or gained space show what happened to it; others show nothing."""
+    split = PlantedPair(0, counts={"shared": 4, "split": 2}).truth
+    half = split.reference[4:5], split.intervened[4:5]
+    assert scored(["rotated"], half, split)["false_changes"] == 0
+    assert scored(["rescaled"], half, split)["false_changes"] == 1
+    gain = regime_named("class_gain").make(0).truth
+    shared = gain.reference[:1], gain.intervened[:1]
+    assert scored(["rescaled"], shared, gain)["false_changes"] == 0
+    assert scored(["rotated"], shared, gain)["false_changes"] == 1
+    unwritten = regime_named("unwritten").make(0).truth
+    feature = min(unwritten.features_of("reweighted"))
+    half = unwritten.reference[[feature]], unwritten.intervened[[feature]]
+    assert [
+        scored([label], half, unwritten)["false_changes"] for label in ("reweighted", "rescaled", "lost")
+    ] == [0, 0, 1]

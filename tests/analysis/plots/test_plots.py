@@ -132,6 +132,8 @@ def test_behaviors_are_drawn_with_the_numbers_of_the_report(run: RunFolder, plot
 
     reported = behavior_shifts(load_behaviors(run))[0]
     assert reported.explanation is not None
+    named = reported.explanation.latents
+    assert all(latent.necessity is not None for latent in named)
     shift = plots["behaviors/refusal/shift"].data.set_index("name")
     assert shift.loc["shift", "value"] == reported.shift.value
     assert (shift["noise_floor"] == reported.floor).all()
@@ -141,7 +143,7 @@ def test_behaviors_are_drawn_with_the_numbers_of_the_report(run: RunFolder, plot
     assert latents["latent"].unique().tolist() == list(NAMED)
     necessity = latents[latents["measure"] == "necessity"]
     assert necessity["value"].tolist() == [
-        latent.necessity.share.value for latent in reported.explanation.latents
+        latent.necessity.share.value for latent in named if latent.necessity is not None
     ]
     attributed = latents[latents["measure"] == "attribution"].iloc[0]
     assert (attributed["value"], attributed["low"]) == (0.21875, 0.21875 - 0.0123)
@@ -157,7 +159,9 @@ def test_behaviors_are_drawn_with_the_numbers_of_the_report(run: RunFolder, plot
 def test_trajectories_are_of_the_latents_that_changed_most(run: RunFolder, plots: dict[str, Any]) -> None:
     data, features = plots["trajectories"].data, read_table(run.features)
     latents = data["latent"].drop_duplicates().tolist()
-    changed = set(features.loc[features["label"].isin(["new", "lost", "rotated", "rescaled"]), "latent"])
+    changed = set(
+        features.loc[features["label"].isin(["new", "lost", "replaced", "rotated", "rescaled"]), "latent"]
+    )
     assert set(latents) <= changed and len(latents) == 8
     end = data[data["checkpoint"] == len(CHECKPOINTS) - 1]["value"].tolist()
     table = read_table(run.trajectories)

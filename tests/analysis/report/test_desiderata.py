@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from analysis.labels.rule import CLAIMED
 from analysis.report import read_report, unmet, write_report
 from analysis.report.render import prose_html, prose_markdown
 from analysis.report.schema import Requirement
@@ -15,6 +16,7 @@ from crosscoder.config.requirements import Demand, Requirements
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
 
+from ..report_runs import checked, checked_causally, controlled, estimate, shifted, unchecked
 from ..run_folder import make_run_folder
 
 KEYS = [
@@ -43,8 +45,9 @@ def table(folder: RunFolder, **changes: Any) -> dict[str, Requirement]:
 
 
 def stable(folder: RunFolder, share: float) -> None:
-    """Let every other seed find this share of the latents again."""
+    """Let every other training find this share of the latents again, with the same label."""
     features = pd.read_parquet(folder.features)
+    features["label_stability"] = None
     features["seed_stability"] = [float(latent < share * len(features)) for latent in range(len(features))]
     features.to_parquet(folder.features)
 
@@ -111,7 +114,7 @@ def test_latents_are_followed_over_checkpoints(
 @pytest.mark.parametrize(("new", "verdict"), [(0.2, "pass"), (3.0, "fail"), (None, "not measured")])
 def test_specificity_counts_latents_of_the_nulls(run: RunFolder, new: float | None, verdict: str) -> None:
     counts = json.loads(run.summary.read_text())["counts"]
-    for label in ("rotated", "rescaled", "reweighted"):
+    for label in ("replaced", "rotated", "rescaled", "reweighted"):
         counts[label]["expected_false"] = 0.0
     counts["new"]["expected_false"], counts["lost"]["expected_false"] = new, 0.1
     requirement = table(run, counts=counts)["validity.specificity"]
@@ -127,6 +130,43 @@ def test_robustness_needs_three_seeds(run: RunFolder, seeds: int, share: float, 
     requirement = table(run, controls={"seeds": seeds})["validity.robustness"]
     assert requirement.verdict == verdict
     assert requirement.value == (share if seeds >= 2 else None)
+
+
+def test_robustness_counts_what_this_training_alone_would_call_changed(run: RunFolder) -> None:
+    controlled(run)
+    features: Any = pd.read_parquet(run.features)
+    n_claimed = int(features["label"].isin(CLAIMED).sum())
+    measured = table(run)["validity.robustness"]
+    assert measured.value == pytest.approx(n_claimed / (n_claimed + 9))
+    assert f"of {n_claimed + 9}" in measured.shown.text
+
+
+def lever_of(run: RunFolder, removal: dict[str, Any], **steering: Any) -> Requirement:
+    """Return the requirement for a behavior whose latents have this check in answers, and with these steering rows."""
+    place = run.behaviors / "refusal"
+    causal = checked_causally()
+    causal["answers"]["together"]["necessity"] = removal
+    causal["removal_cost"]["kl"] = estimate(0.0625)
+    for row in causal["steering"]:
+        if row["direction"] in steering:
+            row["share"] = estimate(steering[row["direction"]])
+        row["kl"] = estimate(0.0625)
+    if not place.is_dir():
+        shifted(run, "refusal")
+    (place / "causal.json").write_text(json.dumps(causal))
+    return table(run)["actionability.lever"]
+
+
+def test_a_lever_has_to_undo_more_than_a_random_edit(run: RunFolder) -> None:
+    passed = lever_of(run, checked(0.75))
+    assert (passed.value, passed.verdict) == (0.75, "pass")
+    lost = lever_of(run, checked(1.0, passed=False), random=0.5, **{"named latents": 0.5})
+    assert (lost.value, lost.verdict) == (0.0, "fail"), "100 % undone, as random latents do"
+    assert "the best lever undoes" in lost.shown.text
+    steered = lever_of(run, checked(1.0, passed=False), random=0.125, **{"named latents": 0.625})
+    assert (steered.value, steered.verdict) == (0.625, "pass")
+    not_made = lever_of(run, unchecked(1.0, draws=39), random=0.5, **{"named latents": 0.5})
+    assert not_made.verdict == "fail"
 
 
 def test_legibility_counts_the_latents_that_have_to_be_read(run: RunFolder) -> None:
@@ -178,7 +218,7 @@ def test_each_unfulfilled_demand_is_a_line(run: RunFolder) -> None:
     }
     lines = unmet(Requirements.model_validate(asked), measured)
     assert lines == [
-        "validity.faithfulness: not measured, required: pass (at least 50.0 %, and random latents do not reach it)",
+        "validity.faithfulness: not measured, required: pass (at least 50.0 %, and the check against random latents is passed)",
         "monitoring.coverage: 30.0 %, required: at most 0.2",
     ]
     asked["monitoring"] = {"coverage": {"at_most": 0.4, "at_least": 0.1}}

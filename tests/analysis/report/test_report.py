@@ -122,6 +122,7 @@ def test_groups_are_ordered_and_name_each_latent_once(run: RunFolder) -> None:
         "new",
         "lost",
         "shift",
+        "replaced",
         "rotated",
         "rescaled",
         "reweighted",
@@ -159,7 +160,7 @@ def test_claims_are_no_stronger_than_the_evidence(run: RunFolder) -> None:
         )
     text = (run.report / "report.md").read_text(encoding="utf-8")
     for name in (
-        *("False-discovery rate", "Q-values", "Null pair", "Stability over seeds"),
+        *("Expected under the nulls tried", "Q-values", "Null pair", "Found again by other trainings"),
         *("Agreement with another method", "Causal checks"),
     ):
         assert f"- {name}: not measured" in text
@@ -172,25 +173,30 @@ def test_findings_of_controls_are_reported_with_their_numbers(tmp_path: Path) ->
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert "`drift`: 3 new, 1 lost," in text
-    assert "0 new, 0 lost, 0 rotated, 0 rescaled and 0 reweighted among 150 latents that fire" in text
+    assert (
+        "0 new, 0 lost, 0 replaced, 0 rotated, 0 rescaled and 0 reweighted among 150 latents that fire"
+        in text
+    )
     assert "2.00 % of 150 latents that fire are called shared, 86.7 % new or lost" in text
     assert "new: only in the intervened model (5 to 9 if other held-out text had been read)." in text
-    assert "has 3.0 new and 1.0 lost latents with at least as large an effect" in text
+    assert (
+        "3 new and 0 lost are expected under the nulls tried, models that differ by as much but in no feature (at most 7.8 and 3.0), before the "
+        "other trainings were asked." in text
+    )
+    assert (
+        "9 further latents would be called rotated by this training alone; the other trainings do not find them again."
+        in text
+    )
     assert (
         "| nu_error | upper bound of ν error | 0.2 | the number of new and lost latents stays between 24 and 26 for a limit from 0.1 to 0.3; "
         "it is 0 for a limit of 0 and 65 for a limit of 0.4 |" in text
     )
     page = (folder.report / "report.html").read_text(encoding="utf-8")
     assert page.count("<polyline") == 2 and 'x1="120.0"' in page
-    assert "expected false labels: new 3.0, lost 1.0" in text
-    even, third = (
-        int((claimed & (table["latent"] % 2 == 0)).sum()),
-        int((claimed & (table["latent"] % 3 == 0)).sum()),
-    )
-    assert (
-        f"and {even} of the {int(claimed.sum())} labeled as changed, are found again by all 2 other seeds"
-        in text
-    )
+    assert "new 3 (at most 7.8), lost 0 (at most 3.0)" in text
+    third, n_claimed = int((claimed & (table["latent"] % 3 == 0)).sum()), int(claimed.sum())
+    assert "are found again by all 2 other trainings; so are, with the same label, " in text
+    assert f"{n_claimed} of the {n_claimed + 9} that this training alone would call changed" in text
     assert f"{third} of the {int(claimed.sum())} latents labeled as changed do so along" in text
     assert "the diff-SAE explains 25.0 % of the difference (10.0 % of a difference without structure)" in text
     changed(folder, controls=controls() | {"difference_heard": False})
@@ -212,7 +218,10 @@ def test_no_new_or_lost_latent_is_reported_with_its_interval(tmp_path: Path) -> 
     write_report(folder)
     text = (folder.report / "report.md").read_text(encoding="utf-8")
     assert "none is called new (only in the intervened model) or lost (only in the reference)" in text
-    assert "by the rule below (up to 2 new and 0 lost if other held-out text had been read). 6" in text
+    assert (
+        "by the rule below (up to 2 new and 0 lost if other held-out text had been read). 4 latents are replaced"
+        in text
+    )
     first = text.split("\n")[2]
     assert "6 latents are rotated" in first, "other changes are named in the first sentence"
     n_open = int((table["label"] == "undetermined").sum())
@@ -351,14 +360,14 @@ def test_nothing_new_is_stated(tmp_path: Path) -> None:
     report = read(folder)
     assert (
         "none is called new (only in the intervened model) or lost (only in the reference)"
-        in report.summary[0].text
+        in report.summary[0].text.text
     )
     features["label"] = "undetermined"
     features.to_parquet(folder.features)
     write_report(folder)
     assert (
         "For all of them the evidence does not settle what changed (undetermined)."
-        in read(folder).summary[0].text
+        in read(folder).summary[0].text.text
     )
     for group in report.groups[:2]:
         assert group.claims == ()
@@ -371,7 +380,7 @@ def test_identical_models_are_called_identical(tmp_path: Path) -> None:
     write_report(folder)
     report = read(folder)
     assert report.identical
-    assert report.summary[0].text.startswith("Both models computed identical activations")
+    assert report.summary[0].text.text.startswith("Both models computed identical activations")
     assert [group.name for group in report.groups] == ["new", "lost"]
     assert claims(report) == []
     for name in ("report.md", "report.html"):

@@ -128,7 +128,7 @@ def test_every_reason_of_the_rule_is_reported_with_its_numbers(
 
 def smuggle(report: Any, place: Literal["sentence", "nested sentence", "words", "retold"]) -> None:
     """Add a number that is in no field to one kind of text of a report."""
-    sentence = report["summary"][0]
+    sentence = report["summary"][0]["text"]
     match place:
         case "sentence":
             sentence["text"], sentence["template"] = (
@@ -146,7 +146,7 @@ def smuggle(report: Any, place: Literal["sentence", "nested sentence", "words", 
 @pytest.mark.parametrize(
     ("place", "line"),
     [
-        ("sentence", "summary[0]: 271 is in none of its numbers"),
+        ("sentence", "summary[0].text: 271 is in none of its numbers"),
         ("nested sentence", "groups[0].claims[0].facts[0].value: 0.31 is in none of its numbers"),
         ("words", "checks[0].meaning: 97.3 % is words alone"),
         ("retold", "undetermined[0].example: 0.4242 is in none of its numbers"),
@@ -183,7 +183,9 @@ def test_a_number_that_differs_from_the_stored_one_is_found(everything: tuple[An
         report, markdown, html.replace(element[0], element[0].replace(element[2], "77.7"), 1)
     )
     assert found == f"report.html: 77.7 % is not {element[1]}"
-    sentence = json.loads(json.dumps(next(one for one in report["summary"] if one["numbers"])))
+    sentence = json.loads(
+        json.dumps(next(one["text"] for one in report["summary"] if one["text"]["numbers"]))
+    )
     sentence["numbers"] = dict.fromkeys(sentence["numbers"], 0.5)
     with pytest.raises(ValidationError, match="text does not match template and numbers"):
         Sentence.model_validate(sentence)

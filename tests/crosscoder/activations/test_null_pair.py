@@ -141,3 +141,46 @@ def test_a_reader_gives_the_null_pair() -> None:
     rows = torch.arange(0, 2500, 7)
     assert torch.equal(null.gather(rows).values, drift.apply(values[rows]))
     assert (null.n_tokens, null.d_models) == (2500, (D, D))
+
+
+def burst_pair(n_tokens: int = 8000) -> Tensor:
+    """Models that differ by little noise, and on 2 % of the tokens by a random vector of length 2."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(n_tokens, D, generator=generator)
+    change = 0.05 * torch.randn(n_tokens, D, generator=generator)
+    bursts = torch.nn.functional.normalize(torch.randn(n_tokens, D, generator=generator), dim=1)
+    change += 2 * bursts * (torch.rand(n_tokens, 1, generator=generator) < 0.02)
+    return torch.cat([values, values + change], dim=1)
+
+
+@pytest.mark.parametrize("keeps_sizes", [False, True])
+def test_what_is_rare_and_large_stays_so_if_sizes_are_kept(keeps_sizes: bool) -> None:
+    values = burst_pair()
+    null = NullPair.fit(values, (D, D), keeps_sizes=keeps_sizes)
+    change = [
+        regression_residual(*reversed(sides(part, null))).norm(dim=1) for part in (values, null.apply(values))
+    ]
+    assert (kurtosis(change[1]) > 10) == keeps_sizes
+    assert kurtosis(change[0]) > 10
+    assert float(change[1].square().sum()) == pytest.approx(float(change[0].square().sum()), rel=0.05)
+
+
+def test_a_repeated_direction_is_lost_even_if_sizes_are_kept() -> None:
+    """A feature that only one model has is in the sizes, but no longer in the directions."""
+    values = PlantedPair(counts={"shared": 40, "new": 1}).sample(8000, seed=1)
+    null = NullPair.fit(values, (D, D), keeps_sizes=True)
+    directions = []
+    for part in (values, null.apply(values)):
+        change = regression_residual(*reversed(sides(part, null)))
+        large = change[change.norm(dim=1) > 0.5]
+        assert len(large) > 100
+        unit = torch.nn.functional.normalize(large, dim=1)
+        directions.append(float(torch.linalg.svdvals(unit)[0].square() / len(unit)))
+    assert directions[0] > 0.85 > 0.7 > directions[1]
+
+
+def test_saving_keeps_whether_sizes_are_kept(tmp_path: Path) -> None:
+    values = burst_pair(2000)
+    null = NullPair.fit(values, (D, D), keeps_sizes=True)
+    null.save(tmp_path / "null.safetensors")
+    assert torch.equal(NullPair.load(tmp_path / "null.safetensors").apply(values), null.apply(values))

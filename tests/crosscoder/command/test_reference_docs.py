@@ -61,7 +61,7 @@ def test_every_setting_is_listed_with_its_description(model: type[BaseModel]) ->
                 row = next(line for line in page.split("\n") if line.startswith(f"| `{name}` |"))
                 assert not field.description or field.description.split("|")[0][:40].rstrip() in page, row
     assert (
-        "| `k` | whole number (at least 1) | required | average number of latents that fire on a token |"
+        "| `k` | whole number (at least 1) | `null` | average number of latents that fire on a token; null: chosen by a short sweep before the "
         in page
     )
     assert "| `held_out` | number (above 0, below 1) | `0.1` |" in page

@@ -86,10 +86,15 @@ def test_no_means_false_where_a_boolean_belongs(tmp_path: Path) -> None:
     assert load(tmp_path, f"{FILES}tokens: {{mask_special: no}}").tokens.mask_special is False
 
 
-@pytest.mark.parametrize("text", ["'1e-4'", "true", ".nan", ".inf", "nan", "inf", "'32'", "1e999", "null"])
+@pytest.mark.parametrize("text", ["'1e-4'", "true", ".nan", ".inf", "nan", "inf", "'32'", "1e999"])
 def test_text_and_booleans_are_refused_as_numbers(tmp_path: Path, text: str) -> None:
     assert "number" in error_message(tmp_path, f"{FILES}training: {{lr: {text}}}")
     assert "number" in error_message(tmp_path, FILES, f"training.lr={text}")
+
+
+def test_null_leaves_a_setting_open_only_where_a_rule_can_choose_it(tmp_path: Path) -> None:
+    assert load(tmp_path, FILES, "training.lr=null").training.lr is None
+    assert "number" in error_message(tmp_path, FILES, "training.warmup=null")
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------
@@ -198,11 +203,12 @@ def test_overrides_apply_to_loaded_settings(tmp_path: Path) -> None:
             "crosscoder.sparsity: expected a mapping such as {kind: batch_topk, ...}, got 'topk' (in tiny.yaml)",
         ),
         (
-            "crosscoder: {sparsity: {kind: topk}}",
-            "crosscoder.sparsity.k: missing; needed: largest number of latents that fire on a token (in tiny.yaml)",
+            "crosscoder: {sparsity: {kind: relu}}",
+            "crosscoder.sparsity.target_l0: missing; needed: average number of latents that fire on a token; the penalty weight is "
+            "controlled to reach it (in tiny.yaml)",
         ),
         (
-            "crosscoder: {n_latents: 16}",
+            "crosscoder: {n_latents: 16, sparsity: {kind: topk, k: 32}}",
             "crosscoder: sparsity.k is 32, larger than n_latents 16; give a k of at most n_latents (in tiny.yaml)",
         ),
         (

@@ -22,8 +22,13 @@ from crosscoder.runtime.files import write_atomic
 
 
 def config(output: Path, *words: str) -> RunConfig:
-    files = {"kind": "files", "reference": "a.npy", "intervened": "b.npy"}
-    return with_overrides(RunConfig.model_validate({"output": output, "activations": files}), words)
+    settings = {
+        "output": output,
+        "activations": {"kind": "files", "reference": "a.npy", "intervened": "b.npy"},
+        "crosscoder": {"n_latents": 4096, "sparsity": {"kind": "batch_topk", "k": 32}},
+        "training": {"lr": 1e-3},
+    }
+    return with_overrides(RunConfig.model_validate(settings), words)
 
 
 def test_paths_are_those_of_the_contract(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from training.bench.growth import (
 from training.bench.planted_activations import PlantedActivations
 from training.bench.profile import PRODUCT as PROFILED_PRODUCT
 from training.bench.profile import REST, STEP, profile_step, stage_seconds
-from training.bench.settings import BenchConfig, chosen_benchmarks
+from training.bench.settings import BENCHMARKS, BenchConfig, chosen_benchmarks
 from training.bench.shards import SHUFFLED, reading_share, shards_benchmark
 from training.bench.step import (
     PRODUCT,
@@ -251,7 +251,17 @@ def test_wrong_settings_are_reported_in_one_line(word: str, message: str) -> Non
 
 
 def test_one_name_chooses_the_benchmark() -> None:
-    assert chosen_benchmarks("all") == ("step", "growth", "harvest", "shards", "analysis", "page")
+    assert chosen_benchmarks("all") == BENCHMARKS
+    assert set(BENCHMARKS) == {
+        "step",
+        "growth",
+        "harvest",
+        "shards",
+        "analysis",
+        "page",
+        "coverage",
+        "stability",
+    }
     assert chosen_benchmarks("shards") == ("shards",)
     with pytest.raises(ConfigError, match=r"^bench: 'stepp' is not one of .*did you mean 'step'"):
         chosen_benchmarks("stepp")

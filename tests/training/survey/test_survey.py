@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crosscoder.config import RunConfig
+from crosscoder.config import ControlsConfig, RunConfig
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents, tokenize
@@ -223,7 +223,7 @@ def test_training_surveys_once_and_again_if_more_documents_are_configured(
         output=str(tmp_path / "run"),
         crosscoder={"n_latents": 32, "sparsity": {"kind": "topk", "k": 2}},
         training={"n_tokens": 640, "batch_tokens": 64},
-        controls={"drift": False, "identity": False, "shuffled": False},
+        controls=ControlsConfig.none().model_dump(mode="json"),
     )
     train(config)
     place = RunFolder(tmp_path / "run").survey

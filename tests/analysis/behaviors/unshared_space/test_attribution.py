@@ -144,7 +144,7 @@ def test_exchanging_the_models_flips_every_sign(sizes: MixedPair, found: Attribu
             -found.difference(lambda side, part=part: getattr(side, part)),
             atol=1e-4,
         )
-    assert set(rank_unshared(other)) == set(rank_unshared(found)), (
+    assert set(rank_unshared(other).along) == set(rank_unshared(found).along), (
         "contributions are relative to the direction of the shift"
     )
 

@@ -1,0 +1,84 @@
+"""Open settings: those that may be null, which `training.recipe` then chooses from the data before training.
+
+The settings of a run are complete once the recipe has written its choices to RUN/config.yaml. `chosen` reads a setting that has to
+be there; `with_choices` takes over the choices that a run made before.
+"""
+
+from typing import Any, TypeVar
+
+from ..errors import ConfigError
+from .introspection import Place
+from .run import RunConfig
+from .sparsity import BatchTopK, TopK
+
+Value = TypeVar("Value", int, float)
+
+OPEN_SETTINGS: tuple[Place, ...] = (
+    ("crosscoder", "n_latents"),
+    ("crosscoder", "sparsity", "k"),
+    ("training", "n_tokens"),
+    ("training", "batch_tokens"),
+    ("training", "lr"),
+    ("training", "auxiliary", "k"),
+    ("training", "auxiliary", "dead_after_tokens"),
+)
+"""Every setting that may be left open, in the order in which they are chosen."""
+
+
+def chosen(value: Value | None, setting: str) -> Value:
+    """Return the value of a setting that may be left open, where it has to be chosen.
+
+    Raises:
+        ConfigError: It is still open.
+    """
+    if value is None:
+        raise ConfigError(
+            f"{setting}: left open (null) and not chosen yet; train the run first, or give a number"
+        )
+    return value
+
+
+def open_settings(config: RunConfig) -> tuple[str, ...]:
+    """Return the dotted names of the settings that are still open."""
+    return tuple(
+        ".".join(place) for place in OPEN_SETTINGS if _has(config, place) and _at(config, place) is None
+    )
+
+
+def with_choices(config: RunConfig, earlier: RunConfig) -> RunConfig:
+    """Return the settings with every open one taken from `earlier`, the settings of the same run as stored.
+
+    A k is taken over only for the same kind of sparsity.
+    """
+    for place in OPEN_SETTINGS:
+        if place == ("crosscoder", "sparsity", "k") and not _same_sparsity(config, earlier):
+            continue
+        if _has(config, place) and _at(config, place) is None and (value := _at(earlier, place)) is not None:
+            config = with_value(config, place, value)
+    return config
+
+
+def with_value(block: Any, place: Place, value: object) -> Any:
+    """Return a copy of a block of settings with one setting, at `place` inside it, replaced. The caller vouches for the value."""
+    name, *inside = place
+    if inside:
+        value = with_value(getattr(block, name), tuple(inside), value)
+    return block.model_copy(update={name: value})
+
+
+def _same_sparsity(config: RunConfig, earlier: RunConfig) -> bool:
+    return config.crosscoder.sparsity.kind == earlier.crosscoder.sparsity.kind
+
+
+def _has(config: RunConfig, place: Place) -> bool:
+    """Whether the setting exists: ReLU and JumpReLU have no k."""
+    return place != ("crosscoder", "sparsity", "k") or isinstance(
+        config.crosscoder.sparsity, BatchTopK | TopK
+    )
+
+
+def _at(config: RunConfig, place: Place) -> Any:
+    value: Any = config
+    for name in place:
+        value = getattr(value, name)
+    return value
