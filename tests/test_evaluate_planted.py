@@ -19,7 +19,7 @@ def run(config: RunConfig) -> RunFolder:
     """Train and analyze as the command does."""
     train(config)
     folder = RunFolder.open(config.output)
-    analyze(folder, config)
+    analyze(folder, folder.read_config())
     return folder
 
 
