@@ -1,15 +1,16 @@
 """Shares of a sum over tokens, with intervals over blocks of documents.
 
-A share is the ratio Σ_b p_b / Σ_b t_b over blocks b. Its variance is that of the linearized ratio, the residuals p_b - share · t_b
-(Cochran 1977, chapter 6), and its interval has a quantile of Student's t with one degree of freedom fewer than there are blocks. With fewer
-than `MIN_BLOCKS` blocks there is no interval, and nothing is established.
+A share is the ratio Σ_b p_b / Σ_b t_b over blocks b. It is as uncertain as the mean of the residuals of the linearized ratio, p_b - share · t_b
+(Cochran 1977, chapter 6), which are skewed where few documents have the part: `latents.mean_intervals` allows for that. With fewer than
+`MIN_BLOCKS` blocks there is no interval, and nothing is established.
 """
 
 from typing import NamedTuple
 
 from jaxtyping import Float64
-from scipy import stats
 from torch import Tensor
+
+from ..latents.mean_intervals import margins, sample_of
 
 MIN_BLOCKS = 12
 """Blocks of documents, with at least one token each, without which a share has no interval."""
@@ -40,10 +41,11 @@ def share_of(part: Float64[Tensor, " block"], total: Float64[Tensor, " block"], 
     value = float(part.sum()) / whole if whole else 0.0
     if n_blocks < MIN_BLOCKS:
         return Share(value, None, None)
-    residual = part - value * total
-    error = float((residual.square().sum() * n_blocks / (n_blocks - 1)).sqrt()) / whole
-    margin = float(stats.t.ppf((1 + confidence) / 2, n_blocks - 1)) * error
-    return Share(value, value - margin, value + margin)
+    residual = (part - value * total).numpy()[:, None]
+    below, above = margins(sample_of(residual), confidence)
+    return Share(
+        value, value - float(below[0]) * n_blocks / whole, value + float(above[0]) * n_blocks / whole
+    )
 
 
 def permutation_p(observed: float, null: Float64[Tensor, " draw"]) -> float:
