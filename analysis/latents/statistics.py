@@ -54,6 +54,7 @@ class Statistics:
     fve: Mapping[str, float | None]
     """Fraction of variance explained of `reference`, `intervened` and their `difference`; None if the dictionary does not reconstruct it."""
     l0: float
+    """Latents that fire on a token; of a shared-dictionary SAE, in each model's own code, which k bounds."""
     cosine: float | None
     """Mean cosine between the two models' activations of a token; None if widths differ."""
     relative_difference: float | None
@@ -126,11 +127,18 @@ class StatisticsAccumulator:
             source_documents=self.source_documents,
             histograms=self.histograms,
             fve=fve,
-            l0=self.meter.l0(),
+            l0=self._l0(),
             cosine=self.similarity.cosine(),
             relative_difference=self.similarity.relative_difference(),
             means=self.similarity.means(),
         )
+
+    def _l0(self) -> float:
+        if self.view.reads != "pooled":
+            return self.meter.l0()
+        sums = self.block_sums.sums()
+        fired = sum(float(sums[f"fired/{model}"].sum()) for model in MODEL_NAMES)
+        return fired / (len(MODEL_NAMES) * self.n_tokens)
 
     def _add_firings(
         self,

@@ -341,6 +341,11 @@ def test_a_shared_dictionary_finds_features_with_another_rate(tmp_path: Path) ->
     assert np.abs(features["relative_rate"] - truth).max() < 0.05
     assert ((features["relative_rate_low"] <= truth) & (truth <= features["relative_rate_high"])).mean() > 0.7
     assert summary["counts"]["reweighted"]["count"] == expected.count("reweighted")
+    of_models = [float(features[f"density_{model}"].sum()) for model in ("reference", "intervened")]
+    assert summary["l0"] == pytest.approx(sum(of_models) / 2), (
+        "each model has its own code, and k is for each"
+    )
+    assert summary["l0"] < features["density"].sum()
 
 
 def test_a_diff_sae_measures_which_model_holds_its_direction(tmp_path: Path) -> None:
