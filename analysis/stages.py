@@ -80,7 +80,6 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         table = features.table(observations(run, seen, features, logits))
         summary = make_summary(view, seen.statistics, features, config, folder.read_manifest(), controls)
         summary["checks"] = [check.as_dict() for check in checks]
-        summary["withheld"] = withheld(checks)
         described = describe_change(
             view, run.reader, run.context, config, features.labels, features.candidates, controls.replicas
         )

@@ -54,6 +54,7 @@ _ORDER = (
         "q_value",
         "seed_stability",
         "label_stability",
+        "span_residual",
         "difference_latent",
         "difference_cosine",
         "onset",
@@ -81,6 +82,9 @@ class Features:
 
     candidates: tuple[Label, ...] = ()
     """Label of each latent in this training alone: before q-values and replication; empty if nothing was labeled."""
+
+    withheld: str | None = None
+    """Why no latent is labeled; None: they are."""
 
     def table(self, observations: list[str]) -> pa.Table:
         """Return an Arrow table, with NaN as null. `features_file.write_features` fills in evidence and explanations."""
@@ -126,8 +130,10 @@ def make_features(
     seed: int,
     support: Support | None = None,
 ) -> Features:
-    """Return all columns and labels, for every view. Without `support`, labels are those of this training alone, before q-values."""
-    rule = config.rule if support is not None else config.rule.model_copy(update={"replications": 0})
+    """Return all columns and labels, for every view. Without `support`, labels are those of this training alone, before q-values, and their
+    numbers have no intervals."""
+    alone = support is None
+    rule = config.rule.model_copy(update={"replications": 0}) if alone else config.rule
     support = support or Support()
     columns = activity(view, statistics)
     geometry = None
@@ -170,7 +176,7 @@ def make_features(
     features = _labeled(columns, outcomes, evidence.q_value, reasons, rule, again, support.withheld)
     if not view.aligned:
         return features
-    if support.withheld is not None:
+    if alone or support.withheld is not None:
         return replace(features, evidence=evidence)
     counts = count_intervals(evidence, moments, estimators, weights, rule, again, columns["span_residual"])
     return replace(features, evidence=evidence, count_intervals=counts)
@@ -247,7 +253,12 @@ def _labeled(
             for reason, is_dead in zip(reasons, dead, strict=True)
         ]
     return Features(
-        columns, _label_names(labels), tuple(reasons), replication=again, candidates=_label_names(found)
+        columns,
+        _label_names(labels),
+        tuple(reasons),
+        replication=again,
+        candidates=_label_names(found),
+        withheld=withheld,
     )
 
 

@@ -77,7 +77,9 @@ def make_summary(
             for label in LABELS
         },
         "controls": controls.summary(),
-        "limits": _limits(features, rule, controls),
+        "withheld": features.withheld,
+        # No number of labels is stated of a run that labels nothing, at any limit.
+        "limits": None if features.withheld else _limits(features, rule, controls),
         "shift": _shift(statistics),
         "relative_norm_histogram": _histogram(columns.get("relative_norm"), alive, (0.0, 1.0)),
         "cosine_histogram": _histogram(columns.get("decoder_cosine"), alive, (-1.0, 1.0)),
