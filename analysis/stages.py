@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from tqdm import tqdm
 
 from crosscoder.config import RunConfig
@@ -178,11 +178,13 @@ def _ask_unselected(run: TrainedRun) -> AskUnselected | None:
         return None
 
     def ask(
-        latents: Int64[np.ndarray, " asked"], mean_activation: Float64[np.ndarray, " latent"]
+        latents: Int64[np.ndarray, " asked"],
+        chosen_by_intervened: Bool[np.ndarray, " asked"],
+        mean_activation: Float64[np.ndarray, " latent"],
     ) -> UnselectedScaling:
-        batches = batches_for(view, run.reader)
+        batches, blocks = batches_for(view, run.reader), settings.bootstrap_blocks
         return unselected_scaling(
-            view, batches, latents, mean_activation, settings.bootstrap_blocks, run.config.seed
+            view, batches, latents, chosen_by_intervened, mean_activation, blocks, run.config.seed
         )
 
     return ask

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from crosscoder.config import AnalysisConfig, LabelRule
@@ -102,8 +102,12 @@ class Features:
         return FEATURES.build(table | {"observation": observations, "explanation": observations})
 
 
-AskUnselected = Callable[[Int64[np.ndarray, " asked"], Float64[np.ndarray, " latent"]], UnselectedScaling]
-"""Measures latents again on the tokens that one model alone chooses: their numbers, and the mean activation of every latent."""
+AskUnselected = Callable[
+    [Int64[np.ndarray, " asked"], Bool[np.ndarray, " asked"], Float64[np.ndarray, " latent"]],
+    UnselectedScaling,
+]
+"""Measures latents again on the tokens that one model alone chooses: their numbers, whether that is the intervened model, and the mean
+activation of every latent."""
 
 
 @dataclass(frozen=True)
@@ -194,23 +198,42 @@ def _with_unselected(
     rule: LabelRule,
     ask: AskUnselected,
 ) -> Evidence:
-    """Measure the latents that would be new or lost on the tokens that one model alone chooses, and add what was found."""
-    asked = np.flatnonzero(np.isin(decide(evidence, rule), (Outcome.NEW, Outcome.LOST)))
-    n_latents = len(columns["n_tokens"])
-    for name in ("nu_unselected", "nu_unselected_low", "nu_unselected_high", "partner_jaccard"):
-        columns[name] = np.full(n_latents, np.nan)
-    if not len(asked):
-        return evidence
-    found = ask(asked, columns["mean_activation"])
-    low, high = block_intervals(found.moments, {"nu_unselected": nu_unselected}, rule.confidence)[
-        "nu_unselected"
-    ]
-    columns["nu_unselected"][asked] = nu_unselected(found.moments.whole()).numpy()
-    columns["nu_unselected_low"][asked], columns["nu_unselected_high"][asked] = low.numpy(), high.numpy()
-    stronger = np.asarray(evidence.intervened_stronger)[asked]
-    columns["partner_jaccard"][asked] = found.partner_jaccard(stronger)
-    bounds = (columns[f"nu_unselected{bound}"] for bound in ("", "_low", "_high"))
-    return evidence._replace(nu_unselected=Estimate(*bounds), partner_jaccard=columns["partner_jaccard"])
+    """Measure the latents that would be new, lost or replaced on the tokens that one model alone chooses, and add what was found.
+
+    A new or lost latent is asked about with the model that has it. A replaced one has a direction in each; the one that the other model holds
+    more of counts.
+    """
+    outcomes, n_latents = decide(evidence, rule), len(columns["n_tokens"])
+    nu = Estimate(*np.full((3, n_latents), np.nan))
+    columns["partner_jaccard"] = np.full(n_latents, np.nan)
+
+    def measured(latents: np.ndarray, by_intervened: np.ndarray) -> tuple[Estimate, UnselectedScaling]:
+        found = ask(latents, by_intervened, columns["mean_activation"])
+        low, high = block_intervals(found.moments, {"nu": nu_unselected}, rule.confidence)["nu"]
+        return Estimate(nu_unselected(found.moments.whole()).numpy(), low.numpy(), high.numpy()), found
+
+    def add(latents: np.ndarray, values: Estimate) -> None:
+        for part, value in zip(nu, values, strict=True):
+            part[latents] = value
+
+    exclusive = np.flatnonzero(np.isin(outcomes, (Outcome.NEW, Outcome.LOST)))
+    if len(exclusive):
+        stronger = np.asarray(evidence.intervened_stronger)[exclusive]
+        values, found = measured(exclusive, stronger)
+        add(exclusive, values)
+        columns["partner_jaccard"][exclusive] = found.partner_jaccard(stronger)
+    replaced = np.flatnonzero(outcomes == Outcome.REPLACED)
+    if len(replaced):
+        sides = [measured(replaced, np.full(len(replaced), side))[0] for side in (False, True)]
+        # What has no bound may be anything, and counts as most; what was not measured counts as least.
+        held = [
+            np.where(np.isnan(one.value), -1.0, np.nan_to_num(one.magnitude_bound, nan=np.inf))
+            for one in sides
+        ]
+        larger = np.argmax(held, axis=0)
+        add(replaced, Estimate(*(np.choose(larger, parts) for parts in zip(*sides, strict=True))))
+    columns |= {f"nu_unselected{bound}": part for bound, part in zip(("", "_low", "_high"), nu, strict=True)}
+    return evidence._replace(nu_unselected=nu, partner_jaccard=columns["partner_jaccard"])
 
 
 def _span_residuals(

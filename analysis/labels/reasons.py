@@ -141,6 +141,12 @@ def _in_one_model(evidence: Evidence, rule: LabelRule) -> str:
 
 def _present_elsewhere(evidence: Evidence, rule: LabelRule) -> str:
     sides, nu = _sides(evidence), evidence.nu_unselected
+    if sides.ratio > rule.weak_norm:
+        return (
+            "each model lacks the other's direction where it fires, but its firings are chosen by both models: on the tokens that one model alone "
+            f"chooses along its own direction, the other holds a share of {_two(nu.value)} (nu_unselected, upper bound "
+            f"{_two(nu.magnitude_bound)} > {rule.nu_unselected:.2f})"
+        )
     return (
         f"in the {sides.stronger} only where it fires, but its firings are chosen by both models: on the tokens that the {sides.stronger} alone "
         f"chooses along this direction, the {sides.weaker} holds a share of {_two(nu.value)} (nu_unselected, upper bound "

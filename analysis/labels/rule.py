@@ -15,7 +15,8 @@ new, lost      The weaker norm is at most `weak_norm` of the stronger, AND laten
                New if the intervened model is the stronger, lost if the reference is.
 replaced       As lost, and a latent that is as new fires on the same tokens (Jaccard index at least `replaced_jaccard`), or the reverse:
                one direction gave way to another. Or one latent does both: its decoder cosine is below `rotated_cosine`, the weaker norm is
-               at least half of the stronger, and latent scaling finds each direction absent from the other model.
+               at least half of the stronger, and latent scaling finds each direction absent from the other model, also on the tokens that
+               one model alone chooses.
 reweighted     As new or lost, but the twin has the same direction (cosine at least `shared_cosine`): the concept is in both models, and
                one has it at least `rate_ratio` times as often, interval included.
 undetermined   As new or lost, but the twin has the same direction at a similar rate, or its cosine is between `rotated_cosine` and
@@ -171,6 +172,7 @@ def decide(evidence: Evidence, rule: LabelRule) -> np.ndarray:
     exclusive = (ratio <= rule.weak_norm) & absent
     twin_same = evidence.twin_cosine >= rule.shared_cosine
     differs = evidence.cosine < rule.rotated_cosine
+    replaced = differs & absent_new & absent_lost & ~np.asarray(evidence.mapped) & (ratio >= ROTATED_RATIO)
     # Not estimable counts as too little: comparisons with NaN are false.
     holds_own = np.logical_and(
         evidence.new.own_beta >= OWN_CONCEPT_BETA, evidence.lost.own_beta >= OWN_CONCEPT_BETA
@@ -187,15 +189,12 @@ def decide(evidence: Evidence, rule: LabelRule) -> np.ndarray:
         (exclusive & twin_same & _differs_in_rate(evidence.relative_rate, rule), Outcome.OCCURS_MORE_OFTEN),
         (exclusive & twin_same, Outcome.OCCURS_AS_OFTEN),
         (exclusive & _is_near(evidence.twin_cosine, rule), Outcome.NEAR_OTHER_DIRECTION),
-        (exclusive & _held_elsewhere(evidence.nu_unselected, rule), Outcome.PRESENT_ELSEWHERE),
+        ((exclusive | replaced) & _held_elsewhere(evidence.nu_unselected, rule), Outcome.PRESENT_ELSEWHERE),
         (exclusive & (evidence.partner_jaccard >= rule.replaced_jaccard), Outcome.REPLACED_PAIR),
         (exclusive & intervened_stronger, Outcome.NEW),
         (exclusive, Outcome.LOST),
         (ratio <= min(NEGLIGIBLE_RATIO, rule.weak_norm), Outcome.NORM_ALONE),
-        (
-            differs & absent_new & absent_lost & ~np.asarray(evidence.mapped) & (ratio >= ROTATED_RATIO),
-            Outcome.REPLACED,
-        ),
+        (replaced, Outcome.REPLACED),
         (absent, Outcome.ABSENT_FROM_WEAKER),
         (absent_new | absent_lost, Outcome.ABSENT_FROM_STRONGER),
         (np.isnan(evidence.cosine), Outcome.NO_COSINE),

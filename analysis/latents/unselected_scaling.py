@@ -1,11 +1,11 @@
-"""Latent scaling on tokens that one model alone chooses, for the latents that seem to be in one model only.
+"""Latent scaling on tokens that one model alone chooses, for the directions that seem to be in one model only.
 
 A latent's own firings are chosen by both models, because the encoder reads both. A latent can therefore fire just where they differ: if a
 model drops a feature on half of its tokens, one latent may take these tokens and look lost, while another takes the rest. Latent scaling on
 the latent's firings then finds the feature absent, and says nothing about the feature.
 
-Take latent j and its direction d in model S, the one with the larger decoder norm. The *content* of model M on token t is what M holds
-along d, without what latents of clearly different directions write:
+Take latent j and its direction d in model S: the one with the larger decoder norm, or either for a latent whose two directions each seem to
+be in one model only. The *content* of model M on token t is what M holds along d, without what latents of clearly different directions write:
 
     c^M_t = ⟨d, e^M_t + Σ_{i ∈ N} f_it d_i^M⟩ / ‖d‖²      N: latents that write along d (|cos| at least `NEAR`) into S or M, j included
 
@@ -50,7 +50,6 @@ _CHUNK = 512
 class UnselectedScaling(NamedTuple):
     """The sums of one pass, for the latents asked about."""
 
-    latents: Int64[np.ndarray, " asked"]
     moments: BlockMoments
     """By block: `own` Σ_T (c^S)², `other` Σ_T c^S c^O, `chosen` |T|."""
     jaccard: Float64[np.ndarray, "asked asked"]
@@ -80,7 +79,7 @@ class _Asked(NamedTuple):
     """d / ‖d‖² in the space of each model."""
     written: tuple[Float[Tensor, "near asked"], Float[Tensor, "near asked"]]
     """⟨d, d_i^M⟩ / ‖d‖² of near latents, 0 for latents that are not near this one."""
-    intervened_stronger: Bool[Tensor, " asked"]
+    chosen_by_intervened: Bool[Tensor, " asked"]
     limit: Float[Tensor, " asked"]
     """Content that chooses a token."""
 
@@ -89,6 +88,7 @@ def unselected_scaling(
     view: PairedView,
     batches: Iterable[ActivationBatch],
     latents: Int64[np.ndarray, " asked"],
+    chosen_by_intervened: Bool[np.ndarray, " asked"],
     mean_activation: Float64[np.ndarray, " latent"],
     n_blocks: int,
     seed: int,
@@ -97,12 +97,19 @@ def unselected_scaling(
 
     Args:
         batches: The held-out tokens, in batches of a size that suits the view.
+        chosen_by_intervened: Whether S is the intervened model, for each latent.
         mean_activation: Mean activation of every latent of the dictionary where it fires.
         n_blocks, seed: Blocks of documents, as in `BlockSums`.
     """
+    places = np.array_split(np.arange(len(latents)), max(1, -(-len(latents) // _CHUNK)))
     parts = [
-        _asked(view, torch.from_numpy(part), mean_activation)
-        for part in np.array_split(latents, max(1, -(-len(latents) // _CHUNK)))
+        _asked(
+            view,
+            torch.from_numpy(latents[place]),
+            torch.from_numpy(chosen_by_intervened[place]),
+            mean_activation,
+        )
+        for place in places
     ]
     sums = {
         name: torch.zeros(n_blocks, len(latents), dtype=torch.float64) for name in ("own", "other", "chosen")
@@ -123,23 +130,26 @@ def unselected_scaling(
                 sums[name][:, columns].index_add_(0, block, values)
             start = columns.stop
     moments = BlockMoments(sums, {"tokens": tokens}, {})
-    return UnselectedScaling(latents, moments, _jaccard(together).numpy())
+    return UnselectedScaling(moments, _jaccard(together).numpy())
 
 
-def _asked(view: PairedView, latents: Int64[Tensor, " asked"], mean_activation: np.ndarray) -> _Asked:
+def _asked(
+    view: PairedView,
+    latents: Int64[Tensor, " asked"],
+    chosen_by_intervened: Bool[Tensor, " asked"],
+    mean_activation: np.ndarray,
+) -> _Asked:
     device = view.device
-    latents = latents.to(device)
-    norms = torch.stack([rows.norm(dim=1) for rows in view.directions[:2]])
-    intervened_stronger = norms[1, latents] >= norms[0, latents]
+    latents, chosen_by_intervened = latents.to(device), chosen_by_intervened.to(device)
     directions = [
         torch.where(
-            intervened_stronger[:, None],
+            chosen_by_intervened[:, None],
             view.directions_in[MODEL_NAMES[1], model][latents],
             view.directions_in[MODEL_NAMES[0], model][latents],
         )
         for model in MODEL_NAMES
     ]
-    is_near = torch.zeros(len(norms[0]), len(latents), dtype=torch.bool, device=device)
+    is_near = torch.zeros(view.n_latents, len(latents), dtype=torch.bool, device=device)
     for rows, asked in zip(view.directions, directions, strict=False):
         is_near |= (normalize(rows, dim=1) @ normalize(asked, dim=1).T).abs() >= NEAR
     is_near[latents, torch.arange(len(latents), device=device)] = True
@@ -150,9 +160,9 @@ def _asked(view: PairedView, latents: Int64[Tensor, " asked"], mean_activation: 
         (rows[near] @ reader.T) * is_near[near]
         for rows, reader in zip(view.directions, readers, strict=False)
     )
-    limit = torch.from_numpy(_CHOSEN_FROM * mean_activation[latents.cpu().numpy()]).to(norms)
+    limit = torch.from_numpy(_CHOSEN_FROM * mean_activation[latents.cpu().numpy()]).to(directions[0])
     return _Asked(
-        latents, near, (readers[0], readers[1]), (written[0], written[1]), intervened_stronger, limit
+        latents, near, (readers[0], readers[1]), (written[0], written[1]), chosen_by_intervened, limit
     )
 
 
@@ -165,8 +175,8 @@ def _summands(
         error @ reader.T + values @ written
         for error, reader, written in zip(errors, part.readers, part.written, strict=False)
     )
-    own = torch.where(part.intervened_stronger, intervened, reference)
-    other = torch.where(part.intervened_stronger, reference, intervened)
+    own = torch.where(part.chosen_by_intervened, intervened, reference)
+    other = torch.where(part.chosen_by_intervened, reference, intervened)
     chosen = own >= part.limit
     own = own.masked_fill(~chosen, 0.0)
     parts = {"own": own.square(), "other": own * other, "chosen": chosen}

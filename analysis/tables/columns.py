@@ -20,7 +20,9 @@ _NO_ERROR = (
     f"not estimable (the denominator is too small), {_NO_MAP}, or the dictionary is a shared-dictionary SAE"
 )
 _NO_RECONSTRUCTION = f"{_NO_ERROR} or a diff-SAE"
-_NOT_ASKED = "the norm and latent scaling do not say that the latent is in one model only"
+_NOT_ASKED = (
+    "the norm and latent scaling do not say that the latent, or each of its directions, is in one model only"
+)
 _SHARE = "0 to 1"
 
 
@@ -96,7 +98,8 @@ FEATURES = Table(
                "about 0 to some tens; negative: the latent points against the shift",
                f"{_DEAD}, the models are identical, or no linear map connects them"),
         Column("nu_unselected", _f64, "ν on the tokens that the model with the larger decoder norm alone chooses, because the latent's own firings are "
-               "chosen by both models: the share of the direction that the other model holds there.",
+               "chosen by both models: the share of the direction that the other model holds there. Of a latent that replaces one direction by another: "
+               "the larger share of the two directions.",
                "0: none; 1: as much as in its own model; can lie outside that range", _NOT_ASKED),
         *_interval("nu_unselected", "nu_unselected", "as nu_unselected", "as nu_unselected", _f64),
         Column("partner_jaccard", _f64, "Largest Jaccard index of its firings with those of a latent that only the other model has.", _SHARE, _NOT_ASKED),

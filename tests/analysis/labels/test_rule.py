@@ -346,3 +346,12 @@ def test_one_latent_whose_directions_are_each_absent_from_the_other_model_is_rep
     assert label(evidence(1.0, 0.9, cosine=0.5, new=toward(0.5, 0.5), lost=toward(0.5, 0.5))) == "rotated"
     assert label(evidence(1.0, 0.9, cosine=0.02, new=absent, lost=toward(0.9, 0.9))) == "undetermined"
     assert label(evidence(1.0, 0.9, cosine=0.02, new=absent, lost=absent, mapped=True)) == "undetermined"
+
+
+def test_a_replacement_on_some_of_the_tokens_is_none() -> None:
+    """The latent takes just the tokens on which one direction gave way to the other; the other model holds the first one elsewhere."""
+    absent = toward(0.05, 0.1)
+    replaced = evidence(1.0, 0.9, cosine=0.02, new=absent, lost=absent)
+    assert label(replaced._replace(nu_unselected=ABSENT)) == "replaced"
+    held = verdict_of(replaced._replace(nu_unselected=HELD), RULE)
+    assert held.label == "undetermined" and "the other holds a share of 0.60" in held.reason

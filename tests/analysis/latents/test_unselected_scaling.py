@@ -61,10 +61,15 @@ def activations(kept: float, seed: int = 0) -> Tensor:
     return values
 
 
+INTERVENED = {3}
+"""Latents whose direction the intervened model has."""
+
+
 def asked(values: Tensor, latents: list[int], seed: int = 0) -> UnselectedScaling:
     view, reader = dictionary(), MemoryReader(values, (D, D))
     mean = np.ones(view.n_latents)
-    return unselected_scaling(view, reader.batches(512), np.array(latents), mean, BLOCKS, seed)
+    by_intervened = np.array([latent in INTERVENED for latent in latents])
+    return unselected_scaling(view, reader.batches(512), np.array(latents), by_intervened, mean, BLOCKS, seed)
 
 
 def shares(found: UnselectedScaling) -> list[float]:
@@ -111,5 +116,32 @@ def test_exchanging_the_models_changes_no_share() -> None:
         swapped.crosscoder.W_dec.copy_(view.crosscoder.W_dec.roll(D, dims=1))
     mirrored = PairedView(swapped.crosscoder, (D, D))
     reader = MemoryReader(values.roll(D, dims=1), (D, D))
-    found = unselected_scaling(mirrored, reader.batches(512), np.array([1, 2, 3]), np.ones(4), BLOCKS, 0)
+    by_intervened = np.array([True, True, False])
+    found = unselected_scaling(
+        mirrored, reader.batches(512), np.array([1, 2, 3]), by_intervened, np.ones(4), BLOCKS, 0
+    )
     assert shares(found) == pytest.approx(shares(asked(values, [1, 2, 3])), abs=1e-5)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.6])
+def test_either_model_may_choose_the_tokens_of_a_latent_of_both(kept: float) -> None:
+    """Latent 1 writes coordinate 0 of the reference and coordinate 3 of the intervened model, where the latter gave the first one up. Only the
+    reference's tokens show that the intervened model kept it on the others."""
+    view, values = replacing_dictionary(), activations(kept)
+    values[:, D + 3] += values[:, 0] - values[:, D]
+    reader, mean = MemoryReader(values, (D, D)), np.ones(view.n_latents)
+    shares_of = [
+        shares(unselected_scaling(view, reader.batches(512), np.array([1]), np.array([by]), mean, BLOCKS, 0))[
+            0
+        ]
+        for by in (False, True)
+    ]
+    assert shares_of == pytest.approx([kept, 0.0], abs=0.08)
+
+
+def replacing_dictionary() -> PairedView:
+    """The dictionary, but latent 1 also writes coordinate 3 of the intervened model."""
+    view = dictionary()
+    with torch.no_grad():
+        view.crosscoder.W_dec[1, D + 3] = 1.0
+    return PairedView(view.crosscoder, (D, D))
