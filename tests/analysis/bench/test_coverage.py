@@ -63,17 +63,17 @@ def test_the_truth_of_a_corpus_is_what_many_documents_show(corpus: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_table_of_coverage() -> None:
-    """The nominal 95 % are between 93 and 97 %, or above where values are discrete or most documents lack the latent; a point of chance is allowed."""
-    found = coverages(prompt_coverage(800, seed=1).record)
+    """The nominal 95 % are between 93 and 97 %, or above where values are discrete or most documents lack the latent."""
+    found = coverages(prompt_coverage(2000, seed=1).record)
     discrete = {key: value for key, value in found.items() if "answers" in key[0] or key[0] == SPIKES}
     for key in ((SPIKES, 12), (SPIKES, 20)):
         del discrete[key], found[key]
-    assert min(found.values()) >= 0.92
+    assert min(found.values()) >= 0.93
     assert (
-        max(value for key, value in found.items() if key not in discrete and "uniform" not in key[0]) <= 0.985
+        max(value for key, value in found.items() if key not in discrete and "uniform" not in key[0]) <= 0.975
     )
-    documents = coverages(document_coverage(100, seed=1).record)
-    assert min(documents.values()) >= 0.915
-    assert max(value for (name, _), value in documents.items() if "in all" in name or "nu_" in name) <= 0.98
-    record = shift_level(600, seed=1).record
-    assert np.max([levels["established"] for levels in record["levels"].values()]) <= 0.07
+    documents = coverages(document_coverage(300, seed=1).record)
+    assert min(documents.values()) >= 0.925
+    assert max(value for (name, _), value in documents.items() if "in all" in name or "nu_" in name) <= 0.97
+    record = shift_level(1000, seed=1).record
+    assert np.max([levels["established"] for levels in record["levels"].values()]) <= 0.06
