@@ -34,7 +34,7 @@ class Arguments(NamedTuple):
 def command_line(description: str, out: str, recipe: type[Recipe]) -> Iterator[tuple[Arguments, Recipe]]:
     """Parse the arguments and prepare the reference; a temporary one is removed at the end of the block.
 
-    Every field of `recipe` that is an int or a float is an option too.
+    Every field of `recipe` that is an int, a float or a text is an option too.
 
     Raises:
         DataError: The package of the reference is not installed.
@@ -48,7 +48,7 @@ def command_line(description: str, out: str, recipe: type[Recipe]) -> Iterator[t
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for field in fields(recipe):
-        if field.type in (int, float):
+        if field.type in (int, float, str):
             parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, default=field.default)
     options = vars(parser.parse_args())
     logging.basicConfig(level=logging.INFO, format="%(message)s")
