@@ -10,7 +10,7 @@ from crosscoder.planted import PlantedPair
 
 from .story import N_TOKENS, run_story
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

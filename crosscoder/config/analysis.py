@@ -85,7 +85,7 @@ class Conditions(Settings):
         description="largest relative deviation of the latents per held-out token (L0) from their target",
     )
     null_fve_gap: Share = Field(
-        default=0.1,
+        default=0.15,
         description="largest gap between the variance that the run and a null pair's dictionary explain, each of the better explained model",
     )
     identity_fve_gap: Share = Field(

@@ -315,7 +315,7 @@ def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "docs/notebook.md", "exec"), names)
-    assert (tmp_path / "limits.pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "shift_share.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_browser_shows_it_without_running_anything(run: Run, chromium: Any, tmp_path: Path) -> None:
