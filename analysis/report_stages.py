@@ -22,9 +22,11 @@ logger = logging.getLogger(__name__)
 def report(folder: RunFolder) -> Report:
     """Write RUN/report, and return the report."""
     written = write_report(folder)
-    # The first sentence says that nothing is labeled, if so, and what to change.
-    level = logging.WARNING if written.withheld else logging.INFO
-    logger.log(level, "report: %s", written.summary[0].text)
+    if written.why_withheld is not None:
+        # Findings need no labels, so the report may open with one; that nothing is labeled must not go unseen.
+        logger.warning("report: %s", written.why_withheld)
+    if written.summary[0].text != written.why_withheld:
+        logger.info("report: %s", written.summary[0].text)
     with wandb_run(folder, folder.read_config()) as wandb:
         log_report(wandb, folder)
     return written

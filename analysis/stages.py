@@ -21,6 +21,7 @@ from crosscoder.runtime.files import write_atomic
 
 from .change.change_elements import describe_change
 from .checkpoints.monitoring import Monitoring
+from .discovery.findings_file import Discovery
 from .explanations.firing_rules import learn_rules
 from .explanations.observations import observations
 from .features_file import read_features, require_observations, write_features
@@ -135,6 +136,24 @@ def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
         write_features(folder, table)
     logger.info("attribute: %s, %s", behavior.name, attributed.shift.verdict)
     return attributed.files.path
+
+
+def discover(folder: RunFolder, config: RunConfig) -> Discovery | None:
+    """Write RUN/discovery, and return what was found; None if the search is switched off or the run has no models.
+
+    Raises:
+        ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used.
+    """
+    from .discovery.discover import discover as search_behaviors
+
+    run = _opened(folder, config)
+    if not config.discovery.prompts or not run.has_models:
+        return None
+    with wandb_run(folder, config) as wandb, folder.stage("discover") as stage:
+        found = search_behaviors(folder, config, run.pair)
+        stage["prompts"], stage["findings"] = sum(found.prompts.values()), len(found.findings)
+        wandb.summary({"discovery/findings": len(found.findings), "discovery/hypotheses": found.hypotheses})
+    return found
 
 
 def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings) -> None:

@@ -99,6 +99,8 @@ def test_every_config_runs(
     monkeypatch.chdir(working_folder)
     make_models(path, monkeypatch)
     words = [f"output={tmp_path / 'run'}", "training.n_tokens=30000", "threads=1"]
+    if load_config(path).pair is not None:
+        words += ["discovery.prompts=40", "discovery.variants=1", "discovery.attribute=0"]
     if makers(path):
         words += [f"text.sources.{place}.limit=40" for place in range(3)]
     words.append(f"behaviors={json.dumps(shortened(path, tmp_path))}")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis.behaviors.behavior_files import load_behaviors
+from analysis.discovery.findings_file import read_discovery
 from analysis.report import read_report
 from crosscoder import load_crosscoder
 from crosscoder.command.app import app
@@ -17,7 +18,10 @@ from .wandb_files import history_row, offline_files, records
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["crosscoder.n_latents=96", "training.n_tokens=150000", "training.evaluate_every=50", "threads=1"]
+SMALL = [
+    "crosscoder.n_latents=96", "training.n_tokens=150000", "training.evaluate_every=50", "threads=1",
+    "discovery.prompts=320", "discovery.attribute=0",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +75,17 @@ def test_the_planted_visitor_is_explained(run: RunFolder) -> None:
     assert {one.key: one for one in report.desiderata}["validity.faithfulness"].value is not None
 
 
+def test_the_planted_visitor_is_found_without_being_told(run: RunFolder) -> None:
+    """The word that only the intervened model knows is in its answers, and nothing is found where nothing changed."""
+    found = read_discovery(run.findings)
+    assert found is not None
+    first = found.findings[0]
+    assert first.direction == "gained" and "blick" in first.effect.text
+    assert first.with_trigger.reference.count == 0 and first.difference_low > 0.1
+    assert [null.findings for null in found.nulls] == [0, 0]
+    assert "blick" in read_report(run).summary[0].text.text
+
+
 def test_wandb_holds_the_whole_run(run: RunFolder) -> None:
     """Settings, a token axis, losses, FVE per model, L0, dead latents, histograms, weights, summary: read from its files."""
     files = offline_files(run)
@@ -106,3 +121,5 @@ def test_a_model_against_itself_has_nothing_new_and_nothing_lost(tmp_path: Path)
     assert summary["counts"]["new"]["count"] == summary["counts"]["lost"]["count"] == 0
     assert summary["counts"]["shared"]["count"] > 30
     assert summary["fve"]["difference"] is None
+    found = read_discovery(tmp_path / "run" / "discovery" / "findings.json")
+    assert found is not None and found.findings == ()

@@ -44,6 +44,7 @@ SMALL = {
     "k: 64": "k: 6",
     "k: 32": "k: 4",
     "n_tokens: 50_000_000": "n_tokens: 6000",
+    "n_tokens: 50_000_000}": "n_tokens: 6000}\ndiscovery: {prompts: 40, variants: 1, nulls: [itself], attribute: 0}",
     "n_tokens: 2_000_000": "n_tokens: 4000",
     "--k 32,48,64,96": "--k 2,4,6,8",
     "crosscoder.sparsity.k=48": "crosscoder.sparsity.k=4",

@@ -22,6 +22,8 @@ SETTINGS = [
     "activations.batch_tokens=512",
     "wandb.mode=disabled",
     "threads=1",
+    "discovery.prompts=40",
+    "discovery.attribute=0",
 ]
 
 

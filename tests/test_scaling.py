@@ -20,7 +20,7 @@ CONFIG = Path(__file__).parent.parent / "configs" / "scaling.yaml"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("scaling") / "run"
-    words = [f"output={folder}", "threads=1"]
+    words = [f"output={folder}", "threads=1", "discovery.prompts=40"]
     app(["run", str(CONFIG), *words], standalone_mode=False)
     lookup = CONFIG.parent / "behaviors" / "lookup.yaml"
     app(["attribute", str(folder), str(lookup)], standalone_mode=False)

@@ -111,20 +111,27 @@ class Generator:
                 "give shorter prompts, or lower metric.sampling.max_new_tokens"
             )
 
-    @torch.no_grad()
     def answers(self, run: PatchedRun) -> list[list[str]]:
         """Return the sampled answers to each prompt."""
+        return [[self.text_of(row, run.model) for row in rows] for rows in self.answer_tokens(run)]
+
+    def text_of(self, token_ids: list[int], model: int) -> str:
+        """Return the text of an answer of one model."""
+        return str(self._pair.tokenizer_of(model).decode(token_ids, skip_special_tokens=True)).strip()
+
+    @torch.no_grad()
+    def answer_tokens(self, run: PatchedRun) -> list[list[list[int]]]:
+        """Return the token ids of the sampled answers to each prompt; one that the model ended has fewer than `max_new_tokens`."""
         order = sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index].token_ids))
         samples = self._sampling.samples
-        answers: list[list[str]] = [[] for _ in order]
+        answers: list[list[list[int]]] = [[] for _ in order]
         jobs = [index for index in order for _ in range(samples)]
         for start in tqdm(range(0, len(jobs), _ROWS), desc="answers", unit="batch", leave=False):
             indices = jobs[start : start + _ROWS]
             generator = torch.Generator().manual_seed(self._seed + start)
             rows = self._generate(start, [self._prompts[index] for index in indices], run, generator)
             for index, row in zip(indices, rows, strict=True):
-                text = str(self._pair.tokenizer.decode(row, skip_special_tokens=True))
-                answers[index].append(text.strip())
+                answers[index].append(row)
         return answers
 
     def _generate(
@@ -132,7 +139,7 @@ class Generator:
     ) -> list[list[int]]:
         """Return the token ids of one answer to each prompt."""
         states = [self._initial_state(prompts, model) for model in range(len(self._pair.models))]
-        stop_tokens = torch.tensor(self._stop_tokens(), device=self._pair.device)
+        stop_tokens = torch.tensor(self._stop_tokens(run.model), device=self._pair.device)
         generated: list[list[int]] = [[] for _ in prompts]
         open_rows = torch.ones(len(prompts), dtype=torch.bool, device=self._pair.device)
         token_ids, unpadded = self._padded(prompts)
@@ -273,12 +280,15 @@ class Generator:
         mask = np.stack([np.arange(longest) >= longest - len(row) for row in rows])
         return torch.from_numpy(token_ids).to(self._pair.device), torch.from_numpy(mask).to(self._pair.device)
 
-    def _stop_tokens(self) -> list[int]:
-        """Return the tokens that end an answer."""
-        network: Any = self._pair.models[1]
-        stop: list[Any] = [self._pair.tokenizer.eos_token_id]
-        configured = network.generation_config.eos_token_id
-        stop += configured if isinstance(configured, list) else [configured]
+    def _stop_tokens(self, model: int) -> list[int]:
+        """Return the tokens that end an answer: those of either model, or the model's own if the tokenizers differ."""
+        readers = (0, 1) if self._pair.readers is None else (model,)
+        stop: list[Any] = []
+        for reader in readers:
+            network: Any = self._pair.models[reader]
+            configured = network.generation_config.eos_token_id
+            stop += configured if isinstance(configured, list) else [configured]
+            stop.append(self._pair.tokenizer_of(reader).eos_token_id)
         return sorted({token for token in stop if isinstance(token, int)})
 
 

@@ -193,9 +193,14 @@ def batches(
     tokenizer: PreTrainedTokenizerBase,
     policy: TokenPolicy,
     batch_tokens: int = BATCH_TOKENS,
+    longest: int | None = None,
 ) -> list[Batch]:
-    """Batch rows of similar length, at most `batch_tokens` tokens with padding unless a single prompt has more."""
-    return form_batches(rows, group_by_length([rows], batch_tokens), tokenizer, policy)
+    """Batch rows of similar length, at most `batch_tokens` tokens with padding unless a single prompt has more.
+
+    Args:
+        longest: Most tokens of a row with its padding, e.g. the positions that the models have.
+    """
+    return form_batches(rows, group_by_length([rows], batch_tokens), tokenizer, policy, longest)
 
 
 def group_by_length(rows: Sequence[Sequence[Row]], batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
@@ -224,21 +229,28 @@ def form_batches(
     groups: Sequence[Sequence[int]],
     tokenizer: PreTrainedTokenizerBase,
     policy: TokenPolicy,
+    longest: int | None = None,
 ) -> list[Batch]:
     """Form one batch of one model's rows for each group of prompts."""
     rows_of_prompt: dict[int, list[Row]] = {}
     for row in rows:
         rows_of_prompt.setdefault(row.prompt, []).append(row)
     special = torch.tensor(special_ids(tokenizer) if policy.mask_special else [], dtype=torch.long)
-    return [_batch(group, rows_of_prompt, special, policy.mask_first) for group in groups]
+    return [_batch(group, rows_of_prompt, special, policy.mask_first, longest) for group in groups]
 
 
 def _batch(
-    prompts: Sequence[int], rows_of_prompt: dict[int, list[Row]], special: Int[Tensor, " id"], mask_first: int
+    prompts: Sequence[int],
+    rows_of_prompt: dict[int, list[Row]],
+    special: Int[Tensor, " id"],
+    mask_first: int,
+    longest: int | None,
 ) -> Batch:
     rows = [(place, row) for place, prompt in enumerate(prompts) for row in rows_of_prompt[prompt]]
     length = torch.tensor([len(row.token_ids) for _, row in rows])
-    token_ids = torch.zeros(len(rows), _padded(int(length.max())), dtype=torch.long)
+    n_tokens = int(length.max())
+    width = _padded(n_tokens) if longest is None else max(n_tokens, min(_padded(n_tokens), longest))
+    token_ids = torch.zeros(len(rows), width, dtype=torch.long)
     for index, (_, row) in enumerate(rows):
         token_ids[index, : len(row.token_ids)] = torch.from_numpy(row.token_ids)
     attention = torch.arange(token_ids.shape[1]) < length[:, None]

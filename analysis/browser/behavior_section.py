@@ -24,8 +24,8 @@ from ..report.phrases import unit_format
 from ..tables.analysis_files import AnalysisResults
 from ..tables.read_columns import read_columns
 from .attributed_tokens import attributed_tokens
-from .report_section import pieces
 from .section import Section
+from .sentence_pieces import pieces
 
 _SHARES = ("share_find", "share_held_out", "share_held_out_low", "share_held_out_high", "rank")
 _CHECKS = ("necessity", "sufficiency")

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Int64
 
-from ..report.findings import control_findings
+from ..report.control_results import control_results
 from ..report.limit_curves import drawing, limit_curves
 from ..tables.analysis_files import LABELS, TEXT_COLUMNS, AnalysisResults
 from .identity import run_digest
@@ -152,9 +152,9 @@ def _candidates(features: pd.DataFrame) -> np.ndarray | None:
 def _certainty(results: AnalysisResults) -> dict[str, list[dict[str, Any]]]:
     """Return the certainty of the counts in the report's sentences and charts, so that page and report agree."""
     return {
-        "findings": [
-            {"name": finding.name, "text": finding.text and finding.text.text, "meaning": finding.meaning}
-            for finding in control_findings(results)
+        "control_results": [
+            {"name": result.name, "text": result.text and result.text.text, "meaning": result.meaning}
+            for result in control_results(results)
         ],
         "limits": [
             {

@@ -1,10 +1,12 @@
-"""The parts of the report on the page, verbatim: its summary, its claims about latents, and its requirements."""
+"""The parts of the report on the page, verbatim: findings, summary, survey, claims about latents, and requirements."""
 
 from typing import Any
 
 from ..report.schema import Claim, ClaimGroup, Report, Requirement
-from ..report.wording import Sentence
+from .before_section import before_record
+from .findings_section import findings_record
 from .section import Section
+from .sentence_pieces import pieces
 
 
 def report_section(report: Report) -> Section:
@@ -14,22 +16,20 @@ def report_section(report: Report) -> Section:
             "in_short": [
                 {
                     "kind": headline.kind,
+                    "about": headline.about,
                     "text": pieces(headline.text),
                     "rests_on": list(headline.rests_on),
                 }
                 for headline in report.summary
             ],
-            "withheld": pieces(report.summary[0].text) if report.withheld else None,
+            "withheld": report.why_withheld and pieces(report.why_withheld),
+            "discovery": findings_record(report.discovery),
+            "before": before_record(report.before),
             "shared": next(pieces(count.meaning) for count in report.counts if count.label == "shared"),
             "claims": [_group(group) for group in report.groups],
             "desiderata": [_requirement(requirement) for requirement in report.desiderata],
         }
     )
-
-
-def pieces(sentence: Sentence) -> list[str | list[str]]:
-    """Split a sentence of the report: words and numbers as strings, quoted text as one-element lists."""
-    return [piece.text if piece.kind in ("words", "number") else [piece.text] for piece in sentence.pieces()]
 
 
 def _group(group: ClaimGroup) -> dict[str, Any]:

@@ -36,6 +36,14 @@ def behavior_drafts(behavior: BehaviorShift) -> Iterator[Draft]:
         yield from _against(behavior, explanation)
 
 
+def carrying_drafts(behavior: BehaviorShift) -> Iterator[Draft]:
+    """Yield only what carries the shift of a behavior; the shift itself if it is not attributed to latents."""
+    if behavior.explanation is None:
+        yield from behavior_drafts(behavior)
+    else:
+        yield from _set_claims(behavior, behavior.explanation)
+
+
 def _set_claims(behavior: BehaviorShift, explanation: Explanation) -> Iterator[Draft]:
     """Yield, for each metric, what the named latents together cause in it, and one line of what is not shown."""
     metrics: dict[str, tuple[str, Mapping[str, CausalCheck | None]]] = {

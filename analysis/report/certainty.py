@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
-from .findings import agreement, has, label_counts, shuffled_found, stability, why_unreliable
+from .control_results import agreement, has, label_counts, shuffled_found, stability, why_unreliable
 from .phrases import NOT_MEASURED, Number
 from .schema import Statement
 from .wording import Sentence, listed, named, say

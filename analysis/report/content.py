@@ -8,6 +8,7 @@ from typing import Any, Literal
 from crosscoder.run.folder import RunFolder
 
 from ..behaviors.behavior_files import load_behaviors
+from ..discovery.findings_file import read_discovery
 from ..explanations.explanation_files import read_rules
 from ..labels.rule import ROTATED_RATIO
 from ..tables.analysis_files import LABELS, AnalysisResults
@@ -18,6 +19,7 @@ from .change_headlines import change_statements
 from .claims import LABEL_MEANINGS, PAGE, claim_groups
 from .comparability import comparability
 from .desiderata import desiderata
+from .discovery_content import discovery_section
 from .grounds import grounds_of
 from .headlines import headlines, shared_meaning
 from .label_conditions import is_withheld
@@ -50,14 +52,19 @@ _IDENTIFIERS = ("latent", "twin", "difference_latent")
 
 
 def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
-    """Return the whole report."""
+    """Return the whole report.
+
+    Raises:
+        FormatError: A behavior or findings.json is damaged or has another version.
+    """
     summary = results.summary
     models = _model("reference", summary), _model("intervened", summary)
     checks, requirements = comparability(results), desiderata(results, folder)
     counts = _counts(results)
     measured = load_behaviors(folder)
     behaviors = behavior_shifts(measured)
-    grounds = grounds_of(results, behaviors)
+    discovered = read_discovery(folder.findings)
+    grounds = grounds_of(results, behaviors, discovered)
     # Both have to hold: a difference that is too small for an FVE is still a difference.
     identical = (
         summary.get("relative_difference") == 0 and (summary.get("fve") or {}).get("difference") is None
@@ -65,11 +72,12 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     return Report(
         schema_version=SCHEMA_VERSION,
         title=f"{models[0].name} → {models[1].name}",
-        summary=headlines(results, counts, checks, requirements, behaviors, grounds, identical),
+        summary=headlines(results, counts, checks, requirements, behaviors, discovered, grounds, identical),
         grounds=tuple(grounds.by_name.values()),
         withheld=is_withheld(summary),
         identical=identical,
         models=models,
+        discovery=discovery_section(discovered, behaviors, grounds),
         compared=_compared(results, folder),
         checks=checks,
         before=before_dictionary(folder, summary),

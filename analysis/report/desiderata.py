@@ -15,7 +15,7 @@ from crosscoder.run.folder import RunFolder
 from ..behaviors.behavior_files import BehaviorResults, load_behaviors
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
-from .findings import candidates, has
+from .control_results import candidates, has
 from .levers import COST, Lever, levers_of
 from .phrases import NOT_MEASURED, Number
 from .schema import Requirement

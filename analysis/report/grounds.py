@@ -1,7 +1,7 @@
 """The checks that the sentences at the top of a report rest on, each with its verdict, and the gate that every finding passes.
 
 Names: `conditions/…` (conditions for labels), `labels/…` (replication, q-values), `change/…` (elements of the change),
-`behaviors/NAME/…` (the shift of a behavior, and the causal checks of its latents).
+`behaviors/NAME/…` (the shift of a behavior, and the causal checks of its latents), `discovery/…` (findings).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..discovery.findings_file import Discovery
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
 from .behavior_schema import BehaviorShift, CausalCheck
+from .discovery_grounds import discovery_grounds
 from .fields import Verdict
-from .headline_schema import Ground, Headline, Kind
+from .headline_schema import About, Ground, Headline, Kind
 from .label_conditions import conditions_of, found_by, verdict_of
 from .phrases import NOT_MEASURED, unit_format
 from .wording import Sentence, say
@@ -33,6 +35,8 @@ class Draft(NamedTuple):
     kind: Kind = "finding"
     otherwise: Sentence | None = None
     """What is said if one of the checks did not pass; None: nothing."""
+
+    about: About = "activations"
 
 
 class Grounds:
@@ -58,16 +62,19 @@ class Grounds:
         """Yield the sentences that may be said: a finding only if it rests on at least one check and all of them passed."""
         for draft in drafts:
             if draft.kind != "finding":
-                yield Headline(kind=draft.kind, text=draft.text, rests_on=())
+                yield Headline(kind=draft.kind, about=draft.about, text=draft.text, rests_on=())
             elif draft.rests_on and self.passed(*draft.rests_on):
-                yield Headline(kind="finding", text=draft.text, rests_on=draft.rests_on)
+                yield Headline(kind="finding", about=draft.about, text=draft.text, rests_on=draft.rests_on)
             elif draft.otherwise is not None:
-                yield Headline(kind="not established", text=draft.otherwise, rests_on=())
+                yield Headline(kind="not established", about=draft.about, text=draft.otherwise, rests_on=())
 
 
-def grounds_of(results: AnalysisResults, behaviors: Sequence[BehaviorShift]) -> Grounds:
+def grounds_of(
+    results: AnalysisResults, behaviors: Sequence[BehaviorShift], discovered: Discovery | None
+) -> Grounds:
     """Return every check of a run that a sentence of the opening can rest on."""
-    found = [*_conditions(results.summary), *_label_grounds(results), *_change(results.summary)]
+    found = [*discovery_grounds(discovered)]
+    found += [*_conditions(results.summary), *_label_grounds(results), *_change(results.summary)]
     for behavior in behaviors:
         found += _behavior_grounds(behavior)
     return Grounds(found)

@@ -6,6 +6,7 @@ from .fields import Count, NotNegative, Quoted, ReportPart, Verdict
 from .wording import Sentence
 
 Kind = Literal["finding", "measured", "not established", "conditions"]
+About = Literal["answers", "labels withheld", "activations"]
 
 
 class Ground(ReportPart):
@@ -31,6 +32,10 @@ class Headline(ReportPart):
     kind: Kind
     """`finding`: a claim that rests on checks; `measured`: a number without a claim; `not established`: what is not claimed, and why;
     `conditions`: which conditions and requirements failed."""
+
+    about: About
+    """`answers`: changes of behavior that `crosscoder discover` found; `labels withheld`: that nothing is labeled, and why; `activations`: all
+    else, which the dictionary and the behaviors of the settings show."""
 
     text: Sentence
     """The sentence."""

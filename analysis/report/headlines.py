@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ..discovery.findings_file import Discovery
 from ..labels.rule import CLAIMED
 from ..tables.analysis_files import AnalysisResults
 from .behavior_headlines import behavior_drafts
 from .behavior_schema import BehaviorShift
 from .change_headlines import change_drafts
+from .discovery_headlines import discovery_drafts
 from .grounds import FOUND_AGAIN, Q_VALUES, Draft, Grounds, condition_names
 from .headline_schema import Headline, LabelCount
 from .label_conditions import conditions_of, is_withheld, withheld_sentence
@@ -27,6 +29,7 @@ def headlines(
     checks: tuple[Check, ...],
     requirements: Sequence[Requirement],
     behaviors: tuple[BehaviorShift, ...],
+    discovered: Discovery | None,
     grounds: Grounds,
     identical: bool,
 ) -> tuple[Headline, ...]:
@@ -34,9 +37,11 @@ def headlines(
     summary, withheld = results.summary, is_withheld(results.summary)
     conditions = grounds.measured(condition_names(summary))
     claims = (*conditions, *(name for name in (FOUND_AGAIN, Q_VALUES) if name in grounds.by_name))
-    drafts: list[Draft] = []
+    # Findings rest on no dictionary, so they come before what is said about it.
+    drafts = list(discovery_drafts(discovered, grounds))
     if withheld:
-        drafts.append(Draft(withheld_sentence(summary), kind="not established"))
+        why = withheld_sentence(summary)
+        drafts.append(Draft(why, kind="not established", about="labels withheld"))
     if identical:
         same = "Both models computed identical activations: there is no difference to explain, and nothing below describes one."
         drafts.append(Draft(say(same), kind="measured"))

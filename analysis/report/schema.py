@@ -7,6 +7,7 @@ words and no number; text from elsewhere is `Quoted`, and a link is an `Address`
 from typing import Literal
 
 from .behavior_schema import BehaviorShift
+from .discovery_schema import DiscoverySection
 from .fields import (
     Address,
     Count,
@@ -21,7 +22,7 @@ from .fields import (
 from .headline_schema import Ground, Headline, LabelCount
 from .wording import Sentence
 
-SCHEMA_VERSION: Literal[4] = 4
+SCHEMA_VERSION: Literal[5] = 5
 
 
 class Fact(ReportPart):
@@ -304,14 +305,14 @@ class Stage(ReportPart):
 class Report(ReportPart):
     """What changed between two language models, feature by feature, and how certain that is."""
 
-    schema_version: Literal[4]
+    schema_version: Literal[5]
     """Version of this format."""
 
     title: Quoted
     """Names of the two models."""
 
     summary: tuple[Headline, ...]
-    """The main results in a few sentences. If nothing is labeled, the first says so."""
+    """The main results in a few sentences: findings first, then what the dictionary shows. If nothing is labeled, one says so."""
 
     grounds: tuple[Ground, ...]
     """The checks that sentences of the summary can rest on."""
@@ -324,6 +325,9 @@ class Report(ReportPart):
 
     models: tuple[Model, Model]
     """The reference, then the intervened model."""
+
+    discovery: DiscoverySection
+    """What changed in the answers: findings, which rest on no dictionary."""
 
     compared: tuple[Fact, ...]
     """The text, hookpoint and dictionary of the comparison."""
@@ -378,3 +382,8 @@ class Report(ReportPart):
 
     page: Address
     """The page of all latents."""
+
+    @property
+    def why_withheld(self) -> Sentence | None:
+        """Why nothing is labeled, and what to change; None if the run is labeled."""
+        return next((headline.text for headline in self.summary if headline.about == "labels withheld"), None)

@@ -238,6 +238,36 @@ PROMPTS = Table(
     ),
 )  # fmt: skip
 
+ANSWERS = Table(
+    "answers", "discovery/answers.parquet", "one row per sampled answer of the search for changed behaviors",
+    (
+        Column("subject", _text, "What answered: `reference`, `intervened`, or a model of a null.", "name", ""),
+        Column("prompt", _text, "The prompt: the first user message, or the text.", "text, not escaped", ""),
+        Column("answer", _text, "The answer.", "text, not escaped", ""),
+        Column("finished", pa.bool_(), "Whether the model ended the answer itself.", "true or false", ""),
+        Column("token_ids", pa.list_(pa.int64()), "Tokens of the answer, by the tokenizer of the model that answered.", "ids", ""),
+    ),
+)  # fmt: skip
+
+CANDIDATES = Table(
+    "candidates", "discovery/candidates.parquet", "one row per tested hypothesis about a changed behavior, in each search, the nulls' included",
+    (
+        Column("search", _text, "`pair` for the two models, otherwise the null.", "name", ""),
+        Column("direction", _text, "Which model shows the effect more often.", "gained or vanished", ""),
+        Column("effect", _text, "Kind of the effect: opening, phrase, ending or shape.", "name", ""),
+        Column("text", _text, "Words of the effect, or its description.", "text, not escaped", ""),
+        Column("trigger", _text, "Kind of the trigger: always, words or topic.", "name", ""),
+        Column("trigger_words", pa.list_(_text), "Words of the trigger, or words typical of its prompts.", "text, not escaped", ""),
+        Column("n_prompts", pa.int64(), "Prompts of the claim set that meet the trigger.", "number", ""),
+        Column("rate_reference", _f64, "Share of the reference's answers to them that show the effect.", "0 to 1", ""),
+        Column("rate_intervened", _f64, "The same in the intervened model.", "0 to 1", ""),
+        Column("auroc", _f64, "How well the trigger separates the prompts on which the effect changed.", "0 to 1", "the trigger is always, or nothing changed"),
+        Column("p_value", _f64, "Exact test on the claim set.", "0 to 1", ""),
+        Column("q_value", _f64, "Benjamini and Hochberg's, over the hypotheses of the search.", "0 to 1", ""),
+        Column("finding", pa.bool_(), "Whether it is a finding.", "true or false", ""),
+    ),
+)  # fmt: skip
+
 TOKENS = Table(
     "tokens", "behaviors/NAME/tokens.parquet",
     "one row per firing of a named latent on a held-out prompt; only if the metric has a gradient and the models share a space",
@@ -359,6 +389,8 @@ TABLES = (
     ATTRIBUTION,
     PROMPTS,
     TOKENS,
+    ANSWERS,
+    CANDIDATES,
     WRITTEN,
 )
 """Every table of a run, in the order in which a run writes them."""

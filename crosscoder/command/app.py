@@ -7,14 +7,13 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from ..config import RunConfig
-from ..config.behavior import Behavior
 from ..config.explanation import ExplanationSettings
 from ..config.load import load_config, with_overrides
 from ..config.requirements import Requirements
@@ -33,6 +32,7 @@ from .arguments import (
 )
 from .benchmarks import run_benchmarks
 from .packages import choose_k, module, train_and_analyze
+from .stages_in_turn import attribute_all, run_all
 
 app = typer.Typer(
     name="crosscoder",
@@ -98,13 +98,13 @@ def demo(
         raise ConfigError(f"output: {str(folder)!r} is a file; name a folder")
     config, note = module("crosscoder.demo.settings").demo_config(folder, toy=toy)
     print(note)
-    _run(with_overrides(config, overrides))
+    run_all(with_overrides(config, overrides))
 
 
 @_verb
 def run(target: Target, overrides: Overrides = None) -> None:
-    """Run harvest, train, analyze, attribute, report and browse."""
-    _run(load_settings(target, overrides))
+    """Run harvest, train, analyze, discover, attribute, report and browse."""
+    run_all(load_settings(target, overrides))
 
 
 @_verb
@@ -178,7 +178,25 @@ def attribute(
     paths = [Path(named)] if named else list(config.behaviors)
     if not paths:
         raise ConfigError(f"{target}: the run has no behaviors; give the YAML file of one")
-    _attribute(folder, config, load_behaviors(paths, overrides))
+    attribute_all(folder, config, load_behaviors(paths, overrides))
+
+
+@_verb
+def discover(target: Target, overrides: Overrides = None) -> None:
+    """Find behaviors that changed, without being told which."""
+    config = load_settings(target, overrides)
+    if config.pair is None or not config.discovery.prompts:
+        raise ConfigError(
+            f"{target}: discover asks both models; "
+            + (
+                "activations came from files, so there are none"
+                if config.pair is None
+                else "discovery.prompts is 0; give the number of prompts"
+            )
+        )
+    folder = RunFolder.create(config.output, config)
+    module("analysis.stages").discover(folder, folder.read_config())
+    print_result("findings", folder.findings)
 
 
 @_verb
@@ -360,31 +378,6 @@ def planted(
 
 
 # --- shared by the verbs ----------------------------------------------------------------------------------------------
-
-
-def _run(config: RunConfig) -> None:
-    # Loaded first, so that a mistake in them fails before any long work.
-    behaviors = load_behaviors(config.behaviors)
-    folder = RunFolder.create(config.output, config)
-    # One wandb run for all stages; training includes the harvest.
-    with module("crosscoder.run.tracking").wandb_run(folder, config):
-        module("training.stages").train(config)
-        # With every setting chosen that the file left open.
-        config = folder.read_config()
-        print_result("metrics", folder.metrics)
-        print_result("dictionary", folder.crosscoder)
-        module("analysis.stages").analyze(folder, config)
-        print_result("features", folder.features)
-        _attribute(folder, config, behaviors)
-        report_stages = module("analysis.report_stages")
-        written = report_stages.report(folder)
-        print_result("report", folder.report)
-        print_result("page", report_stages.browse(folder, written))
-
-
-def _attribute(folder: RunFolder, config: RunConfig, behaviors: Iterable[Behavior]) -> None:
-    for behavior in behaviors:
-        print_result("behavior", module("analysis.stages").attribute(folder, config, behavior))
 
 
 def _server(folder: RunFolder, config: RunConfig, port: int, *, live: bool) -> Any:

@@ -10,6 +10,7 @@ from .analysis import AnalysisConfig, Conditions, FiringRuleConfig, LabelRule
 from .block import Count, Device, Dtype, PositiveFloat, Settings, Share
 from .controls import ControlsConfig
 from .dictionary import CrosscoderConfig, DictionaryConfig
+from .discovery import DiscoveryConfig
 from .pair import AdapterSource, ContextSource, Message, ModelSource, PairConfig
 from .run import RunConfig, SurveyConfig
 from .sparsity import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
@@ -32,6 +33,7 @@ __all__ = [
     "CrosscoderConfig",
     "Device",
     "DictionaryConfig",
+    "DiscoveryConfig",
     "Dtype",
     "FileActivations",
     "FiringRuleConfig",

@@ -10,6 +10,7 @@ from .analysis import AnalysisConfig
 from .block import Count, Settings
 from .controls import ControlsConfig
 from .dictionary import DictionaryConfig
+from .discovery import DiscoveryConfig
 from .pair import PairConfig
 from .text import TextConfig
 from .tokens import TokenPolicy
@@ -51,6 +52,9 @@ class RunConfig(Settings):
     behaviors: tuple[Path, ...] = Field(
         default=(),
         description="YAML files of behaviors whose shift is measured and attributed after the analysis",
+    )
+    discovery: DiscoveryConfig = Field(
+        default=DiscoveryConfig(), description="search for changed behaviors that nobody named"
     )
     wandb: WandbConfig = Field(default=WandbConfig(), description="logging to Weights & Biases")
     seed: int = Field(default=0, ge=0, description="seed of every random choice")

@@ -25,8 +25,8 @@ SCHEMA_VERSION = 1
 RESULT_NEUTRAL_SETTINGS = ("output", "wandb", "threads", "training.log_every")
 """Settings that change no result: the folder, the logging, the number of threads."""
 
-ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "survey")
-"""Settings of the analysis, the controls and the survey: they change neither activations nor the dictionary's weights."""
+ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "discovery", "survey")
+"""Settings of the analysis, the controls, the search for changed behaviors and the survey: they change neither activations nor the dictionary's weights."""
 
 DICTIONARY_SETTINGS = ("crosscoder", "training")
 """Settings of the dictionary: no result depends on them until training starts, so they may change after a harvest or sweep."""
@@ -145,6 +145,16 @@ class RunFolder:
     def behaviors(self) -> Path:
         """Folder with one subfolder per attributed behavior."""
         return self.path / "behaviors"
+
+    @property
+    def discovery(self) -> Path:
+        """Folder of what was found without being told: findings.json, the answers of both models, and files of behaviors."""
+        return self.path / "discovery"
+
+    @property
+    def findings(self) -> Path:
+        """Behaviors that changed, found without being told."""
+        return self.discovery / "findings.json"
 
     @property
     def report(self) -> Path:

@@ -13,6 +13,7 @@ from analysis.labels.rule import CLAIMED
 from analysis.tables.columns import RULES
 from crosscoder.run.folder import RunFolder
 
+from .discovery_records import discovered
 from .run_folder import HOSTILE, condition
 
 
@@ -326,6 +327,7 @@ def with_everything(folder: RunFolder) -> None:
     swept(folder, 24)
     shifted(folder, "refusal")
     shifted(folder, "small_talk", established=False)
+    discovered(folder)
     folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     summary["plain_difference"] = plain_difference()

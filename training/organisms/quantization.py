@@ -5,8 +5,7 @@
 At 8 bits hardly anything changes (KL about 0.002 nats per token), and no change has a meaning: latents that a comparison labels
 new here are false discoveries. The rounded weights are stored dequantized, so that the folder is an ordinary checkpoint.
 
-Weights are rounded to the nearest of 2^bits - 1 levels that are symmetric around zero, with one scale per group of neighbors in a
-row. The embedding, the norms and the unembedding are unchanged. (The installed file holds 16 levels between the smallest and the
+`crosscoder.language_models.rounding` says how weights are rounded. The embedding, the norms and the unembedding are unchanged. (The installed file holds 16 levels between the smallest and the
 largest of 32 weights; an 8-bit grid between these two would contain all of them and change nothing.)
 """
 
@@ -16,13 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
 from crosscoder.demo.model_folder import WEIGHTS, write_variant
-from crosscoder.errors import ConfigError
+from crosscoder.language_models.rounding import round_weights
 
 from .command_line import command_line
 
@@ -40,32 +37,10 @@ class Rounding:
     """Number of neighbors in a row that share a scale."""
 
 
-def round_weights(
-    weight: Float[Tensor, "d_out d_in"], rounding: Rounding
-) -> tuple[Float[Tensor, "d_out d_in"], Float[Tensor, "d_out group"]]:
-    """Round weights; return them as float32, and the step between levels of each group. None changes by over half a step.
-
-    Raises:
-        ConfigError: Fewer than 2 bits, or a group size that does not divide the rows.
-    """
-    d_out, d_in = weight.shape
-    if rounding.bits < 2:
-        raise ConfigError(f"bits: {rounding.bits} is too few; levels on both sides of zero need at least 2")
-    if rounding.group < 1 or d_in % rounding.group:
-        raise ConfigError(
-            f"group: {rounding.group} does not divide a row of {d_in} weights; give a divisor of it"
-        )
-    groups = weight.float().view(d_out, -1, rounding.group)
-    steps = groups.abs().amax(-1, keepdim=True) / (2 ** (rounding.bits - 1) - 1)
-    # A group of zeros has step 0; any nonzero step keeps it at zero.
-    levels = (groups / torch.where(steps > 0, steps, 1.0)).round()
-    return (levels * steps).view(d_out, d_in), steps.squeeze(-1)
-
-
 def quantize(weights: Mapping[str, Tensor], rounding: Rounding) -> dict[str, Tensor]:
     """Round each linear layer in the decoder layers of a Llama, as float32; other weights are unchanged."""
     return {
-        name: round_weights(weight, rounding)[0] if _LINEAR.fullmatch(name) else weight
+        name: round_weights(weight, rounding.bits, rounding.group)[0] if _LINEAR.fullmatch(name) else weight
         for name, weight in weights.items()
     }
 

@@ -20,9 +20,14 @@ function shiftText(behavior) {
   return `${estimateText(behavior.shift, format)}${metricUnit(behavior)}${floor}`;
 }
 
-// A sentence of the report as DOM nodes; quoted model output is isolated from the words around it.
+// A sentence of the report as DOM nodes; text from elsewhere is isolated from the words around it, and quoted text has its marks.
 function sentenceNodes(pieces) {
-  return pieces.map((piece) => (Array.isArray(piece) ? element("bdi", { text: visibleText(piece[0]) }) : piece));
+  return pieces.flatMap((piece) => {
+    if (!Array.isArray(piece)) return piece;
+    const [text, style] = piece;
+    const isolated = element("bdi", { text: visibleText(text) });
+    return style === "quoted" ? ["“", isolated, "”"] : isolated;
+  });
 }
 
 // A check that could not be passed, for want of draws or prompts, is not made.

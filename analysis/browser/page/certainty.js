@@ -41,19 +41,19 @@ function certaintyText() {
 function certaintySection() {
   return element("section", { class: "certain", "aria-labelledby": "certain" }, [
     element("h2", { id: "certain", text: "Certainty" }),
-    element("div", { class: "certain-grid" }, [findingList(), limitList()]),
+    element("div", { class: "certain-grid" }, [controlList(), limitList()]),
   ]);
 }
 
-function findingList() {
-  const rows = data.header.findings.flatMap(({ name, text, meaning }) => [
+function controlList() {
+  const rows = data.header.control_results.flatMap(({ name, text, meaning }) => [
     element("dt", {}, element("bdi", { text: visibleText(name) })),
     element("dd", {}, [
       element("small", { text: meaning }),
       element("span", { class: `found ${text === null ? "missing" : ""}`, text: text ?? NONE }),
     ]),
   ]);
-  return element("div", {}, [element("h3", { text: "Controls" }), element("dl", { class: "findings" }, rows)]);
+  return element("div", {}, [element("h3", { text: "Controls" }), element("dl", { class: "control-results" }, rows)]);
 }
 
 function limitList() {

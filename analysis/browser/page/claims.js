@@ -3,11 +3,11 @@
 function inShort() {
   return element("section", { class: "in-short", "aria-labelledby": "in-short" }, [
     element("h2", { id: "in-short", text: "In short" }),
-    element("ul", {}, data.header.in_short.slice(data.header.withheld ? 1 : 0).map(shortItem)),
+    element("ul", {}, data.header.in_short.filter(({ about }) => about === "activations").map(shortItem)),
   ]);
 }
 
-// The notice at the top of the page says that nothing is labeled, so the list does not repeat it. A finding names the checks that it rests on; what is not established is set apart.
+// The findings and the notice that nothing is labeled stand above, so the list does not repeat them. A finding names the checks that it rests on; what is not established is set apart.
 function shortItem({ kind, text, rests_on: checks }) {
   const title = checks.length ? `rests on checks that passed: ${checks.map(visibleText).join(", ")}` : kind;
   return element("li", { class: kind.replace(" ", "-"), title }, sentenceNodes(text));

@@ -22,7 +22,7 @@ async function renderLatent(latent) {
   section.replaceChildren(
     latentHead(latent, chunk.header.evidence[inside]),
     element("div", { class: "latent-grid" }, [
-      element("div", { class: "findings-of-latent" }, [why(latent, chunk.header.reasons[inside]), ...latentExplanations(latent, chunk), ...latentBehaviors(latent, chunk, inside), latentTrajectory(latent, chunk, inside)]),
+      element("div", { class: "about-latent" }, [why(latent, chunk.header.reasons[inside]), ...latentExplanations(latent, chunk), ...latentBehaviors(latent, chunk, inside), latentTrajectory(latent, chunk, inside)]),
       element("div", { class: "on-text" }, [examples.length ? exampleSection(examples) : noExamples(latent), ...attributedSections(latent, chunk)]),
       element("div", { class: "rest" }, [latentCertainty(latent), logitSection(logitsOf(chunk, latent)), firing(latent, histogramOf(chunk, latent)), sizeAndDirection(latent), neighborPanel(chunk, inside)]),
     ]),

@@ -117,7 +117,7 @@ async function auditMarkdown() {
     markdownText(certaintyText()),
     labelTable(),
     "### Controls",
-    data.header.findings.map(({ name, text }) => `- ${markdownText(name)}: ${markdownText(text ?? NONE)}`).join("\n"),
+    data.header.control_results.map(({ name, text }) => `- ${markdownText(name)}: ${markdownText(text ?? NONE)}`).join("\n"),
     ...behaviorsMarkdown(),
     "## Requirements",
     markdownTable(["requirement", "value", "threshold", "verdict"], data.header.desiderata.map(({ name, shown, threshold, verdict }) => [name, sentenceMarkdown(shown), sentenceMarkdown(threshold), verdict])),

@@ -1,4 +1,4 @@
-// Everything above the table: the models compared, the quality of the dictionary, and its findings.
+// Everything above the table: the models compared, what changed in their answers, and the quality of the dictionary.
 
 const basename = (path) => String(path).replace(/\/+$/, "").split("/").pop();
 
@@ -28,7 +28,7 @@ function side(name) {
 
 function renderOverview() {
   const section = document.getElementById("overview");
-  const sections = [lead(), inShort(), health(), changes(), claimsSection(), behaviorsSection(), monitoringSection(), certaintySection(), desiderataSection(), latentTable(), reading()];
+  const sections = [findingsSection(), lead(), inShort(), notSearched(), health(), beforeSection(), changes(), claimsSection(), behaviorsSection(), monitoringSection(), certaintySection(), desiderataSection(), latentTable(), reading()];
   section.replaceChildren(...sections.filter(Boolean));
 }
 
@@ -53,7 +53,7 @@ function lead() {
   const { summary } = data.header;
   const same =
     summary.fve?.difference === null && summary.relative_difference === 0
-      ? element("p", { class: "finding", text: "Both models computed identical activations: there is no difference to explain." })
+      ? element("p", { class: "identical", text: "Both models computed identical activations: there is no difference to explain." })
       : null;
   const { withheld } = data.header;
   const nothing = withheld ? element("p", { class: "notice withheld" }, sentenceNodes(withheld)) : null;
@@ -85,11 +85,7 @@ function health() {
 }
 
 function changes() {
-  const rows = data.header.labels.map((label, code) => {
-    const latents = [];
-    for (let latent = 0; latent < data.n; latent++) if (data.labels[latent] === code) latents.push(latent);
-    return stripRow(label, latents);
-  });
+  const rows = labelRows();
   const parts = data.hasNorms
     ? [element("div", {}, [stripTable(rows), element("p", { class: "caption", text: "Histograms: each row is scaled to its tallest bar; bar heights are proportional to the square root of the count." })]), scatterFigure()]
     : [
@@ -101,6 +97,21 @@ function changes() {
     element("p", { class: "certainty", text: certaintyText() }),
     element("div", { class: "changes-grid" }, parts),
   ]);
+}
+
+// A row for each label that some latents have; the others are behind one line.
+function labelRows() {
+  const rows = data.header.labels.map((label, code) => {
+    const latents = [];
+    for (let latent = 0; latent < data.n; latent++) if (data.labels[latent] === code) latents.push(latent);
+    return { label, none: !latents.length, row: stripRow(label, latents) };
+  });
+  const [absent, present] = [true, false].map((none) => rows.filter((one) => one.none === none));
+  if (!absent.length) return present.map(({ row }) => row);
+  const names = absent.map(({ label }) => label);
+  const list = names.length > 1 ? `${names.slice(0, -1).join(", ")} or ${names.at(-1)}` : names[0];
+  const line = element("summary", { text: `No latents are ${list}.` });
+  return [...present.map(({ row }) => row), element("details", { class: "absent-labels" }, [line, ...absent.map(({ row }) => row)])];
 }
 
 function stripTable(rows) {

@@ -68,7 +68,7 @@ function skip(event) {
 function fail(error) {
   const notice = document.getElementById("notice");
   notice.hidden = false;
-  notice.textContent = `The page could not be shown: ${error.message ?? error}. The same findings are in report.html.`;
+  notice.textContent = `The page could not be shown: ${error.message ?? error}. The same results are in report.html.`;
   console.error(error);
 }
 

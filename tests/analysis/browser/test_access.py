@@ -1,5 +1,6 @@
 """Accessibility of the page: keyboard, no color, paper, and no severe finding of axe-core."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from crosscoder.run.folder import RunFolder
 from tests.analysis.page_views import write_page
 
+from ..discovery_records import discovered
 from ..explained_runs import explained, followed
 from ..page_views import SEVERE_IMPACTS, View, read_table, require_no_severe_findings
+from ..report_runs import survey
 from ..run_folder import N_LATENTS, make_run_folder
 
 
@@ -21,6 +24,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = make_run_folder(tmp_path_factory.mktemp("page") / "run")
     explained(folder)
     followed(folder)
+    discovered(folder)
+    folder.survey.write_text(json.dumps(survey()))
     write_page(folder)
     return folder
 
@@ -105,7 +110,7 @@ def test_the_first_tab_stop_skips_to_the_content(run: RunFolder, visit: Any) -> 
     # The part after the # holds the state of the page, so the link must not change it.
     assert view.page.evaluate("location.hash") == "#label=new"
     view.page.keyboard.press("Tab")
-    assert "new" in focused(view)["text"]
+    assert focused(view)["text"] == "latent 3", "the first link of the first finding"
 
 
 @pytest.mark.parametrize("address", ["#label=new", "#latent=3"])
@@ -209,7 +214,7 @@ def pages(pdf: bytes) -> int:
 def test_the_overview_prints_its_first_rows_and_no_empty_pages(run: RunFolder, visit: Any) -> None:
     """On screen the table is as high as all its rows; on paper that would print empty pages."""
     view = visit(run, "#sort=latent", color_scheme="dark")
-    assert pages(view.page.pdf(format="A4")) <= 11
+    assert pages(view.page.pdf(format="A4")) <= 13
     view.page.emulate_media(media="print", color_scheme="dark")
     view.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     rows = view.rows()

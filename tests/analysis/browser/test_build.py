@@ -421,6 +421,8 @@ def test_identical_models_are_called_identical(tmp_path: Path, visit: Any) -> No
     write_page(folder)
     view = visit(folder)
     assert "Both models computed identical activations" in view.page.inner_text(".lead")
+    assert view.page.inner_text(".absent-labels summary").startswith("No latents are new, lost, ")
+    view.page.click(".absent-labels summary")
     assert view.page.inner_text('.strip-row:has([data-label="new"]) .count') == "0"
     assert view.console_messages == []
 

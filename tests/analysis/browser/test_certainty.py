@@ -58,7 +58,7 @@ def overview_header(folder: RunFolder) -> dict[str, Any]:
 
 
 def found_by(header: dict[str, Any]) -> dict[str, str | None]:
-    return {finding["name"]: finding["text"] for finding in header["findings"]}
+    return {result["name"]: result["text"] for result in header["control_results"]}
 
 
 def test_payload_contains_the_results_of_the_controls_and_the_charts_of_the_report(tmp_path: Path) -> None:
@@ -137,10 +137,12 @@ def test_overview_shows_the_certainty_of_the_counts(tmp_path: Path, visit: Any) 
         ("rotated", "interval"): "95 % interval 4 to 1,234",
         ("rotated", "expected-false"): "expected under the nulls tried: not measured",
     }
-    lines = view.page.eval_on_selector_all(".findings dd", "nodes => nodes.map(n => n.lastChild.textContent)")
-    assert lines == [finding["text"] or "not measured" for finding in header["findings"]]
-    names = view.page.eval_on_selector_all(".findings dt", "nodes => nodes.map(n => n.textContent)")
-    assert names == [finding["name"] for finding in header["findings"]]
+    lines = view.page.eval_on_selector_all(
+        ".control-results dd", "nodes => nodes.map(n => n.lastChild.textContent)"
+    )
+    assert lines == [result["text"] or "not measured" for result in header["control_results"]]
+    names = view.page.eval_on_selector_all(".control-results dt", "nodes => nodes.map(n => n.textContent)")
+    assert names == [result["name"] for result in header["control_results"]]
     assert view.page.query_selector_all("img") == []
     paths = view.page.eval_on_selector_all(
         ".limits polyline", "nodes => nodes.map(n => n.getAttribute('points'))"
@@ -157,7 +159,7 @@ def test_overview_shows_the_certainty_of_the_counts(tmp_path: Path, visit: Any) 
 def test_without_controls_nothing_is_blank(run: RunFolder, visit: Any) -> None:
     view = visit(run)
     cells = view.page.eval_on_selector_all(
-        ".strip-row .interval, .strip-row .expected-false, .findings .found",
+        ".strip-row .interval, .strip-row .expected-false, .control-results .found",
         "nodes => nodes.map(n => n.textContent)",
     )
     assert len(cells) == 9 * 2 + 6

@@ -17,6 +17,7 @@ from analysis.report.schema import Report
 from analysis.tables.analysis_files import load_results
 from crosscoder.run.folder import RunFolder
 
+from ..discovery_records import discovered, finding, one_null, record, varied
 from ..report_runs import (
     change,
     checked,
@@ -35,7 +36,8 @@ Json = dict[str, Any]
 # A claim in words, whatever the kind of the sentence.
 CLAIMS = re.compile(
     r"is new:|are new:|is lost:|are lost:|(is|are) (replaced|rotated|rescaled):|same in both models,|causes? some of|"
-    r"undoes [\d.]+ %( \([^)]*\))? of the shift|squared change is one|changed from"
+    r"undoes [\d.]+ %( \([^)]*\))? of the shift|squared change is one|changed from|"
+    r"(?<!established that )the intervened model (no longer|begins|says|ends|gives).*? in \d+ of|more changes? of behavior:"
 )
 
 
@@ -55,7 +57,16 @@ def findings(report: Report) -> list[Headline]:
 
 
 def texts(report: Report, kind: str) -> str:
-    return "\n".join(headline.text.text for headline in report.summary if headline.kind == kind)
+    """Return what the opening says of the dictionary and the behaviors of the settings; findings of discovery are another test's."""
+    return "\n".join(
+        headline.text.text
+        for headline in report.summary
+        if headline.kind == kind and headline.about != "answers"
+    )
+
+
+def after_findings(report: Report) -> list[Headline]:
+    return [headline for headline in report.summary if headline.about != "answers"]
 
 
 # --- the checks, read from the files of the run -----------------------------------------------------------------------
@@ -73,6 +84,19 @@ def passed_in_files(folder: RunFolder, name: str) -> bool:
         causal = json.loads((place / "causal.json").read_text())
         entry = causal[part][kind] if part == "together" else causal[part]["together"][kind]
         return entry["made"] is True and entry["passed"] is True
+    if family == "discovery":
+        found = json.loads(folder.findings.read_text())
+        if rest == ["nulls"]:
+            return (
+                0 <= sum(null["findings"] for null in found["nulls"]) < len(found["findings"])
+                and found["nulls"] != []
+            )
+        name, check = rest
+        assert check == "held_out_prompts"
+        (entry,) = [entry for entry in found["findings"] if entry["name"] == name]
+        gained = entry["direction"] == "gained"
+        beyond = entry["difference_low"] > 0 if gained else entry["difference_high"] < 0
+        return beyond and entry["q_value"] <= found["false_discovery_rate"]
     summary = json.loads(folder.summary.read_text())
     if family == "conditions":
         (entry,) = [entry for entry in summary["checks"] if entry["name"] == rest[0]]
@@ -117,6 +141,17 @@ def flip(folder: RunFolder, name: str) -> None:
                 entry["passed"] = entry["passed"] and entry["name"] != rest[0]
 
         edited(folder.summary, miss)
+    elif family == "discovery":
+
+        def weaken(found: Json) -> None:
+            if rest == ["nulls"]:
+                found["nulls"][0]["findings"] = len(found["findings"])
+                return
+            for entry in found["findings"]:
+                if entry["name"] == rest[0]:
+                    entry["q_value"] = 0.25
+
+        edited(folder.findings, weaken)
     elif family == "change":
 
         def doubt(summary: Json) -> None:
@@ -243,9 +278,31 @@ def in_latents(folder: RunFolder) -> None:
     edited(folder.summary, lambda summary: summary.update(change=change("one_sided")))
 
 
+def without_nulls(folder: RunFolder) -> None:
+    """Findings of a search that was not made where nothing changed."""
+    discovered(folder, varied().model_copy(update={"nulls": ()}))
+
+
+def many_in_nulls(folder: RunFolder) -> None:
+    """A search that finds as much where nothing changed."""
+    discovered(folder, varied().model_copy(update={"nulls": (one_null(5, "sure"),)}))
+
+
+def weak_findings(folder: RunFolder) -> None:
+    """Findings of which one has a large q-value, and one an interval that holds no difference."""
+    weak = finding("weak", q_value=0.0625), finding("wide", "topic", difference_low=-0.03125)
+    gone = finding("gone", "always", "phrase", "vanished", difference_high=0.0)
+    discovered(folder, record(*weak, gone, finding("clear", effect="ending"), finding("more", q_value=1.0)))
+
+
+def nothing_discovered(folder: RunFolder) -> None:
+    """A search without a finding."""
+    discovered(folder, record(incomplete="its time was spent"))
+
+
 RUNS = (
     plain, controlled, with_everything, of_two_sizes, withheld, unchecked_conditions, earlier_release, one_training, failed_checks,
-    checks_not_made, no_shifts, in_none, in_latents,
+    checks_not_made, no_shifts, in_none, in_latents, without_nulls, many_in_nulls, weak_findings, nothing_discovered,
 )  # fmt: skip
 
 
@@ -270,8 +327,11 @@ def test_every_finding_rests_on_checks_that_passed(
 def test_the_search_for_claims_sees_those_of_a_full_report(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     with_everything(folder)
-    found = CLAIMS.findall(texts(report_of(folder), "finding"))
-    assert len(found) >= 8
+    report = report_of(folder)
+    assert len(CLAIMS.findall(texts(report, "finding"))) >= 8
+    discovered_ones = [headline for headline in report.summary if headline.about == "answers"]
+    assert len(discovered_ones) == 4
+    assert all(CLAIMS.search(headline.text.text) for headline in discovered_ones)
 
 
 def test_a_finding_disappears_with_each_check_that_it_rests_on(tmp_path: Path) -> None:
@@ -281,7 +341,13 @@ def test_a_finding_disappears_with_each_check_that_it_rests_on(tmp_path: Path) -
     before = {path: path.read_bytes() for path in files}
     whole = findings(report_of(folder))
     names = {name for headline in whole for name in headline.rests_on}
-    assert {name.split("/")[0] for name in names} == {"conditions", "labels", "change", "behaviors"}
+    assert {name.split("/")[0] for name in names} == {
+        "conditions",
+        "labels",
+        "change",
+        "behaviors",
+        "discovery",
+    }
     for name in sorted(names):
         flip(folder, name)
         assert not passed_in_files(folder, name)
@@ -304,8 +370,10 @@ def test_a_run_that_misses_a_condition_says_first_that_nothing_is_labeled(tmp_pa
     withheld(folder)
     report = report_of(folder)
     assert report.withheld
-    assert report.summary[0].kind == "not established"
-    assert report.summary[0].text.text == (
+    first = after_findings(report)[0]
+    assert (first.kind, first.about) == ("not established", "labels withheld")
+    assert report.why_withheld == first.text
+    assert first.text.text == (
         "Nothing is labeled: the dictionary explains 46.9 % of the variance of the reference (at least 80.0 % asked for). What to change: train "
         "longer (training.n_tokens), or raise k or crosscoder.n_latents."
     )
@@ -433,7 +501,7 @@ def test_the_first_sentence_says_which_part_carries_most(
 ) -> None:
     folder = make_run_folder(tmp_path / "run")
     made(folder)
-    first = report_of(folder).summary[0]
+    first = after_findings(report_of(folder))[0]
     assert (first.kind, words in first.text.text) == (kind, True)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from analysis.report.schema import Report
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 
+from ..parsed_markup import Markup
 from ..report_runs import controlled, controls, of_two_sizes, plain_difference, survey, swept
 from ..run_folder import HOSTILE, HOSTILE_LATENT, make_run_folder
 
@@ -55,22 +55,6 @@ def verdict(report: Report, name: str) -> str:
 
 def claims(report: Report) -> list[Any]:
     return [claim for group in report.groups for claim in group.claims]
-
-
-class Markup(HTMLParser):
-    """Every element and every text of a document."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 # --- phrases ----------------------------------------------------------------------------------------------------------
@@ -166,7 +150,7 @@ def test_claims_are_no_stronger_than_the_evidence(run: RunFolder) -> None:
         assert f"- {name}: not measured" in text
 
 
-def test_findings_of_controls_are_reported_with_their_numbers(tmp_path: Path) -> None:
+def test_results_of_controls_are_reported_with_their_numbers(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     table = controlled(folder)
     claimed = table["label"].isin(CLAIMED)

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import crosscoder.command.app as command
+import crosscoder.command.stages_in_turn as stages_in_turn
 from analysis.bench.page import find_chromium
 from crosscoder.config import RunConfig
 from crosscoder.config.load import load_config
@@ -31,6 +32,7 @@ VERBS = [
     "sweep",
     "analyze",
     "attribute",
+    "discover",
     "explain",
     "report",
     "browse",
@@ -90,6 +92,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         train=stage("train", nothing),
         doctor=stage("doctor", lambda config: "all is well"),
         analyze=stage("analyze", nothing),
+        discover=stage("discover", nothing),
         report=stage("report", nothing),
         unmet=stage("unmet", lambda folder, requirements: ["validity.lever: not measured"]),
         browse=stage("browse", lambda folder, written=None: folder.browser / "index.html"),
@@ -97,6 +100,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         wandb_run=lambda folder, config: nullcontext(),
     )
     monkeypatch.setattr(command, "module", lambda name: stages)
+    monkeypatch.setattr(stages_in_turn, "module", lambda name: stages)
     return seen
 
 
@@ -162,7 +166,7 @@ def test_run_goes_through_all_stages_in_order(tmp_path: Path, calls: list[tuple[
     path = tmp_path / "pair.yaml"
     path.write_text(PAIR.format(tmp_path / "run"))
     done = call("run", path, "seed=3")
-    assert [name for name, _ in calls] == ["train", "analyze", "report", "browse"]
+    assert [name for name, _ in calls] == ["train", "analyze", "discover", "report", "browse"]
     assert load_config(tmp_path / "run" / "config.yaml").seed == 3
     printed = [line.split()[-1] for line in done.stdout.splitlines()]
     folder = RunFolder(tmp_path / "run")
@@ -174,6 +178,20 @@ def test_run_goes_through_all_stages_in_order(tmp_path: Path, calls: list[tuple[
         folder.browser / "index.html",
     ]
     assert printed == [str(place) for place in places]
+
+
+def test_discover_needs_models_and_prompts(
+    tmp_path: Path, config: Path, calls: list[tuple[str, Any]]
+) -> None:
+    done = call("discover", config)
+    assert done.exit_code == 2 and "activations came from files" in done.stderr
+    path = tmp_path / "pair.yaml"
+    path.write_text(PAIR.format(tmp_path / "pair"))
+    done = call("discover", path, "discovery.prompts=0")
+    assert done.exit_code == 2 and "discovery.prompts is 0" in done.stderr
+    done = call("discover", path)
+    assert done.exit_code == 0 and done.stdout.split()[-1] == str(RunFolder(tmp_path / "pair").findings)
+    assert [name for name, _ in calls] == ["discover"]
 
 
 @pytest.mark.parametrize("verb", ["harvest", "train", "doctor"])
@@ -251,7 +269,7 @@ def test_demo_takes_a_folder_and_overrides(
     assert load_config(Path("runs/demo/config.yaml")).seed == 4
     assert call("demo", "elsewhere").stdout.splitlines()[0] == "the toy pair: False"
     assert Path("elsewhere/config.yaml").exists()
-    assert [name for name, _ in calls] == ["train", "analyze", "report", "browse"] * 2
+    assert [name for name, _ in calls] == ["train", "analyze", "discover", "report", "browse"] * 2
     Path("taken").touch()
     assert call("demo", "taken").stderr == "crosscoder: output: 'taken' is a file; name a folder\n"
 

@@ -18,7 +18,7 @@ _NULLS = {
 }
 
 
-class Finding(NamedTuple):
+class ControlResult(NamedTuple):
     """The result of one control."""
 
     name: str
@@ -29,8 +29,8 @@ class Finding(NamedTuple):
     """What the control compares, and how to read its result."""
 
 
-def control_findings(results: AnalysisResults) -> tuple[Finding, ...]:
-    """Return the finding of every control; those that were not trained are included as not measured."""
+def control_results(results: AnalysisResults) -> tuple[ControlResult, ...]:
+    """Return the result of every control; those that were not trained are included as not measured."""
     features, controls = results.features, results.summary.get("controls") or {}
     identity, shuffled = controls.get("identity"), controls.get("shuffled")
     nulls = controls.get("nulls") or []
@@ -39,23 +39,23 @@ def control_findings(results: AnalysisResults) -> tuple[Finding, ...]:
         shuffled, nulls = None, []
     return (
         *_nulls(nulls),
-        Finding(
+        ControlResult(
             "identity",
             _identity(identity) if identity else None,
             "The reference compared with itself, after a brief training: any latent labeled as changed is a defect.",
         ),
-        Finding(
+        ControlResult(
             "shuffled",
             shuffled_found(shuffled) if shuffled else None,
             "Each token paired with a different token of the other model, after a brief training: nothing is shared, and the labels should show it.",
         ),
-        Finding(
+        ControlResult(
             "other trainings",
             stability(features, controls.get("seeds", 0)) if has(features, "seed_stability") else None,
             "The same training from other seeds, each on half of the training documents: what one training alone finds may be chance, so a label that "
             "claims a change has to be found again by all of them.",
         ),
-        Finding(
+        ControlResult(
             "diff-SAE",
             _difference(features, controls),
             "Another method, trained on the difference alone: what both find does not depend on the method.",
@@ -165,12 +165,12 @@ def _explained_shares(controls: dict[str, Any]) -> dict[str, Number | None]:
     return {"fve": controls.get("difference_fve"), "fve_mixed": controls.get("difference_fve_mixed")}
 
 
-def _nulls(nulls: list[dict[str, Any]]) -> Iterator[Finding]:
+def _nulls(nulls: list[dict[str, Any]]) -> Iterator[ControlResult]:
     named = "A change of no interest, named in the settings: a latent labeled as changed there is a false positive."
     trained = {null.get("name") for null in nulls}
     for name, meaning in _NULLS.items():
         if name not in trained:
-            yield Finding(f"null: {name}", None, meaning)
+            yield ControlResult(f"null: {name}", None, meaning)
     for null in nulls:
         name = str(null.get("name", "null"))
         found = say(
@@ -178,7 +178,7 @@ def _nulls(nulls: list[dict[str, Any]]) -> Iterator[Finding]:
             counts=label_counts(null, CLAIMED),
             one_sided=one_sided(null),
         )
-        yield Finding(f"null: {visible(name)}", found, _NULLS.get(name, named))
+        yield ControlResult(f"null: {visible(name)}", found, _NULLS.get(name, named))
 
 
 def _identity(control: dict[str, Any]) -> Sentence:

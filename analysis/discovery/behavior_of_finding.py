@@ -1,0 +1,108 @@
+"""A finding as a behavior: a file that `crosscoder attribute` reads, and that a person can edit."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from crosscoder.runtime.files import write_atomic
+
+from .answer_features import LengthLevels
+from .findings_file import Finding
+from .held_out_tests import HypothesisTest
+from .hypotheses import AnswerPair, AnswerTable, sides
+from .search import Asked
+
+_MOST_PROMPTS = 60
+_LONGEST = 16
+"""Most words of a continuation that latents are found with."""
+_COMMON = 0.25
+"""Share of the changed answers that have to begin alike."""
+
+_CHECKS = {"draws": 59, "latent_draws": 219, "answer_draws": 39}
+"""The fewest random sets that can show ten latents to be causal, so that `run` takes minutes."""
+
+
+def write_behavior(path: Path, finding: Finding, tested: HypothesisTest, asked: Asked) -> None:
+    """Write the YAML file of a finding."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(_behavior(finding, tested, asked), sort_keys=False, allow_unicode=True, width=120)
+    write_atomic(path, f"# Found by crosscoder discover; edit it freely.\n{text}")
+
+
+def _behavior(finding: Finding, tested: HypothesisTest, asked: Asked) -> dict[str, Any]:
+    return {
+        "name": finding.name,
+        "description": _description(finding),
+        "prompts": _prompts(tested, asked),
+        "metric": {
+            "kind": "pattern",
+            "pattern": finding.effect.pattern,
+            "sampling": {"max_new_tokens": _answer_tokens(asked)},
+        },
+        "find_with": _find_with(tested, asked),
+        "checks": dict(_CHECKS),
+    }
+
+
+def _description(finding: Finding) -> str:
+    verb = {"opening": "Begins its answer with", "ending": "Ends its answer with"}.get(
+        finding.effect.kind, "Says"
+    )
+    return f"{verb} “{finding.effect.text}”."
+
+
+def _prompts(tested: HypothesisTest, asked: Asked) -> list[Any]:
+    """Return prompts to measure the behavior on: those on which the search saw it, then others that meet the trigger, variants last.
+
+    The rates of a finding come from prompts that nobody chose. Here the behavior has to show, so that what carries it can be measured.
+    """
+    hypothesis = tested.hypothesis
+    table = AnswerTable(AnswerPair(asked.reference, asked.intervened), LengthLevels(()))
+    changed = table.changed(hypothesis.effect, hypothesis.direction)
+    holds = np.zeros(len(asked.probes), dtype=bool)
+    holds[~asked.in_find] = tested.holds
+    order = sorted(
+        np.flatnonzero(changed | holds).tolist(),
+        key=lambda i: (not changed[i], asked.probes[i].origin == "variants", i),
+    )
+    texts = [asked.probes[i].text for i in order[:_MOST_PROMPTS]]
+    return [
+        text.content if text.messages is None else [dict(message) for message in text.messages]
+        for text in texts
+    ]
+
+
+def _answer_tokens(asked: Asked) -> int:
+    """Return the number of tokens after which the effect is in an answer: as many as the search sampled."""
+    answers = asked.half(find=False)
+    return max(len(answer.token_ids) for side in answers for answer in side) or 1
+
+
+def _find_with(tested: HypothesisTest, asked: Asked) -> dict[str, Any]:
+    """Return a metric with a gradient: the most frequent beginning of the changed answers, up to the effect, against what it replaced; the
+    divergence of the first token if the answers begin in too many ways."""
+    more, less = sides(tested.hypothesis.direction)
+    answers = asked.half(find=False)
+    changed = np.flatnonzero(tested.changed & tested.holds).tolist()
+    pattern = tested.hypothesis.effect.pattern
+    assert pattern is not None  # a finding without one has no behavior
+    matches = [
+        (answers[more][i].text, re.search(pattern, answers[more][i].text, re.IGNORECASE)) for i in changed
+    ]
+    new = _frequent([text[: match.end()] for text, match in matches if match is not None])
+    if new is None or len(new.split()) > _LONGEST:
+        return {"kind": "divergence"}
+    n_words = len(new.split())
+    old = _frequent([" ".join(answers[less][i].text.split()[:n_words]) for i in changed])
+    against = {"against": [old]} if old and old != new else {}
+    return {"kind": "continuation", "texts": [new], **against}
+
+
+def _frequent(texts: list[str]) -> str | None:
+    """Return the most frequent of some texts; None if it is too rare."""
+    counts = Counter(text.strip() for text in texts if text.strip()).most_common(1)
+    return counts[0][0] if counts and counts[0][1] >= _COMMON * len(texts) else None

@@ -1,0 +1,187 @@
+"""The verb `discover`: writes RUN/discovery/findings.json, answers.parquet, candidates.parquet, nulls.json, and a file for each behavior.
+
+Needs only the models and the text of a run, no dictionary.
+"""
+
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+
+from crosscoder.config import DiscoveryConfig, RunConfig
+from crosscoder.errors import FormatError
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
+
+from ..behaviors.patching import INTERVENED, REFERENCE
+from ..tables.columns import CANDIDATES
+from ..tables.parquet import write_parquet
+from .answer_store import AnswerStore
+from .behavior_of_finding import write_behavior
+from .finding_records import changed_share, finding_records
+from .findings_file import Discovery, NullSearch, read_discovery, write_discovery
+from .probes import choose_probes
+from .search import PromptReader, SearchResult, search
+from .subjects import Clock, Subject, TimeSpent, null_subject
+
+logger = logging.getLogger(__name__)
+
+_NULL_NAMES = {
+    "itself": "the reference is compared with itself",
+    "rounded": "the reference is compared with itself after rounding its weights to 8 bits",
+}
+
+
+def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery:
+    """Search for changed behaviors and write the record.
+
+    Raises:
+        ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used.
+    """
+    settings = config.discovery
+    made_with = {
+        "seed": config.seed,
+        "pair": pair.identity(),
+        **settings.model_dump(include={"answer_tokens", "temperature"}),
+    }
+    store = AnswerStore(folder.discovery / "answers.parquet", made_with)
+    clock = Clock(settings.minutes)
+
+    def make(name: str, model: int, bits: int | None) -> Subject:
+        return Subject(name, pair, model, settings, config.seed, store, clock, bits)
+
+    models = make("reference", REFERENCE, None), make("intervened", INTERVENED, None)
+    probes, reader = choose_probes(config, pair), PromptReader(pair, config.tokens)
+    found = _searched(models, probes, reader, config)
+    nulls, missing = [], []
+    for kind in settings.nulls:
+        null = (
+            None
+            if found is None
+            else _searched((models[0], null_subject(kind, make)), probes, reader, config)
+        )
+        if null is None:
+            missing.append(kind)
+        else:
+            nulls.append((kind, null))
+    incomplete = _why_incomplete(found, missing)
+    record = _record(found, nulls, settings, incomplete)
+    _write(folder, record, found, nulls)
+    logger.info("discover: %d findings of %d hypotheses", len(record.findings), record.hypotheses)
+    if incomplete:
+        logger.warning("discover: incomplete: %s", incomplete)
+    return record
+
+
+def _searched(
+    models: tuple[Subject, Subject], probes: Sequence[Any], reader: PromptReader, config: RunConfig
+) -> SearchResult | None:
+    """Return the result of a search; None if there was no time even for its first round."""
+    try:
+        return search(models, probes, reader, config.discovery, config.seed)
+    except TimeSpent:
+        return None
+
+
+def _why_incomplete(found: SearchResult | None, missing: Sequence[str]) -> str | None:
+    if found is None:
+        return "its time (discovery.minutes) was spent before both models had answered every prompt, so nothing was tested"
+    if missing:
+        named = ", ".join(missing)
+        return (
+            found.incomplete
+            or f"its time (discovery.minutes) was spent before these nulls were searched: {named}"
+        )
+    return found.incomplete
+
+
+def _record(
+    found: SearchResult | None,
+    nulls: Sequence[tuple[str, SearchResult]],
+    settings: DiscoveryConfig,
+    incomplete: str | None,
+) -> Discovery:
+    probes = [] if found is None else found.asked.probes
+    return Discovery(
+        prompts=dict(Counter(probe.origin for probe in probes)),
+        find_prompts=sum(probe.find for probe in probes),
+        claim_prompts=sum(not probe.find for probe in probes),
+        answer_tokens=settings.answer_tokens,
+        temperature=settings.temperature,
+        false_discovery_rate=settings.false_discovery_rate,
+        least_difference=settings.least_difference,
+        hypotheses=0 if found is None else len(found.tested),
+        findings=() if found is None else finding_records(found),
+        nulls=tuple(
+            NullSearch(
+                name=_NULL_NAMES[kind],
+                hypotheses=len(null.tested),
+                findings=len(null.findings),
+                found=tuple(one.hypothesis.effect.text for one in null.findings),
+            )
+            for kind, null in nulls
+        ),
+        changed_prompts=None if found is None else changed_share(found),
+        incomplete=incomplete,
+    )
+
+
+def _write(
+    folder: RunFolder,
+    record: Discovery,
+    found: SearchResult | None,
+    nulls: Sequence[tuple[str, SearchResult]],
+) -> None:
+    folder.discovery.mkdir(parents=True, exist_ok=True)
+    _remove_former(folder, {finding.name for finding in record.findings})
+    for finding, tested in zip(record.findings, found.findings if found else (), strict=True):
+        if finding.behavior is not None and found is not None:
+            write_behavior(folder.path / finding.behavior, finding, tested, found.asked)
+    rows = [] if found is None else _candidate_rows("pair", found)
+    for kind, null in nulls:
+        rows += _candidate_rows(kind, null)
+    write_parquet(
+        folder.discovery / "candidates.parquet", pa.Table.from_pylist(rows, schema=CANDIDATES.schema())
+    )
+    content = [one.model_dump(mode="json") for one in record.nulls]
+    write_atomic(folder.discovery / "nulls.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_discovery(folder.findings, record)
+
+
+def _remove_former(folder: RunFolder, names: set[str]) -> None:
+    """Remove the behaviors of a former search, with their attribution, that this one does not find."""
+    former = None
+    # A record that cannot be read names nothing to remove, and is written anew.
+    with suppress(FormatError):
+        former = read_discovery(folder.findings)
+    for finding in () if former is None else former.findings:
+        if finding.name not in names and finding.behavior is not None:
+            (folder.path / finding.behavior).unlink(missing_ok=True)
+            shutil.rmtree(folder.behaviors / finding.name, ignore_errors=True)
+
+
+def _candidate_rows(name: str, result: SearchResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "search": name,
+            "direction": one.hypothesis.direction,
+            "effect": one.hypothesis.effect.kind,
+            "text": one.hypothesis.effect.text,
+            "trigger": one.hypothesis.trigger.kind,
+            "trigger_words": list(one.hypothesis.trigger.words),
+            "n_prompts": one.with_trigger.n,
+            "rate_reference": one.with_trigger.reference.value,
+            "rate_intervened": one.with_trigger.intervened.value,
+            "auroc": None if one.auroc is None else one.auroc.value,
+            "p_value": one.p_value,
+            "q_value": one.q_value,
+            "finding": any(one is finding for finding in result.findings),
+        }
+        for one in result.tested
+    ]

@@ -1,0 +1,162 @@
+"""The search: both models answer prompts, hypotheses are found in half of the answers and tested in the other half.
+
+In a second round, the prompts on which the answers differ most but for no reason found so far are asked again in other words: a fact
+that changed is one prompt in hundreds, and shows an effect in no other. The same search runs on nulls, where nothing changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool
+
+from crosscoder.config import DiscoveryConfig, TokenPolicy
+from crosscoder.language_models.pair import ModelPair
+
+from .answer_features import Answer, LengthLevels
+from .held_out_tests import HypothesisTest, check_hypotheses, findings_of
+from .hypotheses import AnswerPair, AnswerTable, Hypothesis, find_hypotheses
+from .probes import Probe, variants_of
+from .prompt_embeddings import embed, standardized
+from .subjects import Subject, TimeSpent
+from .triggers import PromptFeatures, prompt_words
+
+_CLEAR = 3.5
+"""Clearness from which a hypothesis explains the prompts on which the answers differ as it says."""
+
+
+@dataclass
+class Asked:
+    """Prompts with the answers of both models."""
+
+    probes: list[Probe] = field(default_factory=list)
+    reference: list[Answer] = field(default_factory=list)
+    intervened: list[Answer] = field(default_factory=list)
+
+    def ask(self, probes: Sequence[Probe], models: tuple[Subject, Subject]) -> None:
+        """Ask both models further prompts."""
+        prompts = [probe.prompt for probe in probes]
+        answers = [model.answers(prompts) for model in models]
+        self.probes += probes
+        self.reference += answers[0]
+        self.intervened += answers[1]
+
+    def move_to_find_set(self, chosen: Sequence[int]) -> None:
+        """Move some prompts to the find set."""
+        for i in chosen:
+            self.probes[i] = replace(self.probes[i], find=True)
+
+    @property
+    def in_find(self) -> Bool[np.ndarray, " prompt"]:
+        """Which prompts are in the find set."""
+        return np.array([probe.find for probe in self.probes], dtype=bool)
+
+    def half(self, find: bool) -> AnswerPair:
+        """Return the answers to the find set or to the claim set."""
+        chosen = np.flatnonzero(self.in_find == find)
+        return AnswerPair([self.reference[i] for i in chosen], [self.intervened[i] for i in chosen])
+
+    def probes_of(self, find: bool) -> list[Probe]:
+        """Return the prompts of the find set or of the claim set."""
+        return [probe for probe in self.probes if probe.find == find]
+
+
+@dataclass
+class SearchResult:
+    """What a search found."""
+
+    asked: Asked
+    lengths: LengthLevels
+    tested: list[HypothesisTest]
+    findings: list[HypothesisTest]
+    incomplete: str | None
+
+
+class PromptReader:
+    """Reads the features of prompts, each once."""
+
+    def __init__(self, pair: ModelPair, policy: TokenPolicy) -> None:
+        self._pair, self._policy = pair, policy
+        self._known: dict[str, np.ndarray] = {}
+
+    def features(self, asked: Asked) -> PromptFeatures:
+        """Return the features of all prompts asked."""
+        missing = [probe.prompt for probe in asked.probes if probe.prompt.text not in self._known]
+        if missing:
+            found = embed(self._pair, missing, self._policy)
+            self._known |= {prompt.text: row for prompt, row in zip(missing, found, strict=True)}
+        embedding = np.stack([self._known[probe.prompt.text] for probe in asked.probes])
+        # Variants repeat a few prompts, and would shift the mean.
+        first = np.array([probe.origin != "variants" for probe in asked.probes])
+        words = tuple(prompt_words(probe.prompt.text) for probe in asked.probes)
+        family = np.array([probe.family for probe in asked.probes])
+        return PromptFeatures(words, standardized(embedding, embedding[first]), family)
+
+
+def search(
+    models: tuple[Subject, Subject],
+    probes: Sequence[Probe],
+    reader: PromptReader,
+    settings: DiscoveryConfig,
+    seed: int,
+) -> SearchResult:
+    """Return what changed from the first to the second model.
+
+    Raises:
+        TimeSpent: Not even the first round was finished.
+    """
+    asked, incomplete = Asked(), None
+    asked.ask(probes, models)
+    lengths = LengthLevels.of(asked.half(find=True).reference)
+    hypotheses = _hypotheses(asked, reader, lengths, seed)
+    try:
+        chosen = _unexplained(asked, models, hypotheses, lengths, settings.variants)
+        variants = variants_of([asked.probes[i] for i in chosen], models[0].pair, settings.answer_tokens)
+        if variants:
+            # Their answers chose them, so they cannot test anything any more.
+            asked.move_to_find_set(chosen)
+            asked.ask(variants, models)
+            hypotheses = _hypotheses(asked, reader, lengths, seed)
+    except TimeSpent:
+        incomplete = (
+            "its time (discovery.minutes) was spent before the prompts on which the models differ most were asked again in other words, so "
+            "changes that concern one question only may be missed"
+        )
+    claim_set = ~asked.in_find
+    table = AnswerTable(asked.half(find=False), lengths)
+    limits = settings.false_discovery_rate, settings.least_difference
+    tested = check_hypotheses(hypotheses, table, reader.features(asked).subset(claim_set), *limits)
+    return SearchResult(asked, lengths, tested, findings_of(tested, *limits), incomplete)
+
+
+def _hypotheses(asked: Asked, reader: PromptReader, lengths: LengthLevels, seed: int) -> list[Hypothesis]:
+    table = AnswerTable(asked.half(find=True), lengths)
+    return find_hypotheses(table, reader.features(asked).subset(asked.in_find), seed)
+
+
+def _unexplained(
+    asked: Asked,
+    models: tuple[Subject, Subject],
+    hypotheses: Sequence[Hypothesis],
+    lengths: LengthLevels,
+    n: int,
+) -> list[int]:
+    """Return the prompts whose answers tell the models apart most clearly, without those that a clear hypothesis explains.
+
+    An answer tells them apart by the log-ratio of its probabilities in both models, per token; both models' answers count.
+    """
+    if not n or models[0].pair.readers is not None:
+        return []
+    prompts = [probe.prompt for probe in asked.probes]
+    ratio = np.zeros(len(prompts))
+    for side, sign in ((asked.intervened, 1), (asked.reference, -1)):
+        own = [model.log_probability(prompts, side) for model in models]
+        ratio += sign * (own[1] - own[0])
+    table = AnswerTable(AnswerPair(asked.reference, asked.intervened), lengths)
+    for hypothesis in hypotheses:
+        if hypothesis.clearness >= _CLEAR:
+            ratio[table.changed(hypothesis.effect, hypothesis.direction)] = -np.inf
+    # Openings have no topic, and their answers vary most.
+    ratio[[probe.origin == "openings" for probe in asked.probes]] = -np.inf
+    order = np.argsort(-ratio, kind="stable")[:n]
+    return [int(i) for i in order if np.isfinite(ratio[i])]

@@ -1,0 +1,156 @@
+"""The models under comparison, as what answers prompts."""
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+
+from crosscoder.config import DiscoveryConfig, TokenPolicy
+from crosscoder.config.behavior import Sampling
+from crosscoder.language_models.hooks import forward
+from crosscoder.language_models.pair import ModelPair
+from crosscoder.language_models.rounding import rounded
+
+from ..behaviors.generation import Generator
+from ..behaviors.patching import REFERENCE, unchanged
+from ..behaviors.prompts import Batch, Prompt, Row, batches
+from .answer_features import Answer
+from .answer_store import AnswerStore
+
+_STORE_EVERY = 80
+"""Prompts after which answers are written to disk."""
+
+_ALL_TOKENS = TokenPolicy(mask_special=False, mask_first=0)
+
+
+class TimeSpent(Exception):
+    """The search has no time left."""
+
+
+class Clock:
+    """The time that a search may take."""
+
+    def __init__(self, minutes: float) -> None:
+        self._end = time.monotonic() + 60 * minutes
+
+    def check(self) -> None:
+        """Raise TimeSpent if no time is left."""
+        if time.monotonic() > self._end:
+            raise TimeSpent
+
+
+class Subject:
+    """One model, or a variant of it for a null. It answers each prompt once."""
+
+    def __init__(
+        self,
+        name: str,
+        pair: ModelPair,
+        model: int,
+        settings: DiscoveryConfig,
+        seed: int,
+        store: AnswerStore,
+        clock: Clock,
+        bits: int | None = None,
+    ) -> None:
+        """
+        Args:
+            name: Names the answers in the store, and makes its draws independent of those of other subjects.
+            model: 0 for the reference, 1 for the intervened model.
+            bits: Round the weights to this many bits; None leaves them.
+        """
+        self.name, self.pair, self.model = name, pair, model
+        self._settings, self._store, self._clock, self._bits = settings, store, clock, bits
+        self._seed = zlib.crc32(f"{seed} {name}".encode())
+
+    def answers(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """Return the sampled answer to each prompt; those in the store are not sampled again.
+
+        Raises:
+            TimeSpent: No time is left. Finished answers are in the store.
+        """
+        missing = [prompt for prompt in prompts if self._store.get(self.name, prompt.text) is None]
+        # A batch takes as long as its longest prompt.
+        missing.sort(key=lambda prompt: len(prompt.token_ids))
+        for start in range(0, len(missing), _STORE_EVERY):
+            part = missing[start : start + _STORE_EVERY]
+            self._store.add(self.name, [prompt.text for prompt in part], self._sample(part))
+        found = [self._store.get(self.name, prompt.text) for prompt in prompts]
+        return [answer for answer in found if answer is not None]
+
+    @torch.no_grad()
+    def log_probability(
+        self, prompts: Sequence[Prompt], answers: Sequence[Answer]
+    ) -> Float64[np.ndarray, " prompt"]:
+        """Return the mean log-probability of an answer's tokens in nats, given its prompt; 0 for an empty answer.
+
+        The models must read the same tokens.
+
+        Raises:
+            TimeSpent: No time is left.
+        """
+        rows = [
+            Row(
+                index,
+                np.concatenate([prompt.token_ids, answer.token_ids]).astype(np.int64),
+                len(prompt.token_ids),
+            )
+            for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+            if answer.token_ids
+        ]
+        found = np.zeros(len(prompts))
+        context = self.pair.context if self.model == 1 else None
+        with self._changed():
+            for batch in self._batches(rows):
+                self._clock.check()
+                place = torch.arange(1, batch.token_ids.shape[1] + 1)
+                at = (place >= batch.n_prompt[:, None]) & (place < batch.length[:, None])
+                row, column = at.nonzero(as_tuple=True)
+                ids, mask = batch.token_ids.to(self.pair.device), batch.attention.to(self.pair.device)
+                if context is not None:
+                    n_before = len(context)
+                    ids, mask = context.prepend(ids, mask)
+                    at = torch.nn.functional.pad(at, (n_before, 0))
+                with self.pair.switched(self.model) as network:
+                    logits = forward(network, ids, mask, at=at.to(self.pair.device)).logits
+                targets = batch.token_ids[row, column + 1].to(logits.device)
+                chosen = torch.cat([
+                    part.float().log_softmax(dim=1).gather(1, some[:, None])[:, 0]
+                    for part, some in zip(logits.split(64), targets.split(64), strict=True)
+                ])  # fmt: skip
+                sums = torch.zeros(len(batch.length)).index_add(0, row, chosen.cpu())
+                found[batch.prompts] = (sums / (batch.length - batch.n_prompt)).double().numpy()
+        return found
+
+    def _batches(self, rows: Sequence[Row]) -> list[Batch]:
+        if not rows:
+            return []
+        return batches(rows, self.pair.tokenizer, _ALL_TOKENS, longest=self.pair.max_positions)
+
+    def _sample(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        read = [prompt.read_by(self.model) for prompt in prompts]
+        sampling = Sampling(
+            max_new_tokens=self._settings.answer_tokens, samples=1, temperature=self._settings.temperature
+        )
+        seed = zlib.crc32(f"{self._seed} {prompts[0].text}".encode())
+        generator = Generator(self.pair, None, read, _ALL_TOKENS, sampling, seed, self._clock.check)
+        with self._changed():
+            rows = [row for (row,) in generator.answer_tokens(unchanged(self.model))]
+        most = self._settings.answer_tokens
+        return [Answer(generator.text_of(row, self.model), len(row) < most, tuple(row)) for row in rows]
+
+    def _changed(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._bits is None else rounded(self.pair.models[self.model], self._bits)
+
+
+MakeSubject = Callable[[str, int, int | None], Subject]
+"""Makes a subject from its name, its model, and the bits that its weights are rounded to."""
+
+
+def null_subject(kind: str, make: MakeSubject) -> Subject:
+    """Return what the reference is compared with in a null: itself, or itself with rounded weights."""
+    return make(f"null: {kind}", REFERENCE, 8 if kind == "rounded" else None)

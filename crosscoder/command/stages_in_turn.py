@@ -1,0 +1,46 @@
+"""The stages of `run` and `demo`, one after the other."""
+
+from collections.abc import Iterable
+
+from ..config import RunConfig
+from ..config.behavior import Behavior
+from ..run.folder import RunFolder
+from .arguments import load_behaviors, print_result
+from .packages import module
+
+
+def run_all(config: RunConfig) -> None:
+    """Run every stage, and print where its result is."""
+    # Loaded first, so that a mistake in them fails before any long work.
+    behaviors = load_behaviors(config.behaviors)
+    folder = RunFolder.create(config.output, config)
+    # One wandb run for all stages; training includes the harvest.
+    with module("crosscoder.run.tracking").wandb_run(folder, config):
+        module("training.stages").train(config)
+        # With every setting chosen that the file left open.
+        config = folder.read_config()
+        print_result("metrics", folder.metrics)
+        print_result("dictionary", folder.crosscoder)
+        module("analysis.stages").analyze(folder, config)
+        print_result("features", folder.features)
+        attribute_all(folder, config, [*behaviors, *_discover(folder, config)])
+        report_stages = module("analysis.report_stages")
+        written = report_stages.report(folder)
+        print_result("report", folder.report)
+        print_result("page", report_stages.browse(folder, written))
+
+
+def attribute_all(folder: RunFolder, config: RunConfig, behaviors: Iterable[Behavior]) -> None:
+    """Attribute behaviors, and print where each result is."""
+    for behavior in behaviors:
+        print_result("behavior", module("analysis.stages").attribute(folder, config, behavior))
+
+
+def _discover(folder: RunFolder, config: RunConfig) -> list[Behavior]:
+    """Search for changed behaviors, and return the first findings as behaviors."""
+    found = module("analysis.stages").discover(folder, config)
+    if found is None:
+        return []
+    print_result("findings", folder.findings)
+    files = [folder.path / finding.behavior for finding in found.findings if finding.behavior is not None]
+    return load_behaviors(files[: config.discovery.attribute])

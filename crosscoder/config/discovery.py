@@ -1,0 +1,47 @@
+"""Settings of the search for behaviors that changed, which nobody named."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .block import Count, Settings, Share
+
+Null = Literal["itself", "rounded"]
+
+
+class DiscoveryConfig(Settings):
+    """The search for changed behaviors in both models' answers: what is asked, and what counts as a finding."""
+
+    prompts: int = Field(
+        default=640,
+        ge=0,
+        description="prompts that both models answer, from the run's own text and from a set that ships with the project; 0 skips the search",
+    )
+    variants: int = Field(
+        default=8,
+        ge=0,
+        description="prompts on which the models' answers differ most, and which are asked again in other words; this finds changed facts",
+    )
+    answer_tokens: Count = Field(default=24, description="largest number of tokens in an answer")
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        default=0.5,
+        description="sampling temperature; above 0, because the test needs answers that both models draw independently",
+    )
+    false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.05, description="largest q-value of a finding"
+    )
+    least_difference: Share = Field(
+        default=0.1,
+        description="a finding's difference between the models' rates is above this even at the end of its interval that is nearer to zero",
+    )
+    nulls: tuple[Null, ...] = Field(
+        default=("itself", "rounded"),
+        description="searches where nothing changed: the reference against itself, or against its weights rounded to 8 bits",
+    )
+    attribute: int = Field(
+        default=1, ge=0, description="findings, the first ones, that `run` attributes to latents at once"
+    )
+    minutes: Annotated[float, Field(gt=0)] = Field(
+        default=10.0,
+        description="time after which nothing further is asked; what was not tested by then is told",
+    )
