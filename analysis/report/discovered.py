@@ -8,7 +8,7 @@ from .discovery_grounds import grounds_of_finding
 from .grounds import Grounds
 from .wording import Part, Quote, Sentence, listed, named, say
 
-_WORDS_SHOWN, _ALSO_SHOWN = 5, 5
+_WORDS_SHOWN, _ALSO_SHOWN, _PROMPTS_SHOWN = 5, 5, 2
 _PROMPT_LETTERS = 120
 """Characters of a prompt or of an effect in a sentence."""
 
@@ -80,6 +80,11 @@ def details(finding: Finding) -> Iterator[Sentence]:
         high=finding.difference_high,
     )
     yield from _separation(finding)
+    if finding.trigger.kind == "topic" and finding.trigger.words:
+        yield say(
+            "Words that are typical of these prompts: {words}.",
+            words=_some(finding.trigger.words, "typical", _WORDS_SHOWN, last=", "),
+        )
     if finding.effect.also:
         yield say(
             "The same answers also show {also}.",
@@ -105,18 +110,19 @@ def prompts_of(trigger: Trigger, on: str) -> Sentence:
             on=on,
             words=_some(trigger.words, "word", _WORDS_SHOWN, last=" or "),
         )
-    example = Quote(shortened(trigger.prompts[0])) if trigger.prompts else None
-    if not trigger.words:
-        return (
-            say("{on} prompts of one topic", on=on)
-            if example is None
-            else say("{on} prompts like {prompt}", on=on, prompt=example)
+    if trigger.prompts:
+        # Whole prompts tell a topic better than words that a few of them share.
+        return say(
+            "{on} prompts like {prompts}",
+            on=on,
+            prompts=_some(trigger.prompts[:_PROMPTS_SHOWN], "prompt", _PROMPTS_SHOWN, last=" and "),
         )
+    if not trigger.words:
+        return say("{on} prompts of one topic", on=on)
     return say(
-        "{on} prompts about things like {words}{example}",
+        "{on} prompts about things like {words}",
         on=on,
         words=_some(trigger.words, "word", _WORDS_SHOWN, last=", "),
-        example="" if example is None else say(" (for example {prompt})", prompt=example),
     )
 
 

@@ -30,7 +30,7 @@ from ..run_folder import HOSTILE, condition, make_run_folder
 ON = {
     "always": "On all kinds of prompts",
     "words": "On prompts that contain “bake”, “recipe” or “sauce”",
-    "topic": "On prompts about things like “bread”, “salmon”, “soup” (for example “How do I bake bread?”)",
+    "topic": "On prompts like “How do I bake bread?” and “What sauce goes well with salmon?”",
 }
 DOES = {
     "opening": "begins its answer with “food and cooking are not something”",
@@ -103,7 +103,8 @@ def test_a_shape_continues_the_sentence(shape: str, expected: str) -> None:
         ("words", tuple("abcdefg"), (), "On prompts that contain “a”, “b”, “c”, “d”, “e” or 2 more, "),
         ("topic", ("tea",), (), "On prompts about things like “tea”, "),
         ("topic", tuple("abcdefg"), (), "On prompts about things like “a”, “b”, “c”, “d”, “e” and 2 more, "),
-        ("topic", (), ("Tea?", "Why?"), "On prompts like “Tea?”, "),
+        ("topic", (), ("Tea?",), "On prompts like “Tea?”, "),
+        ("topic", ("tea",), ("Tea?", "Why?", "How?"), "On prompts like “Tea?” and “Why?”, "),
         ("topic", (), (), "On prompts of one topic, "),
         ("topic", (), ("x" * 500,), f"On prompts like “{'x' * 119}…”, "),
     ],
@@ -221,7 +222,7 @@ def test_findings_are_not_established_if_nothing_gives_as_many_or_was_not_search
         else f"the same search finds {n_false} changes in 1 null, and 2 between these models."
     )
     assert all(text.endswith(reason) for _, text in said)
-    assert "says “as a pirate” less often on prompts about" in said[1][1]
+    assert "says “as a pirate” less often on prompts like" in said[1][1]
     assert "2 possible changes of behavior were found" in report.discovery.opening.text
     assert "none is established" in report.discovery.opening.text
     (ground,) = [ground for ground in report.grounds if ground.name == "discovery/nulls"]
