@@ -45,9 +45,15 @@ class Story:
         return 2 * precision * recall / max(precision + recall, 1e-9)
 
 
-def settings(folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool = False) -> dict[str, object]:
-    """Return the config of a story: the common settings of the planted benchmark, with a k for the standard regime."""
-    return {
+def settings(
+    folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool = False, repeated: bool = True
+) -> dict[str, object]:
+    """Return the config of a story: the common settings of the planted benchmark, with a k for the standard regime.
+
+    Without `repeated`, no other training has to find a claim again.
+    """
+    alone: dict[str, object] = {} if repeated else {"analysis": {"rule": {"replications": 0}}}
+    return alone | {
         "output": str(folder / "run"),
         "activations": {
             "kind": "files",
@@ -66,7 +72,8 @@ def settings(folder: Path, seed: int, n_tokens: int, k: int = 6, *, drift: bool 
             "evaluate_every": 2000,
             "checkpoint_every": 2000,
         },
-        "controls": {"drift": drift, "identity": drift, "shuffled": drift},
+        "controls": {"drift": drift, "identity": drift, "shuffled": drift}
+        | ({} if repeated else {"seeds": 0}),
         "seed": seed,
         "threads": 1,
     }
@@ -80,6 +87,7 @@ def run_story(
     values: Tensor | None = None,
     *,
     drift: bool = False,
+    repeated: bool = True,
 ) -> Story:
     """Write the pair's activations, run the command on them, and read the labels."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +95,7 @@ def run_story(
     np.save(folder / "reference.npy", values[:, : pair.d_model].numpy())
     np.save(folder / "intervened.npy", values[:, pair.d_model :].numpy())
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(settings(folder, seed, n_tokens, drift=drift)))
+    config.write_text(yaml.safe_dump(settings(folder, seed, n_tokens, drift=drift, repeated=repeated)))
     threads = torch.get_num_threads()
     app(["run", str(config)], standalone_mode=False)
     torch.set_num_threads(threads)
