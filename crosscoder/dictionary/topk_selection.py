@@ -164,16 +164,24 @@ class TokenSelection:
         counts = found.first_of_token.diff()
         short = (counts < keep).nonzero().squeeze(1)
         if bound > 0 and len(short):
-            found = self._recompute_tokens(found, short, pre_latents)
+            found = self._recompute_tokens(found, short, pre_latents, norms, keep)
         chosen = mask_largest_per_token(found, found.value * norms[found.latent], keep)
         return SparseLatents(found.token[chosen], found.latent[chosen], found.value[chosen], found.shape)
 
     def _recompute_tokens(
-        self, found: SparseLatents, short: Int64[Tensor, " row"], pre_latents: PreLatents
+        self,
+        found: SparseLatents,
+        short: Int64[Tensor, " row"],
+        pre_latents: PreLatents,
+        norms: Float[Tensor, " latent"],
+        keep: int,
     ) -> SparseLatents:
-        """Replace the entries of the `short` tokens by all their positive pre-latents."""
+        """Replace the entries of the `short` tokens by their `keep` largest positive scores and those equal to the smallest of these."""
         recomputed = pre_latents.for_tokens(short)
-        row, latent = (recomputed > 0).nonzero(as_tuple=True)
+        # All their positive pre-latents, half of the dictionary, would make the rest pad every token of the batch to that width.
+        scores = recomputed * norms
+        smallest = scores.topk(keep, dim=1).values[:, -1:]
+        row, latent = ((recomputed > 0) & (scores >= smallest)).nonzero(as_tuple=True)
         others = ~torch.isin(found.token, short)
         token = torch.cat([found.token[others], short[row]])
         order = token.argsort(stable=True)

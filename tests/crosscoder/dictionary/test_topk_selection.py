@@ -77,6 +77,23 @@ def test_token_selection_keeps_the_largest_of_every_token(
     assert torch.equal(found.dense(), values * torch.stack(rows))
 
 
+def test_tokens_below_the_bound_do_not_widen_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masks pad every token to the widest one, so a few weak tokens must not bring all of their pre-latents."""
+    widest: list[int] = []
+    mask = topk_selection.mask_largest_per_token
+
+    def measured(found: SparseLatents, scores: Tensor, keep: int) -> Tensor:
+        widest.append(int(found.first_of_token.diff().max()))
+        return mask(found, scores, keep)
+
+    monkeypatch.setattr(topk_selection, "mask_largest_per_token", measured)
+    values, norms = scores_of(640, 400, False, 0), torch.ones(400).double()
+    values[1] *= 0.1  # Between the sampled tokens.
+    found = TokenSelection()(pre_latents_of(values), norms, 8)
+    assert (found.first_of_token.diff() == 8).all()
+    assert widest[0] < 60
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_the_initial_bound_does_not_change_the_result(ties: bool) -> None:
     """Otherwise a resumed training would differ from an uninterrupted one."""
