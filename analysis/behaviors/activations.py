@@ -56,7 +56,7 @@ class PromptActivations:
         batch_tokens: int = BATCH_TOKENS,
     ) -> Self:
         """Run both models on the rows and keep the activations at the hookpoint."""
-        formed = batches(rows, pair.tokenizer, policy, batch_tokens, pair.max_positions)
+        formed = batches(rows, pair.tokenizer, policy, pair.max_positions, batch_tokens)
         return cls(
             pair, view, formed, [pair.activations(batch.token_ids, batch.attention) for batch in formed]
         )

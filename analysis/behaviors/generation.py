@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from crosscoder.config import TokenPolicy
 from crosscoder.config.behavior import Sampling
-from crosscoder.errors import DataError
+from crosscoder.errors import DataError, PairError
 from crosscoder.language_models.hooks import forward, read_output, splice_output
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import special_ids
@@ -87,8 +87,11 @@ class Generator:
             before_step: Called before every token; an exception it raises aborts generation.
 
         Raises:
+            PairError: A model cannot continue from a cache of keys and values.
             DataError: A prompt with its answer is longer than the models can read.
         """
+        if (why := why_no_answers(pair)) is not None:
+            raise PairError(f"pair: {why}")
         self._before_step = before_step
         self._pair, self._view, self._prompts, self._sampling, self._seed = (
             pair,
@@ -290,6 +293,18 @@ class Generator:
             stop += configured if isinstance(configured, list) else [configured]
             stop.append(self._pair.tokenizer_of(reader).eos_token_id)
         return sorted({token for token in stop if isinstance(token, int)})
+
+
+def why_no_answers(pair: ModelPair) -> str | None:
+    """Return why answers cannot be generated; None if they can."""
+    for model, name in enumerate(pair.model_names[:2]):
+        # transformers marks models such as Mamba so: a state takes the place of keys and values, and cannot be cut back to a prompt.
+        if getattr(pair.models[model], "_is_stateful", False):
+            return (
+                f"the {name} model keeps a state instead of keys and values, and answers are generated from a cache of these; use a metric of "
+                "logits"
+            )
+    return None
 
 
 def _others(states: Sequence[_ModelState], run: PatchedRun) -> list[int]:

@@ -43,7 +43,7 @@ def patch_layers(
     rows = metric.rows(prompts[:: max(1, -(-len(prompts) // PROMPTS))])
     resamples = Resamples(1 + max(row.prompt for row in rows), confidence, seed)
     paths = [f"{parent}.{index}" for index in range(n_layers)]
-    formed = batches(rows, pair.tokenizer, policy, longest=pair.max_positions)
+    formed = batches(rows, pair.tokenizer, policy, pair.max_positions)
     # One pass per model instead of one per layer.
     outputs = [
         [pair.outputs(paths, batch.token_ids, batch.attention, model) for model in (REFERENCE, INTERVENED)]

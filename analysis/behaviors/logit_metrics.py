@@ -84,8 +84,7 @@ class ContinuationLogProbability(LogitMetric):
 
     def places(self, batch: Batch) -> Bool[Tensor, "row token"]:
         """Return the tokens before each token of the continuation."""
-        place = torch.arange(1, batch.token_ids.shape[1] + 1)
-        return (place >= batch.n_prompt[:, None]) & (place < batch.length[:, None])
+        return before_continuation(batch)
 
     def rows(self, prompts: Sequence[Prompt]) -> list[Row]:
         """Return every prompt followed by every continuation."""
@@ -100,7 +99,7 @@ class ContinuationLogProbability(LogitMetric):
         self, logits: Logits, batch: Batch, reference: Logits | None = None
     ) -> Float[Tensor, " prompt"]:
         """See `LogitMetric.values`."""
-        summed = _log_probability(logits, batch, self.places(batch))
+        summed = summed_log_probability(logits, batch, self.places(batch))
         n_prompts = len(batch.prompts)
         value = _log_sum(summed, ~batch.against, n_prompts)
         return value - _log_sum(summed, batch.against, n_prompts) if self._against else value
@@ -126,7 +125,7 @@ class CrossEntropy(LogitMetric):
         """See `LogitMetric.values`."""
         # Nothing follows the last token.
         counted = self.places(batch) & ~_ends(batch)
-        summed = _log_probability(logits[counted[self.places(batch)].to(logits.device)], batch, counted)
+        summed = summed_log_probability(logits[counted[self.places(batch)].to(logits.device)], batch, counted)
         return -summed / (batch.length - 1).to(summed.device)
 
 
@@ -192,7 +191,13 @@ def _ends(batch: Batch) -> Bool[Tensor, "row token"]:
     return torch.arange(batch.token_ids.shape[1]) == batch.length[:, None] - 1
 
 
-def _log_probability(
+def before_continuation(batch: Batch) -> Bool[Tensor, "row token"]:
+    """Return the tokens before each token that follows a prompt."""
+    place = torch.arange(1, batch.token_ids.shape[1] + 1)
+    return (place >= batch.n_prompt[:, None]) & (place < batch.length[:, None])
+
+
+def summed_log_probability(
     logits: Logits, batch: Batch, places: Bool[Tensor, "row token"]
 ) -> Float[Tensor, " row"]:
     """Return Σ log p(token after a place | previous tokens) of each row; no place may be the last token of its row."""

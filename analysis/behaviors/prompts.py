@@ -192,13 +192,13 @@ def batches(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
     policy: TokenPolicy,
+    longest: int | None,
     batch_tokens: int = BATCH_TOKENS,
-    longest: int | None = None,
 ) -> list[Batch]:
     """Batch rows of similar length, at most `batch_tokens` tokens with padding unless a single prompt has more.
 
     Args:
-        longest: Most tokens of a row with its padding, e.g. the positions that the models have.
+        longest: As in `form_batches`.
     """
     return form_batches(rows, group_by_length([rows], batch_tokens), tokenizer, policy, longest)
 
@@ -229,9 +229,13 @@ def form_batches(
     groups: Sequence[Sequence[int]],
     tokenizer: PreTrainedTokenizerBase,
     policy: TokenPolicy,
-    longest: int | None = None,
+    longest: int | None,
 ) -> list[Batch]:
-    """Form one batch of one model's rows for each group of prompts."""
+    """Form one batch of one model's rows for each group of prompts.
+
+    Args:
+        longest: Positions that the models have (`ModelPair.max_positions`), which padding must not exceed either; None: no limit.
+    """
     rows_of_prompt: dict[int, list[Row]] = {}
     for row in rows:
         rows_of_prompt.setdefault(row.prompt, []).append(row)

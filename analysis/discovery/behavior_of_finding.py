@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from crosscoder.config.yaml_1_2 import write_yaml
 from crosscoder.runtime.files import write_atomic
 
-from .answer_features import LengthLevels
 from .findings_file import Finding
 from .held_out_tests import HypothesisTest
-from .hypotheses import AnswerPair, AnswerTable, sides
-from .search import Asked
+from .hypotheses import sides
+from .search import Asked, SearchResult
 
 _MOST_PROMPTS = 60
 _LONGEST = 16
@@ -26,18 +25,19 @@ _CHECKS = {"draws": 59, "latent_draws": 219, "answer_draws": 39}
 """The fewest random sets that can show ten latents to be causal, so that `run` takes minutes."""
 
 
-def write_behavior(path: Path, finding: Finding, tested: HypothesisTest, asked: Asked) -> None:
+def write_behavior(path: Path, finding: Finding, tested: HypothesisTest, result: SearchResult) -> None:
     """Write the YAML file of a finding."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(_behavior(finding, tested, asked), sort_keys=False, allow_unicode=True, width=120)
+    text = write_yaml(_behavior(finding, tested, result))
     write_atomic(path, f"# Found by crosscoder discover; edit it freely.\n{text}")
 
 
-def _behavior(finding: Finding, tested: HypothesisTest, asked: Asked) -> dict[str, Any]:
+def _behavior(finding: Finding, tested: HypothesisTest, result: SearchResult) -> dict[str, Any]:
+    asked = result.asked
     return {
         "name": finding.name,
         "description": _description(finding),
-        "prompts": _prompts(tested, asked),
+        "prompts": _prompts(tested, result),
         "metric": {
             "kind": "pattern",
             "pattern": finding.effect.pattern,
@@ -55,14 +55,13 @@ def _description(finding: Finding) -> str:
     return f"{verb} “{finding.effect.text}”."
 
 
-def _prompts(tested: HypothesisTest, asked: Asked) -> list[Any]:
+def _prompts(tested: HypothesisTest, result: SearchResult) -> list[Any]:
     """Return prompts to measure the behavior on: those on which the search saw it, then others that meet the trigger, variants last.
 
     The rates of a finding come from prompts that nobody chose. Here the behavior has to show, so that what carries it can be measured.
     """
-    hypothesis = tested.hypothesis
-    table = AnswerTable(AnswerPair(asked.reference, asked.intervened), LengthLevels(()))
-    changed = table.changed(hypothesis.effect, hypothesis.direction)
+    asked, hypothesis = result.asked, tested.hypothesis
+    changed = result.table.changed(hypothesis.effect, hypothesis.direction)
     holds = np.zeros(len(asked.probes), dtype=bool)
     holds[~asked.in_find] = tested.holds
     order = sorted(

@@ -19,6 +19,7 @@ from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
 
+from ..behaviors.generation import why_no_answers
 from ..behaviors.patching import INTERVENED, REFERENCE
 from ..tables.columns import CANDIDATES
 from ..tables.parquet import write_parquet
@@ -26,15 +27,16 @@ from .answer_store import AnswerStore
 from .behavior_of_finding import write_behavior
 from .finding_records import changed_share, finding_records
 from .findings_file import Discovery, NullSearch, read_discovery, write_discovery
-from .probes import choose_probes
+from .probes import Probe, choose_probes
 from .search import PromptReader, SearchResult, search
-from .subjects import Clock, Subject, TimeSpent, null_subject
+from .subjects import Clock, Subject, TimeSpent
 
 logger = logging.getLogger(__name__)
 
+_BITS = 8
 _NULL_NAMES = {
     "itself": "the reference is compared with itself",
-    "rounded": "the reference is compared with itself after rounding its weights to 8 bits",
+    "rounded": f"the reference is compared with itself after rounding its weights to {_BITS} bits",
 }
 
 
@@ -53,24 +55,22 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
     store = AnswerStore(folder.discovery / "answers.parquet", made_with)
     clock = Clock(settings.minutes)
 
-    def make(name: str, model: int, bits: int | None) -> Subject:
+    def subject(name: str, model: int, bits: int | None = None) -> Subject:
         return Subject(name, pair, model, settings, config.seed, store, clock, bits)
 
-    models = make("reference", REFERENCE, None), make("intervened", INTERVENED, None)
+    models = subject("reference", REFERENCE), subject("intervened", INTERVENED)
     probes, reader = choose_probes(config, pair), PromptReader(pair, config.tokens)
-    found = _searched(models, probes, reader, config)
+    why_not = _why_not(pair, probes, settings)
+    found = None if why_not else _searched(models, probes, reader, config)
     nulls, missing = [], []
-    for kind in settings.nulls:
-        null = (
-            None
-            if found is None
-            else _searched((models[0], null_subject(kind, make)), probes, reader, config)
-        )
-        if null is None:
+    for kind in settings.nulls if found is not None else ():
+        null = subject(f"null: {kind}", REFERENCE, _BITS if kind == "rounded" else None)
+        searched = _searched((models[0], null), probes, reader, config)
+        if searched is None:
             missing.append(kind)
         else:
-            nulls.append((kind, null))
-    incomplete = _why_incomplete(found, missing)
+            nulls.append((kind, searched))
+    incomplete = why_not or _why_incomplete(found, missing)
     record = _record(found, nulls, settings, incomplete)
     _write(folder, record, found, nulls)
     logger.info("discover: %d findings of %d hypotheses", len(record.findings), record.hypotheses)
@@ -79,8 +79,20 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
     return record
 
 
+def _why_not(pair: ModelPair, probes: Sequence[Probe], settings: DiscoveryConfig) -> str | None:
+    """Return why these models cannot be searched at all; None if they can."""
+    if (why := why_no_answers(pair)) is not None:
+        return why
+    if not probes:
+        return (
+            f"no prompt is short enough for the models to read it with an answer of {settings.answer_tokens} tokens; lower "
+            "discovery.answer_tokens, or give text that the tokenizer knows"
+        )
+    return None
+
+
 def _searched(
-    models: tuple[Subject, Subject], probes: Sequence[Any], reader: PromptReader, config: RunConfig
+    models: tuple[Subject, Subject], probes: Sequence[Probe], reader: PromptReader, config: RunConfig
 ) -> SearchResult | None:
     """Return the result of a search; None if there was no time even for its first round."""
     try:
@@ -142,7 +154,7 @@ def _write(
     _remove_former(folder, {finding.name for finding in record.findings})
     for finding, tested in zip(record.findings, found.findings if found else (), strict=True):
         if finding.behavior is not None and found is not None:
-            write_behavior(folder.path / finding.behavior, finding, tested, found.asked)
+            write_behavior(folder.path / finding.behavior, finding, tested, found)
     rows = [] if found is None else _candidate_rows("pair", found)
     for kind, null in nulls:
         rows += _candidate_rows(kind, null)

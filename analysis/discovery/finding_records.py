@@ -15,12 +15,10 @@ _NAME_WORDS = 4
 
 def finding_records(result: SearchResult) -> tuple[Finding, ...]:
     """Return the records of all findings, with distinct names."""
-    names: set[str] = set()
-    found = []
-    for place, tested in enumerate(result.findings, start=1):
-        name = _name(place, tested, names)
-        found.append(_finding(name, tested, result.asked))
-    return tuple(found)
+    return tuple(
+        _finding(_name(place, tested), tested, result.asked)
+        for place, tested in enumerate(result.findings, start=1)
+    )
 
 
 def changed_share(result: SearchResult) -> float | None:
@@ -30,11 +28,9 @@ def changed_share(result: SearchResult) -> float | None:
     return float(np.any([one.changed & one.holds for one in result.findings], axis=0).mean())
 
 
-def _name(place: int, tested: HypothesisTest, taken: set[str]) -> str:
+def _name(place: int, tested: HypothesisTest) -> str:
     words = re.findall(r"[a-z0-9]+", tested.hypothesis.effect.text.lower())[:_NAME_WORDS]
-    name = "-".join(("found", str(place), *words))
-    taken.add(name)
-    return name
+    return "-".join(("found", str(place), *words))
 
 
 def _finding(name: str, tested: HypothesisTest, asked: Asked) -> Finding:
@@ -68,9 +64,7 @@ def _trigger(tested: HypothesisTest, asked: Asked) -> Trigger:
     return Trigger(
         kind=tested.hypothesis.trigger.kind,
         words=tested.hypothesis.trigger.words,
-        prompts=tuple(
-            probes[i].prompt.text for i in _shown_first(tested, asked)[:_PROMPTS] if tested.holds[i]
-        ),
+        prompts=tuple(probes[i].prompt.text for i in _shown_first(tested, asked)[:_PROMPTS]),
         auroc=None if area is None else area.value,
         auroc_low=None if area is None else area.low,
         auroc_high=None if area is None else area.high,

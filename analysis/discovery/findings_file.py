@@ -69,7 +69,7 @@ class Trigger(_Part):
     """words: the rule itself. topic: words that are typical of these prompts, which only describe it. always: empty."""
 
     prompts: tuple[str, ...]
-    """Prompts of the claim set that meet it, those with the highest score first."""
+    """Prompts of the claim set that meet it: those whose answers changed first, wordings of one prompt last."""
 
     auroc: Share | None
     """How well the trigger's score separates, on the claim set, the prompts whose answers gained the effect from all others; None for always."""

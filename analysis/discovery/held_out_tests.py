@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.stats import false_discovery_control
 
+from ..behaviors.multiple_testing import benjamini_hochberg
 from .findings_file import Rates
 from .hypotheses import AnswerTable, Hypothesis, sides
 from .rates import Interval, auroc, depends_on, difference, more_often, rates_of
@@ -93,9 +93,7 @@ def findings_of(
 
 
 def _with_q_values(tests: Sequence[HypothesisTest]) -> list[HypothesisTest]:
-    if not tests:
-        return []
-    q_values = false_discovery_control([one.p_value for one in tests], method="bh")
+    q_values = benjamini_hochberg(np.array([one.p_value for one in tests], dtype=np.float64))
     return [one._replace(q_value=float(q)) for one, q in zip(tests, q_values, strict=True)]
 
 

@@ -78,12 +78,20 @@ class _Candidate(NamedTuple):
 class AnswerTable:
     """Which answers show which features, for both models on the same prompts."""
 
-    def __init__(self, answers: AnswerPair, lengths: LengthLevels) -> None:
-        self.n_prompts = len(answers.reference)
-        self.features = tuple(
-            [features_of(answer, lengths) for answer in side]
-            for side in (answers.reference, answers.intervened)
-        )
+    def __init__(self, features: tuple[list[set[AnswerFeature]], list[set[AnswerFeature]]]) -> None:
+        self.features, self.n_prompts = features, len(features[0])
+
+    @classmethod
+    def of(cls, answers: AnswerPair, lengths: LengthLevels) -> "AnswerTable":
+        """Return the features of both models' answers."""
+        reference, intervened = ([features_of(answer, lengths) for answer in side] for side in answers)
+        return cls((reference, intervened))
+
+    def subset(self, chosen: Bool[np.ndarray, " prompt"]) -> "AnswerTable":
+        """Return the features of the answers to some prompts."""
+        places = np.flatnonzero(chosen).tolist()
+        reference, intervened = ([side[i] for i in places] for side in self.features)
+        return AnswerTable((reference, intervened))
 
     def shown(self, effect: AnswerFeature, model: int) -> Bool[np.ndarray, " prompt"]:
         """Whether the answers of one model (0 is the reference) show the effect."""

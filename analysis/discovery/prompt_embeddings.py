@@ -23,7 +23,7 @@ def embed(
     path = _middle(pair)
     rows = [Row(index, prompt.token_ids, len(prompt.token_ids)) for index, prompt in enumerate(prompts)]
     found: dict[int, np.ndarray] = {}
-    for batch in batches(rows, pair.tokenizer, policy, _BATCH_TOKENS, pair.max_positions):
+    for batch in batches(rows, pair.tokenizer, policy, pair.max_positions, _BATCH_TOKENS):
         values = pair.outputs([path], batch.token_ids, batch.attention, REFERENCE)[0].float().cpu()
         for place, index in enumerate(batch.prompts.tolist()):
             own = _own_tokens(prompts[index], batch.kept[place])

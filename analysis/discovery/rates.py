@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 from scipy.optimize import root_scalar
-from scipy.stats import binom, hypergeom, norm, rankdata
+from scipy.stats import binom, binomtest, hypergeom, norm, rankdata
 
 from .findings_file import Rate, Rates
 
@@ -37,10 +37,8 @@ def wilson(count: int, n: int) -> Interval:
     """Return a share with Wilson's interval; 0 to 1 without answers."""
     if n == 0:
         return Interval(0.0, 0.0, 1.0)
-    share, square = count / n, _Z**2
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = _Z * math.sqrt(share * (1 - share) / n + square / (4 * n**2)) / (1 + square / n)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    bounds = binomtest(count, n).proportion_ci(_LEVEL, method="wilson")
+    return Interval(count / n, float(bounds.low), float(bounds.high))
 
 
 def difference(more: int, less: int, n: int) -> Interval:

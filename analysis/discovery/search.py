@@ -51,6 +51,11 @@ class Asked:
         """Which prompts are in the find set."""
         return np.array([probe.find for probe in self.probes], dtype=bool)
 
+    @property
+    def answers(self) -> AnswerPair:
+        """The answers to all prompts."""
+        return AnswerPair(self.reference, self.intervened)
+
     def half(self, find: bool) -> AnswerPair:
         """Return the answers to the find set or to the claim set."""
         chosen = np.flatnonzero(self.in_find == find)
@@ -66,7 +71,9 @@ class SearchResult:
     """What a search found."""
 
     asked: Asked
-    lengths: LengthLevels
+    table: AnswerTable
+    """Of the answers to all prompts asked."""
+
     tested: list[HypothesisTest]
     findings: list[HypothesisTest]
     incomplete: str | None
@@ -108,37 +115,40 @@ def search(
     asked, incomplete = Asked(), None
     asked.ask(probes, models)
     lengths = LengthLevels.of(asked.half(find=True).reference)
-    hypotheses = _hypotheses(asked, reader, lengths, seed)
+    table = AnswerTable.of(asked.answers, lengths)
+    hypotheses = _hypotheses(asked, table, reader, seed)
     try:
-        chosen = _unexplained(asked, models, hypotheses, lengths, settings.variants)
+        chosen = _unexplained(asked, models, hypotheses, table, settings.variants)
         variants = variants_of([asked.probes[i] for i in chosen], models[0].pair, settings.answer_tokens)
         if variants:
             # Their answers chose them, so they cannot test anything any more.
             asked.move_to_find_set(chosen)
             asked.ask(variants, models)
-            hypotheses = _hypotheses(asked, reader, lengths, seed)
+            table = AnswerTable.of(asked.answers, lengths)
+            hypotheses = _hypotheses(asked, table, reader, seed)
     except TimeSpent:
         incomplete = (
             "its time (discovery.minutes) was spent before the prompts on which the models differ most were asked again in other words, so "
             "changes that concern one question only may be missed"
         )
     claim_set = ~asked.in_find
-    table = AnswerTable(asked.half(find=False), lengths)
     limits = settings.false_discovery_rate, settings.least_difference
-    tested = check_hypotheses(hypotheses, table, reader.features(asked).subset(claim_set), *limits)
-    return SearchResult(asked, lengths, tested, findings_of(tested, *limits), incomplete)
+    tested = check_hypotheses(
+        hypotheses, table.subset(claim_set), reader.features(asked).subset(claim_set), *limits
+    )
+    return SearchResult(asked, table, tested, findings_of(tested, *limits), incomplete)
 
 
-def _hypotheses(asked: Asked, reader: PromptReader, lengths: LengthLevels, seed: int) -> list[Hypothesis]:
-    table = AnswerTable(asked.half(find=True), lengths)
-    return find_hypotheses(table, reader.features(asked).subset(asked.in_find), seed)
+def _hypotheses(asked: Asked, table: AnswerTable, reader: PromptReader, seed: int) -> list[Hypothesis]:
+    in_find = asked.in_find
+    return find_hypotheses(table.subset(in_find), reader.features(asked).subset(in_find), seed)
 
 
 def _unexplained(
     asked: Asked,
     models: tuple[Subject, Subject],
     hypotheses: Sequence[Hypothesis],
-    lengths: LengthLevels,
+    table: AnswerTable,
     n: int,
 ) -> list[int]:
     """Return the prompts whose answers tell the models apart most clearly, without those that a clear hypothesis explains.
@@ -152,7 +162,6 @@ def _unexplained(
     for side, sign in ((asked.intervened, 1), (asked.reference, -1)):
         own = [model.log_probability(prompts, side) for model in models]
         ratio += sign * (own[1] - own[0])
-    table = AnswerTable(AnswerPair(asked.reference, asked.intervened), lengths)
     for hypothesis in hypotheses:
         if hypothesis.clearness >= _CLEAR:
             ratio[table.changed(hypothesis.effect, hypothesis.direction)] = -np.inf

@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -11,13 +11,13 @@ from jaxtyping import Float64
 
 from crosscoder.config import DiscoveryConfig, TokenPolicy
 from crosscoder.config.behavior import Sampling
-from crosscoder.language_models.hooks import forward
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.language_models.rounding import rounded
 
 from ..behaviors.generation import Generator
-from ..behaviors.patching import REFERENCE, unchanged
-from ..behaviors.prompts import Batch, Prompt, Row, batches
+from ..behaviors.logit_metrics import before_continuation, summed_log_probability
+from ..behaviors.patching import unchanged
+from ..behaviors.prompts import Prompt, Row, batches
 from .answer_features import Answer
 from .answer_store import AnswerStore
 
@@ -103,33 +103,15 @@ class Subject:
             if answer.token_ids
         ]
         found = np.zeros(len(prompts))
-        context = self.pair.context if self.model == 1 else None
+        longest = self.pair.max_positions
         with self._changed():
-            for batch in self._batches(rows):
+            for batch in batches(rows, self.pair.tokenizer, _ALL_TOKENS, longest) if rows else ():
                 self._clock.check()
-                place = torch.arange(1, batch.token_ids.shape[1] + 1)
-                at = (place >= batch.n_prompt[:, None]) & (place < batch.length[:, None])
-                row, column = at.nonzero(as_tuple=True)
-                ids, mask = batch.token_ids.to(self.pair.device), batch.attention.to(self.pair.device)
-                if context is not None:
-                    n_before = len(context)
-                    ids, mask = context.prepend(ids, mask)
-                    at = torch.nn.functional.pad(at, (n_before, 0))
-                with self.pair.switched(self.model) as network:
-                    logits = forward(network, ids, mask, at=at.to(self.pair.device)).logits
-                targets = batch.token_ids[row, column + 1].to(logits.device)
-                chosen = torch.cat([
-                    part.float().log_softmax(dim=1).gather(1, some[:, None])[:, 0]
-                    for part, some in zip(logits.split(64), targets.split(64), strict=True)
-                ])  # fmt: skip
-                sums = torch.zeros(len(batch.length)).index_add(0, row, chosen.cpu())
+                at = before_continuation(batch)
+                logits = self.pair.logits(batch.token_ids, batch.attention, None, self.model, at)
+                sums = summed_log_probability(logits, batch, at).cpu()
                 found[batch.prompts] = (sums / (batch.length - batch.n_prompt)).double().numpy()
         return found
-
-    def _batches(self, rows: Sequence[Row]) -> list[Batch]:
-        if not rows:
-            return []
-        return batches(rows, self.pair.tokenizer, _ALL_TOKENS, longest=self.pair.max_positions)
 
     def _sample(self, prompts: Sequence[Prompt]) -> list[Answer]:
         read = [prompt.read_by(self.model) for prompt in prompts]
@@ -145,12 +127,3 @@ class Subject:
 
     def _changed(self) -> AbstractContextManager[None]:
         return nullcontext() if self._bits is None else rounded(self.pair.models[self.model], self._bits)
-
-
-MakeSubject = Callable[[str, int, int | None], Subject]
-"""Makes a subject from its name, its model, and the bits that its weights are rounded to."""
-
-
-def null_subject(kind: str, make: MakeSubject) -> Subject:
-    """Return what the reference is compared with in a null: itself, or itself with rounded weights."""
-    return make(f"null: {kind}", REFERENCE, 8 if kind == "rounded" else None)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.stats import binomtest
 
 MIN_VERDICTS = 5
 """Minimum number of verdicts on positives, and on negatives, for a score."""
@@ -43,7 +43,7 @@ def balanced_accuracy(verdicts: Sequence[Verdict], confidence: float) -> Score:
         if len(correct) < MIN_VERDICTS:
             return Score(None, None, None, len(parsed), unparsed)
         shares.append(sum(correct) / len(correct))
-        ends.append(_wilson(sum(correct), len(correct), confidence))
+        ends.append(binomtest(sum(correct), len(correct)).proportion_ci(confidence, method="wilson"))
     value = (shares[0] + shares[1]) / 2
     below = [share - low for share, (low, _) in zip(shares, ends, strict=True)]
     above = [high - share for share, (_, high) in zip(shares, ends, strict=True)]
@@ -54,11 +54,3 @@ def balanced_accuracy(verdicts: Sequence[Verdict], confidence: float) -> Score:
         len(parsed),
         unparsed,
     )
-
-
-def _wilson(hits: int, n: int, confidence: float) -> tuple[float, float]:
-    z = float(ndtri(0.5 + confidence / 2))
-    share, square = hits / n, z * z / n
-    middle = (share + square / 2) / (1 + square)
-    half = z * float(np.sqrt(share * (1 - share) / n + square / (4 * n))) / (1 + square)
-    return middle - half, middle + half

@@ -119,7 +119,7 @@ def view_prompt(models: RunModels, policy: TokenPolicy, prompt: Prompt) -> TextV
 
 def _batch(pair: ModelPair, policy: TokenPolicy, prompt: Prompt, model: int) -> Batch:
     ids = prompt.read_by(model).token_ids
-    (batch,) = batches([Row(0, ids, len(ids))], pair.tokenizer_of(model), policy, longest=pair.max_positions)
+    (batch,) = batches([Row(0, ids, len(ids))], pair.tokenizer_of(model), policy, pair.max_positions)
     return batch
 
 

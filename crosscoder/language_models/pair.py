@@ -168,12 +168,18 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         splice: Splice | None,
         model: int,
-    ) -> Float[Tensor, "document token vocabulary"]:
-        """Return logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`."""
+        at: Bool[Tensor, "document token"] | None = None,
+    ) -> Float[Tensor, "*place vocabulary"]:
+        """Return logits of model 0 (reference) or 1 (intervened), with its activations replaced by `splice(activations)`.
+
+        Args:
+            at: Tokens to compute logits for, returned as `[place, vocabulary]` in their order; None: all tokens, as
+                `[document, token, vocabulary]`.
+        """
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
-        context, at = self.context if model == 1 else None, None
+        context, everywhere = self.context if model == 1 else None, at is None
         if context is not None:
-            at = context.document_mask(torch.ones_like(mask))
+            at = context.document_mask(torch.ones_like(mask) if at is None else at.to(self.device))
             ids, mask = context.prepend(ids, mask)
             splice = None if splice is None else context.splice_documents(splice)
         with self.switched(model) as network:
@@ -181,7 +187,7 @@ class ModelPair:
                 found = forward(network, ids, mask, at=at).logits
             else:
                 found = splice_output(network, self._modules[model], splice, ids, mask, at=at)
-        return found.view(*token_ids.shape, -1)
+        return found.view(*token_ids.shape, -1) if everywhere else found
 
     def logits_from_hookpoint(
         self,

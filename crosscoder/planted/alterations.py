@@ -48,16 +48,24 @@ class Alteration(ABC):
 
 
 @dataclass(frozen=True)
-class Bursts(Alteration):
-    """Some tokens carry a vector of fixed length in a direction within few dimensions, drawn anew for every token."""
+class _NoiseInFewDimensions(Alteration):
+    """Noise within a random subspace."""
 
     directions: Float[Tensor, "direction d_model"]
     is_noise: ClassVar[bool] = True
+    n_dimensions: ClassVar[int]
 
     @classmethod
     def draw(cls, d_model: int, generator: torch.Generator) -> Self:
         """Draw the dimensions."""
-        return cls(random_rotation(d_model, generator)[:BURST_DIMENSIONS])
+        return cls(random_rotation(d_model, generator)[: cls.n_dimensions])
+
+
+@dataclass(frozen=True)
+class Bursts(_NoiseInFewDimensions):
+    """Some tokens carry a vector of fixed length in a direction within few dimensions, drawn anew for every token."""
+
+    n_dimensions: ClassVar[int] = BURST_DIMENSIONS
 
     def apply(
         self, values: Float[Tensor, "token d_model"], document_tokens: int, generator: torch.Generator
@@ -73,16 +81,10 @@ class Bursts(Alteration):
 
 
 @dataclass(frozen=True)
-class HeavyTailedNoise(Alteration):
+class HeavyTailedNoise(_NoiseInFewDimensions):
     """Independent Student t noise in few dimensions."""
 
-    directions: Float[Tensor, "direction d_model"]
-    is_noise: ClassVar[bool] = True
-
-    @classmethod
-    def draw(cls, d_model: int, generator: torch.Generator) -> Self:
-        """Draw the dimensions."""
-        return cls(random_rotation(d_model, generator)[:TAIL_DIMENSIONS])
+    n_dimensions: ClassVar[int] = TAIL_DIMENSIONS
 
     def apply(
         self, values: Float[Tensor, "token d_model"], document_tokens: int, generator: torch.Generator

@@ -208,7 +208,8 @@ class PerModelActivations:
         ]
         groups = group_by_length(rows)
         one, other = (
-            form_batches(rows[model], groups, self.pair.tokenizer_of(model), policy) for model in _MODELS
+            form_batches(rows[model], groups, self.pair.tokenizer_of(model), policy, self.pair.max_positions)
+            for model in _MODELS
         )
         return zip(one, other, strict=True)
 

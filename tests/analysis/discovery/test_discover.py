@@ -4,23 +4,33 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 import analysis.discovery.subjects as subjects
+from analysis.behaviors.generation import Generator
 from analysis.behaviors.prompts import Prompt
-from analysis.discovery.answer_features import Answer
+from analysis.discovery.answer_features import Answer, AnswerFeature, LengthLevels
+from analysis.discovery.behavior_of_finding import write_behavior
 from analysis.discovery.discover import discover
+from analysis.discovery.finding_records import finding_records
 from analysis.discovery.findings_file import Discovery, read_discovery
+from analysis.discovery.held_out_tests import check_hypotheses
+from analysis.discovery.hypotheses import AnswerTable, Hypothesis
+from analysis.discovery.probes import Probe
+from analysis.discovery.search import Asked, SearchResult
+from analysis.discovery.triggers import Always, PromptFeatures
 from crosscoder.config import RunConfig
-from crosscoder.config.behavior import Behavior
+from crosscoder.config.behavior import Behavior, Continuation, Sampling
 from crosscoder.config.load import load_config
-from crosscoder.errors import FormatError
+from crosscoder.errors import FormatError, PairError
 from crosscoder.language_models.pair import load_pair
 from crosscoder.run.folder import RunFolder
-from tests.tiny_pairs import WORDS, run_config, save_gpt2
+from crosscoder.text.text_files import Text
+from tests.tiny_pairs import WORDS, run_config, save_gpt2, save_tokenizer
 
 SETTINGS = {"prompts": 80, "variants": 2, "answer_tokens": 6}
 
@@ -162,6 +172,49 @@ def test_a_search_without_time_says_so(tmp_path: Path) -> None:
     found = record(searched(tmp_path, minutes=1e-6)[0])
     assert found.findings == () and found.hypotheses == 0 and found.nulls == ()
     assert found.incomplete is not None and "discovery.minutes" in found.incomplete
+
+
+def test_models_that_can_read_no_prompt_with_an_answer_are_told_so(tmp_path: Path) -> None:
+    found = record(searched(tmp_path, answer_tokens=69)[0])
+    assert (found.prompts, found.hypotheses, found.findings, found.nulls) == ({}, 0, (), ())
+    assert found.incomplete is not None and "discovery.answer_tokens" in found.incomplete
+
+
+def test_models_without_keys_and_values_are_told_so(tmp_path: Path) -> None:
+    """A state-space model reads text and trains dictionaries, but answers are not generated from its state."""
+    reference = tmp_path / "reference"
+    settings = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=2, state_size=4)
+    MambaForCausalLM(settings).save_pretrained(reference)
+    save_tokenizer(reference)
+    sides = {"reference": {"model": str(reference)}, "intervened": {"model": str(reference)}}
+    pair = {**sides, "hookpoint": "backbone.layers.0", "device": "cpu"}
+    config = run_config(tmp_path, reference, reference, pair=pair)
+    assert config.pair is not None
+    run, models = RunFolder.create(config.output, config), load_pair(config.pair)
+    found = discover(run, config, models)
+    assert found.findings == () and found.incomplete is not None and "keeps a state" in found.incomplete
+    with pytest.raises(PairError, match="use a metric of logits"):
+        Generator(models, None, [], config.tokens, Sampling(), 0)
+
+
+def test_text_that_looks_like_a_number_stays_text_in_the_file_of_a_behavior(tmp_path: Path) -> None:
+    texts = ["1e3", "0o17", "~", "yes", "- a", "12:30", "#x", "{"]
+    probes = [
+        Probe(Prompt(text, np.array([5])), Text(text, None, "here"), "text", place < 2, place)
+        for place, text in enumerate(texts)
+    ]
+    asked = Asked(probes, [Answer("oak", True, (4,))] * 8, [Answer("1e3", True, (5,))] * 8)
+    table = AnswerTable.of(asked.answers, LengthLevels(()))
+    claim = ~asked.in_find
+    prompts = PromptFeatures((frozenset(),) * 6, np.zeros((6, 2)), np.arange(6))
+    hypothesis = Hypothesis(3.0, "gained", AnswerFeature("phrase", "1e3"), (), Always())
+    tests = check_hypotheses([hypothesis], table.subset(claim), prompts, 0.05, 0.1)
+    result = SearchResult(asked, table, tests, tests, None)
+    (finding,) = finding_records(result)
+    write_behavior(tmp_path / "behavior.yaml", finding, tests[0], result)
+    behavior = load_config(tmp_path / "behavior.yaml", (), Behavior)
+    assert isinstance(behavior.prompts, tuple) and sorted(map(str, behavior.prompts)) == sorted(texts)
+    assert isinstance(behavior.find_with, Continuation) and behavior.find_with.texts == ("1e3",)
 
 
 def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def findings(plant: Plant | None, seed: int = 0, n: int = 200, swap: bool = Fals
     lengths = LengthLevels.of(sides[0])
 
     def table(chosen: np.ndarray) -> AnswerTable:
-        return AnswerTable(
+        return AnswerTable.of(
             AnswerPair(*([side[i] for i in np.flatnonzero(chosen)] for side in sides)), lengths
         )
 
