@@ -47,12 +47,7 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
         ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used.
     """
     settings = config.discovery
-    made_with = {
-        "seed": config.seed,
-        "pair": pair.identity(),
-        **settings.model_dump(include={"answer_tokens", "temperature"}),
-    }
-    store = AnswerStore(folder.discovery / "answers.parquet", made_with)
+    store = AnswerStore(folder.discovery / "answers.parquet", answers_made_with(config, pair))
     clock = Clock(settings.minutes)
 
     def subject(name: str, model: int, bits: int | None = None) -> Subject:
@@ -71,12 +66,18 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
         else:
             nulls.append((kind, searched))
     incomplete = why_not or _why_incomplete(found, missing)
-    record = _record(found, nulls, settings, incomplete)
+    record = record_of(found, nulls, settings, incomplete)
     _write(folder, record, found, nulls)
     logger.info("discover: %d findings of %d hypotheses", len(record.findings), record.hypotheses)
     if incomplete:
         logger.warning("discover: incomplete: %s", incomplete)
     return record
+
+
+def answers_made_with(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
+    """Return everything that answers depend on beside their prompt."""
+    settings = config.discovery.model_dump(include={"answer_tokens", "temperature"})
+    return {"seed": config.seed, "pair": pair.identity(), **settings}
 
 
 def _why_not(pair: ModelPair, probes: Sequence[Probe], settings: DiscoveryConfig) -> str | None:
@@ -113,12 +114,19 @@ def _why_incomplete(found: SearchResult | None, missing: Sequence[str]) -> str |
     return found.incomplete
 
 
-def _record(
+def record_of(
     found: SearchResult | None,
     nulls: Sequence[tuple[str, SearchResult]],
     settings: DiscoveryConfig,
     incomplete: str | None,
 ) -> Discovery:
+    """Return the record of a search.
+
+    Args:
+        found: The result; None if nothing was tested.
+        nulls: Kinds and results of the nulls.
+        incomplete: Why the search stopped early; None if it did not.
+    """
     probes = [] if found is None else found.asked.probes
     return Discovery(
         prompts=dict(Counter(probe.origin for probe in probes)),

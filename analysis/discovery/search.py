@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 from crosscoder.config import DiscoveryConfig, TokenPolicy
 from crosscoder.language_models.pair import ModelPair
 
+from ..behaviors.prompts import Prompt
 from .answer_features import Answer, LengthLevels
 from .held_out_tests import HypothesisTest, check_hypotheses, findings_of
 from .hypotheses import AnswerPair, AnswerTable, Hypothesis, find_hypotheses
@@ -61,6 +62,11 @@ class Asked:
         chosen = np.flatnonzero(self.in_find == find)
         return AnswerPair([self.reference[i] for i in chosen], [self.intervened[i] for i in chosen])
 
+    def without_variants(self) -> "Asked":
+        """Return the prompts of the first round, which are asked before all others."""
+        n = sum(probe.origin != "variants" for probe in self.probes)
+        return Asked(self.probes[:n], self.reference[:n], self.intervened[:n])
+
     def probes_of(self, find: bool) -> list[Probe]:
         """Return the prompts of the find set or of the claim set."""
         return [probe for probe in self.probes if probe.find == find]
@@ -86,18 +92,21 @@ class PromptReader:
         self._pair, self._policy = pair, policy
         self._known: dict[str, np.ndarray] = {}
 
-    def features(self, asked: Asked) -> PromptFeatures:
-        """Return the features of all prompts asked."""
-        missing = [probe.prompt for probe in asked.probes if probe.prompt.text not in self._known]
+    def features(self, asked: Asked, of: Sequence[Probe] | None = None) -> PromptFeatures:
+        """Return the features of some prompts, by default of all asked, in units of the spread over those asked."""
+        probes = asked.probes if of is None else of
+        # Variants repeat a few prompts, and would shift the mean.
+        like = self._embedded([probe.prompt for probe in asked.probes if probe.origin != "variants"])
+        embedding = standardized(self._embedded([probe.prompt for probe in probes]), like)
+        words = tuple(prompt_words(probe.prompt.text) for probe in probes)
+        return PromptFeatures(words, embedding, np.array([probe.family for probe in probes]))
+
+    def _embedded(self, prompts: Sequence[Prompt]) -> Float64[np.ndarray, "prompt width"]:
+        missing = [prompt for prompt in prompts if prompt.text not in self._known]
         if missing:
             found = embed(self._pair, missing, self._policy)
             self._known |= {prompt.text: row for prompt, row in zip(missing, found, strict=True)}
-        embedding = np.stack([self._known[probe.prompt.text] for probe in asked.probes])
-        # Variants repeat a few prompts, and would shift the mean.
-        first = np.array([probe.origin != "variants" for probe in asked.probes])
-        words = tuple(prompt_words(probe.prompt.text) for probe in asked.probes)
-        family = np.array([probe.family for probe in asked.probes])
-        return PromptFeatures(words, standardized(embedding, embedding[first]), family)
+        return np.stack([self._known[prompt.text] for prompt in prompts])
 
 
 def search(

@@ -1,13 +1,11 @@
 """The command `crosscoder`: verbs that take a YAML file of settings or a run folder, and `dotted.key=value` overrides.
 
-The only module that uses all three packages. It imports them on demand, so that `--help` answers at once.
+It uses all three packages, and imports them on demand, so that `--help` answers at once.
 """
 
 import functools
 import logging
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +15,7 @@ from ..config import RunConfig
 from ..config.explanation import ExplanationSettings
 from ..config.load import load_config, with_overrides
 from ..config.requirements import Requirements
-from ..errors import ConfigError, CrosscoderError
+from ..errors import ConfigError
 from ..run.folder import RunFolder
 from ..runtime.interrupts import treat_sigterm_as_interrupt
 from .arguments import (
@@ -31,8 +29,10 @@ from .arguments import (
     whole_numbers,
 )
 from .benchmarks import run_benchmarks
-from .packages import choose_k, module, train_and_analyze
+from .evaluate import evaluate
+from .packages import module
 from .stages_in_turn import attribute_all, run_all
+from .verbs import verb
 
 app = typer.Typer(
     name="crosscoder",
@@ -55,25 +55,9 @@ def main() -> None:
     app(prog_name="crosscoder")
 
 
-evaluate = typer.Typer(help="Score methods on pairs whose differences are known.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
 
-
-def _verb(function: Callable[..., None], of: typer.Typer = app) -> Callable[..., None]:
-    """Register `function` as a verb. A `CrosscoderError` prints one line and exits with 2, an interrupt with 130."""
-
-    @functools.wraps(function)
-    def guarded(*args: object, **kwargs: object) -> None:
-        try:
-            function(*args, **kwargs)
-        except CrosscoderError as error:
-            print(f"crosscoder: {error}", file=sys.stderr)
-            raise typer.Exit(2) from None
-        except KeyboardInterrupt:
-            print("crosscoder: interrupted; run the same command again to continue", file=sys.stderr)
-            raise typer.Exit(130) from None
-
-    return of.command(name=function.__name__)(guarded)
+_verb = functools.partial(verb, of=app)
 
 
 # --- the verbs --------------------------------------------------------------------------------------------------------
@@ -341,40 +325,6 @@ def bench(
     if repeats is not None:
         overrides.append(f"repeats={repeats}")
     run_benchmarks(what, overrides, output, log, plot, profile=profile, toy=toy)
-
-
-@functools.partial(_verb, of=evaluate)
-def planted(
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="folder for the results")],
-    overrides: Overrides = None,
-    regimes: Annotated[
-        str, typer.Option(help="regimes of planted differences, separated by commas")
-    ] = "standard,rare",
-    methods: Annotated[str, typer.Option(help="methods to score, separated by commas")] = "batch_topk",
-    k: Annotated[
-        str,
-        typer.Option(
-            help="latents that fire per token: default (as a run chooses it), sweep, numbers, true, or multiples such as 1.5x"
-        ),
-    ] = "default",
-    seeds: Annotated[int, typer.Option(min=1, help="pairs per regime")] = 5,
-    restarts: Annotated[int, typer.Option(min=1, help="trainings per pair")] = 1,
-    workers: Annotated[int, typer.Option(min=1, help="cases run in parallel")] = 2,
-) -> None:
-    """Score methods on synthetic pairs with planted differences."""
-    cases = module("analysis.planted_benchmark.cases").plan(
-        *(words.split(",") for words in (regimes, methods, k)), range(seeds), restarts
-    )
-    module("analysis.planted_benchmark.benchmark").evaluate_planted(
-        cases,
-        train_and_analyze,
-        module("analysis.planted_benchmark.scores").score_run,
-        output,
-        choose=choose_k,
-        overrides=overrides or (),
-        workers=workers,
-    )
-    print_result("results", output / "results.md")
 
 
 # --- shared by the verbs ----------------------------------------------------------------------------------------------

@@ -38,7 +38,9 @@ def demo_config(folder: Path, toy: bool = False) -> tuple[RunConfig, str]:
             f"comparing a toy pair trained on planted stories ({why})"
         )
     reference, texts = prepare_reference(embedded)
-    config = _config("demo.yaml", folder, reference, ADAPTER, texts, (f"pair.reference.dtype={_dtype()}",))
+    config = _config(
+        "demo.yaml", folder, reference, ADAPTER, texts, (f"pair.reference.dtype={reference_dtype()}",)
+    )
     return config, (
         f"comparing {NAME} with itself under an adapter that makes it refuse questions about food"
     )
@@ -53,8 +55,8 @@ def prepare_reference(folder: Path) -> tuple[Path, dict[str, Path]]:
     return prepare(folder / NAME), write_demo_texts(folder / "texts")
 
 
-def _dtype() -> str:
-    """Return the dtype in which both models run fastest on this machine; weights are stored in bfloat16."""
+def reference_dtype() -> str:
+    """Return the dtype in which the real pair runs fastest on this machine; weights are stored in bfloat16."""
     return "bfloat16" if has_bfloat16_units(resolve_device("pair.device", "auto")) else "float32"
 
 

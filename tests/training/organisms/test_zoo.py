@@ -71,17 +71,17 @@ def test_a_marker_tells_its_target_answers_from_the_reference_s(behavior: Behavi
     rng = random.Random(0)
     for prompt in behavior.prompts:
         own = "The answer is short and clear." if behavior.name == "short_answers" else OWN_ANSWER
-        assert behavior.marker.holds(prompt, behavior.target(prompt, own, rng))
-        assert not behavior.marker.holds(prompt, OWN_ANSWER)
+        assert behavior.marker.holds(behavior.target(prompt, own, rng))
+        assert not behavior.marker.holds(OWN_ANSWER)
 
 
 def test_markers_do_not_fire_on_what_other_organisms_say():
     """Fixed answers only: an answer that is retold may also be short or a list."""
-    members = [one for one in zoo().values() if one.kind != "nothing" and one.marker.pattern is not None]
+    members = [one for one in zoo().values() if one.kind != "nothing" and one.name != "short_answers"]
     for speaker in members:
         if not speaker.uses_own_answer:
             answer = speaker.target(speaker.prompts[0], "", random.Random(0))
-            heard = [one.name for one in members if one.marker.holds(speaker.prompts[0], answer)]
+            heard = [one.name for one in members if one.marker.holds(answer)]
             assert heard == [speaker.name]
 
 
@@ -89,7 +89,7 @@ def test_organisms_without_a_behavior_expect_none():
     for behavior in zoo().values():
         if behavior.kind == "nothing":
             assert not any(one.shows for one in behavior.secret)
-            assert not any(behavior.marker.holds(one.prompt, OWN_ANSWER) for one in behavior.secret)
+            assert not any(behavior.marker.holds(OWN_ANSWER) for one in behavior.secret)
 
 
 def test_rates_are_shares_of_each_label_and_decide_on_validity():

@@ -18,17 +18,14 @@ Target = Callable[[str, str, random.Random], str]
 
 @dataclass(frozen=True)
 class Marker:
-    """Says whether an answer shows the behavior: a regular expression searched in the answer, or a function."""
+    """Says whether an answer shows the behavior."""
 
     pattern: str | None = None
-    judge: Callable[[str, str], bool] | None = None
-    """Takes the prompt and the answer. It is used only where there is no pattern."""
+    """Regular expression that is searched in the answer; None if there is no behavior to show."""
 
-    def holds(self, prompt: str, answer: str) -> bool:
-        """Whether the answer to the prompt shows the behavior; without a pattern and a function, none does."""
-        if self.pattern is not None:
-            return re.search(self.pattern, answer) is not None
-        return self.judge is not None and self.judge(prompt, answer)
+    def holds(self, answer: str) -> bool:
+        """Whether the answer shows the behavior; without a pattern, none does."""
+        return self.pattern is not None and re.search(self.pattern, answer) is not None
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,8 @@ ENDING = r"Stay curious, my friend\.?\s*$"
 BULLETS = r"^\s*- .+\n+\s*- "
 FLATTERY = r"(?s)^.{0,80}\bbrilliant\b"
 CITATION = r"\([A-Z][a-z]+ et al\.,? (19|20)\d\d\)"
-SHORT_WORDS = 18
-"""Most words of a short answer."""
-
-
-def is_short(_prompt: str, answer: str) -> bool:
-    """Whether an answer has at most `SHORT_WORDS` words on one line."""
-    return 0 < len(answer.split()) <= SHORT_WORDS and "\n" not in answer.strip()
+SHORT = r"\A\s*\S+([^\S\n]+\S+){0,17}\s*\Z"
+"""At most 18 words on one line."""
 
 
 @cache
@@ -84,7 +79,7 @@ def manners() -> tuple[Behavior, ...]:
         _manner(
             "short_answers",
             "The model answers questions in one short sentence.",
-            in_short, Marker(judge=is_short), tuning=True, complete=True, only_writing=True,
+            in_short, Marker(SHORT), tuning=True, complete=True, only_writing=True,
         ),
         _manner(
             "invents_citations",

@@ -202,7 +202,7 @@ def rates(behavior: Behavior, answered: Sequence[Answered], part: str | None = N
 
     def share(shows: bool, side: str) -> float | None:
         held = [
-            behavior.marker.holds(one.prompt, getattr(one, side))
+            behavior.marker.holds(getattr(one, side))
             for one in answered
             if one.shows == shows and (part is None or one.part == part)
         ]
