@@ -13,15 +13,17 @@ from tqdm import tqdm
 from crosscoder.config import RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.explanation import ExplanationSettings
+from crosscoder.config.load import load_config
+from crosscoder.config.open_settings import HOOKPOINT, with_value
 from crosscoder.errors import DataError
-from crosscoder.language_models.pair import ModelPair
+from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import write_atomic
 
 from .change.change_elements import describe_change
 from .checkpoints.monitoring import Monitoring
-from .discovery.findings_file import Discovery
+from .discovery.findings_file import Discovery, read_discovery
 from .explanations.firing_rules import learn_rules
 from .explanations.observations import observations
 from .features_file import read_features, require_observations, write_features
@@ -146,11 +148,11 @@ def discover(folder: RunFolder, config: RunConfig) -> Discovery | None:
     """
     from .discovery.discover import discover as search_behaviors
 
-    run = _opened(folder, config)
-    if not config.discovery.prompts or not run.has_models:
+    _set_threads(config)
+    if not config.discovery.prompts or config.pair is None:
         return None
     with wandb_run(folder, config) as wandb, folder.stage("discover") as stage:
-        found = search_behaviors(folder, config, run.pair)
+        found = search_behaviors(folder, config, load_pair(config.pair, middle_if_open=True))
         stage["prompts"], stage["findings"] = sum(found.prompts.values()), len(found.findings)
         wandb.summary({"discovery/findings": len(found.findings), "discovery/hypotheses": found.hypotheses})
     return found
@@ -174,10 +176,38 @@ def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings)
     logger.info("explain: %s", summary_of(rows))
 
 
+def settle_hookpoint(folder: RunFolder, config: RunConfig) -> RunConfig:
+    """Choose the hookpoint if the settings leave it open, by the first finding of `discover`, and write it to config.yaml.
+
+    Raises:
+        PairError: The models have no decoder layers that correspond.
+        ConfigError, DataError, FormatError: The models, or the record of `discover`, cannot be used.
+    """
+    from .behaviors.hookpoint_choice import choose_layer
+
+    if config.pair is None or config.pair.hookpoint is not None:
+        return config
+    _set_threads(config)
+    found = read_discovery(folder.findings)
+    files = [finding.behavior for finding in found.findings if finding.behavior] if found is not None else []
+    behavior = load_config(folder.path / files[0], (), Behavior) if files else None
+    with folder.stage("choose hookpoint") as stage:
+        choice = choose_layer(load_pair(config.pair, middle_if_open=True), behavior, config.tokens)
+        stage["hookpoint"], stage["why"] = choice.hookpoint, choice.why
+    logger.info("run: pair.hookpoint %s (%s)", choice.hookpoint, choice.why)
+    config = with_value(config, HOOKPOINT, choice.hookpoint)
+    RunFolder.create(folder.path, config)
+    return config
+
+
 def _opened(folder: RunFolder, config: RunConfig) -> TrainedRun:
+    _set_threads(config)
+    return TrainedRun(folder, config)
+
+
+def _set_threads(config: RunConfig) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    return TrainedRun(folder, config)
 
 
 def _read_through(run: TrainedRun) -> Pass:

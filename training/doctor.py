@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscoder.activations.batch import have_difference, split_models
-from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
+from crosscoder.config import CachedActivations, FileActivations, PairConfig, RunConfig, StreamedActivations
 from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError, PairError
@@ -69,7 +69,8 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
     assert config.text is not None
     settings = config.activations
     assert isinstance(settings, CachedActivations | StreamedActivations)
-    pair = load_pair(config.pair)
+    pair = load_pair(config.pair, middle_if_open=True)
+    where = _open_hookpoint(config.pair, pair)
     documents = tokenize(
         config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers
     )
@@ -79,7 +80,12 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
     n_train, n_held_out = (int(documents.unmasked[documents.split(side)].sum()) for side in (False, True))
     config, recipe = _settled(config, pair.d_models, n_train)
     return {
-        "models": [*_describe_pair(pair), *_describe_tokenizers(pair, documents), *checks],
+        "models": [
+            *_describe_pair(pair),
+            *_describe_tokenizers(pair, documents),
+            *checks,
+            *where,
+        ],
         "activations": _describe_activations(values, pair.d_models),
         "layers": _describe_layers(pair, documents),
         "texts": _describe_texts(documents),
@@ -90,6 +96,14 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
             *_estimate_training(config, pair.d_models, _weight_bytes(pair), n_train, n_held_out),
         ],
     }
+
+
+def _open_hookpoint(settings: PairConfig, pair: ModelPair) -> list[str]:
+    if settings.hookpoint is not None:
+        return []
+    return [
+        f"hookpoint   left open: `crosscoder run` chooses a decoder layer; what is measured here was read at {pair.hookpoints[0]}"
+    ]
 
 
 def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, list[str]]:

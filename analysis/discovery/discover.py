@@ -77,7 +77,14 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
 def answers_made_with(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
     """Return everything that answers depend on beside their prompt."""
     settings = config.discovery.model_dump(include={"answer_tokens", "temperature"})
-    return {"seed": config.seed, "pair": pair.identity(), **settings}
+    # Models answer alike wherever they are read.
+    models = {
+        name: {key: value for key, value in side.items() if key not in ("hookpoint", "d_model")}
+        if isinstance(side, dict)
+        else side
+        for name, side in pair.identity().items()
+    }
+    return {"seed": config.seed, "pair": models, **settings}
 
 
 def _why_not(pair: ModelPair, probes: Sequence[Probe], settings: DiscoveryConfig) -> str | None:

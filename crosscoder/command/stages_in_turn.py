@@ -16,6 +16,9 @@ def run_all(config: RunConfig) -> None:
     folder = RunFolder.create(config.output, config)
     # One wandb run for all stages; training includes the harvest.
     with module("crosscoder.run.tracking").wandb_run(folder, config):
+        # First, because it needs no dictionary, and what it finds decides which layer the dictionary should read.
+        found = _discover(folder, config)
+        config = module("analysis.stages").settle_hookpoint(folder, folder.read_config())
         module("training.stages").train(config)
         # With every setting chosen that the file left open.
         config = folder.read_config()
@@ -23,7 +26,7 @@ def run_all(config: RunConfig) -> None:
         print_result("dictionary", folder.crosscoder)
         module("analysis.stages").analyze(folder, config)
         print_result("features", folder.features)
-        attribute_all(folder, config, [*behaviors, *_discover(folder, config)])
+        attribute_all(folder, config, [*behaviors, *found])
         report_stages = module("analysis.report_stages")
         written = report_stages.report(folder)
         print_result("report", folder.report)

@@ -1,9 +1,11 @@
-"""Open settings: those that may be null, which `training.recipe` then chooses from the data before training.
+"""Open settings: those that may be null, which a run then chooses: the hookpoint before the harvest, by what `discover` found, and all
+others before training, by `training.recipe`.
 
-The settings of a run are complete once the recipe has written its choices to RUN/config.yaml. `chosen` reads a setting that has to
+The settings of a run are complete once these choices are in RUN/config.yaml. `chosen` reads a setting that has to
 be there; `with_choices` takes over the choices that a run made before.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
@@ -13,7 +15,10 @@ from .sparsity import BatchTopK, TopK
 
 Value = TypeVar("Value", int, float)
 
+HOOKPOINT: Place = ("pair", "hookpoint")
+
 OPEN_SETTINGS: tuple[Place, ...] = (
+    HOOKPOINT,
     ("crosscoder", "n_latents"),
     ("crosscoder", "sparsity", "k"),
     ("training", "n_tokens"),
@@ -45,15 +50,17 @@ def open_settings(config: RunConfig) -> tuple[str, ...]:
     )
 
 
-def with_choices(config: RunConfig, earlier: RunConfig) -> RunConfig:
-    """Return the settings with every open one taken from `earlier`, the settings of the same run as stored.
+def with_choices(config: RunConfig, earlier: RunConfig, places: Sequence[Place] = OPEN_SETTINGS) -> RunConfig:
+    """Return the settings with every open one among `places` taken from `earlier`, the settings of the same run as stored.
 
     A k is taken over only for the same kind of sparsity.
     """
-    for place in OPEN_SETTINGS:
+    for place in places:
+        if not (_has(config, place) and _has(earlier, place)):
+            continue
         if place == ("crosscoder", "sparsity", "k") and not _same_sparsity(config, earlier):
             continue
-        if _has(config, place) and _at(config, place) is None and (value := _at(earlier, place)) is not None:
+        if _at(config, place) is None and (value := _at(earlier, place)) is not None:
             config = with_value(config, place, value)
     return config
 
@@ -71,7 +78,9 @@ def _same_sparsity(config: RunConfig, earlier: RunConfig) -> bool:
 
 
 def _has(config: RunConfig, place: Place) -> bool:
-    """Whether the setting exists: ReLU and JumpReLU have no k."""
+    """Whether the setting exists: activations from files have no pair, ReLU and JumpReLU have no k."""
+    if place == HOOKPOINT:
+        return config.pair is not None
     return place != ("crosscoder", "sparsity", "k") or isinstance(
         config.crosscoder.sparsity, BatchTopK | TopK
     )

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ..errors import ConfigError
 from .block import Device, Dtype, Settings
 
 MIN_ALIGNMENT_RATE = 0.1
@@ -70,7 +71,11 @@ class PairConfig(Settings):
         "`hookpoint`. Where a width differs from the reference's, its cosine to the reference, its share of the change and the change "
         "alarm are undefined",
     )
-    hookpoint: str = Field(description="path of the module whose output is read, e.g. model.layers.15")
+    hookpoint: str | None = Field(
+        default=None,
+        description="path of the module whose output is read, e.g. model.layers.15; null: chosen by `run`, the earliest decoder layer at "
+        "which most of the first finding of `discover` stands, or two thirds of the depth if nothing is found",
+    )
     intervened_hookpoint: str | None = Field(
         default=None, description="module path in the intervened model; null: the same as `hookpoint`"
     )
@@ -85,6 +90,8 @@ class PairConfig(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.hookpoint is None and self.intervened_hookpoint is not None:
+            raise ValueError("intervened_hookpoint is given, but hookpoint is not; give both, or neither")
         if self.align != "none" and not isinstance(self.intervened, ModelSource):
             kind = "an adapter" if isinstance(self.intervened, AdapterSource) else "a context"
             raise ValueError(
@@ -114,6 +121,14 @@ class PairConfig(Settings):
 
     @property
     def hookpoints(self) -> tuple[str, ...]:
-        """The hookpoint of each model."""
+        """The hookpoint of each model.
+
+        Raises:
+            ConfigError: It is left open and not chosen yet.
+        """
+        if self.hookpoint is None:
+            raise ConfigError(
+                "pair.hookpoint: left open (null) and not chosen yet; `crosscoder run` chooses it, or name a module such as model.layers.15"
+            )
         other = self.intervened_hookpoint or self.hookpoint
         return self.hookpoint, other, *(self.hookpoint for _ in self.snapshots)

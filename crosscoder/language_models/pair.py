@@ -24,7 +24,7 @@ from .identity import identify_context, identify_models, identify_texts
 from .joint_forward import JointForward
 from .loading import find_module, load_adapter, load_model
 from .networks import Networks
-from .shared_layers import find_stack
+from .shared_layers import find_decoder_layers, find_stack
 from .snapshots import load_snapshots
 from .tokenizers import load_tokenizers, shared_template, text_readers
 from .unembedding import direction_logits, find_final_norm
@@ -340,17 +340,22 @@ class ModelPair:
         return self._read(index, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
 
 
-def load_pair(config: PairConfig) -> ModelPair:
+def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
     """Load all models and check that they can be compared.
 
     Adapters share one set of base weights. A model compared with itself, or read with and without a context, is loaded once.
     The chat template is the intervened model's, or the reference's if it has none.
 
+    Args:
+        middle_if_open: Read the middle decoder layer if the settings leave the hookpoint open.
+
     Raises:
         PairError: A model or the hookpoint is missing, the tokenizers differ, or an adapter does not fit.
         FormatError: A weight file is damaged.
-        ConfigError: The device is not available.
+        ConfigError: The device is not available, or the hookpoint is open and `middle_if_open` is false.
     """
+    if not middle_if_open:
+        _ = config.hookpoints
     device = resolve_device("pair.device", config.device)
     reference = load_model("pair.reference.model", config.reference, device)
     adapter: PeftModel | None = None
@@ -373,4 +378,19 @@ def load_pair(config: PairConfig) -> ModelPair:
         else None
     )
     networks = load_snapshots(config, (reference, intervened), adapter, tokenizer, device)
+    if config.hookpoint is None:
+        config = config.model_copy(update={"hookpoint": _middle_layer(networks)})
     return ModelPair(config, networks, tokenizer, chat_template, device, context, readers)
+
+
+def _middle_layer(networks: Networks) -> str:
+    """Return the path of the middle decoder layer. Raises PairError if the models' layers do not correspond."""
+    found = [find_decoder_layers(model) for model in networks.models]
+    if found[0] is None or any(one != found[0] for one in found):
+        layers = " and ".join("none" if one is None else f"{one[1]} at {one[0]}" for one in found)
+        raise PairError(
+            f"pair.hookpoint: left open (null), but the models have no decoder layers that correspond ({layers}); name hookpoint, and "
+            "intervened_hookpoint if it differs"
+        )
+    path, n_layers = found[0]
+    return f"{path}.{n_layers // 2}"

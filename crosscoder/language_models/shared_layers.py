@@ -131,6 +131,15 @@ def find_stack(model: Any, hookpoint: str) -> Stack | None:
     return None
 
 
+def find_decoder_layers(model: Any) -> tuple[str, int] | None:
+    """Return the path of the decoder layers of a model and their number; None if there are none."""
+    n_layers = getattr(model.config, "num_hidden_layers", None)
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
+            return path, len(module)
+    return None
+
+
 def _settings(model: Any) -> dict[str, Any]:
     """Return the configuration entries that affect activations."""
     settings = model.config.to_dict() | {"attention": getattr(model.config, "_attn_implementation", None)}

@@ -15,7 +15,7 @@ from ..config import RunConfig
 from ..config.introspection import Place, leaves
 from ..config.load import dump_config, load_config
 from ..config.messages import show
-from ..config.open_settings import with_choices
+from ..config.open_settings import HOOKPOINT, OPEN_SETTINGS, with_choices
 from ..errors import ConfigError, FormatError, did_you_mean
 from ..runtime.files import write_atomic
 
@@ -186,8 +186,8 @@ class RunFolder:
         """Open the run folder at `path` with these settings, and create it if missing.
 
         An existing run may differ in `RESULT_NEUTRAL_SETTINGS`, `ANALYSIS_SETTINGS` and, until training starts,
-        `DICTIONARY_SETTINGS`; config.yaml then takes the new values. A setting that is left open stands for what the run chose
-        when its training started. A folder without results, e.g. after a model was not found, takes any settings.
+        `DICTIONARY_SETTINGS`; config.yaml then takes the new values. A setting that is left open stands for what the run chose,
+        and a hookpoint that it has not chosen yet takes any value. A folder without results, e.g. after a model was not found, takes any settings.
 
         Raises:
             ConfigError: Another setting differs, or `path` is not a folder.
@@ -209,8 +209,8 @@ class RunFolder:
                 started = folder.training_started()
                 free = () if started else DICTIONARY_SETTINGS
                 folder.require_same(config, (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *free))
-                if started:
-                    text = dump_config(with_choices(config, load_config(folder.config)))
+                settled = OPEN_SETTINGS if started else (HOOKPOINT,)
+                text = dump_config(with_choices(config, load_config(folder.config), settled))
             else:
                 folder.manifest.unlink(missing_ok=True)
         write_atomic(folder.config, text)
@@ -265,6 +265,9 @@ class RunFolder:
             if _listed(place, may_differ) or (
                 place in stored and place in requested and stored[place] == requested[place]
             ):
+                continue
+            if place == HOOKPOINT and stored.get(place) is None:
+                # A search alone, without a dictionary, leaves it open.
                 continue
             found, wanted = (
                 show(values[place]) if place in values else "unset" for values in (stored, requested)

@@ -93,6 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         doctor=stage("doctor", lambda config: "all is well"),
         analyze=stage("analyze", nothing),
         discover=stage("discover", nothing),
+        settle_hookpoint=lambda folder, config: config,
         report=stage("report", nothing),
         unmet=stage("unmet", lambda folder, requirements: ["validity.lever: not measured"]),
         browse=stage("browse", lambda folder, written=None: folder.browser / "index.html"),
@@ -166,7 +167,7 @@ def test_run_goes_through_all_stages_in_order(tmp_path: Path, calls: list[tuple[
     path = tmp_path / "pair.yaml"
     path.write_text(PAIR.format(tmp_path / "run"))
     done = call("run", path, "seed=3")
-    assert [name for name, _ in calls] == ["train", "analyze", "discover", "report", "browse"]
+    assert [name for name, _ in calls] == ["discover", "train", "analyze", "report", "browse"]
     assert load_config(tmp_path / "run" / "config.yaml").seed == 3
     printed = [line.split()[-1] for line in done.stdout.splitlines()]
     folder = RunFolder(tmp_path / "run")
@@ -269,7 +270,7 @@ def test_demo_takes_a_folder_and_overrides(
     assert load_config(Path("runs/demo/config.yaml")).seed == 4
     assert call("demo", "elsewhere").stdout.splitlines()[0] == "the toy pair: False"
     assert Path("elsewhere/config.yaml").exists()
-    assert [name for name, _ in calls] == ["train", "analyze", "discover", "report", "browse"] * 2
+    assert [name for name, _ in calls] == ["discover", "train", "analyze", "report", "browse"] * 2
     Path("taken").touch()
     assert call("demo", "taken").stderr == "crosscoder: output: 'taken' is a file; name a folder\n"
 
