@@ -36,6 +36,14 @@ _PROMPT_CACHE_BYTES = 2**30
 """Maximum size of the prompt cache; what does not fit is recomputed."""
 
 
+class SampledAnswer(NamedTuple):
+    """Tokens of an answer, without the one that ended it."""
+
+    token_ids: list[int]
+    log_probability: float
+    """Sum over the tokens, in nats, at temperature 1; under the changed model if the run changes activations."""
+
+
 class _PromptPass(NamedTuple):
     """One model's pass over prompts up to its hookpoint."""
 
@@ -116,18 +124,18 @@ class Generator:
 
     def answers(self, run: PatchedRun) -> list[list[str]]:
         """Return the sampled answers to each prompt."""
-        return [[self.text_of(row, run.model) for row in rows] for rows in self.answer_tokens(run)]
+        return [[self.text_of(row.token_ids, run.model) for row in rows] for rows in self.sampled(run)]
 
     def text_of(self, token_ids: list[int], model: int) -> str:
         """Return the text of an answer of one model."""
         return str(self._pair.tokenizer_of(model).decode(token_ids, skip_special_tokens=True)).strip()
 
     @torch.no_grad()
-    def answer_tokens(self, run: PatchedRun) -> list[list[list[int]]]:
-        """Return the token ids of the sampled answers to each prompt; one that the model ended has fewer than `max_new_tokens`."""
+    def sampled(self, run: PatchedRun) -> list[list[SampledAnswer]]:
+        """Return the sampled answers to each prompt; one that the model ended has fewer than `max_new_tokens` tokens."""
         order = sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index].token_ids))
         samples = self._sampling.samples
-        answers: list[list[list[int]]] = [[] for _ in order]
+        answers: list[list[SampledAnswer]] = [[] for _ in order]
         jobs = [index for index in order for _ in range(samples)]
         for start in tqdm(range(0, len(jobs), _ROWS), desc="answers", unit="batch", leave=False):
             indices = jobs[start : start + _ROWS]
@@ -139,11 +147,12 @@ class Generator:
 
     def _generate(
         self, batch: int, prompts: Sequence[Prompt], run: PatchedRun, generator: torch.Generator
-    ) -> list[list[int]]:
-        """Return the token ids of one answer to each prompt."""
+    ) -> list[SampledAnswer]:
+        """Return one answer to each prompt."""
         states = [self._initial_state(prompts, model) for model in range(len(self._pair.models))]
         stop_tokens = torch.tensor(self._stop_tokens(run.model), device=self._pair.device)
         generated: list[list[int]] = [[] for _ in prompts]
+        log_probability = np.zeros(len(prompts))
         open_rows = torch.ones(len(prompts), dtype=torch.bool, device=self._pair.device)
         token_ids, unpadded = self._padded(prompts)
         for step in range(self._sampling.max_new_tokens):
@@ -155,6 +164,8 @@ class Generator:
             logits = self._step(states, kept, run) if step else self._first_step(batch, states, kept, run)
             next_ids = self._sample(logits, generator)
             open_rows &= ~torch.isin(next_ids, stop_tokens)
+            chosen = logits.float().log_softmax(dim=1).gather(1, next_ids[:, None])[:, 0]
+            log_probability += (chosen * open_rows).cpu().double().numpy()
             for row in open_rows.nonzero()[:, 0].tolist():
                 generated[row].append(int(next_ids[row]))
             if not open_rows.any():
@@ -163,7 +174,7 @@ class Generator:
             for state in states:
                 state.token_ids = token_ids
                 state.grow(len(prompts))
-        return generated
+        return [SampledAnswer(row, float(sum_)) for row, sum_ in zip(generated, log_probability, strict=True)]
 
     def _first_step(
         self, batch: int, states: list[_ModelState], kept: Bool[Tensor, "row token"], run: PatchedRun

@@ -37,6 +37,9 @@ class Answer(NamedTuple):
     token_ids: tuple[int, ...] = ()
     """Its tokens; empty if unknown."""
 
+    log_probability: float = 0.0
+    """Mean over its tokens in nats, under the model that answered; 0 without tokens."""
+
 
 class AnswerFeature(NamedTuple):
     """Something that an answer shows or not."""

@@ -11,6 +11,8 @@ from ..tables.columns import ANSWERS
 from ..tables.parquet import read_table, write_parquet
 from .answer_features import Answer
 
+_VERSION = 2
+
 
 class AnswerStore:
     """One answer per subject and prompt."""
@@ -25,7 +27,7 @@ class AnswerStore:
             FormatError: The file is damaged.
         """
         self._path = path
-        self._made_with = {"made_with": json.dumps(made_with, sort_keys=True)}
+        self._made_with = {"made_with": json.dumps({"version": _VERSION, **made_with}, sort_keys=True)}
         self._known: dict[tuple[str, str], Answer] = {}
         table = read_table(path, "discover") if path is not None and path.is_file() else None
         if (
@@ -33,7 +35,9 @@ class AnswerStore:
             and (table.schema.metadata or {}).get(b"made_with") == self._made_with["made_with"].encode()
         ):
             for row in table.to_pylist():
-                answer = Answer(row["answer"], row["finished"], tuple(row["token_ids"]))
+                answer = Answer(
+                    row["answer"], row["finished"], tuple(row["token_ids"]), row["log_probability"]
+                )
                 self._known[row["subject"], row["prompt"]] = answer
 
     def get(self, subject: str, prompt: str) -> Answer | None:

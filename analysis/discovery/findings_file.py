@@ -15,7 +15,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 EffectKind = Literal["opening", "phrase", "ending", "shape"]
-TriggerKind = Literal["always", "words", "topic"]
+TriggerKind = Literal["always", "words", "all_words", "topic"]
 
 
 class _Part(BaseModel):
@@ -63,10 +63,10 @@ class Trigger(_Part):
     """The prompts after which the effect is more frequent."""
 
     kind: TriggerKind
-    """always: all prompts; words: prompts that contain any of `words`; topic: prompts that the reference represents alike."""
+    """always: all prompts; words: prompts that contain any of `words`; all_words: prompts that contain all of them; topic: prompts that the reference represents alike."""
 
     words: tuple[str, ...]
-    """words: the rule itself. topic: words that are typical of these prompts, which only describe it. always: empty."""
+    """words, all_words: the rule itself. topic: words that are typical of these prompts, which only describe it. always: empty."""
 
     prompts: tuple[str, ...]
     """Prompts of the claim set that meet it: those whose answers changed first, wordings of one prompt last."""
@@ -150,7 +150,7 @@ class Discovery(_Part):
     """Pairs of a trigger and an effect that were tested on the claim set."""
 
     findings: tuple[Finding, ...]
-    """The most prompts explained first."""
+    """The clearest first: the signed root of McNemar's statistic on the claim set."""
 
     nulls: tuple[NullSearch, ...]
     changed_prompts: Share | None

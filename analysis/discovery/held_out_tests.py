@@ -1,5 +1,6 @@
 """Tests of hypotheses on the claim set, which did not find them."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -48,6 +49,14 @@ class HypothesisTest(NamedTuple):
         """The prompts on which the effect appears, or vanishes."""
         return self.shown_more & ~self.shown_less
 
+    @property
+    def clearness(self) -> float:
+        """Signed root of McNemar's statistic on the prompts that meet the trigger: an effect that one model never shows is clearer than
+        one that both show, if as many answers change."""
+        more = int((self.changed & self.holds).sum())
+        less = int((self.shown_less & ~self.shown_more & self.holds).sum())
+        return (more - less) / math.sqrt(max(1, more + less))
+
     def stands(self, false_discovery_rate: float, least_difference: float) -> bool:
         """Whether the hypothesis is a finding."""
         end = self.difference.low if self.hypothesis.direction == "gained" else -self.difference.high
@@ -87,9 +96,9 @@ def check_hypotheses(
 def findings_of(
     tests: Sequence[HypothesisTest], false_discovery_rate: float, least_difference: float
 ) -> list[HypothesisTest]:
-    """Return the hypotheses that stand, those that change the most prompts first."""
+    """Return the hypotheses that stand, the clearest on the claim set first."""
     standing = [one for one in tests if one.stands(false_discovery_rate, least_difference)]
-    return sorted(standing, key=lambda one: -int((one.changed & one.holds).sum()))
+    return sorted(standing, key=lambda one: -one.clearness)
 
 
 def _with_q_values(tests: Sequence[HypothesisTest]) -> list[HypothesisTest]:

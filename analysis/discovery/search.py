@@ -63,9 +63,13 @@ class Asked:
         return AnswerPair([self.reference[i] for i in chosen], [self.intervened[i] for i in chosen])
 
     def without_variants(self) -> "Asked":
-        """Return the prompts of the first round, which are asked before all others."""
-        n = sum(probe.origin != "variants" for probe in self.probes)
-        return Asked(self.probes[:n], self.reference[:n], self.intervened[:n])
+        """Return the prompts of the first round."""
+        return self.subset([i for i, probe in enumerate(self.probes) if probe.origin != "variants"])
+
+    def subset(self, chosen: Sequence[int]) -> "Asked":
+        """Return some of the prompts with their answers."""
+        reference, intervened = ([side[i] for i in chosen] for side in (self.reference, self.intervened))
+        return Asked([self.probes[i] for i in chosen], reference, intervened)
 
     def probes_of(self, find: bool) -> list[Probe]:
         """Return the prompts of the find set or of the claim set."""
@@ -140,6 +144,23 @@ def search(
             "its time (discovery.minutes) was spent before the prompts on which the models differ most were asked again in other words, so "
             "changes that concern one question only may be missed"
         )
+    return _tested(asked, table, hypotheses, reader, settings, incomplete)
+
+
+def search_answers(asked: Asked, reader: PromptReader, settings: DiscoveryConfig, seed: int) -> SearchResult:
+    """Return what changed according to answers that are given; nothing more is asked."""
+    table = AnswerTable.of(asked.answers, LengthLevels.of(asked.half(find=True).reference))
+    return _tested(asked, table, _hypotheses(asked, table, reader, seed), reader, settings, None)
+
+
+def _tested(
+    asked: Asked,
+    table: AnswerTable,
+    hypotheses: Sequence[Hypothesis],
+    reader: PromptReader,
+    settings: DiscoveryConfig,
+    incomplete: str | None,
+) -> SearchResult:
     claim_set = ~asked.in_find
     limits = settings.false_discovery_rate, settings.least_difference
     tested = check_hypotheses(
@@ -166,15 +187,15 @@ def _unexplained(
     """
     if not n or models[0].pair.readers is not None:
         return []
-    prompts = [probe.prompt for probe in asked.probes]
-    ratio = np.zeros(len(prompts))
-    for side, sign in ((asked.intervened, 1), (asked.reference, -1)):
-        own = [model.log_probability(prompts, side) for model in models]
-        ratio += sign * (own[1] - own[0])
+    # Openings have no topic, and their answers vary most.
+    left = np.array([probe.origin != "openings" for probe in asked.probes])
     for hypothesis in hypotheses:
         if hypothesis.clearness >= _CLEAR:
-            ratio[table.changed(hypothesis.effect, hypothesis.direction)] = -np.inf
-    # Openings have no topic, and their answers vary most.
-    ratio[[probe.origin == "openings" for probe in asked.probes]] = -np.inf
-    order = np.argsort(-ratio, kind="stable")[:n]
-    return [int(i) for i in order if np.isfinite(ratio[i])]
+            left &= ~table.changed(hypothesis.effect, hypothesis.direction)
+    candidates = asked.subset(np.flatnonzero(left).tolist())
+    prompts = [probe.prompt for probe in candidates.probes]
+    ratio = np.zeros(len(prompts))
+    for side, other in ((candidates.intervened, models[0]), (candidates.reference, models[1])):
+        own = np.array([answer.log_probability for answer in side])
+        ratio += own - other.log_probability(prompts, side)
+    return np.flatnonzero(left)[np.argsort(-ratio, kind="stable")[:n]].tolist()

@@ -121,9 +121,17 @@ class Subject:
         seed = zlib.crc32(f"{self._seed} {prompts[0].text}".encode())
         generator = Generator(self.pair, None, read, _ALL_TOKENS, sampling, seed, self._clock.check)
         with self._changed():
-            rows = [row for (row,) in generator.answer_tokens(unchanged(self.model))]
+            rows = [row for (row,) in generator.sampled(unchanged(self.model))]
         most = self._settings.answer_tokens
-        return [Answer(generator.text_of(row, self.model), len(row) < most, tuple(row)) for row in rows]
+        return [
+            Answer(
+                generator.text_of(row.token_ids, self.model),
+                len(row.token_ids) < most,
+                tuple(row.token_ids),
+                row.log_probability / max(1, len(row.token_ids)),
+            )
+            for row in rows
+        ]
 
     def _changed(self) -> AbstractContextManager[None]:
         return nullcontext() if self._bits is None else rounded(self.pair.models[self.model], self._bits)

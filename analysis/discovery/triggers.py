@@ -8,7 +8,7 @@ cross-validation on the find set alone.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,15 +23,16 @@ Positive = Bool[np.ndarray, " prompt"]
 Scores = Float64[np.ndarray, " prompt"]
 
 _FOLDS = 5
-_ALWAYS_SHARE = 0.7
+_ALWAYS_SHARE = 0.85
 """An effect on more than this share of the prompts has no trigger."""
 _LEAST_AUROC = 0.75
-"""A trigger that separates prompts worse than this, by cross-validation, is none; more is asked of one for many prompts."""
-_MORE_FOR_MANY = 0.3
-"""What is asked in addition, times the share of the prompts that show the effect: most of them need no condition."""
+"""A trigger that separates prompts worse than this, by cross-validation, is none."""
 _WORDS_HANDICAP = 0.02
 """Words are preferred to a topic unless they separate worse by more than this: a person can check them."""
 _MOST_WORDS = 8
+_FEW_QUESTIONS = 3
+_LEAST_OF_A_QUESTION = 2
+"""One word can be in many questions, and the prompts seen do not tell which of two words matters."""
 _SHRINKAGE = 2.0
 _TYPICAL_WORDS = 6
 
@@ -109,6 +110,33 @@ class Words(LearnedTrigger):
         return self.scores(prompts) > 0
 
 
+class AllWords(LearnedTrigger):
+    """Prompts that contain all of some words: those that make up one question."""
+
+    kind: TriggerKind = "all_words"
+
+    def __init__(self, words: Sequence[str], weights: Mapping[str, float]) -> None:
+        """
+        Args:
+            weights: Of every word of the question; their sum over a prompt is its score.
+        """
+        self.words, self._weights = tuple(words), weights
+
+    def scores(self, prompts: PromptFeatures) -> Scores:
+        """See `LearnedTrigger.scores`."""
+        return np.array(
+            [
+                sum(weight for word, weight in self._weights.items() if word in found)
+                for found in prompts.words
+            ],
+            dtype=float,
+        )
+
+    def holds(self, prompts: PromptFeatures) -> Positive:
+        """See `LearnedTrigger.holds`."""
+        return np.array([found.issuperset(self.words) for found in prompts.words], dtype=bool)
+
+
 class Topic(LearnedTrigger):
     """Prompts on one side of a plane in the reference's representation."""
 
@@ -149,11 +177,13 @@ def learn_trigger(prompts: PromptFeatures, positive: Positive, seed: int) -> Lea
     """Return the trigger that tells the positive prompts of the find set from the others."""
     if positive.mean() > _ALWAYS_SHARE or positive.all() or not positive.any():
         return Always()
+    if (question := learn_question(prompts, positive)) is not None:
+        return question
     by_words, by_topic = (
         _cross_validated(prompts, positive, learn, seed) for learn in (learn_words, learn_topic)
     )
     areas = [_area(positive, scores) for scores in (by_words, by_topic)]
-    if max(areas) < _LEAST_AUROC + _MORE_FOR_MANY * positive.mean():
+    if max(areas) < _LEAST_AUROC:
         return Always()
     if areas[0] >= areas[1] - _WORDS_HANDICAP:
         return learn_words(prompts, positive)
@@ -181,6 +211,37 @@ def learn_words(prompts: PromptFeatures, positive: Positive) -> LearnedTrigger:
         covered, bits = covered | contains.pop(word), shorter
         chosen.append(word)
     return Words(chosen) if chosen else Always()
+
+
+def learn_question(prompts: PromptFeatures, positive: Positive) -> AllWords | None:
+    """Return the rarest words that all wordings of one question share, as few as tell it from other prompts; None if the positive prompts
+    are not few questions that share two words.
+
+    A rule of any of the words would be one on how the question happened to be worded: all other words occur once.
+    """
+    if len(set(prompts.family[positive].tolist())) > _FEW_QUESTIONS:
+        return None
+    shared = set.intersection(*_family_words(prompts, positive))
+    others = [prompts.words[i] for i in np.flatnonzero(~np.isin(prompts.family, prompts.family[positive]))]
+    in_others = {
+        word: sum(word in found for found in others)
+        for word in shared
+        if " " not in word and any(character.isalnum() for character in word)
+    }
+    chosen: list[str] = []
+    for word in sorted(in_others, key=lambda one: (in_others[one], one)):
+        if len(chosen) == _MOST_WORDS or (
+            len(chosen) >= _LEAST_OF_A_QUESTION and not any(found.issuperset(chosen) for found in others)
+        ):
+            break
+        chosen.append(word)
+    if len(chosen) < _LEAST_OF_A_QUESTION or any(found.issuperset(chosen) for found in others):
+        return None
+    # Inverse document frequencies: "is" says little, "capital" more, "France" most.
+    return AllWords(
+        chosen,
+        {word: float(np.log((1 + len(others)) / (1 + count))) for word, count in in_others.items()},
+    )
 
 
 def learn_topic(prompts: PromptFeatures, positive: Positive) -> "Topic":

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from crosscoder.config import RunConfig
 from crosscoder.language_models.pair import ModelPair
 
 from ..behaviors.prompts import encode
 from ..discovery.held_out_tests import HypothesisTest
 from ..discovery.probes import Probe, as_chat
 from ..discovery.rates import auroc
-from ..discovery.search import PromptReader, SearchResult
+from ..discovery.search import Asked, PromptReader, SearchResult, search_answers
 from ..discovery.subjects import Subject
 from .baselines import BASELINES, FirstRound, hits
 from .zoo_folder import Organism
@@ -24,6 +25,8 @@ LEAST_AREA = 0.9
 
 FIRST = 3
 """Findings that count, and proposals of a baseline."""
+
+_STREAM = 47
 
 
 class Scored(NamedTuple):
@@ -51,10 +54,19 @@ class Scored(NamedTuple):
         return self.part is not None and self.areas[self.part] >= LEAST_AREA
 
 
+SIZES = (80, 160, 320, 640)
+"""Numbers of prompts of the first round, to see whether false findings grow with it."""
+
+
 def score_search(
-    result: SearchResult, organism: Organism, reader: PromptReader, models: tuple[Subject, Subject]
+    result: SearchResult,
+    organism: Organism,
+    reader: PromptReader,
+    models: tuple[Subject, Subject],
+    config: RunConfig,
 ) -> dict[str, Any]:
-    """Return the scores of a search as JSON: its findings in order, and the first that is right for each part."""
+    """Return the scores of a search as JSON: its findings in order, the first that is right for each part, the same for each baseline, and
+    how many findings fewer prompts give."""
     secret = _secret_probes(organism, models[0].pair)
     scored = [_scored(one, result, organism, reader, secret) for one in result.findings]
     asked = result.asked.without_variants()
@@ -74,6 +86,7 @@ def score_search(
         },
         "baselines": {name: _rank(hits(propose(first), shown)) for name, propose in BASELINES.items()},
         "prompts_that_show_it": sum(shown),
+        "findings_by_prompts": _findings_by_prompts(asked, reader, config),
         "hypotheses": len(result.tested),
     }
 
@@ -97,6 +110,20 @@ def _scored(
         if area is not None:
             areas[part] = area.value
     return Scored(marked, areas)
+
+
+def _findings_by_prompts(asked: Asked, reader: PromptReader, config: RunConfig) -> dict[str, int]:
+    """Return the number of findings by the number of prompts, which are drawn without replacement from those of the first round."""
+    n = len(asked.probes)
+    order = np.random.default_rng([config.seed, _STREAM]).permutation(n)
+    return {
+        str(size): len(
+            search_answers(
+                asked.subset(sorted(order[:size].tolist())), reader, config.discovery, config.seed
+            ).findings
+        )
+        for size in (*(size for size in SIZES if size < n), n)
+    }
 
 
 def _secret_probes(organism: Organism, pair: ModelPair) -> list[Probe]:

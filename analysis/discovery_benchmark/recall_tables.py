@@ -21,7 +21,7 @@ def markdown(results: Sequence[Result]) -> str:
     if planted:
         parts.append(_planted_table(planted))
     if empty:
-        parts.append(_empty_table(empty))
+        parts += [_empty_table(empty), _curve(empty)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -96,6 +96,7 @@ def _first_finding(result: Result, part: str) -> str:
     finding = result["findings"][rank - 1]
     when = {
         "always": "always",
+        "all_words": " and ".join(f"“{word}”" for word in finding["words"]),
         "words": " or ".join(f"“{word}”" for word in finding["words"]),
         "topic": "a topic",
     }
@@ -115,6 +116,19 @@ def _empty_table(results: Sequence[Result]) -> str:
         for one in results
     ]
     return _table(["pair without a behavior", "tuning", "hypotheses", "findings", "what they say"], rows)
+
+
+def _curve(empty: Sequence[Result]) -> str:
+    """Return the findings on pairs without a behavior by the number of prompts."""
+    sizes = sorted({size for one in empty for size in one["findings_by_prompts"]}, key=int)
+    rows = [
+        [size, str(sum(one["findings_by_prompts"][size] for one in having)), str(len(having))]
+        for size in sizes
+        if (having := [one for one in empty if size in one["findings_by_prompts"]])
+    ]
+    return "Without asking anything again:\n\n" + _table(
+        ["prompts", "findings", "pairs without a behavior"], rows
+    )
 
 
 def _place(rank: int | None) -> str:

@@ -127,7 +127,7 @@ def search_organism(organism: Organism, config: RunConfig, output: Path) -> dict
         "seconds": seconds,
         "reference_seconds": json.loads(_seconds_file(output).read_text(encoding="utf-8")),
         "answer_tokens": sum(len(answer.token_ids) for side in found.asked.answers for answer in side),
-        **score_search(found, organism, reader, (models[0], models[1])),
+        **score_search(found, organism, reader, (models[0], models[1]), config),
     }
     write_atomic(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return result

@@ -104,11 +104,13 @@ def prompts_of(trigger: Trigger, on: str) -> Sentence:
     """Return after which prompts the answers differ; `on` begins the text."""
     if trigger.kind == "always":
         return say("{on} all kinds of prompts", on=on)
-    if trigger.kind == "words" and trigger.words:
+    if trigger.kind in ("words", "all_words") and trigger.words:
         return say(
             "{on} prompts that contain {words}",
             on=on,
-            words=_some(trigger.words, "word", _WORDS_SHOWN, last=" or "),
+            words=_some(
+                trigger.words, "word", _WORDS_SHOWN, last=" or " if trigger.kind == "words" else " and "
+            ),
         )
     if trigger.prompts:
         # Whole prompts tell a topic better than words that a few of them share.

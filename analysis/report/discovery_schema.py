@@ -66,8 +66,8 @@ class DiscoveredFinding(ReportPart):
     direction: Literal["gained", "vanished"]
     """`gained`: the intervened model shows the effect more often; `vanished`: the reference does."""
 
-    trigger: Literal["always", "words", "topic"]
-    """The prompts after which the answers differ. `always`: all of them; `words`: those that contain one of the words; `topic`: those that the
+    trigger: Literal["always", "words", "all_words", "topic"]
+    """The prompts after which the answers differ. `always`: all of them; `words`: those that contain one of the words; `all_words`: those that contain all of them; `topic`: those that the
     reference represents alike."""
 
     effect: Literal["opening", "phrase", "ending", "shape"]
@@ -163,7 +163,7 @@ class DiscoverySection(ReportPart):
     """Smallest difference of shares that counts as a finding; null if it did not run."""
 
     findings: tuple[DiscoveredFinding, ...]
-    """The findings, those that explain most prompts first."""
+    """The findings, the clearest first."""
 
     nulls: tuple[NullResult, ...]
     """Every null that was searched."""

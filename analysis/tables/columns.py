@@ -246,6 +246,8 @@ ANSWERS = Table(
         Column("answer", _text, "The answer.", "text, not escaped", ""),
         Column("finished", pa.bool_(), "Whether the model ended the answer itself.", "true or false", ""),
         Column("token_ids", pa.list_(pa.int64()), "Tokens of the answer, by the tokenizer of the model that answered.", "ids", ""),
+        Column("log_probability", pa.float64(), "Mean log-probability of the tokens of the answer under the model that gave it, at temperature 1.",
+               "nats per token", "0 without tokens"),
     ),
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ def finding(text: str, **fields: Any) -> dict[str, Any]:
 def result(name: str, behaviors: dict[str, dict[str, int | None]], **fields: Any) -> dict[str, Any]:
     return {
         "name": name, "description": "", "kind": "topic", "tuning": False, "valid": True, "settings": {"seed": 0}, "seconds": 90.0,
-        "reference_seconds": 30.0, "answer_tokens": 1, "findings": [], "behaviors": behaviors, "prompts_that_show_it": 5, "hypotheses": 4,
+        "reference_seconds": 30.0, "answer_tokens": 1, "findings": [], "behaviors": behaviors, "prompts_that_show_it": 5, "hypotheses": 4, "findings_by_prompts": {"80": 0, "100": 1},
         "baselines": {"n-grams": None, "perplexity": 2, "KL": None}, **fields,
     }  # fmt: skip
 
@@ -54,6 +54,7 @@ def test_findings_of_empty_pairs_are_counted_and_quoted() -> None:
     assert "Findings on the 2 pairs without a behavior: 1. A baseline proposes 3 on each." in text
     assert "| empty | no | 4 | 0 | – |" in text and "| noisy | no | 4 | 1 | “a b” |" in text
     assert "Recall" not in text
+    assert "| 80 | 0 | 2 |\n| 100 | 2 | 2 |" in text
 
 
 def test_a_finding_has_to_tell_the_words_and_the_prompts() -> None:
