@@ -39,6 +39,11 @@ _NUMBERS = (
     "nu_unselected_high", "partner_jaccard",
 )  # fmt: skip
 _PEAKS, _LENS_TOKENS = 4, 5
+_WHOSE = {
+    "reference": "its direction in the reference",
+    "intervened": "its direction in the intervened model",
+    "difference": "the difference between its two directions",
+}
 _BEFORE, _AFTER = 9, 5
 _MOSTLY_TEMPLATE = 0.5
 _ONE_SIDED = 0.5
@@ -256,23 +261,42 @@ def _where(label: str, numbers: Mapping[str, Number | None]) -> Sentence:
 
 
 def _lens(label: str, logits: list[dict[str, Any]]) -> Sentence:
-    """Return the top tokens of its direction in the model that has it, or of the difference of its directions if both do."""
-    side = {"new": "intervened", "lost": "reference"}.get(label, "difference")
-    rows = [row for row in logits if row["model"] == side and row["side"] == "top"]
-    if not rows:
+    """Return the tokens of its direction in the model that has it, or of the difference of its directions if both do.
+
+    A list that is no better than those of random directions is not shown. If the difference has no other, its direction in the intervened
+    model is read too.
+    """
+    model = {"new": "intervened", "lost": "reference"}.get(label, "difference")
+    if not any(row["model"] == model for row in logits):
         return say("The logit lens of its direction is not measured.")
-    words = [token(row["token"]) for row in sorted(rows, key=lambda row: row["rank"])]
-    whose = (
-        "the difference between its two directions"
-        if side == "difference"
-        else f"its direction in the {side}"
-    )
-    whose += " model" if side == "intervened" else ""
+    if read := _read_tokens(model, logits):
+        return say("Through the logit lens, {read}.", read=read)
+    also = _read_tokens("intervened", logits) if model == "difference" else None
     return say(
-        "Through the logit lens, the top tokens of {whose} are {tokens}.",
-        whose=whose,
-        tokens=tokens(dict.fromkeys(words[:_LENS_TOKENS]), "points_at"),
+        "Through the logit lens, {whose} does not read as tokens{also}.",
+        whose=_WHOSE[model],
+        also=say("; {read}", read=also) if also else "",
     )
+
+
+def _read_tokens(model: str, logits: list[dict[str, Any]]) -> Sentence | None:
+    """Return the lists of one table that read as tokens; None if there is none."""
+    rows = sorted((row for row in logits if row["model"] == model), key=lambda row: row["rank"])
+    found = {}
+    for side, called in (("top", "points_at"), ("bottom", "points_away")):
+        words = [token(row["token"]) for row in rows if row["side"] == side and row["readable"]]
+        if words:
+            found[side] = tokens(dict.fromkeys(words[:_LENS_TOKENS]), called)
+    if not found:
+        return None
+    if len(found) == 2:
+        return say(
+            "the top tokens of {whose} are {top}, and its bottom tokens {bottom}",
+            whose=_WHOSE[model],
+            **found,
+        )
+    ((side, words),) = found.items()
+    return say("the {side} tokens of {whose} are {words}", side=side, whose=_WHOSE[model], words=words)
 
 
 def _facts(numbers: Mapping[str, Number | None]) -> tuple[Fact, ...]:
