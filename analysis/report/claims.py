@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from ..explanations.explanation_files import FAMILY_NAMES, RuleScore
@@ -79,7 +80,7 @@ def claim_groups(
     """
     labels = results.features["label"].tolist()
     shares = results.features["shift_share"].to_numpy(np.float64)
-    by_size = np.argsort(-np.nan_to_num(np.abs(shares), nan=-1), kind="stable").tolist()
+    by_size = _by_certain_share(results.features)
     chosen: dict[str, tuple[int, list[int]]] = {}
     described: set[int] = set()
     for kind in _KINDS:
@@ -99,6 +100,20 @@ def claim_groups(
     )
 
 
+def _by_certain_share(features: pd.DataFrame) -> list[int]:
+    """Return all latents, those first whose share of the activation shift is surely large: by the bound of its interval that is nearer to 0.
+
+    The intervals resample documents. A share that rests on one document has an interval that reaches 0, or none where the latent fires in too few;
+    these come last, by size.
+    """
+    share, low, high = (
+        features[name].to_numpy(np.float64) if name in features else np.full(len(features), np.nan)
+        for name in ("shift_share", "shift_share_low", "shift_share_high")
+    )
+    certain = np.nan_to_num(np.maximum(np.where(share < 0, -high, low), 0), nan=-1)
+    return np.lexsort((-np.nan_to_num(np.abs(share), nan=-1), -certain)).tolist()
+
+
 def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -> ClaimGroup:
     statement = None
     if kind.name in ("new", "lost") and not total:
@@ -110,7 +125,7 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
     elif kind.name == "shift":
         statement = say(
             "The latents that explain most of the activation shift E‖intervened − reference‖² (column shift_share), without those "
-            "described above."
+            "described above; by the lower bounds of their intervals, so that a share that rests on few documents comes last."
         )
     elif total > len(latents):
         statement = say(
@@ -156,9 +171,19 @@ class _Evidence:
             lens=say(" {lens}", lens=_lens(row["label"], self.logits.get(latent, []))) if self.logits else "",
         )
         template = numbers["template_share"]
-        doubt = None
+        doubts = []
         if template is not None and template > _MOSTLY_TEMPLATE:
-            doubt = "More than half of its firings are on chat-template tokens: it may track the template rather than the content."
+            doubts.append(
+                "More than half of its firings are on chat-template tokens: it may track the template rather than the content."
+            )
+        low, high = numbers["shift_share_low"], numbers["shift_share_high"]
+        if numbers["shift_share"]:
+            if low is None or high is None:
+                doubts.append("It fires in too few documents for an interval of its share of the shift.")
+            elif low <= 0 <= high:
+                doubts.append(
+                    "Its share of the shift is not established: the interval, over documents, reaches zero."
+                )
         return Claim(
             latent=latent,
             label=row["label"],
@@ -167,7 +192,7 @@ class _Evidence:
             rule=rule_sentence(self.rules[latent]) if latent in self.rules else None,
             numbers=numbers,
             facts=_facts(numbers),
-            doubt=doubt,
+            doubt=" ".join(doubts) or None,
             link=f"{PAGE}#latent={latent}",
         )
 

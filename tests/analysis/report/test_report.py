@@ -123,6 +123,32 @@ def test_groups_are_ordered_and_name_each_latent_once(run: RunFolder) -> None:
     assert others["shift_share"].max() <= min(shares)
 
 
+def test_a_share_that_rests_on_few_documents_is_told_last(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    table: Any = pq.read_table(folder.features).to_pandas()
+    table["shift_share_low"] = table["shift_share"] - 0.2 * table["shift_share"].abs()
+    unlabeled = table[table["label"].isin(["shared", "undetermined"])].sort_values(
+        "shift_share", ascending=False
+    )
+    reaching, without, *others = unlabeled["latent"].head(9).tolist()
+    table.loc[reaching, "shift_share_low"] = -0.01
+    table.loc[without, ["shift_share_low", "shift_share_high"]] = np.nan
+    table.loc[others, "shift_share_low"] = table.loc[others, "shift_share"] * np.linspace(
+        0.9, 0.1, len(others)
+    )
+    table.loc[~table["latent"].isin(unlabeled["latent"].head(9)), "shift_share"] = -0.5
+    table.to_parquet(folder.features, index=False)
+    write_report(folder)
+    group = next(group for group in read(folder).groups if group.name == "shift")
+    assert [claim.latent for claim in group.claims] == [*others, reaching]
+    assert "share of the shift is not established" in (group.claims[-1].doubt or "")
+    assert not any("not established" in (claim.doubt or "") for claim in group.claims[:-1])
+    assert (
+        group.statement is not None
+        and "a share that rests on few documents comes last" in group.statement.text
+    )
+
+
 def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> None:
     report = read(run)
     new = next(group for group in report.groups if group.name == "new")
