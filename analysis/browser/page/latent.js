@@ -163,7 +163,7 @@ function logitList(rows, side) {
   if (!rows.length || rows[0][2]) return list;
   const end = side === "up" ? "Largest" : "Most negative";
   return element("div", { class: `unreadable ${side}` }, [
-    element("p", { class: "muted", text: `${end}: does not read as tokens.` }),
-    element("details", {}, [element("summary", { text: "The list, no better than those of random directions" }), list]),
+    element("p", { class: "muted", text: `${end}: does not read as tokens` }),
+    element("details", {}, [element("summary", { text: "show anyway" }), element("p", { class: "muted", text: "no better than the list of a random direction" }), list]),
   ]);
 }

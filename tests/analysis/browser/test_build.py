@@ -307,7 +307,7 @@ def test_a_list_no_better_than_random_is_behind_a_fold(run: RunFolder, features:
     assert not view.page.is_visible(f"{difference} li >> nth=0")
     view.page.click(f"{difference} summary >> nth=0")
     assert view.page.is_visible(f"{difference} li >> nth=0")
-    assert "no better than those of random directions" in view.page.inner_text(difference)
+    assert "no better than the list of a random direction" in view.page.inner_text(difference)
     assert view.page.is_visible('[data-model="intervened"] > .logit-list.up')
     view.go(f"#latent={even}")
     view.wait_for_latent(even)
