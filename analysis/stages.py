@@ -35,8 +35,9 @@ from .latents import logit_lens
 from .latents.dictionary_view import PairedView
 from .latents.examples import examples_table, select_examples
 from .latents.held_out_pass import Pass, PassAccumulator, batches_for
-from .latents.mean_difference import describe_difference
+from .latents.mean_difference import LISTED, describe_difference
 from .latents.neighbors import neighbors_of
+from .latents.readable_lists import NullLists
 from .latents.trained_run import TrainedRun
 from .latents.unselected_scaling import UnselectedScaling, unselected_scaling
 from .tables.columns import LOGITS
@@ -78,7 +79,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         if seen.chain is not None and isinstance(view, PairedView):
             monitoring = Monitoring(view, seen.chain, features.labels, config)
             features.columns["onset"] = monitoring.onset
-        logits = _logits(run, pair, seen)
+        nulls, logits = _logits(run, pair, seen)
         _write_examples(run, seen)
         table = features.table(observations(run, seen, features, logits))
         summary = make_summary(view, seen.statistics, features, config, folder.read_manifest(), controls)
@@ -87,7 +88,8 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
             view, run.reader, run.context, config, features.labels, features.candidates, controls.replicas
         )
         summary["change"] = None if described is None else described.record
-        summary["plain_difference"] = _plain_difference(run, pair, seen)
+        summary["logit_lens"] = logit_lens.count_readable(logits)
+        summary["plain_difference"] = _plain_difference(run, pair, seen, nulls)
         summary["difference_components"] = (
             {} if seen.difference is None else seen.difference.explained_by_components()
         )
@@ -249,26 +251,34 @@ def _write_examples(run: TrainedRun, seen: Pass) -> None:
     write_parquet(run.folder.examples, table)
 
 
-def _logits(run: TrainedRun, pair: ModelPair | None, seen: Pass) -> pa.Table:
-    """Return the logit tables of all latents that fired; empty if the run has no models."""
+def _logits(run: TrainedRun, pair: ModelPair | None, seen: Pass) -> tuple[dict[int, NullLists], pa.Table]:
+    """Return the lists of random directions, and the logit tables of all latents that fired; both empty if the run has no models."""
     if pair is None:
-        return LOGITS.schema().empty_table()
-    context = run.document_context
-    alive = seen.statistics.documents > 0
-    total = len(logit_lens.lens_directions(run.view)) * int(alive.sum())
-    with tqdm(total=total, desc="logit lens", unit=" directions", unit_scale=True) as bar:
-        return logit_lens.logits_table(
-            run.view,
+        return {}, LOGITS.schema().empty_table()
+    context, settings, view = run.document_context, run.config.analysis, run.view
+    alive, count = seen.statistics.documents > 0, settings.logit_tokens
+    with tqdm(
+        total=logit_lens.n_read(view, alive), desc="logit lens", unit=" directions", unit_scale=True
+    ) as bar:
+        nulls = logit_lens.lens_nulls(view, pair, alive, max(count, LISTED), run.config.seed, bar.update)
+        table = logit_lens.logits_table(
+            view,
             pair,
             alive,
-            run.config.analysis.logit_tokens,
+            count,
             (context.vocabulary, context.intervened_vocabulary),
+            nulls,
+            settings.rule.false_discovery_rate,
             bar.update,
         )
+    return nulls, table
 
 
-def _plain_difference(run: TrainedRun, pair: ModelPair | None, seen: Pass) -> list[dict[str, object]]:
+def _plain_difference(
+    run: TrainedRun, pair: ModelPair | None, seen: Pass, nulls: dict[int, NullLists]
+) -> list[dict[str, object]]:
     if seen.difference is None:
         return []
     vocabulary = () if pair is None else run.document_context.intervened_vocabulary
-    return describe_difference(seen.difference, pair, vocabulary)
+    rate = run.config.analysis.rule.false_discovery_rate
+    return describe_difference(seen.difference, pair, vocabulary, nulls.get(1), rate)

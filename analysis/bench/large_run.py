@@ -211,6 +211,10 @@ def _logits(random: np.random.Generator, latents: np.ndarray, words: pa.Array) -
             "token_id": ids,
             "token": words.take(pa.array(ids)),
             "value": (sign * value).ravel(),
+            "alignment": value.ravel() / 10,
+            "p_value": np.full(n_rows, 0.01),
+            "q_value": np.full(n_rows, 0.04),
+            "readable": np.ones(n_rows, dtype=bool),
         }
     ).cast(LOGITS.schema())
 

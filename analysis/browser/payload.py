@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from ..report.control_results import control_results
 from ..report.limit_curves import drawing, limit_curves
@@ -48,7 +48,8 @@ class Gist:
     """Each latent's few tokens for the table, from its examples and logit tables, as rows of the token table; padded with -1.
 
     `peaks` are the distinct peak tokens of its top examples, strongest first. `points` are the top tokens of a logit table:
-    that of the model that has the latent (new: intervened, lost: reference), or that of the difference if both have it.
+    that of the model that has the latent (new: intervened, lost: reference), or if both have it that of the difference, and of the
+    intervened model where the difference does not read as tokens.
     """
 
     def __init__(self, n_latents: int) -> None:
@@ -260,9 +261,18 @@ def _logit_models(labels: Sequence[str]) -> Int64[np.ndarray, " latent"]:
 def _fill_points(
     gist: Gist, logit_models: Int64[np.ndarray, " latent"], logits: Mapping[str, np.ndarray]
 ) -> None:
+    """Fill in the top tokens of lists that read as tokens."""
     latents = logits["logit_latent"]
-    top = (logits["logit_side"] == SIDES.index("top")) & (logits["logit_model"] == logit_models[latents])
-    rows = np.flatnonzero(top)
+    readable = (logits["logit_side"] == SIDES.index("top")) & (logits["logit_readable"] == 1)
+    _fill_from(gist, logits, readable & (logits["logit_model"] == logit_models[latents]))
+    both_models = logit_models[latents] == MODELS.index("difference")
+    unfilled = gist.points[latents, 0] < 0
+    intervened = logits["logit_model"] == MODELS.index("intervened")
+    _fill_from(gist, logits, readable & both_models & unfilled & intervened)
+
+
+def _fill_from(gist: Gist, logits: Mapping[str, np.ndarray], chosen: Bool[np.ndarray, " row"]) -> None:
+    latents, rows = logits["logit_latent"], np.flatnonzero(chosen)
     # Rows are ordered by latent, then by rank, so a row's rank is its distance to the latent's first row.
     first = np.searchsorted(latents[rows], latents[rows])
     rank = np.arange(len(rows)) - first
@@ -279,6 +289,7 @@ def _logit_arrays(table: pa.Table, tokens: TokenTable) -> dict[str, np.ndarray]:
         "logit_side": np.asarray([sides[side] for side in table["side"].to_pylist()], dtype=np.uint8),
         "logit_token": tokens.add(table["token_id"].to_numpy(), _encoded(_joined(table["token"]))),
         "logit_value": table["value"].to_numpy().astype(np.float32),
+        "logit_readable": table["readable"].to_numpy(zero_copy_only=False).astype(np.uint8),
     }
 
 

@@ -16,10 +16,11 @@ def observations(run: TrainedRun, seen: Pass, features: Features, logits: pa.Tab
     """Return one text per latent."""
     top_tokens: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     top = logits.filter(pc.field("side") == "top")
-    for latent, model, token in zip(
-        *(top[name].to_pylist() for name in ("latent", "model", "token")), strict=True
+    for latent, model, token, readable in zip(
+        *(top[name].to_pylist() for name in ("latent", "model", "token", "readable")), strict=True
     ):
-        top_tokens[latent][model].append(token)
+        # A list that is no better than those of random directions stays empty.
+        top_tokens[latent][model] += [token] if readable else []
     peak_tokens: dict[int, list[str]] = defaultdict(list)
     if run.has_models:
         shown = run.context.show(seen.top.document, seen.top.position).tokens.to_pylist()

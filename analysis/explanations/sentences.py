@@ -35,7 +35,8 @@ class LatentFacts(NamedTuple):
     """The peak token of each top example, strongest first; empty without tokens."""
     relative_norm: float
     top_tokens: Mapping[str, Sequence[str]]
-    """Top tokens of the logit lens for those of `reference`, `intervened` and `difference` that exist."""
+    """Top tokens of the logit lens for those of `reference`, `intervened` and `difference` that are measured; empty for a direction that does not
+    read as tokens."""
     density_by_model: tuple[float, float] | None = None
     """Firing rates in reference and intervened model, if the dictionary encodes each separately."""
 
@@ -84,6 +85,8 @@ def _writing_sentence(facts: LatentFacts) -> str:
     if tokens:
         named = ", ".join(f"“{token}”" for token in tokens[:_TOKENS_NAMED])
         parts.append(f"and the top tokens of {direction} through the logit lens are {named}")
+    elif direction:
+        parts.append(f"and {direction} does not read as tokens through the logit lens")
     verdict = _VERDICTS.get(facts.label, f"observed as {facts.label}")
     return f"{', '.join(parts)}; {verdict}: {facts.reason}."
 
@@ -99,7 +102,10 @@ def _writes_into(relative_norm: float) -> str:
 
 
 def _top_tokens(facts: LatentFacts) -> tuple[str, Sequence[str]]:
-    """Choose the most informative logit table: that of the model the latent writes into, or that of the difference."""
+    """Choose the most informative logit table: that of the model the latent writes into, or that of the difference.
+
+    One that reads as tokens comes first; without any, the tokens are empty, and the name is empty if nothing is measured.
+    """
     if facts.relative_norm <= 1 / 3:
         order = (("reference", "that direction"), ("difference", "the change"))
     elif facts.relative_norm >= 2 / 3:
@@ -109,12 +115,11 @@ def _top_tokens(facts: LatentFacts) -> tuple[str, Sequence[str]]:
     else:
         order = (
             ("intervened", "the intervened model's direction"),
+            ("difference", "the difference between the two directions"),
             ("reference", "the reference's direction"),
         )
-    for model, name in order:
-        if facts.top_tokens.get(model):
-            return name, facts.top_tokens[model]
-    return "", ()
+    measured = [(name, facts.top_tokens[model]) for model, name in order if model in facts.top_tokens]
+    return next((found for found in measured if found[1]), measured[0] if measured else ("", ()))
 
 
 def share_text(value: float) -> str:

@@ -4,11 +4,11 @@ The logit lens (nostalgebraist 2020) of d^reference through the reference, of d^
 difference through the intervened model. It ignores all later layers, so it is exact at the last layer and a hint before it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -16,19 +16,7 @@ from torch import Tensor
 from ..tables.columns import LOGITS
 from .dictionary_view import DictionaryView
 from .geometry import NEGLIGIBLE_NORM
-
-_CHUNK = 256
-
-
-@runtime_checkable
-class DirectionReader(Protocol):
-    """The part of `ModelPair` that the logit lens needs."""
-
-    def direction_logits(
-        self, directions: Float[Tensor, "latent d_model"], model: int
-    ) -> Float[Tensor, "latent vocabulary"]:
-        """Return directions through the final norm and the unembedding of a model."""
-        ...
+from .readable_lists import DRAWS, DirectionReader, ListTests, NullLists, TokenLists, null_lists, token_lists
 
 
 def lens_directions(
@@ -53,44 +41,78 @@ def lens_directions(
     return tables
 
 
+def n_read(view: DictionaryView, alive: Bool[Tensor, " latent"]) -> int:
+    """Return how many directions `lens_nulls` and `logits_table` go through, for a progress bar."""
+    tables = lens_directions(view)
+    return len(tables) * int(alive.sum()) + len({model for _, model, _ in tables.values()}) * DRAWS
+
+
+def lens_nulls(
+    view: DictionaryView,
+    reader: DirectionReader,
+    alive: Bool[Tensor, " latent"],
+    count: int,
+    seed: int,
+    progress: Callable[[int], object] = lambda _: None,
+) -> dict[int, NullLists]:
+    """Return, for each model that directions are read through, the lists of random directions made of its alive latents.
+
+    The difference of two directions is compared with random directions of the intervened model, where there are any: all differences of
+    a small intervention can lie along a few directions, and mixtures of these read as tokens as well as they do.
+
+    Args:
+        count: Tokens of the longest list that is compared with them.
+    """
+    nulls: dict[int, NullLists] = {}
+    for directions, model, _ in lens_directions(view).values():
+        present = alive.to(directions.device) & (directions.norm(dim=1) > 0)
+        if model not in nulls and bool(present.any()):
+            nulls[model] = null_lists(reader, directions[present], model, count, seed, progress)
+    return nulls
+
+
 def logits_table(
     view: DictionaryView,
     reader: DirectionReader,
     alive: Bool[Tensor, " latent"],
     count: int,
     vocabularies: tuple[Sequence[str], Sequence[str]],
+    nulls: Mapping[int, NullLists],
+    rate: float,
     progress: Callable[[int], object] = lambda _: None,
 ) -> pa.Table:
     """Return the `count` top and bottom tokens of each alive latent and table, without directions that are too short.
 
     Args:
         vocabularies: Display texts of the token ids of reference and intervened model.
+        nulls: `lens_nulls` of the same latents.
+        rate: False-discovery rate of the lists that are called readable, within each table and side.
     """
     parts = []
     texts = [pa.array(list(vocabulary), pa.string()) for vocabulary in vocabularies]
     for model, (directions, index, empty) in lens_directions(view).items():
         latents = (alive & ~empty.cpu()).nonzero().flatten()
         progress(int(alive.sum()) - len(latents))
-        text = texts[index]
-        for chunk in latents.split(_CHUNK):
-            logits = reader.direction_logits(directions[chunk.to(directions.device)], index)
-            if logits.shape[1] > len(text):
-                # An unembedding can have more rows than the vocabulary has tokens.
-                text = pa.concat_arrays(
-                    [text, pa.array([f"<id {i}>" for i in range(len(text), logits.shape[1])])]
-                )
-            for side, largest in (("top", True), ("bottom", False)):
-                ends = logits.topk(min(count, logits.shape[1]), dim=1, largest=largest)
-                parts.append(_rows(chunk, model, side, ends.indices.cpu(), ends.values.float().cpu(), text))
-            progress(len(chunk))
+        if not len(latents):
+            continue
+        found = token_lists(reader, directions[latents.to(directions.device)], index, count, progress)
+        for side, lists in found.items():
+            tests = nulls[index].test(side, lists.cosines, rate)
+            parts.append(_rows(latents, model, side, lists, tests, texts[index]))
     return pa.concat_tables([LOGITS.schema().empty_table(), *parts]).sort_by(
         [(name, "ascending") for name in ("latent", "model", "side", "rank")]
     )
 
 
-def _rows(latents: Tensor, model: str, side: str, ids: Tensor, values: Tensor, text: pa.Array) -> pa.Table:
-    n_latents, count = ids.shape
-    flat = ids.flatten().numpy()
+def _rows(
+    latents: Tensor, model: str, side: str, lists: TokenLists, tests: ListTests, text: pa.Array
+) -> pa.Table:
+    n_latents, count = lists.token_ids.shape
+    flat = lists.token_ids.flatten().numpy()
+    if len(flat) and flat.max() >= len(text):
+        # An unembedding can have more rows than the vocabulary has tokens.
+        more = pa.array([f"<id {token}>" for token in range(len(text), int(flat.max()) + 1)])
+        text = pa.concat_arrays([text, more])
     return LOGITS.build(
         {
             "latent": np.repeat(latents.numpy(), count),
@@ -99,6 +121,23 @@ def _rows(latents: Tensor, model: str, side: str, ids: Tensor, values: Tensor, t
             "rank": np.tile(np.arange(count), n_latents),
             "token_id": flat,
             "token": text.take(pa.array(flat)),
-            "value": values.flatten().numpy(),
+            "value": lists.values.flatten().numpy(),
+            "alignment": np.repeat(tests.alignments, count),
+            "p_value": np.repeat(tests.p_values, count),
+            "q_value": np.repeat(tests.q_values, count),
+            "readable": np.repeat(tests.readable, count),
         }
     )
+
+
+def count_readable(logits: pa.Table) -> dict[str, dict[str, dict[str, int]]]:
+    """Return, for summary.json, the lists of each table and side, and how many of them read as tokens."""
+    first = logits.filter(pc.field("rank") == 0)
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for model, side, readable in zip(
+        *(first[name].to_pylist() for name in ("model", "side", "readable")), strict=True
+    ):
+        count = counts.setdefault(model, {}).setdefault(side, {"lists": 0, "readable": 0})
+        count["lists"] += 1
+        count["readable"] += int(readable)
+    return counts

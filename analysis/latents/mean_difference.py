@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.dictionary.views import view_rows
 
-from .logit_lens import DirectionReader
+from .readable_lists import SIDES, DirectionReader, NullLists, token_lists
 
 EARLY = 8
 """Positions of a document that count as early."""
@@ -28,7 +30,9 @@ _COMPONENTS = 3
 
 COUNTED = (1, 4, 16, 64, 256)
 """Numbers of principal components whose joint share of the variance is reported."""
-_TOKENS = 8
+
+LISTED = 8
+"""Tokens of each list."""
 
 
 @dataclass(frozen=True)
@@ -121,18 +125,46 @@ class DifferenceAccumulator:
 
 
 def describe_difference(
-    moments: DifferenceMoments, reader: DirectionReader | None, vocabulary: Sequence[str]
+    moments: DifferenceMoments,
+    reader: DirectionReader | None,
+    vocabulary: Sequence[str],
+    null: NullLists | None,
+    rate: float,
 ) -> list[dict[str, Any]]:
-    """Return, for summary.json, each direction's name, share of E‖δ‖², and top and bottom tokens of the logit lens (both matter for components)."""
-    described = []
-    for name, (direction, share) in moments.directions().items():
-        entry: dict[str, Any] = {"name": name, "share": share, "top": [], "bottom": []}
-        if reader is not None and bool(direction.any()):
-            (logits,) = reader.direction_logits(direction.float()[None], 1)
-            for end, largest in (("top", True), ("bottom", False)):
-                tokens = logits.topk(min(_TOKENS, len(logits)), largest=largest).indices.tolist()
-                entry[end] = [
-                    vocabulary[token] if token < len(vocabulary) else f"<id {token}>" for token in tokens
-                ]
-        described.append(entry)
+    """Return, for summary.json, each direction's name, share of E‖δ‖², and top and bottom tokens of the logit lens (both matter for components).
+
+    Args:
+        null: Lists of random directions of the intervened model, at least `LISTED` tokens long; given whenever there is a reader and a latent fired.
+        rate: False-discovery rate of the lists that are called readable, among all of them.
+    """
+    described = [
+        {"name": name, "share": share, "top": [], "bottom": [], "readable": {"top": False, "bottom": False}}
+        for name, (_, share) in moments.directions().items()
+    ]
+    nonzero = [
+        (entry, direction)
+        for entry, (direction, _) in zip(described, moments.directions().values(), strict=True)
+        if bool(direction.any())
+    ]
+    if reader is None or not nonzero:
+        return described
+    found = token_lists(reader, torch.stack([direction.float() for _, direction in nonzero]), 1, LISTED)
+    readable = _readable([found[side].cosines for side in SIDES], null, rate)
+    for row, (entry, _) in enumerate(nonzero):
+        for side, reads in zip(SIDES, readable, strict=True):
+            tokens = found[side].token_ids[row].tolist()
+            entry[side] = [
+                vocabulary[token] if token < len(vocabulary) else f"<id {token}>" for token in tokens
+            ]
+            entry["readable"][side] = bool(reads[row])
     return described
+
+
+def _readable(
+    cosines: list[Float64[np.ndarray, "direction rank"]], null: NullLists | None, rate: float
+) -> Bool[np.ndarray, "side direction"]:
+    shape = len(SIDES), len(cosines[0])
+    if null is None:
+        return np.zeros(shape, dtype=bool)
+    p_values = [null.p_values(side, found) for side, found in zip(SIDES, cosines, strict=True)]
+    return (false_discovery_control(np.concatenate(p_values), method="bh") <= rate).reshape(shape)

@@ -132,9 +132,12 @@ class Latent:
 
     @cached_property
     def logits(self) -> dict[str, pd.DataFrame]:
-        """Logit-lens tables by model (`reference`, `intervened`, `difference`, if measured): the top and bottom tokens."""
+        """Logit-lens tables by model (`reference`, `intervened`, `difference`, if measured): the top and bottom tokens.
+
+        Where `readable` is false, the list is no better than those of random directions: the direction does not read as tokens.
+        """
         table: Any = self._results.logits([self.latent]).to_pandas().astype({"token": "str"})
-        columns = ["side", "rank", "token", "token_id", "value"]
+        columns = ["side", "rank", "token", "token_id", "value", "alignment", "q_value", "readable"]
         # Top before bottom.
         table = table.sort_values(["side", "rank"], ascending=[False, True])
         return {

@@ -200,6 +200,8 @@ def _logits(latent: LatentRecord) -> Markup:
                 Markup('<bdi class="cc-token">{}</bdi>').format(visible(token))
                 for token in shown_tokens["token"]
             )
+            if False in shown_tokens["readable"].tolist():
+                tokens = Markup('<span class="cc-muted">does not read as tokens</span>')
             rows.append((f"{model}, {side}", tokens))
     return Markup("<h4>Logit lens: tokens the direction points at</h4>") + _table(("", "tokens"), rows)
 

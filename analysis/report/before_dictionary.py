@@ -189,15 +189,23 @@ def _direction(entry: dict[str, Any], name: str) -> Statement:
         "{share:percent} of the squared difference lies along it{positions}{lens}.",
         share=entry["share"],
         positions=say(" ({positions} positions)", positions=int(first[1])) if first else "",
-        lens=_lens_tokens(entry["top"], entry["bottom"]),
+        lens=_lens_tokens(entry),
     )
     name = "mean difference of the first positions" if first else _NAMES.get(name, name)
     return Statement(name=name, text=text, value=entry["share"])
 
 
-def _lens_tokens(top: list[str], bottom: list[str]) -> Sentence:
+def _lens_tokens(entry: dict[str, Any]) -> Sentence | str:
+    """Return those of its two lists of tokens that are better than the lists of random directions."""
+    if not entry["top"]:
+        return ""
+    readable = entry["readable"]
+    if not any(readable.values()):
+        return say("; it does not read as tokens")
     return say(
         "{toward}{away}",
-        toward=say("; top tokens {tokens}", tokens=tokens(top, "toward")) if top else "",
-        away=say("; bottom tokens {tokens}", tokens=tokens(bottom, "away")) if bottom else "",
+        toward=say("; top tokens {tokens}", tokens=tokens(entry["top"], "toward")) if readable["top"] else "",
+        away=say("; bottom tokens {tokens}", tokens=tokens(entry["bottom"], "away"))
+        if readable["bottom"]
+        else "",
     )

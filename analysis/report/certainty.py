@@ -44,6 +44,26 @@ def certainty(results: AnalysisResults) -> tuple[Statement, ...]:
     return first, *made
 
 
+def _readable_lists(counts: dict[str, dict[str, dict[str, int]]]) -> Sentence:
+    """Return how many lists of tokens are better than those of random directions, for each model and side."""
+    return listed(
+        (
+            (
+                f"{model}_{side}",
+                say(
+                    "{model}, {side}: {readable:whole} of {lists:whole} lists read as tokens",
+                    model=model,
+                    side=side,
+                    **count,
+                ),
+            )
+            for model, sides in counts.items()
+            for side, count in sides.items()
+        ),
+        "; ",
+    )
+
+
 def _label_checks(results: AnalysisResults) -> tuple[Entry, ...]:
     """Return how many labels to expect by chance, and what the null pair and the brief controls found."""
     features, summary = results.features, results.summary
@@ -64,8 +84,9 @@ def _label_checks(results: AnalysisResults) -> tuple[Entry, ...]:
     return (
         (
             "logit lens",
-            say("tables of top and bottom tokens") if results.has_logits else None,
-            "the tokens that each direction raises and lowers most, through the model's final norm and unembedding",
+            _readable_lists(results.summary.get("logit_lens") or {}) if results.has_logits else None,
+            "the tokens that each direction raises and lowers most, through the model's final norm and unembedding; a list is shown only if it is "
+            "better than those of random directions of the same model, and otherwise its direction does not read as tokens",
         ),
         (
             "expected under the nulls tried",

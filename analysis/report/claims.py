@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from ..explanations.explanation_files import FAMILY_NAMES, RuleScore
@@ -39,6 +40,11 @@ _NUMBERS = (
     "nu_unselected_high", "partner_jaccard",
 )  # fmt: skip
 _PEAKS, _LENS_TOKENS = 4, 5
+_WHOSE = {
+    "reference": "its direction in the reference",
+    "intervened": "its direction in the intervened model",
+    "difference": "the difference between its two directions",
+}
 _BEFORE, _AFTER = 9, 5
 _MOSTLY_TEMPLATE = 0.5
 _ONE_SIDED = 0.5
@@ -74,7 +80,7 @@ def claim_groups(
     """
     labels = results.features["label"].tolist()
     shares = results.features["shift_share"].to_numpy(np.float64)
-    by_size = np.argsort(-np.nan_to_num(np.abs(shares), nan=-1), kind="stable").tolist()
+    by_size = _by_certain_share(results.features)
     chosen: dict[str, tuple[int, list[int]]] = {}
     described: set[int] = set()
     for kind in _KINDS:
@@ -94,6 +100,20 @@ def claim_groups(
     )
 
 
+def _by_certain_share(features: pd.DataFrame) -> list[int]:
+    """Return all latents, those first whose share of the activation shift is surely large: by the bound of its interval that is nearer to 0.
+
+    The intervals resample documents. A share that rests on one document has an interval that reaches 0, or none where the latent fires in too few;
+    these come last, by size.
+    """
+    share, low, high = (
+        features[name].to_numpy(np.float64) if name in features else np.full(len(features), np.nan)
+        for name in ("shift_share", "shift_share_low", "shift_share_high")
+    )
+    certain = np.nan_to_num(np.maximum(np.where(share < 0, -high, low), 0), nan=-1)
+    return np.lexsort((-np.nan_to_num(np.abs(share), nan=-1), -certain)).tolist()
+
+
 def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -> ClaimGroup:
     statement = None
     if kind.name in ("new", "lost") and not total:
@@ -105,7 +125,7 @@ def _group(kind: _Kind, total: int, latents: list[int], evidence: "_Evidence") -
     elif kind.name == "shift":
         statement = say(
             "The latents that explain most of the activation shift E‖intervened − reference‖² (column shift_share), without those "
-            "described above."
+            "described above; by the lower bounds of their intervals, so that a share that rests on few documents comes last."
         )
     elif total > len(latents):
         statement = say(
@@ -151,9 +171,19 @@ class _Evidence:
             lens=say(" {lens}", lens=_lens(row["label"], self.logits.get(latent, []))) if self.logits else "",
         )
         template = numbers["template_share"]
-        doubt = None
+        doubts = []
         if template is not None and template > _MOSTLY_TEMPLATE:
-            doubt = "More than half of its firings are on chat-template tokens: it may track the template rather than the content."
+            doubts.append(
+                "More than half of its firings are on chat-template tokens: it may track the template rather than the content."
+            )
+        low, high = numbers["shift_share_low"], numbers["shift_share_high"]
+        if numbers["shift_share"]:
+            if low is None or high is None:
+                doubts.append("It fires in too few documents for an interval of its share of the shift.")
+            elif low <= 0 <= high:
+                doubts.append(
+                    "Its share of the shift is not established: the interval, over documents, reaches zero."
+                )
         return Claim(
             latent=latent,
             label=row["label"],
@@ -162,7 +192,7 @@ class _Evidence:
             rule=rule_sentence(self.rules[latent]) if latent in self.rules else None,
             numbers=numbers,
             facts=_facts(numbers),
-            doubt=doubt,
+            doubt=" ".join(doubts) or None,
             link=f"{PAGE}#latent={latent}",
         )
 
@@ -256,23 +286,42 @@ def _where(label: str, numbers: Mapping[str, Number | None]) -> Sentence:
 
 
 def _lens(label: str, logits: list[dict[str, Any]]) -> Sentence:
-    """Return the top tokens of its direction in the model that has it, or of the difference of its directions if both do."""
-    side = {"new": "intervened", "lost": "reference"}.get(label, "difference")
-    rows = [row for row in logits if row["model"] == side and row["side"] == "top"]
-    if not rows:
+    """Return the tokens of its direction in the model that has it, or of the difference of its directions if both do.
+
+    A list that is no better than those of random directions is not shown. If the difference has no other, its direction in the intervened
+    model is read too.
+    """
+    model = {"new": "intervened", "lost": "reference"}.get(label, "difference")
+    if not any(row["model"] == model for row in logits):
         return say("The logit lens of its direction is not measured.")
-    words = [token(row["token"]) for row in sorted(rows, key=lambda row: row["rank"])]
-    whose = (
-        "the difference between its two directions"
-        if side == "difference"
-        else f"its direction in the {side}"
-    )
-    whose += " model" if side == "intervened" else ""
+    if read := _read_tokens(model, logits):
+        return say("Through the logit lens, {read}.", read=read)
+    also = _read_tokens("intervened", logits) if model == "difference" else None
     return say(
-        "Through the logit lens, the top tokens of {whose} are {tokens}.",
-        whose=whose,
-        tokens=tokens(dict.fromkeys(words[:_LENS_TOKENS]), "points_at"),
+        "Through the logit lens, {whose} does not read as tokens{also}.",
+        whose=_WHOSE[model],
+        also=say("; {read}", read=also) if also else "",
     )
+
+
+def _read_tokens(model: str, logits: list[dict[str, Any]]) -> Sentence | None:
+    """Return the lists of one table that read as tokens; None if there is none."""
+    rows = sorted((row for row in logits if row["model"] == model), key=lambda row: row["rank"])
+    found = {}
+    for side, called in (("top", "points_at"), ("bottom", "points_away")):
+        words = [token(row["token"]) for row in rows if row["side"] == side and row["readable"]]
+        if words:
+            found[side] = tokens(dict.fromkeys(words[:_LENS_TOKENS]), called)
+    if not found:
+        return None
+    if len(found) == 2:
+        return say(
+            "the top tokens of {whose} are {top}, and its bottom tokens {bottom}",
+            whose=_WHOSE[model],
+            **found,
+        )
+    ((side, words),) = found.items()
+    return say("the {side} tokens of {whose} are {words}", side=side, whose=_WHOSE[model], words=words)
 
 
 def _facts(numbers: Mapping[str, Number | None]) -> tuple[Fact, ...]:

@@ -170,6 +170,10 @@ LOGITS = Table(
         Column("token_id", pa.int32(), "Token id.", "id in the vocabulary of that model", ""),
         Column("token", _text, "Text of the token.", "text, not escaped", ""),
         Column("value", _f32, "Logit of the token: the raw decoder row through the model's final norm and unembedding.", "logits", ""),
+        Column("alignment", _f32, "Mean cosine of the direction after the final norm with the centered unembedding rows of the list; negated at the bottom.", "−1 to 1", ""),
+        Column("p_value", _f64, "Share of random directions of the same model whose list is at least as aligned.", _SHARE, ""),
+        Column("q_value", _f64, "p_value, corrected for all lists of the same model and side.", _SHARE, ""),
+        Column("readable", pa.bool_(), "Whether the direction reads as these tokens: q_value is at most `analysis.rule.false_discovery_rate`.", "true or false", ""),
     ),
 )  # fmt: skip
 

@@ -27,7 +27,7 @@ from .networks import Networks
 from .shared_layers import find_decoder_layers, find_stack
 from .snapshots import load_snapshots
 from .tokenizers import load_tokenizers, shared_template, text_readers
-from .unembedding import direction_logits, find_final_norm
+from .unembedding import TokenRows, direction_logits, find_final_norm, token_cosines, token_rows
 
 
 class FullPass(NamedTuple):
@@ -64,6 +64,7 @@ class ModelPair:
         self.tokenizer, self.chat_template, self.readers = tokenizer, chat_template, readers
         self.device, self.context = device, context
         self._final_norms: dict[int, nn.Module] = {}
+        self._token_rows: dict[int, TokenRows] = {}
         self._set_hookpoints(config)
         # Verify shared layers now rather than in the first pass.
         _ = self._joint_forward
@@ -253,6 +254,27 @@ class ModelPair:
         """
         with self.switched(model) as network:
             return direction_logits(network, self.final_norm(model), directions.to(self.device))
+
+    def token_cosines(
+        self,
+        directions: Float[Tensor, "latent d_model"],
+        logits: Float[Tensor, "latent vocabulary"],
+        token_ids: Int[Tensor, "latent rank"],
+        model: int,
+    ) -> Float[Tensor, "latent rank"]:
+        """Return the cosines of directions, after the final norm, with the centered rows of some tokens in the unembedding of one model.
+
+        Args:
+            logits: `direction_logits` of these directions.
+
+        Raises:
+            PairError: The model has no final norm before its unembedding.
+        """
+        with self.switched(model) as network:
+            if model not in self._token_rows:
+                self._token_rows[model] = token_rows(network, directions.shape[1])
+            norm = self.final_norm(model)
+            return token_cosines(self._token_rows[model], norm, directions.to(self.device), logits, token_ids)
 
     def final_norm(self, model: int) -> nn.Module:
         """Return the norm whose output the unembedding of one model reads.

@@ -4,16 +4,29 @@ Source: nostalgebraist 2020, "interpreting GPT: the logit lens".
 """
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .hooks import forward, hidden
 
 # Rows of the unembedding cast to float32 at a time, to avoid a copy of the whole matrix.
 _VOCABULARY_CHUNK = 32768
+
+# Unit vectors put through an unembedding whose rows cannot be read directly, at a time.
+_UNIT_VECTORS = 64
+
+
+class TokenRows(NamedTuple):
+    """What the cosine of a direction with a token's row of the unembedding needs, besides the logits."""
+
+    lengths: Float[Tensor, " vocabulary"]
+    """‖w_t − w̄‖: lengths of the rows, centered over the vocabulary."""
+
+    offsets: Float[Tensor, " vocabulary"] | None
+    """Logits of the zero vector (a bias); None if they are 0."""
 
 
 def find_final_norm(network: Any, device: torch.device) -> nn.Module | None:
@@ -54,3 +67,44 @@ def direction_logits(
     logits = torch.cat(parts, dim=1)
     bias: Tensor | None = getattr(head, "bias", None)
     return logits if bias is None else logits + bias.float()
+
+
+@torch.no_grad()
+def token_rows(network: Any, d_model: int) -> TokenRows:
+    """Return the lengths of the centered rows of the unembedding, and its bias, in float32."""
+    head = network.get_output_embeddings()
+    if type(head) is nn.Linear:
+        chunks = head.weight.split(_VOCABULARY_CHUNK)
+        mean = sum(rows.sum(dim=0, dtype=torch.float32) for rows in chunks) / len(head.weight)
+        lengths = torch.cat([(rows.float() - mean).norm(dim=1) for rows in chunks])
+        bias: Tensor | None = getattr(head, "bias", None)
+        return TokenRows(lengths, None if bias is None else bias.float())
+    like = next(head.parameters())
+    unit = torch.eye(d_model, dtype=like.dtype, device=like.device)
+    offsets = head(torch.zeros_like(unit[:1]))[0].float()
+    squares = torch.zeros_like(offsets)
+    for vectors in unit.split(_UNIT_VECTORS):
+        columns = head(vectors).float() - offsets
+        squares += (columns - columns.mean(dim=1, keepdim=True)).square().sum(dim=0)
+    return TokenRows(squares.sqrt(), offsets if bool(offsets.any()) else None)
+
+
+@torch.no_grad()
+def token_cosines(
+    rows: TokenRows,
+    final_norm: nn.Module,
+    directions: Float[Tensor, "latent d_model"],
+    logits: Float[Tensor, "latent vocabulary"],
+    token_ids: Int[Tensor, "latent rank"],
+) -> Float[Tensor, "latent rank"]:
+    """Return cos(e, w_t − w̄) for some tokens of each direction, where e is the direction after the final norm.
+
+    The mean row w̄ is subtracted, because it adds one constant to all logits, which changes no probability.
+
+    Args:
+        logits: `direction_logits` of these directions.
+    """
+    lengths = copy.deepcopy(final_norm).float()(directions.float()).norm(dim=1, keepdim=True)
+    plain = logits if rows.offsets is None else logits - rows.offsets
+    centered = plain.gather(1, token_ids) - plain.mean(dim=1, keepdim=True)
+    return centered / (lengths * rows.lengths[token_ids]).clamp(min=torch.finfo(torch.float32).tiny)

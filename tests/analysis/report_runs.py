@@ -117,11 +117,24 @@ def limits() -> list[dict[str, Any]]:
 
 
 def plain_difference() -> list[dict[str, Any]]:
-    """Return directions of the difference of activations, one of them with top tokens."""
+    """Return directions of the difference of activations: with tokens that read on one side, without tokens, with tokens that do not read."""
+    neither = {"top": False, "bottom": False}
     return [
-        {"name": "mean", "share": 0.25, "top": [" food", HOSTILE[0]], "bottom": []},
-        {"name": "mean of the first 8 positions", "share": 0.125, "top": [], "bottom": []},
-        {"name": "component 1", "share": 0.5, "top": [], "bottom": []},
+        {
+            "name": "mean",
+            "share": 0.25,
+            "top": [" food", HOSTILE[0]],
+            "bottom": ["verty"],
+            "readable": {"top": True, "bottom": False},
+        },
+        {
+            "name": "mean of the first 8 positions",
+            "share": 0.125,
+            "top": [],
+            "bottom": [],
+            "readable": neither,
+        },
+        {"name": "component 1", "share": 0.5, "top": ["orer"], "bottom": ["TType"], "readable": neither},
     ]
 
 

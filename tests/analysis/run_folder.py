@@ -12,6 +12,7 @@ import torch
 
 from analysis.labels.rule import LABELS
 from analysis.latents.histograms import ActivationHistograms
+from analysis.tables.columns import LOGITS
 from crosscoder.dictionary.sparse_latents import SparseLatents
 from crosscoder.run.folder import RunFolder
 
@@ -109,7 +110,7 @@ def make_run_folder(
     features.loc[HOSTILE_LATENT, ["reason", "explanation"]] += f" {HOSTILE[0]} {HOSTILE[1]} {HOSTILE[3]}"
     features.to_parquet(folder.features, index=False)
     pq.write_table(pa.Table.from_pylist(examples, schema=_EXAMPLE_SCHEMA), folder.examples)
-    pq.write_table(pa.Table.from_pylist(_logits(random, features), schema=_LOGIT_SCHEMA), folder.logits)
+    pq.write_table(pa.Table.from_pylist(_logits(random, features), schema=LOGITS.schema()), folder.logits)
     pq.write_table(_histograms(random, features), folder.histograms)
     folder.summary.write_text(json.dumps(_summary(features, identical)))
     (path / "manifest.json").write_text(json.dumps(_manifest(identical)))
@@ -318,6 +319,7 @@ def _logits(random: np.random.Generator, features: Any) -> list[dict[str, Any]]:
             for side, sign in (("top", 1), ("bottom", -1)):
                 refusing = feature.label == "new" and side == "top" and model != "reference"
                 words = list(random.permutation(_REFUSAL if refusing else _PLAIN))[:8]
+                reads = reads_as_tokens(feature.latent, feature.label, model, side)
                 if feature.latent == HOSTILE_LATENT:
                     words[:3] = HOSTILE[:3]
                 values = np.sort(np.abs(random.normal(1.2, 0.5, len(words))))[::-1] * sign
@@ -328,11 +330,20 @@ def _logits(random: np.random.Generator, features: Any) -> list[dict[str, Any]]:
                         "side": side,
                         "rank": rank,
                         "value": float(value),
+                        "alignment": 0.2 if reads else 0.1,
+                        "p_value": 0.001 if reads else 0.4,
+                        "q_value": 0.004 if reads else 0.8,
+                        "readable": reads,
                     }
                     | {"token_id": _token_id(str(word)), "token": str(word)}
                     for rank, (word, value) in enumerate(zip(words, values, strict=True))
                 ]
     return rows
+
+
+def reads_as_tokens(latent: int, label: str, model: str, side: str) -> bool:
+    """Whether the made-up list is better than those of random directions: of half the latents in both models, no difference is."""
+    return label in ("new", "lost") or latent % 2 == 0 or (model != "difference" and side == "top")
 
 
 def _token_id(text: str) -> int:
@@ -481,16 +492,5 @@ _EXAMPLE_SCHEMA = pa.schema(
         ("reference", pa.list_(pa.float32())),
         ("intervened", pa.list_(pa.float32())),
         ("peak", pa.float32()),
-    ]
-)
-_LOGIT_SCHEMA = pa.schema(
-    [
-        ("latent", pa.int32()),
-        ("model", pa.string()),
-        ("side", pa.string()),
-        ("rank", pa.int16()),
-        ("token_id", pa.int32()),
-        ("token", pa.string()),
-        ("value", pa.float32()),
     ]
 )

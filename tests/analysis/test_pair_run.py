@@ -114,6 +114,13 @@ def test_logit_tables_are_those_of_the_models(analyzed: tuple[RunConfig, RunFold
                 expected = logits[latent].topk(4)
                 assert shown["value"].tolist() == pytest.approx(expected.values.tolist(), abs=1e-4)
     assert set(table["model"]) == {"reference", "intervened", "difference"}
+    limit = config.analysis.rule.false_discovery_rate
+    assert ((table["q_value"] <= limit) == table["readable"]).all() and (table["p_value"] > 0).all()
+    counted = results.summary["logit_lens"]
+    assert (
+        sum(side["readable"] for sides in counted.values() for side in sides.values()) * 4
+        == table["readable"].sum()
+    )
     features: Any = results.features
     alive = int((features["n_tokens"] > 0).sum())
     assert len(table[table["model"] == "intervened"]) == alive * 2 * 4
@@ -124,7 +131,7 @@ def test_explanations_name_sources_and_tokens(analyzed: tuple[RunConfig, RunFold
     features: Any = results.features
     alive = features[features["n_tokens"] > 0]["explanation"]
     assert alive.str.contains("strongest peaks on “").all()
-    assert alive.str.contains("through the logit lens are “").any()
+    assert alive.str.contains("through the logit lens").all()
     assert alive.str.contains("chat|prose").all()
 
 

@@ -73,7 +73,7 @@ const GISTS = {
     title: "points at",
     width: "minmax(96px, 1fr)",
     text: true,
-    about: "Logit lens: tokens with the largest logits along its direction, in the model that has it; if both have it, along the difference of the two directions.",
+    about: "Logit lens: tokens with the largest logits along its direction, in the model that has it; if both have it, along the difference of the two directions, or where that does not read as tokens along the intervened model's. Empty if its lists are no better than those of random directions.",
   },
 };
 

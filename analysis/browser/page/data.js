@@ -152,12 +152,13 @@ function examplesOf(chunk, latent) {
   return examples;
 }
 
+// The logit tables of a latent, by model and side: [token, value, whether the list reads as tokens] each.
 function logitsOf(chunk, latent) {
   const arrays = chunk.arrays;
   const tables = [0, 1, 2].map(() => [[], []]);
   for (let row = 0; row < arrays.logit_latent.length; row++) {
     if (arrays.logit_latent[row] !== latent) continue;
-    tables[arrays.logit_model[row]][arrays.logit_side[row]].push([arrays.logit_token[row], arrays.logit_value[row]]);
+    tables[arrays.logit_model[row]][arrays.logit_side[row]].push([arrays.logit_token[row], arrays.logit_value[row], arrays.logit_readable[row] === 1]);
   }
   return tables;
 }

@@ -151,12 +151,19 @@ function logitSection(tables) {
     if (!top.length && !bottom.length) return element("div", { class: "logits" }, [element("h4", { text: name }), element("p", { class: "muted", text: "not measured" })]);
     return element("div", { class: "logits", "data-model": name }, [element("h4", { text: name }), logitList(top, "up"), logitList(bottom, "down")]);
   });
-  const note = "Each model's direction, passed through that model's final norm and unembedding: largest logits first, then the most negative. The logit lens reads the direction; it measures no effect on the output.";
+  const note = "Each model's direction, passed through that model's final norm and unembedding: largest logits first, then the most negative. A list is shown if it is better than those of random directions of the same model. The logit lens reads the direction; it measures no effect on the output.";
   return panel("Logit lens: tokens the direction points at", [element("div", { class: "logit-columns" }, blocks), element("p", { class: "caption", text: note })]);
 }
 
+// A list that is no better than those of random directions says so, and is behind a fold.
 function logitList(rows, side) {
-  return element("ol", { class: `logit-list ${side}` }, rows.map(([token, value]) =>
+  const list = element("ol", { class: `logit-list ${side}` }, rows.map(([token, value]) =>
     element("li", {}, [tokenElement(token), element("span", { class: "numeric", text: fixed(value) })]),
   ));
+  if (!rows.length || rows[0][2]) return list;
+  const end = side === "up" ? "Largest" : "Most negative";
+  return element("div", { class: `unreadable ${side}` }, [
+    element("p", { class: "muted", text: `${end}: does not read as tokens` }),
+    element("details", {}, [element("summary", { text: "show anyway" }), element("p", { class: "muted", text: "no better than the list of a random direction" }), list]),
+  ]);
 }

@@ -48,7 +48,7 @@ async function latentMarkdown(latent, level = 2) {
     facts.filter(Boolean).map((fact) => `- ${fact}`).join("\n"),
     entry.note ? markdownQuote(entry.note) : null,
     markdownTable(["number", "value", `${confidence()} interval`], latentNumbers(latent, chunk, inside), [1]),
-    ...latentTokens(latent),
+    ...latentTokens(latent, chunk),
     latentExamples(chunk, latent),
   ];
   return `${parts.filter(Boolean).join("\n\n")}\n`;
@@ -73,12 +73,13 @@ function latentNumbers(latent, chunk, inside) {
   return rows;
 }
 
-function latentTokens(latent) {
+function latentTokens(latent, chunk) {
   const spans = (name) => gistTokens(name, latent).map((token) => markdownCode(tokenText(token)));
   const [peaks, points] = [spans("peaks"), spans("points")];
+  const read = logitsOf(chunk, latent).some(([top]) => top.length);
   return [
     peaks.length ? `Its strongest examples peak on ${peaks.join(", ")}.` : null,
-    points.length ? `By the logit lens its direction points at ${points.join(", ")} (read from the direction, not a measured effect).` : null,
+    points.length ? `By the logit lens its direction points at ${points.join(", ")} (read from the direction, not a measured effect).` : read ? "By the logit lens its direction does not read as tokens." : null,
   ];
 }
 

@@ -68,7 +68,7 @@ async function searchPacks(query, found, after, refresh) {
   refresh();
 }
 
-function comparePack({ latents, lengths, tokens, logitLatents, logitTokens }, found, after) {
+function comparePack({ latents, lengths, tokens, logitLatents, logitTokens, logitReadable }, found, after) {
   let begin = 0;
   for (let row = 0; row < latents.length; row++) {
     const end = begin + lengths[row];
@@ -77,7 +77,7 @@ function comparePack({ latents, lengths, tokens, logitLatents, logitTokens }, fo
     if (state < 0) found[latents[row]] = 1;
     begin = end;
   }
-  for (let row = 0; row < logitLatents.length; row++) if (after(0, logitTokens[row]) < 0) found[logitLatents[row]] = 1;
+  for (let row = 0; row < logitLatents.length; row++) if (logitReadable[row] && after(0, logitTokens[row]) < 0) found[logitLatents[row]] = 1;
 }
 
 // The tokens of a pack, copied so that the rest can be freed; null if the pack cannot be read, which the latent's page reports.
@@ -87,7 +87,7 @@ async function packTokens(index) {
   try {
     const { arrays } = await unpack(await storedPack(index), packName(index));
     const copy = (name) => arrays[name].slice();
-    const tokens = { latents: copy("example_latent"), lengths: copy("example_length"), tokens: copy("example_tokens"), logitLatents: copy("logit_latent"), logitTokens: copy("logit_token") };
+    const tokens = { latents: copy("example_latent"), lengths: copy("example_length"), tokens: copy("example_tokens"), logitLatents: copy("logit_latent"), logitTokens: copy("logit_token"), logitReadable: copy("logit_readable") };
     const amount = tokens.tokens.length + tokens.logitTokens.length;
     if (search.cachedTokens + amount <= CACHED_TOKENS) {
       search.cached.set(index, tokens);

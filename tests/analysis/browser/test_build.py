@@ -234,7 +234,7 @@ def test_search_covers_examples_logits_and_explanations(run: RunFolder, features
 
 def matching(run: RunFolder, features: Any, query: str) -> set[int]:
     examples = read_table(run.examples)
-    logits = read_table(run.logits)
+    logits = read_table(run.logits).query("readable")
     in_examples = examples["tokens"].map(lambda tokens: query in "".join(tokens).lower())
     found = set(examples.loc[in_examples, "latent"])
     found |= set(logits.loc[logits["token"].str.lower().str.contains(query, regex=False), "latent"])
@@ -297,13 +297,65 @@ def test_latent_page_shows_numbers_tables_and_reason(run: RunFolder, features: A
     assert shown == [f"{value:.2f}".replace("-", "−") for value in logits["value"]]
 
 
+def test_a_list_no_better_than_random_is_behind_a_fold(run: RunFolder, features: Any, visit: Any) -> None:
+    shared = features.loc[features["label"] == "shared", "latent"]
+    odd, even = (int(shared[shared % 2 == rest].iloc[0]) for rest in (1, 0))
+    view = visit(run, f"#latent={odd}")
+    view.wait_for_latent(odd)
+    difference = '[data-model="difference"]'
+    assert view.page.inner_text(difference).count("does not read as tokens") == 2
+    assert not view.page.is_visible(f"{difference} li >> nth=0")
+    view.page.click(f"{difference} summary >> nth=0")
+    assert view.page.is_visible(f"{difference} li >> nth=0")
+    assert "no better than the list of a random direction" in view.page.inner_text(difference)
+    assert view.page.is_visible('[data-model="intervened"] > .logit-list.up')
+    view.go(f"#latent={even}")
+    view.wait_for_latent(even)
+    assert "does not read" not in view.page.inner_text(difference)
+    assert view.page.is_visible(f"{difference} .logit-list.down")
+    assert view.console_messages == []
+
+
+def test_a_latent_that_reads_nowhere_points_at_nothing(tmp_path: Path, visit: Any) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=70)
+    table = pq.read_table(folder.logits)
+    unreadable = pa.array([latent != 7 for latent in table["latent"].to_pylist()])
+    at = table.schema.get_field_index("readable")
+    pq.write_table(table.set_column(at, "readable", unreadable), folder.logits)
+    write_page(folder)
+    view = visit(folder, "#sort=latent", permissions=["clipboard-read", "clipboard-write"])
+    cells = '.spacer .row[data-latent="7"] .gist'
+    shown = view.page.eval_on_selector_all(cells, "cells => cells.map(cell => cell.children.length)")
+    assert shown[0] > 0 and shown[1] == 0
+    told = []
+    for latent in (7, 8):
+        view.go(f"#latent={latent}")
+        view.wait_for_latent(latent)
+        view.page.click('button:has-text("copy as Markdown")')
+        view.page.wait_for_selector('#status:has-text("copied")')
+        told.append(view.page.evaluate("navigator.clipboard.readText()"))
+    assert "By the logit lens its direction does not read as tokens." in told[0]
+    assert "By the logit lens its direction points at" in told[1] and "does not read" not in told[1]
+
+
+def test_an_analysis_without_the_test_of_its_lists_is_to_be_repeated(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run", n_latents=70)
+    pq.write_table(pq.read_table(folder.logits).drop_columns(["readable"]), folder.logits)
+    with pytest.raises(FormatError, match="no column readable; run crosscoder analyze again"):
+        write_page(folder)
+
+
 def test_table_names_what_a_latent_peaks_on_and_points_at(run: RunFolder, features: Any, visit: Any) -> None:
     examples, logits = read_table(run.examples), read_table(run.logits)
     view = visit(run, "#label=new,lost,rotated")
     for latent in view.rows():
         label = features.iloc[latent]["label"]
         model = {"new": "intervened", "lost": "reference"}.get(label, "difference")
-        table = logits[(logits["latent"] == latent) & (logits["model"] == model) & (logits["side"] == "top")]
+        tables = logits[(logits["latent"] == latent) & (logits["side"] == "top") & logits["readable"]]
+        table = tables[tables["model"] == model]
+        if not len(table):
+            # The difference does not read as tokens.
+            table = tables[tables["model"] == "intervened"]
         top = examples[(examples["latent"] == latent) & examples["quantile"].isna()].sort_values("rank")
         peaks = dict.fromkeys(row.tokens[row.position - row.start] for row in top.itertuples())
         row = f'.spacer .row[data-latent="{latent}"] .gist'

@@ -118,7 +118,7 @@ def test_search_matches_across_tokens_but_not_across_examples(
         found |= set(
             features.loc[features["explanation"].str.lower().str.contains(query, regex=False), "latent"]
         )
-        logits = read_table(run.logits)
+        logits = read_table(run.logits).query("readable")
         found |= set(logits.loc[logits["token"].str.lower().str.contains(query, regex=False), "latent"])
         assert view.count() == f"{len(found)} of 200 latents", query
     assert found == set()

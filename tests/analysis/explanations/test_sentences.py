@@ -42,6 +42,19 @@ def test_a_changed_direction_shows_the_top_tokens_of_the_difference() -> None:
     )
 
 
+def test_a_direction_that_does_not_read_as_tokens_is_said_to() -> None:
+    unreadable = {"reference": [], "intervened": [], "difference": []}
+    text = observation(facts(top_tokens=unreadable))
+    assert (
+        "(relative norm 0.98), and that direction does not read as tokens through the logit lens; observed as new"
+        in text
+    )
+    # One that does read is named in its place.
+    text = observation(facts(top_tokens=unreadable | {"difference": [" apolog"]}))
+    assert "the top tokens of the change through the logit lens are “ apolog”" in text
+    assert "does not read" not in text
+
+
 def test_an_undetermined_latent_is_not_called_observed() -> None:
     text = observation(facts(label="undetermined", reason="seen too seldom", template_share=0.4))
     assert text.endswith("; undetermined: seen too seldom.")

@@ -6,22 +6,26 @@ from torch import Tensor
 
 from analysis.latents.mean_difference import (
     EARLY,
+    LISTED,
     DifferenceAccumulator,
     DifferenceMoments,
     describe_difference,
 )
+from analysis.latents.readable_lists import null_lists
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.planted import PlantedPair
+
+from .matrix_reader import MatrixReader
 
 D = 48
 
 
-class Reader:
-    """Four tokens, along four axes."""
+TOKENS = ["a", "b", "c", "d"]
 
-    def direction_logits(self, directions: Tensor, model: int) -> Tensor:
-        assert model == 1
-        return directions[:, :4]
+
+def reader(width: int) -> MatrixReader:
+    """Four tokens, along the first four axes."""
+    return MatrixReader(torch.eye(width)[:4])
 
 
 def moments_of(values: Tensor, size: int = 100) -> DifferenceMoments:
@@ -53,7 +57,7 @@ def test_a_planted_shift_is_named_with_its_share_and_its_token() -> None:
     intervened[:, 2] += 3
     intervened[torch.rand(3000, generator=generator) < 1 / 3, 1] += 6
     found = describe_difference(
-        moments_of(torch.cat([reference, intervened], dim=1)), Reader(), ["a", "b", "c", "d"]
+        moments_of(torch.cat([reference, intervened], dim=1)), reader(16), TOKENS, None, 0.05
     )
     by_name = {entry["name"]: entry for entry in found}
     # E|δ|² = 9 + 12; the mean is (2, 3), the variance along axis 1 is 8.
@@ -65,13 +69,31 @@ def test_a_planted_shift_is_named_with_its_share_and_its_token() -> None:
     assert by_name["mean"]["share"] + by_name["component 1"]["share"] == pytest.approx(1, abs=0.05)
 
 
+def test_a_difference_along_tokens_reads_as_tokens_and_one_along_others_does_not() -> None:
+    """A vocabulary in families of eight; the models differ along one family, and along noise."""
+    generator = torch.Generator().manual_seed(0)
+    families = torch.randn(40, 32, generator=generator)
+    rows = families.repeat_interleave(8, dim=0) + 0.3 * torch.randn(320, 32, generator=generator)
+    through = MatrixReader(rows)
+    null = null_lists(through, torch.randn(200, 32, generator=generator), 1, LISTED, seed=0)
+    vocabulary = [f"family {token // 8}" for token in range(320)]
+    reference = torch.randn(600, 32, generator=generator)
+    for direction, reads in ((families[5], True), (torch.randn(32, generator=generator), False)):
+        moments = moments_of(torch.cat([reference, reference + direction], dim=1))
+        mean = describe_difference(moments, through, vocabulary, null, 0.05)[0]
+        assert mean["readable"]["top"] is reads
+        assert not reads or set(mean["top"]) == {"family 5"}
+        unjudged = describe_difference(moments, through, vocabulary, None, 0.05)[0]
+        assert unjudged["readable"] == {"top": False, "bottom": False}
+
+
 def test_identical_models_have_no_directions() -> None:
     values = torch.randn(100, 8).repeat(1, 2)
-    assert describe_difference(moments_of(values), Reader(), ["a", "b", "c", "d"]) == []
+    assert describe_difference(moments_of(values), reader(8), TOKENS, None, 0.05) == []
 
 
 def test_without_models_there_are_shares_and_no_tokens() -> None:
-    found = describe_difference(moments_of(PlantedPair().sample(500)), None, [])
+    found = describe_difference(moments_of(PlantedPair().sample(500)), None, [], None, 0.05)
     assert len(found) == 5
     assert all(entry["top"] == entry["bottom"] == [] for entry in found)
     assert all(0 <= entry["share"] <= 1 for entry in found)

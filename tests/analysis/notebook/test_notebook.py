@@ -123,6 +123,19 @@ def test_logits_are_one_table_per_model_top_first(run: Run) -> None:
     assert len(run.logits([HOSTILE_LATENT])) == sum(map(len, logits.values()))
 
 
+def test_a_list_no_better_than_random_says_so(run: Run) -> None:
+    def cells(latent: int) -> list[str]:
+        return re.findall(
+            r"<td><bdi>(difference, \w+)</bdi></td><td><bdi>(.*?)</td>", run.latent(latent)._repr_html_()
+        )
+
+    shared: Any = run.features.query("label == 'shared'").index
+    odd, even = (int(shared[shared % 2 == rest][0]) for rest in (1, 0))
+    assert all("does not read as tokens" in shown and "cc-token" not in shown for _, shown in cells(odd))
+    assert all("cc-token" in shown for _, shown in cells(even))
+    assert len(cells(odd)) == len(cells(even)) == 2
+
+
 def test_behaviors_are_those_of_the_report(run: Run) -> None:
     report = run.report
     assert report is not None

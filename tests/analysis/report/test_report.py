@@ -123,6 +123,32 @@ def test_groups_are_ordered_and_name_each_latent_once(run: RunFolder) -> None:
     assert others["shift_share"].max() <= min(shares)
 
 
+def test_a_share_that_rests_on_few_documents_is_told_last(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    table: Any = pq.read_table(folder.features).to_pandas()
+    table["shift_share_low"] = table["shift_share"] - 0.2 * table["shift_share"].abs()
+    unlabeled = table[table["label"].isin(["shared", "undetermined"])].sort_values(
+        "shift_share", ascending=False
+    )
+    reaching, without, *others = unlabeled["latent"].head(9).tolist()
+    table.loc[reaching, "shift_share_low"] = -0.01
+    table.loc[without, ["shift_share_low", "shift_share_high"]] = np.nan
+    table.loc[others, "shift_share_low"] = table.loc[others, "shift_share"] * np.linspace(
+        0.9, 0.1, len(others)
+    )
+    table.loc[~table["latent"].isin(unlabeled["latent"].head(9)), "shift_share"] = -0.5
+    table.to_parquet(folder.features, index=False)
+    write_report(folder)
+    group = next(group for group in read(folder).groups if group.name == "shift")
+    assert [claim.latent for claim in group.claims] == [*others, reaching]
+    assert "share of the shift is not established" in (group.claims[-1].doubt or "")
+    assert not any("not established" in (claim.doubt or "") for claim in group.claims[:-1])
+    assert (
+        group.statement is not None
+        and "a share that rests on few documents comes last" in group.statement.text
+    )
+
+
 def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> None:
     report = read(run)
     new = next(group for group in report.groups if group.name == "new")
@@ -134,6 +160,33 @@ def test_a_claim_names_peaks_and_lens_tokens_of_the_files(run: RunFolder) -> Non
     for word in lens.sort_values("rank")["token"].head(5):
         assert f"“{word.strip()}”" in claim.sentence.text
     assert "in the intervened model only" in claim.sentence.text
+
+
+def test_a_claim_says_where_a_direction_does_not_read_as_tokens(tmp_path: Path) -> None:
+    folder = make_run_folder(tmp_path / "run")
+    write_report(folder)
+    new, both = (
+        next(group for group in read(folder).groups if group.name == name).claims[0].latent
+        for name in ("new", "rotated")
+    )
+    table: Any = pq.read_table(folder.logits).to_pandas()
+    lists = table["latent"] == new
+    table.loc[lists, "readable"] = False
+    in_both = table["latent"] == both
+    table.loc[in_both, "readable"] = (table["model"] == "intervened") & (table["side"] == "top")
+    table.to_parquet(folder.logits, index=False)
+    write_report(folder)
+    found = {claim.latent: claim.sentence for claim in claims(read(folder))}
+    assert found[new].text.endswith(
+        "Through the logit lens, its direction in the intervened model does not read as tokens."
+    )
+    assert not any(name.startswith("points") for name in found[new].quotes)
+    other = found[both]
+    assert (
+        "the difference between its two directions does not read as tokens; the top tokens of its direction in the intervened model are “"
+        in other.text
+    )
+    assert any(name.startswith("points_at") for name in other.quotes)
 
 
 def test_claims_are_no_stronger_than_the_evidence(run: RunFolder) -> None:
@@ -497,7 +550,11 @@ def test_differences_without_a_dictionary_come_before_the_labels(tmp_path: Path)
         "- Mean difference of the first positions: 12.5 % of the squared difference lies along it (8 positions)."
         in text
     )
-    assert "- First principal component: 50.0 % of the squared difference lies along it." in text
+    assert (
+        "- First principal component: 50.0 % of the squared difference lies along it; it does not read as tokens."
+        in text
+    )
+    assert not any(word in text for word in ("verty", "orer", "TType"))
     assert (
         "fitted to these same tokens: 1 component 50.0 %, 4 components 75.0 %. The dictionary explains"
         in text

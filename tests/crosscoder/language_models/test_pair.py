@@ -238,6 +238,33 @@ def test_direction_logits_are_final_norm_then_unembedding(
     torch.testing.assert_close(pair.direction_logits(directions, 1), expected)
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "hookpoint", "norm"),
+    [("llama", "model.layers.1", "model.norm"), ("gpt2", "transformer.h.1", "transformer.ln_f")],
+)
+def test_token_cosines_are_those_with_the_centered_rows(
+    models: dict[str, Path], name: str, hookpoint: str, norm: str, wrapped: bool
+) -> None:
+    """Also for an unembedding that is no plain linear layer, and with a bias; the length of a direction plays no part."""
+    pair = load_pair(pair_config(models[name], hookpoint=hookpoint))
+    network: Any = pair.models[1]
+    network.lm_head.bias = torch.nn.Parameter(torch.randn(network.lm_head.out_features))
+    rows = network.lm_head.weight.detach()
+    if wrapped:
+        network.lm_head = torch.nn.Sequential(network.lm_head)
+    directions = 3 * torch.randn(5, 16)
+    with torch.no_grad():
+        read = network.get_submodule(norm)(directions)
+    expected = torch.nn.functional.cosine_similarity(read[:, None], (rows - rows.mean(dim=0))[None], dim=2)
+    ids = torch.randint(len(rows), (5, 7))
+    found = pair.token_cosines(directions, pair.direction_logits(directions, 1), ids, 1)
+    torch.testing.assert_close(found, expected.gather(1, ids), atol=1e-4, rtol=1e-3)
+    longer = 50 * directions
+    same = pair.token_cosines(longer, pair.direction_logits(longer, 1), ids, 1)
+    torch.testing.assert_close(found, same, atol=1e-4, rtol=1e-3)
+
+
 def test_the_logit_lens_at_the_last_layer_gives_the_models_logits(models: dict[str, Path]) -> None:
     pair = load_pair(pair_config(models["llama"], models["tuned"], hookpoint="model.layers.2"))
     ids, mask = some_tokens()
