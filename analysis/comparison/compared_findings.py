@@ -129,6 +129,7 @@ def finding_rows(
                 effect=visible(as_written(leading.effect.text)),
                 direction=leading.direction,
                 runs=sum(cell.state == "found" for cell in cells),
+                searched=sum(run.discovery is not None for run in runs),
                 cells=cells,
             )
         )

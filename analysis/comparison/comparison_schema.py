@@ -129,6 +129,9 @@ class FindingRow(ReportPart):
     runs: Count
     """Number of runs in which it is an established finding."""
 
+    searched: Count
+    """Number of runs that searched."""
+
     cells: tuple[FindingCell, ...]
     """One cell for each run."""
 

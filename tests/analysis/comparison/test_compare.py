@@ -264,7 +264,7 @@ def test_what_is_shown_is_stored_and_hostile_text_is_harmless(three: list[RunFol
         (tmp_path / f"comparison.{form}").read_text(encoding="utf-8") for form in ("json", "md", "html")
     )
     schema = Comparison.model_json_schema(mode="serialization")
-    assert complaints(json.loads(data), markdown, html, schema) == []
+    assert complaints(json.loads(data), markdown, html, schema=schema) == []
     assert HOSTILE[0] in data
     assert "<script" not in html and "<img" not in html
     assert "http" not in html.replace("http-equiv", "")

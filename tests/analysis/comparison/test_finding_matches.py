@@ -74,7 +74,7 @@ def test_not_searched_and_not_found_are_told_apart(tmp_path: Path) -> None:
     comparison = compared(tmp_path, record(of("as a pirate")), record(), None)
     (row,) = comparison.findings
     assert [cell.state for cell in row.cells] == ["found", "not found", "not searched"]
-    assert (row.effect, row.direction, row.runs) == ("as a pirate", "gained", 1)
+    assert (row.effect, row.direction, row.runs, row.searched) == ("as a pirate", "gained", 1, 2)
     assert row.cells[1].shown.text == "not found: 412 hypotheses tested on 200 held-out prompts"
     assert row.cells[2].shown.text == "not searched"
 

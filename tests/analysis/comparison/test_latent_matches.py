@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from analysis.comparison.compare import comparison_of
-from analysis.comparison.compared_latents import nearest_latents
 from analysis.comparison.compared_runs import read_runs
 from analysis.comparison.comparison_schema import Comparison, MatchCell
+from analysis.comparison.latent_lookup import nearest_latents
 from analysis.labels.replication import Replica, replication
 from crosscoder.run.folder import RunFolder
 
