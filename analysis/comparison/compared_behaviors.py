@@ -36,11 +36,16 @@ def behavior_rows(
         for place, members in enumerate(groups)
         for one in members
     }
+    titles: dict[str, set[str]] = {}
+    for (_, name), one in title.items():
+        titles.setdefault(name, set()).add(one)
     rows: dict[str, list[_Measured]] = {}
     for place, run in enumerate(runs):
         for results, shift in zip(run.behaviors, run.shifts, strict=True):
             alone = f"name {results.name}"
-            key = title.get((place, results.name), alone)
+            # A behavior that is no finding of its own run may be one of another run, under its name.
+            elsewhere = titles.get(results.name, set())
+            key = title.get((place, results.name), min(elsewhere) if len(elsewhere) == 1 else alone)
             if any(one.run == place for one in rows.get(key, ())):
                 # Another finding of the same effect in this run, with another trigger.
                 key = alone

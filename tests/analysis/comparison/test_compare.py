@@ -232,6 +232,24 @@ def test_behaviors_of_matched_findings_share_a_row_whatever_their_names(tmp_path
     assert names == ["found-1-food", "refusal"]
 
 
+def test_a_behavior_that_is_a_finding_in_one_run_only_is_one_row(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name) for name in "ab"]
+    with_results(folders[0], record(finding("refusal")))
+    with_results(folders[1], record())
+    (row,) = compared(*folders).behaviors
+    assert [cell.state for cell in row.cells] == ["established", "established"]
+
+
+def test_findings_of_one_name_and_opposite_directions_stay_apart(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / name) for name in "ab"]
+    with_results(folders[0], record(finding("refusal")))
+    with_results(folders[1], record(finding("refusal", direction="vanished")))
+    rows = compared(*folders).behaviors
+    assert [[cell.state for cell in row.cells] for row in rows] == [
+        ["established", "missing"], ["missing", "established"],
+    ]  # fmt: skip
+
+
 def test_a_metric_with_other_settings_is_told(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / name) for name in "ab"]
     for folder, pattern in zip(folders, ("sorry", "cannot"), strict=True):
