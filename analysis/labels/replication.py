@@ -107,17 +107,27 @@ def replication(
     return Replication(len(replicas), by_direction, by_label)
 
 
+def models_written(directions: tuple[Float[Tensor, "latent _"], ...]) -> Bool[Tensor, "model latent"]:
+    """Return whether each latent writes into each model, so that its direction there counts: at least half as strongly as into the model
+    where its norm is largest.
+
+    Args:
+        directions: Decoder rows in each model, training space.
+    """
+    norms = torch.stack([rows.norm(dim=1) for rows in directions])
+    return (norms >= _WRITES_BOTH * norms.amax(dim=0)) & (norms > 0)
+
+
 def _found_again(
     directions: tuple[Float[Tensor, "latent _"], ...], replica: Replica, least: float
 ) -> Bool[Tensor, "latent label"]:
     """Return whether one training has a latent of the same directions, by the label that it has there."""
-    norms = torch.stack([rows.norm(dim=1) for rows in directions])
-    counts = (norms >= _WRITES_BOTH * norms.amax(dim=0)) & (norms > 0)
+    counts = models_written(directions)
     theirs = torch.tensor([LABELS.index(label) for label in replica.labels])
     has_label = torch.nn.functional.one_hot(theirs, len(LABELS)).float()
     units = [normalize(rows, dim=1).T for rows in replica.directions]
     found = []
-    for part in torch.arange(norms.shape[1]).split(_CHUNK):
+    for part in torch.arange(counts.shape[1]).split(_CHUNK):
         same = counts[:, part].any(dim=0)[:, None].repeat(1, len(theirs))
         for rows, unit, in_model in zip(directions, units, counts, strict=True):
             same &= (normalize(rows[part], dim=1) @ unit >= least) | ~in_model[part, None]

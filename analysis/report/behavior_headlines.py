@@ -113,7 +113,7 @@ def _claim(
 
 def _effect(kind: str, check: CausalCheck, explanation: Explanation) -> Sentence:
     return say(
-        f"{_doing(kind, explanation)} {{share:percent}}{{bounds}} of {_whole(explanation)} (random latents {{random:percent}} on average)",
+        f"{edit_words(kind, explanation)} {{share:percent}}{{bounds}} of {whole_words(explanation)} (random latents {{random:percent}} on average)",
         share=check.share.value,
         bounds=""
         if check.share.low is None or check.share.high is None
@@ -122,7 +122,8 @@ def _effect(kind: str, check: CausalCheck, explanation: Explanation) -> Sentence
     )
 
 
-def _doing(kind: str, explanation: Explanation) -> str:
+def edit_words(kind: str, explanation: Explanation) -> str:
+    """Return what a check of the named latents does; a share of `whole_words` follows."""
     if kind == "sufficiency":
         return "adding them to the reference's activations produces"
     if explanation.sufficiency is None:
@@ -130,7 +131,8 @@ def _doing(kind: str, explanation: Explanation) -> str:
     return "removing them from the intervened model undoes"
 
 
-def _whole(explanation: Explanation) -> str:
+def whole_words(explanation: Explanation) -> str:
+    """Return what the shares of the checks are shares of."""
     return "the shift" if explanation.sufficiency is not None else "what it does beyond its mean activation"
 
 
@@ -147,10 +149,12 @@ def _open(kind: str, unit: str, check: CausalCheck, explanation: Explanation) ->
     """Return what a check did not show, and what it would need if it could not be made."""
     if not check.made:
         return say(
-            f"{_doing(kind, explanation)} any of it in {{unit}} ({{why}})", unit=unit, why=check.why_not or ""
+            f"{edit_words(kind, explanation)} any of it in {{unit}} ({{why}})",
+            unit=unit,
+            why=check.why_not or "",
         )
     return say(
-        f"{_doing(kind, explanation)} more of it in {{unit}} than random latents do ({{share:percent}}, random latents {{random:percent}} on average "
+        f"{edit_words(kind, explanation)} more of it in {{unit}} than random latents do ({{share:percent}}, random latents {{random:percent}} on average "
         "and at most {largest:percent}, in {draws:counted draw})",
         unit=unit,
         share=check.share.value,

@@ -60,7 +60,7 @@ def build_report(results: AnalysisResults, folder: RunFolder) -> Report:
     summary = results.summary
     models = _model("reference", summary), _model("intervened", summary)
     checks, requirements = comparability(results), desiderata(results, folder)
-    counts = _counts(results)
+    counts = counts_by_label(results)
     measured = load_behaviors(folder)
     behaviors = behavior_shifts(measured)
     discovered = read_discovery(folder.findings)
@@ -261,7 +261,8 @@ def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> Sentence:
     )
 
 
-def _counts(results: AnalysisResults) -> tuple[LabelCount, ...]:
+def counts_by_label(results: AnalysisResults) -> tuple[LabelCount, ...]:
+    """Return the number of latents with each label, whether the report states it or withholds it."""
     found = Counter(results.features["label"].tolist())
     known = results.summary.get("counts") or {}
     labels = [*LABELS, *(label for label in found if label not in LABELS)]

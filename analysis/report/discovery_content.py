@@ -82,8 +82,8 @@ def _finding(finding: Finding, behavior: BehaviorShift | None, grounds: Grounds)
         established=established,
         sentence=claim(finding) if established else not_established(finding, grounds),
         details=tuple(details(finding)),
-        with_trigger=_rates(finding.with_trigger),
-        without_trigger=None if finding.without_trigger is None else _rates(finding.without_trigger),
+        with_trigger=answer_rates(finding.with_trigger),
+        without_trigger=None if finding.without_trigger is None else answer_rates(finding.without_trigger),
         difference=Estimate(
             value=finding.difference, low=finding.difference_low, high=finding.difference_high
         ),
@@ -99,7 +99,9 @@ def _finding(finding: Finding, behavior: BehaviorShift | None, grounds: Grounds)
     )
 
 
-def _rates(rates: Rates) -> AnswerRates:
+def answer_rates(rates: Rates) -> AnswerRates:
+    """Return the rates of an effect in both models, as the report stores them."""
+
     def rate(one: Rate) -> AnswerRate:
         return AnswerRate(count=one.count, share=Estimate(value=one.value, low=one.low, high=one.high))
 

@@ -3,6 +3,7 @@ established, and what it would need."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,7 @@ def headlines(
 ) -> tuple[Headline, ...]:
     """Return the sentences that open the report."""
     summary, withheld = results.summary, is_withheld(results.summary)
-    conditions = grounds.measured(condition_names(summary))
-    claims = (*conditions, *(name for name in (FOUND_AGAIN, Q_VALUES) if name in grounds.by_name))
+    conditions, claims = _conditions_and_claims(summary, grounds)
     # Findings rest on no dictionary, so they come before what is said about it.
     drafts = list(discovery_drafts(discovered, grounds))
     if withheld:
@@ -109,6 +109,25 @@ def _conditions(checks: tuple[Check, ...], requirements: Sequence[Requirement]) 
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
+def why_unlabeled(results: AnalysisResults) -> Sentence | None:
+    """Return why no label of the run may be stated; None if labels may be, as far as their own checks passed."""
+    return withheld_sentence(results.summary) if is_withheld(results.summary) else _why_undefined(results)
+
+
+def why_no_change(results: AnalysisResults, grounds: Grounds) -> Sentence | None:
+    """Return why no label of change of a labeled run may be stated; None if they may be."""
+    _, claims = _conditions_and_claims(results.summary, grounds)
+    return None if claims and grounds.passed(*claims) else _not_established(results, grounds, claims)
+
+
+def _conditions_and_claims(
+    summary: Mapping[str, Any], grounds: Grounds
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the checks that a label rests on, and of those that a label of change rests on."""
+    conditions = grounds.measured(condition_names(summary))
+    return conditions, (*conditions, *(name for name in (FOUND_AGAIN, Q_VALUES) if name in grounds.by_name))
+
+
 def _label_drafts(
     results: AnalysisResults,
     counts: tuple[LabelCount, ...],
@@ -118,15 +137,9 @@ def _label_drafts(
 ) -> Iterator[Draft]:
     """Yield how many latents have each label, what replication removed, and what "shared" means in this run."""
     by_label = {count.label: count for count in counts}
-    if results.labels_undefined:
-        yield Draft(_undefined(len(results.features)), kind="not established")
-        return
-    if not conditions_of(results.summary):
-        unchecked = (
-            "Which latents changed is not established: whether this dictionary is fit to be labeled was not checked, because an earlier release "
-            "made the analysis. Run crosscoder analyze again."
-        )
-        yield Draft(say(unchecked), kind="not established")
+    undefined = _why_undefined(results)
+    if undefined is not None:
+        yield Draft(undefined, kind="not established")
         return
     if not results.has_norms:
         yield Draft(_without_norms(results), kind="measured")
@@ -137,6 +150,18 @@ def _label_drafts(
         yield from _removed(results)
     if by_label["shared"].count:
         yield Draft(_shared(results, by_label["shared"]), conditions)
+
+
+def _why_undefined(results: AnalysisResults) -> Sentence | None:
+    """Return why labels are undefined, or unfit to be stated; None if they are neither."""
+    if results.labels_undefined:
+        return _undefined(len(results.features))
+    if conditions_of(results.summary):
+        return None
+    return say(
+        "Which latents changed is not established: whether this dictionary is fit to be labeled was not checked, because an earlier release "
+        "made the analysis. Run crosscoder analyze again."
+    )
 
 
 def _undefined(total: int) -> Sentence:
@@ -280,6 +305,10 @@ def _not_established(results: AnalysisResults, grounds: Grounds, claims: tuple[s
             asked=(results.summary.get("rule") or {}).get("replications"),
             seeds=(results.summary.get("controls") or {}).get("seeds") or 0,
             alone=alone,
+        )
+    if not claims:
+        return say(
+            "Which latents changed is not established: no check of the labels was made.{alone}", alone=alone
         )
     failed = [grounds.by_name[name] for name in claims if not grounds.passed(name)]
     return say(

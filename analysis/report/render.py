@@ -59,15 +59,7 @@ def read_report(folder: RunFolder) -> Report:
 
 def render_markdown(report: Report) -> str:
     """Return the report as Markdown; text from models and data sets is escaped or in code spans."""
-    environment = _environment(autoescape=False, number=lambda _, text: text)
-    environment.filters |= {
-        "prose": prose_markdown,
-        "md": markdown,
-        "code": markdown_code,
-        "cell": lambda text: text.replace("|", "\\|"),
-        "recorded": lambda value: markdown_code(str(value)),
-    }
-    return environment.get_template("report.md.j2").render(report=report)
+    return markdown_environment(_TEMPLATES).get_template("report.md.j2").render(report=report)
 
 
 def render_html(report: Report) -> str:
@@ -75,18 +67,46 @@ def render_html(report: Report) -> str:
 
     Every number in it is a `data` element with the unrounded value; text from elsewhere is in `bdi` and `code`.
     """
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    style = report_style()
+    template = html_environment(_TEMPLATES).get_template("report.html.j2")
+    return template.render(report=report, style=style, policy=content_policy(style))
+
+
+def report_style() -> str:
+    """Return the style sheet of report.html."""
+    return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def content_policy(style: str) -> str:
+    """Return the content security policy of a page that loads nothing and has only this style."""
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    environment = _environment(autoescape=True, number=_number_html)
+    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def markdown_environment(templates: Path) -> Environment:
+    """Return the environment for Markdown templates in a folder, with the filters of the report."""
+    environment = _environment(templates, autoescape=False, number=lambda _, text: text)
+    environment.filters |= {
+        "prose": prose_markdown,
+        "md": markdown,
+        "code": markdown_code,
+        "cell": lambda text: text.replace("|", "\\|"),
+        "recorded": lambda value: markdown_code(str(value)),
+    }
+    return environment
+
+
+def html_environment(templates: Path) -> Environment:
+    """Return the environment for HTML templates in a folder, with the filters of the report."""
+    environment = _environment(templates, autoescape=True, number=_number_html)
     environment.filters |= {"prose": prose_html, "recorded": _recorded_html}
-    return environment.get_template("report.html.j2").render(report=report, style=style, policy=policy)
+    return environment
 
 
-def _environment(autoescape: bool, number: Callable[[Number, str], str]) -> Environment:
+def _environment(templates: Path, autoescape: bool, number: Callable[[Number, str], str]) -> Environment:
     """Return the environment with the filters of both formats; `number` makes markup from a number and its text."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(templates),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,

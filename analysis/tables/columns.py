@@ -250,8 +250,7 @@ ANSWERS = Table(
         Column("answer", _text, "The answer.", "text, not escaped", ""),
         Column("finished", pa.bool_(), "Whether the model ended the answer itself.", "true or false", ""),
         Column("token_ids", pa.list_(pa.int64()), "Tokens of the answer, by the tokenizer of the model that answered.", "ids", ""),
-        Column("log_probability", pa.float64(), "Mean log-probability of the tokens of the answer under the model that gave it, at temperature 1.",
-               "nats per token", "0 without tokens"),
+        Column("log_probability", _f64, "Mean log-probability of its tokens under the model that answered, at temperature 1.", "nats per token", ""),
     ),
 )  # fmt: skip
 
@@ -385,18 +384,6 @@ WRITTEN = Table(
 )  # fmt: skip
 
 TABLES = (
-    FEATURES,
-    EXAMPLES,
-    LOGITS,
-    HISTOGRAMS,
-    NEIGHBORS,
-    RULES,
-    TRAJECTORIES,
-    ATTRIBUTION,
-    PROMPTS,
-    TOKENS,
-    ANSWERS,
-    CANDIDATES,
-    WRITTEN,
-)
+    FEATURES, EXAMPLES, LOGITS, HISTOGRAMS, NEIGHBORS, RULES, TRAJECTORIES, ATTRIBUTION, PROMPTS, TOKENS, ANSWERS, CANDIDATES, WRITTEN,
+)  # fmt: skip
 """Every table of a run, in the order in which a run writes them."""

@@ -256,6 +256,21 @@ def browse(
 
 
 @_verb
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="two or more run folders")],
+    output: Annotated[
+        Path, typer.Option("--output", help="folder for comparison.html, comparison.md and comparison.json")
+    ] = Path("comparison"),
+) -> None:
+    """Put findings, labels and behaviors of several runs side by side."""
+    files = module("analysis.comparison.compare")
+    files.compare(runs, output)
+    print_result("page", output / files.PAGE)
+    print_result("table", output / files.MARKDOWN)
+    print_result("data", output / files.JSON)
+
+
+@_verb
 def plot(
     target: Annotated[Path, typer.Argument(metavar="RUN", help="run folder")],
     to: Annotated[

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +10,14 @@ from torch import Tensor, nn
 from transformers import Cache
 
 Splice = Callable[[Float[Tensor, "document token d_model"]], Float[Tensor, "document token d_model"]]
+
+
+class FullPass(NamedTuple):
+    """Logits and hidden states of one model from a full forward pass."""
+
+    logits: Float[Tensor, "document token vocabulary"]
+    hidden_states: tuple[Float[Tensor, "document token _"], ...] | None
+    """The embeddings, then each layer's output, the last one after the final norm; None if the model does not return them."""
 
 
 class _Stopped(Exception):

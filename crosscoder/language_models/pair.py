@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,23 +19,15 @@ from ..runtime.device import resolve_device
 from ..text.token_alignment import TextReader
 from .context import Context
 from .forward_from_hookpoint import ForwardFromHookpoint
-from .hooks import Splice, forward, read_output, read_outputs, splice_output
+from .hooks import FullPass, Splice, forward, read_output, read_outputs, splice_output
 from .identity import identify_context, identify_models, identify_texts
 from .joint_forward import JointForward
 from .loading import find_module, load_adapter, load_model
 from .networks import Networks
-from .shared_layers import find_decoder_layers, find_stack
+from .shared_layers import find_stack, middle_layer
 from .snapshots import load_snapshots
 from .tokenizers import load_tokenizers, shared_template, text_readers
 from .unembedding import TokenRows, direction_logits, find_final_norm, token_cosines, token_rows
-
-
-class FullPass(NamedTuple):
-    """Logits and hidden states of one model from a full forward pass."""
-
-    logits: Float[Tensor, "document token vocabulary"]
-    hidden_states: tuple[Float[Tensor, "document token _"], ...] | None
-    """The embeddings, then each layer's output, the last one after the final norm; None if the model does not return them."""
 
 
 class ModelPair:
@@ -401,18 +393,5 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
     )
     networks = load_snapshots(config, (reference, intervened), adapter, tokenizer, device)
     if config.hookpoint is None:
-        config = config.model_copy(update={"hookpoint": _middle_layer(networks)})
+        config = config.model_copy(update={"hookpoint": middle_layer(networks.models)})
     return ModelPair(config, networks, tokenizer, chat_template, device, context, readers)
-
-
-def _middle_layer(networks: Networks) -> str:
-    """Return the path of the middle decoder layer. Raises PairError if the models' layers do not correspond."""
-    found = [find_decoder_layers(model) for model in networks.models]
-    if found[0] is None or any(one != found[0] for one in found):
-        layers = " and ".join("none" if one is None else f"{one[1]} at {one[0]}" for one in found)
-        raise PairError(
-            f"pair.hookpoint: left open (null), but the models have no decoder layers that correspond ({layers}); name hookpoint, and "
-            "intervened_hookpoint if it differs"
-        )
-    path, n_layers = found[0]
-    return f"{path}.{n_layers // 2}"

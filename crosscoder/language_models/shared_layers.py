@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from ..errors import PairError
 from .hooks import forward
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,19 @@ def find_decoder_layers(model: Any) -> tuple[str, int] | None:
         if isinstance(module, nn.ModuleList) and len(module) == n_layers:
             return path, len(module)
     return None
+
+
+def middle_layer(models: Sequence[Any]) -> str:
+    """Return the path of the middle decoder layer. Raises PairError if the models' layers do not correspond."""
+    found = [find_decoder_layers(model) for model in models]
+    if found[0] is None or any(one != found[0] for one in found):
+        layers = " and ".join("none" if one is None else f"{one[1]} at {one[0]}" for one in found)
+        raise PairError(
+            f"pair.hookpoint: left open (null), but the models have no decoder layers that correspond ({layers}); name hookpoint, and "
+            "intervened_hookpoint if it differs"
+        )
+    path, n_layers = found[0]
+    return f"{path}.{n_layers // 2}"
 
 
 def _settings(model: Any) -> dict[str, Any]:

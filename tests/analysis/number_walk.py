@@ -54,9 +54,14 @@ def shown_in(text: str) -> Iterator[Shown]:
         yield Shown(found[0], value, 0.5 * 10 ** -len(digits.partition(".")[2]) * scale)
 
 
-def complaints(report: Any, markdown: str, html: str) -> list[str]:
-    """Return a line for each number that is shown but not stored; `report` is the parsed report.json."""
-    schema = report_schema()
+def complaints(report: Any, markdown: str, html: str, *, schema: dict[str, Any] | None = None) -> list[str]:
+    """Return a line for each number that is shown but not stored.
+
+    Args:
+        report: The parsed JSON file.
+        schema: Its JSON schema; default: that of report.json.
+    """
+    schema = schema or report_schema()
     lines = list(_json_complaints("", report, schema, schema["$defs"]))
     stored = set(_numbers(report))
     lines += [

@@ -36,6 +36,7 @@ VERBS = [
     "explain",
     "report",
     "browse",
+    "compare",
     "plot",
     "doctor",
     "export",
