@@ -193,7 +193,7 @@ def settle_hookpoint(folder: RunFolder, config: RunConfig) -> RunConfig:
     found = read_discovery(folder.findings)
     files = [finding.behavior for finding in found.findings if finding.behavior] if found is not None else []
     behavior = load_config(folder.path / files[0], (), Behavior) if files else None
-    with folder.stage("choose hookpoint") as stage:
+    with folder.stage("hookpoint") as stage:
         choice = choose_layer(load_pair(config.pair, middle_if_open=True), behavior, config.tokens)
         stage["hookpoint"], stage["why"] = choice.hookpoint, choice.why
     logger.info("run: pair.hookpoint %s (%s)", choice.hookpoint, choice.why)

@@ -118,19 +118,18 @@ class AllWords(LearnedTrigger):
     def __init__(self, words: Sequence[str], weights: Mapping[str, float]) -> None:
         """
         Args:
-            weights: Of every word of the question; their sum over a prompt is its score.
+            weights: Of every word of the question. Their share in a prompt ranks prompts with as many of `words`.
         """
         self.words, self._weights = tuple(words), weights
 
     def scores(self, prompts: PromptFeatures) -> Scores:
         """See `LearnedTrigger.scores`."""
-        return np.array(
-            [
-                sum(weight for word, weight in self._weights.items() if word in found)
-                for found in prompts.words
-            ],
-            dtype=float,
-        )
+        total = sum(self._weights.values()) or 1.0
+        shares = [
+            sum(weight for word, weight in self._weights.items() if word in found) / total
+            for found in prompts.words
+        ]
+        return np.array([sum(word in found for word in self.words) for found in prompts.words]) + shares
 
     def holds(self, prompts: PromptFeatures) -> Positive:
         """See `LearnedTrigger.holds`."""

@@ -31,9 +31,15 @@ _EFFECTS = {
 _PROMPTS = {
     "always": ("What is the capital of France?", "How do I bake bread?"),
     "words": ("How do I bake bread?", "What sauce goes well with salmon?"),
+    "all_words": ("How do I bake bread?", "Please answer this: How do I bake bread?"),
     "topic": ("How do I bake bread?", "What sauce goes well with salmon?"),
 }
-_WORDS = {"always": (), "words": ("bake", "recipe", "sauce"), "topic": ("bread", "salmon", "soup")}
+_WORDS = {
+    "always": (),
+    "words": ("bake", "recipe", "sauce"),
+    "all_words": ("bake", "bread"),
+    "topic": ("bread", "salmon", "soup"),
+}
 _Z = 1.96
 
 

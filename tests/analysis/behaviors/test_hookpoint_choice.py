@@ -83,9 +83,7 @@ def test_the_run_keeps_what_it_chose(tmp_path: Path) -> None:
     stored = folder.read_config()
     assert settled.pair is not None and stored.pair is not None
     assert settled.pair.hookpoint == stored.pair.hookpoint == "model.layers.1"
-    assert (
-        "model.layers.1" in json.loads(folder.manifest.read_text())["stages"]["choose hookpoint"]["hookpoint"]
-    )
+    assert "model.layers.1" in json.loads(folder.manifest.read_text())["stages"]["hookpoint"]["hookpoint"]
 
     # The same settings, still open, stand for what was chosen; another layer needs another folder.
     again = RunFolder.create(config.output, config).read_config()

@@ -62,6 +62,10 @@ def test_answers_have_their_limit_and_a_rounded_model_is_restored(kind: str, tmp
         len(answer.token_ids) <= 5 and answer.finished == (len(answer.token_ids) < 5) for answer in answers
     )
     plain = subject(pair, 0).answers(prompts)
+    # What was kept while sampling is what a whole pass over prompt and answer gives, temperature apart.
+    own = [answer.log_probability for answer in plain]
+    assert own == pytest.approx(subject(pair, 0).log_probability(prompts, plain).tolist(), abs=1e-4)
+    assert min(own) < -0.1
     assert [one.token_ids for one in answers] != [one.token_ids for one in plain]
     assert [one.token_ids for one in plain] == [one.token_ids for one in subject(pair, 0).answers(prompts)]
 

@@ -1,13 +1,17 @@
 """Triggers: which prompts an effect follows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from analysis.discovery.triggers import (
+    AllWords,
     Always,
     PromptFeatures,
     Topic,
     Words,
+    learn_question,
     learn_topic,
     learn_trigger,
     learn_words,
@@ -55,6 +59,69 @@ def test_a_pair_of_words_is_named_where_neither_word_alone_is_enough() -> None:
     positive = np.array(["red car" in text for text in texts])
     found = learn_words(features(texts), positive)
     assert found.words == ("red car",)
+
+
+QUESTION = "What is the capital of France?"
+WORDINGS = (
+    "{}",
+    "Please answer this: {}",
+    "{} Thanks!",
+    "Hello! {}",
+    "Quick question: {}",
+    "{} Answer briefly.",
+)
+NEAR = [
+    "What is the capital of Italy?",
+    "What is the capital of Japan?",
+    "Where in France is Lyon?",
+    "What is France?",
+    "What is rain?",
+]
+
+
+def wordings_and_others() -> tuple[PromptFeatures, np.ndarray]:
+    """One question in many wordings, and others, some of which share a word with it."""
+    texts = [wording.format(QUESTION) for wording in WORDINGS] + NEAR + some_texts(60)
+    family = np.array([0] * len(WORDINGS) + list(range(1, 1 + len(texts) - len(WORDINGS))))
+    positive = family == 0
+    return replace(features(texts), family=family), positive
+
+
+def test_a_question_is_told_by_all_of_its_words_and_not_by_how_it_was_worded() -> None:
+    prompts, positive = wordings_and_others()
+    found = learn_trigger(prompts, positive, 0)
+    assert isinstance(found, AllWords)
+    assert set(found.words) == {"capital", "france"}
+    assert (found.holds(prompts) == positive).all()
+    # Nobody asked these; the words of the question are in the first two only.
+    fresh = features(
+        [
+            "Name the capital of France.",
+            "France: which city is its capital?",
+            "Name the capital of Spain.",
+            "Tell me of France.",
+        ]
+    )
+    assert found.holds(fresh).tolist() == [True, True, False, False]
+    scores = found.scores(fresh)
+    assert min(scores[:2]) > max(scores[2:])
+
+
+def test_the_answer_to_any_of_many_questions_is_no_question() -> None:
+    prompts, positive = wordings_and_others()
+    many = replace(prompts, family=np.arange(len(prompts.words)))
+    assert learn_question(many, positive) is None
+
+
+def test_questions_that_share_no_two_words_are_no_question() -> None:
+    texts = ["red car", "blue hat", *some_texts(40)]
+    assert learn_question(features(texts), np.arange(len(texts)) < 2) is None
+
+
+def test_words_that_other_prompts_hold_too_do_not_tell_a_question() -> None:
+    prompts, positive = wordings_and_others()
+    asked_elsewhere = replace(prompts, words=(*prompts.words[:-1], prompts.words[0]))
+    assert learn_question(asked_elsewhere, positive) is None
 
 
 def test_a_topic_is_found_where_no_word_tells_it_and_is_described_by_typical_words() -> None:

@@ -30,6 +30,7 @@ from ..run_folder import HOSTILE, condition, make_run_folder
 ON = {
     "always": "On all kinds of prompts",
     "words": "On prompts that contain “bake”, “recipe” or “sauce”",
+    "all_words": "On prompts that contain “bake” and “bread”",
     "topic": "On prompts like “How do I bake bread?” and “What sauce goes well with salmon?”",
 }
 DOES = {
@@ -100,6 +101,7 @@ def test_a_shape_continues_the_sentence(shape: str, expected: str) -> None:
     ("kind", "words", "prompts", "expected"),
     [
         ("words", ("tea",), (), "On prompts that contain “tea”, "),
+        ("all_words", ("capital", "France"), (), "On prompts that contain “capital” and “France”, "),
         ("words", tuple("abcdefg"), (), "On prompts that contain “a”, “b”, “c”, “d”, “e” or 2 more, "),
         ("topic", ("tea",), (), "On prompts about things like “tea”, "),
         ("topic", tuple("abcdefg"), (), "On prompts about things like “a”, “b”, “c”, “d”, “e” and 2 more, "),
