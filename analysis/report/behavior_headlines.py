@@ -1,6 +1,6 @@
 """What the opening says about behaviors: each shift, what its latents cause in the metric in which a check passed, and what is not shown."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from .behavior_schema import BehaviorShift, CausalCheck, Explanation
 from .grounds import Draft, behavior_ground, check_verdict
@@ -10,6 +10,8 @@ from .wording import Part, Sentence, listed, named, say
 
 _POWER = ("verdict", "n_prompts", "prompts_needed", "detectable", "detectable_when_enough")
 _ANSWERS = "generated answers"
+_TOLD_SINGLY = 2
+"""Most checks that a headline tells one by one."""
 
 
 def behavior_drafts(behavior: BehaviorShift) -> Iterator[Draft]:
@@ -73,7 +75,9 @@ def _set_claims(behavior: BehaviorShift, explanation: Explanation) -> Iterator[D
             for kind, check in made.items()
             if kind not in passed
         ]
-    if open_:
+    if open_ and not claimed and len(open_) > _TOLD_SINGLY:
+        yield Draft(_none_shown(behavior, explanation, metrics.values()), kind="not established")
+    elif open_:
         text = say(
             "{behavior}: {lead} that {open}.",
             behavior=named(behavior.name),
@@ -88,6 +92,35 @@ def _set_claims(behavior: BehaviorShift, explanation: Explanation) -> Iterator[D
             open=listed(open_, "; or that "),
         )
         yield Draft(text, kind="not established")
+
+
+def _none_shown(
+    behavior: BehaviorShift,
+    explanation: Explanation,
+    metrics: Iterable[tuple[str, Mapping[str, CausalCheck | None]]],
+) -> Sentence:
+    """Return that no check is passed, and what those that could not be made would need; the section on the behavior has each."""
+    checks = [check for _, found in metrics for check in found.values() if check is not None]
+    reasons = {check.why_not.text: check.why_not for check in checks if check.why_not is not None}.values()
+    n_made = sum(check.made for check in checks)
+    return say(
+        "{behavior}: no latents are shown to cause the shift. {made}{unmade} Each check is listed under the behavior.",
+        behavior=named(behavior.name),
+        made=say(
+            "None of {n:counted check} shows of the {latents:counted named latent} more than of random latents.",
+            n=n_made,
+            latents=len(explanation.latents),
+        )
+        if n_made
+        else "",
+        unmade=say(
+            " {n:counted check} could not be made: {why}.",
+            n=len(checks) - n_made,
+            why=listed(((f"reason_{place}", reason) for place, reason in enumerate(reasons)), "; "),
+        )
+        if reasons
+        else "",
+    )
 
 
 def _claim(

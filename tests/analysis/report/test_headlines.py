@@ -401,7 +401,7 @@ def test_a_set_that_does_no_more_than_random_latents_is_no_finding(tmp_path: Pat
     assert "refusal changed from" in texts(report, "finding")
     open_ = texts(report, "not established")
     assert "no latents are shown to cause the shift" in open_
-    assert "(100.0 %, random latents 60.0 % on average and at most 92.5 %, in 3 draws)" in open_
+    assert "None of 4 checks shows of the 2 named latents more than of random latents." in open_
     requirements = {requirement.key: requirement for requirement in report.desiderata}
     assert requirements["validity.faithfulness"].verdict == "fail"
 
