@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from crosscoder.config import DiscoveryConfig, RunConfig
 from crosscoder.errors import FormatError
+from crosscoder.language_models.identity import digest_json
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
@@ -33,6 +34,12 @@ from .subjects import Clock, Subject, TimeSpent
 
 logger = logging.getLogger(__name__)
 
+_VERSION = 1
+"""Raised with every change of the search, so that runs are searched again."""
+
+_IRRELEVANT = ("hookpoint", "d_model", "model", "revision", "adapter")
+"""Parts of a model's identity that its answers do not depend on: where it is read, and where it lies; its weights have digests."""
+
 _BITS = 8
 _NULL_NAMES = {
     "itself": "the reference is compared with itself",
@@ -41,12 +48,17 @@ _NULL_NAMES = {
 
 
 def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery:
-    """Search for changed behaviors and write the record.
+    """Search for changed behaviors and write the record. A search that is finished is not made again, so that edited behaviors stay.
 
     Raises:
         ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used.
     """
     settings = config.discovery
+    probes = choose_probes(config, pair)
+    made_with = _made_with(config, pair, probes)
+    if (finished := _finished(folder, made_with)) is not None:
+        logger.info("discover: finished before, with the same models, prompts and settings")
+        return finished
     store = AnswerStore(folder.discovery / "answers.parquet", answers_made_with(config, pair))
     clock = Clock(settings.minutes)
 
@@ -54,7 +66,7 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
         return Subject(name, pair, model, settings, config.seed, store, clock, bits)
 
     models = subject("reference", REFERENCE), subject("intervened", INTERVENED)
-    probes, reader = choose_probes(config, pair), PromptReader(pair, config.tokens)
+    reader = PromptReader(pair, config.tokens)
     why_not = _why_not(pair, probes, settings)
     found = None if why_not else _searched(models, probes, reader, config)
     nulls, missing = [], []
@@ -66,7 +78,7 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
         else:
             nulls.append((kind, searched))
     incomplete = why_not or _why_incomplete(found, missing)
-    record = record_of(found, nulls, settings, incomplete)
+    record = record_of(found, nulls, settings, incomplete).model_copy(update={"made_with": made_with})
     _write(folder, record, found, nulls)
     logger.info("discover: %d findings of %d hypotheses", len(record.findings), record.hypotheses)
     if incomplete:
@@ -77,14 +89,42 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
 def answers_made_with(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
     """Return everything that answers depend on beside their prompt."""
     settings = config.discovery.model_dump(include={"answer_tokens", "temperature"})
-    # Models answer alike wherever they are read.
     models = {
-        name: {key: value for key, value in side.items() if key not in ("hookpoint", "d_model")}
+        name: {key: value for key, value in side.items() if key not in _IRRELEVANT}
         if isinstance(side, dict)
         else side
         for name, side in pair.identity().items()
     }
     return {"seed": config.seed, "pair": models, **settings}
+
+
+def _made_with(config: RunConfig, pair: ModelPair, probes: Sequence[Probe]) -> str:
+    """Return a digest of everything that the search depends on, apart from its time."""
+    return digest_json(
+        {
+            "version": _VERSION,
+            "answers": answers_made_with(config, pair),
+            "prompts": [[probe.prompt.text, probe.find] for probe in probes],
+            "settings": config.discovery.model_dump(mode="json", exclude={"minutes", "attribute"}),
+            "tokens": config.tokens.model_dump(mode="json"),
+        }
+    )
+
+
+def _finished(folder: RunFolder, made_with: str) -> Discovery | None:
+    """Return the record of a finished search with this digest; None if there is none, or a behavior that it wrote is gone."""
+    former = _former(folder)
+    if former is None or former.made_with != made_with or former.incomplete is not None:
+        return None
+    files = [folder.path / finding.behavior for finding in former.findings if finding.behavior is not None]
+    return former if all(path.is_file() for path in files) else None
+
+
+def _former(folder: RunFolder) -> Discovery | None:
+    # A record that cannot be read is written anew.
+    with suppress(FormatError):
+        return read_discovery(folder.findings)
+    return None
 
 
 def _why_not(pair: ModelPair, probes: Sequence[Probe], settings: DiscoveryConfig) -> str | None:
@@ -183,10 +223,7 @@ def _write(
 
 def _remove_former(folder: RunFolder, names: set[str]) -> None:
     """Remove the behaviors of a former search, with their attribution, that this one does not find."""
-    former = None
-    # A record that cannot be read names nothing to remove, and is written anew.
-    with suppress(FormatError):
-        former = read_discovery(folder.findings)
+    former = _former(folder)
     for finding in () if former is None else former.findings:
         if finding.name not in names and finding.behavior is not None:
             (folder.path / finding.behavior).unlink(missing_ok=True)

@@ -159,6 +159,9 @@ class Discovery(_Part):
     incomplete: str | None
     """Why the search stopped early, e.g. its time was spent; None if it did not."""
 
+    made_with: str | None = None
+    """Digest of the models, prompts and settings of the search: a finished search with the same digest is not made again."""
+
 
 def write_discovery(path: Path, found: Discovery) -> None:
     """Write findings.json."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
+import analysis.discovery.discover as discover_module
 import analysis.discovery.subjects as subjects
 from analysis.behaviors.generation import Generator
 from analysis.behaviors.prompts import Prompt
@@ -142,6 +144,37 @@ def test_an_interrupted_search_ends_with_the_same_record(
     answers = pq.read_table(run.discovery / "answers.parquet")
     assert before + sum(calls[3:]) == len(answers)
     assert record(run) == record(planted[0])
+
+
+def test_a_finished_search_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that continues after a stop would otherwise search for minutes, and overwrite what a person edited."""
+    intervened, _ = often_says(save_gpt2(tmp_path / "reference"), tmp_path / "intervened")
+    run, config = searched(tmp_path, intervened, nulls=[])
+    assert config.pair is not None
+    before, pair = record(run), load_pair(config.pair)
+    behavior = run.path / (before.findings[0].behavior or "")
+    behavior.write_text("# edited", encoding="utf-8")
+    searches: list[int] = []
+    search = discover_module.search
+
+    def counted(*arguments: Any) -> SearchResult:
+        searches.append(1)
+        return search(*arguments)
+
+    monkeypatch.setattr(discover_module, "search", counted)
+    again = config.model_copy(
+        update={"discovery": config.discovery.model_copy(update={"minutes": 3.0, "attribute": 0})}
+    )
+    assert discover(run, again, pair) == before
+    assert (searches, behavior.read_text(encoding="utf-8")) == ([], "# edited")
+    # Another setting, or a lost file, is searched again.
+    other = config.model_copy(
+        update={"discovery": config.discovery.model_copy(update={"least_difference": 0.2})}
+    )
+    assert discover(run, other, pair).made_with != before.made_with
+    behavior.unlink()
+    assert discover(run, other, pair).findings and behavior.is_file()
+    assert len(searches) == 2
 
 
 def test_answers_made_with_other_settings_are_forgotten(tmp_path: Path) -> None:
