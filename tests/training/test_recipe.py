@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscoder.config import BatchTopK, FileActivations, RunConfig
+from crosscoder.config import BatchTopK, FileActivations, PairConfig, RunConfig
 from crosscoder.config.load import load_config, with_overrides
-from crosscoder.config.open_settings import OPEN_SETTINGS, open_settings, with_choices
+from crosscoder.config.open_settings import HOOKPOINT, OPEN_SETTINGS, open_settings, with_choices
 from crosscoder.errors import ConfigError
 from crosscoder.run.folder import RunFolder
 from tests.training.in_memory import planted_source, source_of
@@ -188,7 +188,10 @@ def test_choices_are_taken_over_for_the_same_kind_of_sparsity() -> None:
 
 
 def test_every_open_setting_is_null_by_default() -> None:
-    assert open_settings(run_config()) == tuple(".".join(place) for place in OPEN_SETTINGS)
+    """The hookpoint, too; without models there is none."""
+    config = run_config()
+    assert open_settings(config) == tuple(".".join(place) for place in OPEN_SETTINGS if place != HOOKPOINT)
+    assert PairConfig.model_fields["hookpoint"].default is None
 
 
 # --- k ----------------------------------------------------------------------------------------------------------------
