@@ -28,6 +28,10 @@ ELSEWHERE = {
         "tests/analysis/explanations/test_explain.py",
         "def endpoint()",
     ),
+    "crosscoder evaluate discovery zoo runs/zoo discovery.prompts=320": (
+        "tests/test_evaluate_discovery.py",
+        "evaluate_discovery(zoo, out",
+    ),
     "crosscoder browse runs/my-pair --serve --live": (
         "tests/analysis/live/test_command.py",
         '"--serve", "--live"',
