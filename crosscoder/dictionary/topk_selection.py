@@ -176,12 +176,15 @@ class TokenSelection:
         norms: Float[Tensor, " latent"],
         keep: int,
     ) -> SparseLatents:
-        """Replace the entries of the `short` tokens by their `keep` largest positive scores and those equal to the smallest of these."""
+        """Replace the entries of the `short` tokens by their `keep` largest positive scores; ties go to the lower latent."""
         recomputed = pre_latents.for_tokens(short)
         # All their positive pre-latents, half of the dictionary, would make the rest pad every token of the batch to that width.
         scores = recomputed * norms
         smallest = scores.topk(keep, dim=1).values[:, -1:]
-        row, latent = ((recomputed > 0) & (scores >= smallest)).nonzero(as_tuple=True)
+        above, equal = scores > smallest, scores == smallest
+        room = keep - above.sum(dim=1, keepdim=True)
+        largest = above | (equal & (equal.cumsum(dim=1) <= room))
+        row, latent = ((recomputed > 0) & largest).nonzero(as_tuple=True)
         others = ~torch.isin(found.token, short)
         token = torch.cat([found.token[others], short[row]])
         order = token.argsort(stable=True)
@@ -248,7 +251,10 @@ def _score_bound_of_every_token(pre_latents: PreLatents, norms: Float[Tensor, " 
     scores = _sampled_scores(pre_latents, norms)
     if not keep or not len(scores):
         return 0.0
-    return max(0.0, float(scores.topk(keep, dim=1).values[:, -1].min()))
+    smallest = scores.topk(keep, dim=1).values[:, -1]
+    # A token with fewer positive scores is searched on its own. One such token in the sample must not open the search for all others.
+    positive = smallest[smallest > 0]
+    return float(positive.min()) if len(positive) else 0.0
 
 
 def _sampled_scores(pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> Float[Tensor, "row latent"]:

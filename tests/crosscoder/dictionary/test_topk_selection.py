@@ -1,5 +1,7 @@
 """The blockwise search finds the same firings as the dense rule, whatever bound it starts from."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,7 +79,23 @@ def test_token_selection_keeps_the_largest_of_every_token(
     assert torch.equal(found.dense(), values * torch.stack(rows))
 
 
-def test_tokens_below_the_bound_do_not_widen_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def weak(values: Tensor) -> None:
+    values[1] *= 0.1  # Between the sampled tokens.
+
+
+def few_positive(values: Tensor) -> None:
+    values[0] = -1.0  # A sampled token.
+    values[0, :3] = 1.0
+
+
+def all_equal(values: Tensor) -> None:
+    values[1] = 0.1
+
+
+@pytest.mark.parametrize("change", [weak, few_positive, all_equal])
+def test_tokens_below_the_bound_do_not_widen_the_search(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], None]
+) -> None:
     """The masks pad every token to the widest one, so a few weak tokens must not bring all of their pre-latents."""
     widest: list[int] = []
     mask = topk_selection.mask_largest_per_token
@@ -88,9 +106,9 @@ def test_tokens_below_the_bound_do_not_widen_the_search(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(topk_selection, "mask_largest_per_token", measured)
     values, norms = scores_of(640, 400, False, 0), torch.ones(400).double()
-    values[1] *= 0.1  # Between the sampled tokens.
+    change(values)
     found = TokenSelection()(pre_latents_of(values), norms, 8)
-    assert (found.first_of_token.diff() == 8).all()
+    assert torch.equal(found.first_of_token.diff(), (values > 0).sum(dim=1).clamp(max=8))
     assert widest[0] < 60
 
 
