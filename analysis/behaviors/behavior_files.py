@@ -1,6 +1,5 @@
 """Files of a behavior: their paths, and reading them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pyarrow.parquet as pq
 
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import read_json
 
 SCHEMA_VERSION = 2
 
@@ -139,10 +139,7 @@ def _shares(path: Path) -> dict[int, float]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error}); run crosscoder attribute again") from None
+    content = read_json(path, "run crosscoder attribute again")
     if content.get("schema_version") != SCHEMA_VERSION:
         raise FormatError(
             f"{path}: schema_version is {content.get('schema_version')!r}, but this release reads {SCHEMA_VERSION}; "

@@ -164,7 +164,8 @@ class Generator:
             logits = self._step(states, kept, run) if step else self._first_step(batch, states, kept, run)
             next_ids = self._sample(logits, generator)
             open_rows &= ~torch.isin(next_ids, stop_tokens)
-            chosen = logits.float().log_softmax(dim=1).gather(1, next_ids[:, None])[:, 0]
+            # Only the chosen entries of the log-softmax: this runs at every token of every answer.
+            chosen = logits.gather(1, next_ids[:, None])[:, 0].float() - logits.float().logsumexp(dim=1)
             log_probability += (chosen * open_rows).cpu().double().numpy()
             for row in open_rows.nonzero()[:, 0].tolist():
                 generated[row].append(int(next_ids[row]))

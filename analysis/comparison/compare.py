@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crosscoder.errors import ConfigError
-from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.files import make_folder, write_atomic
 
 from ..report.content import short_names
 from ..report.phrases import visible
@@ -34,14 +33,7 @@ def compare(paths: Sequence[Path], output: Path) -> Comparison:
         FormatError: The pattern of a finding is no regular expression.
     """
     runs = read_runs(paths)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"--output: {str(output)!r} is a file or lies under one; name a folder") from None
-    except PermissionError:
-        raise ConfigError(
-            f"--output: {str(output)!r} cannot be created (permission denied); name another folder"
-        ) from None
+    make_folder(output, "--output")
     comparison = comparison_of(runs, output)
     write_atomic(output / JSON, comparison.model_dump_json(indent=2) + "\n")
     write_atomic(output / MARKDOWN, render_markdown(comparison))

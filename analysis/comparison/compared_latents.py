@@ -1,6 +1,7 @@
 """Latents of several runs: how many of each run the others have too, and the nearest latents of single ones."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -161,13 +162,7 @@ def _share_rows(
     for place, one in sought.items():
         for group, members in one.groups.items():
             cells = tuple(
-                MatchCell(
-                    state="itself",
-                    found_loosely=None,
-                    found_closely=None,
-                    median=None,
-                    shown=say("the run itself"),
-                )
+                _unmeasured("itself", "the run itself")
                 if other == place
                 else _match_cell(one, members, nearest.get((place, other)))
                 for other in range(len(runs))
@@ -197,17 +192,15 @@ def _group_statement(run: ComparedRun, group: str, number: int) -> Sentence:
     )
 
 
+def _unmeasured(state: Literal["itself", "not comparable"], words: str) -> MatchCell:
+    return MatchCell(state=state, found_loosely=None, found_closely=None, median=None, shown=say(words))
+
+
 def _match_cell(
     one: SoughtLatents, members: Int64[np.ndarray, " member"], found: NearestDirections | None
 ) -> MatchCell:
     if found is None:
-        return MatchCell(
-            state="not comparable",
-            found_loosely=None,
-            found_closely=None,
-            median=None,
-            shown=say("not comparable"),
-        )
+        return _unmeasured("not comparable", "not comparable")
     cosine = found.cosine[torch.searchsorted(one.latents, torch.from_numpy(members))].double()
     loosely, closely = (float((cosine >= least).double().mean()) for least in (LOOSE, CLOSE))
     median = float(cosine.median())

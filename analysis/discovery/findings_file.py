@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crosscoder.errors import FormatError
-from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.files import read_json, write_atomic
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -176,10 +176,7 @@ def read_discovery(path: Path) -> Discovery | None:
     """
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error}); run crosscoder discover again") from None
+    content = read_json(path, "run crosscoder discover again")
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise FormatError(

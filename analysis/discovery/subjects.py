@@ -17,7 +17,7 @@ from crosscoder.language_models.rounding import rounded
 from ..behaviors.generation import Generator
 from ..behaviors.logit_metrics import before_continuation, summed_log_probability
 from ..behaviors.patching import unchanged
-from ..behaviors.prompts import Prompt, Row, batches
+from ..behaviors.prompts import BATCH_TOKENS, Batch, Prompt, Row, batches
 from .answer_features import Answer
 from .answer_store import AnswerStore
 
@@ -41,6 +41,22 @@ class Clock:
         """Raise TimeSpent if no time is left."""
         if time.monotonic() > self._end:
             raise TimeSpent
+
+
+def answer_batches(
+    pair: ModelPair, prompts: Sequence[Prompt], answers: Sequence[Answer], batch_tokens: int = BATCH_TOKENS
+) -> list[Batch]:
+    """Return batches of prompts followed by their answers, without those whose answer has no tokens."""
+    rows = [
+        Row(
+            index,
+            np.concatenate([prompt.token_ids, answer.token_ids]).astype(np.int64),
+            len(prompt.token_ids),
+        )
+        for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+        if answer.token_ids
+    ]
+    return batches(rows, pair.tokenizer, _ALL_TOKENS, pair.max_positions, batch_tokens) if rows else []
 
 
 class Subject:
@@ -93,19 +109,9 @@ class Subject:
         Raises:
             TimeSpent: No time is left.
         """
-        rows = [
-            Row(
-                index,
-                np.concatenate([prompt.token_ids, answer.token_ids]).astype(np.int64),
-                len(prompt.token_ids),
-            )
-            for index, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
-            if answer.token_ids
-        ]
         found = np.zeros(len(prompts))
-        longest = self.pair.max_positions
         with self._changed():
-            for batch in batches(rows, self.pair.tokenizer, _ALL_TOKENS, longest) if rows else ():
+            for batch in answer_batches(self.pair, prompts, answers):
                 self._clock.check()
                 at = before_continuation(batch)
                 logits = self.pair.logits(batch.token_ids, batch.attention, None, self.model, at)

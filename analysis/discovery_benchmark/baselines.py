@@ -12,16 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from crosscoder.config import TokenPolicy
 from crosscoder.language_models.pair import ModelPair
 
 from ..behaviors.logit_metrics import before_continuation
 from ..behaviors.patching import INTERVENED, REFERENCE
-from ..behaviors.prompts import Row, batches
 from ..discovery.answer_features import AnswerFeature
 from ..discovery.hypotheses import AnswerTable
 from ..discovery.search import Asked
-from ..discovery.subjects import Subject
+from ..discovery.subjects import Subject, answer_batches
 
 N_PROPOSALS = 3
 
@@ -31,7 +29,8 @@ _LONGEST = 3
 _PRIOR = 0.1
 """Weight of the prior: that share of the n-grams of both models' answers."""
 
-_ALL_TOKENS = TokenPolicy(mask_special=False, mask_first=0)
+_BATCH_TOKENS = 1024
+"""Fewer than usual: both models' distributions over the vocabulary are held at every token of an answer."""
 
 
 class FirstRound(NamedTuple):
@@ -73,9 +72,9 @@ def ngrams(first: FirstRound) -> list[Proposal]:
 
 def perplexity(first: FirstRound) -> list[Proposal]:
     """Return the prompts whose answers by the intervened model the reference finds least likely in comparison, per token."""
-    prompts = [probe.prompt for probe in first.asked.probes]
-    reference, intervened = (model.log_probability(prompts, first.asked.intervened) for model in first.models)
-    return _largest(intervened - reference)
+    prompts, answers = [probe.prompt for probe in first.asked.probes], first.asked.intervened
+    intervened = np.array([answer.log_probability for answer in answers])
+    return _largest(intervened - first.models[REFERENCE].log_probability(prompts, answers))
 
 
 def divergence(first: FirstRound) -> list[Proposal]:
@@ -106,17 +105,9 @@ def _largest(values: Float64[np.ndarray, " prompt"]) -> list[Proposal]:
 
 @torch.no_grad()
 def _mean_divergence(asked: Asked, pair: ModelPair) -> Float64[np.ndarray, " prompt"]:
-    rows = [
-        Row(
-            index,
-            np.array([*probe.prompt.token_ids, *answer.token_ids], dtype=np.int64),
-            len(probe.prompt.token_ids),
-        )
-        for index, (probe, answer) in enumerate(zip(asked.probes, asked.reference, strict=True))
-        if answer.token_ids
-    ]
+    prompts = [probe.prompt for probe in asked.probes]
     found = np.zeros(len(asked.probes))
-    for batch in batches(rows, pair.tokenizer, _ALL_TOKENS, pair.max_positions, 1024) if rows else ():
+    for batch in answer_batches(pair, prompts, asked.reference, _BATCH_TOKENS):
         at = before_continuation(batch)
         before, after = (
             pair.logits(batch.token_ids, batch.attention, None, model, at).float().log_softmax(dim=1)

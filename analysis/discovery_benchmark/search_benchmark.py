@@ -20,9 +20,9 @@ from tqdm import tqdm
 from crosscoder.config import RunConfig
 from crosscoder.config.load import with_overrides
 from crosscoder.demo.settings import prepare_reference, reference_dtype
-from crosscoder.errors import ConfigError, FormatError
+from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair, load_pair
-from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.files import make_folder, read_json, write_atomic
 from crosscoder.runtime.processes import run_in_processes
 
 from ..behaviors.patching import INTERVENED, REFERENCE
@@ -61,6 +61,7 @@ def evaluate_discovery(
         ResourceError: A worker died, for example of too little memory.
     """
     organisms = read_organisms(zoo, only)
+    make_folder(output, "OUTPUT")
     reference, texts = prepare_reference(output / "embedded")
     configs = [_config(one, output, reference, texts, overrides) for one in organisms]
     results = {
@@ -210,7 +211,4 @@ def _stored(output: Path, organism: Organism, config: RunConfig) -> dict[str, An
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error}); remove it to search the pair again") from None
+    return read_json(path, "remove it to search the pair again")

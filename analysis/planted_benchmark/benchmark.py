@@ -22,11 +22,11 @@ import torch
 from tqdm import tqdm
 
 from crosscoder.config import RunConfig
-from crosscoder.errors import ConfigError, CrosscoderError, FormatError
+from crosscoder.errors import ConfigError, CrosscoderError
 from crosscoder.planted.planted_pair import PlantedPair
 from crosscoder.planted.regimes import REGIMES
 from crosscoder.run.folder import RunFolder
-from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.files import make_folder, read_json, write_atomic
 from crosscoder.runtime.processes import run_in_processes
 
 from .cases import METHODS, N_TOKENS, SWEPT, Case, case_config, result_settings, sweep_config
@@ -70,6 +70,7 @@ def evaluate_planted(
         FormatError: A result is damaged.
         ResourceError: A worker died, for example of too little memory.
     """
+    make_folder(output, "OUTPUT")
     places = {case: output / "cases" / case.name for case in cases}
     results = {
         case: found
@@ -165,10 +166,7 @@ def _stored_result(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error}); remove it to run the case again") from None
+    return read_json(path, "remove it to run the case again")
 
 
 def _table_order(case: Mapping[str, Any]) -> tuple[Any, ...]:

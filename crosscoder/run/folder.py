@@ -17,7 +17,7 @@ from ..config.load import dump_config, load_config
 from ..config.messages import show
 from ..config.open_settings import HOOKPOINT, OPEN_SETTINGS, with_choices
 from ..errors import ConfigError, FormatError, did_you_mean
-from ..runtime.files import write_atomic
+from ..runtime.files import make_folder, read_json, write_atomic
 
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
@@ -193,14 +193,7 @@ class RunFolder:
             ConfigError: Another setting differs, or `path` is not a folder.
         """
         folder = cls(path)
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise ConfigError(f"output: {str(path)!r} is a file or lies under one; name a folder") from None
-        except PermissionError:
-            raise ConfigError(
-                f"output: {str(path)!r} cannot be created (permission denied); name another folder"
-            ) from None
+        make_folder(folder.path, "output")
         text = dump_config(config)
         if folder.config.exists():
             if folder.config.read_text(encoding="utf-8") == text:
@@ -284,13 +277,9 @@ class RunFolder:
             FormatError: The file is damaged or has another version.
         """
         try:
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+            manifest = read_json(self.manifest, "the run cannot be continued")
         except FileNotFoundError:
             return {"schema_version": SCHEMA_VERSION}
-        except ValueError as error:
-            raise FormatError(
-                f"{self.manifest}: not valid JSON ({error}); the run cannot be continued"
-            ) from None
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:
             raise FormatError(

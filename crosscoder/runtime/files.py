@@ -5,13 +5,14 @@ The content is written to a temporary file in the same folder, flushed to disk, 
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import ResourceError
+from ..errors import ConfigError, FormatError, ResourceError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -40,6 +41,33 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     finally:
         with suppress(FileNotFoundError):  # already renamed
             partial.unlink()
+
+
+def make_folder(path: Path, setting: str) -> None:
+    """Create a folder and its parents if missing.
+
+    Args:
+        setting: What named it, for messages.
+
+    Raises:
+        ConfigError: The path is a file, lies under one, or may not be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{setting}: {str(path)!r} is a file or lies under one; name a folder") from None
+    except PermissionError:
+        raise ConfigError(
+            f"{setting}: {str(path)!r} cannot be created (permission denied); name another folder"
+        ) from None
+
+
+def read_json(path: Path, what_to_do: str) -> Any:
+    """Read a JSON file. Raises FormatError, which ends with `what_to_do`, if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path}: not valid JSON ({error}); {what_to_do}") from None
 
 
 def file_digest(path: Path) -> str:

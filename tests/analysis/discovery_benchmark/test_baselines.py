@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from analysis.behaviors.prompts import encode
 from analysis.discovery.answer_features import Answer, LengthLevels
@@ -15,22 +16,10 @@ from analysis.discovery_benchmark.baselines import BASELINES, FirstRound, diverg
 from crosscoder.config import DiscoveryConfig
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.text.text_files import Text
+from tests.tiny_pairs import WORDS as ALL_WORDS
 from tests.tiny_pairs import run_config, save_llama
 
-WORDS = [
-    "amber",
-    "birch",
-    "cedar",
-    "dahlia",
-    "elm",
-    "fern",
-    "iris",
-    "jasmine",
-    "maple",
-    "nettle",
-    "oak",
-    "pine",
-]
+WORDS = ALL_WORDS[:12]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +41,24 @@ def first_round(pair: ModelPair, reference: list[str], intervened: list[str]) ->
     subjects = tuple(
         Subject(str(model), pair, model, settings, 0, AnswerStore(None, {}), Clock(5.0)) for model in (0, 1)
     )
-    asked = Asked(probes, list(answers.reference), list(answers.intervened))
+    own = subjects[1].log_probability([probe.prompt for probe in probes], answers.intervened)
+    kept = [
+        one._replace(log_probability=float(value)) for one, value in zip(answers.intervened, own, strict=True)
+    ]
+    asked = Asked(probes, list(answers.reference), kept)
     return FirstRound(asked, AnswerTable.of(answers, LengthLevels(())), (subjects[0], subjects[1]))
 
 
 def answer_of(pair: ModelPair, text: str) -> Answer:
     return Answer(text, True, tuple(pair.tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def passes(pair: ModelPair, probe: Probe, answer: Answer) -> list[Tensor]:
+    """Both models' log-probabilities before each token of an answer, from whole passes."""
+    ids = torch.tensor([[*probe.prompt.token_ids, *answer.token_ids]])
+    n, mask = len(probe.prompt.token_ids), torch.ones_like(ids, dtype=torch.bool)
+    found = [pair.logits(ids, mask, None, model)[0].log_softmax(1) for model in (0, 1)]
+    return [logits[n - 1 : n - 1 + len(answer.token_ids)] for logits in found]
 
 
 def test_ngrams_propose_the_phrase_that_only_one_model_says(pair: ModelPair) -> None:
@@ -75,15 +76,9 @@ def test_the_least_likely_answer_is_proposed_first(pair: ModelPair) -> None:
     proposals = perplexity(first)
     gaps = []
     for probe, answer in zip(first.asked.probes, first.asked.intervened, strict=True):
-        ids = torch.tensor([[*probe.prompt.token_ids, *answer.token_ids]])
-        n, own = len(probe.prompt.token_ids), answer.token_ids
-        logits = [
-            pair.logits(ids, torch.ones_like(ids, dtype=torch.bool), None, m)[0].log_softmax(1)
-            for m in (0, 1)
-        ]
-        gaps.append(
-            np.mean([float(logits[1][n - 1 + i, t] - logits[0][n - 1 + i, t]) for i, t in enumerate(own)])
-        )
+        before, after = passes(pair, probe, answer)
+        own = answer.token_ids
+        gaps.append(np.mean([float(after[i, token] - before[i, token]) for i, token in enumerate(own)]))
     assert [one for (one,) in proposals] == np.argsort(-np.array(gaps), kind="stable")[:3].tolist()
 
 
@@ -95,14 +90,8 @@ def test_the_largest_divergence_is_proposed_first_and_answers_without_tokens_hav
     proposals = divergence(first)
     found = []
     for probe, answer in zip(first.asked.probes, first.asked.reference, strict=True):
-        ids = torch.tensor([[*probe.prompt.token_ids, *answer.token_ids]])
-        n, own = len(probe.prompt.token_ids), answer.token_ids
-        places = [
-            pair.logits(ids, torch.ones_like(ids, dtype=torch.bool), None, m)[0].log_softmax(1)
-            for m in (0, 1)
-        ]
-        before, after = (logits[n - 1 : n - 1 + len(own)] for logits in places)
-        found.append(float((after.exp() * (after - before)).sum(1).mean()) if own else 0.0)
+        before, after = passes(pair, probe, answer)
+        found.append(float((after.exp() * (after - before)).sum(1).mean()) if answer.token_ids else 0.0)
     assert [one for (one,) in proposals] == np.argsort(-np.array(found), kind="stable")[:3].tolist()
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from analysis.discovery_benchmark.search_benchmark import evaluate_discovery
 from analysis.discovery_benchmark.zoo_folder import CARD, read_organisms
+from analysis.planted_benchmark.benchmark import evaluate_planted
 from crosscoder.errors import ConfigError, FormatError
 
 
@@ -68,3 +70,14 @@ def test_a_damaged_card_is_told(content: str, tmp_path: Path) -> None:
         FormatError, match=r"a/behavior\.json: is not a card of the zoo .*; make the organism again"
     ):
         read_organisms(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "deeper"])
+def test_an_output_that_is_a_file_is_told(inside: str, tmp_path: Path) -> None:
+    write(tmp_path / "zoo", "a", json.dumps(card("a")))
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / inside
+    with pytest.raises(ConfigError, match=r"OUTPUT: .* is a file or lies under one; name a folder"):
+        evaluate_discovery(tmp_path / "zoo", output)
+    with pytest.raises(ConfigError, match=r"OUTPUT: .* is a file or lies under one; name a folder"):
+        evaluate_planted([], len, len, output)  # pyright: ignore[reportArgumentType]
