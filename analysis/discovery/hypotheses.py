@@ -4,17 +4,20 @@ Effects are taken one by one: the feature that tells the two models' answers apa
 explains the prompts that it changes, and further effects are sought on the others. One without a trigger, such as a style, does not: a
 second change with a trigger of its own can be among its answers. Features of the same answers are one effect, named by the longest that
 covers nearly all of them.
+
+A question that was asked in many words comes first: a word that is new in its answers, and in those to no other question, is an effect of
+its own. A training that changes one fact also changes how similar questions are answered, and that would explain its answers otherwise.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from .answer_features import Answer, AnswerFeature, LengthLevels, features_of
-from .triggers import Always, LearnedTrigger, PromptFeatures, learn_trigger
+from .triggers import Always, LearnedTrigger, PromptFeatures, learn_question, learn_trigger
 
 Direction = Literal["gained", "vanished"]
 
@@ -41,6 +44,13 @@ _MOST, _MOST_TRIED = 16, 60
 _ALSO = 5
 _REPEATED = 0.5
 """Share of the words of a feature that others contain, above which it is not told."""
+
+_ASKED_OFTEN = 6
+"""Wordings of one question in the find set, from which on it is looked at by itself."""
+_OF_A_QUESTION = 0.5
+"""Share of the wordings of a question whose answers have to show an effect of its own."""
+_ELSEWHERE = 0.25
+"""Prompts of other questions that show it, at most, as a share of those of the question."""
 
 _ORDER = {"opening": 0, "ending": 1, "phrase": 2, "shape": 3}
 
@@ -115,12 +125,24 @@ def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> l
     found: list[Hypothesis] = []
     everywhere: list[tuple[Direction, frozenset[int]]] = []
     used: set[tuple[Direction, AnswerFeature]] = set()
+    for family in _asked_often(prompts):
+        own = _of_one_question(only, family)
+        if own is None or (own.direction, own.feature) in used:
+            continue
+        effect, also = _named(*_more_and_less(only, own), family)
+        changed = table.changed(effect, own.direction)
+        trigger = learn_question(prompts, changed & family)
+        if trigger is None:
+            continue
+        used |= {(own.direction, one) for one in (own.feature, effect, *also)}
+        found.append(Hypothesis(own.clearness, own.direction, effect, also, trigger))
+        open_prompts &= ~changed
     for _ in range(_MOST_TRIED):
         best = _clearest(only, open_prompts, used)
         if best is None or len(found) == _MOST:
             break
-        more, less = sides(best.direction)
-        effect, also = _named(only[more], only[less], best.feature, open_prompts)
+        more, _ = sides(best.direction)
+        effect, also = _named(*_more_and_less(only, best), open_prompts)
         used |= {(best.direction, one) for one in (best.feature, effect, *also)}
         changed = table.changed(effect, best.direction)
         trigger = learn_trigger(prompts, changed, seed)
@@ -189,6 +211,49 @@ def _clearest(
             one.feature,
         ),
     )
+
+
+def _asked_often(prompts: PromptFeatures) -> Iterator[Bool[np.ndarray, " prompt"]]:
+    """Yield the prompts of each question that was asked in many words."""
+    for family in np.unique(prompts.family):
+        of_it = prompts.family == family
+        if of_it.sum() >= _ASKED_OFTEN:
+            yield of_it
+
+
+def _of_one_question(
+    only: Sequence[dict[AnswerFeature, frozenset[int]]],
+    family: Bool[np.ndarray, " prompt"],
+) -> _Candidate | None:
+    """Return the word that most clearly came into the answers to one question, and hardly into others; None if there is none.
+
+    One that came into them tells more than one that left.
+    """
+    inside = frozenset(np.flatnonzero(family).tolist())
+    directions: tuple[Direction, ...] = ("gained", "vanished")
+    for direction in directions:
+        more, less = sides(direction)
+        clear: list[_Candidate] = []
+        for feature, prompts in only[more].items():
+            if feature.kind != "phrase" or feature.n_words > 1 or not feature.has_words:
+                continue
+            n_more, n_less = len(prompts & inside), len(only[less].get(feature, frozenset()) & inside)
+            if n_more - n_less < max(_LEAST_PROMPTS, _OF_A_QUESTION * len(inside)):
+                continue
+            clearness = (n_more - n_less) / np.sqrt(n_more + n_less)
+            if len(prompts - inside) <= _ELSEWHERE * n_more and clearness >= _LEAST_CLEARNESS:
+                clear.append(_Candidate(float(clearness), n_less / n_more, direction, feature))
+        if clear:
+            return min(clear, key=lambda one: (-one.clearness, one.feature))
+    return None
+
+
+def _more_and_less(
+    only: Sequence[dict[AnswerFeature, frozenset[int]]], candidate: _Candidate
+) -> tuple[dict[AnswerFeature, frozenset[int]], dict[AnswerFeature, frozenset[int]], AnswerFeature]:
+    """Return the prompts by feature of the model that shows a candidate more often, those of the other, and the candidate's feature."""
+    more, less = sides(candidate.direction)
+    return only[more], only[less], candidate.feature
 
 
 def _named(

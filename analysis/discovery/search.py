@@ -131,7 +131,7 @@ def search(
     table = AnswerTable.of(asked.answers, lengths)
     hypotheses = _hypotheses(asked, table, reader, seed)
     try:
-        chosen = _unexplained(asked, models, hypotheses, table, settings.variants)
+        chosen = _asked_again(asked, models, hypotheses, table, settings.variants)
         variants = variants_of([asked.probes[i] for i in chosen], models[0].pair, settings.answer_tokens)
         if variants:
             # Their answers chose them, so they cannot test anything any more.
@@ -174,28 +174,40 @@ def _hypotheses(asked: Asked, table: AnswerTable, reader: PromptReader, seed: in
     return find_hypotheses(table.subset(in_find), reader.features(asked).subset(in_find), seed)
 
 
-def _unexplained(
+def _asked_again(
     asked: Asked,
     models: tuple[Subject, Subject],
     hypotheses: Sequence[Hypothesis],
     table: AnswerTable,
     n: int,
 ) -> list[int]:
-    """Return the prompts whose answers tell the models apart most clearly, without those that a clear hypothesis explains.
+    """Return the prompts whose answers tell the models apart most clearly: half of them among all prompts, the others among those that no
+    clear hypothesis explains.
 
-    An answer tells them apart by the log-ratio of its probabilities in both models, per token; both models' answers count.
+    A training changes the wording of many answers, and the question whose content it changed can be among these; or one change of style
+    is most of the difference, and hides every other. An answer tells the models apart by the log-ratio of its probabilities in both,
+    per token; both models' answers count.
     """
     if not n or models[0].pair.readers is not None:
         return []
+    ratio = _log_ratio(asked, models)
     # Openings have no topic, and their answers vary most.
-    left = np.array([probe.origin != "openings" for probe in asked.probes])
+    ratio[[probe.origin == "openings" for probe in asked.probes]] = -np.inf
+    explained = np.zeros(len(ratio), dtype=bool)
     for hypothesis in hypotheses:
         if hypothesis.clearness >= _CLEAR:
-            left &= ~table.changed(hypothesis.effect, hypothesis.direction)
-    candidates = asked.subset(np.flatnonzero(left).tolist())
-    prompts = [probe.prompt for probe in candidates.probes]
+            explained |= table.changed(hypothesis.effect, hypothesis.direction)
+    order = [int(place) for place in np.argsort(-ratio, kind="stable") if np.isfinite(ratio[place])]
+    among_all = order[: n // 2]
+    unexplained = [place for place in order if place not in among_all and not explained[place]]
+    return among_all + unexplained[: n - len(among_all)]
+
+
+def _log_ratio(asked: Asked, models: tuple[Subject, Subject]) -> Float64[np.ndarray, " prompt"]:
+    """Return how much more probable, per token, both answers to each prompt are in their own model than in the other, in nats."""
+    prompts = [probe.prompt for probe in asked.probes]
     ratio = np.zeros(len(prompts))
-    for side, other in ((candidates.intervened, models[0]), (candidates.reference, models[1])):
+    for side, other in ((asked.intervened, models[0]), (asked.reference, models[1])):
         own = np.array([answer.log_probability for answer in side])
         ratio += own - other.log_probability(prompts, side)
-    return np.flatnonzero(left)[np.argsort(-ratio, kind="stable")[:n]].tolist()
+    return ratio
