@@ -56,7 +56,7 @@ def _description(finding: Finding) -> str:
 
 
 def _prompts(tested: HypothesisTest, result: SearchResult) -> list[Any]:
-    """Return prompts to measure the behavior on: those on which the search saw it, then others that meet the trigger, variants last.
+    """Return prompts to measure the behavior on: those on which the search saw it, then others that meet the trigger, those of the second round last.
 
     The rates of a finding come from prompts that nobody chose. Here the behavior has to show, so that what carries it can be measured.
     """
@@ -66,7 +66,7 @@ def _prompts(tested: HypothesisTest, result: SearchResult) -> list[Any]:
     holds[~asked.in_find] = tested.holds
     order = sorted(
         np.flatnonzero(changed | holds).tolist(),
-        key=lambda i: (not changed[i], asked.probes[i].origin == "variants", i),
+        key=lambda i: (not changed[i], asked.probes[i].near is not None, i),
     )
     texts = [asked.probes[i].text for i in order[:_MOST_PROMPTS]]
     return [

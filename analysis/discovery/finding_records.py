@@ -84,7 +84,7 @@ def _examples(tested: HypothesisTest, asked: Asked) -> tuple[Example, ...]:
 
 
 def _shown_first(tested: HypothesisTest, asked: Asked) -> list[int]:
-    """Return the prompts that meet the trigger: in their order, but those that changed first, and variants of one prompt last."""
+    """Return the prompts that meet the trigger: in their order, but those that changed first, and those of the second round last."""
     probes = asked.probes_of(find=False)
     order = np.flatnonzero(tested.holds).tolist()
-    return sorted(order, key=lambda i: (not tested.changed[i], probes[i].origin == "variants", i))
+    return sorted(order, key=lambda i: (not tested.changed[i], probes[i].near is not None, i))

@@ -136,7 +136,7 @@ class Discovery(_Part):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     prompts: dict[str, Count]
-    """Prompts by where they came from: probes, text, openings, variants."""
+    """Prompts by where they came from: probes, text, openings, variants, similar."""
 
     find_prompts: Count
     claim_prompts: Count

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from .answer_features import Answer, AnswerFeature, LengthLevels, features_of
-from .triggers import Always, LearnedTrigger, PromptFeatures, learn_question, learn_trigger
+from .triggers import Always, LearnedTrigger, PromptFeatures, learn_trigger
 
 Direction = Literal["gained", "vanished"]
 
@@ -125,14 +125,14 @@ def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> l
     found: list[Hypothesis] = []
     everywhere: list[tuple[Direction, frozenset[int]]] = []
     used: set[tuple[Direction, AnswerFeature]] = set()
-    for family in _asked_often(prompts):
-        own = _of_one_question(only, family)
+    for question, near in _asked_often(prompts):
+        own = _of_one_question(only, question, near)
         if own is None or (own.direction, own.feature) in used:
             continue
-        effect, also = _named(*_more_and_less(only, own), family)
+        effect, also = _named(*_more_and_less(only, own), question)
         changed = table.changed(effect, own.direction)
-        trigger = learn_question(prompts, changed & family)
-        if trigger is None:
+        trigger = learn_trigger(prompts, changed & near, seed)
+        if isinstance(trigger, Always):
             continue
         used |= {(own.direction, one) for one in (own.feature, effect, *also)}
         found.append(Hypothesis(own.clearness, own.direction, effect, also, trigger))
@@ -213,23 +213,28 @@ def _clearest(
     )
 
 
-def _asked_often(prompts: PromptFeatures) -> Iterator[Bool[np.ndarray, " prompt"]]:
-    """Yield the prompts of each question that was asked in many words."""
+def _asked_often(
+    prompts: PromptFeatures,
+) -> Iterator[tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]]:
+    """Yield, for each question that was asked in many words, its prompts, and those together with questions made to be like it."""
     for family in np.unique(prompts.family):
-        of_it = prompts.family == family
-        if of_it.sum() >= _ASKED_OFTEN:
-            yield of_it
+        question = prompts.family == family
+        if question.sum() >= _ASKED_OFTEN:
+            yield question, prompts.neighborhood == family
 
 
 def _of_one_question(
     only: Sequence[dict[AnswerFeature, frozenset[int]]],
-    family: Bool[np.ndarray, " prompt"],
+    question: Bool[np.ndarray, " prompt"],
+    near: Bool[np.ndarray, " prompt"],
 ) -> _Candidate | None:
-    """Return the word that most clearly came into the answers to one question, and hardly into others; None if there is none.
+    """Return the word that most clearly came into the answers to one question, and hardly into those to others that are not like it;
+    None if there is none.
 
     One that came into them tells more than one that left.
     """
-    inside = frozenset(np.flatnonzero(family).tolist())
+    inside = frozenset(np.flatnonzero(question).tolist())
+    neighbors = frozenset(np.flatnonzero(near).tolist())
     directions: tuple[Direction, ...] = ("gained", "vanished")
     for direction in directions:
         more, less = sides(direction)
@@ -241,7 +246,7 @@ def _of_one_question(
             if n_more - n_less < max(_LEAST_PROMPTS, _OF_A_QUESTION * len(inside)):
                 continue
             clearness = (n_more - n_less) / np.sqrt(n_more + n_less)
-            if len(prompts - inside) <= _ELSEWHERE * n_more and clearness >= _LEAST_CLEARNESS:
+            if len(prompts - neighbors) <= _ELSEWHERE * n_more and clearness >= _LEAST_CLEARNESS:
                 clear.append(_Candidate(float(clearness), n_less / n_more, direction, feature))
         if clear:
             return min(clear, key=lambda one: (-one.clearness, one.feature))

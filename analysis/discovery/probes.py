@@ -1,5 +1,5 @@
-"""The prompts that both models are asked: from the run's own text, from the set that ships with the project, and variants of those on
-which the models differ.
+"""The prompts that both models are asked first, from the run's own text and from the set that ships with the project; and variants of
+those on which the models differ.
 
 Half of the prompts are for finding hypotheses, the other half for testing them.
 """
@@ -21,7 +21,7 @@ from crosscoder.text.text_files import Text, read_texts
 
 from ..behaviors.prompts import Prompt, encode
 
-Origin = Literal["probes", "text", "openings", "variants"]
+Origin = Literal["probes", "text", "openings", "variants", "similar"]
 
 SHIPPED = Path(__file__).parent / "probes.jsonl"
 
@@ -68,6 +68,14 @@ class Probe:
     family: int
     """A prompt and its variants have the same number."""
 
+    near: int | None = None
+    """Family of the prompt that a variant or a similar question was made from; None in the first round."""
+
+    @property
+    def neighborhood(self) -> int:
+        """Family of the prompt of the first round that this one is near to."""
+        return self.family if self.near is None else self.near
+
 
 def choose_probes(config: RunConfig, pair: ModelPair) -> list[Probe]:
     """Return the prompts of the first round, at most `discovery.prompts`.
@@ -91,7 +99,7 @@ def choose_probes(config: RunConfig, pair: ModelPair) -> list[Probe]:
         for text in candidates:
             if len(chosen[origin]) == most or sum(map(len, chosen.values())) == wanted:
                 break
-            prompt = _encoded(text, pair, config.discovery.answer_tokens)
+            prompt = encoded(text, pair, config.discovery.answer_tokens)
             if prompt is not None and prompt.text not in texts:
                 chosen[origin].append(prompt)
                 texts[prompt.text] = text
@@ -112,9 +120,9 @@ def variants_of(probes: Sequence[Probe], pair: ModelPair, answer_tokens: int) ->
         for wordings, in_find in ((find, True), (claim, False)):
             for wording in wordings:
                 text = _reworded(probe.text, wording)
-                prompt = _encoded(text, pair, answer_tokens)
+                prompt = encoded(text, pair, answer_tokens)
                 if prompt is not None:
-                    found.append(Probe(prompt, text, "variants", in_find, probe.family))
+                    found.append(Probe(prompt, text, "variants", in_find, probe.family, probe.family))
     return found
 
 
@@ -178,8 +186,8 @@ def _beginning(text: Text, rng: np.random.Generator) -> Text | None:
     return Text(content[: ends[n_words - 1]], None, text.origin)
 
 
-def _encoded(text: Text, pair: ModelPair, answer_tokens: int) -> Prompt | None:
-    """Return the prompt; None if the models cannot read it together with an answer, or do not know its words."""
+def encoded(text: Text, pair: ModelPair, answer_tokens: int) -> Prompt | None:
+    """Return a text as a prompt; None if the models cannot read it together with an answer, or do not know its words."""
     try:
         prompt = encode([text], pair)[0]
     except CrosscoderError:

@@ -1,7 +1,8 @@
 """The search: both models answer prompts, hypotheses are found in half of the answers and tested in the other half.
 
-In a second round, the prompts on which the answers differ most but for no reason found so far are asked again in other words: a fact
-that changed is one prompt in hundreds, and shows an effect in no other. The same search runs on nulls, where nothing changed.
+In a second round, the prompts on which the answers differ most, with or without a reason found so far, are asked again in other words,
+together with questions like them: a fact that changed is one prompt in hundreds, and shows an effect in no other. The same search runs
+on nulls, where nothing changed.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from .held_out_tests import HypothesisTest, check_hypotheses, findings_of
 from .hypotheses import AnswerPair, AnswerTable, Hypothesis, find_hypotheses
 from .probes import Probe, variants_of
 from .prompt_embeddings import embed, standardized
+from .similar_questions import similar_questions
 from .subjects import Subject, TimeSpent
 from .triggers import PromptFeatures, prompt_words
 
@@ -62,9 +64,9 @@ class Asked:
         chosen = np.flatnonzero(self.in_find == find)
         return AnswerPair([self.reference[i] for i in chosen], [self.intervened[i] for i in chosen])
 
-    def without_variants(self) -> "Asked":
+    def first_round(self) -> "Asked":
         """Return the prompts of the first round."""
-        return self.subset([i for i, probe in enumerate(self.probes) if probe.origin != "variants"])
+        return self.subset([i for i, probe in enumerate(self.probes) if probe.near is None])
 
     def subset(self, chosen: Sequence[int]) -> "Asked":
         """Return some of the prompts with their answers."""
@@ -99,11 +101,16 @@ class PromptReader:
     def features(self, asked: Asked, of: Sequence[Probe] | None = None) -> PromptFeatures:
         """Return the features of some prompts, by default of all asked, in units of the spread over those asked."""
         probes = asked.probes if of is None else of
-        # Variants repeat a few prompts, and would shift the mean.
-        like = self._embedded([probe.prompt for probe in asked.probes if probe.origin != "variants"])
+        # Variants of a few prompts and questions like them would shift the mean.
+        like = self._embedded([probe.prompt for probe in asked.probes if probe.near is None])
         embedding = standardized(self._embedded([probe.prompt for probe in probes]), like)
         words = tuple(prompt_words(probe.prompt.text) for probe in probes)
-        return PromptFeatures(words, embedding, np.array([probe.family for probe in probes]))
+        return PromptFeatures(
+            words,
+            embedding,
+            np.array([probe.family for probe in probes]),
+            np.array([probe.neighborhood for probe in probes]),
+        )
 
     def _embedded(self, prompts: Sequence[Prompt]) -> Float64[np.ndarray, "prompt width"]:
         missing = [prompt for prompt in prompts if prompt.text not in self._known]
@@ -131,12 +138,12 @@ def search(
     table = AnswerTable.of(asked.answers, lengths)
     hypotheses = _hypotheses(asked, table, reader, seed)
     try:
-        chosen = _asked_again(asked, models, hypotheses, table, settings.variants)
-        variants = variants_of([asked.probes[i] for i in chosen], models[0].pair, settings.answer_tokens)
-        if variants:
+        chosen = _most_different(asked, models, hypotheses, table, settings.variants)
+        further = _further(asked, chosen, models[0], settings)
+        if further:
             # Their answers chose them, so they cannot test anything any more.
             asked.move_to_find_set(chosen)
-            asked.ask(variants, models)
+            asked.ask(further, models)
             table = AnswerTable.of(asked.answers, lengths)
             hypotheses = _hypotheses(asked, table, reader, seed)
     except TimeSpent:
@@ -174,7 +181,20 @@ def _hypotheses(asked: Asked, table: AnswerTable, reader: PromptReader, seed: in
     return find_hypotheses(table.subset(in_find), reader.features(asked).subset(in_find), seed)
 
 
-def _asked_again(
+def _further(
+    asked: Asked, chosen: Sequence[int], reference: Subject, settings: DiscoveryConfig
+) -> list[Probe]:
+    """Return some prompts in other words, and questions like them."""
+    probes = [asked.probes[i] for i in chosen]
+    variants = variants_of(probes, reference.pair, settings.answer_tokens)
+    chats = [probe for probe in probes if probe.text.messages is not None]
+    if not chats:
+        return variants
+    known = [*asked.probes, *variants]
+    return variants + similar_questions(chats, known, reference, settings.answer_tokens)
+
+
+def _most_different(
     asked: Asked,
     models: tuple[Subject, Subject],
     hypotheses: Sequence[Hypothesis],

@@ -119,16 +119,25 @@ class Subject:
                 found[batch.prompts] = (sums / (batch.length - batch.n_prompt)).double().numpy()
         return found
 
+    def continuations(self, texts: Sequence[str], sampling: Sampling) -> list[list[str]]:
+        """Return sampled continuations of plain text, without a chat template.
+
+        Raises:
+            TimeSpent: No time is left.
+            DataError: A text with its continuation is longer than the models can read.
+        """
+        tokenizer = self.pair.tokenizer_of(self.model)
+        prompts = [Prompt(text, np.array(tokenizer.encode(text), dtype=np.int64)) for text in texts]
+        with self._changed():
+            return self._generator(prompts, sampling).answers(unchanged(self.model))
+
     def _sample(self, prompts: Sequence[Prompt]) -> list[Answer]:
         read = [prompt.read_by(self.model) for prompt in prompts]
-        sampling = Sampling(
-            max_new_tokens=self._settings.answer_tokens, samples=1, temperature=self._settings.temperature
-        )
-        seed = zlib.crc32(f"{self._seed} {prompts[0].text}".encode())
-        generator = Generator(self.pair, None, read, _ALL_TOKENS, sampling, seed, self._clock.check)
+        most = self._settings.answer_tokens
+        sampling = Sampling(max_new_tokens=most, samples=1, temperature=self._settings.temperature)
+        generator = self._generator(read, sampling)
         with self._changed():
             rows = [row for (row,) in generator.sampled(unchanged(self.model))]
-        most = self._settings.answer_tokens
         return [
             Answer(
                 generator.text_of(row.token_ids, self.model),
@@ -138,6 +147,10 @@ class Subject:
             )
             for row in rows
         ]
+
+    def _generator(self, prompts: Sequence[Prompt], sampling: Sampling) -> Generator:
+        seed = zlib.crc32(f"{self._seed} {prompts[0].text}".encode())
+        return Generator(self.pair, None, prompts, _ALL_TOKENS, sampling, seed, self._clock.check)
 
     def _changed(self) -> AbstractContextManager[None]:
         return nullcontext() if self._bits is None else rounded(self.pair.models[self.model], self._bits)

@@ -50,13 +50,16 @@ class PromptFeatures:
     family: Int64[np.ndarray, " prompt"]
     """Prompts with equal numbers are one prompt in several wordings."""
 
+    neighborhood: Int64[np.ndarray, " prompt"]
+    """Prompts with equal numbers are one prompt, its wordings, and questions made to be like it."""
+
     def __len__(self) -> int:
         return len(self.words)
 
     def subset(self, chosen: Positive) -> "PromptFeatures":
         """Return the features of some prompts."""
         words = tuple(self.words[i] for i in np.flatnonzero(chosen))
-        return PromptFeatures(words, self.embedding[chosen], self.family[chosen])
+        return PromptFeatures(words, self.embedding[chosen], self.family[chosen], self.neighborhood[chosen])
 
     def weights(self) -> Float64[np.ndarray, " prompt"]:
         """Return the weight of each prompt: those of a family share that of one prompt."""

@@ -69,7 +69,7 @@ def score_search(
     how many findings fewer prompts give."""
     secret = _secret_probes(organism, models[0].pair)
     scored = [_scored(one, result, organism, reader, secret) for one in result.findings]
-    asked = result.asked.without_variants()
+    asked = result.asked.first_round()
     shown = [organism.shown_by(answer.text) for answer in asked.intervened]
     table = result.table.subset(np.arange(result.table.n_prompts) < len(asked.probes))
     first = FirstRound(asked, table, models)

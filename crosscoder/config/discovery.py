@@ -20,7 +20,7 @@ class DiscoveryConfig(Settings):
     variants: int = Field(
         default=8,
         ge=0,
-        description="prompts on which the models' answers differ most, and which are asked again in other words; this finds changed facts",
+        description="prompts on which the models' answers differ most, and which are asked again in other words, together with questions like them; this finds changed facts",
     )
     answer_tokens: Count = Field(default=24, description="largest number of tokens in an answer")
     temperature: Annotated[float, Field(gt=0)] = Field(
