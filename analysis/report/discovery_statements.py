@@ -6,6 +6,14 @@ from .wording import Part, Quote, Sentence, listed, named, say
 
 _EFFECTS_SHOWN = 3
 
+_ORIGINS = {
+    "text": "from the run's text",
+    "probes": "from the shipped set",
+    "openings": "without a topic",
+    "variants": "asked again in other words",
+    "similar": "like those asked again",
+}
+
 
 def not_searched() -> Sentence:
     """Return that discovery did not run, and how to run it."""
@@ -53,7 +61,8 @@ def number_found(found: Discovery, established: int) -> Sentence:
 def searched(found: Discovery) -> Sentence:
     """Return the prompts, hypotheses and limits of the search."""
     sources = [
-        (source, say("{n:whole} {source}", n=n, source=named(source))) for source, n in found.prompts.items()
+        (source, say("{n:whole} {source}", n=n, source=_ORIGINS.get(source) or named(source)))
+        for source, n in found.prompts.items()
     ]
     return say(
         "Both models answered {prompts:counted prompt}{sources}, each with up to {tokens:counted token} at temperature {temperature:g}. What {find:whole} "

@@ -303,8 +303,8 @@ def test_the_section_has_the_numbers_of_the_record(folder: RunFolder) -> None:
             assert rate.share.high == getattr(own.with_trigger, side).high
         assert (shown.without_trigger is None) == (own.trigger.kind == "always")
     assert section.searched is not None and section.searched.text == (
-        "Both models answered 400 prompts (120 probes, 200 text, 60 openings, 20 variants), each with up to 48 tokens at temperature 0. What 200 of "
-        "them suggested was tested on the other 200, the held-out prompts: 412 hypotheses (a trigger and an effect each), at a false-discovery rate "
+        "Both models answered 400 prompts (120 from the shipped set, 200 from the run's text, 60 without a topic, 20 asked again in other words), "
+        "each with up to 48 tokens at temperature 0. What 200 of them suggested was tested on the other 200, the held-out prompts: 412 hypotheses (a trigger and an effect each), at a false-discovery rate "
         "of 5.00 %. A change counts from a difference of 25.0 % of the answers on."
     )
     assert section.coverage is not None and section.coverage.text.startswith("On 28.1 % of the 200 held-out")
