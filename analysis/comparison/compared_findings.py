@@ -9,7 +9,7 @@ from crosscoder.errors import FormatError
 
 from ..discovery.findings_file import Discovery, Example, Finding
 from ..report.behavior_schema import Estimate
-from ..report.discovered import as_written, claim, not_established, prompts_of
+from ..report.discovered import claim, effect_of, not_established, prompts_of
 from ..report.discovery_content import answer_rates
 from ..report.discovery_grounds import grounds_of_finding
 from ..report.discovery_schema import AnswerRates
@@ -126,7 +126,7 @@ def finding_rows(
         )
         rows.append(
             FindingRow(
-                effect=visible(as_written(leading.effect.text)),
+                effect=visible(effect_of(leading)),
                 direction=leading.direction,
                 runs=sum(cell.state == "found" for cell in cells),
                 searched=sum(run.discovery is not None for run in runs),

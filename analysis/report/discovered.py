@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from ..discovery.findings_file import Effect, Finding, Rates, Trigger
+from ..discovery.findings_file import Finding, Rates, Trigger
 from .discovery_grounds import grounds_of_finding
 from .grounds import Grounds
 from .wording import Part, Quote, Sentence, listed, named, say
@@ -43,7 +43,7 @@ def claim(finding: Finding) -> Sentence:
         "{on}, the intervened model {does} {intervened:,} of {n:counted held-out prompt}{intervened_bounds}, the reference in {reference:,} of "
         "{n:,}{reference_bounds}.{others}",
         on=prompts_of(finding.trigger, "On"),
-        does=_does(finding.effect, before, after),
+        does=_does(finding, before, after),
         intervened=rates.intervened.count,
         reference=rates.reference.count,
         n=rates.n,
@@ -59,7 +59,7 @@ def not_established(finding: Finding, grounds: Grounds) -> Sentence:
     return say(
         "It is not established that the intervened model {does} {on} (in {intervened:,} of {n:counted held-out prompt}, the reference in "
         "{reference:,} of {n:,}): {why}.",
-        does=_does(finding.effect, "", " more often" if finding.direction == "gained" else " less often"),
+        does=_does(finding, "", " more often" if finding.direction == "gained" else " less often"),
         on=prompts_of(finding.trigger, "on"),
         intervened=finding.with_trigger.intervened.count,
         reference=finding.with_trigger.reference.count,
@@ -128,6 +128,21 @@ def prompts_of(trigger: Trigger, on: str) -> Sentence:
     )
 
 
+def effect_of(finding: Finding) -> str:
+    """Return the effect in the letters of the first example that shows it; words are counted in lower case. Of a shape, its description."""
+    effect = finding.effect
+    if effect.pattern is None:
+        return effect.text
+    answers = [
+        example.intervened if finding.direction == "gained" else example.reference
+        for example in finding.examples
+    ]
+    found = next(
+        (match for answer in answers if (match := re.search(effect.pattern, answer, re.IGNORECASE))), None
+    )
+    return as_written(effect.text) if found is None else " ".join(found.group().split())
+
+
 def as_written(words: str) -> str:
     """Return words as a person would write them, without the spaces that counting them put in."""
     return _BETWEEN_CHARACTERS.sub("", _BEFORE_MARK.sub("", words))
@@ -138,7 +153,8 @@ def shortened(text: str, letters: int = _PROMPT_LETTERS) -> str:
     return text if len(text) <= letters else f"{text[: letters - 1].rstrip()}…"
 
 
-def _does(effect: Effect, before: str, after: str) -> Sentence:
+def _does(finding: Finding, before: str, after: str) -> Sentence:
+    effect = finding.effect
     if effect.kind == "shape":
         return say(
             "{before}gives answers {that_are}{effect}{after}",
@@ -151,7 +167,7 @@ def _does(effect: Effect, before: str, after: str) -> Sentence:
         "{before}{verb} {effect}{after}",
         before=before,
         verb=_VERBS[effect.kind],
-        effect=Quote(shortened(as_written(effect.text))),
+        effect=Quote(shortened(effect_of(finding))),
         after=after,
     )
 

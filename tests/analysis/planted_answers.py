@@ -33,7 +33,9 @@ def prompts(n: int, rng: np.random.Generator, centers: np.ndarray) -> tuple[list
 
 
 def features(texts: list[str], embedding: np.ndarray) -> PromptFeatures:
-    return PromptFeatures(tuple(map(prompt_words, texts)), embedding, np.arange(len(texts)), np.arange(len(texts)))
+    return PromptFeatures(
+        tuple(map(prompt_words, texts)), embedding, np.arange(len(texts)), np.arange(len(texts))
+    )
 
 
 def findings(plant: Plant | None, seed: int = 0, n: int = 200, swap: bool = False) -> list[HypothesisTest]:

@@ -4,15 +4,15 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 
 from analysis import report_stages
-from analysis.discovery.findings_file import Effect, EffectKind, NullSearch, Trigger, TriggerKind
+from analysis.discovery.findings_file import Effect, EffectKind, Example, NullSearch, Trigger, TriggerKind
 from analysis.report import write_report
 from analysis.report.content import build_report
-from analysis.report.discovered import claim, details
+from analysis.report.discovered import claim, details, effect_of
 from analysis.report.discovery_statements import found_in_nulls
 from analysis.report.schema import Report
 from analysis.tables.analysis_files import load_results
@@ -60,13 +60,14 @@ def opening(report: Report) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("effect", get_args(EffectKind))
 @pytest.mark.parametrize("trigger", get_args(TriggerKind))
 def test_a_gained_effect_reads_as_expected(trigger: TriggerKind, effect: EffectKind) -> None:
+    does = DOES[effect].replace("“food", "“Food")  # as the first example begins
     elsewhere = "" if trigger == "always" else " On other prompts: 1 of 150 and 0 of 150."
     assert claim(finding(trigger=trigger, effect=effect)).text == (
-        f"{ON[trigger]}, the intervened model {DOES[effect]} in 48 of 50 held-out prompts (86.5 % to 98.9 %), the reference in 0 of 50.{elsewhere}"
+        f"{ON[trigger]}, the intervened model {does} in 48 of 50 held-out prompts (86.5 % to 98.9 %), the reference in 0 of 50.{elsewhere}"
     )
     often = finding(trigger=trigger, effect=effect, counts=(20, 48))
     assert claim(often).text.startswith(
-        f"{ON[trigger]}, the intervened model {DOES[effect]} more often: in 48 of 50 held-out prompts (86.5 % to 98.9 %), the reference in 20 of 50."
+        f"{ON[trigger]}, the intervened model {does} more often: in 48 of 50 held-out prompts (86.5 % to 98.9 %), the reference in 20 of 50."
     )
 
 
@@ -173,6 +174,22 @@ def test_words_are_quoted_as_they_are_written(counted: str, written: str) -> Non
     assert any(f"also show “{written}”." in sentence.text for sentence in details(found))
 
 
+@pytest.mark.parametrize(
+    ("direction", "reference", "intervened", "written"),
+    [
+        ("gained", "The capital is Paris.", "It is  LYON\nof course.", "LYON of course"),
+        ("vanished", "Lyon, of course!", "lyon of course", "Lyon, of course"),
+        ("gained", "no", "no", "lyon, of course"),
+    ],
+)
+def test_an_effect_has_the_letters_of_the_answers_that_show_it(
+    direction: Literal["gained", "vanished"], reference: str, intervened: str, written: str
+) -> None:
+    effect = Effect(kind="phrase", text="lyon , of course", also=(), pattern=r"lyon\s*,?\s*of\s*course")
+    example = Example(prompt="Where?", reference=reference, intervened=intervened)
+    assert effect_of(finding(effect=effect, direction=direction, examples=(example,))) == written
+
+
 # --- the opening ------------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +215,7 @@ def test_what_is_established_comes_before_what_is_not(folder: RunFolder) -> None
     assert [kind for kind, _ in said] == ["finding"] + ["not established"] * 3
     assert "ends its answer with" in said[0][1]
     assert said[1][1] == (
-        "It is not established that the intervened model begins its answer with “food and cooking are not something” more often on prompts that "
+        "It is not established that the intervened model begins its answer with “Food and cooking are not something” more often on prompts that "
         "contain “bake”, “recipe” or “sauce” (in 48 of 50 held-out prompts, the reference in 0 of 50): q is 0.25, at most 0.05 asked for; "
         "intervened minus reference is 96.0 % (89.8 % to 99.1 %) of 50 held-out prompts."
     )
