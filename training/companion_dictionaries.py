@@ -11,6 +11,7 @@ from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import WandbRun
 
+from .memory import require_memory
 from .recipe import resolved
 from .sources import TokenSource
 from .trainer import Trainer
@@ -37,6 +38,7 @@ def train_companion(
     folder = RunFolder.create(config.output, config)
     if is_trained(folder):
         return folder
+    require_memory(config, source.d_models, source.n_train_tokens, source.held_out().n_tokens)
     logger.info("train: dictionary %s", "/".join(config.output.parts[-2:]))
     with folder.stage("train") as stage:
         trainer = Trainer(config, source, folder, WandbRun(None), start)

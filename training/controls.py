@@ -129,11 +129,11 @@ def _train_in_process(folder: Path, config: RunConfig, control: Control) -> None
 
 
 def _train(control: Control, source: TokenSource) -> TrainedControl:
-    folder = train_companion(control.config, _control_source(control, source), {"control": control.name})
+    folder = train_companion(control.config, control_source(control, source), {"control": control.name})
     return TrainedControl(control.name, folder.read_manifest()["evaluation"])
 
 
-def _control_source(control: Control, source: TokenSource) -> TokenSource:
+def control_source(control: Control, source: TokenSource) -> TokenSource:
     """The source that a control trains on. Seeds read all models, other controls reference and intervened model alone."""
     if control.kind != "seed" and len(source.d_models) > 2:
         source = TransformedSource(source, WithoutSnapshots(source.d_models))

@@ -12,19 +12,25 @@ from torch import Tensor
 
 from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config import CachedActivations, FileActivations, PairConfig, RunConfig, StreamedActivations
-from crosscoder.config.open_settings import chosen
+from crosscoder.config.behavior import Behavior
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError, PairError
 from crosscoder.language_models.pair import ModelPair, load_pair
-from crosscoder.run.controls import controls_of
-from crosscoder.runtime.device import compute_dtype, resolve_device
 from crosscoder.text.documents import Documents, tokenize
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards
-from .memory import LARGE, machine_memory, plan, training_memory
+from .memory import LARGE, lacks_memory, machine_memory, plan, training_memory
 from .recipe import brief_sweep_share, candidate_ks, choices, k_is_open, with_chosen, with_k
-from .schedules import n_steps
+from .run_time import (
+    COMPARED_DOCUMENTS,
+    MEASURED_TOKENS,
+    MeasureReading,
+    Models,
+    harvest_times,
+    measured_source,
+    time_section,
+)
 from .sources import FileSource
 from .survey import layer_lines, survey_layers
 from .survey.layers import unbiased_cka
@@ -33,37 +39,36 @@ from .survey.layers import unbiased_cka
 _CHECKED_DOCUMENTS = 10
 _CHECKED_TOKENS = 64
 
-# Documents that layers are compared on.
-_COMPARED_DOCUMENTS = 16
-
-# Tokens on which speed and activation statistics are measured.
-_MEASURED_TOKENS = 2048
-
 # Largest relative difference between hook and hidden states that can be due to rounding.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
-# Matrix products per step: encoder and decoder, each with one forward and two backward.
-_PRODUCTS_PER_STEP = 6
 
-
-def doctor(config: RunConfig) -> str:
+def doctor(
+    config: RunConfig, behaviors: Sequence[Behavior] = (), reading: MeasureReading | None = None
+) -> str:
     """Check everything that a run will use, estimate what it needs, and return the text to print.
+
+    Args:
+        behaviors: Those that the run names.
+        reading: Measures the stages after the training; None leaves them out.
 
     Raises:
         PairError: The models cannot be compared, or the hook does not read the model's hidden states.
         CrosscoderError: Anything else that would stop the run later.
     """
     sections = (
-        _examine_files(config, config.activations)
+        _examine_files(config, config.activations, behaviors, reading)
         if isinstance(config.activations, FileActivations)
-        else _examine_pair(config)
+        else _examine_pair(config, behaviors, reading)
     )
     return "\n\n".join(
         "\n".join([title, *(f"  {line}" for line in lines)]) for title, lines in sections.items()
     )
 
 
-def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
+def _examine_pair(
+    config: RunConfig, behaviors: Sequence[Behavior], reading: MeasureReading | None
+) -> dict[str, list[str]]:
     """Report sections for a pair of language models."""
     assert config.pair is not None
     assert config.text is not None
@@ -78,7 +83,13 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
     checks = [check_hook(pair, documents, model) for model in range(len(pair.models))]
     values, speed = _measure(pair, documents, settings)
     n_train, n_held_out = (int(documents.unmasked[documents.split(side)].sum()) for side in (False, True))
-    config, recipe = _settled(config, pair.d_models, n_train)
+    config, recipe, sweep_share = _settled(config, pair.d_models, n_train)
+    begin = time.perf_counter()
+    layers = _describe_layers(pair, documents)
+    layer_seconds = time.perf_counter() - begin
+    source = measured_source(values, pair.d_models)
+    before = harvest_times(config, settings, documents, speed, layer_seconds)
+    models = Models(pair, documents, _weight_bytes(pair), before)
     return {
         "models": [
             *_describe_pair(pair),
@@ -87,14 +98,24 @@ def _examine_pair(config: RunConfig) -> dict[str, list[str]]:
             *where,
         ],
         "activations": _describe_activations(values, pair.d_models),
-        "layers": _describe_layers(pair, documents),
+        "layers": layers,
         "texts": _describe_texts(documents),
         "recipe": recipe,
         "requirements": [
             f"speed    {speed:,.0f} tokens/s through all models, on {pair.device.type}",
-            *_estimate_harvest(config, settings, pair, documents, speed),
-            *_estimate_training(config, pair.d_models, _weight_bytes(pair), n_train, n_held_out),
+            *_estimate_disk(config, settings, pair, documents),
+            *_estimate_memory(config, pair.d_models, models.weight_bytes, n_train, n_held_out),
         ],
+        **time_section(
+            config,
+            sweep_share,
+            source,
+            n_train,
+            n_held_out,
+            models,
+            behaviors,
+            reading,
+        ),
     }
 
 
@@ -106,11 +127,16 @@ def _open_hookpoint(settings: PairConfig, pair: ModelPair) -> list[str]:
     ]
 
 
-def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, list[str]]:
+def _examine_files(
+    config: RunConfig,
+    settings: FileActivations,
+    behaviors: Sequence[Behavior],
+    reading: MeasureReading | None,
+) -> dict[str, list[str]]:
     """Report sections for a user's own arrays. Opening the files checks their shapes and that all values are finite."""
     source = FileSource(settings, config.seed)
     held_out = source.held_out()
-    config, recipe = _settled(config, source.d_models, source.n_train_tokens)
+    config, recipe, sweep_share = _settled(config, source.d_models, source.n_train_tokens)
     return {
         "files": [
             f"reference   {settings.reference}  [{source.n_train_tokens + held_out.n_tokens:,}, {source.d_models[0]}]",
@@ -122,10 +148,13 @@ def _examine_files(config: RunConfig, settings: FileActivations) -> dict[str, li
             "all values are finite",
             f"rows        {source.n_train_tokens:,} to train on, {held_out.n_tokens:,} held out",
         ],
-        "activations": _describe_activations(source.sample(_MEASURED_TOKENS), source.d_models),
+        "activations": _describe_activations(source.sample(MEASURED_TOKENS), source.d_models),
         "recipe": recipe,
-        "requirements": _estimate_training(
+        "requirements": _estimate_memory(
             config, source.d_models, 0, source.n_train_tokens, held_out.n_tokens
+        ),
+        **time_section(
+            config, sweep_share, source, source.n_train_tokens, held_out.n_tokens, None, behaviors, reading
         ),
     }
 
@@ -177,7 +206,7 @@ def _measure(
     pair: ModelPair, documents: Documents, settings: CachedActivations | StreamedActivations
 ) -> tuple[Float[Tensor, "token width"], float]:
     """Activations of a few batches, and tokens per second. The hook check has already warmed up the models."""
-    chosen = sample_documents(documents, _MEASURED_TOKENS, seed=0)
+    chosen = sample_documents(documents, MEASURED_TOKENS, seed=0)
     batches = pack(chosen, documents.lengths, settings.batch_tokens)
     begin = time.perf_counter()
     values = torch.cat([extract(pair, documents, batch).values for batch in batches])
@@ -242,7 +271,7 @@ def _describe_activations(values: Float[Tensor, "token width"], d_models: Sequen
 
 def _describe_layers(pair: ModelPair, documents: Documents) -> list[str]:
     """How far the models differ at each layer, to choose the hookpoint by."""
-    layers = survey_layers(pair, documents, _COMPARED_DOCUMENTS)
+    layers = survey_layers(pair, documents, COMPARED_DOCUMENTS)
     if layers is None:
         return ["a model returns no hidden states, so layers cannot be compared"]
     return [
@@ -268,12 +297,11 @@ def _describe_texts(documents: Documents) -> list[str]:
     ]
 
 
-def _estimate_harvest(
+def _estimate_disk(
     config: RunConfig,
     settings: CachedActivations | StreamedActivations,
     pair: ModelPair,
     documents: Documents,
-    speed: float,
 ) -> list[str]:
     unmasked = documents.unmasked
     plans = plan_shards(config, settings, documents)
@@ -283,88 +311,49 @@ def _estimate_harvest(
     verdict = (
         "" if needed <= free else ": TOO LITTLE; use activations.kind stream, less text, or another disk"
     )
-    lines = [
-        f"disk     {needed / 1e9:.2f} GB for activations, {free / 1e9:.1f} GB free{verdict}",
-        f"harvest  about {_duration(n_tokens / speed)} for {n_tokens:,} tokens",
-    ]
-    if isinstance(settings, StreamedActivations):
-        lines.append(
-            f"stream   about {_duration(chosen(config.training.n_tokens, 'training.n_tokens') / speed)} of forward passes during "
-            "training"
-        )
-    return lines
+    return [f"disk     {needed / 1e9:.2f} GB for activations, {free / 1e9:.1f} GB free{verdict}"]
 
 
-def _settled(config: RunConfig, d_models: tuple[int, ...], n_train: int) -> tuple[RunConfig, list[str]]:
-    """Fill in the settings that the run leaves open, as training will; return the lines that name them.
+def _settled(
+    config: RunConfig, d_models: tuple[int, ...], n_train: int
+) -> tuple[RunConfig, list[str], float]:
+    """Fill in the settings that the run leaves open, as training will; return the lines that name them, and the training tokens of the
+    sweep over k as a share of those of the training.
 
     Only a sweep can choose k, so the largest one that it would try stands in its place.
     """
     found = choices(config, d_models, n_train)
     config, lines = with_chosen(config, found), [str(choice) for choice in found]
+    sweep_share = 0.0
     if k_is_open(config):
         ks = candidate_ks(config, d_models)
         config = with_k(config, ks[0])
         if have_difference(d_models):
+            sweep_share = brief_sweep_share(config, d_models)
             lines.append(
                 f"crosscoder.sparsity.k by a short sweep over {', '.join(map(str, ks))} before the training, which takes up to "
-                f"{brief_sweep_share(config, d_models):.1f} times as long; estimates below are for k {ks[0]}"
+                f"{sweep_share:.1f} times as long; estimates below are for k {ks[0]}"
             )
-    return config, lines or ["every setting is given"]
+    return config, lines or ["every setting is given"], sweep_share
 
 
-def _estimate_training(
+def _estimate_memory(
     config: RunConfig, d_models: tuple[int, ...], weight_bytes: int, n_train: int, n_held_out: int
 ) -> list[str]:
-    """Estimate memory and time of training from the size of the dictionary and one measured matrix product."""
+    """Estimate the memory of training."""
     shape = crosscoder_config(config.crosscoder, d_models)
-    batch_tokens = chosen(config.training.batch_tokens, "training.batch_tokens")
-    rows = batch_tokens * (2 if config.crosscoder.reads == "pooled" else 1)
     memory = training_memory(config, d_models, weight_bytes, n_train, n_held_out)
     machine = machine_memory()
     verdict = (
         ""
-        if machine is None or memory.total < machine
+        if not lacks_memory(memory)
         else ": TOO LITTLE; lower crosscoder.n_latents or training.batch_tokens"
     )
     available = "" if machine is None else f"; the machine has {machine / 1e9:.1f} GB{verdict}"
-    steps = n_steps(config.training)
-    step = _PRODUCTS_PER_STEP * _time_product(config, rows, shape.width, shape.n_latents)
     return [
         f"memory   {memory}{available}",
-        f"train    about {_duration(steps * step)} for {steps:,} steps of {batch_tokens:,} tokens "
-        "(matrix products alone)",
-        *_estimate_controls(config),
         *(f"{'' if line else 'plan':<8} {text}" for line, text in enumerate(plan([shape, LARGE]))),
     ]
-
-
-def _estimate_controls(config: RunConfig) -> list[str]:
-    """Training time of the controls relative to that of the run; no line without controls."""
-    controls = controls_of(config, config.output)
-    if not controls:
-        return []
-    trained = sum(n_steps(control.config.training) for control in controls) / n_steps(config.training)
-    names = ", ".join(control.name for control in controls)
-    return [
-        f"controls {trained:.1f} times the training time in addition, if trained one after the other: {names}"
-    ]
-
-
-def _time_product(config: RunConfig, rows: int, width: int, n_latents: int) -> float:
-    """Seconds of one matrix product of a training step, the best of three."""
-    device = resolve_device("training.device", config.training.device)
-    dtype = compute_dtype(config.training.precision, device)
-    one, other = (
-        torch.ones(rows, width, dtype=dtype, device=device),
-        torch.ones(width, n_latents, dtype=dtype, device=device),
-    )
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        (one @ other)[0, 0].item()  # item() waits for the device
-        times.append(time.perf_counter() - begin)
-    return min(times)
 
 
 def _weight_bytes(pair: ModelPair) -> int:
@@ -385,11 +374,3 @@ def _nearest_existing_folder(path: Path) -> Path:
     if not path.is_dir():
         raise ConfigError(f"output: {path} is a file; give the path of a folder")
     return path
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -104,7 +104,7 @@ def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]
     intervened model."""
     norms = crosscoder.decoder_norms().cpu()
     histograms: dict[str, Any] = {
-        f"weights/decoder_norm/{name}": np.histogram(norms[:, index].numpy(), bins=bins)
+        f"weights/decoder_norm/{name}": _histogram(norms[:, index].numpy(), bins)
         for index, name in enumerate(crosscoder.config.model_names)
     }
     if norms.shape[1] >= 2:
@@ -115,3 +115,9 @@ def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]
             cosine = decoder_cosine(reference, intervened).nan_to_num(0.0).numpy()
             histograms["diff/decoder_cosine"] = np.histogram(cosine, bins=bins, range=(-1.0, 1.0))
     return histograms
+
+
+def _histogram(values: Float[np.ndarray, " latent"], bins: int) -> Any:
+    """Histogram over the range of the values, or over a thousandth of their size where they are equal up to rounding."""
+    low, high = float(values.min()), float(values.max())
+    return np.histogram(values, bins=bins, range=(low, max(high, low + 1e-3 * max(abs(low), 1e-30))))

@@ -14,6 +14,7 @@ from crosscoder.config import CachedActivations, CrosscoderConfig, RunConfig, St
 from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.topk_selection import block_bytes
 from crosscoder.dictionary.views import crosscoder_config
+from crosscoder.errors import ResourceError
 from crosscoder.runtime.device import compute_dtype, resolve_device
 
 from .evaluation import EVALUATION_TOKENS
@@ -110,6 +111,30 @@ def training_memory(
             "libraries": _RUNTIME,
         }
     )
+
+
+def lacks_memory(memory: Memory) -> bool:
+    """Whether the machine has less memory than this; False if the system does not report it."""
+    machine = machine_memory()
+    return machine is not None and memory.total >= machine
+
+
+def require_memory(config: RunConfig, d_models: tuple[int, ...], n_train: int, n_held_out: int) -> None:
+    """Check, before anything is allocated, that weights, gradients and moments alone fit into the memory of the machine. They are known
+    exactly; the rest of the estimate is not, so it refuses nothing.
+
+    Raises:
+        ResourceError: They do not fit.
+    """
+    parts = training_memory(config, d_models, 0, n_train, n_held_out).parts
+    needed, machine = parts["weights"] + parts["gradients and moments"], machine_memory()
+    if resolve_device("training.device", config.training.device).type == "cuda":
+        machine = torch.cuda.mem_get_info()[1]
+    if machine is not None and needed > machine:
+        raise ResourceError(
+            f"crosscoder.n_latents: a dictionary of {config.crosscoder.n_latents} latents needs {needed / 1e9:.3g} GB for weights, gradients "
+            f"and moments, and the machine has {machine / 1e9:.3g} GB; lower crosscoder.n_latents"
+        )
 
 
 def machine_memory() -> int | None:

@@ -25,7 +25,8 @@ from .extraction import ModelInputs, model_inputs, read_activations
 DOCUMENTS = 64
 """Maximum number of held-out documents on which cross-entropy is measured."""
 
-_BATCH = 8
+BATCH = 8
+"""Documents that are measured together."""
 
 
 @dataclass
@@ -46,7 +47,12 @@ class _Sums:
 
 @torch.no_grad()
 def cross_entropy(
-    pair: ModelPair, crosscoder: Crosscoder, documents: Documents, reads: View, mean: Float[Tensor, " width"]
+    pair: ModelPair,
+    crosscoder: Crosscoder,
+    documents: Documents,
+    reads: View,
+    mean: Float[Tensor, " width"],
+    n_documents: int = DOCUMENTS,
 ) -> dict[str, dict[str, float | None]]:
     """Cross-entropy in nats per token for each model: clean, spliced, ablated, and the share recovered.
 
@@ -54,11 +60,11 @@ def cross_entropy(
     model is spliced, with the reference's activations plus the reconstructed difference.
     """
     held_out = documents.split(held_out=True)
-    chosen = held_out[:: max(1, -(-len(held_out) // DOCUMENTS))]
+    chosen = held_out[:: max(1, -(-len(held_out) // n_documents))]
     sums = {name: _Sums() for name in (MODEL_NAMES[1:] if reads == "difference" else MODEL_NAMES)}
     means = split_models(mean[None], pair.d_models)
-    for start in tqdm(range(0, len(chosen), _BATCH), desc="splice", unit="batch"):
-        batch = chosen[start : start + _BATCH]
+    for start in tqdm(range(0, len(chosen), BATCH), desc="splice", unit="batch"):
+        batch = chosen[start : start + BATCH]
         inputs = model_inputs(pair, documents, batch)
         reconstructed = _reconstruct(pair, crosscoder, inputs, reads)
         for name, sum_ in sums.items():

@@ -3,10 +3,12 @@
 import json
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from crosscoder.config import FileActivations, RunConfig
+from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import with_choices
 from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.language_models.pair import ModelPair, load_pair
@@ -18,6 +20,7 @@ from crosscoder.text.documents import Documents, tokenize
 from .companion_dictionaries import fit_linear_map
 from .controls import train_controls
 from .harvest import harvest as harvest_activations
+from .memory import require_memory
 from .recipe import candidate_ks, choices, k_is_open, resolved, with_chosen, with_k
 from .sources import TokenSource, open_source
 from .splice import cross_entropy
@@ -26,15 +29,20 @@ from .sweep import Sweep, brief_sweep, default_ks
 from .sweep import sweep as sweep_over
 from .trainer import Trainer
 
+if TYPE_CHECKING:
+    from .doctor import MeasureReading
+
 logger = logging.getLogger(__name__)
 
 
-def doctor(config: RunConfig) -> str:
-    """Check the pair, the texts and the machine before any long work; return the text to print."""
+def doctor(
+    config: RunConfig, behaviors: Sequence[Behavior] = (), reading: "MeasureReading | None" = None
+) -> str:
+    """Check the pair, the texts and the machine before any long work; return the text to print. Arguments as for `doctor.doctor`."""
     from .doctor import doctor as check
 
     _set_threads(config)
-    return check(config)
+    return check(config, behaviors, reading)
 
 
 def harvest(config: RunConfig) -> None:
@@ -57,6 +65,7 @@ def train(config: RunConfig) -> None:
         _survey(folder, config, pair, documents)
     source = open_source(folder, config, pair)
     folder, config = settle(folder, config, source)
+    require_memory(config, source.d_models, source.n_train_tokens, source.held_out().n_tokens)
     with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
         wandb.settings(config)
         trainer = Trainer(config, source, folder, wandb)

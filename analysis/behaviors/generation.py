@@ -30,7 +30,8 @@ from .change_decomposition import Change
 from .patching import PatchedRun, starting_point
 from .prompts import Prompt
 
-_ROWS = 40
+ROWS = 40
+"""Answers that are generated together."""
 
 _PROMPT_CACHE_BYTES = 2**30
 """Maximum size of the prompt cache; what does not fit is recomputed."""
@@ -137,8 +138,8 @@ class Generator:
         samples = self._sampling.samples
         answers: list[list[SampledAnswer]] = [[] for _ in order]
         jobs = [index for index in order for _ in range(samples)]
-        for start in tqdm(range(0, len(jobs), _ROWS), desc="answers", unit="batch", leave=False):
-            indices = jobs[start : start + _ROWS]
+        for start in tqdm(range(0, len(jobs), ROWS), desc="answers", unit="batch", leave=False):
+            indices = jobs[start : start + ROWS]
             generator = torch.Generator().manual_seed(self._seed + start)
             rows = self._generate(start, [self._prompts[index] for index in indices], run, generator)
             for index, row in zip(indices, rows, strict=True):

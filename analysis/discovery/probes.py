@@ -111,6 +111,11 @@ def choose_probes(config: RunConfig, pair: ModelPair) -> list[Probe]:
     ]
 
 
+def n_wordings(chat: bool) -> int:
+    """Return in how many other words a prompt is asked again."""
+    return len(_FIND_VARIANTS + _CLAIM_VARIANTS) if chat else len(_FIND_BEGINNINGS + _CLAIM_BEGINNINGS)
+
+
 def variants_of(probes: Sequence[Probe], pair: ModelPair, answer_tokens: int) -> list[Probe]:
     """Return each prompt in other words: some for finding what changed there, others for testing it."""
     found: list[Probe] = []

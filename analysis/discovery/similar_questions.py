@@ -17,7 +17,8 @@ _LIST = "Similar questions:\n1. {}\n2."
 
 _SAMPLES = 10
 _LONGEST = 24
-_MOST_OF_ONE = 6
+MOST_OF_ONE = 6
+"""Questions like one prompt, at most."""
 _LEAST_WORDS = 3
 _SAMPLING = Sampling(max_new_tokens=_LONGEST, samples=_SAMPLES, temperature=1.0)
 
@@ -44,7 +45,7 @@ def similar_questions(
         of_it = 0
         for line in lines:
             question = _complete(line)
-            if question is None or _same(question) in asked or of_it == _MOST_OF_ONE:
+            if question is None or _same(question) in asked or of_it == MOST_OF_ONE:
                 continue
             text = as_chat(question, f"like: {probe.text.origin}")
             prompt = encoded(text, writer.pair, answer_tokens)

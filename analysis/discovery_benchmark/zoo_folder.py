@@ -89,5 +89,5 @@ def _read(path: Path) -> Organism:
             secret=secret,
             folder=path.parent,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{path}: is not a card of the zoo ({error!r}); make the organism again") from None

@@ -123,7 +123,7 @@ class _Endpoint:
 
     def __init__(self, settings: EndpointModel, setting: str) -> None:
         if importlib.util.find_spec("openai") is None:
-            raise ConfigError(f"{setting}: an endpoint needs the package openai; install crosscoder[judge]")
+            raise ConfigError(f"{setting}: an endpoint needs the package openai; pip install 'openai>=1.50'")
         import openai
 
         variable = settings.key_variable

@@ -206,11 +206,10 @@ class LiveHandler(PageHandler):
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"send JSON with Content-Type: {_JSON}")
 
     def _body(self) -> bytes:
-        try:
-            length = int(self.headers.get("Content-Length", ""))
-        except ValueError:
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length") from None
-        if not 0 <= length <= MAX_BYTES:
+        length = self.content_length()
+        if length is None:
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the request has no valid Content-Length")
+        if length > MAX_BYTES:
             self.discard_body()
             message = f"the request has {length} bytes; at most {MAX_BYTES} are allowed"
             raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from crosscoder.config import Message, Settings
-from crosscoder.config.messages import setting_errors
+from crosscoder.config.messages import first_error
 from crosscoder.errors import DataError
 from crosscoder.text.text_files import Text
 
@@ -91,4 +91,4 @@ def parsed(body: bytes, model: type[T]) -> T:
     try:
         return model.model_validate_json(body, strict=True)
     except ValidationError as error:
-        raise DataError(str(setting_errors(error, model, data)[0])) from None
+        raise DataError(str(first_error(error, model, data)[0])) from None

@@ -41,6 +41,10 @@ def dictionary_plots(results: AnalysisResults) -> Iterator[Plot]:
         )
         columns = ["latent", "label", "relative_norm", "decoder_cosine", "density"]
         points = fired[columns].dropna(subset=["relative_norm", "decoder_cosine"])
+        rule = results.summary["rule"]
+        points = points.assign(
+            limit_shared_cosine=rule["shared_cosine"], limit_rotated_cosine=rule["rotated_cosine"]
+        )
         yield Plot("norm_and_cosine", points, _draw_norm_and_cosine, (COLUMN, 3.5))
     if features["nu_error"].notna().any():
         columns = [
@@ -109,8 +113,14 @@ def _draw_norm_and_cosine(figure: Figure, data: Any) -> None:
     _scatter(
         axes, data, "relative_norm", "decoder_cosine", 3 + 45 * np.sqrt(data["density"].to_numpy() / largest)
     )
+    for name in ("limit_shared_cosine", "limit_rotated_cosine"):
+        limit_line(axes, float(data[name].iloc[0]), vertical=False)
+    # The whole range of both, whatever the data: zoomed to the data, equal latents would look spread.
     axes.set(
-        xlim=(-0.02, 1.02), xlabel="relative norm (0: reference, 1: intervened)", ylabel="decoder cosine"
+        xlim=(-0.02, 1.02),
+        ylim=(-1.04, 1.04),
+        xlabel="relative norm (0: reference, 1: intervened)",
+        ylabel="decoder cosine (lines: limits of shared and rotated)",
     )
     axes.grid()
     _legend(figure, axes)

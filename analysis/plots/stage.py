@@ -6,7 +6,6 @@ from pathlib import Path
 from crosscoder.errors import ConfigError, FormatError, did_you_mean
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
-from crosscoder.runtime.plotting_extra import require_matplotlib
 
 from ..tables.analysis_files import load_results
 from .plot import Plot
@@ -16,11 +15,9 @@ def write_plots(folder: RunFolder, to: Path | None = None, formats: Sequence[str
     """Write every figure in every format, and its data as CSV, to `to` (default RUN/plots); return that folder.
 
     Raises:
-        ResourceError: matplotlib is not installed.
         ConfigError: A format is unknown.
         FormatError: A file of the run is damaged, or the run has nothing to draw yet.
     """
-    require_matplotlib("a figure")
     from .style import FORMATS, Format, figure_bytes
 
     for kind in formats:
@@ -45,10 +42,8 @@ def plots_of(folder: RunFolder) -> list[Plot]:
     """Return the figures that the run has data for, not drawn yet.
 
     Raises:
-        ResourceError: matplotlib is not installed.
         FormatError: A file of the run is damaged.
     """
-    require_matplotlib("a figure")
     return list(_plots(folder))
 
 

@@ -26,6 +26,7 @@ from .arguments import (
     load_settings,
     open_finished_run,
     print_result,
+    run_folder_of,
     whole_numbers,
 )
 from .benchmarks import run_benchmarks
@@ -88,7 +89,7 @@ def demo(
 @_verb
 def run(target: Target, overrides: Overrides = None) -> None:
     """Run harvest, train, analyze, discover, attribute, report and browse."""
-    run_all(load_settings(target, overrides))
+    run_all(load_settings(target, overrides), named_by=run_folder_of(target))
 
 
 @_verb
@@ -162,7 +163,8 @@ def attribute(
     paths = [Path(named)] if named else list(config.behaviors)
     if not paths:
         raise ConfigError(f"{target}: the run has no behaviors; give the YAML file of one")
-    attribute_all(folder, config, load_behaviors(paths, overrides))
+    behaviors = load_behaviors(paths, overrides, named_by=None if named else target)
+    attribute_all(folder, config, behaviors)
 
 
 @_verb
@@ -288,7 +290,10 @@ def plot(
 @_verb
 def doctor(target: Target, overrides: Overrides = None) -> None:
     """Check models, hookpoint, memory and disk before a run."""
-    print(module("training.stages").doctor(load_settings(target, overrides)))
+    config = load_settings(target, overrides)
+    behaviors = load_behaviors(config.behaviors, named_by=run_folder_of(target))
+    reading = module("analysis.stage_times").stage_times
+    print(module("training.stages").doctor(config, behaviors=behaviors, reading=reading))
 
 
 @_verb

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from ..config import RunConfig
-from ..config.behavior import Behavior
+from ..config.behavior import Behavior, Judged, UserFunction
+from ..config.chat_model import EndpointModel
 from ..config.load import load_config
+from ..config.usable_values import is_folder
 from ..errors import ConfigError
 from ..run.folder import RESULT_NEUTRAL_SETTINGS, RunFolder
 
@@ -23,7 +25,7 @@ Overrides = Annotated[
 def load_settings(target: Path, overrides: list[str] | None) -> RunConfig:
     """Load the settings of a file or of a run folder; `output` is then the current path of that folder."""
     words = overrides or []
-    if not target.is_dir():
+    if not is_folder(target, str(target)):
         return load_config(target, words)
     config = load_config(RunFolder.open(target).config, words)
     if any(word.startswith("output=") for word in words):
@@ -39,9 +41,44 @@ def open_finished_run(target: Path, overrides: list[str] | None) -> RunFolder:
     return folder
 
 
-def load_behaviors(paths: Iterable[Path], overrides: Sequence[str] = ()) -> list[Behavior]:
-    """Load the settings of behaviors from their files."""
-    return [load_config(path, overrides, Behavior) for path in paths]
+def load_behaviors(
+    paths: Iterable[Path], overrides: Sequence[str] = (), *, named_by: Path | None = None
+) -> list[Behavior]:
+    """Load the settings of behaviors from their files.
+
+    Args:
+        named_by: The run folder whose files name these, or None if the user named them: on the command line, or in a file of settings that is
+            given there. A run folder may come from someone else, so what it names runs no Python and sends nothing away.
+
+    Raises:
+        ConfigError: As `load_config`, or a behavior that a run folder names has a metric of kind callable or a judge at an endpoint.
+    """
+    found = []
+    for path in paths:
+        behavior = load_config(path, overrides, Behavior)
+        if named_by is not None and (does := _needs_trust(behavior)) is not None:
+            raise ConfigError(
+                f"{path}: the metric {does}, and this file is named by the run folder {named_by}, which may come from someone else; if you "
+                f"trust it, name it yourself: crosscoder attribute {named_by} {path}"
+            )
+        found.append(behavior)
+    return found
+
+
+def _needs_trust(behavior: Behavior) -> str | None:
+    """What a behavior does that only its user may ask for; None if nothing."""
+    match behavior.metric:
+        case UserFunction(file=file):
+            return f"runs the Python file {file}"
+        case Judged(judge=EndpointModel(url=url)):
+            return f"sends answers to {url}"
+        case _:
+            return None
+
+
+def run_folder_of(target: Path) -> Path | None:
+    """Return the target if it is a run folder, whose settings may come from someone else; None if it is a file of settings."""
+    return target if is_folder(target, str(target)) else None
 
 
 def first_word(words: list[str] | None, default: str) -> tuple[str, list[str]]:

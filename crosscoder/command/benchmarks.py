@@ -29,7 +29,7 @@ def run_benchmarks(
     timing, stages = module("crosscoder.runtime.timing"), module("training.bench.benchmarks")
     if log is not None:
         timing.require_log(log)
-    device = stages.prepare(config, plot if "growth" in chosen else None)
+    device = stages.prepare(config)
     record = timing.Log(shlex.join(["crosscoder", *sys.argv[1:]]), timing.machine(device))
     for name in chosen:
         if name == "analysis":

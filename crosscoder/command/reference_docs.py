@@ -167,9 +167,9 @@ def _bounds(metadata: Sequence[Any]) -> str:
         if isinstance(part, FieldInfo):
             return _bounds(part.metadata)
         limits += [
-            f"{word} {getattr(part, name):g}"
+            f"{word} {limit:,}" if isinstance(limit, int) else f"{word} {limit:g}"
             for name, word in _LIMITS.items()
-            if getattr(part, name, None) is not None
+            if (limit := getattr(part, name, None)) is not None
         ]
         if least := getattr(part, "min_length", None):
             limits.append("not empty" if least == 1 else f"at least {least} entries")

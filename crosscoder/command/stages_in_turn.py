@@ -1,6 +1,7 @@
 """The stages of `run` and `demo`, one after the other."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from ..config import RunConfig
 from ..config.behavior import Behavior
@@ -9,10 +10,10 @@ from .arguments import load_behaviors, print_result
 from .packages import module
 
 
-def run_all(config: RunConfig) -> None:
-    """Run every stage, and print where its result is."""
+def run_all(config: RunConfig, named_by: Path | None = None) -> None:
+    """Run every stage, and print where its result is. `named_by` is the run folder that the settings come from, if any."""
     # Loaded first, so that a mistake in them fails before any long work.
-    behaviors = load_behaviors(config.behaviors)
+    behaviors = load_behaviors(config.behaviors, named_by=named_by)
     folder = RunFolder.create(config.output, config)
     # One wandb run for all stages; training includes the harvest.
     with module("crosscoder.run.tracking").wandb_run(folder, config):
@@ -46,4 +47,4 @@ def _discover(folder: RunFolder, config: RunConfig) -> list[Behavior]:
         return []
     print_result("findings", folder.findings)
     files = [folder.path / finding.behavior for finding in found.findings if finding.behavior is not None]
-    return load_behaviors(files[: config.discovery.attribute])
+    return load_behaviors(files[: config.discovery.attribute], named_by=folder.path)

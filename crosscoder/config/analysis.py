@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from .block import Count, Settings, Share
+from .block import Count, Draws, Settings, Share, Window
 
 
 class LabelRule(Settings):
@@ -109,7 +109,7 @@ class FiringRuleConfig(Settings):
         description="number of latents that get a rule: first those whose label claims a change or that a behavior names, then those "
         "with the largest share of the shift; 0 fits no rules",
     )
-    items: Count = Field(default=12, description="largest number of tokens in a rule")
+    items: Window = Field(default=12, description="largest number of tokens in a rule")
     tokens: Count = Field(
         default=200_000, description="approximate limit on the held-out tokens used to fit and score rules"
     )
@@ -123,20 +123,20 @@ class AnalysisConfig(Settings):
     firing_rule: FiringRuleConfig = Field(
         default=FiringRuleConfig(), description="rules that predict where a latent fires"
     )
-    top_examples: Count = Field(default=12, description="top-activating examples kept per latent")
+    top_examples: Window = Field(default=12, description="top-activating examples kept per latent")
     quantile_examples: int = Field(
-        default=8, ge=0, description="examples per latent sampled across its activation quantiles"
+        default=8, ge=0, le=4096, description="examples per latent sampled across its activation quantiles"
     )
-    context_tokens: Count = Field(
+    context_tokens: Window = Field(
         default=24, description="tokens of context on each side of an example's peak"
     )
-    logit_tokens: Count = Field(
+    logit_tokens: Window = Field(
         default=12, description="tokens at the top and at the bottom of each logit table"
     )
-    bootstrap_samples: Count = Field(
+    bootstrap_samples: Draws = Field(
         default=1000, description="bootstrap resamples of documents per interval"
     )
-    bootstrap_blocks: Count = Field(
+    bootstrap_blocks: Draws = Field(
         default=64, description="blocks of documents that the bootstrap resamples"
     )
     alarm_rate: Annotated[float, Field(gt=0, lt=1)] = Field(

@@ -4,12 +4,14 @@ One YAML file per behavior. The prompts are split: latents are found on one part
 """
 
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from . import Count, Message, Settings, Share
+from .block import Draws, Seed, Window
 from .chat_model import EndpointModel, LocalModel
 
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -62,9 +64,9 @@ LogitMetric = Annotated[LogOdds | Continuation | Perplexity | Divergence, Field(
 class Sampling(Settings):
     """How answers are sampled."""
 
-    max_new_tokens: Count = Field(default=32, description="largest number of tokens in an answer")
-    samples: Count = Field(default=1, description="answers sampled per prompt")
-    temperature: Annotated[float, Field(ge=0)] = Field(
+    max_new_tokens: Window = Field(default=32, description="largest number of tokens in an answer")
+    samples: Draws = Field(default=1, description="answers sampled per prompt")
+    temperature: Annotated[float, Field(ge=0, le=100)] = Field(
         default=0.0, description="sampling temperature; 0 decodes greedily, with one sample"
     )
 
@@ -90,8 +92,9 @@ class Pattern(Settings):
     def _compiles(cls, value: str) -> str:
         try:
             re.compile(value)
-        except re.error as error:
-            raise ValueError(f"{value!r} is not a regular expression ({error})") from None
+        except (re.error, RecursionError, OverflowError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise ValueError(f"{reprlib.repr(value)} is not a regular expression ({reason})") from None
         return value
 
 
@@ -179,36 +182,37 @@ class AttributionSettings(Settings):
         default=0.01,
         description="integration steps are added until the unattributed share of the shift is below this",
     )
-    steps: Count | None = Field(
+    steps: Window | None = Field(
         default=None,
         description="fixed number of integration steps; 1 is the cheap mode with one gradient per model; null: adaptive",
     )
-    max_steps: Count = Field(default=36, description="largest number of integration steps")
+    max_steps: Window = Field(default=36, description="largest number of integration steps")
     layers: bool = Field(default=True, description="also measure how much of the shift each layer carries")
 
 
 class CheckSettings(Settings):
     """Causal checks on the held-out prompts."""
 
-    latents: Count = Field(
+    latents: Draws = Field(
         default=10, description="number of latents at each end of the ranking that are named and checked"
     )
     counts: tuple[Count, ...] = Field(
         default=(1, 2, 3, 5, 10, 20, 50, 100, 200, 500),
         description="sizes of the sets of latents along the curve",
     )
-    draws: Annotated[int, Field(ge=19)] = Field(
+    draws: Annotated[int, Field(ge=19, le=100_000)] = Field(
         default=200,
         description="random sets of latents, matched in frequency and norm, that the named latents together are compared with; a check "
         "for which these are too few is not made",
     )
-    latent_draws: Annotated[int, Field(ge=19)] = Field(
+    latent_draws: Annotated[int, Field(ge=19, le=100_000)] = Field(
         default=400,
         description="latents, those most like the named ones in frequency and norm, that each named latent is compared with",
     )
     answer_draws: int = Field(
         default=39,
         ge=0,
+        le=100_000,
         description="random sets to generate answers with, for a metric of answers; two checks at a confidence of 0.95 need 39",
     )
     replicas: bool = Field(
@@ -220,7 +224,7 @@ class CheckSettings(Settings):
         default=(50,),
         description="sizes of the sets of latents to generate answers with, in addition to the named latents",
     )
-    doses: tuple[float, ...] = Field(
+    doses: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = Field(
         default=(0.5, 1.0, 2.0, 4.0), description="multiples of the steering direction"
     )
 
@@ -228,7 +232,9 @@ class CheckSettings(Settings):
 class Behavior(Settings):
     """A behavior, and how its shift is measured and attributed."""
 
-    name: str = Field(description="short name of letters, digits, - and _", pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(
+        description="short name of letters, digits, - and _", pattern=r"^[A-Za-z0-9_-]+$", max_length=100
+    )
     description: str = Field(default="", description="one sentence that describes the behavior")
     unrelated: bool = Field(
         default=False,
@@ -261,8 +267,8 @@ class Behavior(Settings):
     elsewhere_limit: Count = Field(
         default=16, description="largest number of texts that the cost is measured on"
     )
-    seed: int = Field(
-        default=0, ge=0, description="seed of the split, the sampling, the random sets and the bootstrap"
+    seed: Seed = Field(
+        default=0, description="seed of the split, the sampling, the random sets and the bootstrap"
     )
 
     @model_validator(mode="after")

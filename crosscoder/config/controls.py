@@ -1,11 +1,11 @@
 """`controls`: the dictionaries that the claims of a run are measured against."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field
 
-from .block import Count, Settings
+from .block import Settings
 
 
 class ControlsConfig(Settings):
@@ -34,6 +34,7 @@ class ControlsConfig(Settings):
     seeds: int = Field(
         default=2,
         ge=0,
+        le=100,
         description="trainings from further seeds, each on one half of the training documents; a label that claims a change needs the latent "
         "to be found again by all of them (analysis.rule.replications)",
     )
@@ -42,7 +43,7 @@ class ControlsConfig(Settings):
         description="a diff-SAE, to check which claimed directions another method finds, and one trained on a difference without sparse "
         "structure, as its null",
     )
-    workers: Count | None = Field(
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         default=None,
         description="controls trained in parallel; null: as many as threads and memory allow, if that is faster (on a CPU, with "
         "activations on disk)",

@@ -1,10 +1,11 @@
 """`crosscoder`: the dictionary to train, and the configuration stored with its weights."""
 
+import reprlib
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from .block import Count, PositiveFloat, Settings, Share
+from .block import Count, Settings, Share, Weight
 from .sparsity import BatchTopK, SparsityConfig, TopK, check_k
 
 
@@ -56,7 +57,7 @@ class DictionaryConfig(Settings):
         "number of distinct training tokens",
     )
     sparsity: SparsityConfig = Field(default=BatchTopK(), description="sparsity of the latent activations")
-    decoder_norm: PositiveFloat = Field(
+    decoder_norm: Weight = Field(
         default=1.0, description="norm of each decoder row per model at initialization"
     )
     exclusive: Share = Field(
@@ -83,5 +84,7 @@ class DictionaryConfig(Settings):
                 f"exclusive {self.exclusive:g} for each of two models and tied {self.tied:g} add up to more than 1"
             )
         if list(self.nested) != sorted(set(self.nested)) or not all(0 < share < 1 for share in self.nested):
-            raise ValueError(f"nested shares must rise between 0 and 1, found {list(self.nested)}")
+            raise ValueError(
+                f"nested shares must rise between 0 and 1, found {reprlib.repr(list(self.nested))}"
+            )
         return self

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .block import Count, Settings, Share
+from .block import Settings, Share, Window
 
 Null = Literal["itself", "rounded"]
 
@@ -15,15 +15,17 @@ class DiscoveryConfig(Settings):
     prompts: int = Field(
         default=640,
         ge=0,
+        le=1_000_000,
         description="prompts that both models answer, from the run's own text and from a set that ships with the project; 0 skips the search",
     )
     variants: int = Field(
         default=8,
         ge=0,
+        le=100_000,
         description="prompts on which the models' answers differ most, and which are asked again in other words, together with questions like them; this finds changed facts",
     )
-    answer_tokens: Count = Field(default=24, description="largest number of tokens in an answer")
-    temperature: Annotated[float, Field(gt=0)] = Field(
+    answer_tokens: Window = Field(default=24, description="largest number of tokens in an answer")
+    temperature: Annotated[float, Field(gt=0, le=100)] = Field(
         default=0.5,
         description="sampling temperature; above 0, because the test needs answers that both models draw independently",
     )
@@ -36,12 +38,13 @@ class DiscoveryConfig(Settings):
     )
     nulls: tuple[Null, ...] = Field(
         default=("itself", "rounded"),
+        max_length=2,
         description="searches where nothing changed: the reference against itself, or against its weights rounded to 8 bits",
     )
     attribute: int = Field(
         default=1, ge=0, description="findings, the first ones, that `run` attributes to latents at once"
     )
-    minutes: Annotated[float, Field(gt=0)] = Field(
+    minutes: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=10.0,
         description="time after which nothing further is asked; what was not tested by then is told",
     )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from . import Count, Settings
+from .block import Count, Seed, Settings, Window
 from .chat_model import EndpointModel, LocalModel
 
 
@@ -31,18 +31,21 @@ class ExplanationSettings(Settings):
     limit: Count = Field(
         default=20, description="explain at most this many latents, largest share of the shift first"
     )
-    window: Count = Field(default=32, description="tokens per excerpt")
-    shown: Count = Field(
+    window: Window = Field(default=32, description="tokens per excerpt")
+    shown: Window = Field(
         default=10,
         description="activating excerpts shown to the author; half are the strongest",
     )
-    shown_silent: int = Field(default=5, ge=0, description="non-activating excerpts shown to the author")
+    shown_silent: int = Field(
+        default=5, ge=0, le=4096, description="non-activating excerpts shown to the author"
+    )
     scored: int = Field(
         default=10,
         ge=5,
+        le=4096,
         description="activating and non-activating excerpts each that an explanation is scored on, from documents the author did not see",
     )
-    reply_tokens: Count = Field(default=80, description="largest number of tokens in an explanation")
+    reply_tokens: Window = Field(default=80, description="largest number of tokens in an explanation")
     max_tokens: Count = Field(
         default=200_000,
         description="limit on the tokens of prompts and replies; a command that needs more is refused before the first request. Cached "
@@ -51,4 +54,4 @@ class ExplanationSettings(Settings):
     tokens: Count = Field(
         default=200_000, description="approximate limit on the held-out tokens that excerpts are sampled from"
     )
-    seed: int = Field(default=0, ge=0, description="seed of the choice of excerpts")
+    seed: Seed = Field(default=0, description="seed of the choice of excerpts")

@@ -29,8 +29,9 @@ from .introspection import (
     scalars,
     variants,
 )
-from .messages import SettingError, setting_errors, show
-from .yaml_1_2 import describe_syntax_error, read_yaml, write_yaml
+from .messages import SettingError, dotted, first_error, show
+from .usable_values import LONGEST_FILE, is_folder, is_there, unusable_values
+from .yaml_1_2 import MAX_DEPTH, TooLarge, describe_syntax_error, read_yaml, write_yaml
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -64,12 +65,16 @@ def dump_config(config: BaseModel) -> str:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    if path.is_dir():
+    if is_folder(path, str(path)):
         inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
         hint = f"; it holds {', '.join(inside[:5])}" if inside else ""
         raise ConfigError(f"{path}: is a folder, expected a YAML file{hint}")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LONGEST_FILE + 1)
+        if len(content) > LONGEST_FILE:
+            raise ConfigError(f"{path}: longer than {LONGEST_FILE:,} bytes, expected a YAML file of settings")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file{_suggestion(path)}") from None
     except UnicodeDecodeError as error:
@@ -78,10 +83,10 @@ def _read(path: Path) -> dict[Any, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     try:
         data = read_yaml(text)
+    except TooLarge as error:
+        raise ConfigError(f"{path}: {describe_syntax_error(error)}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML, {describe_syntax_error(error)}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply, expected settings") from None
     if data is None:
         raise ConfigError(f"{path}: is empty, expected settings such as 'output: runs/first'")
     if not isinstance(data, dict):
@@ -106,7 +111,11 @@ def _apply(data: dict[Any, Any], model: type[BaseModel], overrides: Sequence[str
         key, equals, text = word.partition("=")
         place = tuple(key.split("."))
         if not equals or not all(place):
-            raise ConfigError(f"{word!r}: expected KEY=VALUE, e.g. training.lr=3e-4")
+            raise ConfigError(f"{show(word)}: expected KEY=VALUE, e.g. training.lr=3e-4")
+        if len(place) > MAX_DEPTH:
+            raise ConfigError(
+                f"{show(key)}: {len(place)} keys deep, but no setting is deeper than {MAX_DEPTH}"
+            )
         _override(data, model, place, _value(key, text), given)
         given.add(place)
     name_default_kinds(model, data)
@@ -120,7 +129,9 @@ def _value(key: str, text: str) -> Any:
         value = read_yaml(text)
     except yaml.YAMLError as error:
         if delimited:
-            raise ConfigError(f"{key}: {text!r} is not valid YAML, {describe_syntax_error(error)}") from None
+            raise ConfigError(
+                f"{dotted(tuple(key.split('.')))}: {show(text)} is not valid YAML, {describe_syntax_error(error)} (on the command line)"
+            ) from None
         value = text
     return value if delimited or not isinstance(value, str | dict | list) else text.strip()
 
@@ -136,7 +147,7 @@ def _override(
         target[_index(target, place)] = value
         return
     if not isinstance(target, dict):
-        raise ConfigError(f"{'.'.join(place[:-1])}: is {show(target)}, so it has no setting {place[-1]!r}")
+        raise ConfigError(f"{dotted(place[:-1])}: is {show(target)}, so it has no setting {show(place[-1])}")
     if place[-1] == "kind" and value != target.get("kind"):
         old, new = choose_variant(options, target), choose_variant(options, {"kind": value})
         if old is not None and new is not None:
@@ -153,7 +164,7 @@ def _descend(
     if isinstance(target, list):
         return options, target[_index(target, place)]
     if not isinstance(target, dict):
-        raise ConfigError(f"{'.'.join(place[:-1])}: is {show(target)}, so it has no setting {part!r}")
+        raise ConfigError(f"{dotted(place[:-1])}: is {show(target)}, so it has no setting {show(part)}")
     block = choose_variant(options, target)
     field = block.model_fields.get(part) if block else None
     if target.get(part) is None:
@@ -167,9 +178,10 @@ def _descend(
 
 
 def _index(target: list[Any], place: Place) -> int:
-    if not place[-1].isdecimal() or int(place[-1]) >= len(target):
+    # The length first: Python refuses to convert thousands of digits.
+    if not place[-1].isdecimal() or len(place[-1]) > 9 or int(place[-1]) >= len(target):
         raise ConfigError(
-            f"{'.'.join(place)}: no such entry; {'.'.join(place[:-1])} has {len(target)} entries, counted from 0"
+            f"{dotted(place)}: no such entry; {dotted(place[:-1])} has {len(target)} entries, counted from 0"
         )
     return int(place[-1])
 
@@ -189,19 +201,22 @@ def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, g
                 if str in scalars(field.annotation):
                     continue
                 values[name] = [
-                    entry if (*here, str(index)) in given else _resolved(entry, folder, is_input)
+                    entry
+                    if (*here, str(index)) in given
+                    else _resolved(entry, folder, is_input, (*here, str(index)))
                     for index, entry in enumerate(value)
                 ]
             elif name in values:
-                values[name] = _resolved(value, folder, is_input)
+                values[name] = _resolved(value, folder, is_input, here)
 
 
-def _resolved(value: object, folder: Path, is_input: bool) -> object:
+def _resolved(value: object, folder: Path, is_input: bool, place: Place) -> object:
     """Resolve a path from a file against the folder of that file if it exists there; return it unchanged if not."""
     if not isinstance(value, str) or not value:
         return value
-    candidate = folder / value
-    return os.path.abspath(candidate) if candidate.is_dir() or (is_input and candidate.exists()) else value
+    candidate, setting = folder / value, dotted(place)
+    found = is_folder(candidate, setting) or (is_input and is_there(candidate, setting))
+    return os.path.abspath(candidate) if found else value
 
 
 def _is_overridden(place: Place, given: set[Place]) -> bool:
@@ -213,14 +228,22 @@ def _validate(data: dict[Any, Any], model: type[T], given: set[Place], source: s
     found = _mistyped_numbers(data, model)
     if not found:
         try:
-            return model.model_validate(data)
+            config = model.model_validate(data)
         except ValidationError as error:
-            found = setting_errors(error, model, data)
-    first = found[0]
+            first, n_more = first_error(error, model, data)
+            raise _refusal(first, n_more, given, source) from None
+        # After pydantic, because a bound of the setting itself says more.
+        found = unusable_values(data, model)
+        if not found:
+            return config
+    raise _refusal(found[0], len(found) - 1, given, source)
+
+
+def _refusal(first: SettingError, n_more: int, given: set[Place], source: str) -> ConfigError:
     inside = any(place[: len(first.place)] == first.place for place in given if first.place)
     where = "on the command line" if inside or _is_overridden(first.place, given) else source
-    more = f"; {len(found) - 1} more" if len(found) > 1 else ""
-    raise ConfigError(f"{first} ({where}{more})")
+    more = f"; {n_more} more" if n_more else ""
+    return ConfigError(f"{first} ({where}{more})")
 
 
 def _mistyped_numbers(data: dict[Any, Any], model: type[BaseModel]) -> list[SettingError]:

@@ -20,8 +20,13 @@ _EXPECTED = {
     "dict": "a mapping of settings",
     "model": "a mapping of settings",
 }
+_LONGEST_PART = 60
 # A misspelled key often makes another one look missing, so it is reported first.
 _URGENCY = ("extra_forbidden", "union_tag_invalid", "union_tag_not_found")
+
+
+LARGEST_INTEGER = 2**63 - 1
+"""The largest whole number in settings: that of 64 bits."""
 
 
 class SettingError(NamedTuple):
@@ -31,7 +36,12 @@ class SettingError(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{'.'.join(self.place)}: {self.text}" if self.place else self.text
+        return f"{dotted(self.place)}: {self.text}" if self.place else self.text
+
+
+def dotted(place: Place) -> str:
+    """Return the dotted name of a setting; long parts, which name no setting, are shortened."""
+    return ".".join(part if len(part) <= _LONGEST_PART else show(part) for part in place)
 
 
 def show(value: object) -> str:
@@ -41,17 +51,18 @@ def show(value: object) -> str:
     return reprlib.repr(value)
 
 
-def setting_errors(
+def first_error(
     error: ValidationError, model: type[BaseModel], data: dict[Any, Any]
-) -> list[SettingError]:
-    """Return every error in `data`, most informative first."""
-    found: list[tuple[int, SettingError]] = []
+) -> tuple[SettingError, int]:
+    """Return the most informative error in `data`, and the number of others."""
+    found: list[tuple[int, ErrorDetails, _Located]] = []
     for detail in error.errors(include_url=False):
         located = _locate(model, data, detail["loc"])
         if located is not None:
             rank = _URGENCY.index(detail["type"]) if detail["type"] in _URGENCY else len(_URGENCY)
-            found.append((rank, SettingError(located.place, _describe(detail, located, model))))
-    return [entry for _, entry in sorted(found, key=lambda ranked: ranked[0])]
+            found.append((rank, detail, located))
+    _, detail, located = min(found, key=lambda ranked: ranked[0])
+    return SettingError(located.place, _describe(detail, located, model)), len(found) - 1
 
 
 class _Located(NamedTuple):
@@ -106,7 +117,7 @@ def _describe(detail: ErrorDetails, located: _Located, model: type[BaseModel]) -
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         kinds = [str(kind_of(option)) for option in located.options]
         tag = context.get("tag")
-        problem = f"kind {tag!r} is unknown{did_you_mean(str(tag), kinds)}" if tag else "kind is missing"
+        problem = f"kind {show(tag)} is unknown{did_you_mean(str(tag), kinds)}" if tag else "kind is missing"
         return f"{problem}; give one of {', '.join(kinds)}"
     if kind == "value_error":
         return str(context["error"])
@@ -115,6 +126,8 @@ def _describe(detail: ErrorDetails, located: _Located, model: type[BaseModel]) -
         return f"expected one of {', '.join(choices)}, got {show(value)}{did_you_mean(str(value), choices)}"
     if kind == "invalid_key":
         return "the name of a setting must be text"
+    if kind == "int_parsing_size":
+        return f"expected a whole number of at most {LARGEST_INTEGER:,}, got {show(value)}"
     expected = _EXPECTED.get(kind.partition("_")[0])
     if expected and kind.endswith(("_type", "_parsing", "_from_float")):
         if all(map(kind_of, located.options)) and located.options:

@@ -1,13 +1,13 @@
 """The settings of a run: every section of its file, and the checks across sections."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from .activations import ActivationsConfig, CachedActivations, FileActivations
 from .analysis import AnalysisConfig
-from .block import Count, Settings
+from .block import Seed, Settings
 from .controls import ControlsConfig
 from .dictionary import DictionaryConfig
 from .discovery import DiscoveryConfig
@@ -57,8 +57,10 @@ class RunConfig(Settings):
         default=DiscoveryConfig(), description="search for changed behaviors that nobody named"
     )
     wandb: WandbConfig = Field(default=WandbConfig(), description="logging to Weights & Biases")
-    seed: int = Field(default=0, ge=0, description="seed of every random choice")
-    threads: Count | None = Field(default=None, description="CPU threads; null: torch's default")
+    seed: Seed = Field(default=0, description="seed of every random choice")
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None, description="CPU threads; null: torch's default"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

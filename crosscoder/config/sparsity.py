@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .block import Count, PositiveFloat, Settings
+from .block import Count, PositiveFloat, Settings, Weight
 
 
 class BatchTopK(Settings):
@@ -34,7 +34,7 @@ class ReLU(Settings):
     target_l0: PositiveFloat = Field(
         description="average number of latents that fire on a token; the penalty weight is controlled to reach it"
     )
-    coefficient: PositiveFloat = Field(default=0.5, description="initial weight of the sparsity penalty")
+    coefficient: Weight = Field(default=0.5, description="initial weight of the sparsity penalty")
 
 
 class JumpReLU(Settings):
@@ -44,16 +44,16 @@ class JumpReLU(Settings):
     target_l0: PositiveFloat = Field(
         description="average number of latents that fire on a token; the penalty weight is controlled to reach it"
     )
-    coefficient: PositiveFloat = Field(default=1.0, description="initial weight of the sparsity penalty")
-    initial_threshold: PositiveFloat = Field(default=0.1, description="initial threshold of every latent")
-    bandwidth: PositiveFloat = Field(
+    coefficient: Weight = Field(default=1.0, description="initial weight of the sparsity penalty")
+    initial_threshold: Weight = Field(default=0.1, description="initial threshold of every latent")
+    bandwidth: Weight = Field(
         default=2.0,
         description="bandwidth of the straight-through estimator; at a wider one more tokens move the threshold",
     )
-    tanh_scale: PositiveFloat = Field(
+    tanh_scale: Weight = Field(
         default=4.0, description="scale inside the tanh penalty; larger is closer to an L0 penalty"
     )
-    dead_coefficient: Annotated[float, Field(ge=0)] = Field(
+    dead_coefficient: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=3e-6,
         description="weight of the pre-activation loss, which raises latents that are below their threshold",
     )
@@ -63,14 +63,14 @@ SparsityConfig = Annotated[BatchTopK | TopK | ReLU | JumpReLU, Field(discriminat
 
 
 def check_k(sparsity: SparsityConfig, n_latents: int | None) -> None:
-    """Check that k is not larger than the dictionary, where both are given.
+    """Check that k, or the target L0, is not larger than the dictionary, where both are given.
 
     Raises:
-        ValueError: k is larger than `n_latents`.
+        ValueError: It is larger than `n_latents`.
     """
-    if not isinstance(sparsity, BatchTopK | TopK) or sparsity.k is None or n_latents is None:
-        return
-    if sparsity.k > n_latents:
+    name = "k" if isinstance(sparsity, BatchTopK | TopK) else "target_l0"
+    asked = getattr(sparsity, name)
+    if asked is not None and n_latents is not None and asked > n_latents:
         raise ValueError(
-            f"sparsity.k is {sparsity.k}, larger than n_latents {n_latents}; give a k of at most n_latents"
+            f"sparsity.{name} is {asked}, larger than n_latents {n_latents}; give a {name} of at most n_latents"
         )

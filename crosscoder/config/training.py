@@ -11,7 +11,7 @@ from .block import Count, Device, PositiveFloat, Settings, Share
 class AuxiliaryConfig(Settings):
     """AuxK loss: dead latents reconstruct the error that the others leave (Gao et al. 2024, section 2)."""
 
-    coefficient: Annotated[float, Field(ge=0)] = Field(
+    coefficient: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=1 / 32, description="weight of the AuxK loss; 0 switches it off"
     )
     k: Count | None = Field(
@@ -48,7 +48,7 @@ class TrainingConfig(Settings):
         description="share of the steps over which k (for JumpReLU, the target L0) falls from k_start_multiple times its value to its "
         "value",
     )
-    k_start_multiple: Annotated[float, Field(ge=1)] = Field(
+    k_start_multiple: Annotated[float, Field(ge=1, le=1e6)] = Field(
         default=4.0,
         description="k (for JumpReLU, the target L0) at the first step, as a multiple of its value",
     )
@@ -56,7 +56,7 @@ class TrainingConfig(Settings):
     auxiliary: AuxiliaryConfig = Field(
         default=AuxiliaryConfig(), description="AuxK loss that revives dead latents"
     )
-    difference_weight: Annotated[float, Field(ge=0)] | None = Field(
+    difference_weight: Annotated[float, Field(ge=0, le=1e6)] | None = Field(
         default=None,
         description="weight of the reconstruction error of intervened - reference, relative to the errors of the models (Kassem et al. "
         "2026); null: 3 for a crosscoder on models of equal width, 0 for other dictionaries",

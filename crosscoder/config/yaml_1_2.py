@@ -3,14 +3,25 @@
 PyYAML reads `1e-4` as text, `no` and `on` as booleans, `1:30` as 90, `010` as 8, and silently keeps the last of two
 equal keys. Here `1e-4` is a number, only `true` and `false` are booleans, a key given twice is an error, and no
 number is infinite. As in Python, an underscore may group digits (`2_000_000`).
+
+The file is not trusted: no tag constructs anything but plain values, and what it may hold is bounded (`MAX_VALUES`, `MAX_DEPTH`) with
+every alias counted as what it stands for, so that a short file cannot become a large value. An alias inside its own anchor is refused.
 """
 
 import math
 import re
-from typing import Any
+import reprlib
+from typing import Any, NamedTuple
 
 import yaml
+from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
+
+MAX_VALUES = 50_000
+"""Values, keys included, that a file may hold once its aliases are replaced by what they stand for."""
+
+MAX_DEPTH = 50
+"""Mappings and lists inside each other."""
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = (
@@ -22,7 +33,19 @@ _SCALARS = (
 )
 
 
+class TooLarge(ComposerError):
+    """A file that is valid YAML, but holds more than settings do."""
+
+
 _PLAIN = ("null", "str", "seq", "map")
+
+
+class _Extent(NamedTuple):
+    """The size of an anchored value, with the aliases in it replaced by what they stand for."""
+
+    n_values: int
+    height: int
+    """Mappings and lists inside each other."""
 
 
 class _Reader(yaml.SafeLoader):
@@ -33,12 +56,55 @@ class _Reader(yaml.SafeLoader):
         **{_TAG + name: yaml.SafeLoader.yaml_constructors[_TAG + name] for name in _PLAIN},
     }
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._n_values, self._depth, self._deepest = 0, 0, 0
+        self._anchored: dict[str, _Extent | None] = {}  # None while the anchored value is still open
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            extent = self._anchored.get(event.anchor, _Extent(0, 0))
+            if extent is None:
+                problem = (
+                    f"{reprlib.repr(event.anchor)} contains itself; an alias stands for a finished value"
+                )
+                raise ComposerError(None, None, problem, event.start_mark)
+            self._count(extent, event)
+            return super().compose_node(parent, index)
+        anchor, n_before, deepest_before = getattr(event, "anchor", None), self._n_values, self._deepest
+        if anchor is not None:
+            self._anchored[anchor] = None
+        self._depth += 1
+        self._deepest = 0
+        self._count(_Extent(1, 0), event)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if anchor is not None:
+            self._anchored[anchor] = _Extent(self._n_values - n_before, self._deepest - self._depth)
+        self._deepest = max(self._deepest, deepest_before)
+        return node
+
+    def _count(self, extent: "_Extent", event: yaml.Event) -> None:
+        self._n_values += extent.n_values
+        self._deepest = max(self._deepest, self._depth + extent.height)
+        problem = None
+        if self._n_values > MAX_VALUES:
+            problem = f"more than {MAX_VALUES:,} values, with aliases counted as what they stand for; put long lists into files"
+        elif self._deepest > MAX_DEPTH:
+            problem = f"nested too deeply, more than {MAX_DEPTH} levels; expected settings"
+        if problem is not None:
+            raise TooLarge(None, None, problem, event.start_mark)
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):  # a scalar or list with the tag !!map
+            raise ConstructorError(None, None, "expected a mapping where the tag is !!map", node.start_mark)
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != _TAG + "merge":
                 if key.value in seen:
-                    raise ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                    problem = f"{reprlib.repr(key.value)} is given twice"
+                    raise ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
@@ -48,7 +114,7 @@ class _Reader(yaml.SafeLoader):
             value = (int if node.tag == _TAG + "int" else float)(text)
         except ValueError:
             value = math.inf
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ConstructorError(None, None, f"{text[:40]!r} is not a finite number", node.start_mark)
         return value
 

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache
 
+from ..errors import PairError
+
 Splice = Callable[[Float[Tensor, "document token d_model"]], Float[Tensor, "document token d_model"]]
 
 
@@ -139,5 +141,8 @@ def hidden(output: Any) -> Tensor:
     """Return the hidden states in a module's output, which is a tensor or a tuple that starts with one."""
     first = output[0] if isinstance(output, tuple) else output
     if not isinstance(first, Tensor):
-        raise TypeError(f"the hooked module returns a {type(first).__name__}, not a tensor")
+        raise PairError(
+            f"pair.hookpoint: the module returns a {type(first).__name__}, not a tensor; give the path of a decoder layer, "
+            "e.g. model.layers.15"
+        )
     return first

@@ -50,15 +50,16 @@ def make_folder(path: Path, setting: str) -> None:
         setting: What named it, for messages.
 
     Raises:
-        ConfigError: The path is a file, lies under one, or may not be created.
+        ConfigError: The path is a file, lies under one, is too long, or may not be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{setting}: {str(path)!r} is a file or lies under one; name a folder") from None
-    except PermissionError:
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
         raise ConfigError(
-            f"{setting}: {str(path)!r} cannot be created (permission denied); name another folder"
+            f"{setting}: {str(path)!r} cannot be created ({reason}); name another folder"
         ) from None
 
 
@@ -68,6 +69,8 @@ def read_json(path: Path, what_to_do: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FormatError(f"{path}: not valid JSON ({error}); {what_to_do}") from None
+    except RecursionError:
+        raise FormatError(f"{path}: nested too deeply; {what_to_do}") from None
 
 
 def file_digest(path: Path) -> str:

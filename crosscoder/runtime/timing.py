@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,6 +34,34 @@ _UNITS = (
 
 LOG_HEAD = "# Benchmarks"
 """First line of a benchmark log."""
+
+
+class StageTime(NamedTuple):
+    """Estimated duration of a stage of a run."""
+
+    name: str
+    seconds: float
+    how: str
+    """What was measured, and how often the stage does it."""
+
+    at_most: bool = False
+    """Whether the stage may end earlier: at a limit, or where it finds nothing."""
+
+
+def seconds_each(
+    step: Callable[[], object], device: torch.device, *, most: int = 30, limit: float = 2.0
+) -> float:
+    """Mean seconds of a step, without the first, which warms up. Ends after `most` further steps or `limit` seconds; a first step that
+    takes longer than that is the measurement."""
+    seconds: list[float] = []
+    begin = time.perf_counter()
+    while len(seconds) <= most and (not seconds or time.perf_counter() - begin < limit):
+        _wait_for(device)
+        before = time.perf_counter()
+        step()
+        _wait_for(device)
+        seconds.append(time.perf_counter() - before)
+    return statistics.fmean(seconds[1:] or seconds)
 
 
 @dataclass(frozen=True)

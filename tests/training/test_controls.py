@@ -17,7 +17,7 @@ from crosscoder.planted import PlantedChain, PlantedPair
 from crosscoder.run.controls import controls_of
 from crosscoder.run.folder import RunFolder
 from tests.training.in_memory import BATCH, planted_source, run_config, source_of
-from training.controls import TransformedSource, _control_source, n_workers, train_controls
+from training.controls import TransformedSource, control_source, n_workers, train_controls
 from training.sources import open_source
 
 NONE = ControlsConfig.none()
@@ -127,7 +127,7 @@ def test_seeds_read_half_of_the_documents_each_and_train_as_long(tmp_path: Path)
     assert [control.half for control in seeds] == [0, 1, 0]
     assert {control.config.training.n_tokens for control in seeds} == {config.training.n_tokens}
     source = planted_source(1000)
-    tokens = [set(map(tuple, _control_source(control, source).sample(10**6).tolist())) for control in seeds]
+    tokens = [set(map(tuple, control_source(control, source).sample(10**6).tolist())) for control in seeds]
     assert not tokens[0] & tokens[1] and tokens[0] == tokens[2]
     assert len(tokens[0] | tokens[1]) == source.n_train_tokens
 

@@ -1,16 +1,26 @@
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from crosscoder.config import RunConfig
-from crosscoder.errors import ConfigError, DataError, PairError
+from analysis.stage_times import stage_times
+from crosscoder.config import ControlsConfig, RunConfig
+from crosscoder.config.behavior import Behavior
+from crosscoder.errors import ConfigError, CrosscoderError, DataError, PairError, ResourceError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.text.documents import tokenize
+from tests.crosscoder.config.hostile_settings import bounded
 from tests.tiny_pairs import run_config, save_gpt2, save_llama
 from training.doctor import check_hook, doctor
+from training.recipe import choices, with_chosen
+from training.run_time import measured_source, training_times
+from training.stages import train
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +61,187 @@ def test_the_report_has_every_section(folder: Path) -> None:
         "disk",
         "harvest",
         "memory",
-        "for 200 steps of 100 tokens",
+        "\ntime\n  harvest  about ",
+        ": 200 steps of ",
         "training.lr 0.0071 (0.0566 / √64)",
-        "controls 6.0 times the training time in addition, if trained one after the other: drift, intermittent, identity, shuffled, "
-        "seed_1, seed_2",
     ):
         assert part in text
-    assert "TOO LITTLE" not in text
+    assert "TOO LITTLE" not in text and "TOO FEW" not in text
+    controls = next(line for line in text.splitlines() if line.startswith("  controls "))
+    assert re.findall(r"(\w+) [\d.]+ s[,;]?", controls.partition(": ")[2]) == [
+        "drift", "intermittent", "identity", "shuffled", "seed_1", "seed_2",
+    ]  # fmt: skip
+
+
+def stages_of(text: str) -> dict[str, float]:
+    """Seconds of each stage, as the text of `doctor` gives them."""
+    lines = text.partition("\ntime\n")[2].splitlines()
+    found = {}
+    for line in lines:
+        if match := re.fullmatch(r"  (.+?) +(?:about|up to) (?:(\d+) min )?([\d.]+) s, \d+%: .+", line):
+            found[match[1]] = 60 * int(match[2] or 0) + float(match[3])
+    return found
+
+
+def test_every_stage_has_a_time_and_the_shares_are_of_their_sum(folder: Path) -> None:
+    behavior = Behavior.model_validate(
+        {
+            "name": "asks",
+            "prompts": ["one two", "two three", "four five", "six seven"],
+            "metric": {"kind": "divergence"},
+        }
+    )
+    config = config_of(folder, training={"n_tokens": 20_000, "batch_tokens": 100}, discovery={"prompts": 40})
+    text = doctor(config, [behavior], stage_times)
+    stages = stages_of(text)
+    assert list(stages) == [
+        "harvest", "survey", "train", "sweep", "controls", "splice", "discover", "analyze", "attribute asks",
+    ]  # fmt: skip
+    shares = [int(share) for share in re.findall(r" s, (\d+)%: ", text)]
+    assert abs(sum(shares) - 100) <= len(shares)
+    assert "in all   about" in text
+
+
+def test_twice_the_steps_take_twice_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is a multiple of measured steps: here each step, evaluation and checkpoint takes 10 ms."""
+    from training import run_time
+
+    monkeypatch.setattr(run_time, "seconds_each", lambda step, device, **limits: 0.01)
+    source = measured_source(torch.randn(512, 16), (8, 8))
+    settings = {"n_latents": 64, "sparsity": {"kind": "topk", "k": 4}}
+    found = []
+    for n_tokens in (10**6, 2 * 10**6):
+        config = RunConfig.model_validate(
+            {
+                "output": "nowhere",
+                "activations": {"kind": "files", "reference": "a.npy", "intervened": "b.npy"},
+                "crosscoder": settings,
+                "training": {"n_tokens": n_tokens, "batch_tokens": 64, "lr": 1e-3},
+                "controls": {"seeds": 0, "drift": False, "intermittent": False, "shuffled": False},
+            }
+        )
+        config = with_chosen(config, choices(config, source.d_models, 512))
+        times, crosscoder = training_times(config, source, 256)
+        assert [one.name for one in times] == ["train", "controls"]
+        assert crosscoder.config.n_latents == 64
+        found.append(times[0].seconds)
+    steps = 10**6 / 64
+    assert found[0] == pytest.approx(0.01 * (steps + 2 * steps / 200), rel=0.01)
+    assert found[1] / found[0] == pytest.approx(2, rel=0.01)
+    assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize(("lr", "steps", "few"), [(1e-3, 100, True), (1e-3, 2000, False), (1e-5, 6000, True)])
+def test_too_few_steps_for_the_learning_rate_are_told(
+    tmp_path: Path, lr: float, steps: int, few: bool
+) -> None:
+    values = torch.randn(1024, 64)
+    config = files(tmp_path, values, 2 * values)
+    training = config.training.model_copy(update={"lr": lr, "n_tokens": 100 * steps, "batch_tokens": 100})
+    text = doctor(config.model_copy(update={"training": training, "controls": ControlsConfig.none()}))
+    assert (f"TOO FEW STEPS: {steps:,} steps at training.lr {lr:g} move a weight" in text) == few
+
+
+@pytest.mark.parametrize("n_latents", [10**9, 2**31, 10**15, 2**62])
+def test_a_dictionary_beyond_the_machine_is_told_and_never_allocated(tmp_path: Path, n_latents: int) -> None:
+    values = torch.randn(512, 8)
+    config = files(tmp_path, values, 2 * values)
+    larger = config.crosscoder.model_copy(update={"n_latents": n_latents})
+    config = config.model_copy(update={"crosscoder": larger})
+    with bounded():
+        text = doctor(config)
+        assert "TOO LITTLE; lower crosscoder.n_latents" in text
+        assert "not measured, because the memory does not suffice" in text
+        with pytest.raises(
+            ResourceError, match=rf"^crosscoder\.n_latents: a dictionary of {n_latents} latents needs"
+        ):
+            train(config)
+
+
+HOSTILE = {
+    "crosscoder": st.fixed_dictionaries(
+        {},
+        optional={
+            "n_latents": st.sampled_from([1, 2, 64, 4097, 2**31, 10**15, 2**62]),
+            "sparsity": st.sampled_from(
+                [
+                    {"kind": "topk", "k": 1}, {"kind": "batch_topk", "k": 64}, {"kind": "batch_topk", "k": 2**62}, {},
+                    {"kind": "relu", "target_l0": 1e-30, "coefficient": 1e6}, {"kind": "jumprelu", "target_l0": 3, "bandwidth": 1e-30},
+                ]
+            ),
+            "reads": st.sampled_from(["paired", "pooled", "difference"]),
+            "nested": st.sampled_from([[], [0.5], [1e-9], [0.999]]),
+            "exclusive": st.sampled_from([0, 0.5, 1e-9]),
+            "decoder_norm": st.sampled_from([1e-30, 1, 1e6]),
+        },
+    ),
+    "training": st.fixed_dictionaries(
+        {},
+        optional={
+            "n_tokens": st.sampled_from([1, 100, 10**18, 2**63 - 1]),
+            "batch_tokens": st.sampled_from([1, 7, 4096, 2**40, 2**62]),
+            "lr": st.sampled_from([1e-30, 1e-3, 1e30]),
+            "warmup": st.sampled_from([0, 1]),
+            "k_anneal": st.sampled_from([0, 1]),
+            "k_start_multiple": st.sampled_from([1, 1e6]),
+            "gradient_clip": st.sampled_from([1e-30, 1e30]),
+            "step": st.sampled_from(["auto", "dense", "sparse"]),
+            "calibration_tokens": st.sampled_from([1, 2**62]),
+            "evaluate_every": st.sampled_from([1, 2**62]),
+            "auxiliary": st.sampled_from([{"k": 1}, {"k": 2**62}, {"coefficient": 0}, {"dead_after_tokens": 2**62}]),
+        },
+    ),
+    "controls": st.fixed_dictionaries(
+        {}, optional={"seeds": st.sampled_from([0, 1, 100]), "difference": st.booleans(), "workers": st.sampled_from([1, 1024])}
+    ),
+    "analysis": st.sampled_from([{}, {"bootstrap_samples": 1, "bootstrap_blocks": 1}, {"top_examples": 4096}]),
+    "seed": st.sampled_from([0, 2**32 - 1]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arrays(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    values = torch.randn(512, 8)
+    return files(tmp_path_factory.mktemp("hostile"), values, values + 0.1 * torch.randn(512, 8))
+
+
+def examine(arrays: RunConfig, changes: dict[str, Any]) -> None:
+    """Every settings that can be loaded can be examined, within a bound of time and memory."""
+    data = arrays.model_dump(mode="json")
+    for section, values in changes.items():
+        data[section] = data[section] | values if isinstance(values, dict) else values
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError:
+        assume(False)
+        raise
+    with bounded(20):
+        try:
+            text = doctor(config, (), stage_times)
+        except CrosscoderError as error:
+            text = str(error)
+        assert "\ntime\n" in text or re.search(r"crosscoder|training|activations|controls", text), text
+
+
+def fuzz(arrays: RunConfig, cases: int) -> None:
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    limits = settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=checks,
+    )
+    limits(given(st.fixed_dictionaries({}, optional=HOSTILE))(lambda changes: examine(arrays, changes)))()
+
+
+def test_hostile_sizes_are_examined_or_refused(arrays: RunConfig) -> None:
+    fuzz(arrays, 4)
+
+
+@pytest.mark.slow
+def test_many_hostile_sizes_are_examined_or_refused(arrays: RunConfig) -> None:
+    fuzz(arrays, 30)
 
 
 def test_unequal_widths_have_no_cosine(folder: Path) -> None:
@@ -153,10 +337,11 @@ def test_files_are_examined_without_models(tmp_path: Path) -> None:
 
 def test_insufficient_disk_and_memory_are_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from training import doctor as module
+    from training import memory
 
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(module, "machine_memory", lambda: 10**6)
+    monkeypatch.setattr(memory, "machine_memory", lambda: 10**6)
     text = doctor(config_of(folder))
     assert text.count("TOO LITTLE") == 2
     (folder / "file").write_text("")

@@ -137,6 +137,18 @@ def test_held_out_meter_calibrates_only_on_request() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("norm", [1.0, 1e-30, 0.0])
+def test_norms_that_are_equal_up_to_rounding_have_a_histogram(norm: float) -> None:
+    """As after steps with a very small learning rate; numpy refuses to divide so narrow a range into bins."""
+    crosscoder = one_model_dictionary("pooled")
+    rows = torch.nn.functional.normalize(torch.randn(crosscoder.W_dec.shape), dim=1)
+    with torch.no_grad():
+        crosscoder.W_dec.copy_(norm * rows)
+    for name, (counts, edges) in decoder_histograms(crosscoder).items():
+        if name.startswith("weights/decoder_norm"):
+            assert counts.sum() == crosscoder.config.n_latents and (np.diff(edges) > 0).all()
+
+
 @pytest.mark.parametrize("n_tokens", [1, 2, 7, EVALUATION_TOKENS, 2 * EVALUATION_TOKENS + 1, 40_000])
 def test_evaluation_and_calibration_rows_are_disjoint_and_spread(n_tokens: int) -> None:
     values = torch.arange(float(n_tokens))[:, None].repeat(1, 2)

@@ -9,24 +9,21 @@ from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.timing import BenchmarkTable
 
 from .dictionary_stability import stability_benchmark
-from .growth import break_even_figures, measure_growth, plot_growth, require_plot, slope_figures
+from .growth import break_even_figures, measure_growth, plot_growth, slope_figures
 from .profile import profile_step
 from .settings import BenchConfig, Benchmark
 from .shards import shards_benchmark
 from .step import precisions, step_benchmark
 
 
-def prepare(config: BenchConfig, plot: Path | None) -> torch.device:
+def prepare(config: BenchConfig) -> torch.device:
     """Set the number of threads, and return the device.
 
     Raises:
         ConfigError: The device is not available.
-        ResourceError: A plot is asked for, but matplotlib is not installed.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if plot is not None:
-        require_plot()
     return resolve_device("device", config.device)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from crosscoder.runtime.plotting_extra import require_matplotlib
 from crosscoder.runtime.timing import BenchmarkTable, Comparison
 
 from ..forward import SPARSE_BELOW
@@ -166,12 +165,7 @@ def log_slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
 
 
 def plot_growth(growths: Sequence[Growth], path: Path) -> None:
-    """Plot the time of step and encoder product over size, one log-log panel per axis.
-
-    Raises:
-        ResourceError: matplotlib is not installed.
-    """
-    require_plot()
+    """Plot the time of step and encoder product over size, one log-log panel per axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -206,12 +200,3 @@ def plot_growth(growths: Sequence[Growth], path: Path) -> None:
     figure.suptitle(f"around {growths[0].base}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-
-
-def require_plot() -> None:
-    """Check that the plot can be drawn.
-
-    Raises:
-        ResourceError: matplotlib is not installed.
-    """
-    require_matplotlib("the plot of growth", alternative="leave --plot out")

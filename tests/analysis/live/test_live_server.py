@@ -273,8 +273,7 @@ def test_invalid_requests_are_reported_in_one_line(
 
 def test_a_body_that_is_too_long_or_has_no_length_is_refused(server: LiveServer) -> None:
     assert live(server, "/text", b"x" * (MAX_BYTES + 1)).status == 413
-    assert live(server, "/text", TEXT, Content_Length="-5").status == 413
-    for length in (None, "many"):
+    for length in (None, "many", "-5", "+5", "1_0", "9" * 5000):
         assert live(server, "/text", TEXT, Content_Length=length).status == 411
 
 

@@ -91,7 +91,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
     stages = SimpleNamespace(
         harvest=stage("harvest", nothing),
         train=stage("train", nothing),
-        doctor=stage("doctor", lambda config: "all is well"),
+        doctor=stage("doctor", lambda config, behaviors, reading: "all is well"),
+        stage_times=nothing,
         analyze=stage("analyze", nothing),
         discover=stage("discover", nothing),
         settle_hookpoint=lambda folder, config: config,
