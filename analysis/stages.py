@@ -19,7 +19,7 @@ from crosscoder.errors import DataError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
-from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.files import remove_file, write_atomic
 
 from .change.change_elements import describe_change
 from .checkpoints.monitoring import Monitoring
@@ -98,12 +98,12 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
             write_parquet(folder.trajectories, monitoring.trajectories.table())
         write_parquet(folder.logits, logits)
         write_parquet(folder.neighbors, neighbors_of(view, seen.statistics.documents))
-        folder.rules.unlink(missing_ok=True)
+        remove_file(folder.rules)
         learn_rules(run, table)
         write_features(folder, table)
         found = seen.statistics
         write_parquet(folder.histograms, found.histograms.table(found.source_names, found.source_tokens))
-        legacy_histograms_path(folder).unlink(missing_ok=True)
+        remove_file(legacy_histograms_path(folder))
         write_atomic(folder.summary, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         stage["tokens"] = seen.statistics.n_tokens
         log_analysis(wandb, folder)

@@ -5,7 +5,7 @@ CrosscoderError
 ├── FormatError    a file is truncated, altered, or written by another version
 ├── PairError      the two models cannot be compared as requested (tokenizer, width, hookpoint)
 ├── DataError      the text or the activations cannot be used (empty, NaN, infinite)
-├── DivergedError  training produced a loss that is not finite
+├── DivergedError  training produced a loss that is not finite, or a dictionary worse than predicting the mean
 └── ResourceError  the machine lacks a resource (disk, memory, an installed package)
 
 A message names the setting or file, then what was found, then what would be right, in one printable line. Any other exception is
@@ -40,7 +40,7 @@ class DataError(CrosscoderError):
 
 
 class DivergedError(CrosscoderError):
-    """Training produced a loss that is not finite."""
+    """Training produced a loss that is not finite, or a dictionary that is worse than predicting the mean."""
 
 
 class ResourceError(CrosscoderError):

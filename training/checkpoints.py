@@ -3,14 +3,13 @@
 RUN/checkpoints/step_00000200/
     state.safetensors   weights and buffers (crosscoder/…), optimizer moments (exp_avg/…, exp_avg_sq/…), tokens since each
                         latent fired, torch's RNG state, tensors of the data source (source/…)
-    state.json          step, tokens, penalty, JSON values of the data source, compute precision, wandb id, the digest of
-                        state.safetensors, and a digest of this record
+    state.json          step, tokens, penalty, JSON values of the data source, compute precision, wandb id, the digests of
+                        state.safetensors and of the metrics so far, and a digest of this record; RUN/files.json holds its digest
 
 Checkpoints are written atomically; the two newest are kept.
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,9 +21,13 @@ from torch import Tensor
 
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.errors import FormatError
-from crosscoder.runtime.files import content_digest, file_digest
+from crosscoder.runtime.digests import content_digest, file_digest
+from crosscoder.runtime.file_record import FileRecord
+from crosscoder.runtime.files import atomic_folder, remove_folder
 
 KEPT = 2
+VERSION = 2
+"""Version of a checkpoint."""
 
 
 @dataclass
@@ -40,14 +43,14 @@ class TrainState:
     n_tokens: int = 0
     source: dict[str, Any] | None = None
     wandb_id: str | None = None
+    first_error: float | None = None
+    """Error on held-out tokens before the first step (`divergence.worst_error`)."""
+    metrics: str | None = None
+    """Digest of metrics.jsonl up to this step; None if there is no log."""
 
 
 def save_checkpoint(folder: Path, state: TrainState) -> Path:
-    """Write a checkpoint, and remove all but the newest ones."""
-    final = folder / f"step_{state.step:08d}"
-    partial = folder / f"step_{state.step:08d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    """Write a checkpoint, and remove all but the newest ones. Raises ResourceError if the disk is full; older ones are then kept."""
     source = state.source or {}
     tensors = {f"source/{name}": value for name, value in source.items() if isinstance(value, Tensor)}
     tensors |= {f"crosscoder/{name}": value for name, value in state.crosscoder.state_dict().items()}
@@ -57,11 +60,23 @@ def save_checkpoint(folder: Path, state: TrainState) -> Path:
                 tensors[f"{moment}/{name}"] = state.optimizer.state[parameter][moment]
     tensors["tokens_since_fired"] = state.tokens_since_fired
     tensors["rng"] = torch.get_rng_state()
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-        partial / "state.safetensors",
-    )
+    final = folder / f"step_{state.step:08d}"
+    with atomic_folder(final, recorded=("state.json",)) as partial:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            partial / "state.safetensors",
+        )
+        record = _record(state, source, file_digest(partial / "state.safetensors"))
+        (partial / "state.json").write_text(json.dumps(record, indent=2) + "\n")
+    for old in checkpoints(folder)[:-KEPT]:
+        remove_folder(old)
+    return final
+
+
+def _record(state: TrainState, source: dict[str, Any], digest: str) -> dict[str, Any]:
+    """Return the content of state.json."""
     record = {
+        "version": VERSION,
         "step": state.step,
         "n_tokens": state.n_tokens,
         "penalty": state.penalty,
@@ -69,15 +84,12 @@ def save_checkpoint(folder: Path, state: TrainState) -> Path:
         "wandb_id": state.wandb_id,
         "source": {name: value for name, value in source.items() if not isinstance(value, Tensor)},
         "has_source": state.source is not None,
-        "digest": file_digest(partial / "state.safetensors"),
+        "first_error": state.first_error,
+        "metrics": state.metrics,
+        "digest": digest,
     }
     record["record_digest"] = record_digest(record)
-    (partial / "state.json").write_text(json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    for old in checkpoints(folder)[:-KEPT]:
-        shutil.rmtree(old)
-    return final
+    return record
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -95,19 +107,26 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     """Load a checkpoint into `state`.
 
     Raises:
-        FormatError: The checkpoint was modified or truncated, or belongs to another dictionary.
+        FormatError: The checkpoint was modified or truncated, or belongs to another run or dictionary.
     """
+    remedy = f"remove {path} to resume from the previous checkpoint"
+    if (run := FileRecord.enclosing(path)) is not None:
+        run.require(path / "state.json", remedy)
     try:
         record = json.loads((path / "state.json").read_text())
         if not isinstance(record, dict) or record.get("record_digest") != record_digest(record):
             raise FormatError(
                 f"{path / 'state.json'}: does not match its own digest; it was modified or truncated; "
-                f"remove {path} to resume from the previous checkpoint"
+                f"{remedy}"
+            )
+        if record.get("version") != VERSION:
+            raise FormatError(
+                f"{path / 'state.json'}: version {record.get('version')!r}, but this release reads {VERSION}; train in a new run folder"
             )
         if file_digest(path / "state.safetensors") != record["digest"]:
             raise FormatError(
                 f"{path / 'state.safetensors'}: does not match the digest in state.json; it was modified or truncated; "
-                f"remove {path} to resume from the previous checkpoint"
+                f"{remedy}"
             )
         tensors = load_file(path / "state.safetensors")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -135,6 +154,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     torch.set_rng_state(tensors["rng"])
     state.step, state.n_tokens, state.penalty = record["step"], record["n_tokens"], record["penalty"]
     state.precision, state.wandb_id = record["precision"], record["wandb_id"]
+    state.metrics, state.first_error = record["metrics"], record["first_error"]
     if record["has_source"]:
         source_tensors = {
             name.removeprefix("source/"): t for name, t in tensors.items() if name.startswith("source/")

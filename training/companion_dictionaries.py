@@ -2,7 +2,6 @@
 already harvested."""
 
 import logging
-import shutil
 
 from crosscoder.activations.linear_map import LinearMap
 from crosscoder.config import RunConfig
@@ -10,6 +9,7 @@ from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import WandbRun
+from crosscoder.runtime.files import remove_folder
 
 from .memory import require_memory
 from .recipe import resolved
@@ -37,6 +37,8 @@ def train_companion(
     config = resolved(config, source.d_models, source.n_train_tokens)
     folder = RunFolder.create(config.output, config)
     if is_trained(folder):
+        remove_folder(folder.checkpoints)  # still there if the process was killed after training
+        folder.files.seal()
         return folder
     require_memory(config, source.d_models, source.n_train_tokens, source.held_out().n_tokens)
     logger.info("train: dictionary %s", "/".join(config.output.parts[-2:]))
@@ -48,7 +50,8 @@ def train_companion(
         save_crosscoder(crosscoder, folder.crosscoder, {"reads": config.crosscoder.reads, **provenance})
         stage["tokens"] = trainer.state.n_tokens
     # Training is finished, and checkpoints can be large.
-    shutil.rmtree(folder.checkpoints)
+    remove_folder(folder.checkpoints)
+    folder.files.seal()
     return folder
 
 

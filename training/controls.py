@@ -162,6 +162,7 @@ def control_source(control: Control, source: TokenSource) -> TokenSource:
                 return TransformedSource(source, NullPair.load(folder.drift))
             sample = source.sample(control.config.training.calibration_tokens)
             null_pair = NullPair.fit(sample, d_models, keeps_sizes=control.kind == "intermittent")
+            folder.files.create()  # before training creates the run: the file is recorded in the control
             null_pair.save(folder.drift)
             return TransformedSource(source, null_pair)
         case _:

@@ -14,7 +14,7 @@ from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
-from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.files import remove_file, write_atomic
 from crosscoder.text.documents import Documents, tokenize
 
 from .companion_dictionaries import fit_linear_map
@@ -136,7 +136,7 @@ def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
     """Write survey.json, unless the file already covers the number of documents that the settings ask for."""
     wanted = config.survey.documents
     if wanted == 0:
-        folder.survey.unlink(missing_ok=True)
+        remove_file(folder.survey)
         return
     if folder.survey.is_file() and json.loads(folder.survey.read_text())["asked"] == wanted:
         return

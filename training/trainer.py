@@ -3,9 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from jaxtyping import Float
@@ -17,13 +17,14 @@ from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import read_record
 from crosscoder.dictionary.views import View, crosscoder_config, view_rows
-from crosscoder.errors import DivergedError
+from crosscoder.errors import DivergedError, FormatError
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import MetricsLog, WandbRun
 from crosscoder.runtime.device import compute_dtype, resolve_device
 from crosscoder.runtime.interrupts import stop_between_steps
 
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from .divergence import ended_worse, exploded, worst_error
 from .evaluation import HeldOutMeter, decoder_histograms
 from .forward import Forward
 from .losses import LossTerms, loss_terms, resolve_difference_weight
@@ -122,7 +123,7 @@ class Trainer:
         """Train to the end, resuming from the newest checkpoint if there is one, and return the calibrated dictionary.
 
         Raises:
-            DivergedError: The loss or the weights are no longer finite. Earlier checkpoints are kept.
+            DivergedError: See `divergence`. Earlier checkpoints are kept.
             ConfigError, FormatError: See `starting_point`.
         """
         found = checkpoints(self.folder.checkpoints)
@@ -131,8 +132,11 @@ class Trainer:
             self.forward = self._forward()
             logger.info("train: resuming from step %d (%s)", self.state.step, found[-1])
         else:
+            # No step draws from it today; a checkpoint holds its state, and has to be the same in every process.
+            torch.manual_seed(self.config.seed)
             self._initialize()
-        self.metrics.truncate(self.state.step)
+            self.state.first_error = worst_error(self._evaluated())
+        self._begin_metrics(resumed=bool(found))
         steps, done = n_steps(self.training), self.state.n_tokens
         batch_tokens = chosen(self.training.batch_tokens, "training.batch_tokens")
         batches = self.source.batches(batch_tokens, cast("SourceState | None", self.state.source))
@@ -147,10 +151,11 @@ class Trainer:
                 self._after_step(terms, l0, bar, last=self.state.step == steps)
                 if stopping():
                     self._require_finite(terms)
-                    save_checkpoint(self.folder.checkpoints, self.state)
+                    self._save_checkpoint()
                     raise KeyboardInterrupt
         crosscoder = self.state.crosscoder
         self.held_out.calibrate(crosscoder)
+        self.metrics.finish()
         return crosscoder.eval()
 
     def _initialize(self) -> None:
@@ -228,8 +233,9 @@ class Trainer:
             values, counts = self._train_metrics(terms, float(l0)), {}
             bar.set_postfix(loss=f"{values['losses/overall_loss']:.3f}", l0=f"{float(l0):.0f}", refresh=False)
             if evaluation_due:
-                self.held_out.calibrate(self.state.crosscoder, QUICK_CALIBRATION)
-                evaluated = self.held_out.measure(self.state.crosscoder)
+                evaluated = self._evaluated()
+                if last:
+                    self._require_better_end(evaluated)
                 values |= evaluated
                 histograms = decoder_histograms(self.state.crosscoder)
                 self.wandb.log(histograms, self.state.n_tokens)
@@ -244,7 +250,25 @@ class Trainer:
             }
             self.wandb.log(values | timings, self.state.n_tokens)
         if checkpoint_due:
-            save_checkpoint(self.folder.checkpoints, self.state)
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        self.state.metrics = self.metrics.digest()
+        save_checkpoint(self.folder.checkpoints, self.state)
+
+    def _begin_metrics(self, resumed: bool) -> None:
+        """Drop the metrics after the checkpoint. Raises FormatError if those before it are not the ones that the run wrote."""
+        self.metrics.truncate(self.state.step)
+        if resumed and self.state.metrics not in (None, self.metrics.digest()):
+            raise FormatError(
+                f"{self.folder.metrics}: its lines up to step {self.state.step} are not those of the checkpoint; restore it, or remove "
+                f"it and {self.folder.checkpoints} to train again"
+            )
+
+    def _evaluated(self) -> dict[str, float | None]:
+        """Return the metrics on held-out tokens, with a threshold that is calibrated on few of them."""
+        self.held_out.calibrate(self.state.crosscoder, QUICK_CALIBRATION)
+        return self.held_out.measure(self.state.crosscoder)
 
     def _train_metrics(self, terms: LossTerms, l0: float) -> dict[str, float | None]:
         dead = self.state.tokens_since_fired > self._dead_after
@@ -260,15 +284,34 @@ class Trainer:
         }
 
     def _require_finite(self, terms: LossTerms) -> None:
-        # The loss was computed before the last update, so the updated weights are checked too.
-        weights = self.state.crosscoder.parameters()
-        if math.isfinite(float(terms.total())) and all(bool(weight.isfinite().all()) for weight in weights):
-            return
+        """Raise DivergedError if the loss is not finite or explodes. The loss was computed before the last update, so the updated
+        weights are checked too."""
+        state = self.state
+        error = float(terms["mse"]) / len(state.crosscoder.config.d_models)
+        finite = math.isfinite(float(terms.total())) and all(
+            bool(weight.isfinite().all()) for weight in state.crosscoder.parameters()
+        )
+        if not finite:
+            self._diverged(f"loss or weights are no longer finite at step {state.step}")
+        if exploded(error, state.first_error or 0.0):
+            self._diverged(
+                f"the loss exploded: at step {state.step} the error is {error:.3g} times that of predicting the mean"
+            )
+
+    def _require_better_end(self, evaluated: Mapping[str, float | None]) -> None:
+        """Raise DivergedError if the dictionary explains less than the mean does, and less than at the start."""
+        error = worst_error(evaluated)
+        if ended_worse(error, self.state.first_error or 0.0):
+            self._diverged(
+                f"training ended worse than it began: the least held-out variance explained is {1 - error:.3g}, below that of "
+                "predicting the mean (0)"
+            )
+
+    def _diverged(self, what: str) -> NoReturn:
         found = checkpoints(self.folder.checkpoints)
         last = f"the last good checkpoint is {found[-1]}" if found else "no checkpoint was saved before that"
         raise DivergedError(
-            f"training.lr: loss or weights are no longer finite at step {self.state.step} (lr {self.training.lr}); {last}; "
-            "train with a lower training.lr in a new run folder"
+            f"training.lr: {what} (lr {self.training.lr}); {last}; train with a lower training.lr in a new run folder"
         )
 
     def _calibration_sample(self) -> Float[Tensor, "token width"]:

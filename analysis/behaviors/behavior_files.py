@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
-from crosscoder.runtime.files import read_json
+from crosscoder.runtime.files import read_json, remove_file
 
 SCHEMA_VERSION = 2
 
@@ -62,7 +62,7 @@ class BehaviorFolder:
     def clear(self) -> None:
         """Remove the results of an earlier attribution, except a judge's replies."""
         for path in (self.shift, self.prompts, self.attribution, self.latents, self.tokens, self.causal):
-            path.unlink(missing_ok=True)
+            remove_file(path)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crosscoder.runtime.files import content_digest
+from crosscoder.runtime.digests import content_digest
 
 from ..tables.analysis_files import AnalysisResults
 

@@ -5,7 +5,6 @@ Needs only the models and the text of a run, no dictionary.
 
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from crosscoder.errors import FormatError
 from crosscoder.language_models.identity import digest_json
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
-from crosscoder.runtime.files import write_atomic
+from crosscoder.runtime.files import remove_folder, write_atomic
 
 from ..behaviors.generation import why_no_answers
 from ..behaviors.patching import INTERVENED, REFERENCE
@@ -227,7 +226,7 @@ def _remove_former(folder: RunFolder, names: set[str]) -> None:
     for finding in () if former is None else former.findings:
         if finding.name not in names and finding.behavior is not None:
             (folder.path / finding.behavior).unlink(missing_ok=True)
-            shutil.rmtree(folder.behaviors / finding.name, ignore_errors=True)
+            remove_folder(folder.behaviors / finding.name)
 
 
 def _candidate_rows(name: str, result: SearchResult) -> list[dict[str, Any]]:

@@ -1,10 +1,14 @@
-"""Cache of chat model replies: a file with one line per prompt and reply, appended before the next request is sent."""
+"""Cache of chat model replies: a file with one line per prompt and reply, with its digest, appended before the next request is sent."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from crosscoder.runtime.digests import content_digest
+from crosscoder.runtime.files import append_line
 
 from .chat_models import ChatModel, Question, Reply
 
@@ -33,8 +37,8 @@ class ReplyCache:
             reply = model.reply(question)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             entry = {"key": key, "model": model.name, "prompt": question.prompt, **_as_stored(reply)}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            entry["digest"] = _digest_of(entry)
+            append_line(self.path, json.dumps(entry, ensure_ascii=False))
             self._known[key] = reply
         return self._known[key]
 
@@ -49,17 +53,24 @@ def _as_stored(reply: Reply) -> dict[str, str | int]:
     return {"reply": reply.text, "prompt_tokens": reply.prompt_tokens, "reply_tokens": reply.reply_tokens}
 
 
+def _digest_of(entry: dict[str, Any]) -> str:
+    return content_digest(json.dumps(entry, sort_keys=True).encode())
+
+
 def _read(path: Path) -> dict[str, Reply]:
-    """Return the replies by key. A truncated line is dropped, and its question will be sent again."""
+    """Return the replies by key. A truncated or altered line is dropped, and its question will be sent again."""
     known: dict[str, Reply] = {}
     if not path.is_file():
         return known
-    text = path.read_text(encoding="utf-8")
+    # A damaged byte may be no text; its line then differs from its digest.
+    text = path.read_text(encoding="utf-8", errors="replace")
     for line in text.splitlines():
         try:
             entry = json.loads(line)
+            if entry.pop("digest", None) != _digest_of(entry):
+                raise KeyError("digest")
             known[entry["key"]] = Reply(entry["reply"], entry["prompt_tokens"], entry["reply_tokens"])
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
             logger.warning("%s: ignoring a damaged line; its question will be sent again", path)
     if text and not text.endswith("\n"):
         # New entries must not continue the truncated line.

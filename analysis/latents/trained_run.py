@@ -35,6 +35,7 @@ class TrainedRun:
 
     def __init__(self, folder: RunFolder, config: RunConfig) -> None:
         self.folder, self.config = folder, config
+        folder.use_date()
         self._views: dict[tuple[int, ...], DictionaryView] = {}
 
     @property

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ..config import Dtype
 from ..errors import FormatError
-from ..runtime.files import content_digest, file_digest, write_atomic
+from ..runtime.digests import content_digest, file_digest
+from ..runtime.files import write_atomic
 from .batch import ActivationBatch
 
 Split = Literal["train", "held_out"]

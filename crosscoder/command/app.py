@@ -24,10 +24,11 @@ from .arguments import (
     first_word,
     load_behaviors,
     load_settings,
-    open_finished_run,
     print_result,
+    reading,
     run_folder_of,
     whole_numbers,
+    working,
 )
 from .benchmarks import run_benchmarks
 from .evaluate import evaluate
@@ -96,7 +97,8 @@ def run(target: Target, overrides: Overrides = None) -> None:
 def harvest(target: Target, overrides: Overrides = None) -> None:
     """Write the activations of all models to disk."""
     config = load_settings(target, overrides)
-    module("training.stages").harvest(config)
+    with RunFolder(config.output).locked():
+        module("training.stages").harvest(config)
     print_result("activations", RunFolder(config.output).activations)
 
 
@@ -104,7 +106,8 @@ def harvest(target: Target, overrides: Overrides = None) -> None:
 def train(target: Target, overrides: Overrides = None) -> None:
     """Train the dictionary and its controls; resumes if interrupted."""
     config = load_settings(target, overrides)
-    module("training.stages").train(config)
+    with RunFolder(config.output).locked():
+        module("training.stages").train(config)
     print_result("dictionary", RunFolder(config.output).crosscoder)
 
 
@@ -123,7 +126,8 @@ def sweep(
     """Choose the smallest k on the plateau of explained difference."""
     ks, widths = whole_numbers("--k", k, "16,24,32"), whole_numbers("--latents", latents, "2048,4096")
     config = load_settings(target, overrides)
-    found = module("training.stages").sweep(config, ks, widths)
+    with RunFolder(config.output).locked():
+        found = module("training.stages").sweep(config, ks, widths)
     for point in found.points:
         chosen = "  <- the smallest on the plateau" if point == found.chosen else ""
         print(
@@ -139,9 +143,9 @@ def sweep(
 def analyze(target: Target, overrides: Overrides = None) -> None:
     """Measure and label latents; write examples and logit tables."""
     config = load_settings(target, overrides)
-    RunFolder.open(config.output)
-    folder = RunFolder.create(config.output, config)
-    module("analysis.stages").analyze(folder, folder.read_config())
+    with working(config.output, "analyze"):
+        folder = RunFolder.create(config.output, config)
+        module("analysis.stages").analyze(folder, folder.read_config())
     print_result("features", folder.features)
 
 
@@ -158,13 +162,13 @@ def attribute(
 ) -> None:
     """Measure the shift of a behavior and attribute it to latents."""
     config = load_settings(target, [])
-    folder = RunFolder.open(config.output)
     named, overrides = first_word(words, "")
     paths = [Path(named)] if named else list(config.behaviors)
     if not paths:
         raise ConfigError(f"{target}: the run has no behaviors; give the YAML file of one")
     behaviors = load_behaviors(paths, overrides, named_by=None if named else target)
-    attribute_all(folder, config, behaviors)
+    with working(config.output, "attribute") as folder:
+        attribute_all(folder, config, behaviors)
 
 
 @_verb
@@ -180,8 +184,9 @@ def discover(target: Target, overrides: Overrides = None) -> None:
                 else "discovery.prompts is 0; give the number of prompts"
             )
         )
-    folder = RunFolder.create(config.output, config)
-    module("analysis.stages").discover(folder, folder.read_config())
+    with RunFolder(config.output).locked():
+        folder = RunFolder.create(config.output, config)
+        module("analysis.stages").discover(folder, folder.read_config())
     print_result("findings", folder.findings)
 
 
@@ -198,14 +203,14 @@ def explain(
 ) -> None:
     """Explain latents with a chat model, and score the explanations."""
     config = load_settings(target, [])
-    folder = RunFolder.open(config.output)
     named, overrides = first_word(words, "")
     settings = (
         load_config(Path(named), overrides, ExplanationSettings)
         if named
         else with_overrides(ExplanationSettings(), overrides)
     )
-    module("analysis.stages").explain(folder, config, settings)
+    with working(config.output, "explain") as folder:
+        module("analysis.stages").explain(folder, config, settings)
     print_result("explanations", folder.explanations)
 
 
@@ -220,9 +225,9 @@ def report(
 ) -> None:
     """Write the report of what changed, every claim with its evidence."""
     requirements = None if require is None else load_config(require, model=Requirements)
-    folder = open_finished_run(target, overrides)
     report_stages = module("analysis.report_stages")
-    written = report_stages.report(folder)
+    with reading(target, overrides, remakes="report") as folder:
+        written = report_stages.report(folder)
     print_result("report", folder.report)
     unmet = [] if requirements is None else report_stages.unmet(written, requirements)
     for line in unmet:
@@ -248,10 +253,10 @@ def browse(
     """Write the page to explore a run; it opens offline, from disk."""
     if live and not serve:
         raise ConfigError("--live: the live page is served, not written; give --serve as well")
-    folder = open_finished_run(target, overrides)
-    # Created first, so that a port in use or a run without models fails before any work.
-    server = _server(folder, load_settings(target, overrides), port, live=live) if serve else None
-    print_result("page", module("analysis.report_stages").browse(folder))
+    with reading(target, overrides, remakes="report") as folder:
+        # Created first, so that a port in use or a run without models fails before any work.
+        server = _server(folder, load_settings(target, overrides), port, live=live) if serve else None
+        print_result("page", module("analysis.report_stages").browse(folder))
     if server is not None:
         server.serve(print_result)
         print("stopped")
@@ -283,7 +288,8 @@ def plot(
     ] = "png,svg",
 ) -> None:
     """Write the figures for a paper, each with its numbers as CSV."""
-    folder = open_finished_run(target, None)
+    # Without a lock, because it also shows the progress of a run that is at work.
+    folder = RunFolder.open(target)
     print_result("figures", module("analysis.plots.stage").write_plots(folder, to, formats.split(",")))
 
 
@@ -303,17 +309,19 @@ def export(
     to: Annotated[Literal["saelens"], typer.Option("--to", help="format to write")] = "saelens",
 ) -> None:
     """Write the dictionary in another tool's format to RUN/exports."""
-    folder = open_finished_run(target, overrides)
     storage = module("crosscoder.dictionary.storage")
-    pair = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
-    metadata = {
-        "model_name": " | ".join(str(side["model"]) for side in pair.values() if isinstance(side, dict)),
-        "hook_name": " | ".join(str(side["hookpoint"]) for side in pair.values() if isinstance(side, dict)),
-    }
-    target_folder = folder.path / "exports" / to
-    module("crosscoder.dictionary.saelens").export_saelens(
-        storage.load_crosscoder(folder.crosscoder), target_folder, metadata
-    )
+    with reading(target, overrides) as folder:
+        pair = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
+        metadata = {
+            "model_name": " | ".join(str(side["model"]) for side in pair.values() if isinstance(side, dict)),
+            "hook_name": " | ".join(
+                str(side["hookpoint"]) for side in pair.values() if isinstance(side, dict)
+            ),
+        }
+        target_folder = folder.path / "exports" / to
+        module("crosscoder.dictionary.saelens").export_saelens(
+            storage.load_crosscoder(folder.crosscoder), target_folder, metadata
+        )
     print_result(to, target_folder)
 
 

@@ -1,6 +1,7 @@
 """What the verbs share: their arguments, read into settings and run folders, and the line that reports a result."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -27,18 +28,32 @@ def load_settings(target: Path, overrides: list[str] | None) -> RunConfig:
     words = overrides or []
     if not is_folder(target, str(target)):
         return load_config(target, words)
-    config = load_config(RunFolder.open(target).config, words)
+    config = load_config(RunFolder.find(target).config, words)
     if any(word.startswith("output=") for word in words):
         return config
     return config.model_copy(update={"output": target})
 
 
-def open_finished_run(target: Path, overrides: list[str] | None) -> RunFolder:
-    """Open a run to read; overrides of its settings are refused, since reading cannot apply them."""
+@contextmanager
+def reading(target: Path, overrides: list[str] | None, remakes: str | None = None) -> Iterator[RunFolder]:
+    """Open a finished run to read; others may read it too, but not write results meanwhile. Overrides of its settings are refused,
+    since reading cannot apply them. `remakes`: see `RunFolder.open`.
+    """
     config = load_settings(target, overrides)
-    folder = RunFolder.open(config.output)
-    folder.require_same(config, RESULT_NEUTRAL_SETTINGS)
-    return folder
+    folder = RunFolder.find(config.output)
+    with folder.locked(shared=True):
+        folder = RunFolder.open(config.output, remakes)
+        folder.require_same(config, RESULT_NEUTRAL_SETTINGS)
+        folder.require_finished()
+        yield folder
+
+
+@contextmanager
+def working(target: Path, verb: str) -> Iterator[RunFolder]:
+    """Open a run for a verb that adds results to it; no other process may work in it meanwhile."""
+    folder = RunFolder.find(target)
+    with folder.locked():
+        yield RunFolder.open(target, remakes=verb)
 
 
 def load_behaviors(

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..config import BatchTopK as BatchTopKConfig
 from ..config import JumpReLU, ReLU, TopK
 from ..errors import FormatError
-from ..runtime.files import write_atomic
+from ..runtime.files import atomic_file, write_atomic
 from .crosscoder import Crosscoder
 from .sparsity import BatchTopKSparsity, JumpReLUSparsity
 
@@ -83,10 +83,10 @@ def _write(
     settings: dict[str, Any],
     metadata: dict[str, Any],
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "sae_weights.safetensors.partial"
-    save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}, partial)
-    partial.replace(folder / "sae_weights.safetensors")
+    with atomic_file(folder / "sae_weights.safetensors") as partial:
+        save_file(
+            {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}, partial
+        )
     record = {
         "architecture": architecture,
         "d_in": crosscoder.config.width,

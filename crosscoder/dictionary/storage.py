@@ -24,7 +24,8 @@ from safetensors.torch import load_file, save_file
 
 from ..config import CrosscoderConfig
 from ..errors import FormatError
-from ..runtime.files import file_digest, write_atomic
+from ..runtime.digests import file_digest
+from ..runtime.files import atomic_file, write_atomic
 from .crosscoder import Crosscoder
 
 FORMAT_VERSION = 1
@@ -33,15 +34,17 @@ FORMAT_VERSION = 1
 def save_crosscoder(
     crosscoder: Crosscoder, folder: Path | str, provenance: dict[str, Any] | None = None
 ) -> None:
-    """Write the folder. Weights are written first, so a folder that has a config.json is complete."""
+    """Write the folder. Weights are written first, so a folder that has a config.json is complete.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "model.safetensors.partial"
-    save_file(
-        {name: tensor.detach().contiguous().cpu() for name, tensor in crosscoder.state_dict().items()},
-        partial,
-    )
-    partial.replace(folder / "model.safetensors")
+    with atomic_file(folder / "model.safetensors") as partial:
+        save_file(
+            {name: tensor.detach().contiguous().cpu() for name, tensor in crosscoder.state_dict().items()},
+            partial,
+        )
     record = {
         "format": "crosscoder",
         "version": FORMAT_VERSION,

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import ContextSource, Message
 from ..errors import PairError
+from ..runtime.run_date import dated
 from .hooks import Splice
 
 _SETTING = "pair.intervened.context"
@@ -83,7 +84,7 @@ def _render(
     try:
         encoding: Any = tokenizer.apply_chat_template(
             [message.model_dump() for message in messages],
-            chat_template=chat_template,
+            chat_template=dated(chat_template),
             add_generation_prompt=False,
             tokenize=True,
             return_dict=True,

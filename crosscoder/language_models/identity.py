@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import AdapterSource, PairConfig
 from ..config.model_names import model_names
-from ..runtime.files import content_digest
+from ..runtime.digests import content_digest
 from ..text.token_alignment import TextReader
 from .context import Context
 from .loading import vocabulary

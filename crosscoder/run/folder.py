@@ -1,23 +1,29 @@
-"""The run folder: the path of every file of a run, its settings, and the record of its stages."""
+"""The run folder: its settings, the check of its files, and the record of its stages."""
 
 import json
+import os
 import shlex
+import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, date, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
 from ..config import RunConfig
-from ..config.introspection import Place, leaves
 from ..config.load import dump_config, load_config
-from ..config.messages import show
 from ..config.open_settings import HOOKPOINT, OPEN_SETTINGS, with_choices
-from ..errors import ConfigError, FormatError, did_you_mean
+from ..errors import ConfigError, FormatError, ResourceError, did_you_mean
+from ..runtime import locks
+from ..runtime.file_record import FILES, LOCK, MISSING, FileRecord
 from ..runtime.files import make_folder, read_json, write_atomic
+from ..runtime.replacement import is_partial
+from ..runtime.run_date import use_date
+from .paths import RunPaths
+from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read_settings
 
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
@@ -31,155 +37,34 @@ ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "discovery", "survey")
 DICTIONARY_SETTINGS = ("crosscoder", "training")
 """Settings of the dictionary: no result depends on them until training starts, so they may change after a harvest or sweep."""
 
+_FOLDER_OF = {
+    "analyze": "analysis/",
+    "attribute": "behaviors/",
+    "discover": "discovery/",
+    "explain": "explanations/",
+    "report": "report/",
+}
+"""The folder that each verb writes its results to."""
+
+_MIXED_IF_CUT_SHORT = ("train", "survey", "analyze", "attribute", "discover")
+"""Stages whose files belong together, so that a reader has to wait for the last one."""
+
+_WORKING = ".lock"
+"""The lock file of the process that works in a run."""
+
 _LIBRARIES = (
     "crosscoder", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "pydantic", "sae-lens", "safetensors", "tokenizers",
     "torch", "transformers", "wandb",
 )  # fmt: skip
 
 
-class RunFolder:
+class RunFolder(RunPaths):
     """One run on disk. Verbs that write results use `create`, verbs that only read use `open`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
-
-    def __repr__(self) -> str:
-        return f"RunFolder({str(self.path)!r})"
-
     @property
-    def config(self) -> Path:
-        """The resolved settings."""
-        return self.path / "config.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        """The record of inputs, versions, commands and durations."""
-        return self.path / "manifest.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Training metrics, one JSON object per line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def survey(self) -> Path:
-        """The comparison of the models before any dictionary."""
-        return self.path / "survey.json"
-
-    @property
-    def sweep(self) -> Path:
-        """Folder of the dictionaries of a sweep, with its choice in sweep.json."""
-        return self.path / "sweep"
-
-    @property
-    def crosscoder(self) -> Path:
-        """Folder of the trained dictionary; loads on its own."""
-        return self.path / "crosscoder"
-
-    @property
-    def linear_map(self) -> Path:
-        """Linear maps between models that share no space (`crosscoder.activations.linear_map`); exists only for such pairs."""
-        return self.path / "frame.safetensors"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of resumable training states."""
-        return self.path / "checkpoints"
-
-    @property
-    def activations(self) -> Path:
-        """Folder of activations on disk."""
-        return self.path / "activations"
-
-    @property
-    def analysis(self) -> Path:
-        """Folder of the analysis of the dictionary."""
-        return self.path / "analysis"
-
-    @property
-    def features(self) -> Path:
-        """One row per latent."""
-        return self.analysis / "features.parquet"
-
-    @property
-    def examples(self) -> Path:
-        """Examples of tokens that each latent fires on."""
-        return self.analysis / "examples.parquet"
-
-    @property
-    def histograms(self) -> Path:
-        """Histograms of the activations of each latent, by text source."""
-        return self.analysis / "histograms.parquet"
-
-    @property
-    def trajectories(self) -> Path:
-        """The course of each latent over the checkpoints; exists only with snapshots."""
-        return self.analysis / "trajectories.parquet"
-
-    @property
-    def neighbors(self) -> Path:
-        """The nearest latents of each latent, by direction."""
-        return self.analysis / "neighbors.parquet"
-
-    @property
-    def rules(self) -> Path:
-        """Rules that predict where a latent fires, with their scores, for the most important latents."""
-        return self.analysis / "rules.parquet"
-
-    @property
-    def explanations(self) -> Path:
-        """Folder of automated explanations: explanations.parquet and every reply."""
-        return self.path / "explanations"
-
-    @property
-    def logits(self) -> Path:
-        """Logit tables: the tokens that each latent promotes and suppresses, per model."""
-        return self.analysis / "logits.parquet"
-
-    @property
-    def summary(self) -> Path:
-        """Counts per label and quality of the dictionary."""
-        return self.analysis / "summary.json"
-
-    @property
-    def behaviors(self) -> Path:
-        """Folder with one subfolder per attributed behavior."""
-        return self.path / "behaviors"
-
-    @property
-    def discovery(self) -> Path:
-        """Folder of what was found without being told: findings.json, the answers of both models, and files of behaviors."""
-        return self.path / "discovery"
-
-    @property
-    def findings(self) -> Path:
-        """Behaviors that changed, found without being told."""
-        return self.discovery / "findings.json"
-
-    @property
-    def report(self) -> Path:
-        """Folder of report.json, report.md and report.html."""
-        return self.path / "report"
-
-    @property
-    def browser(self) -> Path:
-        """Folder of the page, index.html."""
-        return self.path / "browser"
-
-    @property
-    def plots(self) -> Path:
-        """Folder of the figures and their numbers."""
-        return self.path / "plots"
-
-    @property
-    def drift(self) -> Path:
-        """The null pair that the control `drift` is trained on; in the folder of that control."""
-        return self.path / "drift.safetensors"
-
-    @property
-    def wandb(self) -> Path:
-        """Folder that wandb writes to."""
-        return self.path / "wandb"
+    def files(self) -> FileRecord:
+        """The digests of the files of this run (`crosscoder.runtime.file_record`)."""
+        return FileRecord(self.path)
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> Self:
@@ -188,30 +73,44 @@ class RunFolder:
         An existing run may differ in `RESULT_NEUTRAL_SETTINGS`, `ANALYSIS_SETTINGS` and, until training starts,
         `DICTIONARY_SETTINGS`; config.yaml then takes the new values. A setting that is left open stands for what the run chose,
         and a hookpoint that it has not chosen yet takes any value. A folder without results, e.g. after a model was not found, takes any settings.
+        Files may be missing, since the stages make them again.
 
         Raises:
             ConfigError: Another setting differs, or `path` is not a folder.
+            FormatError: A file was altered.
+            ResourceError: Another process works in the folder, or the disk is full.
         """
         folder = cls(path)
         make_folder(folder.path, "output")
-        text = dump_config(config)
-        if folder.config.exists():
-            if folder.config.read_text(encoding="utf-8") == text:
-                return folder
+        with folder.locked():
+            text = dump_config(config)
+            before = folder.config.read_text(encoding="utf-8") if folder.config.exists() else None
             if folder.has_results():
-                started = folder.training_started()
-                free = () if started else DICTIONARY_SETTINGS
-                folder.require_same(config, (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *free))
-                settled = OPEN_SETTINGS if started else (HOOKPOINT,)
-                text = dump_config(with_choices(config, load_config(folder.config), settled))
-            else:
+                folder.check_files(missing="")
+                config = folder._continued(config)
+                text = dump_config(config)
+            elif before != text:
                 folder.manifest.unlink(missing_ok=True)
-        write_atomic(folder.config, text)
+                folder.files.path.unlink(missing_ok=True)
+            folder.files.create()
+            if before != text:
+                write_atomic(folder.config, text)
+            folder._record_settings(config)
+            folder.use_date()
         return folder
 
+    def _continued(self, config: RunConfig) -> RunConfig:
+        """Return the settings of a request, with what this run chose before; refuse others than it may have."""
+        stored, started = self._settings(), self.training_started()
+        if stored is None:
+            return config
+        free = (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *(() if started else DICTIONARY_SETTINGS))
+        self._require(stored, config, free, "was requested")
+        return with_choices(config, stored, OPEN_SETTINGS if started else (HOOKPOINT,))
+
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open the run at `path`. Raises ConfigError if there is none."""
+    def find(cls, path: Path) -> Self:
+        """Return the run at `path` without a look at its files. Raises ConfigError if there is none."""
         folder = cls(path)
         if folder.config.is_file():
             return folder
@@ -229,13 +128,88 @@ class RunFolder:
         )
         raise ConfigError(f"{path}: no such run folder{hint}")
 
+    @classmethod
+    def open(cls, path: Path, remakes: str | None = None) -> Self:
+        """Open the run at `path` to read it, after a check of its files and of config.yaml.
+
+        Args:
+            remakes: The verb that opens it, if it writes results (`analyze`, `attribute`, `explain`): its own files may be missing, and
+                its own settings may have changed.
+
+        Raises:
+            ConfigError: There is no run, or config.yaml was edited since the results were made.
+            FormatError: A file of the run is missing, altered or of another run.
+        """
+        folder = cls.find(path)
+        if folder.has_results():
+            folder.check_files(missing=None if remakes is None else _FOLDER_OF.get(remakes))
+            folder._require_unedited(remakes)
+        return folder
+
+    @contextmanager
+    def locked(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep other processes from working in this run inside the block; the lock ends with the process.
+
+        Args:
+            shared: Other processes may read the run meanwhile, but not write results.
+
+        Raises:
+            ResourceError: Another process works in it.
+        """
+        make_folder(self.path, "output")
+        about = f"process {os.getpid()} on {socket.gethostname()} ({_command_line()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
+        with ExitStack() as stack:
+            begins = not shared and not locks.is_held(self.path / _WORKING)
+            try:
+                stack.enter_context(locks.hold(self.path / _WORKING, shared=shared, about=about))
+            except locks.HeldElsewhere as other:
+                who = other.holder or "another process"
+                raise ResourceError(
+                    f"{self.path}: {who} works in this run folder; wait until it ends, or give another output"
+                ) from None
+            if begins:
+                # What a killed process left half written; none is at work now.
+                for path in filter(is_partial, self.path.rglob(".*.partial")):
+                    path.unlink(missing_ok=True)
+            yield
+
+    def check_files(self, missing: str | None = None) -> None:
+        """Check that every file is the one that this run wrote.
+
+        Args:
+            missing: Names that begin with this may be missing, because the caller writes them; None: no file may be.
+
+        Raises:
+            FormatError: One is not, or the record of them is damaged.
+        """
+        for name, why in self.files.problems():
+            if (
+                why is MISSING
+                and missing is not None
+                and name.startswith(missing)
+                and name != "manifest.json"
+            ):
+                continue
+            raise FormatError(f"{self.path / name}: {why}; {self._remedy(name, why)}")
+
+    def _remedy(self, name: str, why: str) -> str:
+        if name == "manifest.json" or name.endswith(FILES):
+            return "restore it from a copy, or make the run again in another output"
+        verb = next((verb for verb, inside in _FOLDER_OF.items() if name.startswith(inside)), "run")
+        words = ["crosscoder", verb, str(self.path)]
+        if verb == "attribute":
+            words.append(str(self.path.joinpath(*Path(name).parts[:2], "behavior.yaml")))
+        again = f"run `{shlex.join(words)}` again"
+        return f"restore it, or {again}" if why is MISSING else f"restore it, or remove it and {again}"
+
     def read_config(self) -> RunConfig:
         """Read the settings of this run, with `output` set to the current path of the folder."""
         return load_config(self.config).model_copy(update={"output": self.path})
 
     def has_results(self) -> bool:
         """Whether the folder holds any result, finished or not: a file other than the settings and the records."""
-        records = (self.config, self.manifest, self.wandb)
+        own = (self.files.path, self.path / LOCK, self.path / _WORKING)
+        records = (self.config, self.manifest, self.wandb, *own)
         return any(
             entry not in records and (not entry.is_dir() or any(entry.iterdir()))
             for entry in self.path.iterdir()
@@ -251,24 +225,67 @@ class RunFolder:
         """Check that this run has the given settings; what they leave open stands for what the run chose.
 
         Raises ConfigError for the first that differs and is not in `may_differ`."""
-        settings = load_config(self.config)
-        stored = dict(leaves(settings.model_dump(mode="json")))
-        requested = dict(leaves(with_choices(config, settings).model_dump(mode="json")))
-        for place in dict.fromkeys((*requested, *stored)):
-            if _listed(place, may_differ) or (
-                place in stored and place in requested and stored[place] == requested[place]
-            ):
+        self._require(load_config(self.config), config, may_differ, "was requested")
+
+    def require_finished(self) -> None:
+        """Check that no stage was interrupted while it wrote: its files would not fit together. Raises FormatError."""
+        for name, record in self.read_manifest().get("stages", {}).items():
+            verb, _, behavior = name.partition(" ")
+            if record.get("finished", True) or verb not in _MIXED_IF_CUT_SHORT:
                 continue
-            if place == HOOKPOINT and stored.get(place) is None:
-                # A search alone, without a dictionary, leaves it open.
-                continue
-            found, wanted = (
-                show(values[place]) if place in values else "unset" for values in (stored, requested)
+            if behavior and not (self.behaviors / behavior).is_dir():
+                continue  # A person removed it.
+            command = shlex.join(["crosscoder", "run" if verb == "survey" else verb, str(self.path)])
+            removable = f", or remove {self.behaviors / behavior}" if behavior else ""
+            raise FormatError(
+                f"{self.path}: `{name}` is not finished, so its files may not fit together; run `{command}` again{removable}"
             )
+
+    def _require(
+        self, stored: RunConfig, config: RunConfig, may_differ: Sequence[str], verb: str, remedy: str = ""
+    ) -> None:
+        if (found := difference(stored, config, may_differ)) is not None:
             raise ConfigError(
-                f"{'.'.join(place)}: the run in {self.path} has {found}, but {wanted} was requested; "
-                "give another output, or remove that folder"
+                f"{found.name}: the run in {self.path} has {found.stored}, but {found.asked} {verb}; "
+                f"{remedy or 'give another output, or remove that folder'}"
             )
+
+    def _settings(self) -> RunConfig | None:
+        """Return the settings that the results were made with: those in manifest.json, or in config.yaml if it has none."""
+        recorded = self.read_manifest().get("settings")
+        if recorded is not None:
+            return read_settings(recorded, self.manifest, self.path)
+        return load_config(self.config) if self.config.exists() else None
+
+    def use_date(self) -> None:
+        """Let chat templates print the date on which this run began (`crosscoder.runtime.run_date`)."""
+        if (recorded := self.read_manifest().get("date")) is not None:
+            use_date(date.fromisoformat(recorded))
+
+    def _record_settings(self, config: RunConfig) -> None:
+        """Record the settings, and the date of the first day; that of a part of a run is the run's."""
+        manifest, outer = self.read_manifest(), FileRecord.enclosing(self.path)
+        begun = None if outer is None else type(self)(outer.root).read_manifest().get("date")
+        today = datetime.now().date().isoformat()
+        recorded = {"date": manifest.get("date") or begun or today, "settings": plain_settings(config)}
+        if any(manifest.get(name) != value for name, value in recorded.items()):
+            self._write_manifest(manifest | recorded)
+
+    def _require_unedited(self, remakes: str | None) -> None:
+        """Check that config.yaml holds the settings that the results were made with."""
+        edited, stages = load_config(self.config), self.read_manifest().get("stages", {})
+        free = () if self.training_started() else DICTIONARY_SETTINGS
+        back = f"set it back in {self.config}"
+        neutral = (*RESULT_NEUTRAL_SETTINGS, "behaviors")
+        self._require(
+            self._settings() or edited, edited, (*neutral, *ANALYSIS_SETTINGS, *free), "is in config.yaml", f"{back}, or make another run"
+        )  # fmt: skip
+        for stage in SETTINGS_OF_STAGE.keys() & stages.keys() - {remakes}:
+            used = read_settings(
+                plain_settings(edited) | stages[stage].get("settings", {}), self.manifest, self.path
+            )
+            again = shlex.join(["crosscoder", "run" if stage == "survey" else stage, str(self.path)])
+            self._require(used, edited, neutral, "is in config.yaml", f"run `{again}` again, or {back}")
 
     def read_manifest(self) -> dict[str, Any]:
         """Read manifest.json; only the schema version if it does not exist yet.
@@ -289,38 +306,59 @@ class RunFolder:
 
     def update_manifest(self, section: str, values: dict[str, Any]) -> None:
         """Merge `values` into one section of manifest.json; existing keys are replaced."""
-        manifest = self.read_manifest()
-        manifest[section] = {**manifest.get(section, {}), **values}
+        with self.files.locked():
+            manifest = self.read_manifest()
+            manifest[section] = {**manifest.get(section, {}), **values}
+            self._write_manifest(manifest)
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomic(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Record one stage in manifest.json: command line, versions, wall seconds, and what the body adds, e.g.
+        """Record one stage in manifest.json: command line, versions, wall seconds, its settings, and what the body adds, e.g.
         `stage["tokens"]`. Seconds of interrupted attempts are included; `finished` is true once the stage completed.
+
+        An attempt that failed before it wrote a file leaves the record of a finished one as it was.
+
+        Raises:
+            ResourceError: Another process works in this run.
         """
-        before = self.read_manifest().get("stages", {}).get(name, {})
-        earlier = 0.0 if before.get("finished", True) else before["wall_seconds"]
-        record: dict[str, Any] = {
-            "command": _command_line(),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "finished": False,
-            "wall_seconds": earlier,
-        }
-        self.update_manifest("versions", _versions())
-        self.update_manifest("stages", {name: record})
-        noted: dict[str, Any] = {}
-        begin = time.monotonic()
-        try:
-            yield noted
-            record["finished"] = True
-        finally:
-            record["wall_seconds"] = round(earlier + time.monotonic() - begin, 3)
-            self.update_manifest("stages", {name: {**record, **noted}})
+        with self.locked():
+            manifest = self.read_manifest()
+            before = manifest.get("stages", {}).get(name, {})
+            earlier = 0.0 if before.get("finished", True) else before["wall_seconds"]
+            record: dict[str, Any] = {
+                "command": _command_line(),
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "finished": False,
+                "wall_seconds": earlier,
+            }
+            settings = manifest.get("settings", {})
+            if name in SETTINGS_OF_STAGE and settings:
+                record["settings"] = {section: settings[section] for section in SETTINGS_OF_STAGE[name]}
+            self.update_manifest("versions", _versions())
+            self.update_manifest("stages", {name: record})
+            noted: dict[str, Any] = {}
+            begin, held = time.monotonic(), self._files_of(name)
+            try:
+                yield noted
+                record["finished"] = True
+            finally:
+                record["wall_seconds"] = round(earlier + time.monotonic() - begin, 3)
+                untouched = before.get("finished") and held and held == self._files_of(name)
+                failed = not record["finished"]
+                self.update_manifest("stages", {name: before if failed and untouched else record | noted})
 
-
-def _listed(place: Place, names: tuple[str, ...]) -> bool:
-    dotted = ".".join(place)
-    return any(dotted == name or dotted.startswith(f"{name}.") for name in names)
+    def _files_of(self, stage: str) -> dict[str, list[str]]:
+        """Return what is recorded of the files of a stage."""
+        verb, _, behavior = stage.partition(" ")
+        if not self.files.path.exists():
+            return {}
+        inside: tuple[str, ...] = ("crosscoder/", "checkpoints/", "controls/", "metrics.jsonl")
+        if verb != "train":
+            inside = (_FOLDER_OF.get(verb, f"{verb}.") + (f"{behavior}/" if behavior else ""),)
+        return {name: held for name, held in self.files.read().items() if name.startswith(inside)}
 
 
 def _command_line() -> str:

@@ -14,7 +14,9 @@ from typing import Any
 from markupsafe import Markup
 
 from ..config import RunConfig, WandbConfig
-from ..runtime.files import write_atomic
+from ..runtime.digests import digest_of_parts
+from ..runtime.file_record import FileRecord
+from ..runtime.files import append_line, write_atomic
 from .folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -25,11 +27,31 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._digest = digest_of_parts()
+
+    def digest(self) -> str:
+        """Return the digest of all lines since the first step; a checkpoint holds it."""
+        return self._digest.hexdigest()
 
     def truncate(self, step: int) -> None:
-        """Drop lines after `step`, which a run resumed from a checkpoint writes again."""
+        """Begin the log, or drop the lines after `step`, which a run resumed from a checkpoint writes again."""
+        kept = self._until(step)
+        content = "".join(line + "\n" for line in kept)
+        if self.path.exists():
+            write_atomic(self.path, content)
+        self._digest = digest_of_parts(content.encode())
+        if (record := FileRecord.of(self.path)) is not None:
+            record.begin(self.path)
+
+    def finish(self) -> None:
+        """End the log, and note its digest in the record of the run."""
+        if (record := FileRecord.of(self.path)) is not None:
+            record.finish(self.path)
+
+    def _until(self, step: int) -> list[str]:
+        """Return the lines of the file up to a step."""
         if not self.path.exists():
-            return
+            return []
         kept = []
         for line in self.path.read_text().splitlines():
             try:
@@ -38,12 +60,13 @@ class MetricsLog:
             except ValueError:
                 # A killed process can leave an incomplete last line, from a step after the checkpoint.
                 logger.warning("%s: dropped an incomplete line", self.path)
-        write_atomic(self.path, "".join(line + "\n" for line in kept))
+        return kept
 
     def write(self, step: int, tokens: int, values: Mapping[str, float | list[int] | None]) -> None:
-        """Append one line."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "tokens": tokens, **values}) + "\n")
+        """Append one line. Raises ResourceError if the disk is full."""
+        line = json.dumps({"step": step, "tokens": tokens, **values})
+        append_line(self.path, line)
+        self._digest.update(line.encode() + b"\n")
 
 
 class WandbRun:

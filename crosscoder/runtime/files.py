@@ -1,18 +1,17 @@
-"""Atomic file writes, and digests of files.
+"""Writes and removes files of runs: atomically, and noted in the record of the run (`runtime.file_record`)."""
 
-The content is written to a temporary file in the same folder, flushed to disk, then renamed over the old file.
-"""
-
-import errno
-import hashlib
 import json
 import os
-import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, FormatError, ResourceError
+from ..errors import ConfigError, FormatError
+from .digests import content_digest, file_digest
+from .file_record import FileRecord
+from .replacement import disk_full_is_an_error, flush, partial_file, write_flushed
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -22,25 +21,73 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
     Raises:
         ResourceError: The disk is full.
+        FormatError: The file belongs to a run whose record is damaged.
+    """
+    path, encoded = Path(path), content.encode() if isinstance(content, str) else content
+    with partial_file(path) as partial:
+        write_flushed(partial, encoded)
+        _install(partial, path, content_digest(encoded))
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a temporary file, which replaces `path` once the block has written it; for libraries that write files themselves.
+
+    Raises:
+        ResourceError, FormatError: See `write_atomic`.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    with partial_file(path) as partial:
+        yield partial
+        flush(partial)
+        _install(partial, path, None)
+
+
+@contextmanager
+def atomic_folder(path: Path, recorded: Sequence[str]) -> Iterator[Path]:
+    """Yield a new folder, which replaces the folder `path` once the block has filled it.
+
+    Args:
+        recorded: Files of the folder to note in the record of the run.
+
+    Raises:
+        ResourceError, FormatError: See `write_atomic`.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"{path}: the disk is full; free some space and run the same command again"
-            ) from error
-        raise
+        with disk_full_is_an_error(path):
+            partial.mkdir(parents=True)
+            yield partial
+            for written in partial.iterdir():
+                flush(written)
+            record = FileRecord.enclosing(path)
+            digests = {path / name: file_digest(partial / name) for name in recorded}
+            with nullcontext() if record is None else record.replacing(digests):
+                shutil.rmtree(path, ignore_errors=True)
+                partial.rename(path)
     finally:
-        with suppress(FileNotFoundError):  # already renamed
-            partial.unlink()
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file. Raises ResourceError if the disk is full."""
+    with disk_full_is_an_error(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, if it exists, and drop it from the record of its run."""
+    record = FileRecord.of(path)
+    with nullcontext() if record is None else record.removing(path):
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it exists, and drop its files from the record of its run."""
+    record = FileRecord.enclosing(path)
+    with nullcontext() if record is None else record.removing(path):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def make_folder(path: Path, setting: str) -> None:
@@ -51,9 +98,11 @@ def make_folder(path: Path, setting: str) -> None:
 
     Raises:
         ConfigError: The path is a file, lies under one, is too long, or may not be created.
+        ResourceError: The disk is full.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        with disk_full_is_an_error(path):
+            path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"{setting}: {str(path)!r} is a file or lies under one; name a folder") from None
     except OSError as error:
@@ -73,16 +122,9 @@ def read_json(path: Path, what_to_do: str) -> Any:
         raise FormatError(f"{path}: nested too deeply; {what_to_do}") from None
 
 
-def file_digest(path: Path) -> str:
-    """Return the blake2b digest of a file as hex; the file is read in chunks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, _blake2b).hexdigest()
-
-
-def content_digest(content: bytes) -> str:
-    """Return the `file_digest` of a file with this content."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _blake2b() -> Any:
-    return hashlib.blake2b(digest_size=16)
+def _install(partial: Path, path: Path, digest: str | None) -> None:
+    """Move a finished temporary file to its place."""
+    record = FileRecord.of(path)
+    noted = nullcontext() if record is None else record.replacing({path: digest or file_digest(partial)})
+    with noted:
+        os.replace(partial, path)

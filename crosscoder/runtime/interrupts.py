@@ -3,25 +3,38 @@
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 def treat_sigterm_as_interrupt() -> None:
-    """Forward every SIGTERM to the current handler of Ctrl-C."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Handle every SIGTERM as Ctrl-C is handled at that moment, also where Ctrl-C itself is ignored, as behind `nohup … &`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    if callable(handler):
+        handler(number, frame)
+    else:
+        signal.default_int_handler(number, frame)
 
 
 @contextmanager
 def stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Yield a function that reports whether Ctrl-C was pressed; a second Ctrl-C interrupts at once."""
+    """Yield a function that reports whether Ctrl-C was pressed or SIGTERM came; a second one interrupts at once."""
     requested = False
+    previous = signal.getsignal(signal.SIGINT)
 
-    def request_stop(*_: object) -> None:
+    def request_stop(number: int, frame: FrameType | None) -> None:
         nonlocal requested
+        if number == signal.SIGINT and previous is signal.SIG_IGN:
+            return
+        if requested:
+            signal.default_int_handler(number, frame)
         requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:
-        previous = signal.signal(signal.SIGINT, request_stop)
+        signal.signal(signal.SIGINT, request_stop)
     except ValueError:
         # Python handles signals in the main thread only; in another thread the caller handles Ctrl-C.
         yield lambda: False

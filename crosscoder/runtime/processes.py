@@ -11,6 +11,7 @@ from multiprocessing import active_children, connection, get_context, parent_pro
 from typing import Any, TypeVar
 
 from ..errors import ResourceError
+from .interrupts import treat_sigterm_as_interrupt
 
 Result = TypeVar("Result")
 
@@ -46,14 +47,17 @@ def run_in_processes(
         except KeyboardInterrupt:
             for process in active_children():
                 if process.pid is not None:
-                    os.kill(process.pid, signal.SIGINT)
+                    # Not SIGINT, which a process started behind `nohup … &` ignores.
+                    os.kill(process.pid, signal.SIGTERM)
             raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _exit_with_parent() -> None:
-    """Exit this process when its parent exits: a killed run that is restarted must not compete with its old workers."""
+    """Exit this process when its parent exits: a killed run that is restarted must not compete with its old workers. SIGTERM, by
+    which the parent forwards an interrupt, is handled as Ctrl-C is."""
+    treat_sigterm_as_interrupt()
     parent = parent_process()
     assert parent is not None, "a worker process has a parent"
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int, Int32
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import FormatError
+from ..runtime.run_date import dated
 
 # Placeholders for message contents: private-use characters, which no template tests for.
 _PLACEHOLDER = "\ue000{}\ue001"
@@ -55,7 +56,7 @@ def render_chat(
     try:
         encoding: Any = tokenizer.apply_chat_template(
             conversation,
-            chat_template=chat_template,
+            chat_template=dated(chat_template),
             add_generation_prompt=_awaits_answer(conversation),
             tokenize=True,
             return_dict=True,
@@ -121,7 +122,10 @@ def content_spans(rendered: str, marked: str, contents: Sequence[str]) -> list[t
 
 def _render(tokenizer: PreTrainedTokenizerBase, chat_template: str, messages: list[dict[str, str]]) -> str:
     rendered = tokenizer.apply_chat_template(
-        messages, chat_template=chat_template, add_generation_prompt=_awaits_answer(messages), tokenize=False
+        messages,
+        chat_template=dated(chat_template),
+        add_generation_prompt=_awaits_answer(messages),
+        tokenize=False,
     )
     assert isinstance(rendered, str)
     return rendered

@@ -179,7 +179,6 @@ def test_an_interrupted_stage_is_told(tmp_path: Path) -> None:
         ("analysis/summary.json", "{", "not JSON"),
         ("discovery/findings.json", '{"schema_version": 99}', "schema_version is 99"),
         ("behaviors/refusal/shift.json", '{"schema_version": 1}', "schema_version is 1"),
-        ("config.yaml", "colour: red", "colour"),
         ("crosscoder/model.safetensors", "", "does not match the digest"),
         ("crosscoder/config.json", "{}", "not the config of a crosscoder"),
         ("discovery/answers.parquet", "no", "not a readable Parquet file"),

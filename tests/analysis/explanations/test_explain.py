@@ -28,6 +28,7 @@ from crosscoder.config.explanation import ExplanationSettings
 from crosscoder.errors import ConfigError, ResourceError
 from crosscoder.run.folder import RunFolder
 from tests.analysis.chat_endpoint import ChatHandler, serving
+from tests.analysis.handmade_runs import record_files
 from tests.tiny_pairs import WORDS, save_llama
 
 from .planted_text import (
@@ -366,6 +367,7 @@ def test_the_command_takes_a_file_and_overrides(
     folder, _ = run
     file = tmp_path / "explain.yaml"
     file.write_text(f"author: {{kind: endpoint, url: '{endpoint}', model: chat}}\nwindow: 8\n")
+    record_files(folder.path)
     words = ["explain", str(folder.path), str(file), "only=[0, 1]", "scored=6"]
     done = CliRunner().invoke(command.app, words, catch_exceptions=False)
     assert (done.exit_code, done.stdout) == (0, f"explanations {folder.explanations}\n")

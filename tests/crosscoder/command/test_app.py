@@ -21,6 +21,7 @@ from crosscoder.config import RunConfig
 from crosscoder.config.load import load_config
 from crosscoder.errors import DataError
 from crosscoder.run.folder import RunFolder
+from tests.analysis.handmade_runs import record_files
 from tests.analysis.run_folder import make_run_folder
 from tests.processes import ROOT, run_python, start_python
 
@@ -149,6 +150,7 @@ def test_report_and_page_are_written_without_torch(tmp_path: Path) -> None:
     """They only read files; importing torch would take several times the time and memory of a small run's page."""
     folder = make_run_folder(tmp_path / "run")
     folder.config.write_text(FILES.format(folder.path))
+    record_files(folder.path)
     program = """
 import sys
 from crosscoder.command.app import app

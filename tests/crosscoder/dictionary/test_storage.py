@@ -6,7 +6,7 @@ import torch
 
 from crosscoder.dictionary.storage import load_crosscoder, read_record, save_crosscoder
 from crosscoder.errors import FormatError
-from crosscoder.runtime.files import file_digest
+from crosscoder.runtime.digests import file_digest
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
 
 

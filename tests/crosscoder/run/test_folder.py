@@ -158,7 +158,7 @@ def test_a_folder_without_results_takes_any_settings(tmp_path: Path) -> None:
     other = config(tmp_path, "activations.intervened=c.npy", "seed=3")
     RunFolder.create(tmp_path, other)
     assert load_config(folder.config) == other
-    assert folder.read_manifest().keys() == {"schema_version"}
+    assert folder.read_manifest().keys() == {"schema_version", "date", "settings"}
     (folder.activations / "0.safetensors").write_text("numbers")
     with pytest.raises(ConfigError, match=r"^seed: the run in .* has 3, but 0 was requested"):
         RunFolder.create(tmp_path, config(tmp_path, "activations.intervened=c.npy"))

@@ -1,4 +1,5 @@
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from crosscoder.config import TextConfig, TokenPolicy
 from crosscoder.errors import ConfigError, DataError, FormatError
-from crosscoder.text.chat_templates import content_spans
+from crosscoder.runtime import run_date
+from crosscoder.text.chat_templates import content_spans, render_chat
 from crosscoder.text.documents import Documents, tokenize
 from tests.tiny_pairs import CHAT_TEMPLATE, save_tokenizer, write_texts
 
@@ -55,6 +57,22 @@ def test_chat_ids_are_those_of_the_template(tmp_path: Path, tokenizer: PreTraine
     rendered: Any = tokenizer.apply_chat_template(CHATS[0], tokenize=False)
     twice: Any = tokenizer(rendered)
     assert twice["input_ids"].count(tokenizer.bos_token_id) == 2
+
+
+def test_a_template_that_prints_the_date_prints_that_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its texts are the same tomorrow, so that the run can be resumed."""
+    dated = "{{ strftime_now('%d %b %Y') }} {% for m in messages %}{{ m['role'] + m['content'] }}{% endfor %}"
+    save_tokenizer(tmp_path / "dated", dated)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "dated")
+    monkeypatch.setattr(run_date, "_date", None)
+    now = render_chat(tokenizer, dated, CHATS[0], "here")
+    run_date.use_date(date(2024, 2, 29))
+    then = render_chat(tokenizer, dated, CHATS[0], "here")
+    assert then.text.startswith("29 Feb 2024 ") and not now.text.startswith("29 Feb 2024 ")
+    assert now.text[12:] == then.text[12:]
+    assert tokenizer.decode(then.token_ids).startswith("29")
 
 
 def test_template_tokens_are_those_outside_the_contents(
