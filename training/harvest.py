@@ -167,7 +167,7 @@ def _describe(config: RunConfig, documents: Documents) -> dict[str, Any]:
     for index, source in enumerate(config.text.sources):
         in_source = documents.source == index
         sources[source.name] = {
-            "path": str(source.path),
+            **(documents.readings[index] if documents.readings else {}),
             "documents": int(in_source.sum()),
             "documents_held_out": int((in_source & documents.held_out).sum()),
             "tokens_train": int(documents.unmasked[in_source & ~documents.held_out].sum()),

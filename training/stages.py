@@ -3,11 +3,12 @@
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from crosscoder.config import FileActivations, RunConfig
+from crosscoder.config import FileActivations, RunConfig, TextConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import with_choices
 from crosscoder.dictionary.storage import save_crosscoder
@@ -16,6 +17,7 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import remove_file, write_atomic
 from crosscoder.text.documents import Documents, tokenize
+from crosscoder.text.text_files import check_sources, pinned, read_file
 
 from .companion_dictionaries import fit_linear_map
 from .controls import train_controls
@@ -42,12 +44,14 @@ def doctor(
     from .doctor import doctor as check
 
     _set_threads(config)
+    check_texts(config, behaviors)
     return check(config, behaviors, reading)
 
 
 def harvest(config: RunConfig) -> None:
     """Write the activations of all models to disk: those of all tokens, or of held-out tokens alone if training streams."""
     _set_threads(config)
+    check_texts(config)
     folder = RunFolder.create(config.output, config)
     if isinstance(config.activations, FileActivations):
         logger.info("harvest: nothing to do, because the activations come from files")
@@ -58,6 +62,7 @@ def harvest(config: RunConfig) -> None:
 def train(config: RunConfig) -> None:
     """Train the dictionary, resuming an interrupted run of the same folder. Harvests first if needed."""
     _set_threads(config)
+    check_texts(config)
     folder = RunFolder.create(config.output, config)
     pair, documents = None, None
     if not isinstance(config.activations, FileActivations):
@@ -91,6 +96,7 @@ def train(config: RunConfig) -> None:
 def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> Sweep:
     """Train at several k and widths, and choose the smallest at which the explained difference levels off."""
     _set_threads(config)
+    check_texts(config)
     folder = RunFolder.create(config.output, config)
     pair = None
     if not isinstance(config.activations, FileActivations):
@@ -101,6 +107,24 @@ def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> S
         settled = resolved(config, source.d_models, source.n_train_tokens)
         ks = candidate_ks(settled, source.d_models) if k is None else default_ks(k)
     return sweep_over(folder, config, source, ks, widths)
+
+
+def check_texts(config: RunConfig, behaviors: Sequence[Behavior] = ()) -> None:
+    """Check that the texts exist and begin as they should, before models are loaded.
+
+    Args:
+        behaviors: Behaviors whose prompts are checked too.
+
+    Raises:
+        ConfigError, DataError: A text is missing, or does not begin as it should.
+    """
+    folder = RunFolder(config.output)
+    if config.text is not None:
+        check_sources(_pinned(config.text, folder) if folder.manifest.is_file() else config.text)
+    for behavior in behaviors:
+        for name, place in (("prompts", behavior.prompts), ("elsewhere", behavior.elsewhere)):
+            if isinstance(place, Path):
+                read_file(place, f"{name} of the behavior {behavior.name!r}", limit=1)
 
 
 def settle(folder: RunFolder, config: RunConfig, source: TokenSource) -> tuple[RunFolder, RunConfig]:
@@ -125,11 +149,15 @@ def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents
     """Load the pair and its documents, and harvest whatever the settings ask for and the disk lacks."""
     assert config.pair is not None and config.text is not None
     pair = load_pair(config.pair)
-    documents = tokenize(
-        config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers
-    )
+    text = _pinned(config.text, folder)
+    documents = tokenize(text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers)
     harvest_activations(folder, config, pair, documents)
     return pair, documents
+
+
+def _pinned(text: TextConfig, folder: RunFolder) -> TextConfig:
+    """Return settings that read datasets at the revisions that the run has recorded."""
+    return pinned(text, folder.read_manifest().get("data"))
 
 
 def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:

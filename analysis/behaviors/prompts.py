@@ -151,7 +151,9 @@ def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
                 f"{text.origin}: is a chat, but neither model's tokenizer has a chat template; give plain text"
             )
         else:
-            ids, template = encode_chat(pair.tokenizer, pair.chat_template, text.messages, text.origin)
+            ids, template = encode_chat(
+                pair.tokenizer, pair.chat_template, text.messages, text.origin, text.tools
+            )
         _check_length(len(ids), text, pair)
         prompts.append(Prompt(text.prompt, ids.astype(np.int64), template=template))
     return prompts

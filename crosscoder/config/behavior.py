@@ -241,7 +241,7 @@ class Behavior(Settings):
         description="the intervention should not change this behavior; a shift is reported as a side effect",
     )
     prompts: Path | tuple[str | tuple[Message, ...], ...] = Field(
-        description="file of prompts (.jsonl or .txt, as in text.sources), or a list of texts or chats"
+        description="file, folder or pattern of prompts (as path in text.sources), or a list of texts or chats"
     )
     limit: Count | None = Field(
         default=None, description="use at most this many prompts, spread evenly over the file"
@@ -261,7 +261,7 @@ class Behavior(Settings):
     checks: CheckSettings = Field(default=CheckSettings(), description="the causal checks")
     elsewhere: Path | tuple[str, ...] | None = Field(
         default=None,
-        description="unrelated texts on which the cost of an edit is measured: a file (.jsonl or .txt), or names of text sources of the "
+        description="unrelated texts on which the cost of an edit is measured: a file (as path in text.sources), or names of text sources of the "
         "run, whose held-out documents are used; null: all sources",
     )
     elsewhere_limit: Count = Field(

@@ -18,8 +18,8 @@ from ..config import AdapterSource, PairConfig
 from ..config.model_names import model_names
 from ..runtime.digests import content_digest
 from ..text.token_alignment import TextReader
+from ..text.tokenizer_rules import tokenizer_rules
 from .context import Context
-from .loading import vocabulary
 from .networks import Networks
 
 
@@ -69,11 +69,14 @@ def identify_texts(
     readers: tuple[TextReader, TextReader] | None,
 ) -> dict[str, Any]:
     """Return digests of tokenizer and chat template, for both models if their tokenizers differ."""
-    identity = {"tokenizer": digest_json(vocabulary(tokenizer)), "chat_template": digest_json(chat_template)}
+    identity = {
+        "tokenizer": digest_json(tokenizer_rules(tokenizer)),
+        "chat_template": digest_json(chat_template),
+    }
     if readers is not None:
         intervened, template, _ = readers[1]
         identity |= {
-            "intervened_tokenizer": digest_json(vocabulary(intervened)),
+            "intervened_tokenizer": digest_json(tokenizer_rules(intervened)),
             "intervened_chat_template": digest_json(template),
         }
     return identity

@@ -1,6 +1,5 @@
 """Load language models, adapters and tokenizers from folders or the Hub, with one-line error messages."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -130,46 +129,6 @@ def adapter_tokenizer(
     ):
         return load_tokenizer(setting, adapter, None)
     return None
-
-
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what determines the token ids of a text: vocabulary, merges and added tokens."""
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    merges = json.loads(backend.to_str())["model"].get("merges") if tokenizer.is_fast else None
-    added = {token.content: index for index, token in tokenizer.added_tokens_decoder.items()}
-    return {"tokens": tokenizer.get_vocab(), "merges": merges, "added": added}
-
-
-def same_tokenizer(reference: PreTrainedTokenizerBase, intervened: PreTrainedTokenizerBase) -> bool:
-    """Whether both tokenizers give the same ids to the same text."""
-    return vocabulary(reference) == vocabulary(intervened)
-
-
-def compare_tokenizers(
-    reference: PreTrainedTokenizerBase,
-    intervened: PreTrainedTokenizerBase,
-    names: tuple[str, str],
-    remedy: str = "give two models with one tokenizer",
-) -> None:
-    """Check that both tokenizers give the same ids to the same text.
-
-    Args:
-        remedy: The fix that the error message suggests.
-
-    Raises:
-        PairError: They differ; the message names both models and one difference.
-    """
-    if same_tokenizer(reference, intervened):
-        return
-    one, other = vocabulary(reference), vocabulary(intervened)
-    example = "their merges"
-    for part, noun in (("tokens", "vocabulary entries"), ("added", "added tokens")):
-        if different := sorted(one[part].items() ^ other[part].items()):
-            example = f"{len(different)} {noun}, e.g. {different[0][0]!r}"
-    raise PairError(
-        f"pair: the tokenizers of {names[0]!r} ({len(one['tokens'])} tokens) and {names[1]!r} ({len(other['tokens'])} tokens) "
-        f"differ in {example}; {remedy}"
-    )
 
 
 def find_module(setting: str, model: nn.Module, path: str, name: str) -> nn.Module:

@@ -6,9 +6,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..config import AdapterSource, PairConfig
+from ..text.tokenizer_rules import compare_tokenizers
 from .loading import (
     adapter_tokenizer,
-    compare_tokenizers,
     load_adapter,
     load_model,
     load_tokenizer,

@@ -6,7 +6,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import AdapterSource, ModelSource, PairConfig
 from ..text.token_alignment import TextReader
-from .loading import adapter_tokenizer, compare_tokenizers, load_tokenizer, same_tokenizer
+from ..text.tokenizer_rules import compare_tokenizers, same_tokenizer
+from .loading import adapter_tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Self, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 from jaxtyping import Bool, Int16, Int32, Int64
@@ -15,11 +15,11 @@ from safetensors.numpy import save
 from transformers import PreTrainedTokenizerBase
 
 from ..config import TextConfig, TokenPolicy
-from ..errors import ConfigError, DataError, FormatError
+from ..errors import DataError, FormatError
 from ..runtime.files import write_atomic
-from .chat_templates import encode_chat
-from .text_files import Text, read_texts
-from .token_alignment import Aligner, Alignment, TextReader
+from .encoded_texts import encode_texts
+from .text_files import read_sources
+from .token_alignment import Alignment, TextReader
 
 # Random stream of the split; training.extraction and training.sources use other numbers with the same seed.
 _SPLIT_STREAM = 1
@@ -56,6 +56,10 @@ class Documents:
     alignment: Alignment | None = None
     """The intervened model's tokens if its tokenizer differs. All other fields refer to the reference's tokens, and those without a
     counterpart are masked."""
+
+    readings: tuple[dict[str, Any], ...] = ()
+    """Where the documents of each source come from, and how many were left out: for the manifest of a run. Neither
+    in the digest nor in the file."""
 
     @property
     def n_documents(self) -> int:
@@ -116,7 +120,7 @@ class Documents:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file; its metadata holds the source names as JSON."""
+        """Write a safetensors file without `readings`; its metadata holds the source names as JSON."""
         write_atomic(path, save(self._arrays(), metadata={"source_names": json.dumps(self.source_names)}))
 
     @classmethod
@@ -149,7 +153,7 @@ class Documents:
         plain = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("source_names", "alignment")
+            if field.name not in ("source_names", "alignment", "readings")
         }
         aligned = {} if self.alignment is None else vars(self.alignment)
         return plain | {_ALIGNMENT_PREFIX + name: array for name, array in aligned.items()}
@@ -174,29 +178,21 @@ def tokenize(
 
     Raises:
         ConfigError: A file is missing, or two sources have the same name.
-        DataError: A text is empty or cannot be read, or a source is too small to split.
-        FormatError: The chat template does not fit the messages.
+        DataError: A record cannot be read, half of a source or more cannot be used, or a source is too small to split.
+        FormatError: The chat template does not fit half of the chats of a source or more.
         PairError: The two tokenizers cannot be aligned.
     """
-    names = [source.name for source in config.sources]
-    if len(set(names)) < len(names):
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(
-            f"text.sources: the name {repeated!r} is used twice; give each source a different name"
-        )
-    texts = [read_texts(source) for source in config.sources]
-    all_texts = [text for part in texts for text in part]
-    alignment = None
-    if readers is None:
-        ids, template = _encode(all_texts, tokenizer, chat_template, config.max_length)
-    else:
-        encoded, alignment = Aligner(readers).align(all_texts, config.max_length)
-        ids, template = [text.token_ids for text in encoded], [text.template for text in encoded]
-    source = np.repeat(np.arange(len(texts), dtype=np.int16), [len(part) for part in texts])
+    sources = read_sources(config)
+    readings = [reading for _, reading in sources]
+    texts = [(index, text) for index, (part, _) in enumerate(sources) for text in part]
+    kept, ids, template, alignment = encode_texts(
+        texts, tokenizer, chat_template, readers, config.max_length, readings
+    )
+    source = np.array([index for index, _ in kept], dtype=np.int16)
     offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])]).astype(np.int64)
     token_ids = np.concatenate(ids)
     keys = [
-        {("prompt", text.prompt), ("ids", row.tobytes())} for text, row in zip(all_texts, ids, strict=True)
+        {("prompt", text.prompt), ("ids", row.tobytes())} for (_, text), row in zip(kept, ids, strict=True)
     ]
     masked = _mask(token_ids, offsets, policy, tokenizer)
     if readers is not None and alignment is not None:
@@ -212,34 +208,10 @@ def tokenize(
         held_out=_split(source, groups, config.held_out, seed, config),
         template=np.concatenate(template),
         masked=masked,
-        source_names=tuple(names),
+        source_names=tuple(source.name for source in config.sources),
         alignment=alignment,
+        readings=tuple(reading.describe() for reading in readings),
     )
-
-
-def _encode(
-    texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, chat_template: str | None, max_length: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the token ids and template marks of every document, in order."""
-    plain = [text.content for text in texts if text.content is not None]
-    encoded = iter(tokenizer(plain, verbose=False)["input_ids"] if plain else [])
-    ids, template = [], []
-    for text in texts:
-        if text.messages is None:
-            row = np.asarray(next(encoded), dtype=np.int32)
-            marks = np.zeros(len(row), dtype=bool)
-        elif chat_template is None:
-            raise DataError(
-                f"{text.origin}: a chat, but neither model's tokenizer has a chat template; "
-                "give plain 'text', or a model whose tokenizer has one"
-            )
-        else:
-            row, marks = encode_chat(tokenizer, chat_template, text.messages, text.origin)
-        if not len(row):
-            raise DataError(f"{text.origin}: the tokenizer makes no tokens from this text; remove it")
-        ids.append(row[:max_length])
-        template.append(marks[:max_length])
-    return ids, template
 
 
 def _mask(
@@ -327,7 +299,7 @@ def _split(
         if not 0 < held < n_documents:
             named = config.sources[index]
             raise DataError(
-                f"text.sources, {named.name!r}: the {n_documents} documents of {named.path} cannot be split into training "
+                f"text.sources, {named.name!r}: the {n_documents} documents of {named.location} cannot be split into training "
                 "and held-out documents; give at least two that differ from each other and from those of other sources"
             )
     return np.array([is_held_out[group] for group in groups.tolist()], dtype=bool)

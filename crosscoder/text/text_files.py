@@ -1,124 +1,164 @@
-"""Reads documents from text files: JSON lines with `text` or chat `messages`, or the paragraphs of a .txt file."""
+"""Reads the documents of text sources, and of files of prompts."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Generator, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from ..config import TextSource
+from ..config import TextConfig, TextSource
 from ..errors import ConfigError, DataError
+from .chat_messages import UnusableTextError
+from .file_records import Record, read_records
+from .readings import Reading
+from .record_shapes import Fields, Text, read_record
+from .source_datasets import SourceDataset
+from .source_files import find_files
+
+logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Text:
-    """One document before tokenization: either plain text or the messages of a chat."""
-
-    content: str | None
-    messages: tuple[dict[str, str], ...] | None
-    origin: str
-    """File and line, for error messages."""
-
-    @property
-    def prompt(self) -> str:
-        """The part that identifies a prompt: the first user message, or the whole text."""
-        if self.messages is None:
-            return " ".join((self.content or "").split())
-        questions = [message["content"] for message in self.messages if message["role"] == "user"]
-        return " ".join((questions[0] if questions else json.dumps(self.messages)).split())
+def read_sources(config: TextConfig) -> list[tuple[list[Text], Reading]]:
+    """Read all sources. Raises as `read_source`, and ConfigError if two have the same name."""
+    _check_names(config)
+    return [read_source(source) for source in config.sources]
 
 
 def read_texts(source: TextSource) -> list[Text]:
-    """Read the documents of one source, at most `source.limit`.
+    """Read the documents of one source, at most `source.limit`. Raises as `read_source`."""
+    return read_source(source)[0]
+
+
+def read_source(source: TextSource) -> tuple[list[Text], Reading]:
+    """Read the documents of one source, at most `source.limit`, and say what was left out.
+
+    A document that is empty or has parts that are not text is left out and counted.
 
     Raises:
-        ConfigError: The file is missing, is a folder, or does not end in .jsonl or .txt.
-        DataError: A line is not JSON, has neither text nor messages, or is empty; or the file is empty.
+        ConfigError: A file or a dataset is missing, cannot be read, or is of no known kind.
+        DataError: A record is damaged or of no known shape; there is no document; or half of them or more cannot be used.
     """
-    texts = read_file(source.path, f"text.sources, {source.name!r}", source.limit)
+    setting, fields = _setting(source), Fields.of(source)
+    reading = Reading(source.name)
+    texts: list[Text] = []
+    records = _records(source, setting, fields, reading)
+    try:
+        for record in records:
+            try:
+                text = read_record(record.value, record.origin, fields)
+            except UnusableTextError as error:
+                reading.leave_out(error, error.reason)
+                continue
+            reading.n_documents += 1
+            reading.altered.update(text.altered)
+            texts.append(text)
+            if len(texts) == source.limit:
+                break
+    finally:
+        records.close()
+    reading.check()
     if not texts:
         raise DataError(
-            f"{source.path}: contains no text; give a file with at least two documents, or remove the source"
+            f"{source.location}: contains no text; give a file with at least two documents, or remove the source"
         )
-    return texts
+    return texts, reading
 
 
 def read_file(path: Path, setting: str, limit: int | None = None) -> list[Text]:
-    """Read the documents of one file, at most `limit`; `setting` names it in messages. Raises as `read_texts`."""
-    path = path.expanduser()
-    if not path.exists():
-        raise ConfigError(f"{setting}: file {path} does not exist; give the path of a .jsonl or .txt file")
-    if not path.is_file():
-        raise ConfigError(f"{setting}: {path} is a folder; give the path of a .jsonl or .txt file")
-    if path.suffix not in (".jsonl", ".txt"):
+    """Read all documents of files of prompts, at most `limit`.
+
+    Args:
+        setting: What names the path, for messages.
+
+    Raises:
+        ConfigError: A file is missing or of no known kind.
+        DataError: A record is damaged, empty, or of no known shape.
+    """
+    fields = Fields()
+    texts = (
+        read_record(record.value, record.origin, fields)
+        for file in find_files(path, setting)
+        for record in read_records(file, setting, fields.wanted)
+    )
+    return list(islice(texts, limit))
+
+
+def check_sources(config: TextConfig) -> None:
+    """Check, before anything is loaded, that every source exists and that its first document can be read.
+
+    Raises:
+        ConfigError: Two sources have the same name, or a file or a dataset is missing, cannot be read, or is of no known kind.
+        DataError: A file is empty, is not what its name says, or its first record is of no known shape.
+    """
+    _check_names(config)
+    for source in config.sources:
+        setting, fields = _setting(source), Fields.of(source)
+        found = [record for begun in _beginnings(source, setting, fields) for record in islice(begun, 1)]
+        for record in found:
+            try:
+                read_record(record.value, record.origin, fields)
+            except UnusableTextError:
+                logger.debug("%s: the first document cannot be used", record.origin)
+        if not found:
+            raise DataError(
+                f"{source.location}: contains no text; give a file with at least two documents, or remove the source"
+            )
+
+
+def _beginnings(source: TextSource, setting: str, fields: Fields) -> Iterator[Iterator[Record]]:
+    """Yield the records of each file of a source, or of its dataset."""
+    if source.dataset is not None:
+        yield SourceDataset(source, setting, fields.wanted).records()
+        return
+    assert source.path is not None
+    for file in find_files(source.path, setting):
+        yield read_records(file, setting, fields.wanted)
+
+
+def pinned(config: TextConfig, recorded: Mapping[str, Any] | None) -> TextConfig:
+    """Return settings that read the datasets at the revisions that a run has recorded, so that it continues with the same documents.
+
+    Args:
+        recorded: Entry `data` of the run's manifest; None before the harvest has begun.
+    """
+    known = (recorded or {}).get("sources", {})
+    return config.model_copy(
+        update={
+            "sources": tuple(
+                source.model_copy(update={"revision": known[source.name].get("revision")})
+                if source.dataset is not None and source.revision is None and source.name in known
+                else source
+                for source in config.sources
+            )
+        }
+    )
+
+
+def _check_names(config: TextConfig) -> None:
+    names = [source.name for source in config.sources]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
         raise ConfigError(
-            f"{setting}: {path} ends in {path.suffix or 'nothing'!r}; give a .jsonl or .txt file"
+            f"text.sources: the name {repeated!r} is used twice; give each source a different name"
         )
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8 text; convert the file to UTF-8") from error
-    texts: list[Text] = []
-    for text in _lines(content, path) if path.suffix == ".jsonl" else _paragraphs(content, path):
-        texts.append(text)
-        if len(texts) == limit:
-            break
-    return texts
 
 
-def _paragraphs(content: str, path: Path) -> Iterator[Text]:
-    """Yield runs of non-blank lines."""
-    lines: list[str] = []
-    for number, line in enumerate([*content.splitlines(), ""], start=1):
-        if line.strip():
-            lines.append(line)
-        elif lines:
-            yield Text("\n".join(lines), None, f"{path}, line {number - len(lines)}")
-            lines = []
+def _setting(source: TextSource) -> str:
+    return f"text.sources, {source.name!r}"
 
 
-def _lines(content: str, path: Path) -> Iterator[Text]:
-    # Not splitlines: it also splits at U+2028 and other characters that JSON strings may contain.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            yield _parse(line, f"{path}, line {number}")
-
-
-def _parse(line: str, origin: str) -> Text:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{origin}: not JSON ({error.msg} at column {error.colno}); give one object per line"
-        ) from error
-    if not isinstance(record, dict) or ("text" in record) == ("messages" in record):
-        raise DataError(
-            f"{origin}: expected an object with either 'text' or 'messages', found {_describe(record)}"
-        )
-    if "text" in record:
-        if not isinstance(record["text"], str):
-            raise DataError(f"{origin}: 'text' is {_describe(record['text'])}; it must be a string")
-        if not record["text"].strip():
-            raise DataError(f"{origin}: 'text' is empty; remove the line")
-        return Text(record["text"], None, origin)
-    return Text(None, _messages(record["messages"], origin), origin)
-
-
-def _messages(messages: object, origin: str) -> tuple[dict[str, str], ...]:
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{origin}: 'messages' is {_describe(messages)}; it must be a list of messages")
-    for index, message in enumerate(messages):
-        for key in ("role", "content"):
-            if not isinstance(message, dict) or not isinstance(message.get(key), str):
-                raise DataError(f"{origin}: message {index} has no string {key!r}; every message needs one")
-    if not any(message["content"].strip() for message in messages):
-        raise DataError(f"{origin}: all messages are empty; remove the line")
-    return tuple(messages)
-
-
-def _describe(value: object) -> str:
-    """Describe a value briefly for a message."""
-    if isinstance(value, dict):
-        return f"an object with the keys {', '.join(map(repr, value)) or 'none'}"
-    if isinstance(value, list):
-        return f"a list of {len(value)} entries"
-    return "null" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+def _records(
+    source: TextSource, setting: str, fields: Fields, reading: Reading
+) -> Generator[Record, None, None]:
+    """Yield the records of a source, and note in `reading` where they come from."""
+    if source.dataset is not None:
+        dataset = SourceDataset(source, setting, fields.wanted)
+        for number, record in enumerate(dataset.records(), start=1):
+            reading.place = dataset.describe() | {"position": number}
+            yield record
+        return
+    assert source.path is not None
+    files = find_files(source.path, setting)
+    reading.place = {"path": str(source.path), "files": len(files)}
+    for file in files:
+        yield from read_records(file, setting, fields.wanted)

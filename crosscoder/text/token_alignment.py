@@ -9,7 +9,7 @@ In chats, only message contents are compared: each model reads them in its own t
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config.pair import MIN_ALIGNMENT_RATE
 from ..errors import DataError, PairError
+from .chat_messages import UnusableTextError
 from .chat_templates import RenderedChat, render_chat
-from .text_files import Text
+from .record_shapes import Text
 
 
 class TextReader(NamedTuple):
@@ -47,6 +48,10 @@ class EncodedText(NamedTuple):
 
     template: Bool[np.ndarray, " token"]
     """Tokens that a chat template added."""
+
+
+EncodedPair = tuple[EncodedText, EncodedText]
+"""One text in the tokens of the reference and of the intervened model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +124,13 @@ class Aligner:
         self._readers = readers
         self._encoders = tuple(_untrimmed_tokenizer(reader) for reader in readers)
 
-    def read(self, text: Text) -> tuple[EncodedText, EncodedText]:
+    def read(self, text: Text) -> EncodedPair:
         """Encode one text with both tokenizers, reference first.
 
         Raises:
-            DataError: The two templates render the contents of a chat differently, or neither model has a template.
-            FormatError: A template refuses a chat.
+            UnusableTextError: It has no tokens, or the two templates render the contents of a chat differently.
+            UnrenderableChatError: A template refuses a chat.
+            DataError: Neither model has a template for a chat.
             PairError: A tokenizer gives ids that do not match its offsets.
         """
         if text.messages is None:
@@ -133,26 +139,26 @@ class Aligner:
         chats = [self._chat(model, text) for model in range(2)]
         cores = [[chat.text[start:stop].strip() for start, stop in chat.spans] for chat in chats]
         if cores[0] != cores[1]:
-            raise DataError(
+            raise UnusableTextError(
                 f"{text.origin}: the two chat templates render the contents of this chat differently, so they cannot be aligned; "
-                "give plain text, or remove it"
+                "give plain text, or remove it",
+                "rendered differently by the two chat templates",
             )
         one, other = (self._contents(model, chat, text.origin) for model, chat in enumerate(chats))
         return one, other
 
-    def align(self, texts: Sequence[Text], max_length: int) -> tuple[list[EncodedText], Alignment]:
-        """Encode and align all texts, each truncated to the text that both models read in `max_length` tokens.
+    def align(self, pairs: Iterable[EncodedPair], max_length: int) -> tuple[list[EncodedText], Alignment]:
+        """Align texts that `read` has encoded, each truncated to the text that both models read in `max_length` tokens.
 
         Raises:
             PairError: The alignment rate of a model is below `MIN_ALIGNMENT_RATE`.
-            DataError, FormatError: As `read`.
         """
         kept: list[EncodedText] = []
         intervened_ids: list[np.ndarray] = []
         places: list[np.ndarray] = []
         written = np.zeros(2, dtype=np.int64)
-        for text in texts:
-            reference, intervened = (_truncate(encoded, max_length) for encoded in self.read(text))
+        for pair in pairs:
+            reference, intervened = (_truncate(side, max_length) for side in pair)
             counterparts = counterpart_positions(reference.ends, intervened.ends)
             aligned = np.flatnonzero(counterparts >= 0)
             if len(aligned):
@@ -184,8 +190,9 @@ class Aligner:
         ids = self._readers[model].tokenizer(text, verbose=False)["input_ids"]
         token_ids = np.asarray(ids, dtype=np.int32)
         if not len(token_ids):
-            raise DataError(
-                f"{origin}: the tokenizer of {self._readers[model].name!r} makes no tokens from this text; remove it"
+            raise UnusableTextError(
+                f"{origin}: the tokenizer of {self._readers[model].name!r} makes no tokens from this text; remove it",
+                "without tokens",
             )
         offsets, written = self._offsets(model, text, token_ids, special=True)
         return EncodedText(token_ids, token_ends(text, offsets, written), written, np.zeros_like(written))
@@ -197,13 +204,16 @@ class Aligner:
                 f"{text.origin}: a chat, but neither model's tokenizer has a chat template; "
                 "give plain 'text', or a model whose tokenizer has one"
             )
-        return render_chat(reader.tokenizer, reader.chat_template, text.messages or (), text.origin)
+        return render_chat(
+            reader.tokenizer, reader.chat_template, text.messages or (), text.origin, text.tools
+        )
 
     def _contents(self, model: int, chat: RenderedChat, origin: str) -> EncodedText:
         """Encode a chat, with ends counted along the concatenated contents, each stripped of surrounding white space."""
         if not len(chat.token_ids):
-            raise DataError(
-                f"{origin}: the chat template of {self._readers[model].name!r} makes no tokens from this chat; remove it"
+            raise UnusableTextError(
+                f"{origin}: the chat template of {self._readers[model].name!r} makes no tokens from this chat; remove it",
+                "without tokens",
             )
         offsets, _ = self._offsets(model, chat.text, chat.token_ids, special=False)
         rendered = token_ends(chat.text, offsets, ~chat.template)

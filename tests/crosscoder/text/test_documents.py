@@ -313,11 +313,11 @@ def test_bad_lines_are_named(
 def test_bad_files_are_named(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ConfigError, match=r"source0.*gone\.jsonl does not exist"):
         read(tokenizer, tmp_path / "gone.jsonl")
-    with pytest.raises(ConfigError, match="is a folder"):
+    with pytest.raises(ConfigError, match="has no file of documents"):
         read(tokenizer, tmp_path)
-    (tmp_path / "table.csv").write_text("a,b", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"ends in '\.csv'"):
-        read(tokenizer, tmp_path / "table.csv")
+    (tmp_path / "table.xls").write_text("a,b", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"ends in '\.xls'"):
+        read(tokenizer, tmp_path / "table.xls")
     (tmp_path / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.txt: byte 3 is not UTF-8"):
         read(tokenizer, tmp_path / "latin.txt")

@@ -188,7 +188,8 @@ def align(
     names: tuple[str, str], contents: list[str], max_length: int = 100
 ) -> tuple[list[EncodedText], Alignment]:
     aligner = Aligner((reader(names[0]), reader(names[1])))
-    return aligner.align([Text(text, None, f"text {n}") for n, text in enumerate(contents)], max_length)
+    texts = [Text(text, None, f"text {n}") for n, text in enumerate(contents)]
+    return aligner.align([aligner.read(text) for text in texts], max_length)
 
 
 def test_rates_count_tokens_of_the_text() -> None:
