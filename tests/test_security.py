@@ -13,12 +13,14 @@ import pytest
 from typer.testing import CliRunner
 
 from crosscoder.command.app import app
+from crosscoder.command.arguments import load_settings
 from crosscoder.config import ModelSource, RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.explanation import ExplanationSettings
 from crosscoder.config.load import dump_config, load_config
 from crosscoder.errors import CrosscoderError
-from crosscoder.language_models.loading import load_adapter, load_model, load_tokenizer
+from crosscoder.language_models.adapter_files import AdapterRequest, read_adapter
+from crosscoder.language_models.loading import load_model, load_tokenizer
 from crosscoder.run.folder import RunFolder
 
 from .tiny_pairs import run_config, save_llama
@@ -79,8 +81,10 @@ def test_a_pickle_in_an_adapter_folder_is_never_run(folder: Path, tmp_path: Path
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     write_bomb(tmp_path / "adapter" / "adapter_model.bin", tmp_path / "ran")
     with pytest.raises(Exception):  # noqa: B017, PT011 - which error it is, is a matter of loading
-        load_adapter(
-            AutoModelForCausalLM.from_pretrained(folder), str(tmp_path / "adapter"), torch.device("cpu")
+        read_adapter(
+            AdapterRequest("pair.intervened", str(tmp_path / "adapter"), "x"),
+            AutoModelForCausalLM.from_pretrained(folder),
+            torch.device("cpu"),
         )
     assert not (tmp_path / "ran").exists()
 
@@ -178,6 +182,23 @@ def test_a_behavior_that_the_user_names_may_run_python(
     monkeypatch.setattr("analysis.stages.attribute", take)
     found = CliRunner().invoke(app, ["attribute", str(foreign), str(path)])
     assert (found.exit_code, reached) == (0, ["callable"]), (found.output, found.exception)
+
+
+@pytest.mark.parametrize("verb", ["run", "doctor", "discover", "analyze", "attribute", "browse", "report"])
+def test_a_run_folder_does_not_run_the_code_of_a_checkpoint(foreign: Path, verb: str) -> None:
+    config = load_config(foreign / "config.yaml")
+    assert config.pair is not None
+    asks = config.pair.reference.model_copy(update={"trust_remote_code": True})
+    pair = config.pair.model_copy(update={"reference": asks})
+    text = dump_config(config.model_copy(update={"pair": pair}))
+    (foreign / "config.yaml").write_text(text)
+    found = CliRunner().invoke(app, [verb, str(foreign)])
+    assert found.exit_code == 2, found.output
+    assert "trust_remote_code" in found.output and "give the YAML file" in found.output
+    # Positive control: a file of settings may ask for it.
+    (foreign.parent / "mine.yaml").write_text(text)
+    mine = load_settings(foreign.parent / "mine.yaml", [])
+    assert mine.pair is not None and mine.pair.reference.trust_remote_code
 
 
 def test_nothing_leaves_the_machine_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ from .survey.layers import unbiased_cka
 _CHECKED_DOCUMENTS = 10
 _CHECKED_TOKENS = 64
 
-# Largest relative difference between hook and hidden states that can be due to rounding.
+# Largest relative difference between two passes that can be due to rounding.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
@@ -53,7 +53,7 @@ def doctor(
         reading: Measures the stages after the training; None leaves them out.
 
     Raises:
-        PairError: The models cannot be compared, or the hook does not read the model's hidden states.
+        PairError: The models cannot be compared, or the hook does not read the layer's output.
         CrosscoderError: Anything else that would stop the run later.
     """
     sections = (
@@ -160,38 +160,36 @@ def _examine_files(
 
 
 def check_hook(pair: ModelPair, documents: Documents, model: int) -> str:
-    """Compare the activations that the hook reads with the model's own hidden states on a few short documents.
+    """Compare the activations that a run reads with the output of the layer in a full pass, on a few short documents.
 
-    hidden_states[i + 1] is the output of layer i; for the last layer, it is that output after the final norm.
+    A run shares layers between the models and stops at the hookpoint; the full pass does neither.
 
     Raises:
         PairError: They differ by more than rounding.
     """
     name, hookpoint, layer = pair.model_names[model], pair.hookpoints[model], pair.layer(model)
     if layer is None:
-        return f"hook        {name}: {hookpoint} is not a decoder layer, so no hidden states exist to check it against"
+        return f"hook        {name}: {hookpoint} is not a decoder layer, so no layer output exists to check it against"
     chosen = np.concatenate(plan_batches(documents, False, 1, 0))[:_CHECKED_DOCUMENTS]
     token_ids, mask = pad(documents, chosen, pair.max_positions, model)
     token_ids, mask = token_ids[:, :_CHECKED_TOKENS], mask[:, :_CHECKED_TOKENS]
-    states = pair.full_pass(token_ids, mask, model).hidden_states
-    if states is None:
-        return f"hook        {name}: the model returns no hidden states, so {hookpoint} cannot be checked"
+    states = pair.full_pass(token_ids, mask, model).states
+    assert states is not None, "the hookpoint is a decoder layer"
     read = (
         pair.activations(token_ids, mask)[model]
         if pair.readers is None
         else pair.activations_of(model, token_ids, mask)
     )
-    last = len(states) == layer + 2
-    with torch.no_grad():
-        read = pair.final_norm(model)(read) if last else read
     difference = _relative_difference(read[mask.to(read.device)], states[layer + 1][mask.to(read.device)])
     if not difference <= _TOLERANCES.get(read.dtype, _TOLERANCES[torch.float32]):
         raise PairError(
-            f"pair.hookpoint: the activations that the hook reads at {hookpoint} of the {name} model differ from the model's own "
-            f"hidden_states[{layer + 1}] by {difference:.1%} of the norm; choose another layer, and file an issue that names the model"
+            f"pair.hookpoint: the activations that the hook reads at {hookpoint} of the {name} model differ from the output of decoder "
+            f"layer {layer} in a full pass by {difference:.1%} of the norm; choose another layer, and file an issue that names the model"
         )
-    after = ", compared after the final norm" if last else ""
-    return f"hook        {name}: equals hidden_states[{layer + 1}] on {len(chosen)} documents (largest difference {difference:.1e}{after})"
+    return (
+        f"hook        {name}: equals the output of layer {layer} in a full pass of {len(chosen)} documents "
+        f"(largest difference {difference:.1e})"
+    )
 
 
 def _relative_difference(
@@ -222,6 +220,10 @@ def _describe_pair(pair: ModelPair) -> list[str]:
         if side.get("context") and pair.context is not None:
             shown += f" after a context of {len(pair.context)} tokens"
         lines.append(f"{name:<11} {shown}, {side['dtype']}, {side['d_model']} wide at {side['hookpoint']}")
+    if pair.networks.own_copies:
+        lines.append(
+            "weights     each adapter has a copy of the reference's weights of its own, because attaching it changes them"
+        )
     if pair.identical:
         lines.append("reference and intervened are the same model: an identity control")
     if not have_difference(pair.d_models):
@@ -273,7 +275,7 @@ def _describe_layers(pair: ModelPair, documents: Documents) -> list[str]:
     """How far the models differ at each layer, to choose the hookpoint by."""
     layers = survey_layers(pair, documents, COMPARED_DOCUMENTS)
     if layers is None:
-        return ["a model returns no hidden states, so layers cannot be compared"]
+        return ["a model has no decoder layers that run one after another, so layers cannot be compared"]
     return [
         "CKA: linear and unbiased; change: E‖difference‖² over the variance of the reference",
         *layer_lines(layers),

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from crosscoder.config import TokenPolicy
 from crosscoder.config.behavior import Behavior
+from crosscoder.language_models.decoder_layers import find_decoder_layers
 from crosscoder.language_models.pair import ModelPair
-from crosscoder.language_models.shared_layers import find_decoder_layers
 
 from .layers import patch_layers
 from .logit_metrics import build_metric

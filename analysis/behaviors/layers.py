@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from crosscoder.config import TokenPolicy
+from crosscoder.language_models.decoder_layers import find_decoder_layers
 from crosscoder.language_models.pair import ModelPair
 
 from .activations import PromptActivations
@@ -35,11 +36,10 @@ def patch_layers(
     None if the hookpoint is not a decoder layer or the layers of the two models do not correspond.
     """
     layer, other = pair.layer(0), pair.layer(1)
-    models: list[Any] = list(pair.models[:2])
-    n_layers = models[0].config.num_hidden_layers
-    if layer is None or layer != other or n_layers != models[1].config.num_hidden_layers:
+    found = find_decoder_layers(pair.models[0])
+    if layer is None or layer != other or found is None or found != find_decoder_layers(pair.models[1]):
         return None
-    parent = pair.hookpoints[0].rpartition(".")[0]
+    parent, n_layers = found
     rows = metric.rows(prompts[:: max(1, -(-len(prompts) // PROMPTS))])
     resamples = Resamples(1 + max(row.prompt for row in rows), confidence, seed)
     paths = [f"{parent}.{index}" for index in range(n_layers)]

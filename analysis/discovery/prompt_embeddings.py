@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float64
 
 from crosscoder.config import TokenPolicy
+from crosscoder.language_models.decoder_layers import find_stack
 from crosscoder.language_models.pair import ModelPair
-from crosscoder.language_models.shared_layers import find_stack
 
 from ..behaviors.patching import REFERENCE
 from ..behaviors.prompts import Prompt, Row, batches

@@ -24,11 +24,22 @@ Overrides = Annotated[
 
 
 def load_settings(target: Path, overrides: list[str] | None) -> RunConfig:
-    """Load the settings of a file or of a run folder; `output` is then the current path of that folder."""
+    """Load the settings of a file or of a run folder; `output` is then the current path of that folder.
+
+    Raises:
+        ConfigError: As `load_config`, or a run folder, which may come from someone else, asks to run Python of a checkpoint.
+    """
     words = overrides or []
     if not is_folder(target, str(target)):
         return load_config(target, words)
     config = load_config(RunFolder.find(target).config, words)
+    if config.pair is not None:
+        for source in config.pair.checkpoints:
+            if source.trust_remote_code:
+                raise ConfigError(
+                    f"{target}: trust_remote_code of {source.model!r} runs the Python that the checkpoint brings along, and a run folder may come "
+                    "from someone else; if you trust it, give the YAML file of your settings in place of the run folder"
+                )
     if any(word.startswith("output=") for word in words):
         return config
     return config.model_copy(update={"output": target})

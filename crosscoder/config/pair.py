@@ -27,6 +27,21 @@ class ModelSource(Settings):
         default=None, description="Hub revision; a commit hash makes the run reproducible"
     )
     dtype: Dtype = Field(default="bfloat16", description="precision of the forward passes")
+    subfolder: str | None = Field(
+        default=None, description="folder inside the checkpoint that holds its files"
+    )
+    attn_implementation: str | None = Field(
+        default=None,
+        description="implementation of attention that transformers uses, e.g. eager, sdpa or flash_attention_2; null: its choice",
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="run the Python code that the checkpoint brings along. It can do anything that you can do: read it first, and fix the "
+        "revision. The manifest records it",
+    )
+    local_files_only: bool = Field(
+        default=False, description="read the checkpoint from the disk or the cache of the Hub alone"
+    )
 
 
 class AdapterSource(Settings):

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .context import Context
+from .decoder_layers import find_stack
 from .hooks import forward, splice_output
-from .shared_layers import bypass_layers, find_stack
+from .model_checks import TOLERANCES
+from .shared_layers import bypass_layers
 
 logger = logging.getLogger(__name__)
-
-TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Largest median relative change of a token when a pass continues from a cache. Rounding errors are several times smaller."""
 
 
 class ForwardFromHookpoint:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,11 +15,11 @@ Splice = Callable[[Float[Tensor, "document token d_model"]], Float[Tensor, "docu
 
 
 class FullPass(NamedTuple):
-    """Logits and hidden states of one model from a full forward pass."""
+    """Logits and the states between the decoder layers of one model, from a full forward pass."""
 
     logits: Float[Tensor, "document token vocabulary"]
-    hidden_states: tuple[Float[Tensor, "document token _"], ...] | None
-    """The embeddings, then each layer's output, the last one after the final norm; None if the model does not return them."""
+    states: tuple[Float[Tensor, "document token _"], ...] | None
+    """The input of the first decoder layer, then each layer's output, read with hooks; None if the model has no decoder layers."""
 
 
 class _Stopped(Exception):
@@ -87,7 +87,9 @@ def splice_output(
     def replace(_module: nn.Module, _inputs: Any, output: Any) -> Any:
         before = hidden(output)
         after = splice(before).to(before)
-        return after if isinstance(output, Tensor) else (after, *output[1:])
+        if isinstance(output, Tensor):
+            return after
+        return [after, *output[1:]] if isinstance(output, list) else (after, *output[1:])
 
     handle = module.register_forward_hook(replace)
     try:
@@ -138,11 +140,19 @@ def _restrict_unembedding(model: Any, at: Bool[Tensor, "document token"] | None)
 
 
 def hidden(output: Any) -> Tensor:
-    """Return the hidden states in a module's output, which is a tensor or a tuple that starts with one."""
-    first = output[0] if isinstance(output, tuple) else output
+    """Return the hidden states in a module's output, which is a tensor, or a tuple or list that starts with one.
+
+    Raises:
+        PairError: It is something else.
+    """
+    first = output[0] if isinstance(output, (tuple, list)) and output else output
     if not isinstance(first, Tensor):
         raise PairError(
-            f"pair.hookpoint: the module returns a {type(first).__name__}, not a tensor; give the path of a decoder layer, "
-            "e.g. model.layers.15"
+            f"pair.hookpoint: the module returns a {type(first).__name__}, not a tensor; give the path of a layer, e.g. model.layers.15"
         )
     return first
+
+
+def is_activations(value: Any) -> TypeGuard[Tensor]:
+    """Whether a value is a tensor of activations, `[document, token, d_model]`."""
+    return isinstance(value, Tensor) and value.ndim == 3 and value.is_floating_point()

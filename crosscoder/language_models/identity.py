@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..config import AdapterSource, PairConfig
@@ -19,8 +19,11 @@ from ..config.model_names import model_names
 from ..runtime.digests import content_digest
 from ..text.token_alignment import TextReader
 from ..text.tokenizer_rules import tokenizer_rules
+from .adapter_files import adapter_settings
 from .context import Context
 from .networks import Networks
+
+_MODEL_SETTINGS = "subfolder", "attn_implementation", "trust_remote_code"
 
 
 def identify_models(
@@ -33,9 +36,12 @@ def identify_models(
     """
     digests: dict[int, str] = {}
     sides: list[dict[str, Any]] = []
-    for index, model in enumerate(networks.models):
+    for index, (network, adapter) in enumerate(zip(networks.models, networks.adapters, strict=True)):
+        # A model with an adapter has the weights of the reference, be they shared or a copy.
+        model = network if adapter is None else networks.models[0]
         if id(model) not in digests:
-            digests[id(model)] = digest_tensors(_base_tensors(model, networks.adapter))
+            bare = networks.base_tensors if model is networks.models[0] else None
+            digests[id(model)] = digest_tensors(model.state_dict() if bare is None else bare)
         checkpoint = config.checkpoints[index]
         sides.append(
             {
@@ -49,11 +55,18 @@ def identify_models(
                 "adapter_weights": None,
             }
         )
+        # Settings that change what is computed, where they are given.
+        given = {name: getattr(checkpoint, name) for name in _MODEL_SETTINGS}
+        sides[-1] |= {name: value for name, value in given.items() if value}
     sides[1] |= context or {}
-    for side, name, source in zip(sides, networks.adapter_names, config.sources, strict=True):
-        if networks.adapter is not None and name is not None and isinstance(source, AdapterSource):
+    for side, adapter, name, source in zip(
+        sides, networks.adapters, networks.adapter_names, config.sources, strict=True
+    ):
+        if adapter is not None and name is not None and isinstance(source, AdapterSource):
             side["adapter"] = source.adapter
-            side["adapter_weights"] = _digest_adapter(networks.adapter, name)
+            side["adapter_weights"] = _digest_adapter(adapter, name)
+            if networks.own_copies:
+                side["base_weights"] = "a copy of its own, because attaching the adapter changes them"
     return dict(zip(model_names(len(sides)), sides, strict=True))
 
 
@@ -97,21 +110,7 @@ def digest_json(value: Any) -> str:
 
 
 def _digest_adapter(adapter: PeftModel, name: str) -> str:
-    """Return a digest of one adapter: its weights, and the settings that scale them."""
-    settings = adapter.peft_config[name].to_dict()
-    scale = {
-        key: settings.get(key) for key in ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
-    }
+    """Return a digest of one adapter: its weights, and the settings that change what they compute."""
     weights = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
-    return digest_json([digest_tensors({name: tensor.float() for name, tensor in weights.items()}), scale])
-
-
-def _base_tensors(model: nn.Module, adapter: PeftModel | None) -> dict[str, Tensor]:
-    """Return the base weights of a model, under their names without an adapter."""
-    tensors = model.state_dict()
-    if adapter is None:
-        return tensors
-    prefix = f".{adapter.base_model.prefix}"
-    return {
-        name.replace(".base_layer.", "."): tensor for name, tensor in tensors.items() if prefix not in name
-    }
+    settings = adapter_settings(adapter.peft_config[name])
+    return digest_json([digest_tensors({name: tensor.float() for name, tensor in weights.items()}), settings])

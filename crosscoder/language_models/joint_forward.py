@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .context import Context
-from .forward_from_hookpoint import TOLERANCES
+from .decoder_layers import vocabulary_size
+from .model_checks import TOLERANCES
 from .shared_layers import SharedLayers, find_shared_layers
 
 logger = logging.getLogger(__name__)
@@ -203,8 +204,7 @@ class JointForward:
 
     def _trial_documents(self) -> tuple[Int[Tensor, "document token"], Bool[Tensor, "document token"]]:
         """Return three documents of different lengths with a common prefix, right-padded."""
-        network: Any = self._models[0]
         places = torch.arange(16, device=self._device)
         steps, lengths = torch.tensor([[3, 9], [5, 16], [7, 6]], device=self._device)[..., None].unbind(1)
         ids = torch.where(places < _TRIAL_PREFIX, 2 * places, steps * places)
-        return ids % network.get_input_embeddings().num_embeddings, places < lengths
+        return ids % min(map(vocabulary_size, self._models)), places < lengths

@@ -1,123 +1,85 @@
-"""Load language models, adapters and tokenizers from folders or the Hub, with one-line error messages."""
+"""Load language models and tokenizers from folders or the Hub, with one-line error messages."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
-from peft.utils import get_peft_model_state_dict, load_peft_weights
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..config import ModelSource
-from ..errors import FormatError, PairError, did_you_mean
+from ..errors import PairError, did_you_mean
+from .load_errors import naming_settings, reading
+from .model_checks import auto_class, check_causal, check_sizes, check_weight_files, check_weights
 
 
 def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Module:
     """Load a causal language model in eval mode, in the dtype of `source`.
 
+    A model that also reads images is loaded whole, and reads text alone.
+
     Raises:
-        PairError: The model is missing, has an unknown architecture, or lacks weights.
+        PairError: The model is missing, has an unknown architecture, lacks weights, or reads tokens before it predicts them.
         FormatError: A weight file is damaged.
+        ResourceError: A package that the checkpoint needs is not installed, or memory is short.
     """
-    name = _locate(setting, source.model)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+    name = locate(setting, source.model)
+    subject = f"{setting}: {source.model!r}"
+    options = _hub_options(source)
+    with reading(subject):
+        config = AutoConfig.from_pretrained(name, **options)
+    auto = auto_class(subject, config, source.trust_remote_code)
+    check_sizes(subject, config)
+    check_weight_files(subject, Path(name, source.subfolder or ""), config, auto)
+    with reading(subject), naming_settings(subject, config):
+        # Weights of other shapes raise an error below, with the shapes.
+        loaded: Any = auto.from_pretrained(
             name,
-            revision=source.revision or "main",
             dtype=getattr(torch, source.dtype),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            attn_implementation=source.attn_implementation,
+            **options,
         )
-    except (OSError, ValueError) as error:
-        raise PairError(f"{setting}: {source.model!r} cannot be loaded: {_first_line(error)}") from error
-    except SafetensorError as error:
-        raise FormatError(
-            f"{setting}: a weight file of {source.model!r} is damaged ({error}); download it again"
-        ) from error
     model, info = loaded
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    check_weights(subject, info)
+    if getattr(model, "_hf_peft_config_loaded", False):
         raise PairError(
-            f"{setting}: {source.model!r} has no weights for {missing[0]} and {len(missing) - 1} more; "
-            "they would be initialized at random; give a complete checkpoint of a causal language model"
+            f"{subject} is a PEFT adapter, or a folder that holds one, and not a checkpoint alone; give the checkpoint it was trained on as the "
+            "model, and the folder as {adapter: ...}"
         )
-    return model.eval().requires_grad_(False).to(device)
+    with reading(subject):
+        model = model.eval().requires_grad_(False).to(device)
+    check_causal(subject, model, device)
+    return model
 
 
-def load_adapter(
-    base: nn.Module | PeftModel,
-    adapter: str,
-    device: torch.device,
-    setting: str = "pair.intervened.adapter",
-    name: str = "default",
-) -> PeftModel:
-    """Attach an adapter that can be switched on and off to a base model, sharing the base weights.
+def _hub_options(source: ModelSource) -> dict[str, Any]:
+    """Return which files of a checkpoint transformers reads, and whether it runs code among them."""
+    return {
+        "revision": source.revision or "main",
+        "subfolder": source.subfolder or "",
+        "trust_remote_code": source.trust_remote_code,
+        "local_files_only": source.local_files_only,
+    }
+
+
+def load_tokenizer(
+    setting: str, name: str, revision: str | None, source: ModelSource | None = None
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model.
 
     Args:
-        base: A model, or a model with adapters; in that case its active adapter stays active.
-        name: Name of the adapter within the base model.
-
-    Raises:
-        PairError: The adapter is missing, does not fit the base, or cannot be switched off completely.
-    """
-    adapter = _locate(setting, adapter)
-    try:
-        config = PeftConfig.from_pretrained(adapter)
-    except (OSError, ValueError) as error:
-        raise PairError(f"{setting}: {adapter!r} is not a PEFT adapter: {_first_line(error)}") from error
-    if config.is_prompt_learning:
-        raise PairError(
-            f"{setting}: {adapter!r} is of type {config.peft_type}, which adds virtual tokens, so the positions of the two "
-            "models do not match; give an adapter of weights, e.g. LoRA"
-        )
-    bias = getattr(config, "bias", None)
-    if bias not in ("none", None):
-        raise PairError(
-            f"{setting}: {adapter!r} also changes biases (bias={bias!r}), which cannot be switched off; "
-            "merge it into a checkpoint and give that as the intervened model"
-        )
-    try:
-        with warnings.catch_warnings():
-            # peft 0.21 reads an attribute that transformers 5 renamed; users cannot fix this.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            # Missing weights raise an error below.
-            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
-            if isinstance(base, PeftModel):
-                model = base
-                model.load_adapter(adapter, name)
-            else:
-                model = PeftModel.from_pretrained(base, adapter, name, config=config, is_trainable=False)
-        weights = load_peft_weights(adapter, device="cpu")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PairError(f"{setting}: {adapter!r} does not fit the reference: {_first_line(error)}") from error
-    except SafetensorError as error:
-        raise FormatError(
-            f"{setting}: the weight file of {adapter!r} is damaged ({error}); download it again"
-        ) from error
-    loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    unmatched = set(weights) ^ set(loaded)
-    if unmatched:
-        raise PairError(
-            f"{setting}: {len(unmatched)} weights of {adapter!r} and of the reference do not match, e.g. "
-            f"{min(unmatched)}; was it trained on another model (its config names {config.base_model_name_or_path!r})?"
-        )
-    return model.eval().requires_grad_(False).to(device)
-
-
-def load_tokenizer(setting: str, name: str, revision: str | None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model.
+        source: The checkpoint, if its other settings count, too.
 
     Raises:
         PairError: The model has no tokenizer that can be loaded.
     """
-    try:
-        return AutoTokenizer.from_pretrained(_locate(setting, name), revision=revision or "main")
-    except (OSError, ValueError) as error:
-        raise PairError(
-            f"{setting}: {name!r} has no tokenizer that can be loaded: {_first_line(error)}"
-        ) from error
+    options = {"revision": revision or "main", "trust_remote_code": False}
+    with reading(f"{setting}: {name!r}", "has no tokenizer that can be loaded"):
+        return AutoTokenizer.from_pretrained(
+            locate(setting, name), **(options if source is None else _hub_options(source))
+        )
 
 
 def adapter_tokenizer(
@@ -148,8 +110,12 @@ def find_module(setting: str, model: nn.Module, path: str, name: str) -> nn.Modu
     raise PairError(f"{setting}: {name!r} has no module {path!r}{hint}; give the path of one of its layers")
 
 
-def _locate(setting: str, name: str) -> str:
-    """Return the folder with ~ expanded, or the Hub id. A missing folder is an error before any request to the Hub."""
+def locate(setting: str, name: str) -> str:
+    """Return the folder with ~ expanded, or the Hub id.
+
+    Raises:
+        PairError: The folder does not exist; that is said before any request to the Hub.
+    """
     path = Path(name).expanduser()
     # A Hub id is NAME or OWNER/NAME.
     is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
@@ -158,8 +124,3 @@ def _locate(setting: str, name: str) -> str:
             f"{setting}: folder {name!r} does not exist; give the folder or the Hub id of a checkpoint"
         )
     return str(path) if path.is_dir() else name
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -2,30 +2,29 @@
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
-from ..config import AdapterSource, ContextSource, PairConfig
+from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
 from ..config.model_names import model_names
 from ..errors import PairError
 from ..runtime.device import resolve_device
 from ..text.token_alignment import TextReader
 from .context import Context
+from .decoder_layers import find_decoder_layers, find_stack, middle_layer, recorded_layers, text_settings
 from .forward_from_hookpoint import ForwardFromHookpoint
 from .hooks import FullPass, Splice, forward, read_output, read_outputs, splice_output
 from .identity import identify_context, identify_models, identify_texts
 from .joint_forward import JointForward
-from .loading import find_module, load_adapter, load_model
+from .loading import find_module
 from .networks import Networks
-from .shared_layers import find_stack, middle_layer
-from .snapshots import load_snapshots
+from .pair_models import check_snapshot_tokenizers, load_networks
 from .tokenizers import load_tokenizers, shared_template, text_readers
 from .unembedding import TokenRows, direction_logits, find_final_norm, token_cosines, token_rows
 
@@ -83,7 +82,11 @@ class ModelPair:
     @property
     def max_positions(self) -> int | None:
         """Longest document, in tokens, that all models can read; None if no configuration gives a limit."""
-        limits = [getattr(model.config, "max_position_embeddings", None) for model in self.models]
+        limits = [
+            getattr(text_settings(model), name, None)
+            for model in self.models
+            for name in ("max_position_embeddings", "max_seq_len")
+        ]
         longest = min((limit for limit in limits if isinstance(limit, int)), default=None)
         return longest if longest is None or self.context is None else max(0, longest - len(self.context))
 
@@ -297,19 +300,20 @@ class ModelPair:
         attention_mask: Bool[Tensor, "document token"],
         model: int,
     ) -> FullPass:
-        """Run a full pass of one model through transformers, to check `activations` and for the survey."""
+        """Run a full pass of one model, with hooks on its decoder layers, to check `activations` and for the survey."""
         ids, mask = token_ids.to(self.device), attention_mask.to(self.device, torch.bool)
         context = self.context if model == 1 else None
         if context is not None:
             ids, mask = context.prepend(ids, mask)
-        with self.switched(model) as network:
-            output = forward(network, ids, mask, output_hidden_states=True)
+        found = find_decoder_layers(self.models[model])
+        with self.switched(model) as network, ExitStack() as recording:
+            layers = None if found is None else network.get_submodule(found[0])
+            record = None if layers is None else recording.enter_context(recorded_layers(layers))
+            logits = forward(network, ids, mask).logits
+        states = None if record is None else record.states()
         if context is None:
-            return FullPass(output.logits, output.hidden_states)
-        states: tuple[Tensor, ...] | None = output.hidden_states
-        return FullPass(
-            context.strip(output.logits), None if states is None else tuple(map(context.strip, states))
-        )
+            return FullPass(logits, states)
+        return FullPass(context.strip(logits), None if states is None else tuple(map(context.strip, states)))
 
     def switched(self, model: int) -> AbstractContextManager[Any]:
         """Switch to the adapter of one model and yield the plain transformers model; see `Networks.switched`."""
@@ -357,7 +361,7 @@ class ModelPair:
 def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
     """Load all models and check that they can be compared.
 
-    Adapters share one set of base weights. A model compared with itself, or read with and without a context, is loaded once.
+    Adapters share one set of base weights, where that is proven to change nothing. A model compared with itself, or read with and without a context, is loaded once.
     The chat template is the intervened model's, or the reference's if it has none.
 
     Args:
@@ -366,24 +370,19 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
     Raises:
         PairError: A model or the hookpoint is missing, the tokenizers differ, or an adapter does not fit.
         FormatError: A weight file is damaged.
+        ResourceError: A package that a model needs is not installed, or memory is short.
         ConfigError: The device is not available, or the hookpoint is open and `middle_if_open` is false.
     """
     if not middle_if_open:
         _ = config.hookpoints
     device = resolve_device("pair.device", config.device)
-    reference = load_model("pair.reference.model", config.reference, device)
-    adapter: PeftModel | None = None
-    if isinstance(config.intervened, AdapterSource):
-        adapter = load_adapter(reference, config.intervened.adapter, device)
-        intervened, name = adapter.get_base_model(), config.intervened.adapter
-        reference = intervened
-    elif isinstance(config.intervened, ContextSource) or config.intervened == config.reference:
-        intervened, name = reference, config.reference.model
-    else:
-        name = config.intervened.model
-        intervened = load_model("pair.intervened.model", config.intervened, device)
+    networks = load_networks(config, device)
     tokenizer, other = load_tokenizers(config)
-    names = config.reference.model, name
+    match config.intervened:
+        case AdapterSource(adapter=name) | ModelSource(model=name):
+            names = config.reference.model, name
+        case ContextSource():
+            names = config.reference.model, config.reference.model
     readers = text_readers(config, (tokenizer, other), names)
     chat_template = shared_template(tokenizer, other) if readers is None else readers[0].chat_template
     context = (
@@ -391,7 +390,7 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
         if isinstance(config.intervened, ContextSource)
         else None
     )
-    networks = load_snapshots(config, (reference, intervened), adapter, tokenizer, device)
+    check_snapshot_tokenizers(config, tokenizer)
     if config.hookpoint is None:
         config = config.model_copy(update={"hookpoint": middle_layer(networks.models)})
     return ModelPair(config, networks, tokenizer, chat_template, device, context, readers)

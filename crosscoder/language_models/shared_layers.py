@@ -7,13 +7,13 @@ import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from ..errors import PairError
+from .decoder_layers import Stack, find_stack
 from .hooks import forward
 
 logger = logging.getLogger(__name__)
@@ -22,15 +22,6 @@ logger = logging.getLogger(__name__)
 _IGNORED_SETTINGS = frozenset(
     {"_name_or_path", "architectures", "bos_token_id", "eos_token_id", "transformers_version", "use_cache"}
 )
-
-
-class Stack(NamedTuple):
-    """The decoder layers of a model, and how many of them lie below its hookpoint."""
-
-    path: str
-    layers: nn.ModuleList
-    n_below: int
-    """Number of layers that end before or at the hookpoint."""
 
 
 class SharedLayers:
@@ -117,41 +108,6 @@ def find_shared_layers(models: tuple[nn.Module, ...], hookpoints: tuple[str, ...
         n_layers += 1
     logger.debug("the first %d decoder layers are the same in both models", n_layers)
     return SharedLayers(stacks, n_layers) if n_layers else None
-
-
-def find_stack(model: Any, hookpoint: str) -> Stack | None:
-    """Return the stack of decoder layers that contains the hookpoint; None if there is none."""
-    names = hookpoint.split(".")
-    for depth, name in enumerate(names[1:], 1):
-        layers = model.get_submodule(".".join(names[:depth]))
-        if isinstance(layers, nn.ModuleList) and len(layers) == getattr(
-            model.config, "num_hidden_layers", None
-        ):
-            n_below = int(name) + (depth == len(names) - 1)
-            return Stack(".".join(names[:depth]), layers, n_below)
-    return None
-
-
-def find_decoder_layers(model: Any) -> tuple[str, int] | None:
-    """Return the path of the decoder layers of a model and their number; None if there are none."""
-    n_layers = getattr(model.config, "num_hidden_layers", None)
-    for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return path, len(module)
-    return None
-
-
-def middle_layer(models: Sequence[Any]) -> str:
-    """Return the path of the middle decoder layer. Raises PairError if the models' layers do not correspond."""
-    found = [find_decoder_layers(model) for model in models]
-    if found[0] is None or any(one != found[0] for one in found):
-        layers = " and ".join("none" if one is None else f"{one[1]} at {one[0]}" for one in found)
-        raise PairError(
-            f"pair.hookpoint: left open (null), but the models have no decoder layers that correspond ({layers}); name hookpoint, and "
-            "intervened_hookpoint if it differs"
-        )
-    path, n_layers = found[0]
-    return f"{path}.{n_layers // 2}"
 
 
 def _settings(model: Any) -> dict[str, Any]:

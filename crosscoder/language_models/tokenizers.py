@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 def load_reference_tokenizer(config: PairConfig) -> PreTrainedTokenizerBase:
     """Load the reference's tokenizer. Raises PairError if it cannot be loaded."""
-    return load_tokenizer("pair.reference.model", config.reference.model, config.reference.revision)
+    reference = config.reference
+    return load_tokenizer("pair.reference.model", reference.model, reference.revision, reference)
 
 
 def load_tokenizers(config: PairConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]:
@@ -28,7 +29,9 @@ def load_tokenizers(config: PairConfig) -> tuple[PreTrainedTokenizerBase, PreTra
         case AdapterSource(adapter=adapter):
             return reference, adapter_tokenizer(adapter) or reference
         case ModelSource() as intervened if intervened != config.reference:
-            return reference, load_tokenizer("pair.intervened.model", intervened.model, intervened.revision)
+            return reference, load_tokenizer(
+                "pair.intervened.model", intervened.model, intervened.revision, intervened
+            )
         case _:
             return reference, reference
 

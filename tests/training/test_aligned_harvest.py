@@ -156,7 +156,7 @@ def test_doctor_describes_the_alignment(sizes: Sizes) -> None:
     assert "widths      differ, so there is no difference to explain" in text
     assert "of the intervened model's; the other tokens are read, but not compared" in " ".join(text.split())
     assert "each model reads them in its own template" in text
-    assert "hook        intervened: equals hidden_states[4]" in text
+    assert "hook        intervened: equals the output of layer 3" in text
 
 
 def test_documents_too_long_for_either_model_are_refused(

@@ -47,8 +47,8 @@ def test_the_report_has_every_section(folder: Path) -> None:
         str(folder / "reference"),
         "float32, 16 wide at model.layers.1",
         "the same for all models, 300 tokens, with a chat template",
-        "reference: equals hidden_states[2] on 10 documents",
-        "intervened: equals hidden_states[2] on 10 documents",
+        "reference: equals the output of layer 1 in a full pass of 10 documents",
+        "intervened: equals the output of layer 1 in a full pass of 10 documents",
         "linear CKA",
         "layer 1       0.",
         "embeddings    ",
@@ -273,10 +273,9 @@ def hook_of(config: RunConfig, change: Any = None) -> list[str]:
     return [check_hook(pair, documents, model) for model in range(2)]
 
 
-def test_the_last_layer_is_compared_after_the_final_norm(folder: Path) -> None:
+def test_the_last_layer_is_compared_before_the_final_norm(folder: Path) -> None:
     for line in hook_of(config_of(folder, hookpoint="model.layers.2")):
-        assert "equals hidden_states[3]" in line
-        assert "compared after the final norm" in line
+        assert "equals the output of layer 2" in line
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -285,7 +284,7 @@ def test_the_hook_of_another_architecture(folder: Path, layer: int) -> None:
     assert config.pair is not None
     pair = config.pair.model_copy(update={"hookpoint": f"transformer.h.{layer}"})
     assert all(
-        f"equals hidden_states[{layer + 1}]" in line
+        f"equals the output of layer {layer}" in line
         for line in hook_of(config.model_copy(update={"pair": pair}))
     )
 
@@ -307,7 +306,8 @@ def test_a_hook_that_reads_something_else_is_refused(folder: Path) -> None:
         pair._modules = (pair._modules[0], network.get_submodule("model.layers.0"))
 
     with pytest.raises(
-        PairError, match=r"at model\.layers\.1 of the intervened model differ from .*hidden_states\[2\]"
+        PairError,
+        match=r"at model\.layers\.1 of the intervened model differ from the output of decoder layer 1",
     ):
         hook_of(config_of(folder), misread)
 

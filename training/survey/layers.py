@@ -18,7 +18,9 @@ from torch import Tensor
 def aligned_layers(
     n_reference: int, n_intervened: int, hookpoints: tuple[int, int] | None = None
 ) -> list[tuple[int, int]]:
-    """Pair each hidden state of the reference with one of the intervened model at equal relative depth; 0 is the embeddings.
+    """Pair each state of the reference with one of the intervened model at equal relative depth.
+
+    State 0 is the input of the first decoder layer (the embeddings), and state i + 1 the output of layer i.
 
     Args:
         hookpoints: States that are paired regardless of depth.
@@ -35,7 +37,7 @@ def compare_layers(
     intervened: Sequence[Float[Tensor, "token _"]],
     hookpoints: tuple[int, int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Compute CKA and change for each pair of hidden states; all states hold the same tokens in the same order."""
+    """Compute CKA and change for each pair of states; all states hold the same tokens in the same order."""
     rows = []
     for one, other in aligned_layers(len(reference), len(intervened), hookpoints):
         left, right = reference[one].double(), intervened[other].double()

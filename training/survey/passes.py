@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from crosscoder.language_models.decoder_layers import vocabulary_size
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 
@@ -37,7 +38,7 @@ class _Batch(NamedTuple):
 
 
 class _Layers:
-    """Hidden states of both models on an evenly spaced subset of the tokens."""
+    """States between the decoder layers of both models, on an evenly spaced subset of the tokens."""
 
     def __init__(self, n_tokens: int) -> None:
         self._every, self._seen = max(1, -(-n_tokens // _LAYER_TOKENS)), 0
@@ -50,7 +51,7 @@ class _Layers:
         return chosen
 
     def add(self, model: int, states: list[Tensor]) -> None:
-        """Add all hidden states of one model at the chosen tokens."""
+        """Add all states of one model at the chosen tokens."""
         self._states[model].append(states)
 
     def result(self, pair: ModelPair) -> list[dict[str, Any]]:
@@ -71,7 +72,7 @@ def survey(pair: ModelPair, documents: Documents, n_documents: int) -> dict[str,
     """Compare predictions and layers of both models on at most `n_documents` evenly spaced held-out documents.
 
     Predictions are omitted if the tokenizers differ: distributions over different vocabularies have no divergence. Layers are
-    omitted if a model returns no hidden states. If both are the same model, nothing is omitted and every difference is zero.
+    omitted if a model has no decoder layers. If both are the same model, nothing is omitted and every difference is zero.
     """
     chosen = _evenly_spaced(documents.split(held_out=True), n_documents)
     shift = PredictionShift(_vocabulary_size(pair)) if documents.alignment is None else None
@@ -85,9 +86,9 @@ def survey(pair: ModelPair, documents: Documents, n_documents: int) -> dict[str,
             output = pair.full_pass(inputs.token_ids, inputs.attention, model)
             kept = inputs.kept.to(pair.device)
             logits.append(output.logits[kept])
-            with_layers = with_layers and output.hidden_states is not None
+            with_layers = with_layers and output.states is not None
             if with_layers:
-                states = output.hidden_states or ()
+                states = output.states or ()
                 layers.add(model, [state[kept][rows.to(pair.device)].float().cpu() for state in states])
         if shift is not None:
             positions, template = _positions(documents, batch)
@@ -112,14 +113,14 @@ def _predictions(shift: PredictionShift, pair: ModelPair, documents: Documents) 
 
 @torch.no_grad()
 def survey_layers(pair: ModelPair, documents: Documents, n_documents: int) -> list[dict[str, Any]] | None:
-    """Compare layers alone, on training documents, for `doctor`; None if a model returns no hidden states."""
+    """Compare layers alone, on training documents, for `doctor`; None if a model has no decoder layers."""
     chosen = _evenly_spaced(documents.split(held_out=False), n_documents)
     layers = _Layers(int(documents.unmasked[chosen].sum()))
     for batch in _batches(pair, documents, chosen):
         rows = layers.choose(batch.n_kept).to(pair.device)
         for model in range(2):
             inputs = batch.inputs[model]
-            states = pair.full_pass(inputs.token_ids, inputs.attention, model).hidden_states
+            states = pair.full_pass(inputs.token_ids, inputs.attention, model).states
             if states is None:
                 return None
             kept = inputs.kept.to(pair.device)
@@ -178,5 +179,4 @@ def _concatenate(
 
 def _vocabulary_size(pair: ModelPair) -> int:
     """Size of the vocabulary that both models and the tokenizer share; further rows of an unembedding are padding."""
-    heads: list[Any] = [model.get_output_embeddings() for model in pair.models]  # pyright: ignore[reportCallIssue]
-    return min(len(pair.tokenizer), *(len(head.weight) for head in heads))
+    return min(len(pair.tokenizer), *map(vocabulary_size, pair.models))

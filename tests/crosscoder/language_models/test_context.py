@@ -87,9 +87,9 @@ def test_logits_and_states_are_those_of_the_document(models: dict[str, Path]) ->
         *prepended, 0
     )
     passed = pair.full_pass(ids, mask, 1)
-    assert passed.hidden_states is not None and whole.hidden_states is not None
+    assert passed.states is not None and whole.states is not None
     assert torch.equal(passed.logits, whole.logits[:, len(pair.context) :])
-    assert torch.equal(passed.hidden_states[-1], whole.hidden_states[-1][:, len(pair.context) :])
+    assert torch.equal(passed.states[-1], whole.states[-1][:, len(pair.context) :])
     assert torch.equal(pair.logits(ids, mask, None, 1), passed.logits)
     assert not torch.allclose(pair.logits(ids, mask, None, 0), passed.logits, atol=1e-2)
 

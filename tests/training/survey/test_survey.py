@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crosscoder.config import ControlsConfig, RunConfig
+from crosscoder.config import ControlsConfig, PairConfig, RunConfig
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents, tokenize
+from tests.crosscoder.language_models import zoo_architectures
 from tests.tiny_pairs import run_config, save_adapter, save_llama
 from training.stages import train
 from training.survey import layer_lines, survey, survey_layers
-from training.survey.layers import aligned_layers, compare_layers, unbiased_cka
+from training.survey.layers import aligned_layers, compare_layers, relative_change, unbiased_cka
 from training.survey.predictions import PredictionShift, TokenPosition, by_position, summarize
 
 VOCABULARY = 50
@@ -212,6 +213,42 @@ def test_survey_layers_reads_training_documents(folder: Path) -> None:
     pair, documents, _ = opened(folder, {"adapter": str(folder / "adapter")})
     layers = survey_layers(pair, documents, 4)
     assert layers is not None and len(layers) == 4
+
+
+@pytest.mark.parametrize(("name", "path"), [("llama", "model.layers"), ("mamba", "backbone.layers")])
+def test_the_table_of_layers_is_that_of_hooks(tmp_path: Path, name: str, path: str) -> None:
+    """The hidden states that transformers returns of a state-space model lack the last output, and begin with the embeddings twice."""
+    sides = {
+        side: {"model": str(zoo_architectures.save(name, tmp_path / side, seed)), "dtype": "float32"}
+        for seed, side in enumerate(("reference", "intervened"))
+    }
+    config = run_config(tmp_path, tmp_path / "reference", tmp_path / "intervened")
+    pair = load_pair(PairConfig.model_validate({**sides, "hookpoint": f"{path}.1", "device": "cpu"}))
+    assert config.text is not None
+    documents = tokenize(config.text, config.tokens, pair.tokenizer, pair.chat_template, 0)
+    table = survey_layers(pair, documents, 1000)
+    assert table is not None
+    assert [row["hookpoint"] for row in table] == [False, False, True, False]
+    rows: list[list[list[Tensor]]] = [[[], [], []] for _ in range(2)]
+    for document in documents.split(held_out=False).tolist():
+        ids = torch.from_numpy(documents.tokens_of(document).astype(np.int64))[None]
+        begin, end = documents.offsets[document : document + 2]
+        kept = torch.from_numpy(~documents.masked[begin:end])
+        for model, network in enumerate(pair.models):
+            layers: Any = network.get_submodule(path)
+            handles = [
+                layer.register_forward_hook(
+                    lambda _, __, output, place=rows[model][index], kept=kept: place.append(output[0][kept])
+                )
+                for index, layer in enumerate(layers)
+            ]
+            with torch.no_grad():
+                network(input_ids=ids)
+            for handle in handles:
+                handle.remove()
+    for row, one, other in zip(table[1:], *rows, strict=True):
+        expected = relative_change(torch.cat(one).double(), torch.cat(other).double())
+        assert row["change"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_training_surveys_once_and_again_if_more_documents_are_configured(

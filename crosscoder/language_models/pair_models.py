@@ -1,0 +1,86 @@
+"""Load the models of a pair: the reference, the intervened model, and the snapshots between them."""
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
+from ..text.tokenizer_rules import compare_tokenizers
+from .adapter_files import AdapterRequest
+from .adapters import attach_adapters
+from .loading import adapter_tokenizer, load_model, load_tokenizer
+from .networks import Networks
+
+
+def load_networks(config: PairConfig, device: torch.device) -> Networks:
+    """Load all models of `config`. A checkpoint that is named more than once is loaded once.
+
+    Adapters share the weights of the reference where that is proven to change nothing (`adapters`).
+
+    Raises:
+        PairError: A model or an adapter is missing or does not fit.
+        FormatError: A weight file is damaged.
+        ResourceError: A package that a checkpoint needs is not installed, or memory is short.
+    """
+
+    def load_reference() -> nn.Module:
+        return load_model("pair.reference.model", config.reference, device)
+
+    requests = {
+        index: AdapterRequest(f"{setting}.adapter", source.adapter, name)
+        for index, (setting, name, source) in enumerate(_changed(config), 1)
+        if isinstance(source, AdapterSource)
+    }
+    attached = attach_adapters(load_reference(), list(requests.values()), load_reference, device)
+    with_adapter = dict(zip(requests, attached.models, strict=True))
+    loaded: list[tuple[ModelSource, nn.Module]] = [(config.reference, attached.reference)]
+    models = [attached.reference]
+    adapters: list[PeftModel | None] = [None]
+    names: list[str | None] = [None]
+    for index, (setting, _, source) in enumerate(_changed(config), 1):
+        adapter: PeftModel | None = with_adapter.get(index)
+        if adapter is not None:
+            model: nn.Module | None = adapter.get_base_model()
+        elif isinstance(source, ContextSource):
+            model = attached.reference
+        else:
+            assert isinstance(source, ModelSource)
+            model = next((model for known, model in loaded if known == source), None)
+            if model is None:
+                model = load_model(f"{setting}.model", source, device)
+                loaded.append((source, model))
+        models.append(model)
+        adapters.append(adapter)
+        names.append(requests[index].name if adapter is not None else None)
+    return Networks(tuple(models), tuple(adapters), tuple(names), attached.base_tensors)
+
+
+def check_snapshot_tokenizers(config: PairConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that every snapshot has the tokenizer of the reference, if it has one of its own. Raises PairError if not."""
+    known: list[object] = [config.reference, config.intervened]
+    for index, source in enumerate(config.snapshots):
+        setting = f"pair.snapshots.{index}"
+        if source in known:
+            continue
+        known.append(source)
+        if isinstance(source, AdapterSource):
+            other, where = adapter_tokenizer(source.adapter, f"{setting}.adapter"), source.adapter
+        else:
+            other, where = (
+                load_tokenizer(f"{setting}.model", source.model, source.revision, source),
+                source.model,
+            )
+        if other is not None:
+            compare_tokenizers(tokenizer, other, (config.reference.model, where))
+
+
+def _changed(
+    config: PairConfig,
+) -> list[tuple[str, str, ModelSource | AdapterSource | ContextSource]]:
+    """Return setting, name of its adapter, and source of every model after the reference."""
+    snapshots = [
+        (f"pair.snapshots.{index}", f"snapshot_{index + 1}", source)
+        for index, source in enumerate(config.snapshots)
+    ]
+    return [("pair.intervened", "default", config.intervened), *snapshots]
