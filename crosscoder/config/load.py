@@ -9,6 +9,7 @@ it exists there. If not, it stays as written: relative to the working directory,
 every path on the command line are relative to the working directory.
 """
 
+import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,12 +212,21 @@ def _resolve_paths(data: dict[Any, Any], model: type[BaseModel], folder: Path, g
 
 
 def _resolved(value: object, folder: Path, is_input: bool, place: Place) -> object:
-    """Resolve a path from a file against the folder of that file if it exists there; return it unchanged if not."""
+    """Resolve a path or pattern from a file against the folder of that file if it exists there; return it unchanged if not."""
     if not isinstance(value, str) or not value:
         return value
     candidate, setting = folder / value, dotted(place)
-    found = is_folder(candidate, setting) or (is_input and is_there(candidate, setting))
+    found = is_folder(candidate, setting) or (
+        is_input and (is_there(candidate, setting) or _matches(candidate, value))
+    )
     return os.path.abspath(candidate) if found else value
+
+
+def _matches(candidate: Path, pattern: str) -> bool:
+    """Whether a pattern such as texts/*.jsonl matches any file."""
+    if not glob.has_magic(pattern):
+        return False
+    return next(glob.iglob(str(candidate), recursive=True), None) is not None
 
 
 def _is_overridden(place: Place, given: set[Place]) -> bool:

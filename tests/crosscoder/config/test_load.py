@@ -372,7 +372,7 @@ def test_relative_paths_resolve_against_the_file_if_they_exist_there(
     text = """
 output: runs
 pair: {reference: {model: base}, intervened: {adapter: org/adapter}, hookpoint: model.layers.3}
-text: {sources: [{path: t.jsonl, name: here}, {path: other.jsonl, name: there}]}
+text: {sources: [{path: t.jsonl, name: here}, {path: other.jsonl, name: there}, {path: "*.jsonl", name: all}, {path: "*.csv", name: none}]}
 """
     (folder / "x.yaml").write_text(text)
     config = load_config(Path("configs/x.yaml"))
@@ -380,7 +380,12 @@ text: {sources: [{path: t.jsonl, name: here}, {path: other.jsonl, name: there}]}
     assert config.text is not None
     assert config.pair.reference.model == str(folder / "base")
     assert config.pair.intervened == AdapterSource(adapter="org/adapter")
-    assert [source.path for source in config.text.sources] == [folder / "t.jsonl", Path("other.jsonl")]
+    assert [source.path for source in config.text.sources] == [
+        folder / "t.jsonl",
+        Path("other.jsonl"),
+        folder / "*.jsonl",
+        Path("*.csv"),
+    ]
     assert config.output == Path("runs")
 
 
