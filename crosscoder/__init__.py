@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .activations.batch import ActivationBatch
     from .config import CrosscoderConfig, RunConfig
     from .dictionary.crosscoder import Crosscoder
-    from .dictionary.storage import load_crosscoder, save_crosscoder
+    from .dictionary.dialects.import_dictionary import load_crosscoder
+    from .dictionary.storage import save_crosscoder
     from .errors import CrosscoderError
 
     Run: Any
@@ -26,7 +27,7 @@ _HOMES = {
     "CrosscoderConfig": "config",
     "CrosscoderError": "errors",
     "RunConfig": "config",
-    "load_crosscoder": "dictionary.storage",
+    "load_crosscoder": "dictionary.dialects.import_dictionary",
     "save_crosscoder": "dictionary.storage",
 }
 

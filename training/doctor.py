@@ -20,6 +20,7 @@ from crosscoder.text.documents import Documents, tokenize
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards
+from .loaded_dictionary import with_shape
 from .memory import LARGE, lacks_memory, machine_memory, plan, training_memory
 from .recipe import brief_sweep_share, candidate_ks, choices, k_is_open, with_chosen, with_k
 from .run_time import (
@@ -324,6 +325,8 @@ def _settled(
 
     Only a sweep can choose k, so the largest one that it would try stands in its place.
     """
+    if config.crosscoder.load is not None:
+        return with_shape(config, d_models), ["the dictionary is loaded, so nothing is chosen"], 0.0
     found = choices(config, d_models, n_train)
     config, lines = with_chosen(config, found), [str(choice) for choice in found]
     sweep_share = 0.0
@@ -343,6 +346,8 @@ def _estimate_memory(
     config: RunConfig, d_models: tuple[int, ...], weight_bytes: int, n_train: int, n_held_out: int
 ) -> list[str]:
     """Estimate the memory of training."""
+    if config.crosscoder.load is not None:
+        return ["train    nothing, because the dictionary is loaded"]
     shape = crosscoder_config(config.crosscoder, d_models)
     memory = training_memory(config, d_models, weight_bytes, n_train, n_held_out)
     machine = machine_memory()

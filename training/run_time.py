@@ -34,6 +34,7 @@ from .checkpoints import save_checkpoint
 from .controls import control_source, n_workers
 from .evaluation import EVALUATION_TOKENS, decoder_histograms
 from .harvest import plan_shards
+from .loaded_dictionary import load_dictionary
 from .memory import lacks_memory, training_memory
 from .recipe import LEAST_STEPS, RATE_SCALE
 from .schedules import n_steps
@@ -125,7 +126,7 @@ def harvest_times(
         int(documents.unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group
     )
     times = [StageTime("harvest", n_tokens / speed, f"{n_tokens:,} tokens at {speed:,.0f} tokens/s")]
-    if isinstance(settings, StreamedActivations):
+    if isinstance(settings, StreamedActivations) and config.crosscoder.load is None:
         streamed = chosen(config.training.n_tokens, "training.n_tokens")
         times.append(StageTime("stream", streamed / speed, f"{streamed:,} tokens at {speed:,.0f} tokens/s"))
     if n_surveyed := min(config.survey.documents, len(documents.split(held_out=True))):
@@ -146,13 +147,17 @@ def time_section(
     reading: MeasureReading | None,
 ) -> dict[str, list[str]]:
     """The section with the time of each stage, and the sum. Nothing is measured where the memory does not suffice."""
-    warning = too_few_steps(config, source.d_models)
-    warnings = [] if warning is None else [warning]
-    weight_bytes = 0 if models is None else models.weight_bytes
-    if lacks_memory(training_memory(config, source.d_models, weight_bytes, n_train, n_held_out)):
-        return {"time": ["not measured, because the memory does not suffice", *warnings]}
+    warnings: list[str] = []
+    if config.crosscoder.load is None:
+        warning = too_few_steps(config, source.d_models)
+        warnings = [] if warning is None else [warning]
+        weight_bytes = 0 if models is None else models.weight_bytes
+        if lacks_memory(training_memory(config, source.d_models, weight_bytes, n_train, n_held_out)):
+            return {"time": ["not measured, because the memory does not suffice", *warnings]}
+        measured = training_times(config, source, n_held_out, sweep_share)
+    else:
+        measured = Measured([], load_dictionary(config, source).crosscoder.eval())
     times = [] if models is None else [*models.times]
-    measured = training_times(config, source, n_held_out, sweep_share)
     times += measured.times
     values = source.sample(MEASURED_TOKENS)
     if models is not None:

@@ -11,7 +11,9 @@ import torch
 from crosscoder.config import FileActivations, RunConfig, TextConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import with_choices
+from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import save_crosscoder
+from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
@@ -19,9 +21,11 @@ from crosscoder.runtime.files import remove_file, write_atomic
 from crosscoder.text.documents import Documents, tokenize
 from crosscoder.text.text_files import check_sources, pinned, read_file
 
-from .companion_dictionaries import fit_linear_map
+from .companion_dictionaries import fit_linear_map, is_trained
 from .controls import train_controls
+from .evaluation import HeldOutMeter
 from .harvest import harvest as harvest_activations
+from .loaded_dictionary import load_dictionary
 from .memory import require_memory
 from .recipe import candidate_ks, choices, k_is_open, resolved, with_chosen, with_k
 from .sources import TokenSource, open_source
@@ -69,6 +73,9 @@ def train(config: RunConfig) -> None:
         pair, documents = _harvest(folder, config)
         _survey(folder, config, pair, documents)
     source = open_source(folder, config, pair)
+    if config.crosscoder.load is not None:
+        _load(folder, config, source, pair, documents)
+        return
     folder, config = settle(folder, config, source)
     require_memory(config, source.d_models, source.n_train_tokens, source.held_out().n_tokens)
     with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
@@ -80,7 +87,7 @@ def train(config: RunConfig) -> None:
         stage["data_wait_share"] = round(trainer.waiting.share(), 4)
         save_crosscoder(crosscoder, folder.crosscoder, provenance(folder, config))
         fit_linear_map(folder, config, source)
-        evaluate(folder, config, trainer, source, pair, documents)
+        wandb.summary(evaluate(folder, config, crosscoder, trainer.held_out, source, pair, documents))
         # Frees its optimizer state and gradients before the controls allocate theirs.
         del trainer, crosscoder
         stage["controls"] = dict(train_controls(folder, config, source))
@@ -97,6 +104,10 @@ def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> S
     """Train at several k and widths, and choose the smallest at which the explained difference levels off."""
     _set_threads(config)
     check_texts(config)
+    if config.crosscoder.load is not None:
+        raise ConfigError(
+            "crosscoder.load: the dictionary is trained already, so there is nothing to sweep; remove it"
+        )
     folder = RunFolder.create(config.output, config)
     pair = None
     if not isinstance(config.activations, FileActivations):
@@ -179,25 +190,51 @@ def _set_threads(config: RunConfig) -> None:
         torch.set_num_threads(config.threads)
 
 
-def evaluate(
+def _load(
     folder: RunFolder,
     config: RunConfig,
-    trainer: Trainer,
     source: TokenSource,
     pair: ModelPair | None,
     documents: Documents | None,
 ) -> None:
-    """Evaluate the finished dictionary on held-out tokens, and write the result to the manifest and the wandb summary.
+    """Take the dictionary that the settings name, in place of a training: calibrate it if it has no threshold, save and evaluate it."""
+    if is_trained(folder):
+        return
+    loaded = load_dictionary(config, source)
+    config = loaded.config
+    folder = RunFolder.create(folder.path, config)
+    with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
+        wandb.settings(config)
+        folder.update_manifest("loaded", loaded.record)
+        save_crosscoder(
+            loaded.crosscoder,
+            folder.crosscoder,
+            provenance(folder, config) | loaded.provenance | {"training": None},
+        )
+        fit_linear_map(folder, config, source)
+        wandb.summary(evaluate(folder, config, loaded.crosscoder, loaded.held_out, source, pair, documents))
+        stage["tokens"] = 0
+
+
+def evaluate(
+    folder: RunFolder,
+    config: RunConfig,
+    crosscoder: Crosscoder,
+    held_out: HeldOutMeter,
+    source: TokenSource,
+    pair: ModelPair | None,
+    documents: Documents | None,
+) -> dict[str, object]:
+    """Evaluate the finished dictionary on held-out tokens, write the result to the manifest and return it.
 
     Cross-entropy needs the models and their texts, so it is missing for activations from files.
     """
-    crosscoder = trainer.state.crosscoder
-    values: dict[str, object] = dict(trainer.held_out.measure(crosscoder))
+    values: dict[str, object] = dict(held_out.measure(crosscoder))
     if pair is not None and documents is not None:
         mean = source.sample(config.training.calibration_tokens).float().mean(dim=0)
         values["ce"] = cross_entropy(pair, crosscoder, documents, config.crosscoder.reads, mean)
     folder.update_manifest("evaluation", values)
-    trainer.wandb.summary(values)
+    return values
 
 
 def provenance(folder: RunFolder, config: RunConfig) -> dict[str, object]:

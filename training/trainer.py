@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
 from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.storage import read_record
 from crosscoder.dictionary.views import View, crosscoder_config, view_rows
 from crosscoder.errors import DivergedError, FormatError
 from crosscoder.run.folder import RunFolder
@@ -164,8 +163,8 @@ class Trainer:
         if self._start is not None:
             crosscoder.load_state_dict(self._start.state_dict())
         elif start_from is not None:
-            crosscoder.load_state_dict(starting_point(start_from, crosscoder.config).state_dict())
-            record = {"folder": str(start_from), "digest": read_record(start_from.expanduser())["digest"]}
+            start, record = starting_point(start_from, crosscoder.config)
+            crosscoder.load_state_dict(start.state_dict())
             self.folder.update_manifest("started_from", record)
         else:
             crosscoder.set_normalization(self._calibration_sample())
@@ -216,7 +215,7 @@ class Trainer:
         sparsity = self.config.crosscoder.sparsity
         if not isinstance(sparsity, ReLU | JumpReLU):
             return
-        target = sparsity.target_l0
+        target: float = chosen(sparsity.target_l0, "crosscoder.sparsity.target_l0")
         if isinstance(sparsity, JumpReLU):
             # Without annealing, L0 overshoots far below its target, and latents that stop firing then rarely recover: rare
             # features are not found. With an L1 penalty, annealing hurts: latents that share a feature while many fire keep

@@ -6,7 +6,7 @@ rows, bias and normalization of the reference. The encoder rows of the reference
 new models, so that tokens on which these agree keep their latent activations.
 """
 
-from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,27 +14,52 @@ from torch import Tensor
 
 from crosscoder.activations.batch import split_models
 from crosscoder.config import CrosscoderConfig
+from crosscoder.config.dictionary_source import DictionarySource
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.dictionary.storage import load_crosscoder
+from crosscoder.dictionary.dialects.import_dictionary import import_dictionary
 from crosscoder.errors import ConfigError
 
 _SETTING = "training.start_from"
+_EQUAL_SCORES = 1e-3
+"""Largest relative difference between stored score weights and decoder norms that counts as equal."""
 
 
-def starting_point(folder: Path, shape: CrosscoderConfig) -> Crosscoder:
-    """Load the dictionary in `folder`, and extend it to the models of `shape`.
+def starting_point(source: DictionarySource, shape: CrosscoderConfig) -> tuple[Crosscoder, dict[str, Any]]:
+    """Load a dictionary and extend it to the models of `shape`; return it, and the record of where it comes from.
 
     Raises:
-        ConfigError: It differs in shape by more than missing models.
-        FormatError: The folder holds no dictionary, or a damaged one.
+        ConfigError: It differs in shape by more than missing models, or its files leave something open that was not given.
+        FormatError: There is no dictionary, a damaged one, or one that is not representable.
     """
-    found = load_crosscoder(folder.expanduser())
-    _require_fit(folder, found.config, shape)
+    imported = import_dictionary(source)
+    found = _competing_by_norms(source.source, imported.crosscoder)
+    _require_fit(source.source, found.config, shape)
     n_new = len(shape.d_models) - len(found.config.d_models)
-    return _extended(found, shape, n_new) if n_new else found
+    return _extended(found, shape, n_new) if n_new else found, imported.origin
 
 
-def _require_fit(folder: Path, found: CrosscoderConfig, shape: CrosscoderConfig) -> None:
+def _competing_by_norms(source: str, found: Crosscoder) -> Crosscoder:
+    """Return the dictionary with scores by decoder norms, as a training computes them.
+
+    Raises:
+        ConfigError: It stores other scores. Proportional ones select the same latents, except by a threshold, which a training
+            calibrates anew.
+    """
+    if found.config.scores == "decoder_norms":
+        return found
+    by_norms = Crosscoder(found.config.model_copy(update={"scores": "decoder_norms"}))
+    state = {name: value for name, value in found.state_dict().items() if name != "score_weight"}
+    by_norms.load_state_dict(state)
+    ratio = found.score_weight / by_norms.score_norms().detach()
+    if not bool((ratio / ratio.mean() - 1).abs().max() <= _EQUAL_SCORES):
+        raise ConfigError(
+            f"{_SETTING}: in {source}, latents compete by stored weights that differ from their decoder norms, by which a training lets "
+            "them compete; give a dictionary whose decoder rows have equal norms, or one that was trained with crosscoder norms"
+        )
+    return by_norms
+
+
+def _require_fit(folder: str, found: CrosscoderConfig, shape: CrosscoderConfig) -> None:
     compared = {
         "crosscoder.n_latents": (found.n_latents, shape.n_latents),
         "crosscoder.sparsity.kind": (found.sparsity.kind, shape.sparsity.kind),

@@ -125,7 +125,7 @@ def stability(
     if not experiment.behavior.checks.replicas:
         why = "checks.replicas is off"
     elif not repeated:
-        why = "the run has no dictionary of another seed; set controls.seeds"
+        why = "the run has no dictionary of another seed (controls.seeds)"
     elif levels[0] is None or len(made) < 2:
         why = "the check of the named latents together is not made"
     if why is not None:

@@ -23,7 +23,8 @@ class Reconstruction(NamedTuple):
 
     fve: Fve
     l0: float
-    l0_target: float
+    l0_target: float | None
+    """None: the dictionary was trained elsewhere, for a target that is not known."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ def _variance_explained(fve: Fve, conditions: Conditions) -> Iterator[RunCheck]:
 
 
 def _sparsity(found: Reconstruction, conditions: Conditions) -> RunCheck:
-    deviation = abs(found.l0 / found.l0_target - 1)
+    deviation = None if found.l0_target is None else abs(found.l0 / found.l0_target - 1)
     return RunCheck(
         "l0",
-        deviation <= conditions.l0_deviation,
+        None if deviation is None else deviation <= conditions.l0_deviation,
         deviation,
         conditions.l0_deviation,
-        f"{found.l0:.1f} latents fire on a held-out token, not the {found.l0_target:g} that were asked for: train longer (training.n_tokens), or give more text",
+        f"{found.l0:.1f} latents fire on a held-out token, not the {found.l0_target or 0:g} that were asked for: train longer (training.n_tokens), or give more text",
     )
 
 

@@ -93,12 +93,12 @@ def make_summary(
     }
 
 
-def l0_target(config: RunConfig) -> float:
-    """Return the number of latents per token that the settings ask for."""
+def l0_target(config: RunConfig) -> float | None:
+    """Return the number of latents per token that the settings ask for; None for a loaded dictionary that states none."""
     sparsity = config.crosscoder.sparsity
     if isinstance(sparsity, BatchTopK | TopK):
         return float(chosen(sparsity.k, "crosscoder.sparsity.k"))
-    return float(sparsity.target_l0)
+    return sparsity.target_l0
 
 
 def _linear_map(view: DictionaryView) -> dict[str, float] | None:

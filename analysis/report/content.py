@@ -25,6 +25,7 @@ from .headlines import headlines, shared_meaning
 from .label_conditions import is_withheld
 from .label_rule import rule_statements
 from .limit_curves import limit_curves
+from .loaded_source import loaded_from
 from .outlook import outlook
 from .phrases import NOT_MEASURED, Number, present, visible
 from .schema import (
@@ -149,8 +150,10 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
         for name, source in (summary.get("sources") or {}).items()
     ]
     hookpoint, reads = summary.get("hookpoint"), str(summary.get("reads"))
+    loaded = results.manifest.get("loaded")
     text = say(
-        "{n_tokens:whole} held-out tokens of {n_documents:whole} documents, not used in training",
+        "{n_tokens:whole} held-out tokens of {n_documents:whole} documents, {unseen}",
+        unseen="which the loaded dictionary may have been trained on" if loaded else "not used in training",
         n_tokens=summary.get("n_tokens"),
         n_documents=summary.get("n_documents"),
     )
@@ -172,6 +175,8 @@ def _compared(results: AnalysisResults, folder: RunFolder) -> tuple[Fact, ...]:
         ),
         ("latents that fire", _choice_of_k(folder, summary)),
     ]
+    if loaded:
+        facts.append(("loaded from", loaded_from(loaded)))
     if aligned := data.get("alignment"):
         facts.append(("tokens", _aligned(aligned)))
     policy = [(key, _setting(key, value)) for key, value in (data.get("policy") or {}).items()]
@@ -224,6 +229,9 @@ def _setting(key: str, value: object) -> Sentence:
 def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> Sentence:
     """Return how many latents may fire on a token, with the curve of the sweep if there was one."""
     target = summary.get("l0_target")
+    if "loaded" in folder.read_manifest():
+        given = say("{k:.0f} per token", k=target) if target else say("no target is known")
+        return say("{given}, as the loaded dictionary has it", given=given)
     path = folder.sweep / "sweep.json"
     if not path.is_file():
         return say("{k:.0f} per token, as configured; no sweep was made", k=target)

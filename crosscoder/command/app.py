@@ -7,7 +7,7 @@ import functools
 import logging
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,7 @@ from .arguments import (
     working,
 )
 from .benchmarks import run_benchmarks
+from .dictionaries import export, import_dictionary
 from .evaluate import evaluate
 from .packages import module
 from .stages_in_turn import attribute_all, run_all
@@ -302,27 +303,8 @@ def doctor(target: Target, overrides: Overrides = None) -> None:
     print(module("training.stages").doctor(config, behaviors=behaviors, reading=reading))
 
 
-@_verb
-def export(
-    target: Target,
-    overrides: Overrides = None,
-    to: Annotated[Literal["saelens"], typer.Option("--to", help="format to write")] = "saelens",
-) -> None:
-    """Write the dictionary in another tool's format to RUN/exports."""
-    storage = module("crosscoder.dictionary.storage")
-    with reading(target, overrides) as folder:
-        pair = storage.read_record(folder.crosscoder)["provenance"].get("pair") or {}
-        metadata = {
-            "model_name": " | ".join(str(side["model"]) for side in pair.values() if isinstance(side, dict)),
-            "hook_name": " | ".join(
-                str(side["hookpoint"]) for side in pair.values() if isinstance(side, dict)
-            ),
-        }
-        target_folder = folder.path / "exports" / to
-        module("crosscoder.dictionary.saelens").export_saelens(
-            storage.load_crosscoder(folder.crosscoder), target_folder, metadata
-        )
-    print_result(to, target_folder)
+_verb(export)
+_verb(import_dictionary, name="import")
 
 
 @_verb

@@ -15,9 +15,9 @@ _REFUSED_BY_THE_SYSTEM = frozenset(
 )
 
 
-def verb(function: Callable[..., None], of: typer.Typer) -> Callable[..., None]:
-    """Register `function` as a verb of an app. A `CrosscoderError`, a full disk, and a path that the file system refuses, prints one
-    line and exits with 2, an interrupt with 130."""
+def verb(function: Callable[..., None], of: typer.Typer, name: str | None = None) -> Callable[..., None]:
+    """Register `function` as a verb of an app, called `name` or like the function. A `CrosscoderError`, a full disk, and a path that
+    the file system refuses, prints one line and exits with 2, an interrupt with 130."""
 
     @functools.wraps(function)
     def guarded(*args: object, **kwargs: object) -> None:
@@ -36,7 +36,7 @@ def verb(function: Callable[..., None], of: typer.Typer) -> Callable[..., None]:
             print("crosscoder: interrupted; run the same command again to continue", file=sys.stderr)
             raise typer.Exit(130) from None
 
-    return of.command(name=function.__name__)(guarded)
+    return of.command(name=name or function.__name__)(guarded)
 
 
 def _reason(error: Exception) -> str | None:

@@ -6,7 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from .block import Count, Settings, Share, Weight
-from .sparsity import BatchTopK, SparsityConfig, TopK, check_k
+from .dictionary_source import DictionarySource
+from .sparsity import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK, check_k
 
 
 class CrosscoderConfig(Settings):
@@ -22,9 +23,15 @@ class CrosscoderConfig(Settings):
         default=0, ge=0, description="latents per model that read and write only that model"
     )
     n_tied: int = Field(default=0, ge=0, description="latents with one decoder direction for all models")
+    scores: Literal["decoder_norms", "stored"] = Field(
+        default="decoder_norms",
+        description="what weights a latent where latents compete: the sum of its decoder norms, or a number stored for each latent",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.scores == "stored" and not isinstance(self.sparsity, BatchTopK | TopK):
+            raise ValueError(f"scores are stored, but latents of {self.sparsity.kind} do not compete")
         if len(self.model_names) != len(self.d_models):
             raise ValueError(f"{len(self.model_names)} model_names for {len(self.d_models)} d_models")
         if isinstance(self.sparsity, BatchTopK | TopK) and self.sparsity.k is None:
@@ -57,6 +64,11 @@ class DictionaryConfig(Settings):
         "number of distinct training tokens",
     )
     sparsity: SparsityConfig = Field(default=BatchTopK(), description="sparsity of the latent activations")
+    load: DictionarySource | None = Field(
+        default=None,
+        description="a dictionary that is already trained, of this toolkit or another: folder, file or Hub id. Nothing is trained; all other "
+        "settings of the section follow from it",
+    )
     decoder_norm: Weight = Field(
         default=1.0, description="norm of each decoder row per model at initialization"
     )
@@ -77,6 +89,16 @@ class DictionaryConfig(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_k(self.sparsity, self.n_latents)
+        if self.load is not None and (self.exclusive or self.tied or self.nested):
+            raise ValueError(
+                "exclusive, tied and nested shape a training, and load trains nothing; remove them"
+            )
+        if (
+            self.load is None
+            and isinstance(self.sparsity, ReLU | JumpReLU)
+            and self.sparsity.target_l0 is None
+        ):
+            raise ValueError("sparsity.target_l0 is null; a training needs a number")
         if self.reads != "paired" and (self.exclusive or self.tied):
             raise ValueError(f"exclusive and tied latents need reads: paired, found {self.reads!r}")
         if 2 * self.exclusive + self.tied > 1:

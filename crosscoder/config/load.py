@@ -19,8 +19,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import ConfigError, did_you_mean
-from . import AdapterSource, ModelSource, RunConfig
+from . import AdapterSource, DictionaryConfig, ModelSource, RunConfig, TrainingConfig
 from .chat_model import LocalModel
+from .dictionary_source import DictionarySource
 from .introspection import (
     Place,
     blocks,
@@ -36,7 +37,15 @@ from .yaml_1_2 import MAX_DEPTH, TooLarge, describe_syntax_error, read_yaml, wri
 
 T = TypeVar("T", bound=BaseModel)
 
-_FOLDER_OR_HUB_ID = {(ModelSource, "model"), (AdapterSource, "adapter"), (LocalModel, "model")}
+_FOLDER_OR_HUB_ID = {
+    (ModelSource, "model"),
+    (AdapterSource, "adapter"),
+    (LocalModel, "model"),
+    (DictionarySource, "source"),
+    # A name alone stands for the source.
+    (DictionaryConfig, "load"),
+    (TrainingConfig, "start_from"),
+}
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), model: type[T] = RunConfig) -> T:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from ..errors import ConfigError
+from .dictionary import DictionaryConfig
 from .introspection import Place
 from .run import RunConfig
 from .sparsity import BatchTopK, TopK
@@ -53,8 +54,16 @@ def open_settings(config: RunConfig) -> tuple[str, ...]:
 def with_choices(config: RunConfig, earlier: RunConfig, places: Sequence[Place] = OPEN_SETTINGS) -> RunConfig:
     """Return the settings with every open one among `places` taken from `earlier`, the settings of the same run as stored.
 
-    A k is taken over only for the same kind of sparsity.
+    A k is taken over only for the same kind of sparsity. If both load the same dictionary, and nothing else of it is given, its shape is
+    taken over.
     """
+    loads = config.crosscoder.load
+    if (
+        loads is not None
+        and config.crosscoder == DictionaryConfig(load=loads)
+        and loads == earlier.crosscoder.load
+    ):
+        config = with_value(config, ("crosscoder",), earlier.crosscoder)
     for place in places:
         if not (_has(config, place) and _has(earlier, place)):
             continue

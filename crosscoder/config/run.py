@@ -75,6 +75,14 @@ class RunConfig(Settings):
                 f"training.step is 'sparse', but {kind} does not fix the number of latents that fire; use 'auto' or 'dense'"
             )
         self._check_snapshots()
+        if self.crosscoder.load is not None and self.training.start_from is not None:
+            raise ValueError(
+                "crosscoder.load trains nothing, so training.start_from has no effect; remove one of them"
+            )
+        if self.crosscoder.load is not None and self.pair is not None and self.pair.hookpoint is None:
+            raise ValueError(
+                "pair.hookpoint is null; name the hookpoint that the loaded dictionary was trained on"
+            )
         if from_files and (self.pair or self.text):
             raise ValueError("activations come from files, so pair and text have no effect; remove them")
         if not from_files and self.pair is None:

@@ -31,7 +31,8 @@ class ReLU(Settings):
     """ReLU latents with an L1 penalty weighted by the sum of the decoder norms, controlled to a target L0."""
 
     kind: Literal["relu"] = "relu"
-    target_l0: PositiveFloat = Field(
+    # Null only in a dictionary that another tool trained.
+    target_l0: PositiveFloat | None = Field(
         description="average number of latents that fire on a token; the penalty weight is controlled to reach it"
     )
     coefficient: Weight = Field(default=0.5, description="initial weight of the sparsity penalty")
@@ -41,7 +42,8 @@ class JumpReLU(Settings):
     """JumpReLU latents with a tanh penalty (Anthropic, January 2025 update), controlled to a target L0."""
 
     kind: Literal["jumprelu"] = "jumprelu"
-    target_l0: PositiveFloat = Field(
+    # Null only in a dictionary that another tool trained.
+    target_l0: PositiveFloat | None = Field(
         description="average number of latents that fire on a token; the penalty weight is controlled to reach it"
     )
     coefficient: Weight = Field(default=1.0, description="initial weight of the sparsity penalty")

@@ -1,11 +1,11 @@
 """`training`: how the dictionary is trained."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from .block import Count, Device, PositiveFloat, Settings, Share
+from .dictionary_source import DictionarySource
 
 
 class AuxiliaryConfig(Settings):
@@ -73,11 +73,11 @@ class TrainingConfig(Settings):
     device: Device = Field(
         default="auto", description="device that the dictionary is trained on; auto: a GPU if available"
     )
-    start_from: Path | None = Field(
+    start_from: DictionarySource | None = Field(
         default=None,
-        description="warm start: folder of a trained dictionary, e.g. RUN/crosscoder, for stage-wise fine-tuning over checkpoints. It "
-        "has the same shape or fewer models; added models are initialized from the reference. Set k_anneal to 0 to start at its "
-        "loss. Controls are trained from scratch",
+        description="warm start: a trained dictionary, e.g. RUN/crosscoder or that of another tool, for stage-wise fine-tuning over "
+        "checkpoints. It has the same shape or fewer models; added models are initialized from the reference. Set k_anneal to 0 to "
+        "start at its loss. Controls are trained from scratch",
     )
     log_every: Count = Field(default=20, description="steps between lines of metrics.jsonl")
     evaluate_every: Count = Field(default=200, description="steps between evaluations on held-out tokens")

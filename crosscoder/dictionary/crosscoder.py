@@ -43,6 +43,7 @@ class Crosscoder(nn.Module):
     mean: Tensor
     scale: Tensor
     score_scale: Tensor
+    score_weight: Tensor
 
     def __init__(self, config: CrosscoderConfig, *, decoder_norm: float = 1.0, seed: int = 0) -> None:
         super().__init__()
@@ -58,6 +59,8 @@ class Crosscoder(nn.Module):
         self.register_buffer("scale", torch.ones(len(config.d_models)))
         # Scores use decoder norms in training space. After folding, rows are in raw space and this converts back.
         self.register_buffer("score_scale", torch.ones(len(config.d_models)))
+        if config.scores == "stored":
+            self.register_buffer("score_weight", torch.ones(config.n_latents))
         self.sparsity = build_sparsity(config.sparsity, config.n_latents)
         self.constrain(self.W_dec.data, self.W_enc.data)
 
@@ -175,7 +178,10 @@ class Crosscoder(nn.Module):
         )
 
     def score_norms(self) -> Float[Tensor, " latent"]:
-        """Return the sum over models of each decoder norm in training space, by which latents compete."""
+        """Return what weights a latent's activation where latents compete: the sum over models of its decoder norms in training
+        space, or the stored weights of a dictionary that was trained with others."""
+        if self.config.scores == "stored":
+            return self.score_weight
         return (self.decoder_norms() * self.score_scale).sum(dim=1)
 
     def raw_decoder(self) -> tuple[Float[Tensor, "latent d_model"], ...]:

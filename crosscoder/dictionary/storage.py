@@ -2,14 +2,14 @@
 
 config.json
     format      "crosscoder"
-    version     1
+    version     2 (version 1 has no score_weight)
     crosscoder  the CrosscoderConfig
     digest      blake2b of model.safetensors, to detect altered or truncated files
     provenance  how it was made: models, hookpoints, token policy, data fingerprint (free form)
 
 model.safetensors (float32; width = sum of d_models, models concatenated, reference first)
     W_enc [width, latent]   b_enc [latent]   W_dec [latent, width]   b_dec [width]
-    mean [width]   scale [model]   score_scale [model]
+    mean [width]   scale [model]   score_scale [model]   score_weight [latent] (if scores are stored)
     sparsity.threshold []   (BatchTopK)      sparsity.log_threshold [latent]   (JumpReLU)
 """
 
@@ -28,7 +28,8 @@ from ..runtime.digests import file_digest
 from ..runtime.files import atomic_file, write_atomic
 from .crosscoder import Crosscoder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)
 
 
 def save_crosscoder(
@@ -93,9 +94,9 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         raise FormatError(f"{path}: not JSON ({error}); copy it again") from error
     if not isinstance(record, dict) or record.get("format") != "crosscoder":
         raise FormatError(f"{path}: not the config of a crosscoder (no format: crosscoder)")
-    if record.get("version") != FORMAT_VERSION:
+    if record.get("version") not in _READABLE:
         raise FormatError(
-            f"{path}: version {record.get('version')!r}; this release reads version {FORMAT_VERSION}"
+            f"{path}: version {record.get('version')!r}; this release reads versions {' and '.join(map(str, _READABLE))}"
         )
     for key in ("crosscoder", "digest"):
         if key not in record:

@@ -71,7 +71,9 @@ def _without_snapshots(config: RunConfig) -> RunConfig:
 
 def controls_of(config: RunConfig, run: Path) -> list[Control]:
     """Return the controls that the settings of the run at `run` enable: all for a crosscoder, only seeds for a shared-dictionary SAE, and none
-    for a diff-SAE."""
+    for a diff-SAE. A dictionary that was loaded has none, because each would be another training like its own."""
+    if config.crosscoder.load is not None:
+        return []
     enabled, reads = config.controls, config.crosscoder.reads
     # A diff-SAE labels nothing, so there is nothing to find again.
     seeds = (
@@ -103,6 +105,14 @@ def controls_of(config: RunConfig, run: Path) -> list[Control]:
         found.append(_control("difference", "difference", config, run, **changes))
         found.append(_control("difference_mixed", "difference_mixed", config, run, **changes))
     return found
+
+
+def not_available(config: RunConfig) -> list[str]:
+    """Return the names of the enabled controls that a run cannot have because its dictionary was loaded."""
+    if config.crosscoder.load is None:
+        return []
+    names = [name for name in (*NULLS, *BRIEFLY_TRAINED, "difference") if getattr(config.controls, name)]
+    return names + [f"seed_{number}" for number in range(1, config.controls.seeds + 1)]
 
 
 def _replica(number: int, config: RunConfig, run: Path) -> Control:

@@ -11,6 +11,7 @@ import torch
 
 from crosscoder.activations.null_pair import NullPair
 from crosscoder.config import ControlsConfig, FileActivations, RunConfig, StreamedActivations
+from crosscoder.config.dictionary_source import DictionarySource
 from crosscoder.dictionary.storage import load_crosscoder
 from crosscoder.errors import ConfigError
 from crosscoder.planted import PlantedChain, PlantedPair
@@ -74,7 +75,8 @@ def test_controls_of_a_chain_read_its_ends_and_seeds_read_all_models(tmp_path: P
         assert isinstance(config.activations, FileActivations)
         if n_models > 2:
             between = config.activations.model_copy(update={"snapshots": (Path("c.npy"), Path("d.npy"))})
-            start_from = config.training.model_copy(update={"start_from": tmp_path / "gone"})
+            gone = DictionarySource(source=str(tmp_path / "gone"))
+            start_from = config.training.model_copy(update={"start_from": gone})
             config = config.model_copy(update={"activations": between, "training": start_from})
         source = source_of(values[:, :width], held_out[:, :width], (48,) * n_models)
         train_controls(RunFolder.create(tmp_path / name, config), config, source)

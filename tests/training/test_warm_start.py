@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from crosscoder.config import BatchTopK, CrosscoderConfig
+from crosscoder.config.dictionary_source import DictionarySource
 from crosscoder.config.model_names import model_names
 from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.dialects.saelens import export_saelens
 from crosscoder.dictionary.storage import load_crosscoder, save_crosscoder
 from crosscoder.errors import ConfigError, FormatError
 from tests.dictionaries import KINDS, raw_activations, small_crosscoder
 from tests.training.in_memory import make_trainer, planted_source, run_config, source_of
-from training.warm_start import starting_point
+from training.warm_start import starting_point as start_at
+
+
+def starting_point(folder: Path, shape: CrosscoderConfig) -> Crosscoder:
+    return start_at(DictionarySource(source=str(folder)), shape)[0]
 
 
 class Broken(Exception):
@@ -48,7 +54,7 @@ def test_training_begins_at_the_final_loss_of_the_given_dictionary(tmp_path: Pat
     assert began == pytest.approx(ended, rel=1e-5)
     assert began < 0.8 * float(fresh.step(batch)[0]["mse"])
     record = second.folder.read_manifest()["started_from"]
-    assert record["folder"] == str(tmp_path / "first" / "crosscoder")
+    assert record["source"] == str(tmp_path / "first" / "crosscoder")
 
 
 def test_a_resumed_run_no_longer_needs_the_first_dictionary(tmp_path: Path) -> None:
@@ -134,5 +140,31 @@ def test_a_dictionary_with_exclusive_latents_cannot_be_extended(tmp_path: Path) 
     assert load_crosscoder(tmp_path).config.n_exclusive == 2
     with pytest.raises(ConfigError, match="cannot be extended to 3 models"):
         starting_point(tmp_path, shape_of((6, 6, 6), n_exclusive=2))
-    with pytest.raises(FormatError, match=r"config\.json: not found"):
+    with pytest.raises(FormatError, match="gone: not found"):
         starting_point(tmp_path / "gone", shape_of((6, 6)))
+
+
+def test_training_begins_from_the_dictionary_of_another_tool(tmp_path: Path) -> None:
+    """A TopK dictionary from SAELens, which weights latents by nothing; its decoder rows have equal norms."""
+    sparsity = {"kind": "topk", "k": 4}
+    first = make_trainer(run_config(tmp_path / "first", steps=8, sparsity=sparsity)).fit()
+    export_saelens(first, tmp_path / "theirs")
+    source = DictionarySource(source=str(tmp_path / "theirs"))
+    start, record = start_at(source, first.config)
+    assert record["dialect"] == "saelens"
+    assert start.config.scores == "decoder_norms"
+    values = planted_source().sample(64)
+    assert torch.equal(start.encode(values) > 0, first.encode(values) > 0)
+    further = make_trainer(run_config(tmp_path / "second", sparsity=sparsity, start_from=source))
+    further._initialize()
+    assert further.folder.read_manifest()["started_from"]["dialect"] == "saelens"
+    assert torch.equal(further.state.crosscoder.W_dec, start.W_dec)
+
+
+def test_stored_score_weights_that_differ_from_decoder_norms_are_refused(tmp_path: Path) -> None:
+    crosscoder = small_crosscoder("topk", "two")
+    stored = Crosscoder(crosscoder.config.model_copy(update={"scores": "stored"}))
+    stored.load_state_dict(crosscoder.state_dict() | {"score_weight": torch.ones(24)})
+    save_crosscoder(stored, tmp_path)
+    with pytest.raises(ConfigError, match="compete by stored weights that differ from their decoder norms"):
+        starting_point(tmp_path, shape_of((6, 6), sparsity=KINDS["topk"]))

@@ -41,6 +41,7 @@ VERBS = [
     "plot",
     "doctor",
     "export",
+    "import",
     "bench",
     "evaluate",
 ]

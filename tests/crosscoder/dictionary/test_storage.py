@@ -3,7 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from crosscoder.config import CrosscoderConfig
+from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import load_crosscoder, read_record, save_crosscoder
 from crosscoder.errors import FormatError
 from crosscoder.runtime.digests import file_digest
@@ -41,6 +44,42 @@ def test_an_uncalibrated_dictionary_stays_uncalibrated(tmp_path: Path) -> None:
     save_crosscoder(crosscoder, tmp_path)
     with pytest.raises(FormatError, match="never calibrated"):
         load_crosscoder(tmp_path).encode(raw_activations((6, 6)))
+
+
+def test_a_file_of_version_1_is_read_as_before(saved: Path) -> None:
+    """Version 1 knew no stored score weights."""
+    before = load_crosscoder(saved)
+    record = json.loads((saved / "config.json").read_text())
+    assert record.pop("version") == 2
+    assert record["crosscoder"].pop("scores") == "decoder_norms"
+    (saved / "config.json").write_text(json.dumps(record | {"version": 1}))
+    again = load_crosscoder(saved)
+    assert again.config == before.config
+    assert again.state_dict().keys() == before.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", ["batch_topk", "topk"])
+def test_stored_score_weights_decide_which_latents_fire(kind: str, tmp_path: Path) -> None:
+    plain = small_crosscoder(kind, "two")
+    config = plain.config.model_copy(update={"scores": "stored"})
+    weights = plain.score_norms().detach().clone()
+    stored = Crosscoder(config)
+    stored.load_state_dict(plain.state_dict() | {"score_weight": weights})
+    save_crosscoder(stored, tmp_path)
+    loaded = load_crosscoder(tmp_path)
+    values = raw_activations((6, 6))
+    assert torch.equal(loaded.encode(values), plain.encode(values))
+    assert torch.equal(loaded.fold().score_norms(), weights)
+    loaded.score_weight.copy_(weights.flip(0))
+    assert not torch.equal(loaded.encode(values) > 0, plain.encode(values) > 0)
+    assert torch.equal(loaded.encode(values), loaded.encode_sparse(values).dense())
+
+
+@pytest.mark.parametrize("kind", ["relu", "jumprelu"])
+def test_latents_that_do_not_compete_have_no_score_weights(kind: str) -> None:
+    config = small_crosscoder(kind, "two").config.model_dump()
+    with pytest.raises(ValidationError, match=f"scores are stored, but latents of {kind} do not compete"):
+        CrosscoderConfig.model_validate(config | {"scores": "stored"})
 
 
 def test_provenance_is_stored(saved: Path) -> None:
@@ -91,8 +130,11 @@ def test_weights_with_an_older_config_are_refused(saved: Path) -> None:
         ('{"architectures": ["LlamaForCausalLM"]}', r"config\.json: not the config of a crosscoder"),
         ("[]", r"config\.json: not the config of a crosscoder"),
         ('{"format": "sae", "version": 1}', r"config\.json: not the config of a crosscoder"),
-        ('{"format": "crosscoder", "version": 2}', r"config\.json: version 2; this release reads version 1"),
-        ('{"format": "crosscoder"}', r"config\.json: version None; this release reads version 1"),
+        (
+            '{"format": "crosscoder", "version": 3}',
+            r"config\.json: version 3; this release reads versions 1 and 2",
+        ),
+        ('{"format": "crosscoder"}', r"config\.json: version None; this release reads versions 1 and 2"),
         ('{"format": "crosscoder", "version": 1}', r"config\.json: has no 'crosscoder'"),
         ('{"format": "crosscoder", "version": 1, "crosscoder": {}}', r"config\.json: has no 'digest'"),
         ('{"format": "crossc', r"config\.json: not JSON"),

@@ -1,0 +1,1 @@
+"""The latents of a run for the dashboards of other tools."""

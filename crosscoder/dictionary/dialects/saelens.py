@@ -1,0 +1,308 @@
+"""SAELens 6: SAEs of one model read; a crosscoder written as one SAE on the concatenated activations of all models, and read back.
+
+    cfg.json                     architecture, d_in, d_sae, normalize_activations, apply_b_dec_to_input, metadata
+    sae_weights.safetensors      W_enc [width, latent], b_enc, W_dec [latent, width], b_dec, threshold (jumprelu)
+
+What is written: the dictionary is folded, so the SAE takes raw activations. The export is exact: BatchTopK and JumpReLU become
+`jumprelu` with one threshold per latent (a score f·n above θ is a pre-latent above θ/n); ReLU becomes `standard`. TopK ranks by
+f·n, so n moves into the encoder: latents are multiplied by n, and the reconstruction is unchanged. The metadata keep the model axis
+and the kind of sparsity, so that reading the files back gives the folded dictionary.
+
+`write_views` adds one transcoder per model, from all models' activations to that model's. No SAE of one model alone computes the same
+latents, because the encoder reads all models.
+
+Neither direction needs sae-lens; the tests load the files with it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ...activations.batch import split_models
+from ...config import BatchTopK as BatchTopKConfig
+from ...config import CrosscoderConfig, JumpReLU, ReLU, TopK
+from ...errors import FormatError
+from ...runtime.files import atomic_file, write_atomic
+from ..crosscoder import Crosscoder
+from ..sparsity import BatchTopKSparsity, JumpReLUSparsity
+from .assembly import JUMPRELU, RELU, ForeignWeights, assemble, log_of
+from .dialect import Dialect, Reading, described
+from .open_questions import Questions
+from .source_files import SourceFiles
+
+# SAELens treats versions below 6.0.0 as an older format and silently drops the metadata.
+_SAELENS_VERSION = "6.0.0"
+WEIGHTS, SETTINGS = "sae_weights.safetensors", "cfg.json"
+_STORED = "crosscoder"
+"""Where the metadata of our own export keep what SAELens has no place for."""
+
+_REFUSED = {
+    "layer_norm": "normalizes each token by its own mean and deviation",
+    "constant_norm_rescale": "divides each token by its own norm",
+    "covariance_whitening": "whitens activations with a matrix that is not in the file; save it after fold_activation_whitening",
+}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def recognizes(files: SourceFiles) -> bool:
+    """Whether there is a cfg.json and the weights of an SAE, all matrices of two dimensions."""
+    shapes = files.shapes(files.weights(WEIGHTS))
+    known = {"W_enc", "W_dec", "b_dec"} <= shapes.keys() and len(shapes["W_enc"]) == 2
+    return SETTINGS in files.names and known
+
+
+def read(files: SourceFiles, questions: Questions) -> Reading:
+    """Read an SAE, or our own export.
+
+    Raises:
+        ConfigError: What it reads, or its scale, is not given.
+        FormatError: The architecture or the normalization is one that our dictionary does not have.
+    """
+    name = files.weights(WEIGHTS)
+    assert name is not None
+    tensors, settings = files.tensors(name), _modern(files.settings(SETTINGS))
+    metadata = settings.get("metadata") or {}
+    what = described(metadata, "model_name", "hook_name", "hook_head_index", "prepend_bos", "dataset_path")
+    if _STORED in metadata:
+        return Reading(_restored(tensors, metadata[_STORED], questions), what)
+    return Reading(assemble(_weights(files, tensors, settings, questions), questions), what)
+
+
+def _modern(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with what releases before 6 left out or called differently."""
+    version = settings.get("sae_lens_version") or (settings.get("metadata") or {}).get("sae_lens_version")
+    if version and int(version.partition(".")[0]) >= 6:
+        return settings
+    function = settings.get("activation_fn", settings.get("activation_fn_str", "relu"))
+    old = {"architecture": "standard", "apply_b_dec_to_input": True} | settings
+    if function == "topk":
+        old |= {"architecture": "topk", "k": settings["activation_fn_kwargs"]["k"]}
+    normalize = settings.get("normalize_activations")
+    if isinstance(normalize, bool) or normalize is None:
+        old["normalize_activations"] = "expected_average_only_in" if normalize else "none"
+    return old
+
+
+def _weights(
+    files: SourceFiles, tensors: dict[str, Any], settings: dict[str, Any], questions: Questions
+) -> ForeignWeights:
+    architecture = settings["architecture"]
+    if architecture not in ("standard", "jumprelu", "topk"):
+        raise FormatError(
+            f"{files.place}: architecture {architecture} computes latents in another way than our dictionary; it reads standard, "
+            "jumprelu (which batchtopk and matryoshka_batchtopk are saved as) and topk"
+        )
+    unknown = tensors.keys() - {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
+    if unknown:
+        raise FormatError(
+            f"{files.place}: tensors {', '.join(sorted(unknown))} are not part of the architecture {architecture}"
+        )
+    scale = _scale(files, settings, questions)
+    encoder, decoder = tensors["W_enc"].float(), tensors["W_dec"].float()
+    weights = ForeignWeights(
+        encoder=encoder[None],
+        encoder_bias=tensors["b_enc"],
+        decoder=decoder[:, None],
+        decoder_bias=tensors["b_dec"][None],
+        sparsity=RELU,
+        scale=scale,
+        subtracts_decoder_bias=settings.get("apply_b_dec_to_input", True),
+    )
+    if architecture == "jumprelu":
+        weights.sparsity, weights.threshold = JUMPRELU, tensors["threshold"]
+    elif architecture == "topk":
+        weights.sparsity = TopK(k=settings["k"])
+        weights.score_weight = torch.ones(len(decoder))
+        if settings.get("rescale_acts_by_decoder_norm"):
+            norms = decoder.norm(dim=1)
+            weights.encoder, weights.encoder_bias = (encoder * norms)[None], tensors["b_enc"].float() * norms
+            weights.decoder = (decoder / norms[:, None])[:, None]
+    return weights
+
+
+def _scale(
+    files: SourceFiles, settings: dict[str, Any], questions: Questions
+) -> Float[Tensor, " model"] | None:
+    how = settings.get("normalize_activations", "none")
+    if how == "none":
+        return None
+    if how != "expected_average_only_in":
+        raise FormatError(
+            f"{files.place}: normalize_activations {how} {_REFUSED.get(how, 'is not known')}; our dictionary has one scale for all tokens"
+        )
+    _, scale = questions.normalization(
+        1, settings["d_in"], "its activations were scaled in training, and the factor is not in the file"
+    )
+    return scale
+
+
+def _restored(tensors: dict[str, Any], stored: dict[str, Any], questions: Questions) -> Crosscoder:
+    """Return the folded dictionary that `export_saelens` wrote."""
+    config = CrosscoderConfig.model_validate(stored["config"])
+    names = ("W_enc", "b_enc", "W_dec", "b_dec")
+    state = {name: tensors[name].float() for name in names}
+    state |= {"mean": torch.zeros(config.width), "scale": torch.ones(len(config.d_models))}
+    state |= {"score_scale": torch.tensor(stored["score_scale"])}
+    match config.sparsity:
+        case TopK():
+            config = config.model_copy(update={"scores": "stored"})
+            state["score_weight"] = torch.ones(config.n_latents)
+        case JumpReLU():
+            state["sparsity.log_threshold"] = log_of(tensors["threshold"].float())
+        case BatchTopKConfig():
+            state["sparsity.threshold"] = torch.tensor(float(stored["threshold"]))
+        case ReLU():
+            pass
+    crosscoder = Crosscoder(config)
+    if isinstance(config.sparsity, BatchTopKConfig):
+        crosscoder.load_state_dict(state)
+        if not torch.equal(_thresholds(crosscoder), tensors["threshold"].float()):
+            questions.note(
+                "the weights were changed after the export, so latents fire by the thresholds in the file (jumprelu)"
+            )
+            crosscoder = Crosscoder(
+                config.model_copy(update={"sparsity": JUMPRELU, "scores": "decoder_norms"})
+            )
+            del state["sparsity.threshold"]
+            state["sparsity.log_threshold"] = log_of(tensors["threshold"].float())
+    crosscoder.load_state_dict(state)
+    return crosscoder.eval()
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def export_saelens(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any] | None = None) -> None:
+    """Write a folder for `SAE.load_from_disk`: one SAE on the concatenated activations of all models.
+
+    Raises:
+        FormatError: A BatchTopK dictionary was never calibrated.
+    """
+    weights, settings = _folded(crosscoder)
+    config = crosscoder.config
+    sparsity = crosscoder.sparsity
+    if config.scores == "stored" and isinstance(config.sparsity, BatchTopKConfig):
+        # The files have no place for score weights, so it is read back as the jumprelu that it is written as.
+        config = config.model_copy(update={"sparsity": JUMPRELU, "scores": "decoder_norms"})
+    settings["metadata"] = {
+        _STORED: {
+            "config": config.model_dump(mode="json"),
+            "score_scale": (crosscoder.score_scale * crosscoder.scale).tolist(),
+            **({"threshold": float(sparsity.threshold)} if isinstance(sparsity, BatchTopKSparsity) else {}),
+        }
+    }
+    _write(folder, weights, crosscoder, settings, metadata or {})
+
+
+@torch.no_grad()
+def write_views(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any] | None = None) -> list[Path]:
+    """Write one transcoder per model, from the concatenated activations of all models to those of that model; return their folders.
+
+    A dictionary of one model has none, and neither has TopK, for which SAELens has no transcoder.
+
+    Raises:
+        FormatError: A BatchTopK dictionary was never calibrated.
+    """
+    config = crosscoder.config
+    if len(config.d_models) == 1 or isinstance(config.sparsity, TopK):
+        return []
+    weights, settings = _folded(crosscoder)
+    architecture = {"jumprelu": "jumprelu_transcoder", "standard": "transcoder"}[settings["architecture"]]
+    written = []
+    decoders = split_models(weights["W_dec"], config.d_models)
+    biases = weights["b_dec"].split(list(config.d_models))
+    for name, d_model, decoder, bias in zip(
+        config.model_names, config.d_models, decoders, biases, strict=True
+    ):
+        view = weights | {"W_dec": decoder, "b_dec": bias}
+        place = folder / name
+        _write(
+            place,
+            view,
+            crosscoder,
+            settings | {"architecture": architecture, "d_out": d_model},
+            metadata or {},
+        )
+        written.append(place)
+    return written
+
+
+def _folded(crosscoder: Crosscoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of an SAE on raw activations, and its settings."""
+    folded = crosscoder.fold()
+    weights: dict[str, Tensor] = {
+        "W_enc": folded.W_enc,
+        "b_enc": folded.b_enc,
+        "W_dec": folded.W_dec,
+        "b_dec": folded.b_dec,
+    }
+    kind = crosscoder.config.sparsity
+    match kind:
+        case BatchTopKConfig() | JumpReLU():
+            return weights | {"threshold": _thresholds(folded)}, {"architecture": "jumprelu"}
+        case ReLU():
+            return weights, {"architecture": "standard"}
+        case TopK():
+            norms = folded.score_norms()
+            weights |= {
+                "W_enc": folded.W_enc * norms,
+                "b_enc": folded.b_enc * norms,
+                "W_dec": folded.W_dec / norms[:, None].clamp_min(torch.finfo(torch.float32).tiny),
+            }
+            return weights, {"architecture": "topk", "k": kind.k, "rescale_acts_by_decoder_norm": False}
+        case _:
+            assert_never(kind)
+
+
+def _thresholds(folded: Crosscoder) -> Float[Tensor, " latent"]:
+    """Return the threshold of each latent on its pre-latent."""
+    sparsity = folded.sparsity
+    if isinstance(sparsity, JumpReLUSparsity):
+        return sparsity.log_threshold.detach().exp()
+    assert isinstance(sparsity, BatchTopKSparsity)
+    if sparsity.threshold.isnan():
+        raise FormatError("sparsity.threshold: never calibrated; finish the training before exporting")
+    # A latent of zero norm contributes nothing; its infinite threshold keeps it off.
+    return (sparsity.threshold / folded.score_norms()).detach()
+
+
+def _write(
+    folder: Path,
+    weights: dict[str, Tensor],
+    crosscoder: Crosscoder,
+    settings: dict[str, Any],
+    metadata: dict[str, Any],
+) -> None:
+    with atomic_file(folder / WEIGHTS) as partial:
+        save_file(
+            {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}, partial
+        )
+    record = {
+        "d_in": crosscoder.config.width,
+        "d_sae": crosscoder.config.n_latents,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **settings,
+        "metadata": {
+            "sae_lens_version": _SAELENS_VERSION,
+            "model_names": list(crosscoder.config.model_names),
+            "d_models": list(crosscoder.config.d_models),
+            **settings.get("metadata", {}),
+            **metadata,
+        },
+    }
+    write_atomic(folder / SETTINGS, json.dumps(record, indent=2) + "\n")
+
+
+DIALECT = Dialect("saelens", recognizes, read)

@@ -1,0 +1,58 @@
+"""sparsify (EleutherAI): TopK SAEs.
+
+    cfg.json + sae.safetensors
+    encoder.weight [latent, d_model]   encoder.bias [latent]   W_dec [latent, d_model]   b_dec [d_model]   W_skip (transcoders)
+
+The k largest rectified pre-latents of a token fire. The decoder bias is subtracted from the input.
+"""
+
+import torch
+
+from ...config import TopK
+from ...errors import FormatError
+from .assembly import ForeignWeights, assemble
+from .dialect import Dialect, Reading, described
+from .open_questions import Questions
+from .source_files import SourceFiles
+
+WEIGHTS = "sae.safetensors"
+
+
+def recognizes(files: SourceFiles) -> bool:
+    """Whether there is a sae.safetensors with the tensors of a sparse coder."""
+    return {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} <= files.shapes(files.weights(WEIGHTS)).keys()
+
+
+def read(files: SourceFiles, questions: Questions) -> Reading:
+    """Read the SAE.
+
+    Raises:
+        ConfigError: What it reads is not given.
+        FormatError: It selects by groups (groupmax), or is a transcoder.
+    """
+    name = files.weights(WEIGHTS)
+    assert name is not None
+    tensors, settings = files.tensors(name), files.settings("cfg.json")
+    if "k" not in settings:
+        raise FormatError(f"{files.folder / 'cfg.json'}: no k; the folder is incomplete, copy it again")
+    if settings.get("activation", "topk") != "topk":
+        raise FormatError(
+            f"{files.place}: activation {settings['activation']} keeps one latent of each group; our dictionary has no groups of latents"
+        )
+    if settings.get("transcode") or "W_skip" in tensors:
+        raise FormatError(
+            f"{files.place}: a transcoder predicts other activations than it reads; our dictionary reconstructs what it reads"
+        )
+    weights = ForeignWeights(
+        encoder=tensors["encoder.weight"].T[None],
+        encoder_bias=tensors["encoder.bias"],
+        decoder=tensors["W_dec"][:, None],
+        decoder_bias=tensors["b_dec"][None],
+        sparsity=TopK(k=settings["k"]),
+        score_weight=torch.ones(len(tensors["W_dec"])),
+        subtracts_decoder_bias=True,
+    )
+    return Reading(assemble(weights, questions), described(settings, "k", "num_latents", "expansion_factor"))
+
+
+DIALECT = Dialect("sparsify", recognizes, read)

@@ -1,0 +1,163 @@
+"""Latents for the dashboards of other tools: their schemas, our numbers, and no text of the run unless it is asked for."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from analysis.sharing.feature_json import write_feature_json
+from analysis.sharing.neuronpedia_folder import write_neuronpedia
+from analysis.tables.analysis_files import load_results
+from crosscoder.run.folder import RunFolder
+from tests.analysis.run_folder import N_LATENTS, make_run_folder
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class Example(Strict):
+    """circuit-tracer's own class, by its fields."""
+
+    tokens_acts_list: list[float]
+    train_token_ind: int
+    is_repeated_datapoint: bool
+    tokens: list[str]
+
+
+class Quantile(Strict):
+    quantile_name: str
+    examples: list[Example]
+
+
+class Feature(Strict):
+    transcoder_id: str
+    index: int
+    examples_quantiles: list[Quantile]
+    top_logits: list[str]
+    bottom_logits: list[str]
+    act_min: float
+    act_max: float
+    quantile_values: list[float]
+    histogram: list[float]
+    activation_frequency: float
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run_folder(tmp_path_factory.mktemp("shared") / "run")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def quoted(run: RunFolder) -> set[str]:
+    """Texts of examples long enough to be recognized."""
+    examples = load_results(run).examples().to_pylist()
+    return {"".join(row["tokens"])[:24] for row in examples if len("".join(row["tokens"])) >= 24}
+
+
+@pytest.mark.parametrize("with_examples", [False, True])
+def test_feature_json_has_the_fields_and_our_numbers(
+    run: RunFolder, tmp_path: Path, with_examples: bool
+) -> None:
+    write_feature_json(run, tmp_path, with_examples)
+    results = load_results(run)
+    for model in ("reference", "intervened"):
+        files = sorted((tmp_path / model).iterdir(), key=lambda path: int(path.stem))
+        assert [int(path.stem) for path in files] == list(range(N_LATENTS))
+        shown = 0
+        for path, (_, row) in zip(files, results.features.iterrows(), strict=True):
+            feature = Feature.model_validate(json.loads(path.read_text()))
+            assert feature.index == row["latent"]
+            assert feature.activation_frequency == pytest.approx(row["density"])
+            histogram = results.histograms.of(feature.index)
+            counts = sum(histogram.counts.values(), np.zeros(1)) if histogram is not None else np.zeros(0)
+            assert feature.histogram == counts.tolist()
+            for group in feature.examples_quantiles:
+                for example in group.examples:
+                    shown += 1
+                    assert len(example.tokens) == len(example.tokens_acts_list)
+                    assert example.tokens_acts_list[example.train_token_ind] == max(example.tokens_acts_list)
+        assert shown == (results.examples().num_rows if with_examples else 0)
+    logits = [
+        row for row in results.logits([3]).to_pylist() if row["model"] == "reference" and row["side"] == "top"
+    ]
+    record = json.loads((tmp_path / "reference" / "3.json").read_text())
+    assert record["top_logits"] == [row["token"] for row in logits]
+
+
+def test_a_neuronpedia_folder_has_one_source_per_model(run: RunFolder, tmp_path: Path) -> None:
+    write_neuronpedia(run, tmp_path, with_examples=True)
+    sources = sorted(path.parent for path in tmp_path.rglob("source.jsonl"))
+    assert len(sources) == 2
+    results = load_results(run)
+    for place in sources:
+        (source,) = lines(place / "source.jsonl")
+        assert (source["modelId"], source["id"]) == place.relative_to(tmp_path).parts
+        assert source["modelId"] == source["modelId"].lower()
+        assert place.name.startswith(("0-", "1-", "2-")) or place.name[0].isdigit()
+        features = lines(place / "features" / "batch-0.jsonl.gz")
+        assert [row["index"] for row in features] == [str(index) for index in range(N_LATENTS)]
+        for row in features:
+            assert len(row["pos_str"]) == len(row["pos_values"]) <= 20
+            assert len(row["freq_hist_data_bar_values"]) == len(row["freq_hist_data_bar_heights"])
+            assert (row["modelId"], row["layer"]) == (source["modelId"], source["id"])
+        explanations = lines(place / "explanations" / "batch-0.jsonl.gz")
+        assert all(0 < len(row["description"]) <= 512 for row in explanations)
+        activations = lines(place / "activations" / "batch-0.jsonl.gz")
+        assert len(activations) == results.examples().num_rows
+        for row in activations:
+            assert len(row["tokens"]) == len(row["values"]) <= 1024
+            assert row["values"][row["maxValueTokenIndex"]] == row["maxValue"] == max(row["values"])
+        assert len({row["id"] for row in activations}) == len(activations)
+
+
+@pytest.mark.parametrize("write", [write_feature_json, write_neuronpedia])
+def test_no_text_of_the_run_is_written_unasked(run: RunFolder, tmp_path: Path, write: Any) -> None:
+    texts, explanations = quoted(run), set(load_results(run).features["explanation"])
+    assert texts
+    for with_examples in (False, True):
+        place = tmp_path / str(with_examples)
+        write(run, place, with_examples)
+        content = ""
+        for path in place.rglob("*"):
+            if path.is_file():
+                raw = path.read_bytes()
+                content += (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
+        found = {text for text in texts if json.dumps(text)[1:-1] in content or text in content}
+        said = {one for one in explanations if one and json.dumps(one)[1:40] in content}
+        joined = content.replace('", "', "")
+        leaked = {text for text in texts if json.dumps(text)[1:-1] in joined}
+        assert bool(leaked or found) is with_examples
+        assert bool(said) is with_examples
+        if not with_examples:
+            assert "tokens_acts_list" not in content
+            assert not list(place.rglob("activations"))
+
+
+def test_the_same_run_gives_the_same_bytes(run: RunFolder, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_neuronpedia(run, tmp_path / name)
+    first, second = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.gz")}
+        for name in ("one", "two")
+    )
+    assert first == second
+    assert first
+
+
+def test_numbers_that_are_missing_are_zero_and_never_nan(run: RunFolder, tmp_path: Path) -> None:
+    write_feature_json(run, tmp_path)
+    dead = load_results(run).features.query("n_tokens == 0")["latent"]
+    assert len(dead)
+    for index in dead:
+        record = json.loads((tmp_path / "intervened" / f"{index}.json").read_text())
+        assert (record["act_max"], record["histogram"]) == (0.0, [])
+        assert np.isfinite(record["activation_frequency"])

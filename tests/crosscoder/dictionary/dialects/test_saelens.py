@@ -1,0 +1,108 @@
+"""SAELens loads an export that computes the same as the crosscoder."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from crosscoder.dictionary.dialects.import_dictionary import load_crosscoder
+from crosscoder.dictionary.dialects.saelens import export_saelens, write_views
+from crosscoder.errors import FormatError
+from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
+
+pytestmark = pytest.mark.slow  # importing sae-lens takes several seconds
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_saelens_encodes_and_decodes_identically(tmp_path: Path, kind: str, shape: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sae_lens import SAE
+    crosscoder = small_crosscoder(kind, shape)
+    values = raw_activations(crosscoder.config.d_models)
+    crosscoder.calibrate(values)
+    export_saelens(crosscoder, tmp_path, {"model_name": "a pair"})
+    sae = SAE.load_from_disk(str(tmp_path))
+    assert sae.cfg.metadata.model_name == "a pair"
+    with torch.no_grad():
+        latents = crosscoder.encode(values)
+        theirs = sae.encode(values)
+        factor = crosscoder.score_norms() if kind == "topk" else torch.ones(crosscoder.config.n_latents)
+        torch.testing.assert_close(theirs, latents * factor, rtol=1e-4, atol=1e-4)
+        rebuilt = crosscoder.denormalize(crosscoder.rebuild(latents))
+        torch.testing.assert_close(sae.decode(theirs), rebuilt, rtol=1e-4, atol=1e-3)
+    assert (latents > 0).any()
+
+
+def test_an_uncalibrated_dictionary_is_refused(tmp_path: Path) -> None:
+    crosscoder = small_crosscoder("batch_topk", "two")
+    crosscoder.sparsity.get_buffer("threshold").fill_(torch.nan)
+    with pytest.raises(FormatError, match="never calibrated"):
+        export_saelens(crosscoder, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("standard", {"apply_b_dec_to_input": True}),
+        ("standard", {"apply_b_dec_to_input": False}),
+        ("jumprelu", {"apply_b_dec_to_input": True}),
+        ("topk", {"k": 4, "apply_b_dec_to_input": True}),
+        ("topk", {"k": 4, "rescale_acts_by_decoder_norm": True, "apply_b_dec_to_input": False}),
+    ],
+)
+def test_an_sae_of_saelens_computes_the_same_here(
+    tmp_path: Path, architecture: str, options: dict[str, Any]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sae_lens.registry import get_sae_class
+    kind, settings = get_sae_class(architecture)
+    sae = kind(settings(d_in=6, d_sae=20, **options))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
+        sae.W_dec.mul_(torch.randn(20, 1, generator=generator).exp())
+    sae.save_model(tmp_path)
+    crosscoder = load_crosscoder(tmp_path, reads="pooled")
+    values = raw_activations((6,))
+    with torch.no_grad():
+        theirs = sae.encode(values).to_dense()
+        codes = crosscoder.encode(values)
+        assert torch.equal(codes > 0, theirs > 0)
+        torch.testing.assert_close(codes, theirs, rtol=1e-4, atol=1e-4)
+        rebuilt = crosscoder.denormalize(crosscoder.rebuild(codes))
+        torch.testing.assert_close(rebuilt, sae.decode(theirs), rtol=1e-4, atol=1e-4)
+    assert (codes > 0).any()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "topk"])
+@pytest.mark.parametrize("shape", ["two", "two_unequal"])
+def test_a_view_of_one_model_reconstructs_that_model(tmp_path: Path, kind: str, shape: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sae_lens import SAE
+    crosscoder = small_crosscoder(kind, shape)
+    values = raw_activations(crosscoder.config.d_models)
+    written = write_views(crosscoder, tmp_path)
+    assert [place.name for place in written] == list(crosscoder.config.model_names)
+    with torch.no_grad():
+        latents = crosscoder.encode(values)
+        rebuilt = crosscoder.decode(latents)
+        parts = rebuilt if isinstance(rebuilt, tuple) else rebuilt.unbind(dim=1)
+        for place, part in zip(written, parts, strict=True):
+            sae = SAE.load_from_disk(str(place))
+            torch.testing.assert_close(sae.encode(values), latents, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(sae.decode(latents), part, rtol=1e-4, atol=1e-3)
+
+
+def test_there_is_no_view_of_topk_or_of_one_model(tmp_path: Path) -> None:
+    assert write_views(small_crosscoder("topk", "two"), tmp_path) == []
+    assert write_views(small_crosscoder("relu", "one"), tmp_path) == []
