@@ -11,8 +11,8 @@ from typing import Any
 
 from .assembly import RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 KEYS = {"W_enc", "W_dec", "b_enc", "b_dec"}
 

@@ -17,8 +17,8 @@ from ...config import BatchTopK
 from ...errors import FormatError
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 WEIGHTS, SETTINGS = "model.pt", "model_cfg.yaml"
 _ENCODER, _DECODER = "_W_enc_XiDiL", "_W_dec_LXoDo"

@@ -32,8 +32,8 @@ from ..crosscoder import Crosscoder
 from ..sparsity import BatchTopKSparsity
 from .assembly import RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 FILES = ("model.safetensors", "model_final.pt", "ae.pt")
 CODE_NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}

@@ -19,8 +19,8 @@ from .assembly import ForeignWeights, assemble
 from .crosscoder_learning import FILES as CROSSCODER_LEARNING_FILES
 from .crosscoder_learning import read_crosscoder
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 PARTITION = "_partition_config"
 _PLAIN = {"W_enc", "W_dec", "b_enc", "b_dec"}

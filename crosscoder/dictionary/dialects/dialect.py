@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..crosscoder import Crosscoder
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from ...errors import FormatError
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble
 from .crosscoder_learning import read_threshold
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 WEIGHTS = "ae.pt"
 _LINEAR = {"encoder.weight", "encoder.bias", "decoder.weight"}

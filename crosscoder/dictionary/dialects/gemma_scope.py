@@ -9,8 +9,8 @@ Trained on scaled activations; the scale is folded into the published weights. T
 from ...errors import FormatError
 from .assembly import JUMPRELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 KEYS = {"w_enc", "w_dec", "b_enc", "b_dec", "threshold"}
 _SKIP = "affine_skip_connection"

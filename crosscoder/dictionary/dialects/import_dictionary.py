@@ -13,10 +13,10 @@ from ...errors import ConfigError, FormatError
 from ..crosscoder import Crosscoder
 from ..storage import load_crosscoder as load_own
 from ..storage import read_record
+from .dictionary_files import SourceFiles
 from .hub import download, is_hub_id
 from .open_questions import Questions
 from .registry import dialect_of
-from .source_files import SourceFiles
 from .torch_files import first_line
 
 

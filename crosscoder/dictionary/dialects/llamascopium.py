@@ -20,8 +20,8 @@ from ...config import BatchTopK, SparsityConfig, TopK
 from ...errors import FormatError
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 FILES = ("sae_weights.safetensors", "sae_weights.pt")
 _THRESHOLD = "activation_function.log_jumprelu_threshold"

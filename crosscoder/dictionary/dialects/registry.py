@@ -14,7 +14,7 @@ from . import (
     unrepresentable,
 )
 from .dialect import Dialect
-from .source_files import SourceFiles
+from .dictionary_files import SourceFiles
 
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect

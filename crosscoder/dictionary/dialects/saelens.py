@@ -32,8 +32,8 @@ from ..crosscoder import Crosscoder
 from ..sparsity import BatchTopKSparsity, JumpReLUSparsity
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble, log_of
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 # SAELens treats versions below 6.0.0 as an older format and silently drops the metadata.
 _SAELENS_VERSION = "6.0.0"

@@ -12,8 +12,8 @@ from ...config import TopK
 from ...errors import FormatError
 from .assembly import ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 WEIGHTS = "sae.safetensors"
 

@@ -5,8 +5,8 @@ from typing import NoReturn
 
 from ...errors import FormatError
 from .dialect import Dialect, Reading
+from .dictionary_files import SourceFiles
 from .open_questions import Questions
-from .source_files import SourceFiles
 
 
 def _is_tied(files: SourceFiles) -> bool:

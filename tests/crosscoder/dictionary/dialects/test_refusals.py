@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from crosscoder.config.dictionary_source import DictionarySource
+from crosscoder.dictionary.dialects.dictionary_files import SourceFiles
 from crosscoder.dictionary.dialects.import_dictionary import import_dictionary
 from crosscoder.dictionary.dialects.registry import DIALECTS
-from crosscoder.dictionary.dialects.source_files import SourceFiles
 from crosscoder.errors import ConfigError, FormatError
 from tests.foreign_dictionaries import CASES, POOLED, REFUSED, saelens
 
