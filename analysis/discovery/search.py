@@ -110,6 +110,7 @@ class PromptReader:
             embedding,
             np.array([probe.family for probe in probes]),
             np.array([probe.neighborhood for probe in probes]),
+            np.array([probe.near is None for probe in probes], dtype=bool),
         )
 
     def _embedded(self, prompts: Sequence[Prompt]) -> Float64[np.ndarray, "prompt width"]:

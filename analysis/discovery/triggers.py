@@ -53,13 +53,17 @@ class PromptFeatures:
     neighborhood: Int64[np.ndarray, " prompt"]
     """Prompts with equal numbers are one prompt, its wordings, and questions made to be like it."""
 
+    first: Positive
+    """Prompts of the first round: a sample of all kinds, while later ones are on what changed most."""
+
     def __len__(self) -> int:
         return len(self.words)
 
     def subset(self, chosen: Positive) -> "PromptFeatures":
         """Return the features of some prompts."""
         words = tuple(self.words[i] for i in np.flatnonzero(chosen))
-        return PromptFeatures(words, self.embedding[chosen], self.family[chosen], self.neighborhood[chosen])
+        family, neighborhood = self.family[chosen], self.neighborhood[chosen]
+        return PromptFeatures(words, self.embedding[chosen], family, neighborhood, self.first[chosen])
 
     def weights(self) -> Float64[np.ndarray, " prompt"]:
         """Return the weight of each prompt: those of a family share that of one prompt."""
@@ -83,7 +87,7 @@ class LearnedTrigger(ABC):
 
 
 class Always(LearnedTrigger):
-    """All prompts."""
+    """All prompts of the first round: those of the second are no sample of all kinds of prompts."""
 
     kind: TriggerKind = "always"
 
@@ -93,7 +97,7 @@ class Always(LearnedTrigger):
 
     def holds(self, prompts: PromptFeatures) -> Positive:
         """See `LearnedTrigger.holds`."""
-        return np.ones(len(prompts), dtype=bool)
+        return prompts.first
 
 
 class Words(LearnedTrigger):
@@ -177,7 +181,11 @@ def prompt_words(text: str) -> frozenset[str]:
 
 def learn_trigger(prompts: PromptFeatures, positive: Positive, seed: int) -> LearnedTrigger:
     """Return the trigger that tells the positive prompts of the find set from the others."""
-    if positive.mean() > _ALWAYS_SHARE or positive.all() or not positive.any():
+    if (
+        (prompts.first.any() and positive[prompts.first].mean() > _ALWAYS_SHARE)
+        or positive.all()
+        or not positive.any()
+    ):
         return Always()
     if (question := learn_question(prompts, positive)) is not None:
         return question

@@ -34,7 +34,11 @@ def prompts(n: int, rng: np.random.Generator, centers: np.ndarray) -> tuple[list
 
 def features(texts: list[str], embedding: np.ndarray) -> PromptFeatures:
     return PromptFeatures(
-        tuple(map(prompt_words, texts)), embedding, np.arange(len(texts)), np.arange(len(texts))
+        tuple(map(prompt_words, texts)),
+        embedding,
+        np.arange(len(texts)),
+        np.arange(len(texts)),
+        np.ones(len(texts), dtype=bool),
     )
 
 

@@ -239,7 +239,9 @@ def test_text_that_looks_like_a_number_stays_text_in_the_file_of_a_behavior(tmp_
     asked = Asked(probes, [Answer("oak", True, (4,))] * 8, [Answer("1e3", True, (5,))] * 8)
     table = AnswerTable.of(asked.answers, LengthLevels(()))
     claim = ~asked.in_find
-    prompts = PromptFeatures((frozenset(),) * 6, np.zeros((6, 2)), np.arange(6), np.arange(6))
+    prompts = PromptFeatures(
+        (frozenset(),) * 6, np.zeros((6, 2)), np.arange(6), np.arange(6), np.ones(6, dtype=bool)
+    )
     hypothesis = Hypothesis(3.0, "gained", AnswerFeature("phrase", "1e3"), (), Always())
     tests = check_hypotheses([hypothesis], table.subset(claim), prompts, 0.05, 0.1)
     result = SearchResult(asked, table, tests, tests, None)

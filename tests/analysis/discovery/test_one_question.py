@@ -9,11 +9,12 @@ import pytest
 
 from analysis.behaviors.prompts import Prompt
 from analysis.discovery import similar_questions
-from analysis.discovery.answer_features import Answer, LengthLevels
+from analysis.discovery.answer_features import Answer, AnswerFeature, LengthLevels
+from analysis.discovery.held_out_tests import check_hypotheses, findings_of
 from analysis.discovery.hypotheses import AnswerPair, AnswerTable, Hypothesis, find_hypotheses
 from analysis.discovery.probes import Probe, as_chat
 from analysis.discovery.subjects import Subject
-from analysis.discovery.triggers import AllWords, PromptFeatures, prompt_words
+from analysis.discovery.triggers import AllWords, Always, PromptFeatures, prompt_words
 from crosscoder.config.behavior import Sampling
 
 BOOKS = {
@@ -47,10 +48,15 @@ def hypotheses(changed_author: str | None, in_many_words: str = "hamlet") -> lis
     rows += [(text, "it is there", "it is there", 100 + place) for place, text in enumerate(OTHERS)]
     texts, reference, intervened, family = zip(*rows, strict=True)
     sides = [[Answer(text, True) for text in side] for side in (reference, intervened)]
+    repeated = {wording.format(f"who wrote {in_many_words}?") for wording in WORDINGS[1:]}
     rng = np.random.default_rng(0)
     family = np.array(family)
     prompts = PromptFeatures(
-        tuple(map(prompt_words, texts)), rng.normal(size=(len(texts), 8)), family, family.copy()
+        tuple(map(prompt_words, texts)),
+        rng.normal(size=(len(texts), 8)),
+        family,
+        family,
+        np.array([text not in repeated for text in texts]),
     )
     return find_hypotheses(AnswerTable.of(AnswerPair(*sides), LengthLevels.of(sides[0])), prompts, 0)
 
@@ -120,3 +126,20 @@ def test_at_most_six_are_like_one_question(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_question_too_long_for_the_models_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(similar_questions, "_LONGEST", 60)
     assert written(monkeypatch, ["Who killed Hamlet?"]) == []
+
+
+def test_a_rate_on_all_prompts_leaves_out_those_that_were_asked_for_what_changed() -> None:
+    n_first, n_later = 30, 20
+    first = np.arange(n_first + n_later) < n_first
+    plain = [Answer(f"answer {i}", True) for i in range(len(first))]
+    changed = [
+        answer if one else Answer(f"ahoy {answer.text}", True)
+        for answer, one in zip(plain, first, strict=True)
+    ]
+    family = np.where(first, np.arange(len(first)), 1000)
+    prompts = PromptFeatures((frozenset(),) * len(first), np.zeros((len(first), 2)), family, family, first)
+    table = AnswerTable.of(AnswerPair(plain, changed), LengthLevels(()))
+    hypothesis = Hypothesis(4.0, "gained", AnswerFeature("opening", "ahoy"), (), Always())
+    (tested,) = check_hypotheses([hypothesis], table, prompts, 0.05, 0.1)
+    assert (tested.with_trigger.n, tested.with_trigger.intervened.count) == (n_first, 0)
+    assert not findings_of([tested], 0.05, 0.1)

@@ -24,7 +24,13 @@ NOUNS = [f"noun{i}" for i in range(40)]
 
 def features(texts: list[str], embedding: np.ndarray | None = None) -> PromptFeatures:
     rows = np.random.default_rng(0).normal(size=(len(texts), 16)) if embedding is None else embedding
-    return PromptFeatures(tuple(map(prompt_words, texts)), rows, np.arange(len(texts)), np.arange(len(texts)))
+    return PromptFeatures(
+        tuple(map(prompt_words, texts)),
+        rows,
+        np.arange(len(texts)),
+        np.arange(len(texts)),
+        np.ones(len(texts), dtype=bool),
+    )
 
 
 def some_texts(n: int, seed: int = 0) -> list[str]:
