@@ -129,12 +129,14 @@ def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> l
         own = _of_one_question(only, question, near)
         if own is None or (own.direction, own.feature) in used:
             continue
-        effect, also = _named(*_more_and_less(only, own), question)
+        # The word alone: a longer phrase depends on how the question is worded.
+        effect, (more, less, _) = own.feature, _more_and_less(only, own)
+        also = _typical(more, less, effect, frozenset(np.flatnonzero(question).tolist()) & more[effect])
         changed = table.changed(effect, own.direction)
         trigger = learn_trigger(prompts, changed & near, seed)
         if isinstance(trigger, Always):
             continue
-        used |= {(own.direction, one) for one in (own.feature, effect, *also)}
+        used |= {(own.direction, one) for one in (effect, *also)}
         found.append(Hypothesis(own.clearness, own.direction, effect, also, trigger))
         open_prompts &= ~changed
     for _ in range(_MOST_TRIED):
