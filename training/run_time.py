@@ -166,9 +166,9 @@ def time_section(
     if reading is not None:
         pair = None if models is None else models.pair
         times += reading(config, pair, measured.crosscoder, source.d_models, values, n_held_out, behaviors)
-    total = sum(one.seconds for one in times)
+    total = sum((one.seconds for one in times), 0.0)
     lines = [
-        f"{one.name:<8} {'up to' if one.at_most else 'about'} {duration(one.seconds)}, {one.seconds / total:.0%}: {one.how}"
+        f"{one.name:<8} {'up to' if one.at_most else 'about'} {duration(one.seconds)}, {one.seconds / max(total, 1e-9):.0%}: {one.how}"
         for one in times
     ]
     return {

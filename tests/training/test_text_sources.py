@@ -15,6 +15,7 @@ from crosscoder.command import stages_in_turn
 from crosscoder.config import RunConfig
 from crosscoder.errors import ConfigError, DataError, FormatError
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
 from tests.tiny_pairs import WORDS, run_config, save_adapter, save_llama
 from training import stages
 
@@ -158,6 +159,6 @@ def test_a_harvest_that_continues_reads_the_same_commit(
     manifest = config.output / "manifest.json"
     kept = json.loads(manifest.read_text())
     del kept["data"]
-    manifest.write_text(json.dumps(kept))
+    write_atomic(manifest, json.dumps(kept))
     with pytest.raises(FormatError, match="another run"):
         stages.harvest(config)
