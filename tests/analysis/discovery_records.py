@@ -1,5 +1,6 @@
 """Made-up records of a search for changed behavior, for the tests of report and page."""
 
+import re
 from math import sqrt
 from typing import Any, Literal
 
@@ -156,7 +157,7 @@ def hostile_finding(name: str = "hostile") -> Finding:
     """Return a finding in which every text of a model is hostile."""
     return finding(
         name,
-        effect=Effect(kind="phrase", text=HOSTILE[0], also=HOSTILE, pattern="x"),
+        effect=Effect(kind="phrase", text=HOSTILE[0], also=HOSTILE, pattern=re.escape(HOSTILE[0])),
         trigger=Trigger(
             kind="topic",
             words=(*HOSTILE[:3], LONG_WORD),

@@ -31,6 +31,7 @@ from crosscoder.config.load import load_config
 from crosscoder.errors import FormatError, PairError
 from crosscoder.language_models.pair import load_pair
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import write_atomic
 from crosscoder.text.text_files import Text
 from tests.tiny_pairs import WORDS, run_config, save_gpt2, save_tokenizer
 
@@ -195,7 +196,7 @@ def test_behaviors_of_a_former_search_are_removed(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     run, _ = searched(tmp_path, intervened, nulls=[], variants=0, least_difference=1.0)
     assert record(run).findings == ()
-    run.findings.write_text("{")
+    write_atomic(run.findings, "{")
     searched(tmp_path, intervened, nulls=[], variants=0, least_difference=1.0)
     assert record(run).findings == ()
     assert kept.is_dir() and not attributed.exists() and not (run.path / first.behavior).exists()

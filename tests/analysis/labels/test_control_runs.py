@@ -13,6 +13,7 @@ from analysis.latents.token_context import RowContext
 from crosscoder.config import ControlsConfig, RunConfig
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
+from tests.analysis.handmade_runs import record_files
 from tests.analysis.labels.test_controls import NONE
 from tests.analysis.run_folder import make_run_folder
 from tests.training.in_memory import planted_source, run_config
@@ -21,7 +22,9 @@ from tests.training.in_memory import planted_source, run_config
 def analyzed(path: Path) -> tuple[RunFolder, RunConfig]:
     config = run_config(path)
     RunFolder.create(path, config)
-    return make_run_folder(path), config
+    folder = make_run_folder(path)
+    record_files(path)
+    return folder, config
 
 
 def test_its_latents_are_a_null_of_another_run(tmp_path: Path) -> None:
@@ -55,5 +58,5 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 def test_a_run_that_was_not_analyzed_is_named(tmp_path: Path) -> None:
     folder, config = analyzed(tmp_path / "control")
     folder.features.unlink()
-    with pytest.raises(FormatError, match=r"features\.parquet: not found; run crosscoder analyze"):
+    with pytest.raises(FormatError, match=r"features\.parquet: .*crosscoder analyze"):
         read_control_run(folder.path, config)
