@@ -31,7 +31,7 @@ from .arguments import (
     working,
 )
 from .benchmarks import run_benchmarks
-from .dictionaries import export, import_dictionary
+from .dictionaries import export, import_dictionary, push
 from .evaluate import evaluate
 from .packages import module
 from .stages_in_turn import attribute_all, run_all
@@ -305,6 +305,7 @@ def doctor(target: Target, overrides: Overrides = None) -> None:
 
 _verb(export)
 _verb(import_dictionary, name="import")
+_verb(push)
 
 
 @_verb

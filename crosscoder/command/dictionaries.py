@@ -73,14 +73,14 @@ def export(
     target: Target,
     overrides: Overrides = None,
     to: Annotated[
-        Literal["saelens", "crosscoder_learning", "feature-json", "neuronpedia", "delphi"],
+        Literal["saelens", "crosscoder_learning", "feature-json", "neuronpedia", "delphi", "hub"],
         typer.Option("--to", help="format to write"),
     ] = "saelens",
     with_examples: Annotated[
         bool,
         typer.Option(
             "--with-examples",
-            help="with feature-json, neuronpedia and delphi: also write what quotes the texts of the run, which may be private",
+            help="with feature-json, neuronpedia, delphi and hub: also write what quotes the texts of the run, which may be private",
         ),
     ] = False,
 ) -> None:
@@ -97,6 +97,8 @@ def _export(folder: RunFolder, to: str, place: Path, with_examples: bool) -> Non
             module("analysis.sharing.feature_json").write_feature_json(folder, place, with_examples)
         case "neuronpedia":
             module("analysis.sharing.neuronpedia_folder").write_neuronpedia(folder, place, with_examples)
+        case "hub":
+            module("analysis.sharing.hub_folder").write_hub_folder(folder, place, with_examples)
         case "delphi":
             if not with_examples:
                 raise ConfigError(
@@ -107,3 +109,34 @@ def _export(folder: RunFolder, to: str, place: Path, with_examples: bool) -> Non
             if with_examples:
                 raise ConfigError(f"--with-examples: {to} holds weights alone, and no examples; remove it")
             module("crosscoder.dictionary.dialects.exports").export(folder, to, place)
+
+
+def push(
+    target: Target,
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="id of the repository on the Hub, org/name; made if missing")
+    ],
+    with_examples: Annotated[
+        bool,
+        typer.Option(
+            "--with-examples", help="also push what quotes the texts of the run, which may be private"
+        ),
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="make a new repository public; otherwise it is private")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="write the folder and list its files, and push nothing")
+    ] = False,
+) -> None:
+    """Push the dictionary, a model card and the feature table to the Hugging Face Hub, as RUN/exports/hub."""
+    hub = module("analysis.sharing.hub_folder")
+    with reading(target, []) as folder:
+        place = folder.path / "exports" / "hub"
+        hub.write_hub_folder(folder, place, with_examples, repo)
+        for name, size in hub.files_of(place):
+            print_result(f"{size:,} B", name)
+        print_result(
+            "pushed" if not dry_run else "not pushed",
+            hub.upload(place, repo, not public) if not dry_run else place,
+        )
