@@ -138,13 +138,17 @@ def _card(
         .render(
             report=report,
             dictionary=record["crosscoder"],
-            base_models=[json.dumps(name) for name in checkpoints if _HUB_ID.fullmatch(name)],
+            base_models=[json.dumps(name) for name in checkpoints if _is_hub_id(name)],
             compared=named,
             hookpoints=dict.fromkeys(str(side["hookpoint"]) for side in sides if side.get("hookpoint")),
             with_examples=with_examples,
             repo=repo or "REPOSITORY",
         )
     )
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _verb_of(path: Path) -> str:
