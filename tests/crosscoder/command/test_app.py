@@ -42,6 +42,7 @@ VERBS = [
     "doctor",
     "export",
     "import",
+    "push",
     "bench",
     "evaluate",
 ]
