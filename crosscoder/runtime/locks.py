@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ except ImportError:  # Windows
     fcntl = None
 
 logger = logging.getLogger(__name__)
+
+_LOOKS, _SECONDS_BETWEEN_LOOKS = 10, 0.02
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -105,6 +108,15 @@ def _open(path: Path, shared: bool) -> int | None:
         raise
 
 
+def _holder(file: int) -> str:
+    """Return what the holder of a lock wrote about itself; it does so a moment after it took the lock. A reader writes nothing."""
+    for _ in range(_LOOKS):
+        if told := os.pread(file, 2000, 0).decode(errors="replace").strip():
+            return told
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return ""
+
+
 def _lock(file: int, path: Path, *, shared: bool, wait: bool) -> None:
     if fcntl is None:
         logger.warning(
@@ -115,7 +127,7 @@ def _lock(file: int, path: Path, *, shared: bool, wait: bool) -> None:
     try:
         fcntl.flock(file, kind)
     except BlockingIOError:
-        raise HeldElsewhere(os.pread(file, 2000, 0).decode(errors="replace").strip()) from None
+        raise HeldElsewhere(_holder(file)) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
