@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from analysis.browser import page_server
-from analysis.browser.page_server import PageServer
+from analysis.browser.page_server import MAX_CONNECTIONS, PageServer
 from analysis.live.live_server import LiveServer
 from crosscoder.config import RunConfig
 from crosscoder.run.folder import RunFolder
@@ -212,6 +212,12 @@ def test_a_request_that_drips_is_ended_by_the_deadline(
 
 def test_connections_are_limited(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle connections beyond the limit are closed at once; where one ends, the next is answered."""
+    for _ in range(
+        500
+    ):  # until the connections of earlier tests have ended: they would give their room to this test
+        if server._free._value == MAX_CONNECTIONS:
+            break
+        time.sleep(0.02)
     monkeypatch.setattr(server, "_free", threading.BoundedSemaphore(4))
     held = [socket.create_connection(("127.0.0.1", server.server_port), timeout=20) for _ in range(4)]
     try:
