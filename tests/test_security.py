@@ -114,6 +114,10 @@ def test_python_in_a_model_folder_is_never_run(folder: Path, tmp_path: Path) -> 
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ cycler.__init__.__globals__.os.mkdir('RAN') }}",
         "{{ messages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+        "{{ 'a' * 10 ** 14 }}",
+        "{% include 'config.json' %}",
     ],
 )
 def test_a_chat_template_is_sandboxed(

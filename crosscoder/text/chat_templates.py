@@ -20,8 +20,11 @@ _PLACEHOLDER_PATTERN = re.compile("\ue000([0-9]{1,9})\ue001")
 # Marks inside a content by which templates tell its parts apart, such as <think> and </think>.
 _MARK = re.compile(r"(</?[^<>\s]{1,40}>|\[/?[A-Z_]{2,40}\])")
 
-# What templates raise for messages that they are not made for: some add None to text, or look for an entry that is missing.
-_TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError)
+# What templates raise for messages that they are not made for: some add None to text, or look for an entry that is missing. A template
+# is not trusted, and may also divide by zero, call itself for ever, or ask for more memory than there is.
+_TEMPLATE_ERRORS = (
+    jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+)  # fmt: skip
 
 REFUSED = "refused by the chat template"
 LEFT_OUT = "with messages that the chat template leaves out"
