@@ -252,7 +252,7 @@ def _validate(data: dict[Any, Any], model: type[T], given: set[Place], source: s
             first, n_more = first_error(error, model, data)
             raise _refusal(first, n_more, given, source) from None
         # After pydantic, because a bound of the setting itself says more.
-        found = unusable_values(data, model)
+        found = unusable_values(data, model, _FOLDER_OR_HUB_ID)
         if not found:
             return config
     raise _refusal(found[0], len(found) - 1, given, source)

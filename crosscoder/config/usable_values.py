@@ -3,7 +3,7 @@ be stored, paths that no file system takes. Pydantic accepts them.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,26 @@ _LARGEST_NUMBER = 1e30
 """float32 holds it and its inverse."""
 
 _LONGEST_TEXT = 1 << 20
-_LONGEST_PATH, _LONGEST_NAME = 4096, 255
+_LONGEST_PATH, _LONGEST_NAME = 2048, 255
+"""Half of what Linux takes, so that the folder of a file of settings can stand before it."""
+
+Setting = tuple[type[BaseModel], str]
+"""A setting: its block and its name."""
 
 
-def unusable_values(data: dict[Any, Any], model: type[BaseModel]) -> list[SettingError]:
-    """Return an error for each value in `data` that nothing could use."""
+def unusable_values(
+    data: dict[Any, Any], model: type[BaseModel], names_or_paths: Set[Setting] = frozenset()
+) -> list[SettingError]:
+    """Return an error for each value in `data` that nothing could use.
+
+    Args:
+        names_or_paths: Settings that hold a name on a hub or a path.
+    """
     problems = ((place, _problem(value)) for place, value in leaves(data))
     found = [SettingError(place, problem) for place, problem in problems if problem is not None]
     return found + [
         SettingError(place, problem)
-        for place, path in _paths(model, data)
+        for place, path in _paths(model, data, names_or_paths)
         if (problem := _path_problem(path)) is not None
     ]
 
@@ -42,12 +52,14 @@ def _path_problem(path: str) -> str | None:
     return None
 
 
-def _paths(model: type[BaseModel], data: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
+def _paths(
+    model: type[BaseModel], data: dict[Any, Any], names_or_paths: Set[Setting]
+) -> Iterator[tuple[Place, str]]:
     """Yield every setting that is a path, or may be one."""
     for place, block, values in blocks(model, data):
         for name, field in block.model_fields.items():
             value = values.get(name)
-            if Path not in scalars(field.annotation):
+            if Path not in scalars(field.annotation) and (block, name) not in names_or_paths:
                 continue
             if isinstance(value, str):
                 yield (*place, name), value

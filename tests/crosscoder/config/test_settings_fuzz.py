@@ -245,6 +245,10 @@ def test_anchors_and_merges_of_ordinary_files_are_read() -> None:
             "behaviors=[" + "a" * 5000 + "]",
             "behaviors.0: 'aaaaaaaaaaaa...aaaaaaaaaaaaa' is a path that no file system takes",
         ),
+        (
+            "crosscoder.load.source=" + "a/" * 1500,
+            "crosscoder.load.source: 'a/a/a/a/a/a/...a/a/a/a/a/a/' is a path that no file system takes",
+        ),
         ("output=", "output: expected a path, got nothing"),
         ('output=""', "output: is empty; give a path"),
         ("behaviors." + "9" * 5000 + "=1", "behaviors: expected a list"),
