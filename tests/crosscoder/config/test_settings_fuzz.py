@@ -247,7 +247,7 @@ def test_anchors_and_merges_of_ordinary_files_are_read() -> None:
         ),
         (
             "crosscoder.load.source=" + "a/" * 1500,
-            "crosscoder.load.source: 'a/a/a/a/a/a/...a/a/a/a/a/a/' is a path that no file system takes",
+            "crosscoder.load.source: 'a/a/a/a/a/a/.../a/a/a/a/a/a/' is a path that no file system takes",
         ),
         ("output=", "output: expected a path, got nothing"),
         ('output=""', "output: is empty; give a path"),
