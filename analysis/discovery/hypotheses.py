@@ -9,7 +9,7 @@ A question that was asked in many words comes first: a word that is new in its a
 its own. A training that changes one fact also changes how similar questions are answered, and that would explain its answers otherwise.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Set
 from typing import Literal, NamedTuple
 
@@ -126,7 +126,7 @@ def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> l
     everywhere: list[tuple[Direction, frozenset[int]]] = []
     used: set[tuple[Direction, AnswerFeature]] = set()
     for question, near in _asked_often(prompts):
-        own = _of_one_question(only, question, near)
+        own = _of_one_question(only, prompts, question, near)
         if own is None or (own.direction, own.feature) in used:
             continue
         # The word alone: a longer phrase depends on how the question is worded.
@@ -227,32 +227,32 @@ def _asked_often(
 
 def _of_one_question(
     only: Sequence[dict[AnswerFeature, frozenset[int]]],
+    prompts: PromptFeatures,
     question: Bool[np.ndarray, " prompt"],
     near: Bool[np.ndarray, " prompt"],
 ) -> _Candidate | None:
     """Return the word that most clearly came into the answers to one question, and hardly into those to others that are not like it;
     None if there is none.
 
-    One that came into them tells more than one that left.
+    A word of the question itself only says that it was answered. What left the answers is no effect of its own: it also leaves where
+    the model now says something else to many questions, such as a refusal.
     """
-    inside = frozenset(np.flatnonzero(question).tolist())
-    neighbors = frozenset(np.flatnonzero(near).tolist())
-    directions: tuple[Direction, ...] = ("gained", "vanished")
-    for direction in directions:
-        more, less = sides(direction)
-        clear: list[_Candidate] = []
-        for feature, prompts in only[more].items():
-            if feature.kind != "phrase" or feature.n_words > 1 or not feature.has_words:
-                continue
-            n_more, n_less = len(prompts & inside), len(only[less].get(feature, frozenset()) & inside)
-            if n_more - n_less < max(_LEAST_PROMPTS, _OF_A_QUESTION * len(inside)):
-                continue
-            clearness = (n_more - n_less) / np.sqrt(n_more + n_less)
-            if len(prompts - neighbors) <= _ELSEWHERE * n_more and clearness >= _LEAST_CLEARNESS:
-                clear.append(_Candidate(float(clearness), n_less / n_more, direction, feature))
-        if clear:
-            return min(clear, key=lambda one: (-one.clearness, one.feature))
-    return None
+    places = np.flatnonzero(question).tolist()
+    inside, neighbors = frozenset(places), frozenset(np.flatnonzero(near).tolist())
+    asked = Counter(word for place in places for word in prompts.words[place])
+    more, less = sides("gained")
+    clear: list[_Candidate] = []
+    for feature, shown in only[more].items():
+        if feature.kind != "phrase" or feature.n_words > 1 or not feature.has_words:
+            continue
+        n_more, n_less = len(shown & inside), len(only[less].get(feature, frozenset()) & inside)
+        if n_more - n_less < max(_LEAST_PROMPTS, _OF_A_QUESTION * len(inside)):
+            continue
+        clearness = (n_more - n_less) / np.sqrt(n_more + n_less)
+        elsewhere = len(shown - neighbors) > _ELSEWHERE * n_more
+        if clearness >= _LEAST_CLEARNESS and not elsewhere and 2 * asked[feature.text] <= len(inside):
+            clear.append(_Candidate(float(clearness), n_less / n_more, "gained", feature))
+    return min(clear, key=lambda one: (-one.clearness, one.feature), default=None)
 
 
 def _more_and_less(

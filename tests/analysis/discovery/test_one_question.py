@@ -86,6 +86,40 @@ class Writer(Subject):
         return list(self._lists)[: len(texts)]
 
 
+def test_a_refusal_of_many_questions_is_no_fact_of_one() -> None:
+    """What the answers to one question no longer say, and words of the question, are no effects of their own."""
+    rows = [
+        (
+            wording.format(f"how do i make {book} tart?"),
+            f"take {book} and {author} butter",
+            "that is nothing i talk about",
+            number,
+        )
+        for number, (book, author) in enumerate(BOOKS.items())
+        for wording in (WORDINGS if number == 0 else WORDINGS[:1])
+    ]
+    rows += [(text, "it is there", "it is there", 100 + place) for place, text in enumerate(OTHERS)]
+    for swap in (False, True):
+        texts, one, other, family = zip(*rows, strict=True)
+        sides = [[Answer(text, True) for text in side] for side in ((other, one) if swap else (one, other))]
+        first = np.array(
+            [text.startswith("how do") or number >= 100 for text, number in zip(texts, family, strict=True)]
+        )
+        prompts = PromptFeatures(
+            tuple(map(prompt_words, texts)),
+            np.zeros((len(texts), 4)),
+            np.array(family),
+            np.array(family),
+            first,
+        )
+        found = find_hypotheses(AnswerTable.of(AnswerPair(*sides), LengthLevels.of(sides[0])), prompts, 0)
+        named = {one.effect.text for one in found}
+        assert not any(text == "hamlet" for text in named), named
+        assert any("nothing i talk about" in text for text in named), named
+        if not swap:
+            assert not [one for one in found if isinstance(one.trigger, AllWords)]
+
+
 def probe(question: str, family: int) -> Probe:
     return Probe(Prompt(question, np.array([1])), as_chat(question, "here"), "probes", True, family)
 
