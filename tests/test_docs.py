@@ -28,6 +28,11 @@ ELSEWHERE = {
         "tests/analysis/explanations/test_explain.py",
         "def endpoint()",
     ),
+    # The texts here are shorter than one sequence of delphi.
+    "crosscoder export runs/my-pair --to delphi --with-examples": (
+        "tests/analysis/sharing/test_delphi_cache.py",
+        "write_delphi(run, tmp_path)",
+    ),
     "crosscoder evaluate discovery zoo runs/zoo discovery.prompts=320": (
         "tests/test_evaluate_discovery.py",
         "evaluate_discovery(zoo, out",
