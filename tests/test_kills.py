@@ -5,6 +5,7 @@ or appended to. `CLOCKS` lists every file that two equal runs may differ in, and
 """
 
 import json
+import os
 import random
 import re
 import shutil
@@ -19,7 +20,12 @@ from tests.analysis.chat_endpoint import ChatHandler, serving
 from tests.processes import run_python, start_python
 from tests.small_runs import SETTINGS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+# Not part of the suite yet: it has not been seen whole on an idle machine.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(not os.environ.get("CROSSCODER_KILLS"), reason="set CROSSCODER_KILLS=1 to run it"),
+]
 
 DYING = """
 import os, signal, sys
