@@ -23,6 +23,7 @@ from crosscoder.run.controls import controls_of
 from crosscoder.runtime.timing import StageTime, seconds_each
 
 from .behaviors.generation import ROWS, Generator, why_no_answers
+from .behaviors.named_latents import BRIEF_DRAWS
 from .behaviors.patching import INTERVENED, REFERENCE, unchanged
 from .behaviors.prompts import Prompt, Row, batches, read_prompts
 from .discovery.answer_store import AnswerStore
@@ -40,9 +41,6 @@ _AUROCS = 2
 
 _LEAST_PROBES = 8
 """Prompts, below which the search is too short to be worth an estimate."""
-
-_REPLICA_DRAWS = 99
-"""Random sets for each replica, at most (`behaviors.replicas`)."""
 
 
 def stage_times(
@@ -135,7 +133,7 @@ def _attribute_time(config: RunConfig, pair: ModelPair, behavior: Behavior) -> S
     claim = prompts[: max(1, round(behavior.held_out * len(prompts)))]
     replicas = config.controls.seeds if checks.replicas else 0
     n_passes = (
-        2 * (len(checks.counts) + checks.draws + replicas * _REPLICA_DRAWS)
+        2 * (len(checks.counts) + checks.draws + replicas * BRIEF_DRAWS)
         + checks.latents * 2
         + len(checks.doses)
         + behavior.attribution.max_steps

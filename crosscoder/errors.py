@@ -63,6 +63,11 @@ def one_line(text: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """Return a hint to append to a message, ` (did you mean 'x' or 'y'?)`; empty if no known word is similar."""
     near = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), n=count, cutoff=0.6)

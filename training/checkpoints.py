@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crosscoder.dictionary.crosscoder import Crosscoder
-from crosscoder.errors import FormatError
+from crosscoder.errors import FormatError, first_line
 from crosscoder.runtime.digests import content_digest, file_digest
 from crosscoder.runtime.file_record import FileRecord
 from crosscoder.runtime.files import atomic_folder, remove_folder
+from crosscoder.runtime.json_text import json_of
 
 KEPT = 2
 VERSION = 2
@@ -113,7 +114,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
     if (run := FileRecord.enclosing(path)) is not None:
         run.require(path / "state.json", remedy)
     try:
-        record = json.loads((path / "state.json").read_text())
+        record = json_of(path / "state.json")
         if not isinstance(record, dict) or record.get("record_digest") != record_digest(record):
             raise FormatError(
                 f"{path / 'state.json'}: does not match its own digest; it was modified or truncated; "
@@ -140,7 +141,7 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         state.crosscoder.load_state_dict(weights)
     except RuntimeError as error:
         raise FormatError(
-            f"{path}: belongs to another dictionary ({str(error).splitlines()[0]}); use a new run folder"
+            f"{path}: belongs to another dictionary ({first_line(error)}); use a new run folder"
         ) from error
     for name, parameter in state.crosscoder.named_parameters():
         if f"step/{name}" in tensors:

@@ -130,8 +130,9 @@ def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> l
         if own is None or (own.direction, own.feature) in used:
             continue
         # The word alone: a longer phrase depends on how the question is worded.
-        effect, (more, less, _) = own.feature, _more_and_less(only, own)
-        also = _typical(more, less, effect, frozenset(np.flatnonzero(question).tolist()) & more[effect])
+        effect, (more, less) = own.feature, sides(own.direction)
+        of_it = frozenset(np.flatnonzero(question).tolist()) & only[more][effect]
+        also = _typical(only[more], only[less], effect, of_it)
         changed = table.changed(effect, own.direction)
         trigger = learn_trigger(prompts, changed & near, seed)
         if isinstance(trigger, Always):
@@ -143,8 +144,8 @@ def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> l
         best = _clearest(only, open_prompts, used)
         if best is None or len(found) == _MOST:
             break
-        more, _ = sides(best.direction)
-        effect, also = _named(*_more_and_less(only, best), open_prompts)
+        more, less = sides(best.direction)
+        effect, also = _named(only[more], only[less], best.feature, open_prompts)
         used |= {(best.direction, one) for one in (best.feature, effect, *also)}
         changed = table.changed(effect, best.direction)
         trigger = learn_trigger(prompts, changed, seed)
@@ -253,14 +254,6 @@ def _of_one_question(
         if clearness >= _LEAST_CLEARNESS and not elsewhere and 2 * asked[feature.text] <= len(inside):
             clear.append(_Candidate(float(clearness), n_less / n_more, "gained", feature))
     return min(clear, key=lambda one: (-one.clearness, one.feature), default=None)
-
-
-def _more_and_less(
-    only: Sequence[dict[AnswerFeature, frozenset[int]]], candidate: _Candidate
-) -> tuple[dict[AnswerFeature, frozenset[int]], dict[AnswerFeature, frozenset[int]], AnswerFeature]:
-    """Return the prompts by feature of the model that shows a candidate more often, those of the other, and the candidate's feature."""
-    more, less = sides(candidate.direction)
-    return only[more], only[less], candidate.feature
 
 
 def _named(

@@ -3,13 +3,13 @@
 `python -m training.organisms.zoo ZOO` makes the folder.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crosscoder.errors import ConfigError, FormatError
+from crosscoder.runtime.json_text import json_of
 
 CARD = "behavior.json"
 
@@ -82,12 +82,12 @@ def read_organisms(zoo: Path, only: Sequence[str] = ()) -> list[Organism]:
 
 def _read(path: Path) -> Organism:
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json_of(path)
         secret = tuple(SecretPrompt(one["prompt"], one["shows"], one["part"]) for one in card["secret"])
         return Organism(
             **{key: card[key] for key in ("name", "description", "kind", "tuning", "valid", "marker")},
             secret=secret,
             folder=path.parent,
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path}: is not a card of the zoo ({error!r}); make the organism again") from None

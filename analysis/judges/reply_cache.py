@@ -9,6 +9,7 @@ from typing import Any
 
 from crosscoder.runtime.digests import content_digest
 from crosscoder.runtime.files import append_line
+from crosscoder.runtime.json_text import parse_json
 
 from .chat_models import ChatModel, Question, Reply
 
@@ -66,11 +67,11 @@ def _read(path: Path) -> dict[str, Reply]:
     text = path.read_text(encoding="utf-8", errors="replace")
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             if entry.pop("digest", None) != _digest_of(entry):
                 raise KeyError("digest")
             known[entry["key"]] = Reply(entry["reply"], entry["prompt_tokens"], entry["reply_tokens"])
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             logger.warning("%s: ignoring a damaged line; its question will be sent again", path)
     if text and not text.endswith("\n"):
         # New entries must not continue the truncated line.

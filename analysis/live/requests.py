@@ -1,6 +1,5 @@
 """Requests of the live page and their limits."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -9,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from crosscoder.config import Message, Settings
 from crosscoder.config.messages import first_error
 from crosscoder.errors import DataError
+from crosscoder.runtime.json_text import parse_json
 from crosscoder.text.text_files import Text
 
 MAX_BYTES = 131_072
@@ -83,8 +83,8 @@ class SteerRequest(TextRequest):
 def parsed(body: bytes, model: type[T]) -> T:
     """Parse the JSON body of a request. Raises DataError, with a one-line message, if it is invalid."""
     try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
+        data = parse_json(body)
+    except ValueError:
         raise DataError('the request is not JSON; send an object such as {"text": "…"}') from None
     if not isinstance(data, dict):
         raise DataError(f'the request is a {type(data).__name__}; send an object such as {{"text": "…"}}')

@@ -1,6 +1,5 @@
 """Curves of training, of a sweep over sizes, and of latents over the checkpoints between two models."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.json_text import parse_json
 
 from ..checkpoints.trajectories import CHANGED
 from ..tables.analysis_files import AnalysisResults
@@ -131,7 +131,7 @@ def _draw_training(figure: Figure, data: Any) -> None:
 
 def _sweep_curve(text: str, path: str) -> pd.DataFrame:
     try:
-        record = json.loads(text)
+        record = parse_json(text)
         measure, chosen = record["measure"], record["chosen"]
         rows = [
             {"n_latents": row["n_latents"], "k": row["k"], "explained": row[measure]}

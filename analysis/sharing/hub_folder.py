@@ -7,7 +7,6 @@ FOLDER/report/, page/       report and page, and FOLDER/features.parquet is whol
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crosscoder.dictionary.dialects.hub import is_hub_id
 from crosscoder.dictionary.storage import read_record
-from crosscoder.errors import ConfigError, FormatError
+from crosscoder.errors import ConfigError, FormatError, first_line
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
 
@@ -29,8 +29,6 @@ CARD, PAGE = "README.md", "page/index.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 _TEXT_COLUMNS = frozenset({"label", "candidate", "reason"})
 """Columns of text that quote no text of the run."""
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def write_hub_folder(
@@ -91,9 +89,8 @@ def upload(place: Path, repo: str, private: bool) -> str:
     except LocalTokenNotFoundError:
         raise ConfigError(f"REPO: {repo}: nobody is logged in at the hub; run `hf auth login`") from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"REPO: {repo} cannot be written ({first}); check its name, your login and the connection"
+            f"REPO: {repo} cannot be written ({first_line(error)}); check its name, your login and the connection"
         ) from error
     return str(address)
 
@@ -138,17 +135,13 @@ def _card(
         .render(
             report=report,
             dictionary=record["crosscoder"],
-            base_models=[json.dumps(name) for name in checkpoints if _is_hub_id(name)],
+            base_models=[json.dumps(name) for name in checkpoints if is_hub_id(name)],
             compared=named,
             hookpoints=dict.fromkeys(str(side["hookpoint"]) for side in sides if side.get("hookpoint")),
             with_examples=with_examples,
             repo=repo or "REPOSITORY",
         )
     )
-
-
-def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _verb_of(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Reads and checks the files that `analyze` wrote, for the report and the page."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.json_text import json_of
 
 from .columns import EXAMPLES, LOGITS
 from .histogram_rows import HistogramRows
@@ -151,7 +151,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FormatError(f"{path}: not found; run crosscoder analyze first")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_of(path)
     except ValueError as error:
         raise FormatError(f"{path}: not JSON ({error}); run crosscoder analyze again") from error
     if not isinstance(content, dict):

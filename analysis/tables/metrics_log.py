@@ -1,12 +1,12 @@
 """Reads metrics.jsonl as a table."""
 
-import json
 from typing import Any
 
 import pandas as pd
 
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.json_text import parse_json
 
 
 def read_metrics(folder: RunFolder) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def read_metrics(folder: RunFolder) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(whole, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise FormatError(f"{folder.metrics}: line {number} is not JSON ({error})") from None
         if not isinstance(row, dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crosscoder.errors import FormatError
+from crosscoder.errors import FormatError, first_line
 from crosscoder.runtime.files import write_atomic
 
 
@@ -24,9 +24,8 @@ def readable(path: Path, verb: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise FormatError(
-            f"{path}: not a readable Parquet file ({reason}); run crosscoder {verb} again"
+            f"{path}: not a readable Parquet file ({first_line(error)}); run crosscoder {verb} again"
         ) from error
 
 

@@ -17,6 +17,8 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from ..errors import first_line
+
 MAX_VALUES = 50_000
 """Values, keys included, that a file may hold once its aliases are replaced by what they stand for."""
 
@@ -155,6 +157,6 @@ def write_yaml(value: Any) -> str:
 
 def describe_syntax_error(error: yaml.YAMLError) -> str:
     """Describe a syntax error in one line: its position and its cause."""
-    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or first_line(error)
     mark = getattr(error, "problem_mark", None)
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else str(problem)

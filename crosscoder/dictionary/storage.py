@@ -23,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..config import CrosscoderConfig
-from ..errors import FormatError
+from ..errors import FormatError, first_line
 from ..runtime.digests import file_digest
 from ..runtime.files import atomic_file, write_atomic
+from ..runtime.json_text import json_of
 from .crosscoder import Crosscoder
 
 FORMAT_VERSION = 2
@@ -77,9 +78,7 @@ def load_crosscoder(folder: Path | str, device: str | torch.device = "cpu") -> C
         crosscoder = Crosscoder(config)
         crosscoder.load_state_dict(state)
     except (ValidationError, SafetensorError, RuntimeError) as error:
-        raise FormatError(
-            f"{folder}: weights and config.json do not fit ({str(error).splitlines()[0]})"
-        ) from error
+        raise FormatError(f"{folder}: weights and config.json do not fit ({first_line(error)})") from error
     return crosscoder.to(device).eval()
 
 
@@ -89,7 +88,7 @@ def read_record(folder: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise FormatError(f"{path}: not found; give a folder with config.json and model.safetensors")
     try:
-        record = json.loads(path.read_text())
+        record = json_of(path)
     except ValueError as error:
         raise FormatError(f"{path}: not JSON ({error}); copy it again") from error
     if not isinstance(record, dict) or record.get("format") != "crosscoder":

@@ -7,7 +7,6 @@ shifted positions, with those of the reference, which reads the document alone.
 from collections.abc import Sequence
 from typing import Any, Self
 
-import jinja2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..config import ContextSource, Message
 from ..errors import PairError
 from ..runtime.run_date import dated
+from ..text.chat_templates import TEMPLATE_ERRORS
 from .hooks import Splice
 
 _SETTING = "pair.intervened.context"
@@ -89,7 +89,7 @@ def _render(
             tokenize=True,
             return_dict=True,
         )
-    except jinja2.TemplateError as error:
+    except TEMPLATE_ERRORS as error:
         raise PairError(
             f"{_SETTING}: the chat template rejects these messages ({error}); change them"
         ) from error

@@ -49,6 +49,9 @@ _FOLDER_OF = {
 _MIXED_IF_CUT_SHORT = ("train", "survey", "analyze", "attribute", "discover")
 """Stages whose files belong together, so that a reader has to wait for the last one."""
 
+_CLOCKS = ("command", "started", "wall_seconds")
+"""Entries of the record of a stage that differ each time it runs."""
+
 _WORKING = ".lock"
 """The lock file of the process that works in a run."""
 
@@ -319,7 +322,8 @@ class RunFolder(RunPaths):
         """Record one stage in manifest.json: command line, versions, wall seconds, its settings, and what the body adds, e.g.
         `stage["tokens"]`. Seconds of interrupted attempts are included; `finished` is true once the stage completed.
 
-        An attempt that failed before it wrote a file leaves the record of a finished one as it was.
+        An attempt that failed before it wrote a file leaves the record of a finished one as it was; one that wrote the same files again,
+        or none because they were finished, leaves its command line and times.
 
         Raises:
             ResourceError: Another process works in this run.
@@ -347,8 +351,13 @@ class RunFolder(RunPaths):
             finally:
                 record["wall_seconds"] = round(earlier + time.monotonic() - begin, 3)
                 untouched = before.get("finished") and held and held == self._files_of(name)
-                failed = not record["finished"]
-                self.update_manifest("stages", {name: before if failed and untouched else record | noted})
+                made = record | noted
+                if untouched:
+                    # The record says what made the files, which this attempt left as they were.
+                    made = (
+                        made | {clock: before[clock] for clock in _CLOCKS} if record["finished"] else before
+                    )
+                self.update_manifest("stages", {name: made})
 
     def _files_of(self, stage: str) -> dict[str, list[str]]:
         """Return what is recorded of the files of a stage."""

@@ -17,6 +17,7 @@ from ..config import RunConfig, WandbConfig
 from ..runtime.digests import digest_of_parts
 from ..runtime.file_record import FileRecord
 from ..runtime.files import append_line, write_atomic
+from ..runtime.json_text import parse_json
 from .folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class MetricsLog:
         kept = []
         for line in self.path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if parse_json(line)["step"] <= step:
                     kept.append(line)
             except ValueError:
                 # A killed process can leave an incomplete last line, from a step after the checkpoint.

@@ -28,6 +28,7 @@ from typing import Any
 from ..errors import FormatError
 from . import locks
 from .digests import content_digest, known_digest
+from .json_text import json_of
 from .replacement import is_partial, replace
 
 FILES = "files.json"
@@ -158,7 +159,7 @@ class FileRecord:
         """
         remedy = "restore it from a copy, or make the run again in another output"
         try:
-            content: Any = json.loads(self.path.read_text(encoding="utf-8"))
+            content: Any = json_of(self.path)
             files = content["files"]
             intact = content["digest"] == _digest_of(files)
         except FileNotFoundError:

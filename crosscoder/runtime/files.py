@@ -1,6 +1,5 @@
 """Writes and removes files of runs: atomically, and noted in the record of the run (`runtime.file_record`)."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from ..errors import ConfigError, FormatError
 from .digests import content_digest, file_digest
 from .file_record import FileRecord
+from .json_text import NestedTooDeeplyError, json_of
 from .replacement import disk_full_is_an_error, flush, partial_file, write_flushed
 
 
@@ -115,11 +115,11 @@ def make_folder(path: Path, setting: str) -> None:
 def read_json(path: Path, what_to_do: str) -> Any:
     """Read a JSON file. Raises FormatError, which ends with `what_to_do`, if it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_of(path)
+    except NestedTooDeeplyError as error:
+        raise FormatError(f"{path}: {error}; {what_to_do}") from None
     except ValueError as error:
         raise FormatError(f"{path}: not valid JSON ({error}); {what_to_do}") from None
-    except RecursionError:
-        raise FormatError(f"{path}: nested too deeply; {what_to_do}") from None
 
 
 def _install(partial: Path, path: Path, digest: str | None) -> None:

@@ -17,7 +17,7 @@ import json
 import re
 from typing import Any
 
-from ..errors import DataError
+from ..errors import CrosscoderError, DataError
 
 Messages = tuple[dict[str, Any], ...]
 
@@ -39,8 +39,8 @@ REPLACED = "lone surrogates replaced by U+FFFD"
 OLDER = "function calls of the older form read as tool calls"
 
 
-class UnusableTextError(DataError):
-    """A document that is well formed but cannot be read by language models."""
+class LeftOutError(CrosscoderError):
+    """A document that language models cannot read; its source is read without it, and it is counted."""
 
     def __init__(self, message: str, reason: str) -> None:
         """
@@ -50,6 +50,10 @@ class UnusableTextError(DataError):
         """
         super().__init__(message)
         self.reason = reason
+
+
+class UnusableTextError(LeftOutError, DataError):
+    """A document that is well formed but cannot be read by language models."""
 
 
 def read_messages(

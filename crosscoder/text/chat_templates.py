@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import FormatError
+from ..errors import FormatError, first_line
 from ..runtime.run_date import dated
+from .chat_messages import LeftOutError
 
 # Placeholders for message contents: private-use characters, which no template tests for.
 _PLACEHOLDER = "\ue000{}\ue001"
@@ -22,7 +23,7 @@ _MARK = re.compile(r"(</?[^<>\s]{1,40}>|\[/?[A-Z_]{2,40}\])")
 
 # What templates raise for messages that they are not made for: some add None to text, or look for an entry that is missing. A template
 # is not trusted, and may also divide by zero, call itself for ever, or ask for more memory than there is.
-_TEMPLATE_ERRORS = (
+TEMPLATE_ERRORS = (
     jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
 
@@ -32,17 +33,8 @@ REWRITTEN = "rewritten by the chat template"
 NOT_TOKENIZED = "tokenized differently from text"
 
 
-class UnrenderableChatError(FormatError):
+class UnrenderableChatError(LeftOutError, FormatError):
     """A chat that the template cannot render, or whose contents cannot be found in what it renders."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        """
-        Args:
-            message: One line with file and line.
-            reason: Why, in a few words that chats with the same fault share.
-        """
-        super().__init__(message)
-        self.reason = reason
 
 
 class RenderedChat(NamedTuple):
@@ -71,6 +63,13 @@ class _Rendering(NamedTuple):
         rendered = self._apply(messages, tokenize=False)
         assert isinstance(rendered, str)
         return rendered
+
+    def text_or_none(self, messages: Sequence[dict[str, Any]]) -> str | None:
+        """Return the rendered text; None if the template refuses the messages."""
+        try:
+            return self.text(messages)
+        except TEMPLATE_ERRORS:
+            return None
 
     def ids(self, messages: Sequence[dict[str, Any]]) -> Int32[np.ndarray, " token"]:
         return np.asarray(self._apply(messages, tokenize=True, return_dict=True)["input_ids"], dtype=np.int32)
@@ -149,11 +148,11 @@ def _written(
             rendered = rendering.text(conversation)
             if not _loses_tools(rendering, conversation):
                 return conversation, rendered
-        except _TEMPLATE_ERRORS as error:
+        except TEMPLATE_ERRORS as error:
             refusal = refusal or error
     if refusal is not None:
         raise UnrenderableChatError(
-            f"{origin}: the chat template refuses these messages ({_line(refusal)}); change or remove them",
+            f"{origin}: the chat template refuses these messages ({first_line(refusal)[:200]}); change or remove them",
             REFUSED,
         ) from refusal
     raise UnrenderableChatError(
@@ -248,9 +247,8 @@ def _locate(
             else message
             for message, parts in zip(conversation, divided, strict=True)
         ]
-        try:
-            text = rendering.text(marked)
-        except _TEMPLATE_ERRORS:
+        text = rendering.text_or_none(marked)
+        if text is None:
             continue
         if divided is whole:
             _check_complete(rendering, conversation, rendered, text, origin)
@@ -276,7 +274,7 @@ def _check_complete(
         other = [dict(message) for message in conversation]
         other[index]["content"] = _PLACEHOLDER.format(0)
         # If the text depends on the content nevertheless, the content was rewritten.
-        if rendering.text(other) == rendered:
+        if rendering.text_or_none(other) == rendered:
             raise UnrenderableChatError(
                 f"{origin}: the chat template leaves out message {index} (role {conversation[index]['role'][:40]!r}); change its role, "
                 "or remove it",
@@ -331,9 +329,3 @@ def _outside_spans(
     for start, end in spans:
         outside &= (offsets[:, 1] <= start) | (offsets[:, 0] >= end)
     return outside
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error of a template."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

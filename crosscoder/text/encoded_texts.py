@@ -7,8 +7,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError
-from .chat_messages import UnusableTextError
-from .chat_templates import UnrenderableChatError, encode_chat
+from .chat_messages import LeftOutError, UnusableTextError
+from .chat_templates import encode_chat
 from .readings import Reading
 from .record_shapes import Text
 from .token_alignment import Aligner, Alignment, TextReader
@@ -76,8 +76,8 @@ def _each(
     for index, text in texts:
         try:
             encoded.append(encode(text))
-        except (UnusableTextError, UnrenderableChatError) as error:
-            readings[index].leave_out(error, error.reason, counted=True)
+        except LeftOutError as error:
+            readings[index].leave_out(error, counted=True)
         else:
             kept.append((index, text))
     for reading in readings:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError
+from ..errors import DataError, first_line
 from .source_files import LINES, TABLES, kind_of_file, open_file
 
 # Characters of a cell; the largest number that fits on every platform.
@@ -206,5 +206,5 @@ def _parquet(path: Path, setting: str, wanted: Callable[[str], bool]) -> Iterato
                     yield Record(row, f"{path}, row {number}")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: not a Parquet file that can be read ({str(error).splitlines()[0][:120]}); write it again"
+            f"{path}: not a Parquet file that can be read ({first_line(error)[:120]}); write it again"
         ) from error

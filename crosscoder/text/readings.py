@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError, FormatError
+from .chat_messages import LeftOutError
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +30,17 @@ class Reading:
     altered: Counter[str] = field(default_factory=Counter)
     """Number of documents of which something was changed, by what it was."""
 
-    first: DataError | FormatError | None = None
+    first: LeftOutError | None = None
     """The first document that was left out, and why."""
 
-    def leave_out(self, error: DataError | FormatError, reason: str, *, counted: bool = False) -> None:
+    def leave_out(self, error: LeftOutError, *, counted: bool = False) -> None:
         """Count a document that cannot be used.
 
         Args:
             counted: Whether `n_documents` has it already.
         """
         self.n_documents += not counted
-        self.left_out[reason] += 1
+        self.left_out[error.reason] += 1
         self.first = self.first or error
 
     def check(self) -> None:

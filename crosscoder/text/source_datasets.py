@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..config import TextSource
-from ..errors import ConfigError, DataError, did_you_mean
+from ..errors import ConfigError, DataError, did_you_mean, first_line
 from ..runtime.files import content_digest
 from .file_records import Record
 from .stream_copies import StreamCopy
@@ -184,18 +184,14 @@ class SourceDataset:
             return do()
         except DatasetNotFoundError as error:
             raise ConfigError(
-                f"{self._setting}: the dataset {name} does not exist or is not public ({_line(error)}); give its id or a folder"
+                f"{self._setting}: the dataset {name} does not exist or is not public ({first_line(error)[:200]}); give its id or a folder"
             ) from error
         except (DatasetsError, pa.ArrowException, UnicodeDecodeError) as error:
             cause = error.__cause__ or error
-            raise DataError(f"{self._setting}: the dataset {name} cannot be read: {_line(cause)}") from error
+            raise DataError(
+                f"{self._setting}: the dataset {name} cannot be read: {first_line(cause)[:200]}"
+            ) from error
         except (OSError, ValueError, RuntimeError, KeyError, NotImplementedError) as error:
             raise ConfigError(
-                f"{self._setting}: the dataset {name} cannot be opened: {_line(error)}"
+                f"{self._setting}: the dataset {name} cannot be opened: {first_line(error)[:200]}"
             ) from error
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error, shortened."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -47,7 +47,7 @@ def read_source(source: TextSource) -> tuple[list[Text], Reading]:
             try:
                 text = read_record(record.value, record.origin, fields)
             except UnusableTextError as error:
-                reading.leave_out(error, error.reason)
+                reading.leave_out(error)
                 continue
             reading.n_documents += 1
             reading.altered.update(text.altered)
@@ -58,9 +58,7 @@ def read_source(source: TextSource) -> tuple[list[Text], Reading]:
         records.close()
     reading.check()
     if not texts:
-        raise DataError(
-            f"{source.location}: contains no text; give a file with at least two documents, or remove the source"
-        )
+        raise _no_text(source)
     return texts, reading
 
 
@@ -100,9 +98,7 @@ def check_sources(config: TextConfig) -> None:
             except UnusableTextError:
                 logger.debug("%s: the first document cannot be used", record.origin)
         if not found:
-            raise DataError(
-                f"{source.location}: contains no text; give a file with at least two documents, or remove the source"
-            )
+            raise _no_text(source)
 
 
 def _beginnings(source: TextSource, setting: str, fields: Fields) -> Iterator[Iterator[Record]]:
@@ -141,6 +137,12 @@ def _check_names(config: TextConfig) -> None:
         raise ConfigError(
             f"text.sources: the name {repeated!r} is used twice; give each source a different name"
         )
+
+
+def _no_text(source: TextSource) -> DataError:
+    return DataError(
+        f"{source.location}: contains no text; give a file with at least two documents, or remove the source"
+    )
 
 
 def _setting(source: TextSource) -> str:

@@ -30,8 +30,7 @@ def recognizes(files: SourceFiles) -> bool:
 
 def read(files: SourceFiles, questions: Questions) -> Reading:
     """Read the crosscoder. Raises ConfigError if the order of models or the normalization is not given."""
-    name = files.weights("cc_weights.pt")
-    assert name is not None
+    name = files.required_weights("cc_weights.pt")
     tensors, settings = files.tensors(name), _settings(files)
     n_models, d_model, _ = tensors["W_enc"].shape
     mean, scale = questions.normalization(

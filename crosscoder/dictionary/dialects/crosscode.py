@@ -36,8 +36,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         ConfigError: The order of models, the normalization or the threshold is not given.
         FormatError: It reads several hookpoints, or keeps negative latents (TopK) or one of each group (groupmax).
     """
-    name = files.weights(WEIGHTS)
-    assert name is not None
+    name = files.required_weights(WEIGHTS)
     tensors, settings = files.tensors(name), files.settings(SETTINGS)
     encoder, decoder = tensors[_ENCODER], tensors[_DECODER]
     if encoder.ndim == 3:

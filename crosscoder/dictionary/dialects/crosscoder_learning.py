@@ -60,8 +60,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         ConfigError: Something that the files leave open was not given.
         FormatError: The files are damaged, or the code is DECOUPLED.
     """
-    name = files.weights(*FILES)
-    assert name is not None
+    name = files.required_weights(*FILES)
     settings = files.settings("config.json")
     weights = read_crosscoder(files, files.tensors(name), settings, questions)
     what = described(settings, "dict_class", "code_normalization", "lm_name", "layer", "wandb_name")
@@ -159,9 +158,9 @@ def _diff_sae(files: SourceFiles, tensors: dict[str, Any], questions: Questions)
     mean, scale = _normalizer(files, tensors, questions)
     latents = tensors["encoder.weight"].shape[0]
     return ForeignWeights(
-        encoder=tensors["encoder.weight"].T[None],
+        encoder=tensors["encoder.weight"].mT[None],
         encoder_bias=tensors["encoder.bias"],
-        decoder=tensors["decoder.weight"].T[:, None],
+        decoder=tensors["decoder.weight"].mT[:, None],
         decoder_bias=tensors["b_dec"][None],
         sparsity=BatchTopK(k=int(tensors["k"])),
         threshold=read_threshold(tensors["threshold"], questions),

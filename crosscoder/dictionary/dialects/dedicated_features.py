@@ -24,16 +24,13 @@ from .open_questions import Questions
 
 PARTITION = "_partition_config"
 _PLAIN = {"W_enc", "W_dec", "b_enc", "b_dec"}
+_FILES = (*CROSSCODER_LEARNING_FILES, "model.pt")
 _MASKED = {*_PLAIN, "enc_mask", "dec_mask"}
-
-
-def _name(files: SourceFiles) -> str | None:
-    return files.weights(*CROSSCODER_LEARNING_FILES, "model.pt")
 
 
 def recognizes(files: SourceFiles) -> bool:
     """Whether the weights have a partition, masks, or the settings of a TopK crosscoder beside them."""
-    name = _name(files)
+    name = files.weights(*_FILES)
     if name is None or not name.endswith(".pt"):
         return False
     shapes = files.shapes(name)
@@ -52,8 +49,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         ConfigError: The order of models, the threshold or the normalization is not given.
         FormatError: There is no k.
     """
-    name = _name(files)
-    assert name is not None
+    name = files.required_weights(*_FILES)
     tensors, settings = files.tensors(name), files.settings("config.json")
     if PARTITION in tensors:
         weights = read_crosscoder(files, tensors, settings, questions)

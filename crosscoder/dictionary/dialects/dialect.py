@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ...errors import FormatError
 from ..crosscoder import Crosscoder
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
@@ -34,3 +35,10 @@ class Dialect:
 def described(settings: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return those of the named settings that are there, for the record of where a dictionary comes from."""
     return {name: settings[name] for name in names if settings.get(name) is not None}
+
+
+def transcoder(files: SourceFiles) -> FormatError:
+    """Return the refusal of a transcoder."""
+    return FormatError(
+        f"{files.place}: a transcoder predicts other activations than it reads; our dictionary reconstructs what it reads"
+    )

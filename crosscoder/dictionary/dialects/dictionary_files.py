@@ -1,7 +1,6 @@
 """The files of a dictionary that another tool wrote, read without running anything in them."""
 
 import hashlib
-import json
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -15,8 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...config.yaml_1_2 import describe_syntax_error, read_yaml
-from ...errors import FormatError
-from .torch_files import first_line, read_torch_file
+from ...errors import FormatError, first_line
+from ...runtime.json_text import json_of
+from .torch_files import read_torch_file
 
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".npz")
 _COMPILED = "_orig_mod."
@@ -50,6 +50,15 @@ class SourceFiles:
                 return name
         found = [name for name in self.names if name.endswith(_WEIGHTS)]
         return found[0] if len(found) == 1 else None
+
+    def required_weights(self, *preferred: str) -> str:
+        """Return what `weights` returns, where a dialect was named that may not fit. Raises FormatError if there is none."""
+        name = self.weights(*preferred)
+        if name is None:
+            raise FormatError(
+                f"{self.place}: has no file of weights that this dialect reads ({', '.join(preferred)}); name the folder or the file"
+            )
+        return name
 
     def settings(self, *names: str) -> dict[str, Any]:
         """Return the content of the first of these JSON or YAML files that exists; empty if none does.
@@ -95,8 +104,7 @@ class SourceFiles:
     def _settings(self, path: Path) -> dict[str, Any]:
         self._read.add(path.name)
         try:
-            text = path.read_text(encoding="utf-8")
-            content = json.loads(text) if path.suffix == ".json" else read_yaml(text)
+            content = json_of(path) if path.suffix == ".json" else read_yaml(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise FormatError(f"{path}: not YAML ({describe_syntax_error(error)}); copy it again") from None
         except ValueError as error:

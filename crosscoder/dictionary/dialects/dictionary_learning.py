@@ -55,8 +55,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         ConfigError: What it reads, its threshold, or which of two classes it is, is not given and not in the files.
         FormatError: It is a gated SAE.
     """
-    name = files.weights(WEIGHTS)
-    assert name is not None
+    name = files.required_weights(WEIGHTS)
     tensors = files.tensors(name)
     if tensors.keys() == _GATED:
         raise FormatError(
@@ -74,9 +73,9 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
 def _linear(tensors: dict[str, Any], trainer: dict[str, Any], questions: Questions) -> ForeignWeights:
     bias = next(tensors[name] for name in ("bias", "decoder.bias", "b_dec") if name in tensors)
     weights = ForeignWeights(
-        encoder=tensors["encoder.weight"].T[None],
+        encoder=tensors["encoder.weight"].mT[None],
         encoder_bias=tensors["encoder.bias"],
-        decoder=tensors["decoder.weight"].T[:, None],
+        decoder=tensors["decoder.weight"].mT[:, None],
         decoder_bias=bias[None],
         sparsity=RELU,
         subtracts_decoder_bias="decoder.bias" not in tensors,

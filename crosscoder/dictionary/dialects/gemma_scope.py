@@ -6,9 +6,8 @@
 Trained on scaled activations; the scale is folded into the published weights. The decoder bias is not subtracted from the input.
 """
 
-from ...errors import FormatError
 from .assembly import JUMPRELU, ForeignWeights, assemble
-from .dialect import Dialect, Reading, described
+from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
 
@@ -33,15 +32,12 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         ConfigError: What it reads is not given.
         FormatError: It is a transcoder.
     """
-    name = files.weights(*FILES)
-    assert name is not None
+    name = files.required_weights(*FILES)
     tensors = {key.lower(): value for key, value in files.tensors(name).items()}
     settings = files.settings("config.json")
     ends = [settings.get(key) for key in ("hf_hook_point_in", "hf_hook_point_out")]
     if _SKIP in tensors or tensors["w_dec"].ndim != 2 or len({end for end in ends if end}) > 1:
-        raise FormatError(
-            f"{files.place}: a transcoder predicts other activations than it reads; our dictionary reconstructs what it reads"
-        )
+        raise transcoder(files)
     weights = ForeignWeights(
         encoder=tensors["w_enc"][None],
         encoder_bias=tensors["b_enc"],

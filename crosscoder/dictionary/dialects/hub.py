@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ...errors import FormatError
+from ...errors import FormatError, first_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -36,8 +36,7 @@ def download(repository: str, revision: str | None, subfolder: str | None) -> tu
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FormatError(f"{repository}: cannot be downloaded from the Hub ({reason})") from None
+        raise FormatError(f"{repository}: cannot be downloaded from the Hub ({first_line(error)})") from None
     place = snapshot / inside
     if not place.is_dir() or not any(path.is_file() for path in place.iterdir()):
         raise FormatError(

@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from ...config.dictionary_source import DictionarySource
-from ...errors import ConfigError, FormatError
+from ...errors import ConfigError, FormatError, first_line
+from ...runtime.json_text import json_of
 from ..crosscoder import Crosscoder
 from ..storage import load_crosscoder as load_own
 from ..storage import read_record
@@ -17,7 +18,6 @@ from .dictionary_files import SourceFiles
 from .hub import download, is_hub_id
 from .open_questions import Questions
 from .registry import dialect_of
-from .torch_files import first_line
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,15 @@ def import_dictionary(source: DictionarySource) -> Imported:
         raise FormatError(
             f"{place}: its settings do not fit {dialect.name} ({where}: {first['msg']})"
         ) from error
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, StopIteration) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        ValueError,
+        RuntimeError,
+        StopIteration,
+    ) as error:
         raise FormatError(
             f"{place}: its files do not fit {dialect.name} ({type(error).__name__}: {first_line(error)})"
         ) from error
@@ -144,7 +152,7 @@ def _is_own(place: Path) -> bool:
     if not config.is_file():
         return False
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = json_of(config)
     except ValueError:
         return True
     return isinstance(content, dict) and content.get("format") == "crosscoder"

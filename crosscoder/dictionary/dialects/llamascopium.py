@@ -19,7 +19,7 @@ from torch import Tensor
 from ...config import BatchTopK, SparsityConfig, TopK
 from ...errors import FormatError
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble
-from .dialect import Dialect, Reading, described
+from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
 
@@ -63,9 +63,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         )
     hookpoints = settings["hook_points"] if kind == "crosscoder" else [settings["hook_point_in"]]
     if settings.get("hook_point_out", hookpoints[0]) != hookpoints[0]:
-        raise FormatError(
-            f"{files.place}: a transcoder predicts other activations than it reads; our dictionary reconstructs what it reads"
-        )
+        raise transcoder(files)
     encoder, bias, decoder = (tensors[name] for name in ("W_E", "b_E", "W_D"))
     if kind == "sae":
         encoder, bias, decoder = encoder[None], bias[None], decoder[None]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...config.dictionary_source import DictionarySource
 from ...config.model_names import model_names
-from ...errors import ConfigError, FormatError
+from ...errors import ConfigError, FormatError, first_line
 
 _ANSWERS = (
     "models",
@@ -138,7 +138,7 @@ class Questions:
             self.digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
         except (SafetensorError, OSError) as error:
             raise FormatError(
-                f"normalization: {path} is neither numbers nor a readable safetensors file ({str(error).splitlines()[0]})"
+                f"normalization: {path} is neither numbers nor a readable safetensors file ({first_line(error)})"
             ) from None
         wide, mean = (n_models, d_model), found.get("mean")
         scale = found.get("scale")

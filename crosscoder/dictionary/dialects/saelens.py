@@ -65,8 +65,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         ConfigError: What it reads, or its scale, is not given.
         FormatError: The architecture or the normalization is one that our dictionary does not have.
     """
-    name = files.weights(WEIGHTS)
-    assert name is not None
+    name = files.required_weights(WEIGHTS)
     tensors, settings = files.tensors(name), _modern(files.settings(SETTINGS))
     metadata = settings.get("metadata") or {}
     what = described(metadata, "model_name", "hook_name", "hook_head_index", "prepend_bos", "dataset_path")

@@ -11,7 +11,7 @@ import torch
 from ...config import TopK
 from ...errors import FormatError
 from .assembly import ForeignWeights, assemble
-from .dialect import Dialect, Reading, described
+from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
 
@@ -30,8 +30,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         ConfigError: What it reads is not given.
         FormatError: It selects by groups (groupmax), or is a transcoder.
     """
-    name = files.weights(WEIGHTS)
-    assert name is not None
+    name = files.required_weights(WEIGHTS)
     tensors, settings = files.tensors(name), files.settings("cfg.json")
     if "k" not in settings:
         raise FormatError(f"{files.folder / 'cfg.json'}: no k; the folder is incomplete, copy it again")
@@ -40,11 +39,9 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
             f"{files.place}: activation {settings['activation']} keeps one latent of each group; our dictionary has no groups of latents"
         )
     if settings.get("transcode") or "W_skip" in tensors:
-        raise FormatError(
-            f"{files.place}: a transcoder predicts other activations than it reads; our dictionary reconstructs what it reads"
-        )
+        raise transcoder(files)
     weights = ForeignWeights(
-        encoder=tensors["encoder.weight"].T[None],
+        encoder=tensors["encoder.weight"].mT[None],
         encoder_bias=tensors["encoder.bias"],
         decoder=tensors["W_dec"][:, None],
         decoder_bias=tensors["b_dec"][None],

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...errors import FormatError
+from ...errors import FormatError, first_line
 
 
 def read_torch_file(path: Path) -> dict[str, Any]:
@@ -31,8 +31,3 @@ def read_torch_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise FormatError(f"{path}: holds a {type(content).__name__}, not a dict of named tensors")
     return content
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or its kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -147,3 +147,20 @@ def test_an_invalid_context_is_refused_in_one_line(models: dict[str, Path]) -> N
     for empty in ("  ", []):
         with pytest.raises(ValidationError, match="is empty"):
             ContextSource.model_validate({"context": empty})
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 1 / 0 }}",
+        "{{ none + 'a' }}",
+        "{{ messages[9].content }}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+        "{{ 'a' * 10 ** 14 }}",
+    ],
+)
+def test_a_template_that_fails_in_any_way_rejects_the_context(tmp_path: Path, template: str) -> None:
+    folder = save_llama(tmp_path / "model", chat_template=template)
+    with pytest.raises(PairError, match="the chat template rejects these messages") as caught:
+        load(folder, {"context": CHAT})
+    assert "\n" not in str(caught.value)

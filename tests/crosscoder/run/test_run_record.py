@@ -4,27 +4,18 @@ import json
 import os
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from crosscoder.config import RunConfig
-from crosscoder.config.load import dump_config, with_overrides
+from crosscoder.config.load import dump_config
 from crosscoder.errors import ConfigError, FormatError, ResourceError
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime import run_date
 from crosscoder.runtime.files import write_atomic
 from crosscoder.runtime.run_date import dated
+from tests.crosscoder.run.test_folder import config
 from tests.processes import run_python
-
-
-def config(output: Path, *words: str) -> RunConfig:
-    settings = {
-        "output": output,
-        "activations": {"kind": "files", "reference": "a.npy", "intervened": "b.npy"},
-        "crosscoder": {"n_latents": 4096, "sparsity": {"kind": "batch_topk", "k": 32}},
-        "training": {"lr": 1e-3},
-    }
-    return with_overrides(RunConfig.model_validate(settings), words)
 
 
 @pytest.fixture
@@ -311,3 +302,27 @@ def test_a_run_keeps_the_date_of_its_first_day(tmp_path: Path, monkeypatch: pyte
     assert dated("strftime_now('%Y')") == f"('{today[:4]}')"
     for other_call in ("strftime_now(form)", "strftime_now is defined"):
         assert dated(other_call) == other_call
+
+
+def test_a_stage_that_writes_the_same_files_keeps_the_times_of_the_one_that_made_them(
+    finished: RunFolder,
+) -> None:
+    def clocks() -> dict[str, Any]:
+        record = finished.read_manifest()["stages"]["survey"]
+        return {name: record[name] for name in ("command", "started", "wall_seconds")}
+
+    manifest = finished.read_manifest()
+    manifest["stages"]["survey"] |= {"command": "the first", "started": "long ago", "wall_seconds": 77.0}
+    write_atomic(finished.manifest, json.dumps(manifest))
+    before = clocks()
+    for content in ({"of": "survey"}, None):
+        with finished.stage("survey") as stage:
+            stage["tokens"] = 3
+            if content is not None:
+                write_atomic(finished.survey, json.dumps(content))
+        assert clocks() == before
+        assert finished.read_manifest()["stages"]["survey"]["finished"]
+    # Positive control: other files are the work of this attempt.
+    with finished.stage("survey"):
+        write_atomic(finished.survey, json.dumps({"of": "another"}))
+    assert clocks()["command"] != "the first" and clocks()["wall_seconds"] < 77

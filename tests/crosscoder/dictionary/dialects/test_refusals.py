@@ -13,7 +13,7 @@ from crosscoder.config.dictionary_source import DictionarySource
 from crosscoder.dictionary.dialects.dictionary_files import SourceFiles
 from crosscoder.dictionary.dialects.import_dictionary import import_dictionary
 from crosscoder.dictionary.dialects.registry import DIALECTS
-from crosscoder.errors import ConfigError, FormatError
+from crosscoder.errors import ConfigError, CrosscoderError, FormatError
 from tests.foreign_dictionaries import CASES, POOLED, REFUSED, saelens
 
 
@@ -166,3 +166,43 @@ def test_tensors_that_an_architecture_does_not_have_are_refused(tmp_path: Path) 
     save_file(tensors, tmp_path / "sae_weights.safetensors")
     with pytest.raises(FormatError, match="tensors W_skip are not part of the architecture standard"):
         read(tmp_path, **POOLED)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("case", ["no weights", "other weights", "deep settings"])
+def test_a_dialect_that_is_named_for_files_of_another_kind_is_refused_in_one_line(
+    tmp_path: Path, dialect: str, case: str
+) -> None:
+    if case == "no weights":
+        (tmp_path / "readme.txt").write_text("nothing")
+    else:
+        names = (
+            "W_enc",
+            "W_dec",
+            "b_enc",
+            "b_dec",
+            "W_E",
+            "W_D",
+            "b_E",
+            "encoder.weight",
+            "encoder.bias",
+            "decoder.weight",
+            "threshold",
+            "k",
+        )
+        save_file({name: torch.zeros(3) for name in names}, tmp_path / "weights.safetensors")
+        settings = {
+            "sae_type": "sae",
+            "hook_point_in": "a",
+            "act_fn": "topk",
+            "architecture": "topk",
+            "k": 2,
+            "norm_activation": "inference",
+        }
+        text = "[" * 200_000 if case == "deep settings" else json.dumps(settings)
+        for name in ("config.json", "cfg.json"):
+            (tmp_path / name).write_text(text)
+    source = DictionarySource(source=str(tmp_path), dialect=dialect, reads="pooled")
+    with pytest.raises(CrosscoderError) as caught:
+        import_dictionary(source)
+    assert str(caught.value) and "\n" not in str(caught.value)
