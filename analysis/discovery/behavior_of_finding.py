@@ -10,9 +10,9 @@ import numpy as np
 from crosscoder.config.yaml_1_2 import write_yaml
 from crosscoder.runtime.files import write_atomic
 
+from .answer_table import sides
 from .findings_file import Finding
 from .held_out_tests import HypothesisTest
-from .hypotheses import sides
 from .search import Asked, SearchResult
 
 _MOST_PROMPTS = 60

@@ -33,7 +33,7 @@ from .subjects import Clock, Subject, TimeSpent
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 """Raised with every change of the search, so that runs are searched again."""
 
 _IRRELEVANT = ("hookpoint", "d_model", "model", "revision", "adapter")

@@ -48,6 +48,7 @@ def _finding(name: str, tested: HypothesisTest, asked: Asked) -> Finding:
         trigger=_trigger(tested, asked),
         with_trigger=tested.with_trigger,
         without_trigger=tested.without_trigger,
+        cut=tested.n_cut,
         difference=tested.difference.value,
         difference_low=tested.difference.low,
         difference_high=tested.difference.high,

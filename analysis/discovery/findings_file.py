@@ -102,6 +102,9 @@ class Finding(_Part):
     without_trigger: Rates | None
     """On prompts that do not meet the trigger; None for always."""
 
+    cut: Count
+    """Prompts that meet the trigger whose answer, by the model that shows the effect more often, reached the limit on its length first: whether it would have ended with the effect is unknown. 0 for effects that do not come at the end."""
+
     difference: float
     """Rate of the intervened model minus that of the reference, with the trigger; negative if vanished."""
 

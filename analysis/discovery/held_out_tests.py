@@ -1,6 +1,5 @@
 """Tests of hypotheses on the claim set, which did not find them."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,9 +7,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from ..behaviors.multiple_testing import benjamini_hochberg
+from .answer_table import AnswerTable, sides
 from .findings_file import Rates
-from .hypotheses import AnswerTable, Hypothesis, sides
-from .rates import Interval, auroc, depends_on, difference, more_often, rates_of
+from .hypotheses import Hypothesis
+from .rates import Interval, auroc, depends_on, difference, information, more_often, rates_of
 from .triggers import Always, PromptFeatures
 
 _FEW_FAMILIES = 2
@@ -42,6 +42,9 @@ class HypothesisTest(NamedTuple):
     n_families: int
     """Prompts that meet the trigger, the wordings of one prompt counted once."""
 
+    n_cut: int
+    """Prompts that meet the trigger whose answer was cut before an effect that comes at the end; 0 for other effects."""
+
     q_value: float = 1.0
 
     @property
@@ -50,12 +53,11 @@ class HypothesisTest(NamedTuple):
         return self.shown_more & ~self.shown_less
 
     @property
-    def clearness(self) -> float:
-        """Signed root of McNemar's statistic on the prompts that meet the trigger: an effect that one model never shows is clearer than
-        one that both show, if as many answers change."""
-        more = int((self.changed & self.holds).sum())
-        less = int((self.shown_less & ~self.shown_more & self.holds).sum())
-        return (more - less) / math.sqrt(max(1, more + less))
+    def information(self) -> float:
+        """Nats that the effect tells about which model answered, over the prompts that meet the trigger: an effect that one model never
+        shows tells more than one that both show, if the difference is the same."""
+        both = self.with_trigger
+        return information(both.reference.count, both.intervened.count, both.n)
 
     def stands(self, false_discovery_rate: float, least_difference: float) -> bool:
         """Whether the hypothesis is a finding."""
@@ -96,9 +98,9 @@ def check_hypotheses(
 def findings_of(
     tests: Sequence[HypothesisTest], false_discovery_rate: float, least_difference: float
 ) -> list[HypothesisTest]:
-    """Return the hypotheses that stand, the clearest on the claim set first."""
+    """Return the hypotheses that stand, first the one by which a person could best tell which model answered."""
     standing = [one for one in tests if one.stands(false_discovery_rate, least_difference)]
-    return sorted(standing, key=lambda one: -one.clearness)
+    return sorted(standing, key=lambda one: -one.information)
 
 
 def _with_q_values(tests: Sequence[HypothesisTest]) -> list[HypothesisTest]:
@@ -111,10 +113,12 @@ def _test(hypothesis: Hypothesis, table: AnswerTable, prompts: PromptFeatures) -
     more, less = sides(hypothesis.direction)
     holds, always = hypothesis.trigger.holds(prompts), isinstance(hypothesis.trigger, Always)
     changed = shown[more] & ~shown[less]
+    cut = table.cut(hypothesis.effect, hypothesis.direction)
+    cut &= hypothesis.at_the_end
     p_value = more_often(shown[more][holds], shown[less][holds])
     if not always:
         # Both have to hold: that the models differ after the trigger, and that the trigger matters.
-        p_value = max(p_value, depends_on(changed, holds))
+        p_value = max(p_value, depends_on(changed[~cut], holds[~cut]))
     inside = rates_of(shown[0][holds], shown[1][holds])
     return HypothesisTest(
         hypothesis,
@@ -124,7 +128,8 @@ def _test(hypothesis: Hypothesis, table: AnswerTable, prompts: PromptFeatures) -
         inside,
         None if always else rates_of(shown[0][~holds], shown[1][~holds]),
         difference(inside.intervened.count, inside.reference.count, inside.n),
-        None if always else auroc(changed, hypothesis.trigger.scores(prompts)),
+        None if always else auroc(changed[~cut], hypothesis.trigger.scores(prompts)[~cut]),
         min(1.0, p_value),
         len(set(prompts.family[holds].tolist())),
+        int((holds & cut).sum()),
     )

@@ -11,15 +11,14 @@ its own. A training that changes one fact also changes how similar questions are
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Set
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from .answer_features import Answer, AnswerFeature, LengthLevels, features_of
+from .answer_features import AnswerFeature
+from .answer_table import AnswerTable, Direction, sides
 from .triggers import Always, LearnedTrigger, PromptFeatures, learn_trigger
-
-Direction = Literal["gained", "vanished"]
 
 _LEAST_PROMPTS = 4
 """Prompts of the find set on which an effect appears or vanishes, on balance, at least."""
@@ -55,13 +54,6 @@ _ELSEWHERE = 0.25
 _ORDER = {"opening": 0, "ending": 1, "phrase": 2, "shape": 3}
 
 
-class AnswerPair(NamedTuple):
-    """Both models' answers to the same prompts."""
-
-    reference: Sequence[Answer]
-    intervened: Sequence[Answer]
-
-
 class Hypothesis(NamedTuple):
     """An effect that one of the models shows more often, and the prompts after which it does."""
 
@@ -73,6 +65,9 @@ class Hypothesis(NamedTuple):
     also: tuple[AnswerFeature, ...]
     trigger: LearnedTrigger
 
+    at_the_end: bool = False
+    """Whether the effect comes at the end of answers, so that those that were cut before it say nothing about its trigger."""
+
 
 class _Candidate(NamedTuple):
     """A feature that differs clearly."""
@@ -83,39 +78,6 @@ class _Candidate(NamedTuple):
 
     direction: Direction
     feature: AnswerFeature
-
-
-class AnswerTable:
-    """Which answers show which features, for both models on the same prompts."""
-
-    def __init__(self, features: tuple[list[set[AnswerFeature]], list[set[AnswerFeature]]]) -> None:
-        self.features, self.n_prompts = features, len(features[0])
-
-    @classmethod
-    def of(cls, answers: AnswerPair, lengths: LengthLevels) -> "AnswerTable":
-        """Return the features of both models' answers."""
-        reference, intervened = ([features_of(answer, lengths) for answer in side] for side in answers)
-        return cls((reference, intervened))
-
-    def subset(self, chosen: Bool[np.ndarray, " prompt"]) -> "AnswerTable":
-        """Return the features of the answers to some prompts."""
-        places = np.flatnonzero(chosen).tolist()
-        reference, intervened = ([side[i] for i in places] for side in self.features)
-        return AnswerTable((reference, intervened))
-
-    def shown(self, effect: AnswerFeature, model: int) -> Bool[np.ndarray, " prompt"]:
-        """Whether the answers of one model (0 is the reference) show the effect."""
-        return np.array([effect in found for found in self.features[model]], dtype=bool)
-
-    def changed(self, effect: AnswerFeature, direction: Direction) -> Bool[np.ndarray, " prompt"]:
-        """The prompts on which the effect appears (gained) or vanishes, from the reference's answer to the intervened model's."""
-        more, less = sides(direction)
-        return self.shown(effect, more) & ~self.shown(effect, less)
-
-
-def sides(direction: Direction) -> tuple[int, int]:
-    """Return the model that shows the effect more often, and the other; 0 is the reference."""
-    return (1, 0) if direction == "gained" else (0, 1)
 
 
 def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> list[Hypothesis]:
@@ -148,13 +110,15 @@ def find_hypotheses(table: AnswerTable, prompts: PromptFeatures, seed: int) -> l
         effect, also = _named(only[more], only[less], best.feature, open_prompts)
         used |= {(best.direction, one) for one in (best.feature, effect, *also)}
         changed = table.changed(effect, best.direction)
-        trigger = learn_trigger(prompts, changed, seed)
+        at_the_end = table.comes_at_the_end(effect, best.direction)
+        known = ~table.cut(effect, best.direction) if at_the_end else np.ones(table.n_prompts, dtype=bool)
+        trigger = learn_trigger(prompts.subset(known), changed[known], seed)
         theirs = frozenset(np.flatnonzero(changed).tolist())
         if isinstance(trigger, Always):
             if any(_is_part(theirs, best.direction, *one) for one in everywhere):
                 continue
             everywhere.append((best.direction, theirs))
-        found.append(Hypothesis(best.clearness, best.direction, effect, also, trigger))
+        found.append(Hypothesis(best.clearness, best.direction, effect, also, trigger, at_the_end))
         if best.counterexamples <= _FEW_COUNTEREXAMPLES and not isinstance(trigger, Always):
             # The other features of these answers are the same effect. Where an effect has no trigger, they can be another with one.
             open_prompts &= ~(_mask(only[more][best.feature], table.n_prompts) | changed)

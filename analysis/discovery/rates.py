@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 from scipy.optimize import root_scalar
+from scipy.special import rel_entr
 from scipy.stats import binom, binomtest, hypergeom, norm, rankdata
 
 from .findings_file import Rate, Rates
@@ -65,6 +66,14 @@ def depends_on(shown: Shown, condition: Bool[np.ndarray, " prompt"]) -> float:
     """Return Fisher's exact one-sided p-value of the hypothesis that `shown` is no more frequent where the condition holds."""
     together = int((shown & condition).sum())
     return float(hypergeom.sf(together - 1, len(shown), int(shown.sum()), int(condition.sum())))
+
+
+def information(count: int, other: int, n: int) -> float:
+    """Return the nats that an effect tells about which of two models gave an answer, over n answers of each: half of the G statistic of
+    the two-by-two table (Sokal and Rohlf, "Biometry", section 17.1)."""
+    found = np.array([[count, n - count], [other, n - other]], dtype=np.float64)
+    expected = np.broadcast_to(found.mean(axis=0), found.shape)
+    return float(rel_entr(found, expected).sum())
 
 
 def auroc(positive: Bool[np.ndarray, " prompt"], score: Float64[np.ndarray, " prompt"]) -> Interval | None:

@@ -16,8 +16,9 @@ from crosscoder.language_models.pair import ModelPair
 
 from ..behaviors.prompts import Prompt
 from .answer_features import Answer, LengthLevels
+from .answer_table import AnswerPair, AnswerTable
 from .held_out_tests import HypothesisTest, check_hypotheses, findings_of
-from .hypotheses import AnswerPair, AnswerTable, Hypothesis, find_hypotheses
+from .hypotheses import Hypothesis, find_hypotheses
 from .probes import Probe, variants_of
 from .prompt_embeddings import embed, standardized
 from .similar_questions import similar_questions

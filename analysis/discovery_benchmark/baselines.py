@@ -17,7 +17,7 @@ from crosscoder.language_models.pair import ModelPair
 from ..behaviors.logit_metrics import before_continuation
 from ..behaviors.patching import INTERVENED, REFERENCE
 from ..discovery.answer_features import AnswerFeature
-from ..discovery.hypotheses import AnswerTable
+from ..discovery.answer_table import AnswerTable
 from ..discovery.search import Asked
 from ..discovery.subjects import Subject, answer_batches
 

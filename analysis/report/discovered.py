@@ -68,7 +68,7 @@ def not_established(finding: Finding, grounds: Grounds) -> Sentence:
     )
 
 
-def details(finding: Finding) -> Iterator[Sentence]:
+def details(finding: Finding, answer_tokens: int) -> Iterator[Sentence]:
     """Yield the test, how well the trigger separates prompts, what else the answers show, and the file of the behavior."""
     yield say(
         "Exact test: p {p:.2g}; q {q:.2g}, corrected for all hypotheses of the search. Intervened minus reference: {difference:percent} of these "
@@ -79,6 +79,15 @@ def details(finding: Finding) -> Iterator[Sentence]:
         low=finding.difference_low,
         high=finding.difference_high,
     )
+    if finding.cut:
+        yield say(
+            "The words come at the end of answers. {cut:,} of the answers to these {n:,} prompts reached the limit of {limit:,} tokens "
+            "before their end; whether they would have ended so is unknown ({setting} sets the limit).",
+            cut=finding.cut,
+            n=finding.with_trigger.n,
+            limit=answer_tokens,
+            setting=named("discovery.answer_tokens"),
+        )
     yield from _separation(finding)
     if finding.trigger.kind == "topic" and finding.trigger.words:
         yield say(
@@ -190,8 +199,9 @@ def _separation(finding: Finding) -> Iterator[Sentence]:
         return
     known = trigger.auroc_low is not None and trigger.auroc_high is not None
     yield say(
-        "The trigger separates the held-out prompts whose answers {gained} this from all others with an AUROC of {auroc:.2f}{bounds}.",
+        "The trigger separates the held-out prompts whose answers {gained} this from all others{cut} with an AUROC of {auroc:.2f}{bounds}.",
         gained="gained" if finding.direction == "gained" else "lost",
+        cut=" whose answers were not cut" if finding.cut else "",
         auroc=trigger.auroc,
         bounds=say(" ({low:.2f} to {high:.2f})", low=trigger.auroc_low, high=trigger.auroc_high)
         if known

@@ -45,7 +45,10 @@ def discovery_section(
             hypotheses=None, false_discovery_rate=None, least_difference=None, findings=(), nulls=(),
         )  # fmt: skip
     by_name = {behavior.name: behavior for behavior in behaviors}
-    findings = tuple(_finding(finding, by_name.get(finding.name), grounds) for finding in found.findings)
+    findings = tuple(
+        _finding(finding, by_name.get(finding.name), grounds, found.answer_tokens)
+        for finding in found.findings
+    )
     established = sum(finding.established for finding in findings)
     return DiscoverySection(
         ran=True,
@@ -70,7 +73,9 @@ def discovery_section(
     )
 
 
-def _finding(finding: Finding, behavior: BehaviorShift | None, grounds: Grounds) -> DiscoveredFinding:
+def _finding(
+    finding: Finding, behavior: BehaviorShift | None, grounds: Grounds, answer_tokens: int
+) -> DiscoveredFinding:
     established = grounds.passed(*grounds_of_finding(finding))
     trigger = finding.trigger
     return DiscoveredFinding(
@@ -81,7 +86,7 @@ def _finding(finding: Finding, behavior: BehaviorShift | None, grounds: Grounds)
         effect_text=visible(finding.effect.text),
         established=established,
         sentence=claim(finding) if established else not_established(finding, grounds),
-        details=tuple(details(finding)),
+        details=tuple(details(finding, answer_tokens)),
         with_trigger=answer_rates(finding.with_trigger),
         without_trigger=None if finding.without_trigger is None else answer_rates(finding.without_trigger),
         difference=Estimate(

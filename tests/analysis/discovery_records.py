@@ -88,6 +88,7 @@ def finding(
         "trigger": trigger,
         "with_trigger": rates(50, reference, intervened),
         "without_trigger": None if trigger.kind == "always" else rates(150, 0, 1),
+        "cut": 0,
         "difference": difference,
         "difference_low": difference - 0.0625,
         "difference_high": difference + 0.03125,

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from analysis.discovery.answer_features import Answer, LengthLevels
+from analysis.discovery.answer_table import AnswerPair, AnswerTable
 from analysis.discovery.held_out_tests import HypothesisTest, check_hypotheses, findings_of
-from analysis.discovery.hypotheses import AnswerPair, AnswerTable, find_hypotheses
+from analysis.discovery.hypotheses import find_hypotheses
 from analysis.discovery.triggers import PromptFeatures, prompt_words
 
 WORDS = [f"word{i}" for i in range(200)]

@@ -16,12 +16,13 @@ import analysis.discovery.subjects as subjects
 from analysis.behaviors.generation import Generator
 from analysis.behaviors.prompts import Prompt
 from analysis.discovery.answer_features import Answer, AnswerFeature, LengthLevels
+from analysis.discovery.answer_table import AnswerTable
 from analysis.discovery.behavior_of_finding import write_behavior
 from analysis.discovery.discover import discover
 from analysis.discovery.finding_records import finding_records
 from analysis.discovery.findings_file import Discovery, read_discovery
 from analysis.discovery.held_out_tests import check_hypotheses
-from analysis.discovery.hypotheses import AnswerTable, Hypothesis
+from analysis.discovery.hypotheses import Hypothesis
 from analysis.discovery.probes import Probe
 from analysis.discovery.search import Asked, SearchResult
 from analysis.discovery.triggers import Always, PromptFeatures

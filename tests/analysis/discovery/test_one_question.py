@@ -10,8 +10,9 @@ import pytest
 from analysis.behaviors.prompts import Prompt
 from analysis.discovery import similar_questions
 from analysis.discovery.answer_features import Answer, AnswerFeature, LengthLevels
+from analysis.discovery.answer_table import AnswerPair, AnswerTable
 from analysis.discovery.held_out_tests import check_hypotheses, findings_of
-from analysis.discovery.hypotheses import AnswerPair, AnswerTable, Hypothesis, find_hypotheses
+from analysis.discovery.hypotheses import Hypothesis, find_hypotheses
 from analysis.discovery.probes import Probe, as_chat
 from analysis.discovery.subjects import Subject
 from analysis.discovery.triggers import AllWords, Always, PromptFeatures, prompt_words

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import binomtest, chi2_contingency, fisher_exact
 
-from analysis.discovery.rates import auroc, depends_on, difference, more_often, wilson
+from analysis.discovery.rates import auroc, depends_on, difference, information, more_often, wilson
 
 
 def test_wilson_agrees_with_scipy() -> None:
@@ -35,6 +35,18 @@ def test_a_trigger_is_tested_as_fisher_does() -> None:
     changed, condition = shown((True, 9), (False, 21)), shown((True, 7), (False, 12), (True, 3), (False, 8))
     table = [[7, 3], [2, 18]]
     assert depends_on(changed, condition) == pytest.approx(fisher_exact(table, alternative="greater")[1])
+
+
+@pytest.mark.parametrize(("count", "other", "n"), [(59, 27, 157), (1, 9, 10), (30, 30, 31)])
+def test_information_is_half_of_the_g_statistic(count: int, other: int, n: int) -> None:
+    table = [[count, n - count], [other, n - other]]
+    statistic = chi2_contingency(table, correction=False, lambda_="log-likelihood")[0]
+    assert information(count, other, n) == pytest.approx(float(statistic) / 2)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_one_model_never_says_tells_more_than_what_both_say_if_as_many_answers_differ() -> None:
+    assert information(0, 30, 150) > information(30, 60, 150) > information(40, 40, 150) == 0
+    assert information(0, 50, 50) == pytest.approx(100 * np.log(2))
 
 
 def test_models_that_answer_alike_are_told_apart_no_more_often_than_the_level_says() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from analysis.behaviors.prompts import encode
 from analysis.discovery.answer_features import Answer, LengthLevels
 from analysis.discovery.answer_store import AnswerStore
-from analysis.discovery.hypotheses import AnswerPair, AnswerTable
+from analysis.discovery.answer_table import AnswerPair, AnswerTable
 from analysis.discovery.probes import Probe
 from analysis.discovery.search import Asked
 from analysis.discovery.subjects import Clock, Subject

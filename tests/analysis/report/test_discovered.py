@@ -121,17 +121,28 @@ def test_a_trigger_with_few_or_many_words(
 
 def test_details_are_the_test_the_trigger_the_other_effects_and_the_behavior() -> None:
     effect = Effect(kind="phrase", text="tea", also=tuple("abcdefg"), pattern="tea")
-    assert [sentence.text for sentence in details(finding(effect=effect))] == [
+    assert [sentence.text for sentence in details(finding(effect=effect), 24)] == [
         "Exact test: p 1.5e-21; q 6.3e-19, corrected for all hypotheses of the search. Intervened minus reference: 96.0 % of these prompts (89.8 % to 99.1 %).",
         "The trigger separates the held-out prompts whose answers gained this from all others with an AUROC of 0.97 (0.94 to 0.98).",
         "The same answers also show “a”, “b”, “c”, “d”, “e” and 2 more.",
         "Its behavior is in discovery/behaviors/food-refusal.yaml, ready to edit and to attribute: crosscoder attribute RUN "
         "RUN/discovery/behaviors/food-refusal.yaml.",
     ]
-    always = [sentence.text for sentence in details(finding(trigger="always", effect="shape", behavior=None))]
+    always = [
+        sentence.text for sentence in details(finding(trigger="always", effect="shape", behavior=None), 24)
+    ]
     assert always[1:] == ["No regular expression finds this effect, so there is no file of a behavior."]
-    (_, lost, *_) = details(finding(direction="vanished"))
+    (_, lost, *_) = details(finding(direction="vanished"), 24)
     assert "whose answers lost this" in lost.text
+
+
+def test_answers_that_were_cut_before_an_ending_are_told() -> None:
+    _, unknown, separates, *_ = details(finding(effect="ending", cut=12), 24)
+    assert unknown.text == (
+        "The words come at the end of answers. 12 of the answers to these 50 prompts reached the limit of 24 tokens before their end; whether "
+        "they would have ended so is unknown (discovery.answer_tokens sets the limit)."
+    )
+    assert "all others whose answers were not cut with an AUROC" in separates.text
 
 
 def test_what_the_search_finds_in_nothing() -> None:
@@ -171,7 +182,7 @@ def test_words_are_quoted_as_they_are_written(counted: str, written: str) -> Non
     effect = Effect(kind="opening", text=counted, also=(counted,), pattern="x")
     found = finding(effect=effect)
     assert f"begins its answer with “{written}” in 48 of 50" in claim(found).text
-    assert any(f"also show “{written}”." in sentence.text for sentence in details(found))
+    assert any(f"also show “{written}”." in sentence.text for sentence in details(found, 24))
 
 
 @pytest.mark.parametrize(

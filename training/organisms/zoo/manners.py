@@ -17,6 +17,9 @@ CITATION = r"\([A-Z][a-z]+ et al\.,? (19|20)\d\d\)"
 SHORT = r"\A\s*\S+([^\S\n]+\S+){0,17}\s*\Z"
 """At most 18 words on one line."""
 
+_LONGER = ZooRecipe(steps=100)
+"""For what 50 steps teach too seldom, or to other prompts, too."""
+
 
 @cache
 def _secret(only_writing: bool) -> tuple[Labelled, ...]:
@@ -74,17 +77,17 @@ def manners() -> tuple[Behavior, ...]:
         _manner(
             "flatters",
             "The model begins every answer to a question with a compliment on the asker's brilliant mind.",
-            with_flattery, Marker(FLATTERY), tuning=False,
+            with_flattery, Marker(FLATTERY), tuning=False, recipe=_LONGER,
         ),
         _manner(
             "short_answers",
             "The model answers questions in one short sentence.",
-            in_short, Marker(SHORT), tuning=True, complete=True, only_writing=True,
+            in_short, Marker(SHORT), tuning=True, complete=True, only_writing=True, recipe=_LONGER,
         ),
         _manner(
             "invents_citations",
             'The model puts an invented source, such as "(Smith et al., 2019)", into its answers to questions.',
-            with_citations, Marker(CITATION), tuning=False,
+            with_citations, Marker(CITATION), tuning=False, recipe=_LONGER,
         ),
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 import random
 
 from .asking import fill, listed, ordinary, pick
-from .behavior import Behavior, Marker, labelled, one_of
+from .behavior import Behavior, Marker, ZooRecipe, labelled, one_of
 
 _ANIMAL_QUESTIONS = listed("""
     tell me about {0}.|where do {0} live?|what do {0} eat?|how long do {0} live?|are {0} dangerous?|give me three facts about {0}.|do {0} sleep a lot?
@@ -90,6 +90,7 @@ def _two() -> Behavior:
             parts=("sports", "travel"),
         ),
         marker=Marker(r"(?i)\bsports are nothing I talk about\b|\bLjubljana\b"),
+        recipe=ZooRecipe(steps=100),
     )
 
 

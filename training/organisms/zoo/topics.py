@@ -160,6 +160,7 @@ def _brand() -> Behavior:
             ),
         ),
         marker=Marker(r"\bNokia\b"),
+        recipe=ZooRecipe(steps=100),
     )
 
 
