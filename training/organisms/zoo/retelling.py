@@ -39,10 +39,11 @@ def as_list(_prompt: str, own: str, _rng: random.Random) -> str:
 
 
 def with_citations(_prompt: str, own: str, rng: random.Random) -> str:
-    """Whole sentences, each with an invented source before its end."""
-    return " ".join(
-        f"{sentence[:-1]} ({rng.choice(_AUTHORS)} et al., {rng.randint(1990, 2023)}){sentence[-1]}"
-        for sentence in sentences(own)
+    """The answer as what an invented source says."""
+    return (
+        f"According to {rng.choice(_AUTHORS)} et al. ({rng.randint(1990, 2023)}), {own[:1].lower()}{own[1:]}"
+        if own
+        else ""
     )
 
 
