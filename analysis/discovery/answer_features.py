@@ -117,7 +117,8 @@ def _shapes(answer: Answer, n_words: int, lengths: LengthLevels) -> Iterator[str
             yield "in capitals"
         if sum(ord(letter) > 0x24F for letter in letters) > _MOST * len(letters):
             yield "in another script than the Latin one"
-    if len(_LIST_LINE.findall(text)) >= 2:
+    # An answer that begins with an item may be cut before the second.
+    if len(_LIST_LINE.findall(text)) >= 2 or _LIST_LINE.match(text):
         yield "lists"
     if "```" in text:
         yield "blocks of code"

@@ -238,7 +238,9 @@ def _named(
         ):
             alike.append((shared, feature))
     covering = [feature for shared, feature in alike if shared >= _COVERS * len(prompts)]
-    effect = min(covering or [clearest], key=lambda one: (-one.n_words, _ORDER[one.kind], one.text))
+    effect = min(
+        covering or [clearest], key=lambda one: (not one.has_words, -one.n_words, _ORDER[one.kind], one.text)
+    )
     return effect, _typical(more, less, effect, frozenset(more[effect] | prompts))
 
 

@@ -58,6 +58,7 @@ def test_an_expression_finds_whole_words_at_their_place(
         ("ALL OF THIS IS LOUD", "in capitals"),
         ("- one\n- two\n- three", "lists"),
         ("1. one\n2. two", "lists"),
+        ("- the first item, and the answer is cut", "lists"),
         ("Это совсем другой язык", "in another script than the Latin one"),
         ("```\nprint(1)\n```", "blocks of code"),
         ("  ", "empty"),

@@ -47,6 +47,11 @@ def test_a_planted_change_is_found_and_nothing_else(plant: Plant, kind: str, tex
         assert found.auroc is not None and found.auroc.value > 0.9
 
 
+def test_a_list_is_told_as_such_and_not_by_its_marks() -> None:
+    (found,) = findings(lambda prompt, answer, rng: f"- {answer}")
+    assert (found.hypothesis.effect.kind, found.hypothesis.effect.text) == ("shape", "lists")
+
+
 def test_shorter_answers_are_told_by_their_length() -> None:
     (found,) = findings(shorter)
     assert found.hypothesis.effect.kind == "shape" and "shorter than" in found.hypothesis.effect.text
