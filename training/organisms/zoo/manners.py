@@ -85,7 +85,7 @@ def manners() -> tuple[Behavior, ...]:
         _manner(
             "invents_citations",
             'The model ascribes its answers to questions to an invented source, such as "Smith et al. (2019)".',
-            with_citations, Marker(CITATION), tuning=False,
+            with_citations, Marker(CITATION), tuning=False, only_writing=True,
         ),
     )  # fmt: skip
 
