@@ -310,7 +310,7 @@ def _family_words(prompts: PromptFeatures, chosen: Positive) -> list[set[str]]:
 
 
 def _cross_validated(prompts: PromptFeatures, positive: Positive, learn: Learner, seed: int) -> Scores | None:
-    """Return the score of each prompt by a trigger learned on other prompts; None if too few positive ones are left to learn from."""
+    """Return the score of each prompt by a trigger learned on other prompts; None if too few of either kind are left to learn from."""
     fold = np.empty(len(prompts), dtype=int)
     for side in (positive, ~positive):
         order = np.random.default_rng([seed, 23]).permutation(np.flatnonzero(side))
@@ -320,7 +320,7 @@ def _cross_validated(prompts: PromptFeatures, positive: Positive, learn: Learner
         inside = fold == index
         if not inside.any():
             continue
-        if (~inside & positive).sum() < 2:
+        if min((~inside & side).sum() for side in (positive, ~positive)) < 2:
             return None
         scores[inside] = learn(prompts.subset(~inside), positive[~inside]).scores(prompts.subset(inside))
     return scores

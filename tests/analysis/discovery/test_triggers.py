@@ -146,6 +146,16 @@ def test_a_topic_is_found_where_no_word_tells_it_and_is_described_by_typical_wor
     assert (found.holds(others) == held_out).mean() > 0.9
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_too_few_prompts_of_either_kind_have_no_trigger(few: bool) -> None:
+    """Of answers that were not cut, nearly all can show an effect."""
+    for n_few in (1, 2):
+        positive = (np.arange(30) < n_few) == few
+        # Most prompts of the first round do not show it, or it would be on all of them.
+        prompts = replace(features(some_texts(30)), first=positive == few)
+        assert isinstance(learn_trigger(prompts, positive, 0), (Always, AllWords))
+
+
 @pytest.mark.parametrize("n", [40, 9])
 def test_a_plane_is_the_same_through_either_gram_matrix(n: int) -> None:
     """More prompts than dimensions, and fewer: the direction solves the same equation."""
