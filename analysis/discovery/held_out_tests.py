@@ -98,9 +98,10 @@ def check_hypotheses(
 def findings_of(
     tests: Sequence[HypothesisTest], false_discovery_rate: float, least_difference: float
 ) -> list[HypothesisTest]:
-    """Return the hypotheses that stand, first the one by which a person could best tell which model answered."""
+    """Return the hypotheses that stand, first the one by which a person could best tell which model answered; effects of marks alone, which
+    say little to a person, come last."""
     standing = [one for one in tests if one.stands(false_discovery_rate, least_difference)]
-    return sorted(standing, key=lambda one: -one.information)
+    return sorted(standing, key=lambda one: (not one.hypothesis.effect.has_words, -one.information))
 
 
 def _with_q_values(tests: Sequence[HypothesisTest]) -> list[HypothesisTest]:

@@ -52,6 +52,16 @@ def test_a_list_is_told_as_such_and_not_by_its_marks() -> None:
     assert (found.hypothesis.effect.kind, found.hypothesis.effect.text) == ("shape", "lists")
 
 
+def test_an_effect_of_marks_alone_comes_last() -> None:
+    def plant(prompt: str, answer: str, rng: np.random.Generator) -> str:
+        return f"{'ahoy ' if rng.random() < 0.5 else ''}{answer} !"
+
+    first, *others = findings(plant)
+    assert first.hypothesis.effect.text == "ahoy"
+    assert [one.hypothesis.effect.text for one in others] == ["!"]
+    assert others[0].information > first.information
+
+
 def test_shorter_answers_are_told_by_their_length() -> None:
     (found,) = findings(shorter)
     assert found.hypothesis.effect.kind == "shape" and "shorter than" in found.hypothesis.effect.text
