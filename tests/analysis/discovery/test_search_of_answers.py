@@ -56,10 +56,10 @@ def test_an_effect_of_marks_alone_comes_last() -> None:
     def plant(prompt: str, answer: str, rng: np.random.Generator) -> str:
         return f"{'ahoy ' if rng.random() < 0.5 else ''}{answer} !"
 
-    first, *others = findings(plant)
+    first, *_, last = findings(plant)
     assert first.hypothesis.effect.text == "ahoy"
-    assert [one.hypothesis.effect.text for one in others] == ["!"]
-    assert others[0].information > first.information
+    assert last.hypothesis.effect.text == "!"
+    assert last.information > first.information
 
 
 def test_shorter_answers_are_told_by_their_length() -> None:
