@@ -19,6 +19,7 @@ from ..errors import PairError
 from .decoder_layers import vocabulary_size
 from .load_errors import reading
 from .loading import locate
+from .placement import is_offloaded, move
 
 _PROBE_TOKENS = 16
 
@@ -75,6 +76,12 @@ def read_adapter(request: AdapterRequest, reference: Any, device: torch.device) 
         FormatError: Its weight file is damaged.
     """
     setting, adapter, _ = request
+    if is_offloaded(reference):
+        raise PairError(
+            f"{setting}: {adapter!r} cannot be attached, because pair.reference.device_map leaves weights on the cpu or the disk and loads them for "
+            "each pass, and an adapter would have to be proven on them; give a device_map without cpu and disk, or merge the adapter into "
+            "a checkpoint"
+        )
     path = locate(setting, adapter)
     config = _read_config(setting, adapter, path)
     if config.is_prompt_learning:
@@ -146,7 +153,8 @@ def attach(
             model = PeftModel.from_pretrained(network, adapter.path, name, config=config, is_trainable=False)
         loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     _check_complete(adapter, model, loaded)
-    return model.eval().requires_grad_(False).to(device)
+    move(model.eval().requires_grad_(False), device)
+    return model
 
 
 @contextmanager
