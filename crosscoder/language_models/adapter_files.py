@@ -19,6 +19,7 @@ from ..errors import PairError
 from .decoder_layers import vocabulary_size
 from .load_errors import reading
 from .loading import locate
+from .module_patterns import adapter_patterns, check_patterns
 from .placement import is_offloaded, move
 
 _PROBE_TOKENS = 16
@@ -90,6 +91,8 @@ def read_adapter(request: AdapterRequest, reference: Any, device: torch.device) 
             f"{setting}: {adapter!r} is of type {kind}, which adds virtual tokens, so the positions of the two models do not match; give an "
             "adapter of weights, e.g. LoRA"
         )
+    modules = [name for name, _ in reference.named_modules()]
+    check_patterns(f"{setting}: {adapter!r}", adapter_patterns(config), modules)
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in _WEIGHT_FILES):
         raise PairError(f"{setting}: {adapter!r} has no weights; give a folder with {_WEIGHT_FILES[0]}")
     with reading(f"{setting}: {adapter!r}", "has no weights that can be read"):
