@@ -371,7 +371,9 @@ def _estimate_memory(
 
 def _weight_bytes(pair: ModelPair) -> int:
     """Bytes of the weights of all models, counting shared weights once."""
-    weights = {id(weight): weight for model in pair.models for weight in [*model.parameters(), *model.buffers()]}
+    weights = {
+        id(weight): weight for model in pair.models for weight in [*model.parameters(), *model.buffers()]
+    }
     return sum(n_bytes(weight) for weight in weights.values())
 
 

@@ -76,11 +76,7 @@ def cross_entropy(
                 "ablated": means[index].expand(int(kept.sum()), -1),
             }
             for kind, replacement in replacements.items():
-                splice = (
-                    None
-                    if replacement is None
-                    else _replace(kept, replacement)
-                )
+                splice = None if replacement is None else _replace(kept, replacement)
                 logits = pair.logits(token_ids, attention, splice, index)
                 setattr(sum_, kind, getattr(sum_, kind) + _summed_loss(logits, token_ids, attention))
             sum_.count += int(attention[:, 1:].sum())

@@ -25,7 +25,9 @@ class BitsAndBytes(Settings):
 
     kind: Literal["bitsandbytes"] = "bitsandbytes"
     bits: Literal[4, 8] = Field(default=8, description="bits of a weight")
-    type: Literal["nf4", "fp4"] = Field(default="nf4", description="levels of 4-bit weights; 8 bits ignore it")
+    type: Literal["nf4", "fp4"] = Field(
+        default="nf4", description="levels of 4-bit weights; 8 bits ignore it"
+    )
     nested: bool = Field(default=False, description="quantize the scales of 4-bit weights, too")
     outlier_threshold: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=6.0,
@@ -97,7 +99,9 @@ class ModelSource(Settings):
     @model_validator(mode="after")
     def _check_placement(self) -> Self:
         if self.offload_folder is not None and self.device_map is None:
-            raise ValueError("offload_folder is given, but device_map is not; give both, or remove offload_folder")
+            raise ValueError(
+                "offload_folder is given, but device_map is not; give both, or remove offload_folder"
+            )
         if self.device_map == {}:
             raise ValueError("device_map is empty; give auto, a device by module path, or null")
         return self

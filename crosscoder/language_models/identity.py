@@ -118,4 +118,6 @@ def _digest_adapter(adapter: PeftModel, name: str) -> str:
     """Return a digest of one adapter: its weights, and the settings that change what they compute."""
     found = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
     settings = adapter_settings(adapter.peft_config[name])
-    return digest_json([digest_tensors((name, tensor.float()) for name, tensor in sorted(found.items())), settings])
+    return digest_json(
+        [digest_tensors((name, tensor.float()) for name, tensor in sorted(found.items())), settings]
+    )

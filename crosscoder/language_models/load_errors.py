@@ -17,7 +17,10 @@ from ..errors import CrosscoderError, FormatError, PairError, ResourceError
 _LONGEST_LINE = 300
 
 # Quantizers raise ValueError or RuntimeError for some of the packages and devices that they lack.
-_ABSENT = re.compile(r"pip install (?![^\n]*transformers)|\bnot installed|\bGPU is required|only supported on GPU|\b(?:requires?|needs?|No)\b.{0,40}\b(?:GPU|CUDA|XPU|accelerator)", re.IGNORECASE)
+_ABSENT = re.compile(
+    r"pip install (?![^\n]*transformers)|\bnot installed|\bGPU is required|only supported on GPU|\b(?:requires?|needs?|No)\b.{0,40}\b(?:GPU|CUDA|XPU|accelerator)",
+    re.IGNORECASE,
+)
 
 _ERROR = re.compile(r"[\w.]*Error: ")
 

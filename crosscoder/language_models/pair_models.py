@@ -60,7 +60,9 @@ def load_networks(config: PairConfig, device: torch.device) -> Networks:
 
 def check_pair_gradients(config: PairConfig, networks: Networks) -> None:
     """Check that gradients pass the layers of both models. Raises PairError if they do not, as in some quantized models."""
-    for name, source, network in zip(("reference", "intervened"), config.checkpoints, networks.models, strict=False):
+    for name, source, network in zip(
+        ("reference", "intervened"), config.checkpoints, networks.models, strict=False
+    ):
         check_gradients(f"pair.{name}: {source.model!r}", network)
 
 

@@ -72,9 +72,15 @@ def _check_device(subject: str, device: int | str) -> None:
         return
     n_devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     try:
-        kind, index = ("", device) if isinstance(device, int) else (torch.device(device).type, torch.device(device).index)
+        kind, index = (
+            ("", device)
+            if isinstance(device, int)
+            else (torch.device(device).type, torch.device(device).index)
+        )
     except RuntimeError:
-        raise PairError(f"{subject}: device_map names {show(str(device))}, which is no device; give cpu, disk, or the number of a GPU") from None
+        raise PairError(
+            f"{subject}: device_map names {show(str(device))}, which is no device; give cpu, disk, or the number of a GPU"
+        ) from None
     here = torch.accelerator.current_accelerator() if n_devices else None
     if here is None or kind not in ("", here.type) or (index or 0) >= n_devices:
         raise PairError(

@@ -60,7 +60,9 @@ def rounded(network: nn.Module, bits: int = 8) -> Iterator[None]:
     with ExitStack() as replaced:
         for layer in layers:
             if not _is_held(layer):
-                replaced.enter_context(_computing_rounded(layer, bits, getattr(network, "dtype", torch.float32)))
+                replaced.enter_context(
+                    _computing_rounded(layer, bits, getattr(network, "dtype", torch.float32))
+                )
         with _rounded_in_place(linear, before, bits):
             yield
 
@@ -100,7 +102,9 @@ def _computing_rounded(layer: nn.Module, bits: int, dtype: torch.dtype) -> Itera
     before = vars(layer).get("forward")
 
     def compute(values: Tensor) -> Tensor:
-        return multiply(values.to(rounded_weight.device), rounded_weight.to(values.dtype), bias.to(values.dtype))
+        return multiply(
+            values.to(rounded_weight.device), rounded_weight.to(values.dtype), bias.to(values.dtype)
+        )
 
     layer.forward = compute
     try:

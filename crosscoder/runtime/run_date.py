@@ -38,7 +38,9 @@ def _macro(day: date) -> str:
     midnight = datetime.combine(day, time())
     directives = [f"%{flag}{letter}" for flag in _FLAGS for letter in ascii_letters]
     printed = {directive: midnight.strftime(directive) for directive in directives}
-    pairs = [(directive, text) for directive, text in printed.items() if text != directive and "%" not in text]
+    pairs = [
+        (directive, text) for directive, text in printed.items() if text != directive and "%" not in text
+    ]
     pairs = [("%%", _PERCENT), *pairs, (_PERCENT, "%")]
     listed = ", ".join(f"({_quoted(directive)}, {_quoted(text)})" for directive, text in pairs)
     # A loop, because jinja takes long to compile hundreds of filters one inside another.

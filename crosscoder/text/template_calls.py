@@ -39,7 +39,9 @@ def check_rendered(text: str, contents: Iterator[str], origin: str) -> None:
     found = _ADDRESS.search(text)
     if found is not None and not any(found[0] in content for content in contents):
         shown = found[0].partition(" at 0x")[0]
-        raise FormatError(f"{origin}: the chat template prints the address of an object ({shown}>), {_REMEDY}")
+        raise FormatError(
+            f"{origin}: the chat template prints the address of an object ({shown}>), {_REMEDY}"
+        )
 
 
 @lru_cache(maxsize=64)

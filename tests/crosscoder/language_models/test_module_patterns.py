@@ -37,10 +37,17 @@ def change(path: Path, **settings: Any) -> None:
 def test_of_an_adapter(tmp_path: Path, settings: dict[str, Any]) -> None:
     base = save_llama(tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter")
-    config = {"reference": {"model": str(base)}, "intervened": {"adapter": str(adapter)}, "hookpoint": "model.layers.1", "device": "cpu"}
+    config = {
+        "reference": {"model": str(base)},
+        "intervened": {"adapter": str(adapter)},
+        "hookpoint": "model.layers.1",
+        "device": "cpu",
+    }
     load_pair(PairConfig.model_validate(config))
     change(adapter / "adapter_config.json", **settings)
-    with pytest.raises(DataError, match=r"^pair.intervened.adapter: .* for modules: .*takes more than 0.3 s on the text '"):
+    with pytest.raises(
+        DataError, match=r"^pair.intervened.adapter: .* for modules: .*takes more than 0.3 s on the text '"
+    ):
         load_pair(PairConfig.model_validate(config))
 
 
@@ -57,5 +64,7 @@ def test_of_a_quantized_checkpoint(tmp_path: Path, settings: dict[str, Any]) -> 
     change(base / "config.json", quantization_config=settings)
     side = {"model": str(base)}
     config = {"reference": side, "intervened": side, "hookpoint": "model.layers.1", "device": "cpu"}
-    with pytest.raises(DataError, match=r"^pair.reference.model: .* for modules: .*takes more than 0.3 s on the text '"):
+    with pytest.raises(
+        DataError, match=r"^pair.reference.model: .* for modules: .*takes more than 0.3 s on the text '"
+    ):
         load_pair(PairConfig.model_validate(config))

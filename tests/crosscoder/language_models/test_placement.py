@@ -133,6 +133,10 @@ def test_a_map_that_cannot_be(models: dict[str, Path], chosen: Any, message: str
 
 def test_settings_of_the_map() -> None:
     with pytest.raises(ValueError, match="device_map is empty"):
-        PairConfig.model_validate({"reference": {"model": "m", "device_map": {}}, "intervened": {"model": "m"}})
+        PairConfig.model_validate(
+            {"reference": {"model": "m", "device_map": {}}, "intervened": {"model": "m"}}
+        )
     with pytest.raises(ValueError, match="offload_folder is given, but device_map is not"):
-        PairConfig.model_validate({"reference": {"model": "m", "offload_folder": "f"}, "intervened": {"model": "m"}})
+        PairConfig.model_validate(
+            {"reference": {"model": "m", "offload_folder": "f"}, "intervened": {"model": "m"}}
+        )

@@ -85,7 +85,8 @@ def test_a_checkpoint_that_is_stored_quantized_is_not_quantized_again() -> None:
     source = ModelSource.model_validate({"model": "m", "quantization": INT8})
 
     class Stored:
-        quantization_config = {"quant_method": "gptq"}
+        def __init__(self) -> None:
+            self.quantization_config = {"quant_method": "gptq"}
 
     with pytest.raises(PairError, match=r"'m' is stored quantized already \(gptq\)"):
         quantization_options("pair.reference", source, Stored())

@@ -79,7 +79,9 @@ def test_an_endless_expression_is_told_in_one_line(pattern: str) -> None:
     with pytest.raises(DataError) as caught:
         Expression(pattern, "metric.pattern").find_each(["a", SLOW_TEXT, "b"])
     message = str(caught.value)
-    assert message.startswith(f"metric.pattern: the regular expression {pattern!r} takes more than 0.3 s on the text 'aaaa")
+    assert message.startswith(
+        f"metric.pattern: the regular expression {pattern!r} takes more than 0.3 s on the text 'aaaa"
+    )
     # The next search has a process of its own.
     assert Expression("b+", "metric.pattern").find_each(["a", "abb"]) == [None, (1, 3)]
 
@@ -115,6 +117,8 @@ def test_the_process_ends_with_the_command() -> None:
         "print(_searcher._process.pid)"
     )
     root = Path(__file__).parents[3]
-    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert ran.stderr == ""
     assert not Path(f"/proc/{ran.stdout.strip()}").exists()

@@ -66,7 +66,9 @@ def test_the_date_of_the_run_in_any_format(tokenizer: PreTrainedTokenizerBase, n
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_random_template_is_refused(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     template = RANDOM[name] + BODY
-    with pytest.raises(FormatError, match=r"^here: the chat template calls (the filter random|lipsum) \(line \d\)"):
+    with pytest.raises(
+        FormatError, match=r"^here: the chat template calls (the filter random|lipsum) \(line \d\)"
+    ):
         render_chat(tokenizer, template, CHAT, "here")
     with pytest.raises(FormatError, match=r"^pair.intervened.context: the chat template calls "):
         Context.encode(ContextSource.model_validate({"context": CHAT}), tokenizer, template)
@@ -98,14 +100,27 @@ def test_other_templates_are_not_refused(template: str) -> None:
     check_template(template, "here")
 
 
-@pytest.mark.parametrize("form", ["%d %B %y", "%A, %-d. %m %Y", "%j %U %H:%M:%S.%f %p", "100%% %%d %d%", "%c|%x|%X|%D|%F", "none"])
+@pytest.mark.parametrize(
+    "form", ["%d %B %y", "%A, %-d. %m %Y", "%j %U %H:%M:%S.%f %p", "100%% %%d %d%", "%c|%x|%X|%D|%F", "none"]
+)
 def test_the_macro_prints_what_strftime_prints(form: str, tokenizer: PreTrainedTokenizerBase) -> None:
     template = "{% set form = '" + form + "' %}" + "{{ strftime_now(form) }}|" + BODY
     expected = datetime(2024, 2, 29).strftime(form)
     assert render_chat(tokenizer, template, CHAT, "here").text.startswith(f"{expected}|")
 
 
-@pytest.mark.parametrize("beginning", ["", "\n", "\n\n", "  ", "  {% if true %}\n  x{% endif %}", "{# a #}\n", " {%- if true %} y{% endif %}\n "])
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        "",
+        "\n",
+        "\n\n",
+        "  ",
+        "  {% if true %}\n  x{% endif %}",
+        "{# a #}\n",
+        " {%- if true %} y{% endif %}\n ",
+    ],
+)
 def test_the_macro_changes_no_white_space(beginning: str, tokenizer: PreTrainedTokenizerBase) -> None:
     constant = render_chat(tokenizer, f"{beginning}29 Feb " + BODY, CHAT, "here").text
     dated = render_chat(tokenizer, beginning + "{{ strftime_now('%d %b') }} " + BODY, CHAT, "here").text
