@@ -142,8 +142,10 @@ def weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor holds its numbers itself, as floating point, rather than as codes and scales."""
-    return tensor.is_floating_point() and not is_traceable_wrapper_subclass(tensor)
+    """Whether a tensor holds its numbers itself, rather than as codes that a scale belongs to; 8-bit floating point has one."""
+    return (
+        tensor.is_floating_point() and tensor.element_size() > 1 and not is_traceable_wrapper_subclass(tensor)
+    )
 
 
 def n_bytes(tensor: Tensor) -> int:

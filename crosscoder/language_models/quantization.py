@@ -6,6 +6,7 @@ gradients asks `check_gradients` first.
 
 import logging
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, assert_never
 
@@ -70,9 +71,8 @@ def quantization_options(setting: str, source: ModelSource, config: Any) -> dict
                 bnb_4bit_use_double_quant=wanted.nested,
             )
         case TorchAo(scheme=scheme):
-            import torchao.quantization
-
-            chosen = transformers.TorchAoConfig(getattr(torchao.quantization, _SCHEMES[scheme])())
+            schemes = import_module("torchao.quantization")
+            chosen = transformers.TorchAoConfig(getattr(schemes, _SCHEMES[scheme])())
         case _:
             assert_never(wanted)
     return {"quantization_config": chosen}
@@ -105,8 +105,7 @@ def quantized_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if not isinstance(getattr(module, "in_features", None), int) or "lora_" in path:
             continue
         weight = getattr(module, "weight", None)
-        plain = isinstance(weight, Tensor) and is_plain(weight) and weight.element_size() > 1
-        if not plain and not hasattr(module, "base_layer"):
+        if not (isinstance(weight, Tensor) and is_plain(weight)) and not hasattr(module, "base_layer"):
             yield path, module
 
 
@@ -146,11 +145,9 @@ def _gradient_error(layer: nn.Module, model: nn.Module) -> float:
         with torch.enable_grad():
             output = layer(leaf)
             along = random(output.shape[-1])
-            (gradient,) = torch.autograd.grad((output.float() * along.float()).sum(), leaf, allow_unused=True)
+            (gradient,) = torch.autograd.grad((output.float() * along.float()).sum(), leaf)
     except (RuntimeError, NotImplementedError) as error:
         logger.debug("no gradient passes a quantized layer: %s", first_line(error))
-        return float("inf")
-    if gradient is None:
         return float("inf")
     expected = (along.float() * moved).sum(-1)
     found = (gradient.float() * inputs.float()).sum(-1)

@@ -13,6 +13,7 @@ from torch.nn.functional import linear as multiply
 
 from ..errors import ConfigError
 from .placement import input_device, is_plain
+from .quantization import quantized_layers
 
 _UNCHANGED = 1e-3
 """Relative change of weights below which rounding them has changed nothing."""
@@ -47,22 +48,24 @@ def rounded(network: nn.Module, bits: int = 8) -> Iterator[None]:
     the weights are such levels already, one bit fewer is kept.
     """
     head = getattr(network, "get_output_embeddings", lambda: None)()
-    layers = [
+    linear: list[Tensor] = [
+        module.weight
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and "lora_" not in name and _is_held(module)
+    ]
+    others = [layer for _, layer in quantized_layers(network) if layer is not head]
+    others += [
         module
         for name, module in network.named_modules()
-        if isinstance(getattr(module, "in_features", None), int)
-        and not hasattr(module, "base_layer")
+        if isinstance(module, nn.Linear)
         and module is not head
-        and "lora_" not in name
+        and module.weight.is_meta
+        and module not in others
     ]
-    linear = [layer.weight for layer in layers if _is_held(layer)]
     before = [weight.detach().to("cpu", copy=True) for weight in linear]
     with ExitStack() as replaced:
-        for layer in layers:
-            if not _is_held(layer):
-                replaced.enter_context(
-                    _computing_rounded(layer, bits, getattr(network, "dtype", torch.float32))
-                )
+        for layer in others:
+            replaced.enter_context(_computing_rounded(layer, bits, getattr(network, "dtype", torch.float32)))
         with _rounded_in_place(linear, before, bits):
             yield
 
@@ -80,10 +83,9 @@ def _rounded_in_place(linear: Sequence[Tensor], before: Sequence[Tensor], bits: 
                 weight.copy_(original)
 
 
-def _is_held(layer: nn.Module) -> bool:
+def _is_held(layer: nn.Linear) -> bool:
     """Whether the weights of a linear layer are plain numbers in memory, which can be overwritten."""
-    weight = getattr(layer, "weight", None)
-    return type(layer) is nn.Linear and isinstance(weight, Tensor) and is_plain(weight) and not weight.is_meta
+    return is_plain(layer.weight) and not layer.weight.is_meta
 
 
 @contextmanager
