@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from crosscoder.config.load import load_config
 from crosscoder.config.open_settings import HOOKPOINT, with_value
 from crosscoder.errors import DataError
 from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.language_models.pair_models import require_gradients
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import remove_file, write_atomic
@@ -140,6 +142,18 @@ def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
         write_features(folder, table)
     logger.info("attribute: %s, %s", behavior.name, attributed.shift.verdict)
     return attributed.files.path
+
+
+def check_attributable(config: RunConfig, behaviors: Sequence[Behavior]) -> None:
+    """Check, before any long work, that the models have the gradients that the attribution of these behaviors or of findings needs.
+
+    Raises:
+        PairError: They do not, because they are quantized in such a way.
+        ConfigError, FormatError, ResourceError: A model cannot be loaded.
+    """
+    found = config.discovery.prompts and config.discovery.attribute
+    if config.pair is not None and (found or any(one.gradient_metric is not None for one in behaviors)):
+        require_gradients(config.pair)
 
 
 def discover(folder: RunFolder, config: RunConfig) -> Discovery | None:

@@ -16,6 +16,8 @@ from crosscoder.config.behavior import Behavior
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError, PairError
 from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.language_models.pair_models import check_pair_gradients
+from crosscoder.language_models.placement import n_bytes
 from crosscoder.text.documents import Documents, tokenize
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
@@ -225,6 +227,10 @@ def _describe_pair(pair: ModelPair) -> list[str]:
         lines.append(
             "weights     each adapter has a copy of the reference's weights of its own, because attaching it changes them"
         )
+    try:
+        check_pair_gradients(pair.config, pair.networks)
+    except PairError as error:
+        lines.append(f"gradients   none for attribution: {error}")
     if pair.identical:
         lines.append("reference and intervened are the same model: an identity control")
     if not have_difference(pair.d_models):
@@ -365,8 +371,10 @@ def _estimate_memory(
 
 def _weight_bytes(pair: ModelPair) -> int:
     """Bytes of the weights of all models, counting shared weights once."""
-    weights = {parameter.data_ptr(): parameter for model in pair.models for parameter in model.parameters()}
-    return sum(weight.numel() * weight.element_size() for weight in weights.values())
+    weights = {
+        id(weight): weight for model in pair.models for weight in [*model.parameters(), *model.buffers()]
+    }
+    return sum(n_bytes(weight) for weight in weights.values())
 
 
 def _nearest_existing_folder(path: Path) -> Path:

@@ -76,11 +76,7 @@ def cross_entropy(
                 "ablated": means[index].expand(int(kept.sum()), -1),
             }
             for kind, replacement in replacements.items():
-                splice = (
-                    None
-                    if replacement is None
-                    else _replace(kept.to(pair.device), replacement.to(pair.device))
-                )
+                splice = None if replacement is None else _replace(kept, replacement)
                 logits = pair.logits(token_ids, attention, splice, index)
                 setattr(sum_, kind, getattr(sum_, kind) + _summed_loss(logits, token_ids, attention))
             sum_.count += int(attention[:, 1:].sum())
@@ -114,7 +110,7 @@ def _replace(kept: Bool[Tensor, "document token"], replacement: Float[Tensor, "k
         activations: Float[Tensor, "document token d_model"],
     ) -> Float[Tensor, "document token d_model"]:
         replaced = activations.clone()
-        replaced[kept] = replacement.to(activations.dtype)
+        replaced[kept.to(activations.device)] = replacement.to(activations)
         return replaced
 
     return splice

@@ -15,6 +15,7 @@ import pyarrow as pa
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.load import dump_config
 from crosscoder.errors import ConfigError
+from crosscoder.language_models.pair_models import check_pair_gradients
 from crosscoder.runtime.files import write_atomic
 
 from ..latents.trained_run import TrainedRun
@@ -79,6 +80,8 @@ def attribute_behavior(run: TrainedRun, behavior: Behavior) -> AttributedBehavio
     pair, view = run.models
     baseline = None if has_shared_space(pair, view) else _baseline(run)
     experiment = Experiment(behavior, pair, view, policy, files.replies, baseline)
+    if experiment.metric is not None:
+        check_pair_gradients(pair.config, pair.networks)
     # First, because unreadable texts should be reported before any long work.
     unrelated = unrelated_prompts(behavior, run)
     files.clear()

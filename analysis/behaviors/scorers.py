@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from crosscoder.config.behavior import EndpointJudge, Judged, Pattern, UserFunction
 from crosscoder.errors import ConfigError, DataError, ResourceError, did_you_mean
+from crosscoder.runtime.expressions import Expression
 
 from ..judges.chat_models import Question, open_model, verdict_of
 from ..judges.reply_cache import ReplyCache
@@ -36,8 +37,8 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
     """
     match settings:
         case Pattern():
-            expression = re.compile(settings.pattern, re.IGNORECASE if settings.ignore_case else 0)
-            return lambda _, answers: [float(bool(expression.search(answer))) for answer in answers]
+            expression = Expression(settings.pattern, "metric.pattern", ignore_case=settings.ignore_case)
+            return lambda _, answers: [float(span is not None) for span in expression.find_each(answers)]
         case UserFunction():
             return _UserScorer(settings)
         case Judged():

@@ -1,11 +1,10 @@
 """Findings of several runs, matched by their effects: the same effect is one row, whatever its trigger."""
 
-import re
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from crosscoder.errors import FormatError
+from crosscoder.runtime.expressions import Expression
 
 from ..discovery.findings_file import Discovery, Example, Finding
 from ..report.behavior_schema import Estimate
@@ -45,6 +44,7 @@ def matched_findings(runs: Sequence[ComparedRun]) -> list[list[RunFinding]]:
 
     Raises:
         FormatError: The pattern of a finding is no regular expression.
+        DataError: It takes too long.
     """
     every = [
         RunFinding(place, finding)
@@ -86,21 +86,18 @@ def _matches(one: Finding, other: Finding) -> bool:
         return False
     expression = _expression(one)
     acting, opposite = (
-        sum(expression.search(answer) is not None for answer in answers)
+        sum(span is not None for span in expression.find_each(answers))
         for answers in zip(*(_answers(example, other.direction) for example in other.examples), strict=True)
     )
     return acting > _MOST * len(other.examples) and acting > opposite
 
 
-def _expression(finding: Finding) -> re.Pattern[str]:
+def _expression(finding: Finding) -> Expression:
     """Return the expression of an effect, as the behavior of the finding applies it."""
     assert finding.effect.pattern is not None
-    try:
-        return re.compile(finding.effect.pattern, re.IGNORECASE)
-    except re.error as error:
-        raise FormatError(
-            f"findings.json: the pattern of {finding.name} is no regular expression ({error}); run crosscoder discover again"
-        ) from None
+    return Expression(
+        finding.effect.pattern, f"findings.json: the pattern of {finding.name}", ignore_case=True
+    )
 
 
 def _answers(example: Example, direction: str) -> tuple[str, str]:
@@ -160,7 +157,7 @@ def _in_answers(run: ComparedRun, finding: Finding) -> EffectInAnswers | None:
         return None
     expression = _expression(finding)
     reference, intervened = (
-        sum(expression.search(answer) is not None for answer in answers)
+        sum(span is not None for span in expression.find_each(answers))
         for answers in zip(*run.answers, strict=True)
     )
     return EffectInAnswers(prompts=len(run.answers), reference=reference, intervened=intervened)

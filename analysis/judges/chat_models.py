@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosscoder.config.chat_model import EndpointModel, LocalModel
 from crosscoder.errors import ConfigError, ResourceError
+from crosscoder.runtime.run_date import dated
+from crosscoder.text.template_calls import check_template
 
 _WORDS = ("Yes", "No")
 
@@ -82,6 +84,9 @@ class _Local:
             raise ConfigError(f"{setting}.model: {settings.model!r} cannot be loaded: {error}") from error
         if self._tokenizer.chat_template is None:
             raise ConfigError(f"{setting}.model: {settings.model!r} has no chat template; give a chat model")
+        template = self._tokenizer.get_chat_template()
+        check_template(template, f"{setting}.model: {settings.model!r}")
+        self._template = dated(template)
         self._model = model.eval()
         self._words = {
             word: [
@@ -95,6 +100,7 @@ class _Local:
     def reply(self, question: Question) -> Reply:
         ids: Int[Tensor, "1 token"] = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": question.prompt}],
+            chat_template=self._template,
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from crosscoder.runtime.expressions import Expression
+
 from ..discovery.findings_file import Finding, Rates, Trigger
 from .discovery_grounds import grounds_of_finding
 from .grounds import Grounds
@@ -146,10 +148,12 @@ def effect_of(finding: Finding) -> str:
         example.intervened if finding.direction == "gained" else example.reference
         for example in finding.examples
     ]
-    found = next(
-        (match for answer in answers if (match := re.search(effect.pattern, answer, re.IGNORECASE))), None
-    )
-    return as_written(effect.text) if found is None else " ".join(found.group().split())
+    expression = Expression(effect.pattern, f"findings.json: the pattern of {finding.name}", ignore_case=True)
+    for answer in answers:
+        span = expression.find(answer)
+        if span is not None:
+            return " ".join(answer[slice(*span)].split())
+    return as_written(effect.text)
 
 
 def as_written(words: str) -> str:

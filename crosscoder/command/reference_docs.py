@@ -150,6 +150,9 @@ def _type_name(annotation: Any, field: FieldInfo | None = None) -> str:
         return " or ".join(dict.fromkeys(names)) + bounds
     if origin in (tuple, list):
         return f"list of {_type_name(get_args(annotation)[0])}{bounds}"
+    if origin is dict:
+        of = " or ".join(dict.fromkeys(_type_name(part) for part in get_args(get_args(annotation)[1])))
+        return f"block of {of}{bounds}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "block"
     return {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}[

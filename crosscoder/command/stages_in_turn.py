@@ -15,6 +15,7 @@ def run_all(config: RunConfig, named_by: Path | None = None) -> None:
     # Loaded first, so that a mistake in them fails before any long work.
     behaviors = load_behaviors(config.behaviors, named_by=named_by)
     module("training.stages").check_texts(config, behaviors)
+    module("analysis.stages").check_attributable(config, behaviors)
     if config.crosscoder.load is not None:
         module("crosscoder.dictionary.dialects.import_dictionary").import_dictionary(config.crosscoder.load)
     with RunFolder(config.output).locked():

@@ -11,7 +11,7 @@ from .block import Count, Device, Dtype, PositiveFloat, Settings, Share
 from .controls import ControlsConfig
 from .dictionary import CrosscoderConfig, DictionaryConfig
 from .discovery import DiscoveryConfig
-from .pair import AdapterSource, ContextSource, Message, ModelSource, PairConfig
+from .pair import AdapterSource, BitsAndBytes, ContextSource, Message, ModelSource, PairConfig, TorchAo
 from .run import RunConfig, SurveyConfig
 from .sparsity import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
 from .text import TextConfig, TextSource
@@ -25,6 +25,7 @@ __all__ = [
     "AnalysisConfig",
     "AuxiliaryConfig",
     "BatchTopK",
+    "BitsAndBytes",
     "CachedActivations",
     "Conditions",
     "ContextSource",
@@ -54,6 +55,7 @@ __all__ = [
     "TextSource",
     "TokenPolicy",
     "TopK",
+    "TorchAo",
     "TrainingConfig",
     "WandbConfig",
 ]

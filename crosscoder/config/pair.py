@@ -1,6 +1,7 @@
 """`pair`: the models that are compared, and their hookpoints."""
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +18,44 @@ MIN_MAP_EXPLAINED_VARIANCE = 0.25
 MIN_MAP_COSINE = 0.3
 """Smallest median cosine between mapped directions and the directions found in the other model. Below it, the absence of a mapped
 direction is no evidence."""
+
+
+class BitsAndBytes(Settings):
+    """Weights are quantized with the package bitsandbytes while they are loaded."""
+
+    kind: Literal["bitsandbytes"] = "bitsandbytes"
+    bits: Literal[4, 8] = Field(default=8, description="bits of a weight")
+    type: Literal["nf4", "fp4"] = Field(
+        default="nf4", description="levels of 4-bit weights; 8 bits ignore it"
+    )
+    nested: bool = Field(default=False, description="quantize the scales of 4-bit weights, too")
+    outlier_threshold: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        default=6.0,
+        description="8 bits: a column of activations with a larger entry is multiplied in 16 bits, which makes an activation depend on the other "
+        "tokens of its pass; 0: none is",
+    )
+
+
+class TorchAo(Settings):
+    """Weights are quantized with the package torchao while they are loaded."""
+
+    kind: Literal["torchao"] = "torchao"
+    scheme: Literal[
+        "int8_weight_only",
+        "int4_weight_only",
+        "float8_weight_only",
+        "int8_dynamic_activation_int8_weight",
+        "float8_dynamic_activation_float8_weight",
+    ] = Field(
+        default="int8_weight_only",
+        description="what is quantized, as torchao names it. With a dynamic scheme the activations are, too, and no gradient passes a layer",
+    )
+
+
+Quantization = Annotated[BitsAndBytes | TorchAo, Field(discriminator="kind")]
+
+DeviceMap = Literal["auto", "balanced", "sequential"] | dict[str, Annotated[int, Field(ge=0, le=1023)] | str]
+"""Where the modules of a model lie: a rule of accelerate, or a device by module path."""
 
 
 class ModelSource(Settings):
@@ -42,6 +81,30 @@ class ModelSource(Settings):
     local_files_only: bool = Field(
         default=False, description="read the checkpoint from the disk or the cache of the Hub alone"
     )
+    quantization: Quantization | None = Field(
+        default=None,
+        description="quantize the weights while they are loaded; null: the checkpoint as it is, which may be stored quantized",
+    )
+    device_map: DeviceMap | None = Field(
+        default=None,
+        description="where the modules lie, for a model that does not fit on one device: auto, balanced or sequential (rules of accelerate), or "
+        'a device (0, cuda:1, cpu, disk) by module path, "" for the rest. Modules on cpu or disk are moved to a GPU while they run. null: all on '
+        "`pair.device`",
+    )
+    offload_folder: Path | None = Field(
+        default=None,
+        description="folder for weights that device_map leaves on the disk, where they cannot be read from the checkpoint itself",
+    )
+
+    @model_validator(mode="after")
+    def _check_placement(self) -> Self:
+        if self.offload_folder is not None and self.device_map is None:
+            raise ValueError(
+                "offload_folder is given, but device_map is not; give both, or remove offload_folder"
+            )
+        if self.device_map == {}:
+            raise ValueError("device_map is empty; give auto, a device by module path, or null")
+        return self
 
 
 class AdapterSource(Settings):

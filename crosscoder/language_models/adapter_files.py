@@ -19,6 +19,8 @@ from ..errors import PairError
 from .decoder_layers import vocabulary_size
 from .load_errors import reading
 from .loading import locate
+from .module_patterns import adapter_patterns, check_patterns
+from .placement import is_offloaded, move
 
 _PROBE_TOKENS = 16
 
@@ -75,6 +77,12 @@ def read_adapter(request: AdapterRequest, reference: Any, device: torch.device) 
         FormatError: Its weight file is damaged.
     """
     setting, adapter, _ = request
+    if is_offloaded(reference):
+        raise PairError(
+            f"{setting}: {adapter!r} cannot be attached, because pair.reference.device_map leaves weights on the cpu or the disk and loads them for "
+            "each pass, and an adapter would have to be proven on them; give a device_map without cpu and disk, or merge the adapter into "
+            "a checkpoint"
+        )
     path = locate(setting, adapter)
     config = _read_config(setting, adapter, path)
     if config.is_prompt_learning:
@@ -83,6 +91,8 @@ def read_adapter(request: AdapterRequest, reference: Any, device: torch.device) 
             f"{setting}: {adapter!r} is of type {kind}, which adds virtual tokens, so the positions of the two models do not match; give an "
             "adapter of weights, e.g. LoRA"
         )
+    modules = [name for name, _ in reference.named_modules()]
+    check_patterns(f"{setting}: {adapter!r}", adapter_patterns(config), modules)
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in _WEIGHT_FILES):
         raise PairError(f"{setting}: {adapter!r} has no weights; give a folder with {_WEIGHT_FILES[0]}")
     with reading(f"{setting}: {adapter!r}", "has no weights that can be read"):
@@ -146,7 +156,8 @@ def attach(
             model = PeftModel.from_pretrained(network, adapter.path, name, config=config, is_trainable=False)
         loaded = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     _check_complete(adapter, model, loaded)
-    return model.eval().requires_grad_(False).to(device)
+    move(model.eval().requires_grad_(False), device)
+    return model
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ..config import ContextSource, Message
 from ..errors import PairError
 from ..runtime.run_date import dated
 from ..text.chat_templates import TEMPLATE_ERRORS
+from ..text.template_calls import check_rendered, check_template
 from .hooks import Splice
 
 _SETTING = "pair.intervened.context"
@@ -81,16 +82,17 @@ def _render(
 ) -> list[int]:
     if chat_template is None:
         raise PairError(f"{_SETTING}: has messages, but the tokenizer has no chat template; give plain text")
+    check_template(chat_template, _SETTING)
+    rendering: dict[str, Any] = {"chat_template": dated(chat_template), "add_generation_prompt": False}
+    conversation = [message.model_dump() for message in messages]
     try:
+        text = str(tokenizer.apply_chat_template(conversation, tokenize=False, **rendering))
         encoding: Any = tokenizer.apply_chat_template(
-            [message.model_dump() for message in messages],
-            chat_template=dated(chat_template),
-            add_generation_prompt=False,
-            tokenize=True,
-            return_dict=True,
+            conversation, tokenize=True, return_dict=True, **rendering
         )
     except TEMPLATE_ERRORS as error:
         raise PairError(
             f"{_SETTING}: the chat template rejects these messages ({error}); change them"
         ) from error
+    check_rendered(text, (message.content for message in messages), _SETTING)
     return encoding["input_ids"]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import PairError
 from .hooks import forward, is_activations
+from .placement import input_device
 
 _N_TOKENS = 3
 
@@ -125,7 +126,7 @@ def _search(model: nn.Module) -> tuple[str, int] | None:
         for path, module in lists.items()
         if not any(path.startswith(f"{other}.") for other in lists)
     }
-    ids = torch.arange(_N_TOKENS, device=next(model.parameters()).device)[None]
+    ids = torch.arange(_N_TOKENS, device=input_device(model))[None]
     with ExitStack() as recording:
         passes = {
             path: recording.enter_context(recorded_layers(layers)) for path, layers in outermost.items()

@@ -41,7 +41,8 @@ class ForwardFromHookpoint:
         """
         self._network, self._module, self._device, self._context = network, module, device, context
         self._past: Cache | None = None
-        self._dtype = torch.float32  # of the hookpoint's output; set by the trial pass
+        # Dtype and device of the hookpoint's output; set by the trial pass.
+        self._like = torch.empty(0)
         stack = find_stack(network, hookpoint)
         self._skipped = [] if stack is None else list(stack.layers[: stack.n_below])
         if self._skipped[-1:] != [module] or not self._agrees():
@@ -85,7 +86,7 @@ class ForwardFromHookpoint:
         Options as in `hooks.forward`; a cache receives the keys and values of the layers above.
         """
         assert self._skipped
-        with bypass_layers(self._skipped, activations.to(self._dtype)):
+        with bypass_layers(self._skipped, activations.to(self._like)):
             return forward(self._network, token_ids, mask, **options).logits
 
     def _spliced(
@@ -100,12 +101,12 @@ class ForwardFromHookpoint:
         """Return the same logits with every layer run."""
         if self._context is None:
             return splice_output(
-                self._network, self._module, lambda _: activations, token_ids, mask, gradients=gradients, at=at
+                self._network, self._module, activations.to, token_ids, mask, gradients=gradients, at=at
             )  # fmt: skip
         found = splice_output(
             self._network,
             self._module,
-            self._context.splice_documents(lambda _: activations),
+            self._context.splice_documents(activations.to),
             *self._context.prepend(token_ids, mask),
             gradients=gradients,
             at=self._context.document_mask(torch.ones_like(mask) if at is None else at),
@@ -139,13 +140,13 @@ class ForwardFromHookpoint:
         if len(outputs) != 1 or not isinstance(outputs[0], Tensor):
             logger.debug("no layers are skipped: the output of the hookpoint is not a single tensor")
             return False
-        self._dtype = outputs[0].dtype
+        self._like = outputs[0].new_empty(0)
         expected, found = self._spliced(ids, mask, outputs[0]), self(ids, mask, outputs[0])
         if self._context is None:
             agrees = torch.equal(expected[mask], found[mask])
         else:
             difference = (expected - found)[mask].float().norm(dim=1) / expected[mask].float().norm(dim=1)
-            agrees = bool(difference.median() <= TOLERANCES[self._dtype])
+            agrees = bool(difference.median() <= TOLERANCES[self._like.dtype])
         if not agrees:
             logger.debug("no layers are skipped: layers above the hookpoint read more than its output")
         return agrees

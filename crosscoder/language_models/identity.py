@@ -5,7 +5,7 @@ Activations on disk are matched to a pair by its identity.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from ..text.tokenizer_rules import tokenizer_rules
 from .adapter_files import adapter_settings
 from .context import Context
 from .networks import Networks
+from .placement import plain_parts, weights
+from .quantization import describe_quantization
 
 _MODEL_SETTINGS = "subfolder", "attn_implementation", "trust_remote_code"
 
@@ -41,7 +43,7 @@ def identify_models(
         model = network if adapter is None else networks.models[0]
         if id(model) not in digests:
             bare = networks.base_tensors if model is networks.models[0] else None
-            digests[id(model)] = digest_tensors(model.state_dict() if bare is None else bare)
+            digests[id(model)] = digest_tensors(weights(model) if bare is None else sorted(bare.items()))
         checkpoint = config.checkpoints[index]
         sides.append(
             {
@@ -58,6 +60,8 @@ def identify_models(
         # Settings that change what is computed, where they are given.
         given = {name: getattr(checkpoint, name) for name in _MODEL_SETTINGS}
         sides[-1] |= {name: value for name, value in given.items() if value}
+        quantization = describe_quantization(model)
+        sides[-1] |= {} if quantization is None else {"quantization": quantization}
     sides[1] |= context or {}
     for side, adapter, name, source in zip(
         sides, networks.adapters, networks.adapter_names, config.sources, strict=True
@@ -95,12 +99,13 @@ def identify_texts(
     return identity
 
 
-def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return a digest of named tensors: names, dtypes, shapes and bytes."""
+def digest_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a digest of named tensors, sorted by name: names, dtypes, shapes and bytes, of quantized ones those of codes and scales."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for name, tensor in tensors:
+        for part in plain_parts(tensor.detach()):
+            digest.update(f"{name} {part.dtype} {tuple(part.shape)} ".encode())
+            digest.update(part.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -111,6 +116,8 @@ def digest_json(value: Any) -> str:
 
 def _digest_adapter(adapter: PeftModel, name: str) -> str:
     """Return a digest of one adapter: its weights, and the settings that change what they compute."""
-    weights = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
+    found = get_peft_model_state_dict(adapter, adapter_name=name, save_embedding_layers=False)
     settings = adapter_settings(adapter.peft_config[name])
-    return digest_json([digest_tensors({name: tensor.float() for name, tensor in weights.items()}), settings])
+    return digest_json(
+        [digest_tensors((name, tensor.float()) for name, tensor in sorted(found.items())), settings]
+    )

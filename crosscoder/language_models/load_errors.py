@@ -1,5 +1,7 @@
 """What transformers and peft raise while they read a user's files, as one line that names the setting and the file."""
 
+import logging
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,14 @@ from safetensors import SafetensorError
 from ..errors import CrosscoderError, FormatError, PairError, ResourceError
 
 _LONGEST_LINE = 300
+
+# Quantizers raise ValueError or RuntimeError for some of the packages and devices that they lack.
+_ABSENT = re.compile(
+    r"pip install (?![^\n]*transformers)|\bnot installed|\bGPU is required|only supported on GPU|\b(?:requires?|needs?|No)\b.{0,40}\b(?:GPU|CUDA|XPU|accelerator)",
+    re.IGNORECASE,
+)
+
+_ERROR = re.compile(r"[\w.]*Error: ")
 
 
 def first_line(error: BaseException) -> str:
@@ -28,6 +38,38 @@ def first_line(error: BaseException) -> str:
         if isinstance(error, LookupError | TypeError | AttributeError)
         else line
     )
+
+
+@contextmanager
+def telling_conversions() -> Iterator[None]:
+    """Say why weights cannot be quantized or converted: transformers logs a table, and raises an error that points to it.
+
+    Raises:
+        ImportError: A package is missing.
+        RuntimeError: Anything else is wrong.
+    """
+    told: list[str] = []
+
+    def keep_back(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if "CONVERSION" not in message:
+            return True
+        told.extend(line for line in message.splitlines() if _ERROR.match(line))
+        return False
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(keep_back)
+    try:
+        yield
+    except RuntimeError as error:
+        if not told:
+            raise
+        kind, _, reason = told[0].partition(": ")
+        raise (ImportError if kind.endswith(("ImportError", "ModuleNotFoundError")) else RuntimeError)(
+            f"its weights cannot be converted: {reason}"
+        ) from error
+    finally:
+        logger.removeFilter(keep_back)
 
 
 @contextmanager
@@ -82,10 +124,6 @@ def reading(subject: str, failure: str = "cannot be loaded") -> Iterator[None]:
             f"{subject}: a weight file is damaged, or holds something else than tensors ({type(error).__name__}); download it again, or give "
             "weights in safetensors"
         ) from error
-    except ImportError as error:
-        raise ResourceError(
-            f"{subject} needs what this machine does not have: {first_line(error)}"
-        ) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(f"{subject} does not fit into memory: {first_line(error)}") from error
     except Exception as error:
@@ -93,5 +131,9 @@ def reading(subject: str, failure: str = "cannot be loaded") -> Iterator[None]:
             raise PairError(
                 f"{subject} brings Python code of its own, which is not run; read it, and set trust_remote_code to true on this model if you "
                 "trust it"
+            ) from error
+        if isinstance(error, ImportError) or _ABSENT.search(str(error)):
+            raise ResourceError(
+                f"{subject} needs what this machine does not have: {first_line(error)}"
             ) from error
         raise PairError(f"{subject} {failure}: {first_line(error)}") from error

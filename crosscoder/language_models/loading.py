@@ -9,8 +9,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..config import ModelSource
 from ..errors import PairError, did_you_mean
-from .load_errors import naming_settings, reading
+from .load_errors import naming_settings, reading, telling_conversions
 from .model_checks import auto_class, check_causal, check_sizes, check_weight_files, check_weights
+from .placement import map_options, place
+from .quantization import prepare, quantization_options
 
 
 def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Module:
@@ -26,12 +28,15 @@ def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Mo
     name = locate(setting, source.model)
     subject = f"{setting}: {source.model!r}"
     options = _hub_options(source)
-    with reading(subject):
-        config = AutoConfig.from_pretrained(name, **options)
+    config = _read_config(setting, source)
     auto = auto_class(subject, config, source.trust_remote_code)
+    side = setting.removesuffix(".model")
+    with reading(f"{side}.quantization"):
+        options |= quantization_options(side, source, config)
     check_sizes(subject, config)
     check_weight_files(subject, Path(name, source.subfolder or ""), config, auto)
-    with reading(subject), naming_settings(subject, config):
+    placement = map_options(subject, source, config, auto)
+    with reading(subject), naming_settings(subject, config), telling_conversions():
         # Weights of other shapes raise an error below, with the shapes.
         loaded: Any = auto.from_pretrained(
             name,
@@ -39,6 +44,7 @@ def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Mo
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             attn_implementation=source.attn_implementation,
+            **placement,
             **options,
         )
     model, info = loaded
@@ -48,10 +54,24 @@ def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Mo
             f"{subject} is a PEFT adapter, or a folder that holds one, and not a checkpoint alone; give the checkpoint it was trained on as the "
             "model, and the folder as {adapter: ...}"
         )
+    prepare(model)
     with reading(subject):
-        model = model.eval().requires_grad_(False).to(device)
+        model = place(model.eval().requires_grad_(False), source, device)
     check_causal(subject, model, device)
     return model
+
+
+def is_quantized(setting: str, source: ModelSource) -> bool:
+    """Whether the weights of a checkpoint are stored quantized, or quantized while they are loaded. Raises as `load_model`."""
+    if source.quantization is not None:
+        return True
+    return getattr(_read_config(setting, source), "quantization_config", None) is not None
+
+
+def _read_config(setting: str, source: ModelSource) -> Any:
+    name = locate(setting, source.model)
+    with reading(f"{setting}: {source.model!r}"):
+        return AutoConfig.from_pretrained(name, **_hub_options(source))
 
 
 def _hub_options(source: ModelSource) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..errors import PairError
 from .decoder_layers import vocabulary_size
 from .hooks import forward
 from .load_errors import naming_settings, reading
+from .module_patterns import check_patterns, quantization_patterns
 
 # Largest sizes that a config.json may name, far above those of any model.
 _LARGEST = {"num_hidden_layers": 1_000, "vocab_size": 10**8, "hidden_size": 10**6, "intermediate_size": 10**7}
@@ -61,10 +62,14 @@ def check_weight_files(subject: str, folder: Path, config: Any, auto: Any) -> No
     files = [
         path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern) if path.is_file()
     ]
-    if not files or quantization is not None or type(config) not in auto._model_mapping:
+    if not (files or quantization) or type(config) not in auto._model_mapping:
         return
     with reading(subject), naming_settings(subject, config), torch.device("meta"):
-        weights = {id(weight): weight for weight in auto.from_config(config).parameters()}
+        model = auto.from_config(config)
+    if quantization is not None:
+        check_patterns(subject, quantization_patterns(config), [name for name, _ in model.named_modules()])
+        return
+    weights = {id(weight): weight for weight in model.parameters()}
     n_weights, size = (
         sum(weight.numel() for weight in weights.values()),
         sum(path.stat().st_size for path in files),
@@ -127,8 +132,13 @@ def check_causal(subject: str, model: nn.Module, device: torch.device) -> None:
             f"{subject} predicts NaN; give a checkpoint that works in this dtype, or another dtype"
         )
     change = (together.float() - alone.float()).norm(dim=1) / alone.float().norm(dim=1).clamp_min(1e-30)
-    if change.median() > TOLERANCES.get(alone.dtype, TOLERANCES[torch.float32]):
+    quantized = getattr(getattr(model, "config", None), "quantization_config", None) is not None
+    # Quantized activations amplify rounding: two that fall on other sides of a limit differ by a whole level.
+    dtype = torch.bfloat16 if quantized else alone.dtype
+    if change.median() > TOLERANCES.get(dtype, TOLERANCES[torch.float32]):
+        mend = "give a model that predicts each token from those before it"
+        if quantized:
+            mend += ", or another quantization: some quantize activations by all tokens of a pass"
         raise PairError(
-            f"{subject} is no causal language model: later tokens or other documents change predictions by {float(change.median()):.1%}; give a "
-            "model that predicts each token from those before it"
+            f"{subject} is no causal language model: later tokens or other documents change predictions by {float(change.median()):.1%}; {mend}"
         )

@@ -152,6 +152,7 @@ class ModelPair:
                 f"pair: {len(hookpoints) - len(found)} of the modules {hookpoints[0]} to {hookpoints[-1]} of the {self.model_names[model]} "
                 "model are never run; give a hookpoint among the layers that are run"
             )
+        found = [output.to(self.device) for output in found]
         return found if context is None else [context.strip(output) for output in found]
 
     def tokenizer_of(self, model: int) -> PreTrainedTokenizerBase:
@@ -310,7 +311,7 @@ class ModelPair:
             layers = None if found is None else network.get_submodule(found[0])
             record = None if layers is None else recording.enter_context(recorded_layers(layers))
             logits = forward(network, ids, mask).logits
-        states = None if record is None else record.states()
+        states = None if record is None else tuple(state.to(self.device) for state in record.states())
         if context is None:
             return FullPass(logits, states)
         return FullPass(context.strip(logits), None if states is None else tuple(map(context.strip, states)))
@@ -350,7 +351,7 @@ class ModelPair:
                 f"pair.hookpoint: {self.hookpoints[index]!r} of {self.config.checkpoints[index].model!r} does not return activations "
                 f"[document, token, d_model]: {found}; give the path of a layer, e.g. model.layers.15"
             )
-        return output
+        return output.to(self.device)
 
     def _probe(self, index: int) -> int:
         """Return the width at the hookpoint, from a pass over one short document."""

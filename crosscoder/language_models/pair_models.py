@@ -6,11 +6,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
+from ..runtime.device import resolve_device
 from ..text.tokenizer_rules import compare_tokenizers
 from .adapter_files import AdapterRequest
 from .adapters import attach_adapters
-from .loading import adapter_tokenizer, load_model, load_tokenizer
+from .loading import adapter_tokenizer, is_quantized, load_model, load_tokenizer
 from .networks import Networks
+from .quantization import check_gradients
 
 
 def load_networks(config: PairConfig, device: torch.device) -> Networks:
@@ -54,6 +56,23 @@ def load_networks(config: PairConfig, device: torch.device) -> Networks:
         adapters.append(adapter)
         names.append(requests[index].name if adapter is not None else None)
     return Networks(tuple(models), tuple(adapters), tuple(names), attached.base_tensors)
+
+
+def check_pair_gradients(config: PairConfig, networks: Networks) -> None:
+    """Check that gradients pass the layers of both models. Raises PairError if they do not, as in some quantized models."""
+    for name, source, network in zip(
+        ("reference", "intervened"), config.checkpoints, networks.models, strict=False
+    ):
+        check_gradients(f"pair.{name}: {source.model!r}", network)
+
+
+def require_gradients(config: PairConfig) -> None:
+    """Check, before any long work, what `check_pair_gradients` checks. Models are loaded only if they are quantized."""
+    if any(
+        is_quantized(f"pair.{name}.model", source)
+        for name, source in zip(("reference", "intervened"), config.checkpoints, strict=False)
+    ):
+        check_pair_gradients(config, load_networks(config, resolve_device("pair.device", config.device)))
 
 
 def check_snapshot_tokenizers(config: PairConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,6 +15,7 @@ from transformers import Cache
 
 from .decoder_layers import Stack, find_stack
 from .hooks import forward
+from .placement import input_device, same_weights
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def _modules_after_layers(model: nn.Module, stack: Stack) -> set[str]:
         module.register_forward_pre_hook(lambda module, _: entered.setdefault(module))
         for module in model.modules()
     ]
-    ids = torch.zeros(1, 3, dtype=torch.long, device=next(model.parameters()).device)
+    ids = torch.zeros(1, 3, dtype=torch.long, device=input_device(model))
     try:
         forward(model, ids, torch.ones_like(ids, dtype=torch.bool))
     finally:
@@ -159,10 +160,11 @@ def _same(one: nn.Module, other: nn.Module) -> bool:
         return not type(one).__module__.startswith("peft.")
     tensors, others = _direct_tensors(one), _direct_tensors(other)
     return tensors.keys() == others.keys() and all(
-        tensor.dtype == others[name].dtype and torch.equal(tensor, others[name])
-        for name, tensor in tensors.items()
+        same_weights(tensor, others[name]) for name, tensor in tensors.items()
     )
 
 
 def _direct_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    tensors = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    # Quantized layers keep scales outside of their parameters, and store them.
+    return tensors | ({} if any(module.children()) else module.state_dict())

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .hooks import forward, hidden
+from .placement import input_device, is_plain, loaded, without_hooks
 
 # Rows of the unembedding cast to float32 at a time, to avoid a copy of the whole matrix.
 _VOCABULARY_CHUNK = 32768
@@ -58,29 +59,30 @@ def direction_logits(
     network: Any, final_norm: nn.Module, directions: Float[Tensor, "latent d_model"]
 ) -> Float[Tensor, "latent vocabulary"]:
     """Return the logit lens of each direction. A norm with a bias adds the same logits to every row."""
-    norm = copy.deepcopy(final_norm).float()
-    normed = norm(directions.float())
+    normed = _normed(final_norm, directions)
     head = network.get_output_embeddings()
-    if type(head) is not nn.Linear:
-        return head(normed.to(next(head.parameters()).dtype)).float()
-    parts = [normed @ rows.float().T for rows in head.weight.split(_VOCABULARY_CHUNK)]
-    logits = torch.cat(parts, dim=1)
-    bias: Tensor | None = getattr(head, "bias", None)
-    return logits if bias is None else logits + bias.float()
+    if not _has_rows(head):
+        return head(normed.to(network.dtype)).float()
+    with loaded(head):
+        normed = normed.to(head.weight.device)
+        parts = [normed @ rows.float().T for rows in head.weight.split(_VOCABULARY_CHUNK)]
+        logits = torch.cat(parts, dim=1)
+        bias: Tensor | None = getattr(head, "bias", None)
+        return logits if bias is None else logits + bias.float()
 
 
 @torch.no_grad()
 def token_rows(network: Any, d_model: int) -> TokenRows:
     """Return the lengths of the centered rows of the unembedding, and its bias, in float32."""
     head = network.get_output_embeddings()
-    if type(head) is nn.Linear:
-        chunks = head.weight.split(_VOCABULARY_CHUNK)
-        mean = sum(rows.sum(dim=0, dtype=torch.float32) for rows in chunks) / len(head.weight)
-        lengths = torch.cat([(rows.float() - mean).norm(dim=1) for rows in chunks])
-        bias: Tensor | None = getattr(head, "bias", None)
-        return TokenRows(lengths, None if bias is None else bias.float())
-    like = next(head.parameters())
-    unit = torch.eye(d_model, dtype=like.dtype, device=like.device)
+    if _has_rows(head):
+        with loaded(head):
+            chunks = head.weight.split(_VOCABULARY_CHUNK)
+            mean = sum(rows.sum(dim=0, dtype=torch.float32) for rows in chunks) / len(head.weight)
+            lengths = torch.cat([(rows.float() - mean).norm(dim=1) for rows in chunks])
+            bias: Tensor | None = getattr(head, "bias", None)
+            return TokenRows(lengths, None if bias is None else bias.float())
+    unit = torch.eye(d_model, dtype=network.dtype, device=input_device(head))
     offsets = head(torch.zeros_like(unit[:1]))[0].float()
     squares = torch.zeros_like(offsets)
     for vectors in unit.split(_UNIT_VECTORS):
@@ -104,7 +106,21 @@ def token_cosines(
     Args:
         logits: `direction_logits` of these directions.
     """
-    lengths = copy.deepcopy(final_norm).float()(directions.float()).norm(dim=1, keepdim=True)
+    lengths = _normed(final_norm, directions).norm(dim=1, keepdim=True).to(logits.device)
     plain = logits if rows.offsets is None else logits - rows.offsets
     centered = plain.gather(1, token_ids) - plain.mean(dim=1, keepdim=True)
     return centered / (lengths * rows.lengths[token_ids]).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _normed(norm: nn.Module, directions: Float[Tensor, "latent d_model"]) -> Float[Tensor, "latent d_model"]:
+    """Return directions after the norm, in float32."""
+    with loaded(norm):
+        with without_hooks(norm):
+            exact = copy.deepcopy(norm).float()
+        like = next(exact.parameters(), directions)
+        return exact(directions.float().to(like.device))
+
+
+def _has_rows(head: nn.Module) -> bool:
+    """Whether the unembedding is a plain matrix, whose rows can be read."""
+    return type(head) is nn.Linear and is_plain(head.weight)

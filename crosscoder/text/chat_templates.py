@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import FormatError, first_line
 from ..runtime.run_date import dated
 from .chat_messages import LeftOutError
+from .template_calls import check_rendered, check_template
 
 # Placeholders for message contents: private-use characters, which no template tests for.
 _PLACEHOLDER = "\ue000{}\ue001"
@@ -112,15 +113,17 @@ def render_chat(
     Raises:
         UnrenderableChatError: The template refuses the messages or leaves one out, the contents cannot be found in the rendered text, or
             tokenizing that text gives other ids, so that tokens cannot be matched with characters.
-        FormatError: The tokenizer gives no character offsets.
+        FormatError: The tokenizer gives no character offsets, or the template another text each time.
     """
     if not tokenizer.is_fast:
         raise FormatError(
             f"{origin}: tokenizer {tokenizer.name_or_path!r} gives no character offsets, which are needed for chats; "
             "use a model with a fast tokenizer (tokenizer.json)"
         )
+    check_template(chat_template, origin)
     rendering = _Rendering(tokenizer, dated(chat_template), list(tools) if tools else None)
     conversation, rendered = _written(rendering, messages, origin)
+    check_rendered(rendered, map(content_of, conversation), origin)
     spans = _locate(rendering, conversation, rendered, origin)
     ids = rendering.ids(conversation)
     again = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -9,6 +9,7 @@ import pytest
 from analysis.behaviors.scorers import build_scorer
 from crosscoder.config.behavior import Judged, Pattern, UserFunction
 from crosscoder.errors import ConfigError, DataError, ResourceError
+from crosscoder.runtime import expressions
 from tests.analysis.chat_endpoint import ChatHandler, serving
 from tests.tiny_pairs import save_llama
 
@@ -149,3 +150,13 @@ def test_a_local_model_judges(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="has no chat template"):
         build_scorer(without_template, tmp_path / "three.jsonl")
+
+
+def test_an_endless_pattern_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expressions, "LIMIT", 0.3)
+    scorer = build_scorer(Pattern(pattern="(a+)+$"), tmp_path / "cache")
+    assert scorer(["", ""], ["aaa", "b"]) == [1.0, 0.0]
+    with pytest.raises(
+        DataError, match=r"^metric.pattern: the regular expression '\(a\+\)\+\$' takes more than 0.3 s"
+    ):
+        scorer([""], ["a" * 40 + "!"])
