@@ -66,10 +66,15 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
     name = files.required_weights(WEIGHTS)
     tensors, settings = files.tensors(name), _modern(files.settings(SETTINGS))
     metadata = settings.get("metadata") or {}
-    what = described(metadata, "model_name", "hook_name", "hook_head_index", "prepend_bos", "dataset_path")
+    what = described(
+        metadata, "model_name", "hook_name", "hook_head_index", "prepend_bos", "dataset_path", "hf_hook_name"
+    )
     if _STORED in metadata:
         return Reading(_restored(tensors, metadata[_STORED], questions), what)
-    return Reading(assemble(_weights(files, tensors, settings, questions), questions), what)
+    weights = _weights(files, tensors, settings, questions)
+    if ((settings | metadata).get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"):
+        _center(weights, settings, questions)
+    return Reading(assemble(weights, questions), what)
 
 
 def _modern(settings: dict[str, Any]) -> dict[str, Any]:
@@ -122,6 +127,28 @@ def _weights(
             weights.encoder, weights.encoder_bias = (encoder * norms)[None], tensors["b_enc"].float() * norms
             weights.decoder = (decoder / norms[:, None])[:, None]
     return weights
+
+
+def _center(weights: ForeignWeights, settings: dict[str, Any], questions: Questions) -> None:
+    """Let the encoder read x - mean(x) over the dimensions of each token, if that is what it was trained on.
+
+    (x - mean(x)) W = x (W - the mean of each column of W), so the latents are exact. Decoder rows are kept as they are.
+    """
+    why = "the model of its training was loaded with center_writing_weights"
+    if weights.scale is not None:
+        raise FormatError(
+            f"{questions.given.source}: {why}, and a scale is open too; fold the scale into the SAE first"
+        )
+    if not questions.centering(why):
+        return
+    means = weights.encoder.mean(dim=1)
+    weights.encoder = weights.encoder - means[:, None]
+    if weights.subtracts_decoder_bias:
+        # It is subtracted after centering, so its own mean stays.
+        weights.encoder_bias = weights.encoder_bias - weights.decoder_bias.float().sum() * means[0]
+    questions.note(
+        "it reads activations without their mean over dimensions, and reconstructs none of that mean, which counts as not explained"
+    )
 
 
 def _scale(

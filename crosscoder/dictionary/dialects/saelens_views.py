@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_APPROXIMATION = "approximation: the normalized activations of the other models are taken to be those of this model"
+_APPROXIMATION = (
+    "approximation: the normalized activations of the other models are taken to be those of this model"
+)
 _POOLED = ("reference", "intervened")
 
 
@@ -91,9 +93,7 @@ def view_of(crosscoder: Crosscoder, model: str, *, alone: bool) -> tuple[dict[st
     weights, settings = folded_weights(crosscoder)
     if len(config.d_models) == 1:
         if not alone:
-            raise ConfigError(
-                "alone: a dictionary of one model has no view that reads all models; remove it"
-            )
+            raise ConfigError("alone: a dictionary of one model has no view that reads all models; remove it")
         return weights, settings | {"metadata": {"view": "exact"}}
     index = config.model_names.index(model)
     if alone:
