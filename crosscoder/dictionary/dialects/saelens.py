@@ -73,7 +73,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         return Reading(_restored(tensors, metadata[_STORED], questions), what)
     weights = _weights(files, tensors, settings, questions)
     if ((settings | metadata).get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"):
-        _center(weights, settings, questions)
+        _center(weights, questions)
     return Reading(assemble(weights, questions), what)
 
 
@@ -129,7 +129,7 @@ def _weights(
     return weights
 
 
-def _center(weights: ForeignWeights, settings: dict[str, Any], questions: Questions) -> None:
+def _center(weights: ForeignWeights, questions: Questions) -> None:
     """Let the encoder read x - mean(x) over the dimensions of each token, if that is what it was trained on.
 
     (x - mean(x)) W = x (W - the mean of each column of W), so the latents are exact. Decoder rows are kept as they are.

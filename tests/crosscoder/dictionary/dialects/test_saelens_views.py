@@ -105,7 +105,7 @@ def test_an_approximation_says_so(caplog: pytest.LogCaptureFixture) -> None:
 def test_what_has_no_view_is_refused_by_name(tmp_path: Path) -> None:
     two, unequal = small_crosscoder("topk", "two"), small_crosscoder("relu", "two_unequal")
     with pytest.raises(
-        ConfigError, match="'referense' is no model of this dictionary .did you mean 'reference'"
+        ConfigError, match=r"'referense' is no model of this dictionary .did you mean 'reference'"
     ):
         sae(two, "referense")
     with pytest.raises(FormatError, match="no transcoder with topk"):

@@ -91,7 +91,7 @@ def test_what_is_no_name_of_an_artifact_is_refused(name: str, remote: Path) -> N
 
 def test_a_missing_artifact_is_one_line(remote: Path) -> None:
     with pytest.raises(
-        FormatError, match="cannot be downloaded from wandb .artifact 'team/p/other:v0' not found.$"
+        FormatError, match=r"cannot be downloaded from wandb .artifact 'team/p/other:v0' not found.$"
     ):
         load_crosscoder("wandb:team/p/other:v0")
 
@@ -108,7 +108,7 @@ def test_without_a_login_it_says_how_to_log_in(
         raise error
 
     monkeypatch.setattr(wandb, "Api", api)
-    with pytest.raises(ResourceError, match="not logged in .*; type `wandb login`") as caught:
+    with pytest.raises(ResourceError, match=r"not logged in .*; type `wandb login`") as caught:
         load_crosscoder(f"wandb:{NAME}")
     assert "\n" not in str(caught.value)
 
