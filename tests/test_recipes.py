@@ -1,8 +1,8 @@
 """The recipes of docs/recipes.md compute the latents that a pair of this toolkit has, each in the tool that it is for."""
 
+import runpy
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -96,8 +96,10 @@ def test_a_recipe_computes_the_latents_of_the_run(
 ) -> None:
     pytest.importorskip(package, reason=f"{package} is not installed, and no dependency of this package")
     monkeypatch.chdir(folder)
-    names: dict[str, Any] = {"__name__": "recipe"}
-    exec(compile(recipe(package), f"recipe {package}", "exec"), names)
+    # A file, because nnsight reads the source of its blocks.
+    script = folder / f"recipe_{package}.py"
+    script.write_text(recipe(package), encoding="utf-8")
+    names = runpy.run_path(str(script))
     activations = expected_activations(folder)
     torch.testing.assert_close(
         torch.cat([names["reference"][0], names["intervened"][0]], dim=1), activations, rtol=1e-5, atol=1e-5
