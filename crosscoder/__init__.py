@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .config import CrosscoderConfig, RunConfig
     from .dictionary.crosscoder import Crosscoder
     from .dictionary.dialects.import_dictionary import load_crosscoder
+    from .dictionary.dialects.saelens_views import sae
     from .dictionary.storage import save_crosscoder
     from .errors import CrosscoderError
 
@@ -28,6 +29,7 @@ _HOMES = {
     "CrosscoderError": "errors",
     "RunConfig": "config",
     "load_crosscoder": "dictionary.dialects.import_dictionary",
+    "sae": "dictionary.dialects.saelens_views",
     "save_crosscoder": "dictionary.storage",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "load_crosscoder",
+    "sae",
     "save_crosscoder",
 ]
 

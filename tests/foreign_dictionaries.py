@@ -142,11 +142,14 @@ def gemma_scope_2(folder: Path) -> Expected:
 
 
 def saelens(folder: Path, architecture: str, **settings: Any) -> Expected:
-    """An SAE of SAELens 6: the decoder bias may be subtracted from the input, TopK may weight latents by their decoder norms."""
+    """An SAE of SAELens 6: the decoder bias may be subtracted from the input, TopK may weight latents by their decoder norms, and the
+    model may be one whose activations are centered."""
     tensors, expected = _jumprelu()
     values, scale = expected.activations, 0.05 if "normalize_activations" in settings else 1.0
     subtracted = tensors["b_dec"] * settings.get("apply_b_dec_to_input", False)
-    pre = (values * scale - subtracted) @ tensors["W_enc"] + tensors["b_enc"]
+    centered = "model_from_pretrained_kwargs" in settings
+    read = values - values.mean(dim=1, keepdim=True) if centered else values
+    pre = (read * scale - subtracted) @ tensors["W_enc"] + tensors["b_enc"]
     threshold, codes = tensors.pop("threshold") / 4, pre.relu()
     norms = torch.ones(20)
     if architecture == "jumprelu":
@@ -186,6 +189,7 @@ def _jumprelu() -> tuple[dict[str, Tensor], Expected]:
 
 _LATER: dict[str, Any] = {"uncalibrated": True}
 
+CENTERING = {"center_writing_weights": True}
 CASES: dict[str, Case] = {
     "crosscoder_learning, CrossCoder": Case("crosscoder_learning", PAIR, fixture="crosscoder_learning/relu"),
     "crosscoder_learning, CrossCoder compiled": Case(
@@ -217,6 +221,27 @@ CASES: dict[str, Case] = {
         "saelens",
         POOLED | {"normalization": "0.05"},
         partial(saelens, architecture="standard", normalize_activations="expected_average_only_in"),
+    ),
+    "SAELens, centered": Case(
+        "saelens",
+        POOLED | {"normalization": "centered"},
+        partial(
+            saelens,
+            architecture="jumprelu",
+            apply_b_dec_to_input=True,
+            model_from_pretrained_kwargs=CENTERING,
+        ),
+    ),
+    "SAELens, centered topk": Case(
+        "saelens",
+        POOLED | {"normalization": "centered"},
+        partial(
+            saelens,
+            architecture="topk",
+            k=4,
+            rescale_acts_by_decoder_norm=True,
+            model_from_pretrained_kwargs=CENTERING,
+        ),
     ),
     "sparsify, topk": Case("sparsify", POOLED, fixture="sparsify/topk"),
     **{

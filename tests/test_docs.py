@@ -21,6 +21,9 @@ from .tiny_pairs import WORDS, save_adapter, save_llama, write_texts
 LOGS = ("benchmarks", "planted")
 """Say which commands made their tables. Those take hours, so it is checked that they are commands still."""
 
+RECIPES = ("recipes",)
+"""Code for packages that need not be installed; tests/test_recipes.py runs each recipe where its package is."""
+
 ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test"),
@@ -149,7 +152,7 @@ def _save_changed(base: Path, folder: Path, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of importing sae-lens
 @pytest.mark.parametrize(
-    "path", [path for path in GUIDES if path.stem not in LOGS], ids=lambda path: path.stem
+    "path", [path for path in GUIDES if path.stem not in LOGS + RECIPES], ids=lambda path: path.stem
 )
 def test_a_document_does_what_it_says(path: Path, user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(user_folder)

@@ -92,12 +92,15 @@ def train(config: RunConfig) -> None:
         del trainer, crosscoder
         stage["controls"] = dict(train_controls(folder, config, source))
         if config.wandb.log_weights:
-            wandb.artifact(
+            address = wandb.artifact(
                 f"crosscoder-{wandb.id}",
                 "model",
                 folder.crosscoder,
                 config.crosscoder.model_dump(mode="json"),
             )
+            if address is not None:
+                logger.info("train: the dictionary can be loaded as %s", address)
+                folder.update_manifest("wandb", {"dictionary": address})
 
 
 def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> Sweep:

@@ -106,6 +106,12 @@ class Run:
 
         return load_crosscoder(self.folder.crosscoder)
 
+    def sae(self, model: str, *, alone: bool = True) -> Any:
+        """Return an SAE of SAELens on the raw activations of one model; see `crosscoder.sae`, also for what it raises."""
+        from crosscoder.dictionary.dialects.saelens_views import sae
+
+        return sae(self.folder, model, alone=alone)
+
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """metrics.jsonl, one row per line. Raises FormatError if it is missing."""

@@ -10,10 +10,12 @@ import typer
 from ..config import RunConfig
 from ..config.behavior import Behavior, Judged, UserFunction
 from ..config.chat_model import EndpointModel
+from ..config.hook_names import hook_names
 from ..config.load import load_config
 from ..config.usable_values import is_folder
 from ..errors import ConfigError
 from ..run.folder import RESULT_NEUTRAL_SETTINGS, RunFolder
+from .packages import module
 
 Target = Annotated[
     Path, typer.Argument(metavar="CONFIG_OR_RUN", help="YAML file of settings, or a run folder")
@@ -24,14 +26,16 @@ Overrides = Annotated[
 
 
 def load_settings(target: Path, overrides: list[str] | None) -> RunConfig:
-    """Load the settings of a file or of a run folder; `output` is then the current path of that folder.
+    """Load the settings of a file or of a run folder; `output` is then the current path of that folder. Hookpoints are module paths
+    afterwards, so that a run is the same run by whichever name.
 
     Raises:
+        PairError: A hookpoint by a name of TransformerLens is not in a model, or the model cannot be loaded.
         ConfigError: As `load_config`, or a run folder, which may come from someone else, asks to run Python of a checkpoint.
     """
     words = overrides or []
     if not is_folder(target, str(target)):
-        return load_config(target, words)
+        return _with_module_paths(load_config(target, words))
     config = load_config(RunFolder.find(target).config, words)
     if config.pair is not None:
         for source in config.pair.checkpoints:
@@ -40,9 +44,17 @@ def load_settings(target: Path, overrides: list[str] | None) -> RunConfig:
                     f"{target}: trust_remote_code of {source.model!r} runs the Python that the checkpoint brings along, and a run folder may come "
                     "from someone else; if you trust it, give the YAML file of your settings in place of the run folder"
                 )
+    config = _with_module_paths(config)
     if any(word.startswith("output=") for word in words):
         return config
     return config.model_copy(update={"output": target})
+
+
+def _with_module_paths(config: RunConfig) -> RunConfig:
+    if config.pair is None or not hook_names(config.pair):
+        return config
+    settled = module("crosscoder.language_models.hook_places").settle_hook_names(config.pair)
+    return config.model_copy(update={"pair": settled})
 
 
 @contextmanager

@@ -14,7 +14,10 @@ class DictionarySource(Settings):
     An answer is asked for where the files leave it open, and refused where they do not, so that nothing is guessed.
     """
 
-    source: str = Field(description="folder, file or Hub id (org/name) of the dictionary")
+    source: str = Field(
+        description="folder, file or Hub id (org/name) of the dictionary; saelens:RELEASE/SAE_ID for a release that SAELens knows; "
+        "wandb:ENTITY/PROJECT/NAME:VERSION for an artifact of a run"
+    )
     dialect: str = Field(default="auto", description="the tool that wrote it; auto: recognized by its files")
     revision: str | None = Field(
         default=None,
@@ -35,7 +38,8 @@ class DictionarySource(Settings):
     )
     normalization: str | None = Field(
         default=None,
-        description="what was done to activations before the dictionary. none; or numbers separated by commas, one for each model of the "
+        description="what was done to activations before the dictionary. none; or centered, if their mean over dimensions was removed at each "
+        "token; or numbers separated by commas, one for each model of the "
         "file, by which its activations were multiplied; or a safetensors file with mean [model, d_model] and std [model, d_model] or "
         "scale [model], for (x - mean) / std or (x - mean) * scale",
     )

@@ -151,7 +151,8 @@ class PairConfig(Settings):
     )
     hookpoint: str | None = Field(
         default=None,
-        description="path of the module whose output is read, e.g. model.layers.15; null: chosen by `run`, the earliest decoder layer at "
+        description="path of the module whose output is read, e.g. model.layers.15, or a name of TransformerLens such as "
+        "blocks.15.hook_resid_post, which is replaced by the path; null: chosen by `run`, the earliest decoder layer at "
         "which most of the first finding of `discover` stands, or two thirds of the depth if nothing is found",
     )
     intervened_hookpoint: str | None = Field(

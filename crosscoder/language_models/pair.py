@@ -19,6 +19,7 @@ from ..text.token_alignment import TextReader
 from .context import Context
 from .decoder_layers import find_decoder_layers, find_stack, middle_layer, recorded_layers, text_settings
 from .forward_from_hookpoint import ForwardFromHookpoint
+from .hook_places import with_module_paths
 from .hooks import FullPass, Splice, forward, read_output, read_outputs, splice_output
 from .identity import identify_context, identify_models, identify_texts
 from .joint_forward import JointForward
@@ -378,6 +379,7 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
         _ = config.hookpoints
     device = resolve_device("pair.device", config.device)
     networks = load_networks(config, device)
+    config = with_module_paths(config, networks)
     tokenizer, other = load_tokenizers(config)
     match config.intervened:
         case AdapterSource(adapter=name) | ModelSource(model=name):

@@ -22,6 +22,9 @@ from .folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
+ARTIFACT_SCHEME = "wandb:"
+"""Begins the name of an artifact where a dictionary is named."""
+
 
 class MetricsLog:
     """RUN/metrics.jsonl: one JSON object per line, with `step` and `tokens`."""
@@ -116,17 +119,23 @@ class WandbRun:
         """Replace the recorded settings, once those that were left open are chosen."""
         self._try(lambda run: run.config.update(config.model_dump(mode="json"), allow_val_change=True))
 
-    def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> None:
-        """Log a folder as an artifact."""
+    def artifact(self, name: str, kind: str, folder: Path, metadata: Mapping[str, Any]) -> str | None:
+        """Log a folder as an artifact; return the name that it can be loaded by, None if wandb is offline or fails."""
+        address = None
 
         def log(run: Any) -> None:
             import wandb
 
+            nonlocal address
             artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
             artifact.add_dir(str(folder))
             run.log_artifact(artifact)
+            # An offline run belongs to nobody yet.
+            if not run.offline and run.entity:
+                address = f"{ARTIFACT_SCHEME}{run.entity}/{run.project}/{name}:latest"
 
         self._try(log)
+        return address
 
     def finish(self) -> None:
         """Close the run."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from ...run.folder import RunFolder
 from ..storage import load_crosscoder, read_record
-from . import crosscoder_learning, saelens
+from . import crosscoder_learning, saelens, saelens_views
 
 
 def export(folder: RunFolder, to: str, place: Path) -> None:
@@ -23,7 +23,7 @@ def export(folder: RunFolder, to: str, place: Path) -> None:
         return
     metadata = _metadata(read_record(folder.crosscoder)["provenance"].get("pair") or {})
     saelens.export_saelens(crosscoder, place, metadata)
-    saelens.write_views(crosscoder, place / "transcoder", metadata)
+    saelens_views.write_views(crosscoder, place / "transcoder", metadata)
 
 
 def _metadata(pair: dict[str, Any]) -> dict[str, str]:

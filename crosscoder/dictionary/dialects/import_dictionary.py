@@ -1,4 +1,4 @@
-"""Loads a dictionary from wherever it is: a folder of ours, or files of another tool on disk or on the Hub."""
+"""Loads a dictionary from wherever it is: a folder of ours, or files of another tool; on disk, or fetched (`source_places`)."""
 
 import json
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from ..crosscoder import Crosscoder
 from ..storage import load_crosscoder as load_own
 from ..storage import read_record
 from .dictionary_files import SourceFiles
-from .hub import download, is_hub_id
 from .open_questions import Questions
 from .registry import dialect_of
+from .source_places import Place, located
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,14 @@ def import_dictionary(source: DictionarySource) -> Imported:
     Raises:
         ConfigError: The files leave something open that was not given, or an answer has no effect.
         FormatError: The files are missing, damaged, in no known dialect, or not representable.
+        ResourceError: wandb is not logged in.
     """
-    place, revision = _place(source)
+    with located(source) as place:
+        return _read(source, place)
+
+
+def _read(source: DictionarySource, found: Place) -> Imported:
+    place, revision = found.path, found.revision
     if _is_own(place):
         return _own(source, place, revision)
     files, questions = SourceFiles(place), Questions(source)
@@ -90,7 +96,7 @@ def import_dictionary(source: DictionarySource) -> Imported:
         "dialect": dialect.name,
         "given": given,
         "sha256": files.digests() | questions.digests,
-        "described": json.loads(json.dumps(reading.described, default=str)),
+        "described": json.loads(json.dumps(reading.described | found.described, default=str)),
         "notes": list(questions.notes),
     }
     provenance = {"reads": names[0] if len(names) == 1 else "paired", "imported": origin}
@@ -106,7 +112,8 @@ def load_crosscoder(
     subfolder: str | None = None,
     **answers: Any,
 ) -> Crosscoder:
-    """Load a dictionary: a folder of ours, or a folder, file or Hub id of another tool.
+    """Load a dictionary: a folder of ours, or a folder, file or Hub id of another tool; `saelens:RELEASE/SAE_ID`, or
+    `wandb:ENTITY/PROJECT/NAME:VERSION`.
 
     Args:
         dialect: The tool that wrote it; by default it is recognized.
@@ -118,6 +125,7 @@ def load_crosscoder(
     Raises:
         ConfigError: The files leave something open that was not given, or an answer has no effect.
         FormatError: The files are missing, damaged, in no known dialect, or not representable.
+        ResourceError: wandb is not logged in.
     """
     try:
         wanted = DictionarySource(
@@ -129,15 +137,6 @@ def load_crosscoder(
             f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"
         ) from None
     return import_dictionary(wanted).crosscoder.to(device)
-
-
-def _place(source: DictionarySource) -> tuple[Path, str | None]:
-    if is_hub_id(source.source):
-        return download(source.source, source.revision, source.subfolder)
-    if source.revision is not None:
-        raise ConfigError(f"revision: has no effect on {source.source}, which is no Hub id; remove it")
-    place = Path(source.source).expanduser()
-    return (place / source.subfolder if source.subfolder else place), None
 
 
 def _words(value: object) -> str:

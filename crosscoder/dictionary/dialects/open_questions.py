@@ -105,6 +105,19 @@ class Questions:
         """Return CROSSCODER, SAE or NONE. Raises ConfigError if it is not given."""
         return self._answer("code_normalization", f"{why}; give --code-normalization CROSSCODER, SAE or NONE")
 
+    def centering(self, why: str) -> bool:
+        """Return whether the mean over dimensions was removed from activations at each token. Raises ConfigError if it is not given."""
+        given = self._answer(
+            "normalization",
+            f"{why}; give --normalization centered for a model with LayerNorm (GPT-2, Pythia), or --normalization none for one with RMSNorm "
+            "(Llama, Gemma), on which it has no effect",
+        )
+        if given not in ("centered", "none"):
+            raise ConfigError(
+                f"normalization: {given!r} is not an answer here ({why}); give centered or none"
+            )
+        return given == "centered"
+
     def normalization(
         self, n_models: int, d_model: int, why: str
     ) -> tuple[Float[Tensor, "model d_model"] | None, Tensor | None]:

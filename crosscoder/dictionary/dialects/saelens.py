@@ -8,8 +8,7 @@ What is written: the dictionary is folded, so the SAE takes raw activations. The
 f·n, so n moves into the encoder: latents are multiplied by n, and the reconstruction is unchanged. The metadata keep the model axis
 and the kind of sparsity, so that reading the files back gives the folded dictionary.
 
-`write_views` adds one transcoder per model, from all models' activations to that model's. No SAE of one model alone computes the same
-latents, because the encoder reads all models.
+Views of one model are in `saelens_views`.
 
 Neither direction needs sae-lens; the tests load the files with it.
 """
@@ -23,7 +22,6 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...activations.batch import split_models
 from ...config import BatchTopK as BatchTopKConfig
 from ...config import CrosscoderConfig, JumpReLU, ReLU, TopK
 from ...errors import FormatError
@@ -68,10 +66,15 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
     name = files.required_weights(WEIGHTS)
     tensors, settings = files.tensors(name), _modern(files.settings(SETTINGS))
     metadata = settings.get("metadata") or {}
-    what = described(metadata, "model_name", "hook_name", "hook_head_index", "prepend_bos", "dataset_path")
+    what = described(
+        metadata, "model_name", "hook_name", "hook_head_index", "prepend_bos", "dataset_path", "hf_hook_name"
+    )
     if _STORED in metadata:
         return Reading(_restored(tensors, metadata[_STORED], questions), what)
-    return Reading(assemble(_weights(files, tensors, settings, questions), questions), what)
+    weights = _weights(files, tensors, settings, questions)
+    if ((settings | metadata).get("model_from_pretrained_kwargs") or {}).get("center_writing_weights"):
+        _center(weights, questions)
+    return Reading(assemble(weights, questions), what)
 
 
 def _modern(settings: dict[str, Any]) -> dict[str, Any]:
@@ -124,6 +127,28 @@ def _weights(
             weights.encoder, weights.encoder_bias = (encoder * norms)[None], tensors["b_enc"].float() * norms
             weights.decoder = (decoder / norms[:, None])[:, None]
     return weights
+
+
+def _center(weights: ForeignWeights, questions: Questions) -> None:
+    """Let the encoder read x - mean(x) over the dimensions of each token, if that is what it was trained on.
+
+    (x - mean(x)) W = x (W - the mean of each column of W), so the latents are exact. Decoder rows are kept as they are.
+    """
+    why = "the model of its training was loaded with center_writing_weights"
+    if weights.scale is not None:
+        raise FormatError(
+            f"{questions.given.source}: {why}, and a scale is open too; fold the scale into the SAE first"
+        )
+    if not questions.centering(why):
+        return
+    means = weights.encoder.mean(dim=1)
+    weights.encoder = weights.encoder - means[:, None]
+    if weights.subtracts_decoder_bias:
+        # It is subtracted after centering, so its own mean stays.
+        weights.encoder_bias = weights.encoder_bias - weights.decoder_bias.float().sum() * means[0]
+    questions.note(
+        "it reads activations without their mean over dimensions, and reconstructs none of that mean, which counts as not explained"
+    )
 
 
 def _scale(
@@ -185,7 +210,7 @@ def export_saelens(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any
     Raises:
         FormatError: A BatchTopK dictionary was never calibrated.
     """
-    weights, settings = _folded(crosscoder)
+    weights, settings = folded_weights(crosscoder)
     config = crosscoder.config
     sparsity = crosscoder.sparsity
     if config.scores == "stored" and isinstance(config.sparsity, BatchTopKConfig):
@@ -198,43 +223,10 @@ def export_saelens(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any
             **({"threshold": float(sparsity.threshold)} if isinstance(sparsity, BatchTopKSparsity) else {}),
         }
     }
-    _write(folder, weights, crosscoder, settings, metadata or {})
+    write_sae(folder, weights, sae_settings(crosscoder, settings, metadata or {}))
 
 
-@torch.no_grad()
-def write_views(crosscoder: Crosscoder, folder: Path, metadata: dict[str, Any] | None = None) -> list[Path]:
-    """Write one transcoder per model, from the concatenated activations of all models to those of that model; return their folders.
-
-    A dictionary of one model has none, and neither has TopK, for which SAELens has no transcoder.
-
-    Raises:
-        FormatError: A BatchTopK dictionary was never calibrated.
-    """
-    config = crosscoder.config
-    if len(config.d_models) == 1 or isinstance(config.sparsity, TopK):
-        return []
-    weights, settings = _folded(crosscoder)
-    architecture = {"jumprelu": "jumprelu_transcoder", "standard": "transcoder"}[settings["architecture"]]
-    written = []
-    decoders = split_models(weights["W_dec"], config.d_models)
-    biases = weights["b_dec"].split(list(config.d_models))
-    for name, d_model, decoder, bias in zip(
-        config.model_names, config.d_models, decoders, biases, strict=True
-    ):
-        view = weights | {"W_dec": decoder, "b_dec": bias}
-        place = folder / name
-        _write(
-            place,
-            view,
-            crosscoder,
-            settings | {"architecture": architecture, "d_out": d_model},
-            metadata or {},
-        )
-        written.append(place)
-    return written
-
-
-def _folded(crosscoder: Crosscoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def folded_weights(crosscoder: Crosscoder) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of an SAE on raw activations, and its settings."""
     folded = crosscoder.fold()
     weights: dict[str, Tensor] = {
@@ -273,18 +265,11 @@ def _thresholds(folded: Crosscoder) -> Float[Tensor, " latent"]:
     return (sparsity.threshold / folded.score_norms()).detach()
 
 
-def _write(
-    folder: Path,
-    weights: dict[str, Tensor],
-    crosscoder: Crosscoder,
-    settings: dict[str, Any],
-    metadata: dict[str, Any],
-) -> None:
-    with atomic_file(folder / WEIGHTS) as partial:
-        save_file(
-            {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}, partial
-        )
-    record = {
+def sae_settings(
+    crosscoder: Crosscoder, settings: dict[str, Any], metadata: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the content of cfg.json: settings of an architecture completed by those that all SAEs on raw activations share."""
+    return {
         "d_in": crosscoder.config.width,
         "d_sae": crosscoder.config.n_latents,
         "dtype": "float32",
@@ -301,7 +286,18 @@ def _write(
             **metadata,
         },
     }
-    write_atomic(folder / SETTINGS, json.dumps(record, indent=2) + "\n")
+
+
+def write_sae(folder: Path, weights: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Write a folder for `SAE.load_from_disk`; settings last, so that a folder that has them is complete."""
+    with atomic_file(folder / WEIGHTS) as partial:
+        save_file(plain_weights(weights), partial)
+    write_atomic(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def plain_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as they are stored: float32, on the CPU, each in its own memory."""
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
 
 
 DIALECT = Dialect("saelens", recognizes, read)

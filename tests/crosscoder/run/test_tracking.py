@@ -340,3 +340,23 @@ def test_online_without_an_account_is_one_warning(tmp_path: Path, caplog: pytest
         assert wandb.id is None
     (message,) = warnings_of(caplog)
     assert message.startswith("wandb: could not start (")
+
+
+class FakeRun:
+    """What `wandb.init` returns, of a run that is online or not."""
+
+    def __init__(self, offline: bool) -> None:
+        self.offline, self.entity, self.project, self.logged = offline, "" if offline else "team", "pairs", []
+
+    def log_artifact(self, artifact: Any) -> None:
+        self.logged.append(artifact.name)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_an_artifact_is_named_as_another_run_can_load_it(tmp_path: Path, offline: bool) -> None:
+    save_crosscoder(small_crosscoder("relu", "two"), tmp_path / "crosscoder")
+    run = FakeRun(offline)
+    address = WandbRun(run).artifact("crosscoder-1a2b", "model", tmp_path / "crosscoder", {})
+    assert run.logged == ["crosscoder-1a2b"]
+    assert address == (None if offline else "wandb:team/pairs/crosscoder-1a2b:latest")
+    assert WandbRun(None).artifact("crosscoder-1a2b", "model", tmp_path / "crosscoder", {}) is None

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from crosscoder.dictionary.dialects.import_dictionary import load_crosscoder
-from crosscoder.dictionary.dialects.saelens import export_saelens, write_views
+from crosscoder.dictionary.dialects.saelens import export_saelens
 from crosscoder.errors import FormatError
 from tests.dictionaries import KINDS, SHAPES, raw_activations, small_crosscoder
 
@@ -80,29 +80,3 @@ def test_an_sae_of_saelens_computes_the_same_here(
         rebuilt = crosscoder.denormalize(crosscoder.rebuild(codes))
         torch.testing.assert_close(rebuilt, sae.decode(theirs), rtol=1e-4, atol=1e-4)
     assert (codes > 0).any()
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "topk"])
-@pytest.mark.parametrize("shape", ["two", "two_unequal"])
-def test_a_view_of_one_model_reconstructs_that_model(tmp_path: Path, kind: str, shape: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from sae_lens import SAE
-    crosscoder = small_crosscoder(kind, shape)
-    values = raw_activations(crosscoder.config.d_models)
-    written = write_views(crosscoder, tmp_path)
-    assert [place.name for place in written] == list(crosscoder.config.model_names)
-    with torch.no_grad():
-        latents = crosscoder.encode(values)
-        rebuilt = crosscoder.decode(latents)
-        parts = rebuilt if isinstance(rebuilt, tuple) else rebuilt.unbind(dim=1)
-        for place, part in zip(written, parts, strict=True):
-            sae = SAE.load_from_disk(str(place))
-            torch.testing.assert_close(sae.encode(values), latents, rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(sae.decode(latents), part, rtol=1e-4, atol=1e-3)
-
-
-def test_there_is_no_view_of_topk_or_of_one_model(tmp_path: Path) -> None:
-    assert write_views(small_crosscoder("topk", "two"), tmp_path) == []
-    assert write_views(small_crosscoder("relu", "one"), tmp_path) == []
