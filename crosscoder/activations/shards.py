@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ class SplitRecord(Record):
         return len(self.shards) == self.n_planned
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A record of finished shards."""
 

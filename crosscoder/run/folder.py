@@ -333,8 +333,10 @@ class RunFolder(RunPaths):
         """Merge `values` into one section of manifest.json; existing keys are replaced."""
         with self.files.locked():
             manifest = self.read_manifest()
-            manifest[section] = {**manifest.get(section, {}), **values}
-            self._write_manifest(manifest)
+            before = manifest.get(section, {})
+            manifest[section] = {**before, **values}
+            if manifest[section] != before:
+                self._write_manifest(manifest)
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomic(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")

@@ -14,7 +14,9 @@ def test_parts_are_consecutive_even_and_whole(of: int, n_items: int) -> None:
     assert max(map(len, ranges)) - min(map(len, ranges)) <= 1
 
 
-@pytest.mark.parametrize(("words", "part"), [("1/1", (1, 1)), ("3/8", (3, 8)), ("8/8", (8, 8)), ("03/08", (3, 8))])
+@pytest.mark.parametrize(
+    ("words", "part"), [("1/1", (1, 1)), ("3/8", (3, 8)), ("8/8", (8, 8)), ("03/08", (3, 8))]
+)
 def test_a_part_on_the_command_line(words: str, part: tuple[int, int]) -> None:
     # Variables of a launcher count only if they are asked for.
     assert read_part(words, {"RANK": "5", "WORLD_SIZE": "6", "SLURM_ARRAY_TASK_ID": "2"}) == part
