@@ -2,9 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.parts import Part
 from crosscoder.text.documents import Documents, tokenize
-from tests.processes import start_python
+from tests.processes import run_python, start_python
 from tests.small_runs import Said, crosscoder
 from tests.tiny_pairs import run_config, save_adapter, save_llama
 from training import extraction
@@ -582,4 +582,14 @@ def test_parts_at_once_of_which_one_is_stopped(
     assert crosscoder("harvest", settings_file, "--join") == Said(0, "")
     setting.assert_equal(run)
     assert not list(run.rglob("*.partial"))
-    shutil.rmtree(run)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_all_parts(setting: Setting, settings_file: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python")  # what torchrun is
+    words = (sys.executable, "-m", "crosscoder", "harvest", settings_file, "--part", "env")
+    done = run_python(*launcher, *words, folder=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()[1::3]) == ["1/2", "2/2"]
+    assert join_parts(RunFolder(tmp_path / "run"))
+    setting.assert_equal(tmp_path / "run")
