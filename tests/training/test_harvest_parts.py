@@ -586,7 +586,14 @@ def test_parts_at_once_of_which_one_is_stopped(
 
 @pytest.mark.slow
 def test_torchrun_starts_all_parts(setting: Setting, settings_file: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python")  # what torchrun is
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+    )  # what torchrun is
     words = (sys.executable, "-m", "crosscoder", "harvest", settings_file, "--part", "env")
     done = run_python(*launcher, *words, folder=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
