@@ -40,6 +40,10 @@ ELSEWHERE = {
         "tests/test_evaluate_discovery.py",
         "evaluate_discovery(zoo, out",
     ),
+    "torchrun --standalone --nproc-per-node 8 --no-python crosscoder harvest pair.yaml --part env": (
+        "tests/training/test_harvest_parts.py",
+        '"torch.distributed.run",',
+    ),
     "crosscoder browse runs/my-pair --serve --live": (
         "tests/analysis/live/test_command.py",
         '"--serve", "--live"',

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from crosscoder.activations.shards import (
     SplitRecord,
 )
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
+from crosscoder.config.model_names import model_names
 from crosscoder.errors import ConfigError, FormatError, ResourceError
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
@@ -37,7 +38,7 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
     """Write the activations of all models to the run folder; if training streams, those of held-out documents alone.
 
     An interrupted harvest resumes after its last finished shard, and ends in the same bytes as an uninterrupted one. A
-    finished harvest is reused.
+    finished harvest is reused. Parts, if any began, have to be joined before (`harvest_parts.join_parts`).
 
     Raises:
         ConfigError: Activations come from files, or a document is longer than the context of the models.
@@ -51,44 +52,70 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
             "activations.kind: files are read in place, so there is nothing to harvest; run train directly"
         )
     target = folder.activations
+    plans, manifest = prepare(folder, config, pair, documents)
+    if manifest.complete:
+        logger.info("harvest: reusing the finished harvest in %s", target)
+        return
+    if manifest.rows:
+        check_disk(folder, settings, pair, documents, plans, manifest.rows)
+    for partial in target.rglob(".*.partial"):
+        partial.unlink()  # left by a harvest that was killed
+    writer = ShardWriter(target, manifest)
+    with folder.stage("harvest") as stage:
+        describe_inputs(folder, config, pair, documents)
+        write_shards(writer, plans, manifest, pair, documents, "harvest")
+        stage.update(summary(writer.record))
+
+
+def prepare(
+    folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents
+) -> tuple[dict[Split, list[list[Batch]]], Manifest]:
+    """Return the shards to write, and the manifest; if there is none yet, write one without shards, and the documents.
+
+    Raises: See `harvest`.
+    """
+    settings, target = config.activations, folder.activations
+    assert not isinstance(settings, FileActivations)
     check_documents(documents, pair)
     plans = plan_shards(config, settings, documents)
     identity = harvest_identity(config, pair, documents)
     if (target / MANIFEST).exists():
         manifest = Manifest.load(target)
         check_identity(manifest, identity, str(target))
-    else:
-        _check_disk(folder, settings, pair, documents, plans, 0)
-        norms = median_norms(pair, documents, settings.batch_tokens, config.seed)
-        documents.save(target / DOCUMENTS)
-        manifest = Manifest(
-            identity=identity,
-            dtype=settings.dtype,
-            d_models=pair.d_models,
-            documents_digest=documents.digest(),
-            median_norms=norms,
-            max_norms=tuple(norm * config.tokens.outlier_multiple for norm in norms),
-            sides={side: SplitRecord(n_planned=len(plan)) for side, plan in plans.items()},
-        )
-        manifest.save(target)
-    if manifest.complete:
-        logger.info("harvest: reusing the finished harvest in %s", target)
-        return
-    done = sum(shard.rows for side in manifest.sides.values() for shard in side.shards)
-    if done:
-        _check_disk(folder, settings, pair, documents, plans, done)
-    for partial in target.rglob(".*.partial"):
-        partial.unlink()  # left by a harvest that was killed
-    writer = ShardWriter(target, manifest)
-    with folder.stage("harvest") as stage:
-        folder.update_manifest("pair", pair.identity())
-        folder.update_manifest("data", _describe(config, documents))
-        _write_shards(writer, plans, pair, documents)
-        stage["tokens"] = {
-            side: sum(shard.rows for shard in record.shards) for side, record in writer.manifest.sides.items()
-        }
-        stage["outliers"] = {side: record.n_outliers for side, record in writer.manifest.sides.items()}
-        stage["median_norms"] = dict(zip(pair.model_names, manifest.median_norms, strict=True))
+        return plans, manifest
+    check_disk(folder, settings, pair, documents, plans, 0)
+    norms = median_norms(pair, documents, settings.batch_tokens, config.seed)
+    documents.save(target / DOCUMENTS)
+    manifest = Manifest(
+        identity=identity,
+        dtype=settings.dtype,
+        d_models=pair.d_models,
+        documents_digest=documents.digest(),
+        median_norms=norms,
+        max_norms=tuple(norm * config.tokens.outlier_multiple for norm in norms),
+        sides={side: SplitRecord(n_planned=len(plan)) for side, plan in plans.items()},
+    )
+    manifest.save(target)
+    return plans, manifest
+
+
+def describe_inputs(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
+    """Note the models and the texts in the manifest of the run."""
+    folder.update_manifest("pair", pair.identity())
+    folder.update_manifest("data", _describe(config, documents))
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """What the manifest of the run says of a finished harvest."""
+    return {
+        "tokens": {
+            side: sum(shard.rows for shard in record.shards) for side, record in manifest.sides.items()
+        },
+        "outliers": {side: record.n_outliers for side, record in manifest.sides.items()},
+        "median_norms": dict(
+            zip(model_names(len(manifest.median_norms)), manifest.median_norms, strict=True)
+        ),
+    }
 
 
 def plan_shards(
@@ -184,7 +211,7 @@ def _describe(config: RunConfig, documents: Documents) -> dict[str, Any]:
     }
 
 
-def _check_disk(
+def check_disk(
     folder: RunFolder,
     settings: CachedActivations | StreamedActivations,
     pair: ModelPair,
@@ -219,22 +246,32 @@ def _check_disk(
         )
 
 
-def _write_shards(
-    writer: ShardWriter, plans: dict[Split, list[list[Batch]]], pair: ModelPair, documents: Documents
+def write_shards(
+    writer: ShardWriter[Any],
+    groups: Mapping[Split, Sequence[Sequence[Batch]]],
+    manifest: Manifest,
+    pair: ModelPair,
+    documents: Documents,
+    name: str,
 ) -> None:
-    """Write the missing shards in order."""
-    manifest, unmasked = writer.manifest, documents.unmasked
+    """Write the missing shards of the writer's record, in order.
+
+    Args:
+        groups: The batches of each shard that the record is about.
+        name: What is being done, for the progress bar and the log.
+    """
+    unmasked = documents.unmasked
     dtype: torch.dtype = getattr(torch, manifest.dtype)
 
     def count(groups: Sequence[Sequence[Batch]]) -> int:
         return sum(int(unmasked[batch].sum()) for group in groups for batch in group)
 
-    finished = {side: len(manifest.sides[side].shards) for side in plans}
-    initial = sum(count(plan[: finished[side]]) for side, plan in plans.items())
-    total = sum(count(plan) for plan in plans.values())
-    with tqdm(desc="harvest", total=total, initial=initial, unit="tok", unit_scale=True) as progress:
-        for side, plan in plans.items():
-            for group in plan[finished[side] :]:
+    finished = {side: len(writer.record.sides[side].shards) for side in groups}
+    initial = sum(count(group[: finished[side]]) for side, group in groups.items())
+    total = sum(count(group) for group in groups.values())
+    with tqdm(desc=name, total=total, initial=initial, unit="tok", unit_scale=True) as progress:
+        for side, planned in groups.items():
+            for group in planned[finished[side] :]:
                 parts = []
                 for batch in group:
                     parts.append(extract(pair, documents, batch, manifest.max_norms, dtype))
@@ -246,9 +283,10 @@ def _write_shards(
                     torch.cat([part.position for part in parts]),
                     sum(part.n_outliers for part in parts),
                 )
-    dropped = sum(side.n_outliers for side in writer.manifest.sides.values())
+    dropped = sum(side.n_outliers for side in writer.record.sides.values())
     logger.info(
-        "harvest: finished, %s tokens written, %s dropped as norm outliers",
+        "%s: finished, %s tokens written, %s dropped as norm outliers",
+        name,
         f"{total - dropped:,}",
         f"{dropped:,}",
     )

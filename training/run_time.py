@@ -125,7 +125,9 @@ def harvest_times(
     n_tokens = sum(
         int(documents.unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group
     )
-    times = [StageTime("harvest", n_tokens / speed, f"{n_tokens:,} tokens at {speed:,.0f} tokens/s")]
+    n_shards = sum(map(len, plans.values()))
+    parts = f"; each of P parts (--part) takes 1/P of it, for P up to {n_shards:,}" if n_shards > 1 else ""
+    times = [StageTime("harvest", n_tokens / speed, f"{n_tokens:,} tokens at {speed:,.0f} tokens/s{parts}")]
     if isinstance(settings, StreamedActivations) and config.crosscoder.load is None:
         streamed = chosen(config.training.n_tokens, "training.n_tokens")
         times.append(StageTime("stream", streamed / speed, f"{streamed:,} tokens at {speed:,.0f} tokens/s"))

@@ -18,6 +18,7 @@ from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import remove_file, write_atomic
+from crosscoder.runtime.parts import Part
 from crosscoder.text.documents import Documents, tokenize
 from crosscoder.text.text_files import check_sources, pinned, read_file
 
@@ -25,6 +26,7 @@ from .companion_dictionaries import fit_linear_map, is_trained
 from .controls import train_controls
 from .evaluation import HeldOutMeter
 from .harvest import harvest as harvest_activations
+from .harvest_parts import folder_of_part, harvest_part, join_parts, require_joined
 from .loaded_dictionary import load_dictionary
 from .memory import require_memory
 from .recipe import candidate_ks, choices, k_is_open, resolved, with_chosen, with_k
@@ -61,6 +63,28 @@ def harvest(config: RunConfig) -> None:
         logger.info("harvest: nothing to do, because the activations come from files")
         return
     _harvest(folder, config)
+
+
+def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None:
+    """Write the activations of one part of the documents; parts may run at once, and elsewhere.
+
+    Args:
+        local_rank: Number of this process among those that a launcher started on this machine: each takes a GPU of its own, if there are several.
+    """
+    _set_threads(config)
+    check_texts(config)
+    if isinstance(config.activations, FileActivations):
+        logger.info("harvest: nothing to do, because the activations come from files")
+        return
+    if local_rank and torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    with folder_of_part(config, part) as folder:
+        harvest_part(folder, config, *_read(folder, config), part)
+
+
+def join(config: RunConfig) -> None:
+    """Join the finished parts of a harvest. Raises FormatError, which names it, if one is missing."""
+    require_joined(RunFolder.create(config.output, config))
 
 
 def train(config: RunConfig) -> None:
@@ -161,12 +185,19 @@ def settle(folder: RunFolder, config: RunConfig, source: TokenSource) -> tuple[R
 
 def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
     """Load the pair and its documents, and harvest whatever the settings ask for and the disk lacks."""
+    # First, so that a part that is not finished is named before any long work.
+    join_parts(folder)
+    pair, documents = _read(folder, config)
+    harvest_activations(folder, config, pair, documents)
+    return pair, documents
+
+
+def _read(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
+    """Load the pair and its documents."""
     assert config.pair is not None and config.text is not None
     pair = load_pair(config.pair)
     text = _pinned(config.text, folder)
-    documents = tokenize(text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers)
-    harvest_activations(folder, config, pair, documents)
-    return pair, documents
+    return pair, tokenize(text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers)
 
 
 def _pinned(text: TextConfig, folder: RunFolder) -> TextConfig:

@@ -4,6 +4,7 @@
     activations/documents.safetensors    the token ids (see `text.documents`)
     activations/train/00000.safetensors  values [row, width], document [row], position [row]
     activations/held_out/00000.safetensors
+    activations/parts/3-of-8.json        what a part has finished, until all parts are joined (see `part_records`)
 
 Rows are unmasked tokens. The tokens of a document are contiguous within one shard.
 """
@@ -12,7 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -75,6 +76,28 @@ class SplitRecord(Record):
         return len(self.shards) == self.n_planned
 
 
+@runtime_checkable
+class Progress(Protocol):
+    """A record of finished shards."""
+
+    @property
+    def sides(self) -> dict[Split, SplitRecord]:
+        """The shards of each split that this record is about."""
+        ...
+
+    def first_of(self, split: Split) -> int:
+        """Return the number of the first shard of `sides[split]`."""
+        ...
+
+    def with_side(self, split: Split, side: SplitRecord) -> Self:
+        """Return this record with another progress of a split."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the record to a folder of activations, atomically."""
+        ...
+
+
 class Manifest(Record):
     """The content of a folder of activations, and the inputs it was made from."""
 
@@ -94,6 +117,19 @@ class Manifest(Record):
     def complete(self) -> bool:
         """Whether the harvest is finished."""
         return all(split.complete for split in self.sides.values())
+
+    @property
+    def rows(self) -> int:
+        """Number of tokens in the finished shards."""
+        return sum(shard.rows for split in self.sides.values() for shard in split.shards)
+
+    def first_of(self, split: Split) -> int:
+        """Return 0: the manifest is about all shards."""
+        return 0
+
+    def with_side(self, split: Split, side: SplitRecord) -> Self:
+        """Return this manifest with another progress of a split."""
+        return self.model_copy(update={"sides": self.sides | {split: side}})
 
     def save(self, folder: Path) -> None:
         """Write manifest.json atomically."""
@@ -121,12 +157,20 @@ class Manifest(Record):
             raise FormatError(f"{path}: not text; remove the folder and run the harvest again") from error
 
 
-class ShardWriter:
+def shard_name(split: Split, number: int) -> str:
+    """Return the path of a shard inside the folder of activations."""
+    return f"{split}/{number:05d}.safetensors"
+
+
+ProgressRecord = TypeVar("ProgressRecord", bound=Progress)
+
+
+class ShardWriter(Generic[ProgressRecord]):
     """Appends finished shards to a folder of activations. A killed process loses at most the current shard."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, record: ProgressRecord) -> None:
         self.folder = folder
-        self.manifest = manifest
+        self.record = record
 
     def write(
         self,
@@ -136,9 +180,9 @@ class ShardWriter:
         position: Int[Tensor, " row"],
         n_outliers: int,
     ) -> None:
-        """Write the next shard of a split, then record it in the manifest."""
-        before = self.manifest.sides[split]
-        name = f"{split}/{len(before.shards):05d}.safetensors"
+        """Write the next shard of a split, then record it."""
+        before = self.record.sides[split]
+        name = shard_name(split, self.record.first_of(split) + len(before.shards))
         tensors = {
             "values": values,
             "document": document.to(torch.int32),
@@ -151,8 +195,8 @@ class ShardWriter:
         after = before.model_copy(
             update={"shards": (*before.shards, record), "n_outliers": before.n_outliers + n_outliers}
         )
-        self.manifest = self.manifest.model_copy(update={"sides": self.manifest.sides | {split: after}})
-        self.manifest.save(self.folder)
+        self.record = self.record.with_side(split, after)
+        self.record.save(self.folder)
 
 
 class _Shard(NamedTuple):

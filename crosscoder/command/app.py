@@ -5,6 +5,7 @@ It uses all three packages, and imports them on demand, so that `--help` answers
 
 import functools
 import logging
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from ..config.requirements import Requirements
 from ..errors import ConfigError
 from ..run.folder import RunFolder
 from ..runtime.interrupts import treat_sigterm_as_interrupt
+from ..runtime.parts import LAUNCHER, local_rank, read_part
 from .arguments import (
     Overrides,
     Target,
@@ -95,12 +97,37 @@ def run(target: Target, overrides: Overrides = None) -> None:
 
 
 @_verb
-def harvest(target: Target, overrides: Overrides = None) -> None:
+def harvest(
+    target: Target,
+    overrides: Overrides = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART/PARTS",
+            help="write one part, e.g. 3/8 for the third of eight; env takes it from torchrun or Slurm. Parts may run at once and on several machines",
+        ),
+    ] = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="join the finished parts; the next command that needs the activations does so, too"
+        ),
+    ] = False,
+) -> None:
     """Write the activations of all models to disk."""
+    if part is not None and join:
+        raise ConfigError("--part, --join: give one of them; parts are joined once all are finished")
+    assigned = None if part is None else read_part(part, os.environ)
     config = load_settings(target, overrides)
-    with RunFolder(config.output).locked():
-        module("training.stages").harvest(config)
-    print_result("activations", RunFolder(config.output).activations)
+    stages, folder = module("training.stages"), RunFolder(config.output)
+    if assigned is not None:
+        rank = local_rank(os.environ) if part == LAUNCHER else 0
+        stages.harvest_one_part(config, assigned, rank)
+        print_result(f"part {assigned}", folder.activations)
+        return
+    with folder.locked():
+        (stages.join if join else stages.harvest)(config)
+    print_result("activations", folder.activations)
 
 
 @_verb

@@ -1,15 +1,11 @@
 """The run folder: its settings, the check of its files, and the record of its stages."""
 
 import json
-import os
 import shlex
-import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,11 +14,13 @@ from ..config.load import dump_config, load_config
 from ..config.open_settings import HOOKPOINT, OPEN_SETTINGS, with_choices
 from ..errors import ConfigError, FormatError, ResourceError, did_you_mean
 from ..runtime import locks
-from ..runtime.file_record import FILES, LOCK, MISSING, FileRecord
+from ..runtime.file_record import FILES, MISSING, FileRecord
 from ..runtime.files import make_folder, read_json, write_atomic
+from ..runtime.parts import Part
 from ..runtime.replacement import is_partial
 from ..runtime.run_date import use_date
 from .paths import RunPaths
+from .process_record import about_this_process, command_line, versions
 from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read_settings
 
 SCHEMA_VERSION = 1
@@ -55,10 +53,9 @@ _CLOCKS = ("command", "started", "wall_seconds")
 _WORKING = ".lock"
 """The lock file of the process that works in a run."""
 
-_LIBRARIES = (
-    "crosscoder", "jaxtyping", "numpy", "pandas", "peft", "pyarrow", "pydantic", "sae-lens", "safetensors", "tokenizers",
-    "torch", "transformers", "wandb",
-)  # fmt: skip
+
+class InUseError(ResourceError):
+    """Another process works in a run folder."""
 
 
 class RunFolder(RunPaths):
@@ -157,17 +154,18 @@ class RunFolder(RunPaths):
             shared: Other processes may read the run meanwhile, but not write results.
 
         Raises:
-            ResourceError: Another process works in it.
+            InUseError: Another process works in it.
         """
         make_folder(self.path, "output")
-        about = f"process {os.getpid()} on {socket.gethostname()} ({_command_line()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
         with ExitStack() as stack:
             begins = not shared and not locks.is_held(self.path / _WORKING)
             try:
-                stack.enter_context(locks.hold(self.path / _WORKING, shared=shared, about=about))
+                stack.enter_context(
+                    locks.hold(self.path / _WORKING, shared=shared, about=about_this_process())
+                )
             except locks.HeldElsewhere as other:
                 who = other.holder or "another process"
-                raise ResourceError(
+                raise InUseError(
                     f"{self.path}: {who} works in this run folder; wait until it ends, or give another output"
                 ) from None
             if begins:
@@ -175,6 +173,30 @@ class RunFolder(RunPaths):
                 for path in filter(is_partial, self.path.rglob(".*.partial")):
                     path.unlink(missing_ok=True)
             yield
+
+    @contextmanager
+    def locked_part(self, part: Part) -> Iterator[None]:
+        """Keep other processes from the same part of the work inside the block, and from the run as a whole; other parts are free.
+
+        Raises:
+            InUseError: Another process works on this part, or in the run.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self.locked(shared=True))
+            file = self.path / f".part-{part.number}-of-{part.of}.lock"
+            try:
+                stack.enter_context(locks.hold(file, about=about_this_process()))
+            except locks.HeldElsewhere as other:
+                who = other.holder or "another process"
+                raise InUseError(
+                    f"{self.path}: {who} works on part {part.number} of {part.of}; wait until it ends"
+                ) from None
+            yield
+
+    def forget_parts(self) -> None:
+        """Remove the lock files of parts; call it inside `locked`, so that no process holds one."""
+        for file in self.path.glob(".part-*.lock"):
+            file.unlink(missing_ok=True)
 
     def check_files(self, missing: str | None = None) -> None:
         """Check that every file is the one that this run wrote.
@@ -211,7 +233,7 @@ class RunFolder(RunPaths):
 
     def has_results(self) -> bool:
         """Whether the folder holds any result, finished or not: a file other than the settings and the records."""
-        own = (self.files.path, self.path / LOCK, self.path / _WORKING)
+        own = (self.files.path, *self.path.glob(".*lock"))
         records = (self.config, self.manifest, self.wandb, *own)
         return any(
             entry not in records and (not entry.is_dir() or any(entry.iterdir()))
@@ -311,8 +333,10 @@ class RunFolder(RunPaths):
         """Merge `values` into one section of manifest.json; existing keys are replaced."""
         with self.files.locked():
             manifest = self.read_manifest()
-            manifest[section] = {**manifest.get(section, {}), **values}
-            self._write_manifest(manifest)
+            before = manifest.get(section, {})
+            manifest[section] = {**before, **values}
+            if manifest[section] != before:
+                self._write_manifest(manifest)
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         write_atomic(self.manifest, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
@@ -333,7 +357,7 @@ class RunFolder(RunPaths):
             before = manifest.get("stages", {}).get(name, {})
             earlier = 0.0 if before.get("finished", True) else before["wall_seconds"]
             record: dict[str, Any] = {
-                "command": _command_line(),
+                "command": command_line(),
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "finished": False,
                 "wall_seconds": earlier,
@@ -341,7 +365,7 @@ class RunFolder(RunPaths):
             settings = manifest.get("settings", {})
             if name in SETTINGS_OF_STAGE and settings:
                 record["settings"] = {section: settings[section] for section in SETTINGS_OF_STAGE[name]}
-            self.update_manifest("versions", _versions())
+            self.update_manifest("versions", versions())
             self.update_manifest("stages", {name: record})
             noted: dict[str, Any] = {}
             begin, held = time.monotonic(), self._files_of(name)
@@ -368,17 +392,3 @@ class RunFolder(RunPaths):
         if verb != "train":
             inside = (_FOLDER_OF.get(verb, f"{verb}.") + (f"{behavior}/" if behavior else ""),)
         return {name: held for name, held in self.files.read().items() if name.startswith(inside)}
-
-
-def _command_line() -> str:
-    program = Path(sys.argv[0])
-    name = program.parent.name if program.name == "__main__.py" else program.name
-    return shlex.join([name, *sys.argv[1:]])
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    for library in _LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):  # e.g. wandb, which may be absent
-            found[library] = metadata.version(library)
-    return found

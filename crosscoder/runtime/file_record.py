@@ -10,6 +10,7 @@ Not recorded, because nothing reads them back or because they have a check of th
     discovery/behaviors/*.yaml                   people edit them
     report/* but report.json, browser, plots, exports, wandb      written, never read
     replies.jsonl, judged.jsonl                  each line has a digest
+    activations/parts/*                          each holds its own digest, since parts run on machines that may not share locks
     model.safetensors, shards, state.safetensors config.json, activations/manifest.json and state.json hold their digests, so that large
                                                  files are read once, by what uses them
 
@@ -40,7 +41,8 @@ _NOT_RECORDED = (
     FILES, LOCK, ".lock", "config.yaml", "discovery/behaviors/*.yaml",
     "browser/*", "plots/*", "exports/*", "wandb/*", "report/*.html", "report/*.md", "report/*.schema.json",
     "*/replies.jsonl", "*/judged.jsonl",
-    "crosscoder/model.safetensors", "activations/train/*", "activations/held_out/*", "checkpoints/*",
+    "crosscoder/model.safetensors", "activations/train/*", "activations/held_out/*", "activations/parts/*",
+    "checkpoints/*",
 )  # fmt: skip
 
 _ONE_BY_ONE = ("behaviors", "controls", "sweep")

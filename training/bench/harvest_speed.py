@@ -83,4 +83,4 @@ def _write(pair: ModelPair, parts: list[Extracted]) -> int:
             torch.cat([part.position for part in parts]),
             0,
         )
-        return writer.manifest.sides["train"].shards[0].rows
+        return writer.record.sides["train"].shards[0].rows
