@@ -238,8 +238,12 @@ RUNS_CODE = {
     "check_output",
 }
 STARTS_PROGRAMS = RUNS_CODE - {"eval", "compile", "exec"}
-ALLOWED = {("analysis/behaviors/scorers.py", "exec_module")}
-"""The metric of kind callable, the only Python of a user that is run."""
+ALLOWED = {
+    # The metric of kind callable, the only Python of a user that is run.
+    ("analysis/behaviors/scorers.py", "exec_module"),
+    # A script of the project, which searches with regular expressions and can be ended.
+    ("crosscoder/runtime/expressions.py", "Popen"),
+}
 
 
 def calls(tree: ast.AST) -> set[str]:
@@ -254,7 +258,7 @@ def calls(tree: ast.AST) -> set[str]:
     return found
 
 
-def test_the_source_runs_code_in_one_place_and_unpickles_nowhere() -> None:
+def test_the_source_runs_code_in_known_places_and_unpickles_nowhere() -> None:
     found = set()
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):

@@ -36,6 +36,7 @@ class RecordingRun:
     """A wandb run that records what is logged."""
 
     id = "fine"
+    offline = True
 
     def __init__(self) -> None:
         self.logged: dict[str, Any] = {}

@@ -93,6 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
 
     stages = SimpleNamespace(
         check_texts=lambda config, behaviors: None,
+        check_attributable=lambda config, behaviors: None,
         harvest=stage("harvest", nothing),
         train=stage("train", nothing),
         doctor=stage("doctor", lambda config, behaviors, reading: "all is well"),
