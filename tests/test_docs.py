@@ -36,7 +36,7 @@ ELSEWHERE = {
         "tests/analysis/sharing/test_delphi_cache.py",
         "write_delphi(run, tmp_path)",
     ),
-    "crosscoder evaluate discovery zoo runs/zoo discovery.prompts=320": (
+    "crosscoder evaluate discovery zoo runs/zoo": (
         "tests/test_evaluate_discovery.py",
         "evaluate_discovery(zoo, out",
     ),
