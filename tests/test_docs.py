@@ -58,6 +58,7 @@ SMALL = {
     "n_latents: 16384": "n_latents: 48",
     "n_latents: 1024": "n_latents: 24",
     "k: 64": "k: 6",
+    "# gpu.yaml": "# gpu.yaml\ndiscovery: {prompts: 40, variants: 1, nulls: [itself], attribute: 0}",
     "controls: {seeds: 2}": "controls: {seeds: 2}\ntraining: {n_tokens: 6000}\ndiscovery: {prompts: 40, variants: 1, nulls: [itself], attribute: 0}",
     "k: 32": "k: 4",
     "n_tokens: 50_000_000": "n_tokens: 6000",
