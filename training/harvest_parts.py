@@ -48,15 +48,16 @@ def folder_of_part(config: RunConfig, part: Part) -> Iterator[RunFolder]:
         with folder.files.locked():
             try:
                 RunFolder.create(folder.path, config)
+                others_work = False
             except InUseError:
-                # Refused, too, unless the others share the folder, as parts do.
-                stack.enter_context(folder.locked_part(part))
+                others_work = True
+            # Refused, too, unless the others share the folder, as parts do.
+            stack.enter_context(folder.locked_part(part))
+            if others_work:
                 free = (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *DICTIONARY_SETTINGS)
                 folder.require_same(config, free)
                 folder.check_files(missing="")
                 folder.use_date()
-            else:
-                stack.enter_context(folder.locked_part(part))
         yield folder
 
 
@@ -69,7 +70,7 @@ def harvest_part(
         ConfigError: The harvest is done in another number of parts, or as `harvest`.
         FormatError, DataError, ResourceError: See `harvest`.
     """
-    settings, target, run = config.activations, folder.activations, shlex.quote(str(folder.path))
+    settings, target, run = config.activations, folder.activations, _word(folder)
     assert not isinstance(settings, FileActivations)
     pair.identity()  # which reads the weights: not while other parts wait
     # One part measures the limits on norms and writes them for all.
@@ -101,15 +102,18 @@ def harvest_part(
     groups: dict[Split, list[list[Batch]]] = {
         split: plans[split][numbers.start : numbers.stop] for split, numbers in planned.items()
     }
-    writer, begin = (
-        ShardWriter(target, begun.model_copy(update={"command": command_line()})),
-        time.monotonic(),
-    )
+    writer = ShardWriter(target, begun.model_copy(update={"command": command_line()}))
+    begin = time.monotonic()
     try:
         write_shards(writer, groups, manifest, pair, documents, f"harvest {part}")
     finally:
         seconds = round(begun.wall_seconds + time.monotonic() - begin, 3)
         writer.record.model_copy(update={"wall_seconds": seconds}).save(target)
+
+
+def _word(folder: RunFolder) -> str:
+    """Return the run folder as a word of a command."""
+    return shlex.quote(str(folder.path))
 
 
 def _compare_versions(folder: RunFolder) -> None:
@@ -133,7 +137,7 @@ def join_parts(folder: RunFolder) -> bool:
         FormatError: A part is not finished, or its record or a shard is damaged or missing. The message names it, and the command that makes it.
         ResourceError: Another process works in the run.
     """
-    target, run = folder.activations, shlex.quote(str(folder.path))
+    target, run = folder.activations, _word(folder)
     if not (target / MANIFEST).exists():
         return False
     with folder.locked():
@@ -160,7 +164,7 @@ def require_joined(folder: RunFolder) -> None:
     if (folder.activations / MANIFEST).exists() and Manifest.load(folder.activations).complete:
         logger.info("harvest: the harvest in %s is whole", folder.activations)
         return
-    run = shlex.quote(str(folder.path))
+    run = _word(folder)
     raise ConfigError(
         f"--join: no part of a harvest is in {folder.path}; run `crosscoder harvest {run} --part 1/P` to P/P first, for P parts of your choice"
     )

@@ -17,7 +17,7 @@ from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
-from crosscoder.runtime.files import remove_file, write_atomic
+from crosscoder.runtime.files import read_json, remove_file, write_atomic
 from crosscoder.runtime.parts import Part
 from crosscoder.text.documents import Documents, tokenize
 from crosscoder.text.text_files import check_sources, pinned, read_file
@@ -59,10 +59,8 @@ def harvest(config: RunConfig) -> None:
     _set_threads(config)
     check_texts(config)
     folder = RunFolder.create(config.output, config)
-    if isinstance(config.activations, FileActivations):
-        logger.info("harvest: nothing to do, because the activations come from files")
-        return
-    _harvest(folder, config)
+    if not _comes_from_files(config):
+        _harvest(folder, config)
 
 
 def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None:
@@ -73,8 +71,7 @@ def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None
     """
     _set_threads(config)
     check_texts(config)
-    if isinstance(config.activations, FileActivations):
-        logger.info("harvest: nothing to do, because the activations come from files")
+    if _comes_from_files(config):
         return
     if local_rank and torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
@@ -183,6 +180,14 @@ def settle(folder: RunFolder, config: RunConfig, source: TokenSource) -> tuple[R
     return RunFolder.create(folder.path, config), config
 
 
+def _comes_from_files(config: RunConfig) -> bool:
+    """Whether there is nothing to harvest, which is told."""
+    if not isinstance(config.activations, FileActivations):
+        return False
+    logger.info("harvest: nothing to do, because the activations come from files")
+    return True
+
+
 def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
     """Load the pair and its documents, and harvest whatever the settings ask for and the disk lacks."""
     # First, so that a part that is not finished is named before any long work.
@@ -211,7 +216,10 @@ def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
     if wanted == 0:
         remove_file(folder.survey)
         return
-    if folder.survey.is_file() and json.loads(folder.survey.read_text())["asked"] == wanted:
+    if (
+        folder.survey.is_file()
+        and read_json(folder.survey, "remove it and run crosscoder run again")["asked"] == wanted
+    ):
         return
     with folder.stage("survey") as stage:
         found = {"asked": wanted, **survey(pair, documents, wanted)}

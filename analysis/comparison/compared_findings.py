@@ -4,9 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from crosscoder.runtime.expressions import Expression
-
-from ..discovery.findings_file import Discovery, Example, Finding
+from ..discovery.findings_file import Discovery, Example, Finding, expression_of
 from ..report.behavior_schema import Estimate
 from ..report.discovered import claim, effect_of, not_established, prompts_of
 from ..report.discovery_content import answer_rates
@@ -84,20 +82,12 @@ def _matches(one: Finding, other: Finding) -> bool:
     model's answers."""
     if one.effect.pattern is None or not other.examples:
         return False
-    expression = _expression(one)
+    expression = expression_of(one)
     acting, opposite = (
         sum(span is not None for span in expression.find_each(answers))
         for answers in zip(*(_answers(example, other.direction) for example in other.examples), strict=True)
     )
     return acting > _MOST * len(other.examples) and acting > opposite
-
-
-def _expression(finding: Finding) -> Expression:
-    """Return the expression of an effect, as the behavior of the finding applies it."""
-    assert finding.effect.pattern is not None
-    return Expression(
-        finding.effect.pattern, f"findings.json: the pattern of {finding.name}", ignore_case=True
-    )
 
 
 def _answers(example: Example, direction: str) -> tuple[str, str]:
@@ -155,7 +145,7 @@ def _in_answers(run: ComparedRun, finding: Finding) -> EffectInAnswers | None:
     """Return how often the answers of a run show an effect; None if no expression finds it, or without answers."""
     if finding.effect.pattern is None or not run.answers:
         return None
-    expression = _expression(finding)
+    expression = expression_of(finding)
     reference, intervened = (
         sum(span is not None for span in expression.find_each(answers))
         for answers in zip(*run.answers, strict=True)

@@ -74,10 +74,6 @@ class AnswerTable:
             return False
         if finished[shown].mean() < _MOST:
             return False
-        if effect.kind == "ending":
-            # Its distance from the end is none, so that only that from the start can say that it is the whole answer.
-            starts = [place for place, _ in self._places(effect, more, shown)]
-            return bool(np.ptp(starts) > 0)
         from_start, from_end = map(np.array, zip(*self._places(effect, more, shown), strict=True))
         return bool(from_start.std() > 0 and from_end.std() <= _STEADIER * from_start.std())
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crosscoder.errors import FormatError
+from crosscoder.runtime.expressions import Expression
 from crosscoder.runtime.files import read_json, write_atomic
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -120,6 +121,14 @@ class Finding(_Part):
     examples: tuple[Example, ...]
     behavior: str | None
     """File of the behavior, relative to the run folder, ready to edit and attribute; None if the effect has no pattern."""
+
+
+def expression_of(finding: Finding) -> Expression:
+    """Return the expression of an effect that has a pattern, as the behavior of the finding applies it. Raises FormatError if it is none."""
+    assert finding.effect.pattern is not None
+    return Expression(
+        finding.effect.pattern, f"findings.json: the pattern of {finding.name}", ignore_case=True
+    )
 
 
 class NullSearch(_Part):

@@ -3,12 +3,12 @@
 `python -m training.organisms.zoo ZOO` makes the folder.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crosscoder.errors import ConfigError, FormatError
+from crosscoder.runtime.expressions import Expression
 from crosscoder.runtime.json_text import json_of
 
 CARD = "behavior.json"
@@ -59,7 +59,9 @@ class Organism:
 
     def shown_by(self, answer: str) -> bool:
         """Whether an answer shows the behavior."""
-        return self.marker is not None and re.search(self.marker, answer) is not None
+        return self.marker is not None and Expression(self.marker, f"{self.folder / CARD}: marker").is_in(
+            answer
+        )
 
 
 def read_organisms(zoo: Path, only: Sequence[str] = ()) -> list[Organism]:

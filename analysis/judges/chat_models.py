@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosscoder.config.chat_model import EndpointModel, LocalModel
 from crosscoder.errors import ConfigError, ResourceError
-from crosscoder.runtime.run_date import dated
-from crosscoder.text.template_calls import check_template
+from crosscoder.text.template_calls import reproducible
 
 _WORDS = ("Yes", "No")
 
@@ -85,8 +84,7 @@ class _Local:
         if self._tokenizer.chat_template is None:
             raise ConfigError(f"{setting}.model: {settings.model!r} has no chat template; give a chat model")
         template = self._tokenizer.get_chat_template()
-        check_template(template, f"{setting}.model: {settings.model!r}")
-        self._template = dated(template)
+        self._template = reproducible(template, f"{setting}.model: {settings.model!r}")
         self._model = model.eval()
         self._words = {
             word: [

@@ -1,11 +1,11 @@
 """How the models differ before any dictionary, in words: predictions, layers, and the difference of activations itself."""
 
-import json
 import math
 import re
 from typing import Any
 
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import read_json
 
 from .phrases import NOT_MEASURED, visible
 from .schema import BeforeDictionary, LayerShift, Prediction, Statement
@@ -33,7 +33,7 @@ def before_dictionary(folder: RunFolder, summary: dict[str, Any]) -> BeforeDicti
     predictions: tuple[Prediction, ...] = ()
     layers: tuple[LayerShift, ...] = ()
     if folder.survey.is_file():
-        survey = json.loads(folder.survey.read_text(encoding="utf-8"))
+        survey = read_json(folder.survey, "remove it and run crosscoder run again")
         if survey["predictions"] is None:
             statements.append(Statement(name="predictions", text=say(_NOT_COMPARABLE), verdict=NOT_MEASURED))
         else:

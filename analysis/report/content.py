@@ -1,11 +1,11 @@
 """The report as data: every section, from the files of the analysis and the manifest alone."""
 
-import json
 import re
 from collections import Counter
 from typing import Any, Literal
 
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.files import read_json
 
 from ..behaviors.behavior_files import load_behaviors
 from ..discovery.findings_file import read_discovery
@@ -235,7 +235,7 @@ def _choice_of_k(folder: RunFolder, summary: dict[str, Any]) -> Sentence:
     path = folder.sweep / "sweep.json"
     if not path.is_file():
         return say("{k:.0f} per token, as configured; no sweep was made", k=target)
-    swept = json.loads(path.read_text(encoding="utf-8"))
+    swept = read_json(path, "run crosscoder sweep again")
     chosen, measure = swept["chosen"], swept["measure"]
     as_chosen = (chosen["n_latents"], chosen["k"]) == (summary.get("n_latents"), target)
     several = len({point["n_latents"] for point in swept["curve"]}) > 1

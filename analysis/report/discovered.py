@@ -3,9 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from crosscoder.runtime.expressions import Expression
-
-from ..discovery.findings_file import Finding, Rates, Trigger
+from ..discovery.findings_file import Finding, Rates, Trigger, expression_of
 from .discovery_grounds import grounds_of_finding
 from .grounds import Grounds
 from .wording import Part, Quote, Sentence, listed, named, say
@@ -148,7 +146,7 @@ def effect_of(finding: Finding) -> str:
         example.intervened if finding.direction == "gained" else example.reference
         for example in finding.examples
     ]
-    expression = Expression(effect.pattern, f"findings.json: the pattern of {finding.name}", ignore_case=True)
+    expression = expression_of(finding)
     for answer in answers:
         span = expression.find(answer)
         if span is not None:

@@ -1,6 +1,5 @@
 """Reads the histograms of a run: histograms.parquet, or histograms.json of older runs, which has no text sources."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from jaxtyping import Float64, Int64
 
 from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.json_text import json_of
 
 from .columns import HISTOGRAMS
 from .latent_rows import read_rows, rows_in_order
@@ -72,7 +72,7 @@ def _slices(table: pa.Table, n_latents: int, size: int) -> Iterator[pa.Table]:
 def _read_legacy(path: Path) -> pa.Table:
     """Read histograms.json: {"activation": {latent: {"edges": [...], "counts": [...]}}}, with evenly spaced edges from 0 to the largest value."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["activation"]
+        found = json_of(path)["activation"]
         rows = sorted((int(latent), one["edges"][-1], one["counts"]) for latent, one in found.items())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise FormatError(

@@ -17,7 +17,7 @@ from ..errors import ConfigError, FormatError
 from ..runtime.digests import content_digest
 from ..runtime.files import remove_folder, write_atomic
 from ..runtime.parts import MOST_PARTS, Part
-from .shards import Manifest, Record, Split, SplitRecord, shard_name
+from .shards import Manifest, Progress, Split, SplitRecord, shard_name
 
 PARTS = "parts"
 
@@ -25,7 +25,7 @@ _NAMED = 5
 """Largest number of unfinished parts that a message names."""
 
 
-class PartRecord(Record):
+class PartRecord(Progress):
     """Progress of one part."""
 
     schema_version: Literal[1] = 1
@@ -56,23 +56,9 @@ class PartRecord(Record):
             command=command,
         )
 
-    @property
-    def complete(self) -> bool:
-        """Whether this part is finished."""
-        return all(side.complete for side in self.sides.values())
-
-    @property
-    def rows(self) -> int:
-        """Number of tokens in the finished shards."""
-        return sum(shard.rows for side in self.sides.values() for shard in side.shards)
-
     def first_of(self, split: Split) -> int:
         """Return the number of the first shard of this part in a split."""
         return self.first[split]
-
-    def with_side(self, split: Split, side: SplitRecord) -> Self:
-        """Return this record with another progress of a split."""
-        return self.model_copy(update={"sides": self.sides | {split: side}})
 
     def save(self, folder: Path) -> None:
         """Write the record to a folder of activations, atomically."""

@@ -9,11 +9,10 @@
 Rows are unmasked tokens. The tokens of a document are contiguous within one shard.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from ..config import Dtype
 from ..errors import FormatError
 from ..runtime.digests import content_digest, file_digest
 from ..runtime.files import write_atomic
+from ..runtime.json_text import parse_json
 from .batch import ActivationBatch
 
 Split = Literal["train", "held_out"]
@@ -76,29 +76,37 @@ class SplitRecord(Record):
         return len(self.shards) == self.n_planned
 
 
-@runtime_checkable
-class Progress(Protocol):
-    """A record of finished shards."""
+class Progress(Record):
+    """A record of finished shards: of a whole store, or of a part."""
+
+    if TYPE_CHECKING:
+        # Declared by each kind of record, because the order of its fields is that of its file.
+        sides: dict[Split, SplitRecord]
 
     @property
-    def sides(self) -> dict[Split, SplitRecord]:
-        """The shards of each split that this record is about."""
-        ...
+    def complete(self) -> bool:
+        """Whether all shards that this record is about are finished."""
+        return all(side.complete for side in self.sides.values())
+
+    @property
+    def rows(self) -> int:
+        """Number of tokens in the finished shards."""
+        return sum(shard.rows for side in self.sides.values() for shard in side.shards)
 
     def first_of(self, split: Split) -> int:
         """Return the number of the first shard of `sides[split]`."""
-        ...
+        return 0
 
     def with_side(self, split: Split, side: SplitRecord) -> Self:
         """Return this record with another progress of a split."""
-        ...
+        return self.model_copy(update={"sides": self.sides | {split: side}})
 
     def save(self, folder: Path) -> None:
         """Write the record to a folder of activations, atomically."""
-        ...
+        raise NotImplementedError
 
 
-class Manifest(Record):
+class Manifest(Progress):
     """The content of a folder of activations, and the inputs it was made from."""
 
     schema_version: Literal[1] = 1
@@ -112,24 +120,6 @@ class Manifest(Record):
     max_norms: tuple[float, ...]
     """Largest accepted norm per model; tokens above it in any model are left out."""
     sides: dict[Split, SplitRecord]
-
-    @property
-    def complete(self) -> bool:
-        """Whether the harvest is finished."""
-        return all(split.complete for split in self.sides.values())
-
-    @property
-    def rows(self) -> int:
-        """Number of tokens in the finished shards."""
-        return sum(shard.rows for split in self.sides.values() for shard in split.shards)
-
-    def first_of(self, split: Split) -> int:
-        """Return 0: the manifest is about all shards."""
-        return 0
-
-    def with_side(self, split: Split, side: SplitRecord) -> Self:
-        """Return this manifest with another progress of a split."""
-        return self.model_copy(update={"sides": self.sides | {split: side}})
 
     def save(self, folder: Path) -> None:
         """Write manifest.json atomically."""
@@ -276,7 +266,7 @@ def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
         raise FormatError(f"{path}: cannot be opened ({error})") from error
     start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
     try:
-        header = json.loads(whole[8:start].tobytes()) if 8 < start <= len(whole) else None
+        header = parse_json(whole[8:start].tobytes()) if 8 < start <= len(whole) else None
         entries = {name: entry for name, entry in (header or {}).items() if name != "__metadata__"}
         maps = {}
         for name, entry in entries.items():
@@ -286,14 +276,7 @@ def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
             if end > len(whole) or end - begin != expected:
                 raise FormatError(f"{path}: truncated; {len(whole):,} bytes found, {end:,} needed")
             maps[name] = (np.asarray(whole[begin:end]).view(kind).reshape(entry["shape"]), dtype)
-    except (
-        UnicodeDecodeError,
-        json.JSONDecodeError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path}: not a readable safetensors file ({error})") from error
     if not maps:
         raise FormatError(f"{path}: truncated, or not a safetensors file; no tensor found")

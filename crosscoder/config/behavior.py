@@ -3,7 +3,6 @@
 One YAML file per behavior. The prompts are split: latents are found on one part and checked on the held-out part.
 """
 
-import re
 import reprlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from . import Count, Message, Settings, Share
 from .block import Draws, Seed, Window
 from .chat_model import EndpointModel, LocalModel
+from .messages import why_no_expression
 
 Texts = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -90,11 +90,9 @@ class Pattern(Settings):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except (re.error, RecursionError, OverflowError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            raise ValueError(f"{reprlib.repr(value)} is not a regular expression ({reason})") from None
+        reason = why_no_expression(value)
+        if reason is not None:
+            raise ValueError(f"{reprlib.repr(value)} is not a regular expression ({reason})")
         return value
 
 

@@ -1,5 +1,6 @@
 """Turns pydantic's validation errors into one line each: the setting, what was found, what would be right."""
 
+import re
 import reprlib
 from typing import Any, NamedTuple
 
@@ -51,6 +52,17 @@ def show(value: object) -> str:
     return reprlib.repr(value)
 
 
+def why_no_expression(pattern: str) -> str | None:
+    """Return why a text is no regular expression; None if it is one."""
+    try:
+        re.compile(pattern)
+    except RecursionError:
+        return "nested too deeply"
+    except (re.error, OverflowError) as error:
+        return str(error)
+    return None
+
+
 def first_error(
     error: ValidationError, model: type[BaseModel], data: dict[Any, Any]
 ) -> tuple[SettingError, int]:
@@ -88,12 +100,14 @@ def _locate(model: type[BaseModel], data: dict[Any, Any], location: tuple[int | 
             place = (*place, str(part))
             value = value[part] if isinstance(value, list) and part < len(value) else None
             block = _only(options)
-        elif block is None and part in {
+        elif block is None and (variant := _variant(part)) in {
             name for option in options for name in (kind_of(option), option.__name__)
         }:
             block = choose_variant(options, value) if isinstance(value, dict) else next(iter(options), None)
-            if block is None or part not in (kind_of(block), block.__name__):
+            if block is None or variant not in (kind_of(block), block.__name__):
                 return None
+        elif place and (not isinstance(value, dict) or (block is None and part not in value)):
+            continue  # one of several types that a value may have, such as str
         else:
             place, owner, siblings = (*place, part), block, options
             field = block.model_fields.get(part) if block else None
@@ -101,6 +115,11 @@ def _locate(model: type[BaseModel], data: dict[Any, Any], location: tuple[int | 
             value = value.get(part) if isinstance(value, dict) else None
             block = _only(options)
     return _Located(place, owner, siblings, options)
+
+
+def _variant(part: str) -> str:
+    """Return the name of a variant; pydantic writes function-after[check(), Name] for a block that checks itself as a whole."""
+    return part.rstrip("]").rpartition(" ")[2] if part.startswith("function-") else part
 
 
 def _only(options: tuple[type[BaseModel], ...]) -> type[BaseModel] | None:

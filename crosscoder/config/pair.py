@@ -96,6 +96,16 @@ class ModelSource(Settings):
         description="folder for weights that device_map leaves on the disk, where they cannot be read from the checkpoint itself",
     )
 
+    @model_validator(mode="after")
+    def _check_placement(self) -> Self:
+        if self.offload_folder is not None and self.device_map is None:
+            raise ValueError(
+                "offload_folder is given, but device_map is not; give both, or remove offload_folder"
+            )
+        if self.device_map == {}:
+            raise ValueError("device_map is empty; give auto, a device by module path, or null")
+        return self
+
 
 class AdapterSource(Settings):
     """A PEFT adapter on the reference; both models share one set of base weights."""
@@ -156,20 +166,6 @@ class PairConfig(Settings):
     device: Device = Field(
         default="auto", description="device that the models run on; auto: a GPU if available"
     )
-
-    @model_validator(mode="after")
-    def _check_placement(self) -> Self:
-        # Not in the sources themselves: a message about a source that is one of several kinds would not name the setting.
-        for source in (self.reference, self.intervened, *self.snapshots):
-            if not isinstance(source, ModelSource):
-                continue
-            if source.offload_folder is not None and source.device_map is None:
-                raise ValueError(
-                    "offload_folder is given, but device_map is not; give both, or remove offload_folder"
-                )
-            if source.device_map == {}:
-                raise ValueError("device_map is empty; give auto, a device by module path, or null")
-        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -15,9 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import ContextSource, Message
 from ..errors import PairError
-from ..runtime.run_date import dated
 from ..text.chat_templates import TEMPLATE_ERRORS
-from ..text.template_calls import check_rendered, check_template
+from ..text.template_calls import check_rendered, reproducible
 from .hooks import Splice
 
 _SETTING = "pair.intervened.context"
@@ -82,8 +81,8 @@ def _render(
 ) -> list[int]:
     if chat_template is None:
         raise PairError(f"{_SETTING}: has messages, but the tokenizer has no chat template; give plain text")
-    check_template(chat_template, _SETTING)
-    rendering: dict[str, Any] = {"chat_template": dated(chat_template), "add_generation_prompt": False}
+    template = reproducible(chat_template, _SETTING)
+    rendering: dict[str, Any] = {"chat_template": template, "add_generation_prompt": False}
     conversation = [message.model_dump() for message in messages]
     try:
         text = str(tokenizer.apply_chat_template(conversation, tokenize=False, **rendering))

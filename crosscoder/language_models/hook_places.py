@@ -14,8 +14,8 @@ did not process (no folded norms, no centered weights).
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -30,6 +30,7 @@ from .decoder_layers import find_decoder_layers
 from .hooks import forward, is_activations
 from .networks import Networks
 from .pair_models import load_networks
+from .placement import input_device
 
 logger = logging.getLogger(__name__)
 
@@ -243,13 +244,18 @@ def _traced(model: nn.Module, path: str) -> _Trace:
     assert isinstance(layers, nn.ModuleList)
     inputs, returned, outputs = [], [], []
     members = set(layers)
+    device = input_device(model)
+
+    def kept(value: Any) -> Any:
+        # A copy, because some models go on adding to a tensor in place; on one device, because layers may lie on several.
+        return value.detach().to(device, copy=True) if isinstance(value, Tensor) else value
 
     def enter(_: nn.Module, given: tuple[Any, ...], options: dict[str, Any]) -> None:
-        inputs.append(_kept(given[0] if given else options.get("hidden_states")))
+        inputs.append(kept(given[0] if given else options.get("hidden_states")))
 
     def leave(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, _: Any, output: Any) -> None:
-            value = _kept(output[0] if isinstance(output, (tuple, list)) and output else output)
+            value = kept(output[0] if isinstance(output, (tuple, list)) and output else output)
             if module in members:
                 returned.append(value)
             if is_activations(value) and value.shape[1] == _N_TOKENS:
@@ -257,26 +263,13 @@ def _traced(model: nn.Module, path: str) -> _Trace:
 
         return keep
 
-    ids = torch.arange(_N_TOKENS, device=next(model.parameters()).device)[None]
+    ids = torch.arange(_N_TOKENS, device=device)[None]
     with ExitStack() as hooks:
         for layer in layers:
-            hooks.enter_context(_removed(layer.register_forward_pre_hook(enter, with_kwargs=True)))
+            hooks.enter_context(layer.register_forward_pre_hook(enter, with_kwargs=True))
         for name, module in model.named_modules():
             if name and module is not layers:
-                hooks.enter_context(_removed(module.register_forward_hook(leave(name))))
+                hooks.enter_context(module.register_forward_hook(leave(name)))
         forward(model, ids, torch.ones_like(ids, dtype=torch.bool))
     runs = Counter(output.path for output in outputs)
     return _Trace(inputs, returned, [output for output in outputs if runs[output.path] == 1])
-
-
-def _kept(value: Any) -> Any:
-    """Return a copy, because some models go on adding to a tensor in place."""
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-@contextmanager
-def _removed(handle: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -3,12 +3,12 @@
 peft and transformers search the name of every module for them, without a limit on their time. So each is tried here first.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from peft import PeftConfig
 
+from ..config.messages import why_no_expression
 from ..runtime.expressions import Expression, repeats_nothing
 
 # Settings of adapters that are expressions, or whose keys are.
@@ -33,19 +33,12 @@ def check_patterns(subject: str, patterns: Iterator[str], names: Sequence[str]) 
         DataError: One does.
     """
     for pattern in dict.fromkeys(patterns):
-        if repeats_nothing(pattern) or not _is_expression(pattern):
+        # What uses a text that is no expression says so.
+        if repeats_nothing(pattern) or why_no_expression(pattern) is not None:
             continue
         # As peft and transformers embed them.
         for embedded in (pattern, rf"^(?:(?:.*\.)?(?:{pattern}))$"):
             Expression(embedded, f"{subject}: the pattern {pattern[:60]!r} for modules").find_each(names)
-
-
-def _is_expression(text: str) -> bool:
-    try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError):
-        return False  # what uses it says so
-    return True
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -159,15 +159,8 @@ class RunFolder(RunPaths):
         make_folder(self.path, "output")
         with ExitStack() as stack:
             begins = not shared and not locks.is_held(self.path / _WORKING)
-            try:
-                stack.enter_context(
-                    locks.hold(self.path / _WORKING, shared=shared, about=about_this_process())
-                )
-            except locks.HeldElsewhere as other:
-                who = other.holder or "another process"
-                raise InUseError(
-                    f"{self.path}: {who} works in this run folder; wait until it ends, or give another output"
-                ) from None
+            wait = "works in this run folder; wait until it ends, or give another output"
+            stack.enter_context(self._held(_WORKING, wait, shared=shared))
             if begins:
                 # What a killed process left half written; none is at work now.
                 for path in filter(is_partial, self.path.rglob(".*.partial")):
@@ -183,14 +176,18 @@ class RunFolder(RunPaths):
         """
         with ExitStack() as stack:
             stack.enter_context(self.locked(shared=True))
-            file = self.path / f".part-{part.number}-of-{part.of}.lock"
+            wait = f"works on part {part.number} of {part.of}; wait until it ends"
+            stack.enter_context(self._held(f".part-{part.number}-of-{part.of}.lock", wait))
+            yield
+
+    @contextmanager
+    def _held(self, name: str, wait: str, *, shared: bool = False) -> Iterator[None]:
+        """Hold a lock file of the run. Raises InUseError, which says that the holder `wait`s, if another process holds it."""
+        with ExitStack() as stack:
             try:
-                stack.enter_context(locks.hold(file, about=about_this_process()))
+                stack.enter_context(locks.hold(self.path / name, shared=shared, about=about_this_process()))
             except locks.HeldElsewhere as other:
-                who = other.holder or "another process"
-                raise InUseError(
-                    f"{self.path}: {who} works on part {part.number} of {part.of}; wait until it ends"
-                ) from None
+                raise InUseError(f"{self.path}: {other.holder or 'another process'} {wait}") from None
             yield
 
     def forget_parts(self) -> None:

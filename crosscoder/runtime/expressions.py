@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.messages import why_no_expression
 from ..errors import DataError, FormatError
 
 LIMIT = 5.0
@@ -42,13 +43,12 @@ class Expression:
         """
         self._pattern, self._named_in = pattern, named_in
         self._flags = re.IGNORECASE if ignore_case else 0
-        try:
-            self._compiled = re.compile(pattern, self._flags)
-        except (re.error, RecursionError, OverflowError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = why_no_expression(pattern)
+        if reason is not None:
             raise FormatError(
                 f"{named_in}: {_short(pattern)} is no regular expression ({reason}); give another"
-            ) from None
+            )
+        self._compiled = re.compile(pattern, self._flags)
         self._is_fast = repeats_nothing(pattern)
 
     def find(self, text: str) -> Span | None:

@@ -13,11 +13,11 @@ are null. The rules:
 - A surrogate that belongs to no pair is no character, so it becomes U+FFFD.
 """
 
-import json
 import re
 from typing import Any
 
 from ..errors import CrosscoderError, DataError
+from ..runtime.json_text import parse_json
 
 Messages = tuple[dict[str, Any], ...]
 
@@ -237,8 +237,8 @@ def from_json(value: Any, kinds: type | tuple[type, ...]) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
+        found = parse_json(value)
+    except ValueError:
         return value
     return found if isinstance(found, kinds) else value
 

@@ -11,9 +11,8 @@ from jaxtyping import Bool, Int, Int32
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import FormatError, first_line
-from ..runtime.run_date import dated
 from .chat_messages import LeftOutError
-from .template_calls import check_rendered, check_template
+from .template_calls import check_rendered, reproducible
 
 # Placeholders for message contents: private-use characters, which no template tests for.
 _PLACEHOLDER = "\ue000{}\ue001"
@@ -120,8 +119,7 @@ def render_chat(
             f"{origin}: tokenizer {tokenizer.name_or_path!r} gives no character offsets, which are needed for chats; "
             "use a model with a fast tokenizer (tokenizer.json)"
         )
-    check_template(chat_template, origin)
-    rendering = _Rendering(tokenizer, dated(chat_template), list(tools) if tools else None)
+    rendering = _Rendering(tokenizer, reproducible(chat_template, origin), list(tools) if tools else None)
     conversation, rendered = _written(rendering, messages, origin)
     check_rendered(rendered, map(content_of, conversation), origin)
     spans = _locate(rendering, conversation, rendered, origin)

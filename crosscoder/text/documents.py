@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from ..config import TextConfig, TokenPolicy
 from ..errors import DataError, FormatError
 from ..runtime.files import write_atomic
+from ..runtime.json_text import parse_json
 from .encoded_texts import encode_texts
 from .text_files import read_sources
 from .token_alignment import Alignment, TextReader
@@ -132,7 +133,7 @@ class Documents:
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                names = json.loads((file.metadata() or {})["source_names"])
+                names = parse_json((file.metadata() or {})["source_names"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             aligned = {
                 name: arrays.pop(_ALIGNMENT_PREFIX + name)
@@ -144,7 +145,7 @@ class Documents:
             )
         except FileNotFoundError as error:
             raise FormatError(f"{path}: does not exist; run the harvest first") from error
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise FormatError(
                 f"{path}: not a complete file of documents ({error}); delete it and run the harvest again"
             ) from error

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, first_line
+from ..runtime.json_text import parse_json
 from .source_files import LINES, TABLES, kind_of_file, open_file
 
 # Characters of a cell; the largest number that fits on every platform.
@@ -109,8 +110,8 @@ def _json(file: io.BufferedIOBase, path: Path) -> Iterator[Record]:
 
 def _is_object(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(line), dict)
+    except ValueError:
         return False
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.files import content_digest, write_atomic
+from ..runtime.json_text import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +87,8 @@ class StreamCopy:
         """Return the header and the records of a part; None if there is none, or if it is not whole."""
         try:
             first, *lines = self._part(start).read_text(encoding="utf-8").splitlines()
-            header = json.loads(first)
-            rows = [json.loads(line) for line in lines]
+            header = parse_json(first)
+            rows = [parse_json(line) for line in lines]
             whole = header["n_records"] == len(rows) and header["digest"] == _digest(lines)
         except FileNotFoundError:
             return None

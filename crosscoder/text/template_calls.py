@@ -10,6 +10,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import FormatError
+from ..runtime.run_date import dated
 
 _REMEDY = "so its text differs each time it is read, and no run on it could be repeated; edit chat_template in the tokenizer's files"
 
@@ -20,18 +21,19 @@ _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 _ADDRESS = re.compile(r"<[^\n]{1,200}? at 0x[0-9A-Fa-f]{4,}>")
 
 
-def check_template(template: str, origin: str) -> None:
-    """Check that a chat template draws nothing at random.
+def reproducible(template: str, origin: str) -> str:
+    """Return a chat template that gives the same text each time it is rendered: with the date of the run, and nothing drawn at random.
 
     Args:
         origin: What is rendered, for messages.
 
     Raises:
-        FormatError: It does.
+        FormatError: It draws something at random.
     """
     found = _random_call(template)
     if found is not None:
         raise FormatError(f"{origin}: the chat template calls {found}, {_REMEDY}")
+    return dated(template)
 
 
 def check_rendered(text: str, contents: Iterator[str], origin: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from analysis.discovery_benchmark.search_benchmark import evaluate_discovery
 from analysis.discovery_benchmark.zoo_folder import CARD, read_organisms
 from analysis.planted_benchmark.benchmark import evaluate_planted
-from crosscoder.errors import ConfigError, FormatError
+from crosscoder.errors import ConfigError, CrosscoderError, FormatError
 
 
 def card(name: str, **fields: Any) -> dict[str, Any]:
@@ -46,6 +46,19 @@ def test_organisms_are_read_by_name(tmp_path: Path) -> None:
         False,
     )
     assert [one.name for one in read_organisms(tmp_path, ["b"])] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("marker", "expected"),
+    [("(a+)+$", "takes more than"), ("(", "is no regular expression"), ("(" * 5000, "nested too deeply")],
+)
+def test_a_marker_that_cannot_be_searched_is_told_with_its_file(
+    marker: str, expected: str, tmp_path: Path
+) -> None:
+    write(tmp_path, "a", json.dumps(card("a", marker=marker)))
+    (one,) = read_organisms(tmp_path)
+    with pytest.raises(CrosscoderError, match=f"behavior.json: marker: .*{expected}"):
+        one.shown_by("a" * 40 + "!")
 
 
 def test_a_folder_without_organisms_tells_how_to_make_them(tmp_path: Path) -> None:

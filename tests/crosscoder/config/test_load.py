@@ -232,6 +232,17 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path, block: str, expected: str) 
         ("{adapter: 3}", "pair.intervened.adapter: expected text, got 3"),
         ("{model: c, revision: 12}", "pair.intervened.revision: expected text, got 12"),
         ("c", "pair.intervened: expected a mapping of settings, got 'c'"),
+        ("{context: 3}", "pair.intervened.context: expected text, got 3"),
+        (
+            "{model: c, device_map: 3}",
+            "pair.intervened.device_map: expected one of auto, balanced, sequential, got 3",
+        ),
+        (
+            "{model: c, device_map: {a: [1]}}",
+            "pair.intervened.device_map: expected one of auto, balanced, sequential, got {'a': [1]}",
+        ),
+        ("{model: c, device_map: {}}", "pair.intervened: device_map is empty"),
+        ("{model: c, offload_folder: d}", "pair.intervened: offload_folder is given, but device_map is not"),
     ],
 )
 def test_only_the_matching_variant_is_reported(tmp_path: Path, intervened: str, expected: str) -> None:

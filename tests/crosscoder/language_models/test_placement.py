@@ -49,6 +49,19 @@ def pair_of(reference: Path, intervened: dict[str, Any], layers: str, **placed: 
     return load_pair(PairConfig.model_validate(settings))
 
 
+@pytest.mark.parametrize("model", ["llama", "gpt2"])
+@pytest.mark.parametrize("place", ["hook_resid_pre", "hook_resid_post", "hook_attn_out"])
+def test_places_are_found_in_a_model_whose_weights_lie_elsewhere(
+    models: dict[str, Path], model: str, place: str
+) -> None:
+    def found(**placed: Any) -> tuple[str, ...]:
+        side = {"model": str(models[model]), **placed}
+        settings = {"reference": side, "intervened": side, "hookpoint": f"blocks.1.{place}", "device": "cpu"}
+        return load_pair(PairConfig.model_validate(settings)).hookpoints
+
+    assert found(device_map={"": "disk"}) == found()
+
+
 def named(chosen: Any, layers: str) -> Any:
     if isinstance(chosen, str):
         return chosen
