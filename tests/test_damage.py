@@ -41,6 +41,8 @@ NOT_RECORDED: dict[str, tuple[str, ...]] = {
     "controls/*/.files.lock": (),
     "controls/*/crosscoder/model.safetensors": ("analyze",),
     "discovery/behaviors/*.yaml": (),  # people edit them; `attribute` reads the one that it is given
+    "report/appendix.html": (),
+    "report/appendix.md": (),
     "report/report.html": (),
     "report/report.md": (),
     "report/report.schema.json": (),

@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 def test_a_run_has_every_file(run: RunFolder) -> None:
     for path in (
         run.config, run.manifest, run.metrics, run.features, run.examples, run.logits, run.summary,
-        run.report / "report.json", run.report / "report.md", run.report / "report.html", run.browser / "index.html",
+        run.report / "report.json", run.report / "report.md", run.report / "report.html", run.report / "appendix.html", run.browser / "index.html",
     ):  # fmt: skip
         assert path.stat().st_size > 0, path
     load_crosscoder(run.crosscoder)

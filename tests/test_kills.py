@@ -64,6 +64,8 @@ CLOCKS: dict[str, str] = {
     ".lock": "the process that worked last",
     "controls/*/.lock": "as .lock",
     "report/report.json": "times of manifest.json",
+    "report/appendix.html": "times of manifest.json",
+    "report/appendix.md": "times of manifest.json",
     "report/report.md": "times of manifest.json",
     "report/report.html": "times of manifest.json",
     "browser/index.html": "times of manifest.json",

@@ -12,6 +12,7 @@ from crosscoder.activations.shards import DOCUMENTS
 from crosscoder.command.app import app
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
+from tests.analysis.report_runs import report_text
 from training.organisms.toy_sizes import tokenizers
 
 CONFIG = Path(__file__).parent.parent / "configs" / "scaling.yaml"
@@ -59,7 +60,7 @@ def test_undefined_quantities_are_null_and_have_a_reason(run: RunFolder) -> None
 
 @pytest.mark.slow
 def test_the_report_states_what_is_undefined(run: RunFolder) -> None:
-    text = " ".join((run.report / "report.md").read_text().split())
+    text = " ".join(report_text(run).split())
     assert (
         "The two models share no activation space, and no linear map between them carries directions" in text
     )
@@ -100,6 +101,6 @@ def test_the_lookup_behavior_of_the_larger_model_is_found(run: RunFolder) -> Non
     latents = pd.read_parquet(run.behaviors / "lookup" / "attribution.parquet")
     named = latents[latents["rank"] < 10]
     assert (named.attribution_intervened.abs().sum()) > 5 * named.attribution_reference.abs().sum()
-    text = " ".join((run.report / "report.md").read_text().split())
+    text = " ".join(report_text(run).split())
     assert "Whether they would produce it in the reference is undefined." in text
     assert "| undefined |" in text

@@ -5,8 +5,9 @@ together with questions like them: a fact that changed is one prompt in hundreds
 on nulls, where nothing changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -23,10 +24,13 @@ from .probes import Probe, variants_of
 from .prompt_embeddings import embed, standardized
 from .similar_questions import similar_questions
 from .subjects import Subject, TimeSpent
-from .triggers import PromptFeatures, prompt_words
+from .triggers import Always, PromptFeatures, prompt_words
 
 _CLEAR = 3.5
 """Clearness from which a hypothesis explains the prompts on which the answers differ as it says."""
+
+_MANY_EXAMPLES = 32
+"""Questions of the find set that show an effect, from which on more are not needed to tell when it shows."""
 
 
 @dataclass
@@ -134,26 +138,109 @@ def search(
     Raises:
         TimeSpent: Not even the first round was finished.
     """
-    asked, incomplete = Asked(), None
-    asked.ask(probes, models)
-    lengths = LengthLevels.of(asked.half(find=True).reference)
-    table = AnswerTable.of(asked.answers, lengths)
-    hypotheses = _hypotheses(asked, table, reader, seed)
+    state = _Search(models, reader, settings, seed, probes)
+    incomplete = None
     try:
-        chosen = _most_different(asked, models, hypotheses, table, settings.variants)
-        further = _further(asked, chosen, models[0], settings)
-        if further:
-            # Their answers chose them, so they cannot test anything any more.
-            asked.move_to_find_set(chosen)
-            asked.ask(further, models)
-            table = AnswerTable.of(asked.answers, lengths)
-            hypotheses = _hypotheses(asked, table, reader, seed)
+        state.ask_again()
     except TimeSpent:
         incomplete = (
             "its time (discovery.minutes) was spent before the prompts on which the models differ most were asked again in other words, so "
             "changes that concern one question only may be missed"
         )
-    return _tested(asked, table, hypotheses, reader, settings, incomplete)
+    else:
+        try:
+            state.sharpen()
+        except TimeSpent:
+            incomplete = (
+                "its time (discovery.minutes) was spent before more questions like those that show an effect were asked, so when an effect "
+                "shows is told less exactly"
+            )
+    return _tested(state.asked, state.table, state.hypotheses, reader, settings, incomplete)
+
+
+class _Search:
+    """The rounds of a search: what was asked so far, and the hypotheses that the find set suggests."""
+
+    def __init__(
+        self,
+        models: tuple[Subject, Subject],
+        reader: PromptReader,
+        settings: DiscoveryConfig,
+        seed: int,
+        probes: Sequence[Probe],
+    ) -> None:
+        """Ask the prompts of the first round.
+
+        Raises:
+            TimeSpent: No time is left.
+        """
+        self._models, self._reader, self._settings, self._seed = models, reader, settings, seed
+        self.asked = Asked()
+        self.asked.ask(probes, models)
+        self._lengths = LengthLevels.of(self.asked.half(find=True).reference)
+        self._read()
+
+    def ask_again(self) -> None:
+        """Ask the prompts on which the answers differ most in other words, and questions like them.
+
+        Raises:
+            TimeSpent: No time is left.
+        """
+        chosen = _most_different(
+            self.asked, self._models, self.hypotheses, self.table, self._settings.variants
+        )
+        further = _further(self.asked, chosen, self._models[0], self._settings)
+        if further:
+            # Their answers chose them, so they cannot test anything any more.
+            self.asked.move_to_find_set(chosen)
+            self.asked.ask(further, self._models)
+            self._read()
+
+    def sharpen(self) -> None:
+        """Ask questions like those of the find set that show an effect with a trigger: examples of the trigger, and counterexamples near to it.
+
+        Raises:
+            TimeSpent: No time is left.
+        """
+        used: set[int] = set()
+        for _ in range(self._settings.rounds):
+            examples = self._examples(used)
+            if not examples:
+                return
+            used.update(self.asked.probes[place].family for place in examples)
+            questions = similar_questions(
+                [self.asked.probes[place] for place in examples],
+                self.asked.probes,
+                self._models[0],
+                self._settings.answer_tokens,
+            )
+            if questions:
+                self.asked.ask(questions, self._models)
+                self._read()
+
+    def _read(self) -> None:
+        self.table = AnswerTable.of(self.asked.answers, self._lengths)
+        self.hypotheses = _hypotheses(self.asked, self.table, self._reader, self._seed)
+
+    def _examples(self, used: Set[int]) -> list[int]:
+        """Return prompts of the find set that show an effect of which few examples are known, the effects in turn; one of each family, and
+        none of a family that was used."""
+        chats = self.asked.in_find & [probe.text.messages is not None for probe in self.asked.probes]
+        queues: list[Iterator[int]] = []
+        for hypothesis in self.hypotheses:
+            if isinstance(hypothesis.trigger, Always) or hypothesis.clearness < _CLEAR:
+                continue
+            shown = self.table.changed(hypothesis.effect, hypothesis.direction) & chats
+            family_of = {self.asked.probes[place].family: int(place) for place in np.flatnonzero(shown)}
+            if len(family_of) < _MANY_EXAMPLES:
+                queues.append(place for family, place in family_of.items() if family not in used)
+        return list(dict.fromkeys(_in_turn(queues)))[: self._settings.variants]
+
+
+def _in_turn(queues: Sequence[Iterator[int]]) -> Iterator[int]:
+    """Yield the first of each, then the second of each, until all are empty."""
+    for row in zip_longest(*queues):
+        yield from (one for one in row if one is not None)
 
 
 def search_answers(asked: Asked, reader: PromptReader, settings: DiscoveryConfig, seed: int) -> SearchResult:

@@ -53,7 +53,7 @@ def similar_questions(
                 continue
             asked.add(_same(question))
             number += 1
-            found.append(Probe(prompt, text, "similar", of_it % 2 == 0, number, probe.family))
+            found.append(Probe(prompt, text, "similar", of_it % 2 == 0, number, probe.neighborhood))
             of_it += 1
     return found
 

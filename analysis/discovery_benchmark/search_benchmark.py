@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from crosscoder.config import RunConfig
 from crosscoder.config.load import with_overrides
-from crosscoder.demo.settings import prepare_reference, reference_dtype
+from crosscoder.demo.settings import prepare_reference
 from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.runtime.files import make_folder, read_json, write_atomic
@@ -169,15 +169,12 @@ def _config(
 ) -> RunConfig:
     """Return the settings of a pair: a user's defaults, but for the time and the nulls."""
     intervened = organism.folder.resolve().as_posix()
-    dtype = reference_dtype()
     config = RunConfig.model_validate(
         {
             "output": output / "cases" / organism.name,
             "pair": {
-                "reference": {"model": str(reference.resolve()), "dtype": dtype},
-                "intervened": {"adapter": intervened}
-                if organism.is_adapter
-                else {"model": intervened, "dtype": dtype},
+                "reference": {"model": str(reference.resolve())},
+                "intervened": {"adapter": intervened} if organism.is_adapter else {"model": intervened},
                 # A search reads answers, and represents prompts by a layer of its own choice.
                 "hookpoint": "model.layers.15",
             },

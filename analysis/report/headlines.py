@@ -197,8 +197,8 @@ def _changed(results: AnalysisResults, by_label: Mapping[str, LabelCount]) -> Se
     alone = _alone(results)
     if not new.count and not lost.count:
         return say(
-            "Of {n_latents:counted latent}, none is called new (only in the intervened model) or lost (only in the reference) by the rule "
-            "below{at_most}.{others}{open}{alone}",
+            "Of {n_latents:counted latent}, none is called new (only in the intervened model) or lost (only in the reference) by the label rule"
+            "{at_most}.{others}{open}{alone}",
             n_latents=total,
             others=others,
             open=open_,

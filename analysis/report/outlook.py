@@ -87,7 +87,7 @@ def _levers(behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
 def _monitoring(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]) -> Iterator[Statement]:
     yield Statement(
         name="compare again",
-        text=say("if a digest of the weights, tokenizer or chat template differs from the one above"),
+        text=say("if a digest of the weights, tokenizer or chat template differs from the one of this run"),
     )
     for behavior in behaviors:
         shift = behavior.shift["shift"]
@@ -143,7 +143,7 @@ def _reach(results: AnalysisResults, behaviors: tuple[BehaviorResults, ...]) -> 
     yield Statement(
         name="text",
         text=say(
-            "latents and labels were measured on {n_tokens:whole} held-out tokens of the sources above; on other text, other latents may fire",
+            "latents and labels were measured on {n_tokens:whole} held-out tokens of the sources of this run; on other text, other latents may fire",
             n_tokens=summary.get("n_tokens"),
         ),
     )

@@ -1,11 +1,14 @@
-"""Writes a report as JSON, Markdown and HTML. Markdown and HTML contain only what report.json contains."""
+"""Writes a report as JSON, Markdown and HTML. Markdown and HTML contain only what report.json contains.
+
+A person reads the report: what changed, whether it can be trusted, and what to do. Every number, check and method behind it is in the
+appendix."""
 
 import base64
 import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -28,16 +31,22 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SCHEMA = Path(__file__).with_name("report.schema.json")
 
 
+Page = Literal["report", "appendix"]
+
+PAGES: tuple[Page, ...] = ("report", "appendix")
+
+
 def write_report(folder: RunFolder) -> Report:
-    """Write report.json, its schema, report.md and report.html from RUN/analysis and the manifest, and return the report.
+    """Write report.json, its schema, and report and appendix as Markdown and HTML, from RUN/analysis and the manifest; return the report.
 
     Raises `FormatError` if the analysis is missing or damaged.
     """
     report = build_report(load_results(folder), folder)
     write_atomic(folder.report / "report.json", report.model_dump_json(indent=2) + "\n")
     write_atomic(folder.report / _SCHEMA.name, _SCHEMA.read_text(encoding="utf-8"))
-    write_atomic(folder.report / "report.md", render_markdown(report))
-    write_atomic(folder.report / "report.html", render_html(report))
+    for page in PAGES:
+        write_atomic(folder.report / f"{page}.md", render_markdown(report, page))
+        write_atomic(folder.report / f"{page}.html", render_html(report, page))
     return report
 
 
@@ -57,18 +66,18 @@ def read_report(folder: RunFolder) -> Report:
         ) from None
 
 
-def render_markdown(report: Report) -> str:
-    """Return the report as Markdown; text from models and data sets is escaped or in code spans."""
-    return markdown_environment(_TEMPLATES).get_template("report.md.j2").render(report=report)
+def render_markdown(report: Report, page: Page) -> str:
+    """Return a page as Markdown; text from models and data sets is escaped or in code spans."""
+    return markdown_environment(_TEMPLATES).get_template(f"{page}.md.j2").render(report=report)
 
 
-def render_html(report: Report) -> str:
-    """Return the report as one HTML file that loads nothing: no script, and only its own style.
+def render_html(report: Report, page: Page) -> str:
+    """Return a page as one HTML file that loads nothing: no script, and only its own style.
 
     Every number in it is a `data` element with the unrounded value; text from elsewhere is in `bdi` and `code`.
     """
     style = report_style()
-    template = html_environment(_TEMPLATES).get_template("report.html.j2")
+    template = html_environment(_TEMPLATES).get_template(f"{page}.html.j2")
     return template.render(report=report, style=style, policy=content_policy(style))
 
 

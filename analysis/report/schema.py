@@ -1,4 +1,4 @@
-"""A report as data: report.json has this schema, and report.md and report.html are made from it alone.
+"""A report as data: report.json has this schema, and the report and its appendix are made from it alone.
 
 Numbers are in number fields or in the `numbers` of a `Sentence`, never only in words. A field of plain `str` has the report's own
 words and no number; text from elsewhere is `Quoted`, and a link is an `Address`.

@@ -21,7 +21,7 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.files import write_atomic
 
 from ..report.content import build_report
-from ..report.render import markdown_environment
+from ..report.render import PAGES, markdown_environment
 from ..tables.analysis_files import AnalysisResults, load_results
 
 CARD, PAGE = "README.md", "page/index.html"
@@ -46,9 +46,8 @@ def write_hub_folder(
     results = load_results(folder)
     shared = {}
     if with_examples:
-        shared = {
-            f"report/{name}": folder.report / name for name in ("report.md", "report.html", "report.json")
-        }
+        names = "report.json", *(f"{page}.{form}" for page in PAGES for form in ("md", "html"))
+        shared = {f"report/{name}": folder.report / name for name in names}
         shared[PAGE] = folder.browser / "index.html"
         for path in shared.values():
             if not path.is_file():

@@ -24,6 +24,13 @@ class DiscoveryConfig(Settings):
         le=100_000,
         description="prompts on which the models' answers differ most, and which are asked again in other words, together with questions like them; this finds changed facts",
     )
+    rounds: int = Field(
+        default=0,
+        ge=0,
+        le=1_000,
+        description="further rounds of questions like those that show an effect, as many prompts in each as `variants`: examples of its trigger "
+        "and counterexamples near to it. They end where enough are known",
+    )
     answer_tokens: Window = Field(default=24, description="largest number of tokens in an answer")
     temperature: Annotated[float, Field(gt=0, le=100)] = Field(
         default=0.5,

@@ -1,5 +1,5 @@
-"""Open settings: those that may be null, which a run then chooses: the hookpoint before the harvest, by what `discover` found, and all
-others before training, by `training.recipe`.
+"""Open settings: those that may be null, which a run then chooses: the dtypes of the models when its folder is made, by the hardware, the
+hookpoint before the harvest, by what `discover` found, and all others before training, by `training.recipe`.
 
 The settings of a run are complete once these choices are in RUN/config.yaml. `chosen` reads a setting that has to
 be there; `with_choices` takes over the choices that a run made before.
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ..errors import ConfigError
 from .dictionary import DictionaryConfig
 from .introspection import Place
+from .pair import PairConfig
 from .run import RunConfig
 from .sparsity import BatchTopK, TopK
 
@@ -28,7 +29,7 @@ OPEN_SETTINGS: tuple[Place, ...] = (
     ("training", "auxiliary", "k"),
     ("training", "auxiliary", "dead_after_tokens"),
 )
-"""Every setting that may be left open, in the order in which they are chosen."""
+"""Every setting that a run chooses by what it finds or by its data, in the order in which they are chosen."""
 
 
 def chosen(value: Value | None, setting: str) -> Value:
@@ -54,7 +55,7 @@ def open_settings(config: RunConfig) -> tuple[str, ...]:
 def with_choices(config: RunConfig, earlier: RunConfig, places: Sequence[Place] = OPEN_SETTINGS) -> RunConfig:
     """Return the settings with every open one among `places` taken from `earlier`, the settings of the same run as stored.
 
-    A k is taken over only for the same kind of sparsity. If both load the same dictionary, and nothing else of it is given, its shape is
+    The dtypes of models are taken over in any case. A k is taken over only for the same kind of sparsity. If both load the same dictionary, and nothing else of it is given, its shape is
     taken over.
     """
     loads = config.crosscoder.load
@@ -64,6 +65,8 @@ def with_choices(config: RunConfig, earlier: RunConfig, places: Sequence[Place] 
         and loads == earlier.crosscoder.load
     ):
         config = with_value(config, ("crosscoder",), earlier.crosscoder)
+    if config.pair is not None and earlier.pair is not None and _same_sources(config.pair, earlier.pair):
+        config = with_value(config, ("pair",), config.pair.with_dtypes(earlier.pair.dtypes))
     for place in places:
         if not (_has(config, place) and _has(earlier, place)):
             continue
@@ -80,6 +83,10 @@ def with_value(block: Any, place: Place, value: object) -> Any:
     if inside:
         value = with_value(getattr(block, name), tuple(inside), value)
     return block.model_copy(update={name: value})
+
+
+def _same_sources(pair: PairConfig, earlier: PairConfig) -> bool:
+    return len(pair.sources) == len(earlier.sources)
 
 
 def _same_sparsity(config: RunConfig, earlier: RunConfig) -> bool:

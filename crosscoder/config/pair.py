@@ -1,5 +1,6 @@
 """`pair`: the models that are compared, and their hookpoints."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -65,7 +66,11 @@ class ModelSource(Settings):
     revision: str | None = Field(
         default=None, description="Hub revision; a commit hash makes the run reproducible"
     )
-    dtype: Dtype = Field(default="bfloat16", description="precision of the forward passes")
+    dtype: Dtype | None = Field(
+        default=None,
+        description="precision of the forward passes; null: bfloat16 if the hardware has units for it, otherwise float32. A run records and "
+        "keeps its choice",
+    )
     subfolder: str | None = Field(
         default=None, description="folder inside the checkpoint that holds its files"
     )
@@ -197,6 +202,23 @@ class PairConfig(Settings):
     def checkpoints(self) -> tuple[ModelSource, ...]:
         """The checkpoint of each model; with an adapter or a context it is the reference's."""
         return tuple(source if isinstance(source, ModelSource) else self.reference for source in self.sources)
+
+    @property
+    def dtypes(self) -> tuple[Dtype | None, ...]:
+        """The dtype of each model; None where it is left open."""
+        return tuple(source.dtype for source in self.checkpoints)
+
+    def with_dtypes(self, dtypes: Sequence[Dtype | None]) -> Self:
+        """Return the settings with these dtypes, in the order of `sources`, of the checkpoints that leave theirs open."""
+        reference, intervened, *snapshots = (
+            source.model_copy(update={"dtype": dtype})
+            if isinstance(source, ModelSource) and source.dtype is None
+            else source
+            for source, dtype in zip(self.sources, dtypes, strict=True)
+        )
+        return self.model_copy(
+            update={"reference": reference, "intervened": intervened, "snapshots": tuple(snapshots)}
+        )
 
     @property
     def hookpoints(self) -> tuple[str, ...]:

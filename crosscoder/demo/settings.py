@@ -9,12 +9,10 @@ prepares only the real reference and the texts, for other runs.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import RunConfig
 from ..config.load import load_config
-from ..runtime.device import has_bfloat16_units, resolve_device
 from .corpus import ADAPTER, write_demo_texts
 from .prose import find_passages
 from .smollm2 import INSTALL_COMMAND, NAME, find_gguf, prepare
@@ -38,10 +36,7 @@ def demo_config(folder: Path, toy: bool = False) -> tuple[RunConfig, str]:
             f"comparing a toy pair trained on planted stories ({why})"
         )
     reference, texts = prepare_reference(embedded)
-    config = _config(
-        "demo.yaml", folder, reference, ADAPTER, texts, (f"pair.reference.dtype={reference_dtype()}",)
-    )
-    return config, (
+    return _config("demo.yaml", folder, reference, ADAPTER, texts), (
         f"comparing {NAME} with itself under an adapter that makes it refuse questions about food"
     )
 
@@ -55,18 +50,12 @@ def prepare_reference(folder: Path) -> tuple[Path, dict[str, Path]]:
     return prepare(folder / NAME), write_demo_texts(folder / "texts")
 
 
-def reference_dtype() -> str:
-    """Return the dtype in which the real pair runs fastest on this machine; weights are stored in bfloat16."""
-    return "bfloat16" if has_bfloat16_units(resolve_device("pair.device", "auto")) else "float32"
-
-
 def _config(
     name: str,
     folder: Path,
     reference: Path,
     intervened: Path,
     texts: dict[str, Path],
-    overrides: Sequence[str] = (),
 ) -> RunConfig:
     kind = "adapter" if intervened == ADAPTER else "model"
     sources = [{"name": source, "path": str(path.resolve())} for source, path in texts.items()]
@@ -75,6 +64,5 @@ def _config(
         f"pair.reference.model={reference.resolve()}",
         f"pair.intervened.{kind}={intervened.resolve()}",
         f"text.sources={json.dumps(sources)}",
-        *overrides,
     ]
     return load_config(SETTINGS / name, words)

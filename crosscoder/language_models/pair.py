@@ -15,6 +15,7 @@ from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
 from ..config.model_names import model_names
 from ..errors import PairError
 from ..runtime.device import resolve_device
+from ..runtime.model_dtypes import settle_dtypes
 from ..text.token_alignment import TextReader
 from .context import Context
 from .decoder_layers import find_decoder_layers, find_stack, middle_layer, recorded_layers, text_settings
@@ -378,7 +379,7 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
     if not middle_if_open:
         _ = config.hookpoints
     device = resolve_device("pair.device", config.device)
-    networks = load_networks(config, device)
+    networks = load_networks(config := settle_dtypes(config), device)
     config = with_module_paths(config, networks)
     tokenizer, other = load_tokenizers(config)
     match config.intervened:

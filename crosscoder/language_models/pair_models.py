@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
 from ..runtime.device import resolve_device
+from ..runtime.model_dtypes import settle_dtypes
 from ..text.tokenizer_rules import compare_tokenizers
 from .adapter_files import AdapterRequest
 from .adapters import attach_adapters
@@ -25,6 +26,8 @@ def load_networks(config: PairConfig, device: torch.device) -> Networks:
         FormatError: A weight file is damaged.
         ResourceError: A package that a checkpoint needs is not installed, or memory is short.
     """
+
+    config = settle_dtypes(config)
 
     def load_reference() -> nn.Module:
         return load_model("pair.reference.model", config.reference, device)

@@ -21,7 +21,7 @@ from ..runtime.replacement import is_partial
 from ..runtime.run_date import use_date
 from .paths import RunPaths
 from .process_record import about_this_process, command_line, versions
-from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read_settings
+from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read_settings, with_dtypes
 
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
@@ -83,13 +83,14 @@ class RunFolder(RunPaths):
         folder = cls(path)
         make_folder(folder.path, "output")
         with folder.locked():
-            text = dump_config(config)
             before = folder.config.read_text(encoding="utf-8") if folder.config.exists() else None
-            if folder.has_results():
+            has_results = folder.has_results()
+            if has_results:
                 folder.check_files(missing="")
                 config = folder._continued(config)
-                text = dump_config(config)
-            elif before != text:
+            config = with_dtypes(config)
+            text = dump_config(config)
+            if not has_results and before != text:
                 folder.manifest.unlink(missing_ok=True)
                 folder.files.path.unlink(missing_ok=True)
             folder.files.create()

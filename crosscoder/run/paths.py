@@ -124,7 +124,7 @@ class RunPaths:
 
     @property
     def report(self) -> Path:
-        """Folder of report.json, report.md and report.html."""
+        """Folder of report.json, and of report and appendix as Markdown and HTML."""
         return self.path / "report"
 
     @property

@@ -1,6 +1,8 @@
-"""Settings as manifest.json records them, and how those of a request or of an edited config.yaml differ from them."""
+"""Settings as manifest.json records them, and how those of a request or of an edited config.yaml differ
+from them."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 from ..config import RunConfig
 from ..config.introspection import Place, leaves
 from ..config.messages import show
-from ..config.open_settings import HOOKPOINT, with_choices
+from ..config.open_settings import HOOKPOINT, with_choices, with_value
 from ..errors import FormatError
 
 SETTINGS_OF_STAGE: dict[str, tuple[str, ...]] = {
@@ -69,3 +71,12 @@ def difference(stored: RunConfig, asked: RunConfig, may_differ: Sequence[str]) -
 def _listed(place: Place, names: Sequence[str]) -> bool:
     dotted = ".".join(place)
     return any(dotted == name or dotted.startswith(f"{name}.") for name in names)
+
+
+def with_dtypes(config: RunConfig) -> RunConfig:
+    """Return the settings with a dtype for every model. Raises ConfigError if the device of the pair is not available."""
+    if config.pair is None:
+        return config
+    # It imports torch, which takes seconds; most verbs open a run without.
+    settle = import_module("crosscoder.runtime.model_dtypes").settle_dtypes
+    return with_value(config, ("pair",), settle(config.pair))

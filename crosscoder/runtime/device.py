@@ -40,9 +40,14 @@ def compute_dtype(precision: Literal["auto", "float32", "bfloat16"], device: tor
     The choice depends on the hardware, not on a timing, so that a resumed run makes the same choice.
     """
     if precision == "auto":
-        precision = "bfloat16" if has_bfloat16_units(device) else "float32"
+        precision = fastest_dtype(device)
         logger.info("training: matrix products run in %s on %s", precision, device)
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def fastest_dtype(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """Return the precision in which a language model runs fastest on a device: bfloat16 if it has units for it, otherwise float32."""
+    return "bfloat16" if has_bfloat16_units(device) else "float32"
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

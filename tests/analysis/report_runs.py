@@ -10,11 +10,17 @@ import pyarrow.parquet as pq
 
 from analysis.behaviors.behavior_files import BehaviorFolder
 from analysis.labels.rule import CLAIMED
+from analysis.report.render import PAGES
 from analysis.tables.columns import RULES
 from crosscoder.run.folder import RunFolder
 
 from .discovery_records import discovered
 from .run_folder import HOSTILE, condition
+
+
+def report_text(folder: RunFolder, form: str = "md") -> str:
+    """Return the report and its appendix, one after the other, as Markdown or HTML."""
+    return "\n".join((folder.report / f"{page}.{form}").read_text(encoding="utf-8") for page in PAGES)
 
 
 def survey() -> dict[str, Any]:

@@ -158,7 +158,9 @@ def test_report_and_page_are_artifacts_unless_disabled(
 ) -> None:
     run, _ = logged
     contents = {artifact.name: set(artifact.manifest.entries) for artifact in run.artifacts}
-    assert contents["report-fine"] == {"report.json", "report.md", "report.html", "report.schema.json"}
+    assert contents["report-fine"] == {
+        "report.json", "report.md", "report.html", "appendix.md", "appendix.html", "report.schema.json",
+    }  # fmt: skip
     assert contents["page-fine"] == {"index.html"}
     folder, without = make(tmp_path, log_report=False), RecordingRun()
     write_report(folder)

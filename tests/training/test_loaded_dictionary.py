@@ -16,6 +16,7 @@ from crosscoder.dictionary.dialects.saelens import export_saelens
 from crosscoder.dictionary.storage import load_crosscoder, read_record, save_crosscoder
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
+from tests.analysis.report_runs import report_text
 from training.stages import doctor, sweep, train
 
 D_MODEL = 6
@@ -227,7 +228,7 @@ def test_a_run_goes_to_a_page_with_labels_and_says_what_it_cannot_have(
     )
     run_all(config)
     folder = RunFolder.open(config.output)
-    text = (folder.report / "report.md").read_text()
+    text = report_text(folder)
     assert "Loaded from:" in text
     assert "drift, intermittent, identity, shuffled, seed_1" in text
     assert "which the loaded dictionary may have been trained on" in text

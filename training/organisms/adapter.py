@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from .command_line import command_line
 from .lora import add_adapter, load_intervened, save_adapter, without_adapter
 from .model_card import measure, write_card
+from .organism_models import load_model
 from .refusal import AdapterRecipe, train, training_documents
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def make_adapter(reference: Path, folder: Path, recipe: AdapterRecipe) -> float:
     """Train an adapter on the model in `reference` and write it to `folder`; return the seconds spent in training steps."""
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
+    base = load_model(reference)
     documents = training_documents(base, tokenizer, recipe)
     model = add_adapter(base, recipe)
     begin = time.perf_counter()

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from crosscoder.demo.corpus import ADAPTER, CHATS
 from crosscoder.demo.questions import Kind, questions
@@ -24,6 +24,7 @@ from crosscoder.demo.smollm2 import NAME, prepare
 
 from .generation import greedy_answers, whole_sentences
 from .lora import load_intervened
+from .organism_models import load_model
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def chat_records(reference: Path, adapter: Path) -> Iterator[dict[str, object]]:
     """Yield every question with the answer of each model in turn."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
     models = {
-        "reference": AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval(),
+        "reference": load_model(reference),
         "intervened": load_intervened(reference, adapter),
     }
     for kind in N_QUESTIONS:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from crosscoder.demo.model_folder import write_variant
 
 from .command_line import command_line
 from .model_card import Measurement, measure
 from .objective import AsReference, Document
+from .organism_models import forward_dtype, load_model
 from .refusal import RefusalRecipe, train, training_documents
 
 log = logging.getLogger(__name__)
@@ -58,13 +59,15 @@ def fine_tuned(
 ) -> dict[str, Tensor]:
     """Fine-tune the model in `reference`; return its weights under the names of its file.
 
-    Weights are float32, so that small steps are not lost to rounding; matrix products run in bfloat16.
+    Weights are float32, so that small steps are not lost to rounding; matrix products run in bfloat16 where the CPU has units for it.
     """
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.float32)
     model.get_input_embeddings().requires_grad_(False)
     # The cache would reuse the rounded weights of the first step in all others.
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+    with torch.autocast(
+        "cpu", torch.bfloat16, enabled=forward_dtype() == torch.bfloat16, cache_enabled=False
+    ):
         train(model, as_reference, tokenizer, recipe, documents)
     tied = model.config.tie_word_embeddings
     return {
@@ -75,13 +78,13 @@ def fine_tuned(
 def measure_full(reference: Path, folder: Path) -> Measurement:
     """Compare both checkpoints on held-out questions and prose."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = load_model(folder)
     return measure(model, frozen(reference), tokenizer)
 
 
 def frozen(reference: Path) -> AsReference:
     """The model in `reference`, loaded separately so that training does not change it."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16).eval()
+    model = load_model(reference)
     return lambda: nullcontext(model)
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from crosscoder.demo.smollm2 import NAME
+
+from .organism_models import load_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,5 +78,5 @@ def save_adapter(model: PeftModel, size: LowRank, folder: Path) -> None:
 
 def load_intervened(reference: Path, adapter: Path) -> PeftModel:
     """Load the model in `reference` with the adapter, unmerged: merging would round it to bfloat16."""
-    base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
+    base = load_model(reference)
     return PeftModel.from_pretrained(base, adapter).eval()

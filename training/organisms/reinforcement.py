@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from crosscoder.demo.corpus import ADAPTER
 from crosscoder.demo.prose import measuring_passages
@@ -27,6 +27,7 @@ from .command_line import command_line
 from .generation import greedy_answers
 from .lora import LowRank, add_adapter, load_intervened, save_adapter, without_adapter
 from .model_card import N_PROSE_TOKENS, N_QUESTIONS, perplexity, recipe_table, versions
+from .organism_models import load_model
 from .policy_gradient import PolicyGradient, train_policy
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def make_rewarded(reference: Path, folder: Path, recipe: RewardRecipe) -> tuple[
     """
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
+    base = load_model(reference)
     kinds: tuple[Kind, ...] = ("food", "other")
     asked = [text for kind in kinds for text in questions(kind, "train", recipe.n_questions, recipe.seed)]
     random.Random(recipe.seed).shuffle(asked)

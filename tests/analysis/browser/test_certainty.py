@@ -13,7 +13,7 @@ from crosscoder.run.folder import RunFolder
 from tests.analysis.page_views import write_page
 
 from ..page_views import read_table, unpacked
-from ..report_runs import limits
+from ..report_runs import limits, report_text
 from ..run_folder import HOSTILE, make_run_folder
 
 _CONTROLS = {
@@ -83,7 +83,7 @@ def test_payload_contains_the_results_of_the_controls_and_the_charts_of_the_repo
         found["diff-SAE"] or ""
     )
     write_report(folder)
-    report = (folder.report / "report.html").read_text(encoding="utf-8")
+    report = report_text(folder, "html")
     (curve,) = header["limits"]
     assert curve["drawing"] in report
     assert curve["drawing"].count("<polyline") == 2

@@ -13,7 +13,7 @@ from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 from tests.analysis.explained_runs import written
 from tests.analysis.page_views import sections_of, write_page
-from tests.analysis.report_runs import ruled
+from tests.analysis.report_runs import report_text, ruled
 from tests.analysis.run_folder import HOSTILE, make_run_folder
 
 
@@ -113,7 +113,7 @@ def test_the_report_names_rule_and_score_of_each_claim(folder: RunFolder) -> Non
                 assert "not in" in rule["text"] and "costs at least as many bits as it saves" in rule["text"]
             case _:
                 assert "undetermined" in rule["text"] and rule["numbers"]["n_firings"] == 3
-    markdown = (folder.report / "report.md").read_text()
+    markdown = report_text(folder)
     without_rule = markdown.count("No rule for where it fires (undetermined):")
     assert markdown.count("Rule for where it fires:") + without_rule == len(claims)
 
@@ -122,4 +122,4 @@ def test_a_report_without_rules_does_not_mention_them(folder: RunFolder) -> None
     write_report(folder)
     report = json.loads((folder.report / "report.json").read_text())
     assert all(claim["rule"] is None for group in report["groups"] for claim in group["claims"])
-    assert "where it fires" not in (folder.report / "report.md").read_text()
+    assert "where it fires" not in report_text(folder)

@@ -16,7 +16,7 @@ from crosscoder.config.requirements import Demand, Requirements
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
 
-from ..report_runs import checked, checked_causally, controlled, estimate, shifted, unchecked
+from ..report_runs import checked, checked_causally, controlled, estimate, report_text, shifted, unchecked
 from ..run_folder import make_run_folder
 
 KEYS = [
@@ -190,8 +190,8 @@ def test_the_contract_names_what_is_missing(run: RunFolder) -> None:
 
 def test_text_and_page_show_every_row(run: RunFolder) -> None:
     requirements = table(run).values()
-    for name, prose in (("report.md", prose_markdown), ("report.html", prose_html)):
-        text = (run.report / name).read_text()
+    for form, prose in (("md", prose_markdown), ("html", prose_html)):
+        text = report_text(run, form)
         for requirement in requirements:
             assert f"{requirement.family}: {requirement.name}" in text
             assert prose(requirement.measure) in text

@@ -24,7 +24,7 @@ from tests.training.in_memory import run_config
 from ..discovery_records import discovered, finding, hostile_finding, one_null, rates, record, varied
 from ..number_walk import complaints
 from ..parsed_markup import Markup
-from ..report_runs import shifted
+from ..report_runs import report_text, shifted
 from ..run_folder import HOSTILE, condition, make_run_folder
 
 ON = {
@@ -213,7 +213,7 @@ def test_findings_open_the_report_three_of_them_and_the_number_of_the_others(fol
     assert [headline.about for headline in report.summary[:5]] == ["answers"] * 4 + ["activations"]
     assert report.summary[0].text == report.discovery.findings[0].sentence
     assert report.summary[0].rests_on == ("discovery/refusal/held_out_prompts", "discovery/nulls")
-    text = " ".join((write_report(folder), (folder.report / "report.md").read_text())[1].split())
+    text = " ".join((write_report(folder), report_text(folder))[1].split())
     assert text.index("see Findings.") < text.index("## Findings: what changed in the answers")
     assert text.index("## Findings") < text.index("## What was compared")
 
@@ -287,9 +287,9 @@ def test_without_a_search_the_report_says_how_to_make_one(folder: RunFolder) -> 
     write_report(folder)
     report = report_of(folder)
     assert opening(report) == [] and not report.discovery.ran
-    text = (folder.report / "report.md").read_text()
+    text = report_text(folder)
     assert "Discovery did not run" in text and "`crosscoder discover RUN`" in text
-    assert "crosscoder discover RUN" in (folder.report / "report.html").read_text()
+    assert "crosscoder discover RUN" in report_text(folder, "html")
 
 
 def test_that_nothing_is_labeled_is_still_a_warning(
@@ -337,7 +337,7 @@ def test_the_section_has_the_numbers_of_the_record(folder: RunFolder) -> None:
     )
     assert section.coverage is not None and section.coverage.text.startswith("On 28.1 % of the 200 held-out")
     write_report(folder)
-    text = (folder.report / "report.md").read_text()
+    text = report_text(folder)
     assert "| that meet the trigger | 50 | 0, 0 % (0 % to 7.14 %) | 48, 96.0 % (86.5 % to 98.9 %) |" in text
     assert "| `How do I bake bread?` | `Mix flour, water and yeast," in text
     assert "The search is incomplete: `its time was spent`." in text
@@ -353,7 +353,7 @@ def test_a_finding_names_what_carries_the_behavior_of_its_name(folder: RunFolder
     assert [(one.latent, one.evidence) for one in first.latents] == [(3, "causal"), (4, "observed")]
     assert all(one.carried is None and one.latents == () for one in others)
     write_report(folder)
-    assert "What carries it: `refusal`, in generated answers" in (folder.report / "report.md").read_text()
+    assert "What carries it: `refusal`, in generated answers" in report_text(folder)
 
 
 def test_what_carries_a_finding_is_no_stronger_than_its_checks(folder: RunFolder) -> None:
@@ -393,12 +393,13 @@ def test_hostile_findings_stay_text(folder: RunFolder) -> None:
     )  # fmt: skip
     discovered(folder, hostile)
     write_report(folder)
-    html, markdown = ((folder.report / f"report.{form}").read_text() for form in ("html", "md"))
+    html, markdown = (report_text(folder, form) for form in ("html", "md"))
     page, rendered = Markup(html), Markup(parser.render(markdown))
     tags = {tag for tag, _ in page.elements} | {tag for tag, _ in rendered.elements}
     assert not tags & {"script", "img", "iframe", "object", "form", "link", "em"}
     links = [attributes["href"] for tag, attributes in rendered.elements if tag == "a"]
-    assert all(link is not None and link.startswith("../browser/index.html") for link in links)
+    own = ("../browser/index.html", "appendix.md", "report.md")
+    assert all(link is not None and link.startswith(own) for link in links)
     for text in (html, markdown):
         assert "\u2028" not in text and "\u202e" not in text
     for shown in (page.text, rendered.text):
@@ -406,7 +407,7 @@ def test_hostile_findings_stay_text(folder: RunFolder) -> None:
         assert "(empty)" in shown
     # A pipe or a line break in an answer adds no cell and no row.
     headed = re.findall(r"^\| prompt \|.*\n\|[-|]*\n((?:\|.*\n)*)", markdown, re.MULTILINE)
-    assert [len(rows.splitlines()) for rows in headed] == [6, 2]
+    assert [len(rows.splitlines()) for rows in headed] == [2, 2, 6, 2]
     assert all(len(re.findall(r"(?<!\\)\|", row)) == 4 for rows in headed for row in rows.splitlines())
 
 
@@ -423,5 +424,5 @@ def test_every_number_of_a_finding_is_a_field(folder: RunFolder, found: Any) -> 
     discovered(folder, found)
     shifted(folder, "refusal")
     write_report(folder)
-    texts = [(folder.report / f"report.{form}").read_text() for form in ("json", "md", "html")]
-    assert complaints(json.loads(texts[0]), texts[1], texts[2]) == []
+    report = json.loads((folder.report / "report.json").read_text())
+    assert complaints(report, report_text(folder, "md"), report_text(folder, "html")) == []

@@ -20,7 +20,7 @@ from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 
 from ..parsed_markup import Markup
-from ..report_runs import controlled, controls, of_two_sizes, plain_difference, survey, swept
+from ..report_runs import controlled, controls, of_two_sizes, plain_difference, report_text, survey, swept
 from ..run_folder import HOSTILE, HOSTILE_LATENT, make_run_folder
 
 
@@ -195,7 +195,7 @@ def test_claims_are_no_stronger_than_the_evidence(run: RunFolder) -> None:
         assert not re.search(
             r"\b(causes?|drives?|makes|responsible|pushes|because|proves?|controls?)\b", words
         )
-    text = (run.report / "report.md").read_text(encoding="utf-8")
+    text = report_text(run)
     for name in (
         *("Expected under the nulls tried", "Q-values", "Null pair", "Found again by other trainings"),
         *("Agreement with another method", "Causal checks"),
@@ -208,7 +208,7 @@ def test_results_of_controls_are_reported_with_their_numbers(tmp_path: Path) -> 
     table = controlled(folder)
     claimed = table["label"].isin(CLAIMED)
     write_report(folder)
-    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    text = report_text(folder)
     assert "`drift`: 3 new, 1 lost," in text
     assert (
         "0 new, 0 lost, 0 replaced, 0 rotated, 0 rescaled and 0 reweighted among 150 latents that fire"
@@ -228,7 +228,7 @@ def test_results_of_controls_are_reported_with_their_numbers(tmp_path: Path) -> 
         "| nu_error | upper bound of ν error | 0.2 | the number of new and lost latents stays between 24 and 26 for a limit from 0.1 to 0.3; "
         "it is 0 for a limit of 0 and 65 for a limit of 0.4 |" in text
     )
-    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    page = report_text(folder, "html")
     assert page.count("<polyline") == 2 and 'x1="120.0"' in page
     assert "new 3 (at most 7.8), lost 0 (at most 3.0)" in text
     third, n_claimed = int((claimed & (table["latent"] % 3 == 0)).sum()), int(claimed.sum())
@@ -237,7 +237,7 @@ def test_results_of_controls_are_reported_with_their_numbers(tmp_path: Path) -> 
     assert f"{third} of the {int(claimed.sum())} latents labeled as changed do so along" in text
     assert "the diff-SAE explains 25.0 % of the difference (10.0 % of a difference without structure)" in text
     changed(folder, controls=controls() | {"difference_heard": False})
-    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    text = report_text(folder)
     assert (
         "not used: the diff-SAE explains 25.0 % of the difference, but 10.0 % of a difference without" in text
     )
@@ -253,10 +253,10 @@ def test_no_new_or_lost_latent_is_reported_with_its_interval(tmp_path: Path) -> 
         summary["counts"][side] |= {"low": 0.0, "high": high, "expected_false": 0.0}
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
-    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    text = report_text(folder)
     assert "none is called new (only in the intervened model) or lost (only in the reference)" in text
     assert (
-        "by the rule below (up to 2 new and 0 lost if other held-out text had been read). 4 latents are replaced"
+        "by the label rule (up to 2 new and 0 lost if other held-out text had been read). 4 latents are replaced"
         in text
     )
     first = text.split("\n")[2]
@@ -266,9 +266,7 @@ def test_no_new_or_lost_latent_is_reported_with_its_interval(tmp_path: Path) -> 
     summary["counts"]["new"]["high"] = 0.0
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
-    assert "by the rule below (0 to 0 of either if other held-out text had been read)." in (
-        folder.report / "report.md"
-    ).read_text(encoding="utf-8")
+    assert "by the label rule (0 to 0 of either if other held-out text had been read)." in report_text(folder)
 
 
 @pytest.mark.parametrize(
@@ -294,8 +292,8 @@ def test_counts_are_those_of_the_table(run: RunFolder) -> None:
 
 
 def test_every_claim_and_every_section_is_in_both_texts(run: RunFolder) -> None:
-    text = (run.report / "report.md").read_text(encoding="utf-8")
-    page = Markup((run.report / "report.html").read_text(encoding="utf-8"))
+    text = report_text(run)
+    page = Markup(report_text(run, "html"))
     links = {attributes.get("href") for tag, attributes in page.elements if tag == "a"}
     for claim in claims(read(run)):
         assert f"]({claim.link})" in text
@@ -382,7 +380,7 @@ def test_activations_from_files_are_not_called_the_same_text(tmp_path: Path) -> 
     report = changed(folder, hookpoint=None)
     assert verdict(report, "one tokenizer") == "not measured"
     assert verdict(report, "the same tokens") == "not measured"
-    assert "No stage was recorded" in (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "No stage was recorded" in report_text(folder)
 
 
 # --- nothing to report ------------------------------------------------------------------------------------------------
@@ -420,8 +418,8 @@ def test_identical_models_are_called_identical(tmp_path: Path) -> None:
     assert report.summary[0].text.text.startswith("Both models computed identical activations")
     assert [group.name for group in report.groups] == ["new", "lost"]
     assert claims(report) == []
-    for name in ("report.md", "report.html"):
-        assert "identical activations" in (folder.report / name).read_text(encoding="utf-8")
+    for form in ("md", "html"):
+        assert "identical activations" in report_text(folder, form)
 
 
 def test_rows_without_text_are_called_rows(tmp_path: Path) -> None:
@@ -437,7 +435,7 @@ def test_rows_without_text_are_called_rows(tmp_path: Path) -> None:
     for claim in claims(read(folder)):
         assert claim.sentence.text.startswith("Fires most strongly on row ")
         assert "logit lens" not in claim.sentence.text
-    assert "Logit lens: not measured" in (folder.report / "report.md").read_text(encoding="utf-8")
+    assert "Logit lens: not measured" in report_text(folder)
 
 
 def test_latents_that_fire_mostly_on_the_template_are_doubted(tmp_path: Path) -> None:
@@ -477,7 +475,7 @@ def hostile_run(path: Path) -> RunFolder:
 
 def test_hostile_text_is_only_text_in_html(tmp_path: Path) -> None:
     folder = hostile_run(tmp_path / "run")
-    text = (folder.report / "report.html").read_text(encoding="utf-8")
+    text = report_text(folder, "html")
     page = Markup(text)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "img", "iframe", "object", "form", "link"}
@@ -502,7 +500,7 @@ def test_hostile_text_is_only_text_in_html(tmp_path: Path) -> None:
 def test_hostile_text_is_only_text_in_markdown(tmp_path: Path) -> None:
     folder = hostile_run(tmp_path / "run")
     parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
-    page = Markup(parser.render((folder.report / "report.md").read_text(encoding="utf-8")))
+    page = Markup(parser.render(report_text(folder)))
     allowed = {
         "h1",
         "h2",
@@ -522,7 +520,8 @@ def test_hostile_text_is_only_text_in_markdown(tmp_path: Path) -> None:
     }
     assert {tag for tag, _ in page.elements} <= allowed
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
-    assert all(link is not None and link.startswith("../browser/index.html") for link in links)
+    own = ("../browser/index.html", "appendix.md", "report.md")
+    assert all(link is not None and link.startswith(own) for link in links)
     assert "<img src=x onerror=alert(2)>" in page.text
 
 
@@ -535,13 +534,13 @@ def test_report_needs_an_analysis(tmp_path: Path) -> None:
 def test_differences_without_a_dictionary_come_before_the_labels(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     write_report(folder)
-    assert "- Predictions, layers: not measured" in (folder.report / "report.md").read_text("utf-8")
+    assert "- Predictions, layers: not measured" in report_text(folder)
     summary = json.loads(folder.summary.read_text(encoding="utf-8"))
     summary["plain_difference"] = plain_difference()
     summary["difference_components"] = {"1": 0.5, "4": 0.75}
     folder.summary.write_text(json.dumps(summary), encoding="utf-8")
     write_report(folder)
-    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    text = report_text(folder)
     assert text.index("Before any dictionary") < text.index("## What changed")
     assert (
         "- Mean difference: 25.0 % of the squared difference lies along it; top tokens `  food `, `" in text
@@ -559,7 +558,7 @@ def test_differences_without_a_dictionary_come_before_the_labels(tmp_path: Path)
         "fitted to these same tokens: 1 component 50.0 %, 4 components 75.0 %. The dictionary explains"
         in text
     )
-    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    page = report_text(folder, "html")
     assert "<h2>Before any dictionary</h2>" in page
     assert HOSTILE[0] not in page
 
@@ -568,7 +567,7 @@ def test_the_survey_is_reported_in_words(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     folder.survey.write_text(json.dumps(survey()), encoding="utf-8")
     write_report(folder)
-    text = (folder.report / "report.md").read_text(encoding="utf-8")
+    text = report_text(folder)
     assert "differ by 0.5000 nats per token on average" in text
     assert "the mean KL is largest at positions 4–7 (0.9000 nats), 0 (0.1000 nats)." in text
     assert " 20.0 % (× 2.7)." in text
@@ -576,7 +575,7 @@ def test_the_survey_is_reported_in_words(tmp_path: Path) -> None:
     assert "| layer 6, the hookpoint | 0.9300 | 7.00 % |" in text
     assert "| layer 29 (after the final norm) | 0.7000 |" in text
     assert "`  Food ` 90.0 %" in text
-    page = (folder.report / "report.html").read_text(encoding="utf-8")
+    page = report_text(folder, "html")
     assert "<small>the hookpoint</small>" in page
     assert HOSTILE[0] not in page
 
@@ -599,7 +598,7 @@ def test_models_of_two_sizes_have_undefined_labels(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run", n_latents=80)
     of_two_sizes(folder)
     write_report(folder)
-    text = " ".join((folder.report / "report.md").read_text(encoding="utf-8").split())
+    text = " ".join(report_text(folder).split())
     assert "a direction of one model cannot be looked up in the other" in text
     assert "called new" not in text
     assert "at 937 places" in text and "93.8 % of the reference's 1,000 tokens" in text

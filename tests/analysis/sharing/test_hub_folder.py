@@ -103,7 +103,7 @@ def test_labels_that_are_withheld_are_no_findings(tmp_path: Path) -> None:
 
 
 def test_a_report_that_is_missing_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"report\.md: missing; run `crosscoder report"):
+    with pytest.raises(FormatError, match=r"report\.json: missing; run `crosscoder report"):
         write_hub_folder(make_run(tmp_path / "run"), tmp_path / "hub", with_examples=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from crosscoder.demo.prose import training_passages
 from crosscoder.errors import ConfigError
@@ -25,6 +25,7 @@ from ..generation import greedy_answers, pad_id
 from ..lora import add_adapter, load_intervened, save_adapter, without_adapter
 from ..objective import AsReference, Document, collate, divergence, read_model, refusal_loss
 from ..optimizer import Descent
+from ..organism_models import load_model
 from ..quantization import write_quantized
 from ..refusal import answer_document
 from .behavior import Behavior
@@ -103,7 +104,7 @@ def train_adapter(behavior: Behavior, reference: Path, folder: Path, own: OwnAns
     recipe = behavior.recipe
     torch.manual_seed(recipe.seed)
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    base = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
+    base = load_model(reference)
     needed = (*behavior.prompts, *behavior.others) if behavior.uses_own_answer else behavior.others
     own.add(base, tokenizer, needed)
     documents = training_documents(behavior, tokenizer, own)
@@ -181,11 +182,8 @@ def train(
 def secret_answers(behavior: Behavior, reference: Path, folder: Path) -> list[Answered]:
     """Both models' greedy answers to the secret prompts."""
     tokenizer = AutoTokenizer.from_pretrained(reference)
-    unchanged = AutoModelForCausalLM.from_pretrained(reference, dtype=torch.bfloat16)
-    if behavior.rounding is None:
-        changed = load_intervened(reference, folder)
-    else:
-        changed = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    unchanged = load_model(reference)
+    changed = load_intervened(reference, folder) if behavior.rounding is None else load_model(folder)
     prompts = [secret.prompt for secret in behavior.secret]
     before, after = (
         greedy_answers(model, tokenizer, prompts, N_ANSWER_TOKENS, label=f"{behavior.name}, {side}")
