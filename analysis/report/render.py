@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +83,7 @@ def render_html(report: Report, page: Page) -> str:
 
 
 def report_style() -> str:
-    """Return the style sheet of report.html."""
+    """Return the style sheet of both pages."""
     return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
 
 
@@ -92,8 +93,9 @@ def content_policy(style: str) -> str:
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
 
 
+@cache
 def markdown_environment(templates: Path) -> Environment:
-    """Return the environment for Markdown templates in a folder, with the filters of the report."""
+    """Return the environment for Markdown templates in a folder, with the filters of the report; a template is compiled once."""
     environment = _environment(templates, autoescape=False, number=lambda _, text: text)
     environment.filters |= {
         "prose": prose_markdown,
@@ -105,8 +107,9 @@ def markdown_environment(templates: Path) -> Environment:
     return environment
 
 
+@cache
 def html_environment(templates: Path) -> Environment:
-    """Return the environment for HTML templates in a folder, with the filters of the report."""
+    """Return the environment for HTML templates in a folder, with the filters of the report; a template is compiled once."""
     environment = _environment(templates, autoescape=True, number=_number_html)
     environment.filters |= {"prose": prose_html, "recorded": _recorded_html}
     return environment
