@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from crosscoder.config import TokenPolicy
-from crosscoder.config.behavior import Sampling
+from crosscoder.config.behavior import Judged, Pattern, Sampling, UserFunction
 from crosscoder.language_models.pair import ModelPair
 
 from ..latents.dictionary_view import DictionaryView
@@ -15,6 +15,11 @@ from .patching import PatchedRun
 from .prompt_statistics import Bounds
 from .prompts import Prompt
 from .scorers import Scorer
+
+
+def answer_bounds(metric: Pattern | UserFunction | Judged) -> Bounds | None:
+    """Return the smallest and the largest value of a metric of answers; None for a function without bounds."""
+    return metric.bounds if isinstance(metric, UserFunction) else (0.0, 1.0)
 
 
 class AnswerMeasurement:

@@ -22,7 +22,7 @@ from crosscoder.language_models.pair import ModelPair
 
 from ..latents.dictionary_view import DictionaryView
 from .activations import PromptActivations
-from .answers import AnswerMeasurement
+from .answers import AnswerMeasurement, answer_bounds
 from .logit_metrics import LogitMetric, build_metric
 from .measurement import LogitMeasurement, Measurement
 from .patching import REFERENCE, unchanged
@@ -132,13 +132,12 @@ class Experiment:
         assert self._scorer is not None
         settings = self.behavior.metric
         assert isinstance(settings, Pattern | UserFunction | Judged)
-        shares = not isinstance(settings, UserFunction)
         return AnswerMeasurement(
             self.pair,
             self.view,
             self._scorer,
-            "share of answers" if shares else "score",
-            (0.0, 1.0) if shares else settings.bounds,
+            "score" if isinstance(settings, UserFunction) else "share of answers",
+            answer_bounds(settings),
             prompts,
             self._policy,
             settings.sampling,

@@ -117,17 +117,38 @@ def read_prompts(behavior: Behavior, pair: ModelPair) -> list[Prompt]:
         ConfigError, DataError, FormatError: The file cannot be read, a chat does not fit the template, or there are fewer than four
             distinct prompts.
     """
-    if isinstance(behavior.prompts, Path):
-        texts, origin = read_file(behavior.prompts, "prompts"), str(behavior.prompts)
-    else:
-        texts, origin = [_text_of(entry, index) for index, entry in enumerate(behavior.prompts)], "prompts"
+    texts, origin = _texts_of(behavior)
     prompts = encode(texts, pair)
     unique = list({prompt.token_ids.tobytes(): prompt for prompt in prompts}.values())
     if behavior.limit is not None:
         unique = evenly_spaced(unique, behavior.limit)
-    if len(unique) < 4:
-        raise DataError(f"{origin}: {len(unique)} distinct prompts are too few to split; give at least 4")
+    _require_enough(len(unique), origin)
     return unique
+
+
+def n_claim_prompts(behavior: Behavior) -> int:
+    """Return how many prompts will carry the claims on a behavior: the size of its claim set if different texts have different tokens.
+
+    Raises:
+        ConfigError, DataError, FormatError: As `read_prompts`, without what only the models know.
+    """
+    texts, origin = _texts_of(behavior)
+    n_prompts = len({repr((text.content, text.messages, text.tools)) for text in texts})
+    n_prompts = min(n_prompts, behavior.limit or n_prompts)
+    _require_enough(n_prompts, origin)
+    return int(split(n_prompts, behavior.held_out, behavior.seed).sum())
+
+
+def _texts_of(behavior: Behavior) -> tuple[Sequence[Text], str]:
+    """Return the texts of a behavior's prompts, and where they stand."""
+    if isinstance(behavior.prompts, Path):
+        return read_file(behavior.prompts, "prompts"), str(behavior.prompts)
+    return [_text_of(entry, index) for index, entry in enumerate(behavior.prompts)], "prompts"
+
+
+def _require_enough(n_prompts: int, origin: str) -> None:
+    if n_prompts < 4:
+        raise DataError(f"{origin}: {n_prompts} distinct prompts are too few to split; give at least 4")
 
 
 def evenly_spaced(items: Sequence[Item], limit: int) -> list[Item]:

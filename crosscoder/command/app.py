@@ -326,8 +326,12 @@ def doctor(target: Target, overrides: Overrides = None) -> None:
     """Check models, hookpoint, memory and disk before a run."""
     config = load_settings(target, overrides)
     behaviors = load_behaviors(config.behaviors, named_by=run_folder_of(target))
+    # First, because it reads the prompts alone.
+    foreseen = module("analysis.behaviors.foreseen_shifts").foreseen_shifts(behaviors)
     reading = module("analysis.stage_times").stage_times
     print(module("training.stages").doctor(config, behaviors=behaviors, reading=reading))
+    if foreseen:
+        print(f"\n{foreseen}")
 
 
 _verb(export)

@@ -98,6 +98,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         train=stage("train", nothing),
         doctor=stage("doctor", lambda config, behaviors, reading: "all is well"),
         stage_times=nothing,
+        foreseen_shifts=lambda behaviors: "",
         analyze=stage("analyze", nothing),
         discover=stage("discover", nothing),
         settle_hookpoint=lambda folder, config: config,
