@@ -100,7 +100,7 @@ def page_timings(folder: RunFolder, n_latents: int, repeats: int) -> Iterator[Pa
 
 def _time_page(browser: Any, address: str, latents: Sequence[int]) -> PageTiming:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto(address)
+    page.goto(address, timeout=_WAIT_MS)
     page.wait_for_selector("html[data-ready]", timeout=_WAIT_MS)
     ready = float(page.evaluate("performance.getEntriesByName('ready')[0].startTime"))
     counted = (".count-line", None, None)
