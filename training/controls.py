@@ -32,9 +32,10 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.processes import run_in_processes
 
+from .block_order import SourceState
 from .companion_dictionaries import is_trained, train_companion
 from .memory import machine_memory, training_memory
-from .sources import SourceState, TokenSource, open_source
+from .sources import TokenSource, open_source
 
 logger = logging.getLogger(__name__)
 

@@ -82,9 +82,10 @@ def harvest_part(
         ConfigError: The harvest is done in another number of parts, or as `harvest`.
         FormatError, DataError, ResourceError: See `harvest`.
     """
-    settings, target, run = config.activations, folder.activations, _word(folder)
+    settings, target = config.activations, folder.activations
     assert not isinstance(settings, FileActivations)
     store = store_of(settings, target)
+    run = _word(folder, store)
     place = str(target) if store is None else store.url
     pair.identity()  # which reads the weights: not while other parts wait
     # One part measures the limits on norms and writes them for all.
@@ -146,9 +147,10 @@ def _save(record: PartRecord, target: Path, store: ShardStore | None) -> None:
         store.put_record(record)
 
 
-def _word(folder: RunFolder) -> str:
-    """Return the run folder as a word of a command."""
-    return shlex.quote(str(folder.path))
+def _word(folder: RunFolder, store: ShardStore | None = None) -> str:
+    """Return the run folder as a word of a command, and, because that alone is not trusted with it, the URL that the harvest goes to."""
+    words = [str(folder.path)] if store is None else [str(folder.path), f"activations.store.url={store.url}"]
+    return shlex.join(words)
 
 
 def _compare_versions(folder: RunFolder) -> None:
@@ -176,9 +178,9 @@ def join_parts(folder: RunFolder, config: RunConfig | None = None, *, alone: boo
         FormatError: A part is not finished, or its record or a shard is damaged or missing. The message names it, and the command that makes it.
         ResourceError: Another process works in the run, or a URL cannot be reached.
     """
-    target, run = folder.activations, _word(folder)
-    config = config or folder.read_config()
+    target, config = folder.activations, config or folder.read_config()
     store = store_of(config.activations, target)
+    run = _word(folder, store)
     if store is not None:
         take_over(store, {"settings": harvest_settings(config)})
     if not (target / MANIFEST).exists():

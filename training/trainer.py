@@ -22,13 +22,14 @@ from crosscoder.run.tracking import MetricsLog, WandbRun
 from crosscoder.runtime.device import compute_dtype, resolve_device
 from crosscoder.runtime.interrupts import stop_between_steps
 
+from .block_order import SourceState
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from .divergence import ended_worse, exploded, worst_error
 from .evaluation import HeldOutMeter, decoder_histograms
 from .forward import Forward
 from .losses import LossTerms, loss_terms, resolve_difference_weight
 from .schedules import annealed_k, learning_rate, n_steps, updated_penalty
-from .sources import SourceState, TokenSource
+from .sources import TokenSource
 from .warm_start import starting_point
 
 logger = logging.getLogger(__name__)

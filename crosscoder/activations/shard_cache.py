@@ -19,7 +19,7 @@ from .shards import MANIFEST, SPLITS, Manifest, Shard, ShardRecord, open_shard
 
 logger = logging.getLogger(__name__)
 
-_HEADER = 4096
+_HEADER = 512
 """Bytes of a shard besides its rows, at most."""
 
 _ATTEMPTS = 5
@@ -68,7 +68,7 @@ class ShardCache:
                 if path.exists():
                     raise
         raise ResourceError(
-            f"{path}: other processes remove local copies as fast as they arrive; raise activations.store.cache_gb"
+            f"{self.folder / record.file}: other processes remove local copies as fast as they arrive; raise activations.store.cache_gb"
         )
 
     def _copy(self, record: ShardRecord, manifest: Manifest) -> Path:

@@ -101,9 +101,10 @@ class ShardStore:
         return self._read_manifest(PLAN) or plan
 
     def put_documents(self) -> None:
-        """Upload the documents, unless they are there."""
-        if not self.files.holds(DOCUMENTS):
-            self.files.write(DOCUMENTS, (self.folder / DOCUMENTS).read_bytes())
+        """Upload the documents, unless they are there as a whole."""
+        content = (self.folder / DOCUMENTS).read_bytes()
+        if self.files.size(DOCUMENTS) != len(content):
+            self.files.write(DOCUMENTS, content)
 
     def put_record(self, record: PartRecord) -> None:
         """Write the record of a part, to the folder and to the URL."""
@@ -118,7 +119,7 @@ class ShardStore:
         """Return those of the named shards that are not at the URL."""
         listed = set[str]().union(*(self.files.names(split) for split in ("train", "held_out")))
         # A place may list a new file late.
-        return {name for name in names if name not in listed and not self.files.holds(name)}
+        return {name for name in names if name not in listed and self.files.size(name) is None}
 
     # --- private ----------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from ..runtime.parts import LAUNCHER, local_rank, read_part
 from .arguments import (
     Overrides,
     Target,
+    activations_of,
     first_word,
     load_behaviors,
     load_settings,
@@ -93,7 +94,7 @@ def demo(
 @_verb
 def run(target: Target, overrides: Overrides = None) -> None:
     """Run harvest, train, analyze, discover, attribute, report and browse."""
-    run_all(load_settings(target, overrides), named_by=run_folder_of(target))
+    run_all(load_settings(target, overrides, uploads=True), named_by=run_folder_of(target))
 
 
 @_verb
@@ -118,22 +119,23 @@ def harvest(
     if part is not None and join:
         raise ConfigError("--part, --join: give one of them; parts are joined once all are finished")
     assigned = None if part is None else read_part(part, os.environ)
-    config = load_settings(target, overrides)
+    config = load_settings(target, overrides, uploads=True)
     stages, folder = module("training.stages"), RunFolder(config.output)
+    place = activations_of(folder, config)
     if assigned is not None:
         rank = local_rank(os.environ) if part == LAUNCHER else 0
         stages.harvest_one_part(config, assigned, rank)
-        print_result(f"part {assigned}", folder.activations)
+        print_result(f"part {assigned}", place)
         return
     with folder.locked():
         (stages.join if join else stages.harvest)(config)
-    print_result("activations", folder.activations)
+    print_result("activations", place)
 
 
 @_verb
 def train(target: Target, overrides: Overrides = None) -> None:
     """Train the dictionary and its controls; resumes if interrupted."""
-    config = load_settings(target, overrides)
+    config = load_settings(target, overrides, uploads=True)
     with RunFolder(config.output).locked():
         module("training.stages").train(config)
     print_result("dictionary", RunFolder(config.output).crosscoder)
@@ -153,7 +155,7 @@ def sweep(
 ) -> None:
     """Choose the smallest k on the plateau of explained difference."""
     ks, widths = whole_numbers("--k", k, "16,24,32"), whole_numbers("--latents", latents, "2048,4096")
-    config = load_settings(target, overrides)
+    config = load_settings(target, overrides, uploads=True)
     with RunFolder(config.output).locked():
         found = module("training.stages").sweep(config, ks, widths)
     for point in found.points:

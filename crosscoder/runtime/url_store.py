@@ -94,10 +94,13 @@ class UrlStore:
                 return False
         return True
 
-    def holds(self, name: str) -> bool:
-        """Whether a file is there."""
-        with self._told(name, "looked up"):
-            return bool(self._system.isfile(self._path(name)))
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file; None if it is not there."""
+        try:
+            with self._told(name, "looked up"):
+                return self._system.info(self._path(name)).get("size")
+        except FileNotFoundError:
+            return None
 
     def names(self, folder: str) -> set[str]:
         """Return the names of the files in a folder, as `folder/name`; none if there is no such folder. A place may list a new file late."""
@@ -114,14 +117,9 @@ class UrlStore:
     @cached_property
     def _opened(self) -> tuple[Any, str]:
         # On first use: importing fsspec and its backends takes long.
-        import fsspec
         from fsspec.core import url_to_fs
 
         scheme = scheme_of(self.url)
-        if scheme not in fsspec.available_protocols():
-            raise ConfigError(
-                f"{self._setting}: fsspec knows no {scheme}://; give a URL such as s3://bucket/name, gs://bucket/name or file:///mnt/name"
-            )
         try:
             return url_to_fs(self.url)
         except ImportError as error:
@@ -129,6 +127,11 @@ class UrlStore:
             install = f"pip install 'crosscoder[{extra}]'" if extra else "install it"
             raise ResourceError(
                 f"{self._setting}: {scheme}:// needs a package that is not installed ({first_line(error)}); {install}"
+            ) from error
+        except ValueError as error:
+            raise ConfigError(
+                f"{self._setting}: fsspec cannot open {scheme}:// ({first_line(error)}); give a URL such as s3://bucket/name, "
+                "gs://bucket/name or file:///mnt/name"
             ) from error
 
     @property
