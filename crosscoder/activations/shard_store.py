@@ -112,7 +112,8 @@ class ShardStore:
         self.files.write(f"{PARTS}/{path.name}", path.read_bytes())
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, which makes the harvest count."""
+        """Write the manifest, which makes the harvest count. The folder gets the documents, if it joins the parts of others alone."""
+        self._take_documents(manifest)
         self.files.write(MANIFEST, _json(manifest))
 
     def lacks(self, names: Iterable[str]) -> set[str]:
