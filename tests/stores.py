@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
@@ -32,6 +33,9 @@ class Flaky(MemoryFileSystem):
             super().pipe_file(path, value[: len(value) // 2], mode)
             raise arrives
         super().pipe_file(path, arrives, mode)
+
+    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+        self.pipe_file(rpath, Path(lpath).read_bytes())
 
     def get_file(self, rpath: str, lpath: Any = None, **options: Any) -> None:
         self.read.append(self._strip_protocol(rpath))

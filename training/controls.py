@@ -29,6 +29,7 @@ from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError
 from crosscoder.run.controls import Control, controls_of
 from crosscoder.run.folder import RunFolder
+from crosscoder.run.mirror import copy_now
 from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.processes import run_in_processes
 
@@ -96,7 +97,11 @@ def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) ->
         with tqdm(total=len(controls), initial=len(controls) - len(waiting), desc="controls") as bar:
             for _ in run_in_processes(_train_in_process, jobs, workers, threads):
                 bar.update()
-    return [_train(control, source) for control in controls]
+    trained = []
+    for control in controls:
+        trained.append(_train(control, source))
+        copy_now(folder.path)
+    return trained
 
 
 def n_workers(config: RunConfig, source: TokenSource, n_controls: int) -> int:

@@ -88,7 +88,7 @@ class ShardStore:
         if found.complete:
             self._take_documents(found)
         else:
-            names = sorted(filter(_PART_NAME.fullmatch, self.files.names(PARTS)))
+            names = sorted(filter(_PART_NAME.fullmatch, self.files.sizes(PARTS)))
             for name, content in zip(names, self.files.read_all(names, _LARGEST_RECORD), strict=True):
                 if content is not None:
                     write_atomic(self.folder / name, content)
@@ -118,7 +118,7 @@ class ShardStore:
 
     def lacks(self, names: Iterable[str]) -> set[str]:
         """Return those of the named shards that are not at the URL."""
-        listed = set[str]().union(*(self.files.names(split) for split in ("train", "held_out")))
+        listed = set[str]().union(*(self.files.sizes(split) for split in ("train", "held_out")))
         # A place may list a new file late.
         return {name for name in names if name not in listed and self.files.size(name) is None}
 

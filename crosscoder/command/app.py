@@ -18,6 +18,7 @@ from ..config.load import load_config, with_overrides
 from ..config.requirements import Requirements
 from ..errors import ConfigError
 from ..run.folder import RunFolder
+from ..run.mirror import mirrored
 from ..runtime.interrupts import treat_sigterm_as_interrupt
 from ..runtime.parts import LAUNCHER, local_rank, read_part
 from .arguments import (
@@ -34,6 +35,7 @@ from .arguments import (
     working,
 )
 from .benchmarks import run_benchmarks
+from .copies import MirrorOption, copy, mirror_url
 from .dictionaries import export, import_dictionary, push
 from .evaluate import evaluate
 from .packages import module
@@ -92,9 +94,11 @@ def demo(
 
 
 @_verb
-def run(target: Target, overrides: Overrides = None) -> None:
+def run(target: Target, overrides: Overrides = None, mirror: MirrorOption = None) -> None:
     """Run harvest, train, analyze, discover, attribute, report and browse."""
-    run_all(load_settings(target, overrides, uploads=True), named_by=run_folder_of(target))
+    url, config = mirror_url(mirror), load_settings(target, overrides, uploads=True)
+    with mirrored(config.output, url, "--mirror"):
+        run_all(config, named_by=run_folder_of(target))
 
 
 @_verb
@@ -133,10 +137,10 @@ def harvest(
 
 
 @_verb
-def train(target: Target, overrides: Overrides = None) -> None:
+def train(target: Target, overrides: Overrides = None, mirror: MirrorOption = None) -> None:
     """Train the dictionary and its controls; resumes if interrupted."""
-    config = load_settings(target, overrides, uploads=True)
-    with RunFolder(config.output).locked():
+    url, config = mirror_url(mirror), load_settings(target, overrides, uploads=True)
+    with RunFolder(config.output).locked(), mirrored(config.output, url, "--mirror"):
         module("training.stages").train(config)
     print_result("dictionary", RunFolder(config.output).crosscoder)
 
@@ -335,6 +339,7 @@ def doctor(target: Target, overrides: Overrides = None) -> None:
 _verb(export)
 _verb(import_dictionary, name="import")
 _verb(push)
+_verb(copy)
 
 
 @_verb

@@ -27,8 +27,12 @@ def is_url(text: str) -> bool:
     return _SCHEME.match(text) is not None
 
 
-def _usable(url: str) -> str:
-    """Return the URL of a store without a slash at its end. The messages leave out what may be secret."""
+def usable_url(url: str) -> str:
+    """Return the URL of a store without a slash at its end.
+
+    Raises:
+        ValueError: It is none, or may hold credentials. The message leaves out what may be secret.
+    """
     url = url.strip().rstrip("/")
     if (found := _SCHEME.match(url)) is None or "::" in url:
         raise ValueError(
@@ -50,5 +54,5 @@ def _usable(url: str) -> str:
     return url
 
 
-StoreUrl = Annotated[str, AfterValidator(_usable)]
+StoreUrl = Annotated[str, AfterValidator(usable_url)]
 """The URL of a folder. It holds no credentials."""

@@ -20,6 +20,7 @@ from ..runtime.files import make_folder, read_json, write_atomic
 from ..runtime.parts import Part
 from ..runtime.replacement import is_partial
 from ..runtime.run_date import use_date
+from .mirror import copy_now
 from .paths import RunPaths
 from .process_record import about_this_process, command_line, versions
 from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read_settings
@@ -380,6 +381,7 @@ class RunFolder(RunPaths):
                         made | {clock: before[clock] for clock in _CLOCKS} if record["finished"] else before
                     )
                 self.update_manifest("stages", {name: made})
+        copy_now(self.path)
 
     def _files_of(self, stage: str) -> dict[str, list[str]]:
         """Return what is recorded of the files of a stage."""

@@ -6,6 +6,7 @@ and renamed. Nothing that is read here is trusted: whoever reads it compares its
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 from ..config.stores import scheme_of
 from ..errors import ConfigError, CrosscoderError, FormatError, ResourceError, first_line
-from .replacement import partial_file, replace, write_flushed
+from .replacement import flush, partial_file, replace, write_flushed
 
 TRANSFERS = 8
 """Files that are read or written at once."""
@@ -79,6 +80,24 @@ class UrlStore:
                 self._make_parent(name)
                 self._system.pipe_file(self._path(name), content)
 
+    def upload(self, name: str, path: Path) -> None:
+        """Write a file with the content of the one at `path`."""
+        with self._told(name, "written", missing=True):
+            if (target := self._on_disk(name)) is not None:
+                with partial_file(target) as partial:
+                    shutil.copyfile(path, partial)
+                    flush(partial)
+                    os.replace(partial, target)
+            else:
+                self._make_parent(name)
+                self._system.put_file(str(path), self._path(name))
+
+    def remove(self, names: list[str]) -> None:
+        """Remove files."""
+        for name in names:
+            with self._told(name, "removed"):
+                self._system.rm_file(self._path(name))
+
     def create(self, name: str, content: bytes) -> bool:
         """Write a file unless it is there, and return whether it was written. Of several processes one writes it, where the place can tell."""
         with self._told(name, "written", missing=True):
@@ -102,17 +121,20 @@ class UrlStore:
         except FileNotFoundError:
             return None
 
-    def names(self, folder: str) -> set[str]:
-        """Return the names of the files in a folder, as `folder/name`; none if there is no such folder. A place may list a new file late."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each file in a folder, by its name `folder/name`; empty if there is no such folder. A place may list a new file
+        late."""
         try:
             with self._told(folder, "listed"):
                 # Others write, too: a listing that a backend remembers would hide their files.
                 self._system.invalidate_cache()
-                found = self._system.ls(self._path(folder), detail=False)
+                found = self._system.ls(self._path(folder), detail=True)
                 self._system.invalidate_cache()
         except FileNotFoundError:
-            return set()
-        return {f"{folder}/{str(path).rstrip('/').rpartition('/')[2]}" for path in found}
+            return {}
+        return {
+            f"{folder}/{entry['name'].rstrip('/').rpartition('/')[2]}": entry["size"] or 0 for entry in found
+        }
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
