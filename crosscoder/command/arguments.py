@@ -62,14 +62,14 @@ def load_settings(target: Path, overrides: list[str] | None, *, uploads: bool = 
 
 
 def _require_own_store(target: Path, config: RunConfig, uploads: bool) -> None:
-    """Refuse a URL for activations that a run folder alone names, if activations would be sent there or if it names the host to ask."""
+    """Refuse a URL for activations that a run folder alone names, if activations would be written there or if it names the host to ask."""
     store = config.activations.store if isinstance(config.activations, CachedActivations) else None
-    if store is None or (scheme := scheme_of(store.url)) in OF_THIS_MACHINE:
+    if store is None:
         return
     if uploads:
-        does = f"activations of your models and your texts would be sent to {store.url}"
-    elif scheme not in OF_A_PROVIDER:
-        does = f"it would be read from a host that the folder chose, {store.url}"
+        does = f"activations of your models and your texts would be written to {store.url}"
+    elif scheme_of(store.url) not in (*OF_A_PROVIDER, *OF_THIS_MACHINE):
+        does = f"they would be read from a host that the folder chose, {store.url}"
     else:
         return
     raise ConfigError(
