@@ -14,7 +14,7 @@ class Flaky(MemoryFileSystem):
 
     protocol = "flaky"
     cachable = False
-    store: ClassVar[dict[str, Any]] = {}
+    store: ClassVar[dict[str, Any]] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
     pseudo_dirs: ClassVar[list[str]] = [""]
     on_write: ClassVar[Callable[[str, bytes], bytes | BaseException]] = lambda path, content: content
     """Returns what arrives of a file; the exception that an upload ends with is raised after half of the file arrived."""
@@ -34,15 +34,15 @@ class Flaky(MemoryFileSystem):
             raise arrives
         super().pipe_file(path, arrives, mode)
 
-    def put_file(self, lpath: str, rpath: str, **options: Any) -> None:
+    def put_file(self, lpath: str, rpath: str, *arguments: Any, **options: Any) -> None:
         self.pipe_file(rpath, Path(lpath).read_bytes())
 
-    def get_file(self, rpath: str, lpath: Any = None, **options: Any) -> None:
+    def get_file(self, rpath: str, lpath: Any = None, *arguments: Any, **options: Any) -> None:
         self.read.append(self._strip_protocol(rpath))
-        super().get_file(rpath, lpath, **options)
+        super().get_file(rpath, lpath, *arguments, **options)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
-        found = super().ls(path, detail=True, **options)
+        found: list[Any] = super().ls(path, detail=True, **options)
         shown = [entry for entry in found if entry["name"] not in self.hidden]
         return shown if detail else [entry["name"] for entry in shown]
 

@@ -114,13 +114,12 @@ def test_resuming_in_the_middle_of_a_block_needs_its_state(opened: Opened) -> No
         index for index, (_, state) in enumerate(whole[:-1]) if 0 < state["offset"] < 40 and state["block"]
     ]
     assert inside
-    state = whole[inside[0]][1]
-    for changed in (
-        state | {"block": state["block"] - 1},
-        state | {"offset": state["offset"] - 1},
-        state | {"pass_index": 1},
-    ):
-        rows, _ = next(opened.source(50).batches(7, SourceState(**changed)))
+    after = whole[inside[0]][1]
+    place = after["pass_index"], after["block"], after["offset"]
+    for changed in ((0, -1, 0), (0, 0, -1), (1, 0, 0)):
+        pass_index, block, offset = (one + other for one, other in zip(place, changed, strict=True))
+        state = SourceState(pass_index=pass_index, block=block, offset=offset)
+        rows, _ = next(opened.source(50).batches(7, state))
         assert not torch.equal(rows, whole[inside[0] + 1][0])
 
 
@@ -166,8 +165,7 @@ def test_the_next_block_is_read_ahead_and_no_further(opened: Opened) -> None:
     Flaky.read.clear()
     batches = source.batches(1)
     next(batches)
-    source._train.whole_shards([])  # waits for nothing: the thread that reads ahead may not be done
-    batches.close()
+    del batches  # ends once the thread that reads ahead is done
     read = {int(path[-17:-12]) for path in Flaky.read}
     assert read == set(blocks[0]) | set(blocks[1])
 
