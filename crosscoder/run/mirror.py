@@ -83,7 +83,8 @@ class Mirror:
             for name, path in paths.items()
         }
         index = Snapshot(files=files).model_dump_json(indent=1).encode()
-        before = self._require_own(run, content_digest(index))
+        replaced = self._require_own(run, content_digest(index))
+        before = [] if replaced is None else [content_digest(replaced)]
         there = self._files.sizes(OBJECTS)
         sent = {
             file.object: paths[name] for name, file in files.items() if there.get(file.object) != file.n_bytes
@@ -98,7 +99,9 @@ class Mirror:
         self._mark(run, [*before, content_digest(index)])
         self._files.write(INDEX, index)
         self._mark(run, [content_digest(index)])
-        self._files.remove(sorted(there.keys() - {file.object for file in files.values()}))
+        # Nothing that this run did not copy there.
+        gone = (there.keys() & self._listed(replaced)) - {file.object for file in files.values()}
+        self._files.remove(sorted(gone))
         logger.info("mirror: %d of %d files sent to %s", len(sent), len(files), self.url)
 
     def fetch(self, folder: Path, *, checkpoints: bool = True) -> None:
@@ -174,16 +177,27 @@ class Mirror:
             )
         return files
 
-    def _require_own(self, run: Path, index: str) -> list[str]:
-        """Return the digests that run.json may have, after a check that it has one of them or is not there."""
+    def require_own(self, run: Path) -> None:
+        """Check that the URL can be reached, and holds no run or the copy of this one. Raises: See `put`."""
+        self._require_own(run, "")
+
+    def _require_own(self, run: Path, index: str) -> bytes | None:
+        """Return what run.json holds, after a check that it is the copy of this run, or is to become `index`; None if it is not there."""
         own = _marks(run).get(self.url, [])
         there = self._files.read(INDEX, _LARGEST_INDEX)
-        if there is None or content_digest(there) in (*own, index) or (own and not _is_snapshot(there)):
-            return own  # cut short, where a file is not written as a whole
+        # One that was cut short, where a file is not written as a whole, is no list.
+        if there is None or content_digest(there) in (*own, index) or (own and _snapshot(there) is None):
+            return there
         raise ConfigError(
             f"{self.url}: holds another run, or this one as another machine went on with it; give another URL, or `crosscoder copy "
             f"{self.url} FOLDER` and go on in that folder"
         )
+
+    @staticmethod
+    def _listed(index: bytes | None) -> set[str]:
+        """Return the names of the objects that a run.json lists."""
+        snapshot = None if index is None else _snapshot(index)
+        return set() if snapshot is None else {file.object for file in snapshot.files.values()}
 
     def _mark(self, run: Path, digests: list[str]) -> None:
         # Not noted in the record of the run, of which it is no part.
@@ -217,12 +231,12 @@ def _has_store(run: Path) -> bool:
     return isinstance(activations, CachedActivations) and activations.store is not None
 
 
-def _is_snapshot(content: bytes) -> bool:
+def _snapshot(content: bytes) -> Snapshot | None:
+    """Return what a run.json lists; None if it is none."""
     try:
-        Snapshot.model_validate_json(content)
+        return Snapshot.model_validate_json(content)
     except ValidationError:
-        return False
-    return True
+        return None
 
 
 def _is_inside(name: str) -> bool:
@@ -252,15 +266,20 @@ _kept: tuple[Path, Mirror] | None = None
 
 @contextmanager
 def mirrored(run: Path, url: StoreUrl | None, setting: str) -> Iterator[None]:
-    """Keep a copy of a run folder at a URL up to date inside the block, by `copy_now`, and copy it at the end; None: no copy."""
+    """Keep a copy of a run folder at a URL up to date inside the block, by `copy_now`, and copy it at the end; None: no copy.
+
+    Raises: See `Mirror.put`; before the block, if it would not be possible after it.
+    """
     global _kept
     if url is None:
         yield
         return
-    _kept = run, Mirror(url, setting)
+    mirror = Mirror(url, setting)
+    mirror.require_own(run)
+    _kept = run, mirror
     try:
         yield
-        _kept[1].put(run)
+        mirror.put(run)
     finally:
         _kept = None
 

@@ -107,8 +107,10 @@ def test_only_what_changed_is_sent_and_what_is_gone_is_removed(run: Path, place:
     mirror.put(run)
     assert len(sent) == 2 and len(place.store) == n_objects + 1
     (run / "report/report.md").unlink()
+    place().pipe_file("/bucket/objects/of_someone_else", b"x")
     mirror.put(run)
-    assert len(place.store) == n_objects
+    assert len(place.store) == n_objects + 1
+    assert "/bucket/objects/of_someone_else" in place.store
 
 
 def test_a_copy_that_is_cut_short_leaves_the_one_before(
@@ -197,6 +199,10 @@ def test_the_work_of_another_machine_is_not_replaced(run: Path, tmp_path: Path, 
     ):
         Mirror(url, "url").put(run)
     assert contents(tmp_path / "other")["report/report.md"] == b"two"
+    with pytest.raises(ConfigError, match="holds another run"), mirrored(run, url, "--mirror"):
+        pytest.fail("found only after the work")
+    with mirrored(tmp_path / "other", url, "--mirror"):
+        pass
 
 
 def test_shards_on_this_machine_are_not_copied(run: Path, place: type[Flaky]) -> None:
