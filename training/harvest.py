@@ -102,11 +102,13 @@ def prepare(
             sides={side: SplitRecord(n_planned=len(plan)) for side, plan in plans.items()},
         )
         if store is not None:
+            # Another process may have come first.
             manifest = store.begin(manifest)
             check_identity(manifest, identity, store.url)
         documents.save(target / DOCUMENTS)
         manifest.save(target)
     if store is not None and not manifest.complete:
+        store.begin(manifest)
         if not (target / DOCUMENTS).exists():
             documents.save(target / DOCUMENTS)
         store.put_documents()

@@ -49,7 +49,7 @@ PLAN = "plan.json"
 
 _LARGEST_RECORD = 1 << 28
 _LARGEST_DOCUMENTS = 1 << 36
-"""Bytes that a record, and the file of documents, may have: a billion shards' worth is no record of ours."""
+"""Bytes that a record, and the file of documents, may have: enough for two million shards, and for ten billion tokens."""
 
 _PART_NAME = re.compile(rf"{PARTS}/[1-9][0-9]{{0,5}}-of-[1-9][0-9]{{0,5}}\.json")
 
@@ -138,7 +138,7 @@ class ShardStore:
                 raise FormatError(
                     f"{where}: lists shards by other names than {shard_name(split, 0)} and so on; harvest to another URL"
                 )
-        if manifest.complete != (name == MANIFEST):
+        if not manifest.complete if name == MANIFEST else manifest.rows:
             raise FormatError(f"{where}: does not list as many shards as it should; harvest to another URL")
         return manifest
 
@@ -152,12 +152,20 @@ class ShardStore:
                 self.files.download(DOCUMENTS, partial, _LARGEST_DOCUMENTS)
             except FileNotFoundError:
                 raise FormatError(f"{where}: missing; restore it, or harvest to another URL") from None
-            documents = Documents.load(partial)
-            if documents.digest() != manifest.documents_digest:
+            if (documents := _documents_of(partial, manifest)) is None:
                 raise FormatError(
                     f"{where}: altered since the harvest; restore it, or harvest to another URL"
                 )
         documents.save(path)
+
+
+def _documents_of(path: Path, manifest: Manifest) -> Documents | None:
+    """Return the documents in a file, if they are those of the manifest."""
+    try:
+        documents = Documents.load(path)
+    except FormatError:
+        return None
+    return documents if documents.digest() == manifest.documents_digest else None
 
 
 def store_of(config: ActivationsConfig, folder: Path) -> ShardStore | None:

@@ -176,6 +176,7 @@ def test_training_from_a_url_resumes_in_the_middle_of_a_block_bit_for_bit(
 
 def test_a_store_may_move_but_not_appear(setting: Setting) -> None:
     config = setting.at("moved", "memory://moved")
+    assert "GB at memory://moved, " in stages.doctor(config)
     stages.harvest(config)
     moved = setting.at("moved", "memory://elsewhere", cache_gb=1.5)
     stages.harvest(moved)

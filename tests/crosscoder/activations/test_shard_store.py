@@ -270,6 +270,32 @@ def test_what_a_url_returns_is_bounded_and_names_no_path(place: type[Flaky], tmp
     assert not list((tmp_path / "run/train").glob(".*"))
 
 
+def test_a_plan_that_claims_shards_is_refused(place: type[Flaky], tmp_path: Path) -> None:
+    upload(open_at("flaky://bucket", tmp_path / "run"), Part(1, 2))
+    claimed = Manifest.load(write_local(tmp_path / "local"))
+    side = claimed.sides["train"]
+    hostile = claimed.with_side("train", side.model_copy(update={"shards": side.shards[:3]}))
+    place().pipe_file("/bucket/plan.json", hostile.model_dump_json().encode())
+    with pytest.raises(
+        FormatError, match=r"flaky://bucket/plan\.json: does not list as many shards as it should"
+    ):
+        open_at("flaky://bucket", tmp_path / "other").look()
+
+
+def test_altered_documents_are_refused(place: type[Flaky], tmp_path: Path) -> None:
+    write_at("flaky://bucket", tmp_path / "run")
+    for content in (b"x" * 100, place.store["/bucket/documents.safetensors"].getvalue()[:-1] + b"\x07"):
+        place().pipe_file("/bucket/documents.safetensors", content)
+        other = open_at("flaky://bucket", tmp_path / "other")
+        found = other.look()
+        assert found is not None
+        with pytest.raises(
+            FormatError, match=r"flaky://bucket/documents\.safetensors: altered since the harvest"
+        ):
+            other.take(found)
+        assert not (tmp_path / "other" / MANIFEST).exists()
+
+
 def test_another_harvest_at_the_url_is_refused(place: type[Flaky], tmp_path: Path) -> None:
     upload(open_at("flaky://bucket", tmp_path / "run"))
     place.store.pop("/bucket/plan.json")
