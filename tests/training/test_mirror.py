@@ -121,12 +121,11 @@ def test_a_copy_that_is_cut_short_leaves_the_one_before(
     for number in range(3):
         (run / f"report{number}").mkdir()
         (run / f"report{number}/report.md").write_text(f"new {number}")
+    done: list[str] = []
     for number in range(4):
-        done: list[str] = []
+        done.clear()
 
-        def arrives(
-            path: str, content: bytes, number: int = number, done: list[str] = done
-        ) -> bytes | BaseException:
+        def arrives(path: str, content: bytes, number: int = number) -> bytes | BaseException:
             done.append(path)
             return OSError("connection reset") if len(done) > number else content
 
