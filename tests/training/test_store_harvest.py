@@ -104,6 +104,7 @@ def test_a_harvest_to_a_url_that_is_interrupted_ends_in_the_bytes_of_a_local_one
     RunFolder.open(config.output)
 
 
+@pytest.mark.slow
 def test_machines_that_share_a_url_alone_harvest_in_parts_and_train(setting: Setting, tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'bucket'}"
     one, two, three = (setting.at(f"machine{number}", url) for number in (1, 2, 3))
@@ -132,6 +133,7 @@ def test_machines_that_share_a_url_alone_harvest_in_parts_and_train(setting: Set
         stages.train(other.model_copy(update={"seed": 1}))
 
 
+@pytest.mark.slow
 def test_training_from_a_url_resumes_in_the_middle_of_a_block_bit_for_bit(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
