@@ -64,6 +64,7 @@ SMALL = {
     "n_tokens: 50_000_000": "n_tokens: 6000",
     "n_tokens: 50_000_000}": "n_tokens: 6000}\ndiscovery: {prompts: 40, variants: 1, nulls: [itself], attribute: 0}",
     "n_tokens: 2_000_000": "n_tokens: 4000",
+    "s3://my-bucket": "memory://my-bucket",
     "--k 32,48,64,96": "--k 2,4,6,8",
     "crosscoder.sparsity.k=48": "crosscoder.sparsity.k=4",
     "training.n_tokens=20000": "training.n_tokens=4000 controls.drift=false controls.identity=false controls.shuffled=false",

@@ -205,6 +205,51 @@ def test_a_run_folder_does_not_run_the_code_of_a_checkpoint(foreign: Path, verb:
     assert mine.pair is not None and mine.pair.reference.trust_remote_code
 
 
+@pytest.mark.parametrize("uploads", [False, True])
+@pytest.mark.parametrize(
+    ("url", "refused"),
+    [
+        ("file:///mnt/x", (False, True)),
+        ("s3://bucket/x", (False, True)),
+        ("gs://bucket/x", (False, True)),
+        ("sftp://host/x", (True, True)),
+        ("https://host/x", (True, True)),
+    ],
+)
+def test_a_run_folder_names_no_place_to_send_activations_to_and_no_host(
+    foreign: Path, url: str, refused: tuple[bool, bool], uploads: bool
+) -> None:
+    config = load_config(foreign / "config.yaml")
+    stored = config.activations.model_dump() | {"store": {"url": url}}
+    text = dump_config(
+        config.model_copy(update={"activations": type(config.activations).model_validate(stored)})
+    )
+    (foreign / "config.yaml").write_text(text)
+    named = [f"activations.store.url={url}"]
+    if refused[uploads]:
+        with pytest.raises(
+            CrosscoderError, match=f"give activations.store.url={url} on the command line, or the YAML file"
+        ):
+            load_settings(foreign, [], uploads=uploads)
+    else:
+        load_settings(foreign, [], uploads=uploads)
+    # Positive controls: the command line and a file of settings may name it.
+    load_settings(foreign, named, uploads=uploads)
+    (foreign.parent / "mine.yaml").write_text(text)
+    load_settings(foreign.parent / "mine.yaml", [], uploads=uploads)
+
+
+@pytest.mark.parametrize("verb", ["run", "harvest", "train", "sweep"])
+def test_the_verbs_that_harvest_ask_whose_place_it_is(foreign: Path, verb: str) -> None:
+    config = load_config(foreign / "config.yaml")
+    stored = config.activations.model_dump() | {"store": {"url": "s3://bucket/x"}}
+    activations = type(config.activations).model_validate(stored)
+    (foreign / "config.yaml").write_text(dump_config(config.model_copy(update={"activations": activations})))
+    found = CliRunner().invoke(app, [verb, str(foreign)])
+    assert found.exit_code == 2
+    assert "activations of your models and your texts would be written to s3://bucket/x" in found.output
+
+
 def test_nothing_leaves_the_machine_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     files = {"kind": "files", "reference": "a.npy", "intervened": "b.npy"}

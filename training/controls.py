@@ -29,12 +29,14 @@ from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ConfigError
 from crosscoder.run.controls import Control, controls_of
 from crosscoder.run.folder import RunFolder
+from crosscoder.run.mirror import copy_now
 from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.processes import run_in_processes
 
+from .block_order import SourceState
 from .companion_dictionaries import is_trained, train_companion
 from .memory import machine_memory, training_memory
-from .sources import SourceState, TokenSource, open_source
+from .sources import TokenSource, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +97,11 @@ def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) ->
         with tqdm(total=len(controls), initial=len(controls) - len(waiting), desc="controls") as bar:
             for _ in run_in_processes(_train_in_process, jobs, workers, threads):
                 bar.update()
-    return [_train(control, source) for control in controls]
+    trained = []
+    for control in controls:
+        trained.append(_train(control, source))
+        copy_now(folder.path)
+    return trained
 
 
 def n_workers(config: RunConfig, source: TokenSource, n_controls: int) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crosscoder.activations.batch import have_difference, split_models
+from crosscoder.activations.shard_store import store_of
 from crosscoder.config import CachedActivations, FileActivations, PairConfig, RunConfig, StreamedActivations
 from crosscoder.config.behavior import Behavior
 from crosscoder.dictionary.views import crosscoder_config
@@ -315,12 +316,16 @@ def _estimate_disk(
     unmasked = documents.unmasked
     plans = plan_shards(config, settings, documents)
     n_tokens = sum(int(unmasked[batch].sum()) for plan in plans.values() for group in plan for batch in group)
-    needed = bytes_needed(n_tokens, pair.d_models, settings.dtype) * DISK_MARGIN
+    needed, stored = bytes_needed(n_tokens, pair.d_models, settings.dtype) * DISK_MARGIN, ""
+    store = store_of(settings, config.output)
+    if store is not None:
+        stored = f", of {needed / 1e9:.2f} GB at {store.url}"
+        needed = min(needed, store.cache.most_bytes * DISK_MARGIN)
     free = shutil.disk_usage(_nearest_existing_folder(config.output)).free
     verdict = (
         "" if needed <= free else ": TOO LITTLE; use activations.kind stream, less text, or another disk"
     )
-    return [f"disk     {needed / 1e9:.2f} GB for activations, {free / 1e9:.1f} GB free{verdict}"]
+    return [f"disk     {needed / 1e9:.2f} GB for activations{stored}, {free / 1e9:.1f} GB free{verdict}"]
 
 
 def _settled(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from crosscoder.activations.shard_store import ShardStore, store_of
 from crosscoder.activations.shards import (
     DOCUMENTS,
     MANIFEST,
@@ -35,7 +36,8 @@ _NAMES = ("model", "revision", "adapter")
 
 
 def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
-    """Write the activations of all models to the run folder; if training streams, those of held-out documents alone.
+    """Write the activations of all models to the run folder; if training streams, those of held-out documents alone. For those that go to
+    a URL, see `harvest_parts.harvest_alone`.
 
     An interrupted harvest resumes after its last finished shard, and ends in the same bytes as an uninterrupted one. A
     finished harvest is reused. Parts, if any began, have to be joined before (`harvest_parts.join_parts`).
@@ -52,9 +54,10 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
             "activations.kind: files are read in place, so there is nothing to harvest; run train directly"
         )
     target = folder.activations
+    assert store_of(settings, target) is None
     plans, manifest = prepare(folder, config, pair, documents)
     if manifest.complete:
-        logger.info("harvest: reusing the finished harvest in %s", target)
+        reuse(folder, config, pair, documents, manifest)
         return
     if manifest.rows:
         check_disk(folder, settings, pair, documents, plans, manifest.rows)
@@ -70,7 +73,8 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
 def prepare(
     folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents
 ) -> tuple[dict[Split, list[list[Batch]]], Manifest]:
-    """Return the shards to write, and the manifest; if there is none yet, write one without shards, and the documents.
+    """Return the shards to write, and the manifest; if there is none yet, write one without shards, and the documents. Where the settings
+    name a URL, what is there counts.
 
     Raises: See `harvest`.
     """
@@ -79,24 +83,65 @@ def prepare(
     check_documents(documents, pair)
     plans = plan_shards(config, settings, documents)
     identity = harvest_identity(config, pair, documents)
+    store = store_of(settings, target)
+    if store is not None:
+        take_over(store, identity)
     if (target / MANIFEST).exists():
         manifest = Manifest.load(target)
         check_identity(manifest, identity, str(target))
-        return plans, manifest
-    check_disk(folder, settings, pair, documents, plans, 0)
-    norms = median_norms(pair, documents, settings.batch_tokens, config.seed)
-    documents.save(target / DOCUMENTS)
-    manifest = Manifest(
-        identity=identity,
-        dtype=settings.dtype,
-        d_models=pair.d_models,
-        documents_digest=documents.digest(),
-        median_norms=norms,
-        max_norms=tuple(norm * config.tokens.outlier_multiple for norm in norms),
-        sides={side: SplitRecord(n_planned=len(plan)) for side, plan in plans.items()},
-    )
-    manifest.save(target)
+    else:
+        check_disk(folder, settings, pair, documents, plans, 0)
+        norms = median_norms(pair, documents, settings.batch_tokens, config.seed)
+        manifest = Manifest(
+            identity=identity,
+            dtype=settings.dtype,
+            d_models=pair.d_models,
+            documents_digest=documents.digest(),
+            median_norms=norms,
+            max_norms=tuple(norm * config.tokens.outlier_multiple for norm in norms),
+            sides={side: SplitRecord(n_planned=len(plan)) for side, plan in plans.items()},
+        )
+        if store is not None:
+            # Another process may have come first.
+            manifest = store.begin(manifest)
+            check_identity(manifest, identity, store.url)
+        documents.save(target / DOCUMENTS)
+        manifest.save(target)
+    if store is not None and not manifest.complete:
+        store.begin(manifest)
+        if not (target / DOCUMENTS).exists():
+            documents.save(target / DOCUMENTS)
+        store.put_documents()
     return plans, manifest
+
+
+def take_over(store: ShardStore, identity: dict[str, Any]) -> None:
+    """Take what a URL holds of this harvest into the run folder, unless the folder has the finished manifest.
+
+    Args:
+        identity: That of the harvest, as far as it is known (`check_identity`).
+
+    Raises:
+        FormatError: It holds another harvest, or a damaged one.
+    """
+    found = store.look()
+    if found is not None:
+        check_identity(found, identity, store.url)
+        store.take(found)
+
+
+def reuse(
+    folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents, manifest: Manifest
+) -> None:
+    """Say that a finished harvest is used, and note it in the manifest of a run that took it over from a URL."""
+    store = store_of(config.activations, folder.activations)
+    logger.info(
+        "harvest: reusing the finished harvest in %s", folder.activations if store is None else store.url
+    )
+    if store is not None and "harvest" not in folder.read_manifest().get("stages", {}):
+        with folder.stage("harvest") as stage:
+            describe_inputs(folder, config, pair, documents)
+            stage.update(summary(manifest, store))
 
 
 def describe_inputs(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
@@ -105,9 +150,10 @@ def describe_inputs(folder: RunFolder, config: RunConfig, pair: ModelPair, docum
     folder.update_manifest("data", _describe(config, documents))
 
 
-def summary(manifest: Manifest) -> dict[str, Any]:
+def summary(manifest: Manifest, store: ShardStore | None = None) -> dict[str, Any]:
     """What the manifest of the run says of a finished harvest."""
     return {
+        **({} if store is None else {"store": store.url}),
         "tokens": {
             side: sum(shard.rows for shard in record.shards) for side, record in manifest.sides.items()
         },
@@ -148,7 +194,8 @@ def harvest_identity(config: RunConfig, pair: ModelPair, documents: Documents) -
 def harvest_settings(config: RunConfig) -> dict[str, Any]:
     """The part of `harvest_identity` that is known without the models."""
     return {
-        "activations": config.activations.model_dump(mode="json"),
+        # Where the shards lie, and how they are read back, changes none of their bytes.
+        "activations": config.activations.model_dump(mode="json", exclude={"store"}),
         "outlier_multiple": config.tokens.outlier_multiple,
         "seed": config.seed,
     }
@@ -231,18 +278,24 @@ def check_disk(
     )
     n_bytes = bytes_needed(n_tokens, pair.d_models, settings.dtype)
     folder.activations.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.activations).free
-    logger.info(
-        "harvest: writing %s tokens (%.2f GB) to %s (%.1f GB free)",
-        f"{n_tokens:,}",
-        n_bytes / 1e9,
-        folder.activations,
-        free / 1e9,
+    free, store = shutil.disk_usage(folder.activations).free, store_of(settings, folder.activations)
+    place, here, remedy = (
+        str(folder.activations),
+        n_bytes,
+        "use activations.kind stream, less text, or another disk",
     )
-    if free < n_bytes * DISK_MARGIN:
+    if store is not None:
+        # The disk takes local copies alone.
+        place, here = store.url, min(n_bytes, store.cache.most_bytes)
+        remedy = "lower activations.store.cache_gb, or use another disk"
+    logger.info(
+        "harvest: writing %s tokens (%.2f GB) to %s (%.1f GB free%s)",
+        f"{n_tokens:,}", n_bytes / 1e9, place, free / 1e9, "" if store is None else " for local copies",
+    )  # fmt: skip
+    if free < here * DISK_MARGIN:
         raise ResourceError(
-            f"output: the activations need {n_bytes * DISK_MARGIN / 1e9:.2f} GB, but the disk of {folder.activations} has "
-            f"{free / 1e9:.2f} GB free; use activations.kind stream, less text, or another disk"
+            f"output: the activations need {here * DISK_MARGIN / 1e9:.2f} GB, but the disk of {folder.activations} has "
+            f"{free / 1e9:.2f} GB free; {remedy}"
         )
 
 
@@ -283,6 +336,7 @@ def write_shards(
                     torch.cat([part.position for part in parts]),
                     sum(part.n_outliers for part in parts),
                 )
+    writer.flush()
     dropped = sum(side.n_outliers for side in writer.record.sides.values())
     logger.info(
         "%s: finished, %s tokens written, %s dropped as norm outliers",

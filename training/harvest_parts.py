@@ -3,11 +3,13 @@
 import logging
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from crosscoder.activations import part_records
 from crosscoder.activations.part_records import PartRecord
+from crosscoder.activations.shard_store import ShardStore, StoreWriter, store_of
 from crosscoder.activations.shards import MANIFEST, Manifest, ShardWriter, Split
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.errors import ConfigError
@@ -25,7 +27,17 @@ from crosscoder.runtime.parts import Part
 from crosscoder.text.documents import Documents
 
 from .extraction import Batch
-from .harvest import check_disk, describe_inputs, prepare, summary, write_shards
+from .harvest import (
+    check_disk,
+    describe_inputs,
+    harvest,
+    harvest_settings,
+    prepare,
+    reuse,
+    summary,
+    take_over,
+    write_shards,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,21 +82,24 @@ def harvest_part(
         ConfigError: The harvest is done in another number of parts, or as `harvest`.
         FormatError, DataError, ResourceError: See `harvest`.
     """
-    settings, target, run = config.activations, folder.activations, _word(folder)
+    settings, target = config.activations, folder.activations
     assert not isinstance(settings, FileActivations)
+    store = store_of(settings, target)
+    run = _word(folder, store)
+    place = str(target) if store is None else store.url
     pair.identity()  # which reads the weights: not while other parts wait
     # One part measures the limits on norms and writes them for all.
     with folder.files.locked():
         plans, manifest = prepare(folder, config, pair, documents)
         if manifest.complete:
-            logger.info("harvest: reusing the finished harvest in %s", target)
+            reuse(folder, config, pair, documents, manifest)
             return
         _compare_versions(folder)
         describe_inputs(folder, config, pair, documents)
-        records = part_records.read_records(target, manifest, run)
-        part_records.require_division(target, records, part, run)
+        records = part_records.read_records(target, manifest, run, place)
+        part_records.require_division(place, records, part, run)
         begun = records.get(part) or PartRecord.begin(manifest, part, command_line())
-        begun.save(target)
+        _save(begun, target, store)
     planned = part_records.shards_of(manifest, part)
     if not any(planned.values()):
         n_left = sum(side.n_planned - len(side.shards) for side in manifest.sides.values())
@@ -96,24 +111,46 @@ def harvest_part(
     if begun.complete:
         logger.info("harvest: part %s is finished already", part)
         return
-    # All parts write to one disk.
+    # All parts write to one place.
     done = manifest.rows + sum(record.rows for record in records.values())
     check_disk(folder, settings, pair, documents, plans, done)
     groups: dict[Split, list[list[Batch]]] = {
         split: plans[split][numbers.start : numbers.stop] for split, numbers in planned.items()
     }
-    writer = ShardWriter(target, begun.model_copy(update={"command": command_line()}))
-    begin = time.monotonic()
+    begun, begin = begun.model_copy(update={"command": command_line()}), time.monotonic()
+    writer = ShardWriter(target, begun) if store is None else StoreWriter(store, begun)
     try:
-        write_shards(writer, groups, manifest, pair, documents, f"harvest {part}")
+        with writer:
+            write_shards(writer, groups, manifest, pair, documents, f"harvest {part}")
     finally:
         seconds = round(begun.wall_seconds + time.monotonic() - begin, 3)
-        writer.record.model_copy(update={"wall_seconds": seconds}).save(target)
+        writer.save_record(writer.record.model_copy(update={"wall_seconds": seconds}))
 
 
-def _word(folder: RunFolder) -> str:
-    """Return the run folder as a word of a command."""
-    return shlex.quote(str(folder.path))
+def harvest_alone(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
+    """Harvest as one process, to the run folder or to the URL that the settings name, where one process is part 1 of 1.
+
+    Raises:
+        ConfigError, FormatError, DataError, ResourceError: See `harvest` and `harvest_part`.
+    """
+    if store_of(config.activations, folder.activations) is None:
+        harvest(folder, config, pair, documents)
+        return
+    harvest_part(folder, config, pair, documents, Part(1, 1))
+    join_parts(folder, config)
+
+
+def _save(record: PartRecord, target: Path, store: ShardStore | None) -> None:
+    if store is None:
+        record.save(target)
+    else:
+        store.put_record(record)
+
+
+def _word(folder: RunFolder, store: ShardStore | None = None) -> str:
+    """Return the run folder as a word of a command, and, because that alone is not trusted with it, the URL that the harvest goes to."""
+    words = [str(folder.path)] if store is None else [str(folder.path), f"activations.store.url={store.url}"]
+    return shlex.join(words)
 
 
 def _compare_versions(folder: RunFolder) -> None:
@@ -130,24 +167,42 @@ def _compare_versions(folder: RunFolder) -> None:
             )  # fmt: skip
 
 
-def join_parts(folder: RunFolder) -> bool:
+def join_parts(folder: RunFolder, config: RunConfig | None = None, *, alone: bool = False) -> bool:
     """Join the parts of a harvest if any began, and return whether there were any. It needs no models.
+
+    Args:
+        config: The settings; None: those of the run folder.
+        alone: Leave a harvest to a URL that one process began and did not finish as it is: the caller goes on with it.
 
     Raises:
         FormatError: A part is not finished, or its record or a shard is damaged or missing. The message names it, and the command that makes it.
-        ResourceError: Another process works in the run.
+        ResourceError: Another process works in the run, or a URL cannot be reached.
     """
-    target, run = folder.activations, _word(folder)
+    target, config = folder.activations, config or folder.read_config()
+    store = store_of(config.activations, target)
+    run = _word(folder, store)
+    if store is not None:
+        take_over(store, {"settings": harvest_settings(config)})
     if not (target / MANIFEST).exists():
         return False
     with folder.locked():
         manifest = Manifest.load(target)
-        records = {} if manifest.complete else part_records.read_records(target, manifest, run)
+        place = str(target) if store is None else store.url
+        records = {} if manifest.complete else part_records.read_records(target, manifest, run, place)
+        if (
+            alone
+            and store is not None
+            and any(part.of == 1 and not record.complete for part, record in records.items())
+        ):
+            return False
         if records:
-            whole = part_records.joined(target, manifest, records, run)
+            lacks = _absent_from(target) if store is None else store.lacks
+            whole = part_records.joined(manifest, records, run, place, lacks)
             with folder.stage("harvest") as stage:
+                if store is not None:
+                    store.finish(whole)
                 whole.save(target)
-                stage.update(summary(whole))
+                stage.update(summary(whole, store))
                 stage["wall_seconds"] = round(sum(record.wall_seconds for record in records.values()), 3)
             logger.info("harvest: joined %d parts", next(iter(records)).of)
         if records or manifest.complete:
@@ -157,9 +212,13 @@ def join_parts(folder: RunFolder) -> bool:
     return bool(records)
 
 
-def require_joined(folder: RunFolder) -> None:
+def _absent_from(folder: Path) -> Callable[[list[str]], list[str]]:
+    return lambda names: [name for name in names if not (folder / name).is_file()]
+
+
+def require_joined(folder: RunFolder, config: RunConfig | None = None) -> None:
     """Join the parts of a harvest, for a command that does nothing else. Raises ConfigError if there is nothing to join; see `join_parts`."""
-    if join_parts(folder):
+    if join_parts(folder, config):
         return
     if (folder.activations / MANIFEST).exists() and Manifest.load(folder.activations).complete:
         logger.info("harvest: the harvest in %s is whole", folder.activations)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from crosscoder.config import CachedActivations, CrosscoderConfig, RunConfig, StreamedActivations
+from crosscoder.config import CachedActivations, CrosscoderConfig, RunConfig, StoreConfig, StreamedActivations
 from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.topk_selection import block_bytes
 from crosscoder.dictionary.views import crosscoder_config
@@ -193,10 +193,16 @@ def _control_batches(config: RunConfig, d_models: tuple[int, ...]) -> int:
 
 
 def _buffer(config: RunConfig, d_models: tuple[int, ...]) -> int:
-    """Bytes of the shuffle buffer of streamed activations."""
-    if not isinstance(config.activations, StreamedActivations):
-        return 0
-    return config.activations.buffer_tokens * sum(d_models) * _bytes_per_entry(config)
+    """Bytes of the shuffle buffer of streamed activations, or of the two of shards at a URL."""
+    match config.activations:
+        case (
+            StreamedActivations(buffer_tokens=n_tokens)
+            | CachedActivations(store=StoreConfig(buffer_tokens=n_tokens))
+        ):
+            copies = 1 if isinstance(config.activations, StreamedActivations) else 2
+            return copies * n_tokens * sum(d_models) * _bytes_per_entry(config)
+        case _:
+            return 0
 
 
 def _batch_tokens(config: RunConfig) -> int:

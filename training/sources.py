@@ -1,9 +1,8 @@
-"""Sources of training tokens: shards, a user's own arrays, or the models themselves."""
+"""Sources of training tokens: shards, on a disk or at a URL (`store_source`), a user's own arrays, or the models themselves."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from typing import Protocol, Self, TypedDict, TypeVar, cast, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,14 +10,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationReader
-from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardReader
+from crosscoder.activations.shard_store import StoreReader, open_shards
+from crosscoder.activations.shards import DOCUMENTS, Manifest
 from crosscoder.activations.user_files import open_files
-from crosscoder.config import FileActivations, RunConfig, StreamedActivations
+from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
 from crosscoder.errors import ConfigError, DataError, FormatError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
 
+from .block_order import PASS_STREAM, SAMPLE_STREAM, BlockSource, SeededSource, SourceState, half_of
 from .extraction import (
     Batch,
     extract,
@@ -28,26 +29,7 @@ from .extraction import (
     sample_documents,
 )
 from .harvest import check_identity, harvest_settings
-
-# First entry of every seed, so that no two random streams coincide (documents.py has 1, extraction.py 2, 3, 8).
-_PASS_STREAM = 4
-_SAMPLE_STREAM = 5
-_BLOCK_STREAM = 6
-_HALF_STREAM = 9
-
-HALVES = 2
-"""Parts of the training documents that `TokenSource.half` chooses from."""
-
-
-class SourceState(TypedDict):
-    """Position in a stream of batches. Everything else follows from the seed, so three numbers are enough."""
-
-    pass_index: int
-    """Complete passes over the training tokens so far."""
-    block: int
-    """Block of the pass, for streamed activations; 0 for other sources."""
-    offset: int
-    """Tokens of the block (or of the pass) that were already returned."""
+from .store_source import StoreSource
 
 
 @runtime_checkable
@@ -92,24 +74,7 @@ class TokenSource(Protocol):
         ...
 
 
-class _SeededSource:
-    """Base of all sources: the seed determines the order of the tokens, but not which are held out."""
-
-    _held_out: ActivationReader
-    _seed: int
-
-    def held_out(self) -> ActivationReader:
-        """See `TokenSource.held_out`."""
-        return self._held_out
-
-    def reordered(self, seed: int) -> Self:
-        """See `TokenSource.reordered`."""
-        other = copy(self)
-        other._seed = seed
-        return other
-
-
-class CachedSource(_SeededSource):
+class CachedSource(SeededSource):
     """Training tokens from a reader with random access: shards, or any other `ActivationReader`."""
 
     def __init__(self, train: ActivationReader, held_out: ActivationReader, seed: int) -> None:
@@ -128,7 +93,7 @@ class CachedSource(_SeededSource):
     def half(self, number: int) -> Self:
         """See `TokenSource.half`."""
         document = self._train.documents
-        rows = np.flatnonzero(np.isin(document, _half_of(np.unique(document), number)))
+        rows = np.flatnonzero(np.isin(document, half_of(np.unique(document), number)))
         other = copy(self)
         other._rows, other.n_train_tokens = rows, len(rows)
         return other
@@ -152,7 +117,7 @@ class CachedSource(_SeededSource):
 
     def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
         """See `TokenSource.sample`."""
-        order = np.random.default_rng([self._seed, _SAMPLE_STREAM]).permutation(self.n_train_tokens)
+        order = np.random.default_rng([self._seed, SAMPLE_STREAM]).permutation(self.n_train_tokens)
         return self._train.gather(self._stored(np.sort(order[:n_tokens]))).values
 
     def _stored(self, rows: Int64[np.ndarray, " token"]) -> Int64[Tensor, " token"]:
@@ -160,7 +125,7 @@ class CachedSource(_SeededSource):
         return torch.from_numpy(rows if self._rows is None else self._rows[rows])
 
     def _order(self, pass_index: int) -> Int64[np.ndarray, " token"]:
-        return np.random.default_rng([self._seed, _PASS_STREAM, pass_index]).permutation(self.n_train_tokens)
+        return np.random.default_rng([self._seed, PASS_STREAM, pass_index]).permutation(self.n_train_tokens)
 
 
 class FileSource(CachedSource):
@@ -175,11 +140,11 @@ class FileSource(CachedSource):
         super().__init__(sides.train, sides.held_out, seed)
 
 
-class StreamedSource(_SeededSource):
+class StreamedSource(BlockSource):
     """Training tokens directly from the models, shuffled in blocks of about `buffer_tokens`.
 
     A pass covers all training documents in a seeded order, split into blocks in advance. Each block is extracted, shuffled as
-    a whole and split into batches. A state therefore holds no tokens: on resuming, its block is extracted again.
+    a whole and split into batches.
     """
 
     def __init__(
@@ -203,31 +168,9 @@ class StreamedSource(_SeededSource):
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._sampled: tuple[int, Tensor] | None = None
 
-    def batches(
-        self, batch_tokens: int, state: SourceState | None = None
-    ) -> Iterator[tuple[Float[Tensor, "token width"], SourceState]]:
-        """See `TokenSource.batches`."""
-        state = state or SourceState(pass_index=0, block=0, offset=0)
-        parts: list[Tensor] = []
-        missing, offset = batch_tokens, state["offset"]
-        blocks = self._blocks(state["pass_index"], state["block"])
-        # On a CPU, prefetching would only take cores away from the training step.
-        for pass_index, block, rows in prefetch(blocks) if self._pair.device.type == "cuda" else blocks:
-            order = torch.from_numpy(
-                np.random.default_rng([self._seed, _BLOCK_STREAM, pass_index, block]).permutation(len(rows))
-            )
-            while offset < len(rows):
-                parts.append(rows[order[offset : offset + missing]])
-                offset += len(parts[-1])
-                missing -= len(parts[-1])
-                if not missing:
-                    yield torch.cat(parts), SourceState(pass_index=pass_index, block=block, offset=offset)
-                    parts, missing = [], batch_tokens
-            offset = 0
-
     def half(self, number: int) -> Self:
         """See `TokenSource.half`."""
-        chosen = _half_of(self._documents.split(held_out=False), number)
+        chosen = half_of(self._documents.split(held_out=False), number)
         other = copy(self)
         other._documents = self._documents.training_on(chosen)
         other.n_train_tokens = int(self._documents.unmasked[chosen].sum())
@@ -240,14 +183,18 @@ class StreamedSource(_SeededSource):
             chosen = sample_documents(self._documents, n_tokens, self._seed)
             batches = pack_documents(chosen, self._documents, self._config.batch_tokens)
             rows = self._extract(batches)
-            chosen = np.random.default_rng([self._seed, _SAMPLE_STREAM, n_tokens]).permutation(len(rows))[
+            chosen = np.random.default_rng([self._seed, SAMPLE_STREAM, n_tokens]).permutation(len(rows))[
                 :n_tokens
             ]
             self._sampled = n_tokens, rows[torch.from_numpy(np.sort(chosen))]
         return self._sampled[1]
 
+    def _prefetches(self) -> bool:
+        # On a CPU, prefetching would only take cores away from the training step.
+        return self._pair.device.type == "cuda"
+
     def _blocks(self, pass_index: int, block: int) -> Iterator[tuple[int, int, Float[Tensor, "token width"]]]:
-        """Yield unshuffled blocks in order, pass after pass, beginning with `block` of `pass_index`."""
+        """See `BlockSource`."""
         settings = self._config
         while True:
             plan = plan_batches(self._documents, False, settings.batch_tokens, self._seed, pass_index)
@@ -268,32 +215,8 @@ class StreamedSource(_SeededSource):
         return buffer[:filled]
 
 
-def _half_of(documents: Int64[np.ndarray, " document"], number: int) -> Int64[np.ndarray, " chosen"]:
-    """Return one half of the documents, by a draw that depends on their number alone."""
-    if len(documents) < HALVES:
-        raise DataError(
-            f"controls.seeds: every other training reads its own half of the training documents, but there are {len(documents)}; "
-            "add documents, or set controls.seeds to 0"
-        )
-    order = np.random.default_rng(_HALF_STREAM).permutation(documents)
-    return np.sort(order[number::HALVES])
-
-
-Item = TypeVar("Item")
-
-
-def prefetch(items: Iterator[Item]) -> Iterator[Item]:
-    """Yield the same items, computing the next one on another thread meanwhile; at most two are held."""
-    done = object()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next block") as executor:
-        upcoming = executor.submit(next, items, done)
-        while (item := upcoming.result()) is not done:
-            upcoming = executor.submit(next, items, done)
-            yield cast(Item, item)
-
-
 def open_source(folder: RunFolder, config: RunConfig, pair: ModelPair | None = None) -> TokenSource:
-    """Open the source of a run's training tokens. Cached and streamed activations need a finished harvest.
+    """Open the source of a run's training tokens. Cached and streamed activations need a finished harvest, in the run folder or at a URL.
 
     Args:
         pair: The models, for streamed activations; loaded here if not given.
@@ -310,9 +233,13 @@ def open_source(folder: RunFolder, config: RunConfig, pair: ModelPair | None = N
     check_identity(manifest, {"settings": harvest_settings(config)}, str(harvest_folder))
     if pair is not None:
         check_identity(manifest, {"pair": pair.identity()}, str(harvest_folder))
-    held_out = ShardReader(harvest_folder, "held_out")
-    if not isinstance(settings, StreamedActivations):
-        return CachedSource(ShardReader(harvest_folder, "train"), held_out, config.seed)
+    held_out = open_shards(settings, harvest_folder, "held_out")
+    if isinstance(settings, CachedActivations):
+        train = open_shards(settings, harvest_folder, "train")
+        if not isinstance(train, StoreReader) or settings.store is None:
+            return CachedSource(train, held_out, config.seed)
+        documents = harvest_folder / DOCUMENTS
+        return StoreSource(train, held_out, config.seed, settings.store.buffer_tokens, documents)
     if config.pair is None:
         raise ConfigError("pair: missing; streamed activations need both models")
     pair = pair or load_pair(config.pair)

@@ -25,13 +25,13 @@ from crosscoder.text.text_files import check_sources, pinned, read_file
 from .companion_dictionaries import fit_linear_map, is_trained
 from .controls import train_controls
 from .evaluation import HeldOutMeter
-from .harvest import harvest as harvest_activations
-from .harvest_parts import folder_of_part, harvest_part, join_parts, require_joined
+from .harvest_parts import folder_of_part, harvest_alone, harvest_part, join_parts, require_joined
 from .loaded_dictionary import load_dictionary
 from .memory import require_memory
 from .recipe import candidate_ks, choices, k_is_open, resolved, with_chosen, with_k
 from .sources import TokenSource, open_source
 from .splice import cross_entropy
+from .store_source import StoreSource
 from .survey import survey
 from .sweep import Sweep, brief_sweep, default_ks
 from .sweep import sweep as sweep_over
@@ -81,7 +81,7 @@ def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None
 
 def join(config: RunConfig) -> None:
     """Join the finished parts of a harvest. Raises FormatError, which names it, if one is missing."""
-    require_joined(RunFolder.create(config.output, config))
+    require_joined(RunFolder.create(config.output, config), config)
 
 
 def train(config: RunConfig) -> None:
@@ -101,6 +101,8 @@ def train(config: RunConfig) -> None:
     require_memory(config, source.d_models, source.n_train_tokens, source.held_out().n_tokens)
     with wandb_run(folder, config) as wandb, folder.stage("train") as stage:
         wandb.settings(config)
+        if isinstance(source, StoreSource):
+            stage["order"] = source.describe_order()
         trainer = Trainer(config, source, folder, wandb)
         crosscoder = trainer.fit()
         stage["tokens"] = trainer.state.n_tokens
@@ -191,9 +193,9 @@ def _comes_from_files(config: RunConfig) -> bool:
 def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
     """Load the pair and its documents, and harvest whatever the settings ask for and the disk lacks."""
     # First, so that a part that is not finished is named before any long work.
-    join_parts(folder)
+    join_parts(folder, config, alone=True)
     pair, documents = _read(folder, config)
-    harvest_activations(folder, config, pair, documents)
+    harvest_alone(folder, config, pair, documents)
     return pair, documents
 
 

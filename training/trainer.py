@@ -18,17 +18,19 @@ from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.views import View, crosscoder_config, view_rows
 from crosscoder.errors import DivergedError, FormatError
 from crosscoder.run.folder import RunFolder
+from crosscoder.run.mirror import copy_now
 from crosscoder.run.tracking import MetricsLog, WandbRun
 from crosscoder.runtime.device import compute_dtype, resolve_device
 from crosscoder.runtime.interrupts import stop_between_steps
 
+from .block_order import SourceState
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from .divergence import ended_worse, exploded, worst_error
 from .evaluation import HeldOutMeter, decoder_histograms
 from .forward import Forward
 from .losses import LossTerms, loss_terms, resolve_difference_weight
 from .schedules import annealed_k, learning_rate, n_steps, updated_penalty
-from .sources import SourceState, TokenSource
+from .sources import TokenSource
 from .warm_start import starting_point
 
 logger = logging.getLogger(__name__)
@@ -254,6 +256,7 @@ class Trainer:
     def _save_checkpoint(self) -> None:
         self.state.metrics = self.metrics.digest()
         save_checkpoint(self.folder.checkpoints, self.state)
+        copy_now(self.folder.path)
 
     def _begin_metrics(self, resumed: bool) -> None:
         """Drop the metrics after the checkpoint. Raises FormatError if those before it are not the ones that the run wrote."""

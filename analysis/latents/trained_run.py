@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 from crosscoder.activations.batch import ActivationReader
-from crosscoder.activations.shards import DOCUMENTS, ShardReader
+from crosscoder.activations.shard_store import open_shards
+from crosscoder.activations.shards import DOCUMENTS
 from crosscoder.activations.user_files import FileSplits, open_files
 from crosscoder.config import FileActivations, PairConfig, RunConfig
 from crosscoder.dictionary.crosscoder import Crosscoder
@@ -58,7 +59,9 @@ class TrainedRun:
     @cached_property
     def reader(self) -> ActivationReader:
         """The held-out tokens."""
-        return ShardReader(self.folder.activations, "held_out") if self.has_text else self._files.held_out
+        if not self.has_text:
+            return self._files.held_out
+        return open_shards(self.config.activations, self.folder.activations, "held_out")
 
     @cached_property
     def documents(self) -> Documents:

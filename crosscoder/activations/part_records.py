@@ -7,7 +7,7 @@ what all shards share (the limits on norms) is in manifest.json before any part 
 would have written, and joining needs no models.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -60,33 +60,43 @@ class PartRecord(Progress):
         """Return the number of the first shard of this part in a split."""
         return self.first[split]
 
-    def save(self, folder: Path) -> None:
-        """Write the record to a folder of activations, atomically."""
-        sealed = self.model_copy(update={"digest": self._own_digest()})
-        write_atomic(record_path(folder, Part(self.part, self.of)), sealed.model_dump_json(indent=2) + "\n")
+    def save(self, folder: Path) -> Path:
+        """Write the record to a folder of activations, atomically, and return the path."""
+        sealed, path = (
+            self.model_copy(update={"digest": self._own_digest()}),
+            record_path(folder, Part(self.part, self.of)),
+        )
+        write_atomic(path, sealed.model_dump_json(indent=2) + "\n")
+        return path
 
     @classmethod
-    def load(cls, path: Path, remedy: str) -> Self:
-        """Read a record. Raises FormatError, which ends with `remedy`, if it is damaged or altered."""
+    def parse(cls, content: bytes, place: str, remedy: str) -> Self:
+        """Return the record with this content. Raises FormatError, which begins with the `place` it was read from and ends with `remedy`,
+        if it is damaged or altered."""
         try:
-            record = cls.model_validate_json(path.read_bytes())
+            record = cls.model_validate_json(content)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
+            entry = ".".join(map(str, first["loc"])) or "the file"
             raise FormatError(
-                f"{path}: not the record of a part ({place}: {first['msg']}); {remedy}"
+                f"{place}: not the record of a part ({entry}: {first['msg']}); {remedy}"
             ) from None
         if record.digest != record._own_digest():
-            raise FormatError(f"{path}: altered (it does not match its own digest); {remedy}")
+            raise FormatError(f"{place}: altered (it does not match its own digest); {remedy}")
         return record
 
     def _own_digest(self) -> str:
         return content_digest(self.model_copy(update={"digest": ""}).model_dump_json().encode())
 
 
+def record_name(part: Part) -> str:
+    """Return the name of the record of a part."""
+    return f"{part.number}-of-{part.of}.json"
+
+
 def record_path(folder: Path, part: Part) -> Path:
     """Return the path of the record of a part in a folder of activations."""
-    return folder / PARTS / f"{part.number}-of-{part.of}.json"
+    return folder / PARTS / record_name(part)
 
 
 def store_digest(manifest: Manifest) -> str:
@@ -107,45 +117,60 @@ def shards_of(manifest: Manifest, part: Part) -> dict[Split, range]:
     return found
 
 
-def read_records(folder: Path, manifest: Manifest, run: str) -> dict[Part, PartRecord]:
+def read_records(
+    folder: Path, manifest: Manifest, run: str, place: str | None = None
+) -> dict[Part, PartRecord]:
     """Read the records of all parts that began, in the order of the parts.
 
     Args:
         run: The run folder as a word of a command, for messages.
+        place: Where the records of all parts are, for messages; None: that is the folder.
 
     Raises:
         FormatError: One is damaged, is not that of a part of this store, or parts of two divisions are mixed.
     """
     found: dict[Part, PartRecord] = {}
+    place = place or str(folder)
     for path in (folder / PARTS).glob("*-of-*.json"):
         number, _, of = path.stem.partition("-of-")
+        where = f"{place}/{PARTS}/{path.name}"
         again = f"remove it and run `crosscoder harvest {run} --part {number}/{of}` again"
-        record = PartRecord.load(path, again)
+        record = PartRecord.parse(path.read_bytes(), where, again)
         part = Part(record.part, record.of)
         if record_path(folder, part) != path or not 1 <= part.number <= part.of:
-            raise FormatError(f"{path}: is the record of part {part}; {again}")
+            raise FormatError(f"{where}: is the record of part {part}; {again}")
         if not _fits(record, manifest):
-            raise FormatError(f"{path}: was made for other activations than those of {folder}; {again}")
+            raise FormatError(f"{where}: was made for other activations than those of {place}; {again}")
         found[part] = record
     if len(divisions := sorted({part.of for part in found})) > 1:
         raise FormatError(
-            f"{folder / PARTS}: holds parts of {' and of '.join(map(str, divisions))}; keep the records of one number of parts and remove the others"
+            f"{place}/{PARTS}: holds parts of {' and of '.join(map(str, divisions))}; keep the records of one number of parts and remove the others"
         )
     return dict(sorted(found.items()))
 
 
-def require_division(folder: Path, records: Iterable[Part], part: Part, run: str) -> None:
-    """Refuse a part of another division than the one that began. Raises ConfigError."""
+def require_division(place: str, records: Iterable[Part], part: Part, run: str) -> None:
+    """Refuse a part of another division than the one that began at `place`. Raises ConfigError."""
     of = next((begun.of for begun in records), part.of)
     if of != part.of:
         raise ConfigError(
-            f"--part: {part} was asked for, but the harvest in {folder} is done in {of} parts; run `crosscoder harvest {run} --part N/{of}` for "
-            f"each N from 1 to {of} (one process can do them one after another), or remove {folder / PARTS}, which begins every part anew"
+            f"--part: {part} was asked for, but the harvest in {place} is done in {of} parts; run `crosscoder harvest {run} --part N/{of}` for "
+            f"each N from 1 to {of} (one process can do them one after another), or remove {place}/{PARTS}, which begins every part anew"
         )
 
 
-def joined(folder: Path, manifest: Manifest, records: dict[Part, PartRecord], run: str) -> Manifest:
+def joined(
+    manifest: Manifest,
+    records: dict[Part, PartRecord],
+    run: str,
+    place: str,
+    lacks: Callable[[list[str]], Collection[str]],
+) -> Manifest:
     """Return the manifest with the shards of all parts, in their order.
+
+    Args:
+        place: Where the shards are, for messages.
+        lacks: Returns those of the named shards that are not there.
 
     Raises:
         FormatError: A part is not finished, or one of its shards is missing.
@@ -155,16 +180,21 @@ def joined(folder: Path, manifest: Manifest, records: dict[Part, PartRecord], ru
     missing = [part for part in parts if not _finished(manifest, part, records)]
     if missing:
         raise FormatError(
-            f"{folder}: {_named(missing)} not finished: run `crosscoder harvest {run} --part {missing[0]}`"
+            f"{place}: {_named(missing)} not finished: run `crosscoder harvest {run} --part {missing[0]}`"
             + (", and the others likewise" if len(missing) > 1 else "")
         )
-    for part, record in records.items():
-        for shard in (shard for side in record.sides.values() for shard in side.shards):
-            if not (folder / shard.file).is_file():
-                raise FormatError(
-                    f"{folder / shard.file}: missing, but part {part} wrote it; restore it, or remove {record_path(folder, part)} and run "
-                    f"`crosscoder harvest {run} --part {part}` again"
-                )
+    made_by = {
+        shard.file: part
+        for part, record in records.items()
+        for side in record.sides.values()
+        for shard in side.shards
+    }
+    if absent := lacks(list(made_by)):
+        part = made_by[min(absent)]
+        raise FormatError(
+            f"{place}/{min(absent)}: missing, but part {part} wrote it; restore it, or remove {place}/{PARTS}/{record_name(part)} and run "
+            f"`crosscoder harvest {run} --part {part}` again"
+        )
     for split, side in manifest.sides.items():
         made = [record.sides[split] for record in records.values()]
         shards = (*side.shards, *(shard for one in made for shard in one.shards))

@@ -11,6 +11,7 @@ Rows are unmasked tokens. The tokens of a document are contiguous within one sha
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
@@ -101,8 +102,8 @@ class Progress(Record):
         """Return this record with another progress of a split."""
         return self.model_copy(update={"sides": self.sides | {split: side}})
 
-    def save(self, folder: Path) -> None:
-        """Write the record to a folder of activations, atomically."""
+    def save(self, folder: Path) -> Path:
+        """Write the record to a folder of activations, atomically, and return its path."""
         raise NotImplementedError
 
 
@@ -121,9 +122,10 @@ class Manifest(Progress):
     """Largest accepted norm per model; tokens above it in any model are left out."""
     sides: dict[Split, SplitRecord]
 
-    def save(self, folder: Path) -> None:
-        """Write manifest.json atomically."""
+    def save(self, folder: Path) -> Path:
+        """Write manifest.json atomically, and return its path."""
         write_atomic(folder / MANIFEST, self.model_dump_json(indent=2) + "\n")
+        return folder / MANIFEST
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
@@ -134,17 +136,23 @@ class Manifest(Progress):
         """
         path = folder / MANIFEST
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            return cls.parse(path.read_bytes(), str(path))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FormatError(f"{path}: does not exist; run the harvest first") from error
+
+    @classmethod
+    def parse(cls, content: bytes, place: str) -> "Manifest":
+        """Return the manifest with this content. Raises FormatError, which begins with the `place` it was read from, if it is none."""
+        try:
+            return cls.model_validate_json(content.decode("utf-8"))
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
+            entry = ".".join(map(str, first["loc"])) or "the file"
             raise FormatError(
-                f"{path}: not a manifest of activations ({place}: {first['msg']}); remove the folder and run the harvest again"
+                f"{place}: not a manifest of activations ({entry}: {first['msg']}); remove the folder and run the harvest again"
             ) from error
         except UnicodeDecodeError as error:
-            raise FormatError(f"{path}: not text; remove the folder and run the harvest again") from error
+            raise FormatError(f"{place}: not text; remove the folder and run the harvest again") from error
 
 
 def shard_name(split: Split, number: int) -> str:
@@ -161,6 +169,7 @@ class ShardWriter(Generic[ProgressRecord]):
     def __init__(self, folder: Path, record: ProgressRecord) -> None:
         self.folder = folder
         self.record = record
+        """What is finished."""
 
     def write(
         self,
@@ -171,25 +180,45 @@ class ShardWriter(Generic[ProgressRecord]):
         n_outliers: int,
     ) -> None:
         """Write the next shard of a split, then record it."""
-        before = self.record.sides[split]
-        name = shard_name(split, self.record.first_of(split) + len(before.shards))
         tensors = {
             "values": values,
             "document": document.to(torch.int32),
             "position": position.to(torch.int32),
         }
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-        (self.folder / split).mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / name, content)
-        record = ShardRecord(file=name, rows=len(values), digest=content_digest(content))
+        self._finish(split, content, len(values), n_outliers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def flush(self) -> None:
+        """Wait until everything that was written is recorded, and raise what went wrong with it."""
+
+    def save_record(self, record: ProgressRecord) -> None:
+        """Replace the record."""
+        self.record = record
+        record.save(self.folder)
+
+    def _finish(self, split: Split, content: bytes, n_rows: int, n_outliers: int) -> None:
+        before = self.record.sides[split]
+        name = shard_name(split, self.record.first_of(split) + len(before.shards))
+        self._put(name, content)
+        record = ShardRecord(file=name, rows=n_rows, digest=content_digest(content))
         after = before.model_copy(
             update={"shards": (*before.shards, record), "n_outliers": before.n_outliers + n_outliers}
         )
-        self.record = self.record.with_side(split, after)
-        self.record.save(self.folder)
+        self.save_record(self.record.with_side(split, after))
+
+    def _put(self, name: str, content: bytes) -> None:
+        """Write a shard."""
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / name, content)
 
 
-class _Shard(NamedTuple):
+class Shard(NamedTuple):
     """Memory maps of one shard."""
 
     values: np.ndarray
@@ -206,7 +235,7 @@ class ShardReader:
         Raises:
             FormatError: The harvest is not finished, or a shard is missing, truncated, or altered.
         """
-        manifest = Manifest.load(folder)
+        self._manifest = manifest = Manifest.load(folder)
         record = manifest.sides.get(split)
         if record is None or not record.complete:
             found = "no shards" if record is None else f"{len(record.shards)} of {record.n_planned} shards"
@@ -215,16 +244,30 @@ class ShardReader:
             )
         self.d_models = manifest.d_models
         self.dtype: torch.dtype = getattr(torch, manifest.dtype)
-        self._shards = [_open_shard(folder / shard.file, shard, manifest, verify) for shard in record.shards]
+        self._records = record.shards
         self._starts = np.concatenate([[0], np.cumsum([shard.rows for shard in record.shards])]).astype(
             np.int64
         )
         self.n_tokens = int(self._starts[-1])
+        self._open(folder, verify)
+
+    def _open(self, folder: Path, verify: bool) -> None:
+        self._shards = [
+            open_shard(folder / record.file, record, self._manifest, verify) for record in self._records
+        ]
+
+    def _shard(self, index: int) -> AbstractContextManager[Shard]:
+        """Hold a shard open inside the block."""
+        return nullcontext(self._shards[index])
 
     @property
     def documents(self) -> Int64[np.ndarray, " token"]:
         """Document of each token, in stored order."""
-        return np.concatenate([np.asarray(shard.document, dtype=np.int64) for shard in self._shards])
+        documents = np.empty(self.n_tokens, dtype=np.int64)
+        for index in range(len(self._records)):
+            with self._shard(index) as shard:
+                documents[self._starts[index] : self._starts[index + 1]] = shard.document
+        return documents
 
     def gather(self, rows: Int[Tensor, " row"]) -> ActivationBatch:
         """Read the given rows, in the given order, with one fancy index per shard that contains any of them."""
@@ -239,10 +282,10 @@ class ShardReader:
         values = torch.empty(len(wanted), sum(self.d_models), dtype=self.dtype)
         view = values.view(torch.int16).numpy() if self.dtype == torch.bfloat16 else values.numpy()
         document, position = np.empty(len(wanted), dtype=np.int64), np.empty(len(wanted), dtype=np.int64)
-        for shard, start, begin, end in zip(self._shards, self._starts, bounds, bounds[1:], strict=False):
-            if begin < end:
-                places = order[begin:end]
-                local = wanted[places] - start
+        for index in np.flatnonzero(bounds[:-1] < bounds[1:]).tolist():
+            places = order[bounds[index] : bounds[index + 1]]
+            local = wanted[places] - self._starts[index]
+            with self._shard(index) as shard:
                 view[places] = shard.values[local]
                 document[places] = shard.document[local]
                 position[places] = shard.position[local]
@@ -283,7 +326,8 @@ def map_tensors(path: Path) -> dict[str, tuple[np.ndarray, torch.dtype]]:
     return maps
 
 
-def _open_shard(path: Path, record: ShardRecord, manifest: Manifest, verify: bool) -> _Shard:
+def open_shard(path: Path, record: ShardRecord, manifest: Manifest, verify: bool) -> Shard:
+    """Memory-map a shard. Raises FormatError if it is missing, or not the one that the manifest lists."""
     remedy = f"; remove {path.parents[1]} and run the harvest again"
     if not path.is_file():
         raise FormatError(f"{path}: missing, but listed in the manifest{remedy}")
@@ -300,4 +344,4 @@ def _open_shard(path: Path, record: ShardRecord, manifest: Manifest, verify: boo
         raise FormatError(
             f"{path}: altered since the harvest (its digest differs from the manifest's){remedy}"
         )
-    return _Shard(maps["values"][0], maps["document"][0], maps["position"][0])
+    return Shard(maps["values"][0], maps["document"][0], maps["position"][0])

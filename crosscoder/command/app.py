@@ -18,11 +18,13 @@ from ..config.load import load_config, with_overrides
 from ..config.requirements import Requirements
 from ..errors import ConfigError
 from ..run.folder import RunFolder
+from ..run.mirror import mirrored
 from ..runtime.interrupts import treat_sigterm_as_interrupt
 from ..runtime.parts import LAUNCHER, local_rank, read_part
 from .arguments import (
     Overrides,
     Target,
+    activations_of,
     first_word,
     load_behaviors,
     load_settings,
@@ -33,6 +35,7 @@ from .arguments import (
     working,
 )
 from .benchmarks import run_benchmarks
+from .copies import MirrorOption, copy, mirror_url
 from .dictionaries import export, import_dictionary, push
 from .evaluate import evaluate
 from .packages import module
@@ -91,9 +94,11 @@ def demo(
 
 
 @_verb
-def run(target: Target, overrides: Overrides = None) -> None:
+def run(target: Target, overrides: Overrides = None, mirror: MirrorOption = None) -> None:
     """Run harvest, train, analyze, discover, attribute, report and browse."""
-    run_all(load_settings(target, overrides), named_by=run_folder_of(target))
+    url, config = mirror_url(mirror), load_settings(target, overrides, uploads=True)
+    with mirrored(config.output, url, "--mirror"):
+        run_all(config, named_by=run_folder_of(target))
 
 
 @_verb
@@ -118,23 +123,24 @@ def harvest(
     if part is not None and join:
         raise ConfigError("--part, --join: give one of them; parts are joined once all are finished")
     assigned = None if part is None else read_part(part, os.environ)
-    config = load_settings(target, overrides)
+    config = load_settings(target, overrides, uploads=True)
     stages, folder = module("training.stages"), RunFolder(config.output)
+    place = activations_of(folder, config)
     if assigned is not None:
         rank = local_rank(os.environ) if part == LAUNCHER else 0
         stages.harvest_one_part(config, assigned, rank)
-        print_result(f"part {assigned}", folder.activations)
+        print_result(f"part {assigned}", place)
         return
     with folder.locked():
         (stages.join if join else stages.harvest)(config)
-    print_result("activations", folder.activations)
+    print_result("activations", place)
 
 
 @_verb
-def train(target: Target, overrides: Overrides = None) -> None:
+def train(target: Target, overrides: Overrides = None, mirror: MirrorOption = None) -> None:
     """Train the dictionary and its controls; resumes if interrupted."""
-    config = load_settings(target, overrides)
-    with RunFolder(config.output).locked():
+    url, config = mirror_url(mirror), load_settings(target, overrides, uploads=True)
+    with RunFolder(config.output).locked(), mirrored(config.output, url, "--mirror"):
         module("training.stages").train(config)
     print_result("dictionary", RunFolder(config.output).crosscoder)
 
@@ -153,7 +159,7 @@ def sweep(
 ) -> None:
     """Choose the smallest k on the plateau of explained difference."""
     ks, widths = whole_numbers("--k", k, "16,24,32"), whole_numbers("--latents", latents, "2048,4096")
-    config = load_settings(target, overrides)
+    config = load_settings(target, overrides, uploads=True)
     with RunFolder(config.output).locked():
         found = module("training.stages").sweep(config, ks, widths)
     for point in found.points:
@@ -337,6 +343,7 @@ def doctor(target: Target, overrides: Overrides = None) -> None:
 _verb(export)
 _verb(import_dictionary, name="import")
 _verb(push)
+_verb(copy)
 
 
 @_verb

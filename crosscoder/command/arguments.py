@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ..config import RunConfig
+from ..config import CachedActivations, RunConfig
 from ..config.behavior import Behavior, Judged, UserFunction
 from ..config.chat_model import EndpointModel
 from ..config.hook_names import hook_names
 from ..config.load import load_config
+from ..config.stores import OF_A_PROVIDER, OF_THIS_MACHINE, scheme_of
 from ..config.usable_values import is_folder
 from ..errors import ConfigError
 from ..run.folder import RESULT_NEUTRAL_SETTINGS, RunFolder
@@ -25,13 +26,21 @@ Overrides = Annotated[
 ]
 
 
-def load_settings(target: Path, overrides: list[str] | None) -> RunConfig:
+_NAME_THE_STORE = ("activations.store.url=", "activations.store=", "activations=")
+"""How a command line begins a word that names the URL of the activations."""
+
+
+def load_settings(target: Path, overrides: list[str] | None, *, uploads: bool = False) -> RunConfig:
     """Load the settings of a file or of a run folder; `output` is then the current path of that folder. Hookpoints are module paths
     afterwards, so that a run is the same run by whichever name.
 
+    Args:
+        uploads: The verb writes activations to the URL that the settings name.
+
     Raises:
         PairError: A hookpoint by a name of TransformerLens is not in a model, or the model cannot be loaded.
-        ConfigError: As `load_config`, or a run folder, which may come from someone else, asks to run Python of a checkpoint.
+        ConfigError: As `load_config`, or a run folder, which may come from someone else, asks to run Python of a checkpoint, to send
+            activations to a URL, or to ask a host that it names.
     """
     words = overrides or []
     if not is_folder(target, str(target)):
@@ -44,10 +53,29 @@ def load_settings(target: Path, overrides: list[str] | None) -> RunConfig:
                     f"{target}: trust_remote_code of {source.model!r} runs the Python that the checkpoint brings along, and a run folder may come "
                     "from someone else; if you trust it, give the YAML file of your settings in place of the run folder"
                 )
+    if not any(word.startswith(_NAME_THE_STORE) for word in words):
+        _require_own_store(target, config, uploads)
     config = _with_module_paths(config)
     if any(word.startswith("output=") for word in words):
         return config
     return config.model_copy(update={"output": target})
+
+
+def _require_own_store(target: Path, config: RunConfig, uploads: bool) -> None:
+    """Refuse a URL for activations that a run folder alone names, if activations would be written there or if it names the host to ask."""
+    store = config.activations.store if isinstance(config.activations, CachedActivations) else None
+    if store is None:
+        return
+    if uploads:
+        does = f"activations of your models and your texts would be written to {store.url}"
+    elif scheme_of(store.url) not in (*OF_A_PROVIDER, *OF_THIS_MACHINE):
+        does = f"they would be read from a host that the folder chose, {store.url}"
+    else:
+        return
+    raise ConfigError(
+        f"{target}: {does}, and a run folder may come from someone else; if you trust that place, give activations.store.url={store.url} "
+        "on the command line, or the YAML file of your settings in place of the run folder"
+    )
 
 
 def _with_module_paths(config: RunConfig) -> RunConfig:
@@ -112,6 +140,12 @@ def _needs_trust(behavior: Behavior) -> str | None:
             return f"sends answers to {url}"
         case _:
             return None
+
+
+def activations_of(folder: RunFolder, config: RunConfig) -> Path | str:
+    """Return where the activations of a run lie: a folder, or a URL."""
+    store = config.activations.store if isinstance(config.activations, CachedActivations) else None
+    return folder.activations if store is None else store.url
 
 
 def run_folder_of(target: Path) -> Path | None:

@@ -5,7 +5,13 @@ A YAML file holds one `RunConfig`, which `load.load_config` reads. Each section 
 reference in `docs/reference` and the error messages are generated from it. Nothing here imports torch.
 """
 
-from .activations import ActivationsConfig, CachedActivations, FileActivations, StreamedActivations
+from .activations import (
+    ActivationsConfig,
+    CachedActivations,
+    FileActivations,
+    StoreConfig,
+    StreamedActivations,
+)
 from .analysis import AnalysisConfig, Conditions, FiringRuleConfig, LabelRule
 from .block import Count, Device, Dtype, PositiveFloat, Settings, Share
 from .controls import ControlsConfig
@@ -49,6 +55,7 @@ __all__ = [
     "Settings",
     "Share",
     "SparsityConfig",
+    "StoreConfig",
     "StreamedActivations",
     "SurveyConfig",
     "TextConfig",

@@ -5,7 +5,29 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .block import Count, Dtype, Settings
+from .block import Count, Dtype, PositiveFloat, Settings
+from .stores import StoreUrl
+
+STORE_PLACES = ("activations.store.url", "activations.store.cache_gb")
+"""Settings that say where activations lie. They change no result."""
+
+
+class StoreConfig(Settings):
+    """Keep the shards at a URL in place of the run folder, and read them shard by shard through local copies."""
+
+    url: StoreUrl = Field(
+        description="folder at any fsspec URL, e.g. s3://bucket/name, gs://bucket/name or file:///mnt/name, of one harvest alone. "
+        "Credentials come from the configuration of fsspec and of its backend, never from the URL"
+    )
+    buffer_tokens: Count = Field(
+        default=131072,
+        description="tokens in the shuffle buffer: each pass takes the shards in a seeded order, as many at a time as fit (at least one), and "
+        "shuffles their tokens. The next ones are read meanwhile, so memory holds two buffers",
+    )
+    cache_gb: PositiveFloat = Field(
+        default=20.0,
+        description="GB of local copies of shards in RUN/activations, at most; those used longest ago are removed first",
+    )
 
 
 class CachedActivations(Settings):
@@ -17,6 +39,10 @@ class CachedActivations(Settings):
     batch_tokens: Count = Field(
         default=8192,
         description="tokens per forward pass of a model, padding included; more takes more memory",
+    )
+    store: StoreConfig | None = Field(
+        default=None,
+        description="keep the shards at a URL; null: in the run folder, where each pass is shuffled as a whole",
     )
 
 

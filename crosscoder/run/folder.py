@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..config import RunConfig
+from ..config.activations import STORE_PLACES
 from ..config.load import dump_config, load_config
 from ..config.open_settings import HOOKPOINT, OPEN_SETTINGS, with_choices
 from ..errors import ConfigError, FormatError, ResourceError, did_you_mean
@@ -19,6 +20,7 @@ from ..runtime.files import make_folder, read_json, write_atomic
 from ..runtime.parts import Part
 from ..runtime.replacement import is_partial
 from ..runtime.run_date import use_date
+from .mirror import copy_now
 from .paths import RunPaths
 from .process_record import about_this_process, command_line, versions
 from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read_settings, with_dtypes
@@ -26,8 +28,8 @@ from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
 
-RESULT_NEUTRAL_SETTINGS = ("output", "wandb", "threads", "training.log_every")
-"""Settings that change no result: the folder, the logging, the number of threads."""
+RESULT_NEUTRAL_SETTINGS = ("output", "wandb", "threads", "training.log_every", *STORE_PLACES)
+"""Settings that change no result: the folder, the logging, the number of threads, the place of a store."""
 
 ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "discovery", "survey")
 """Settings of the analysis, the controls, the search for changed behaviors and the survey: they change neither activations nor the dictionary's weights."""
@@ -380,6 +382,7 @@ class RunFolder(RunPaths):
                         made | {clock: before[clock] for clock in _CLOCKS} if record["finished"] else before
                     )
                 self.update_manifest("stages", {name: made})
+        copy_now(self.path)
 
     def _files_of(self, stage: str) -> dict[str, list[str]]:
         """Return what is recorded of the files of a stage."""

@@ -14,7 +14,8 @@ from crosscoder.config import FileActivations, RunConfig
 from crosscoder.planted import PlantedPair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import WandbRun
-from training.sources import CachedSource, SourceState, TokenSource
+from training.block_order import SourceState
+from training.sources import CachedSource, TokenSource
 from training.trainer import Trainer
 
 BATCH = 64

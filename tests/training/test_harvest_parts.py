@@ -384,7 +384,7 @@ def of_another_store(run: Path) -> None:
 
 def names_another_file(run: Path) -> None:
     path = record(run, 1, 2)
-    found = part_records.PartRecord.load(path, "")
+    found = part_records.PartRecord.parse(path.read_bytes(), str(path), "")
     side = found.sides["held_out"]
     shard = side.shards[0].model_copy(update={"file": "../../../etc/passwd"})
     found.with_side("held_out", side.model_copy(update={"shards": (shard, *side.shards[1:])})).save(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosscoder.config import RunConfig
+from crosscoder.config import CachedActivations, RunConfig, StoreConfig, StreamedActivations
 from crosscoder.config.load import dump_config
 from tests.processes import run_python
 from training.memory import LARGE, n_parameters, plan, training_memory
@@ -125,6 +125,20 @@ def test_the_plan_of_a_large_dictionary() -> None:
     # 2 · 131,072 · 8,192 numbers of 4 bytes are 8.6 GB.
     assert next(cell for cell in line.split("  ") if "GB" in cell).strip() == "8.59 GB"
     assert "34.36 GB" in line
+
+
+def test_shards_at_a_url_need_two_buffers(tmp_path: Path) -> None:
+    config = config_of(tmp_path, n_latents=64, batch_tokens=256)
+    buffers = []
+    for activations in (
+        CachedActivations(),
+        StreamedActivations(buffer_tokens=1000),
+        CachedActivations(store=StoreConfig(url="s3://bucket/x", buffer_tokens=1000)),
+    ):
+        changed = config.model_copy(update={"activations": activations})
+        buffers.append(training_memory(changed, (8, 8), 0, 10_000, 1000).parts["shuffle buffer"])
+    one = 1000 * (8 + 8) * 2
+    assert buffers == [0, one, 2 * one]
 
 
 def test_what_is_larger_needs_more(tmp_path: Path) -> None:

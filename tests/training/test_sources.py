@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crosscoder.activations.batch import split_models
+from crosscoder.activations.shards import ShardReader
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.errors import ConfigError, DataError, FormatError
 from crosscoder.language_models.pair import ModelPair, load_pair
@@ -21,11 +22,11 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import tokenize
 from tests.tiny_pairs import run_config, save_llama
 from training import sources
+from training.block_order import SourceState, prefetch
 from training.harvest import harvest
 from training.sources import (
     CachedSource,
     FileSource,
-    SourceState,
     StreamedSource,
     TokenSource,
     open_source,
@@ -99,7 +100,7 @@ class Opened:
             document = np.load(self.folder / "documents.npy")
             keep = torch.tensor([entry not in held_out for entry in document.tolist()])
             return all_files(self.folder)[keep]
-        reader = sources.ShardReader(self.folders["cache"].activations, "train")
+        reader = ShardReader(self.folders["cache"].activations, "train")
         return reader.gather(torch.arange(reader.n_tokens)).values
 
 
@@ -237,7 +238,7 @@ def test_a_sample_covers_all_training_tokens(opened: Opened, kind: str) -> None:
 
 
 def test_the_order_follows_the_seed(opened: Opened) -> None:
-    train = sources.ShardReader(opened.folders["cache"].activations, "train")
+    train = ShardReader(opened.folders["cache"].activations, "train")
     orders = [next(CachedSource(train, train, seed).batches(BATCH))[0] for seed in (0, 0, 1)]
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
@@ -332,14 +333,14 @@ def test_one_item_is_prefetched_and_its_error_surfaces() -> None:
     found: list[int] = []
 
     def use() -> None:
-        for item in sources.prefetch(items()):
+        for item in prefetch(items()):
             found.append(item)
             assert len(made) <= len(found) + 1
 
     with pytest.raises(DataError, match="the fifth is broken"):
         use()
     assert found == made == [0, 1, 2, 3]
-    assert list(sources.prefetch(iter("abc"))) == ["a", "b", "c"]
+    assert list(prefetch(iter("abc"))) == ["a", "b", "c"]
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -27,9 +27,10 @@ from crosscoder.run.controls import control_config
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.timing import BenchmarkTable
 
+from ..block_order import HALVES
 from ..companion_dictionaries import train_companion
 from ..recipe import k_is_open, resolved
-from ..sources import HALVES, CachedSource, TokenSource, open_source
+from ..sources import CachedSource, TokenSource, open_source
 from .planted_activations import PlantedReader
 from .settings import StabilityConfig
 

@@ -43,6 +43,7 @@ VERBS = [
     "export",
     "import",
     "push",
+    "copy",
     "bench",
     "evaluate",
 ]
