@@ -84,6 +84,11 @@ def local_rank(variables: Mapping[str, str]) -> int:
     return 0
 
 
+def local_size(variables: Mapping[str, str]) -> int:
+    """Return how many processes torchrun started on this machine; 1 without it."""
+    return _number(variables, "LOCAL_WORLD_SIZE", _AS_GROUP) if "LOCAL_WORLD_SIZE" in variables else 1
+
+
 def _assigned(variables: Mapping[str, str]) -> Part:
     found = {
         _TORCHRUN: _ranked(variables, "RANK", "WORLD_SIZE", _IN_PARTS),

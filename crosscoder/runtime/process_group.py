@@ -8,17 +8,19 @@ A process that no launcher started is a group of one, in which each of these cal
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import ConfigError, ResourceError
-from .parts import launched_as
+from .interrupts import require_no_stop
+from .parts import launched_as, local_rank, local_size
 
 _WAIT = timedelta(days=7)
 """Longest wait in an operation on tensors: another rank may be at work alone meanwhile. torchrun ends a group that lost a rank at once."""
@@ -28,10 +30,12 @@ _PAUSES = (0.0005, 0.05)
 
 
 class ProcessGroup:
-    """The ranks of one command. Every rank has to make the same calls in the same order, but for `rank`, `size` and `claims`."""
+    """The ranks of one command. Every rank has to make the same calls, in the same order."""
 
-    def __init__(self, rank: int = 0, size: int = 1, store: "distributed.Store | None" = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, local_size: int = 1, store: Store | None = None) -> None:
         self.rank, self.size = rank, size
+        self.local_size = local_size
+        """Ranks on this machine."""
         self._store, self._n_calls = store, 0
 
     def barrier(self) -> None:
@@ -60,13 +64,15 @@ class ProcessGroup:
         self._forget(name, (source,), readers=self.size - 1)
         return found
 
-    def claims(self, n_items: int, name: str) -> Iterator[int]:
-        """Yield numbers below `n_items`, each to one rank of the group alone: the next free one whenever a rank asks. A name is good for one
-        distribution."""
+    def claims(self, n_items: int) -> Iterator[int]:
+        """Yield numbers below `n_items`, each to one rank alone: the next free one whenever a rank asks."""
+        return self._claims(n_items, self._next_call())
+
+    def _claims(self, n_items: int, name: str) -> Iterator[int]:
         if self._store is None:
             yield from range(n_items)
             return
-        while (number := self._store.add(f"claims/{name}", 1) - 1) < n_items:
+        while (number := self._store.add(name, 1) - 1) < n_items:
             yield number
 
     def any(self, flag: bool) -> bool:
@@ -87,6 +93,7 @@ class ProcessGroup:
         pause, most = _PAUSES
         try:
             while not self._store.check([key]):
+                require_no_stop()
                 time.sleep(pause)
                 pause = min(1.5 * pause, most)
             return self._store.get(key)
@@ -95,8 +102,8 @@ class ProcessGroup:
                 f"torchrun: rank {self.rank} of {self.size} lost the others, which have ended ({error}); run the same command again to continue"
             ) from None
 
-    def _forget(self, name: str, ranks: "range | tuple[int, ...]", readers: int) -> None:
-        """Remove the values of a call, by the last rank that reads them."""
+    def _forget(self, name: str, ranks: Iterable[int], readers: int) -> None:
+        """Remove the values of a call if this rank is the last that reads them."""
         assert self._store is not None
         if self._store.add(f"{name}/read", 1) == readers:
             for rank in ranks:
@@ -133,11 +140,11 @@ def begin(variables: Mapping[str, str]) -> Iterator[ProcessGroup]:
         )
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(variables.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(local_rank(variables) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     store = _started(backend)
     before = _current
-    _current = ProcessGroup(part.number - 1, part.of, distributed.PrefixStore("crosscoder", store))
+    _current = ProcessGroup(part.number - 1, part.of, local_size(variables), PrefixStore("crosscoder", store))
     try:
         yield _current
     finally:
@@ -145,7 +152,7 @@ def begin(variables: Mapping[str, str]) -> Iterator[ProcessGroup]:
         distributed.destroy_process_group()
 
 
-def _started(backend: str) -> "distributed.Store":
+def _started(backend: str) -> Store:
     """Start `torch.distributed` and return its store."""
     try:
         store, rank, size = next(rendezvous("env://", timeout=timedelta(minutes=10)))
