@@ -43,6 +43,7 @@ class HeldOutMeter:
     @torch.no_grad()
     def measure(self, crosscoder: Crosscoder) -> dict[str, float | None]:
         """FVE per model and of the difference, L0 and dead share under the inference rule."""
+        crosscoder.ranks.join("measure")
         device = crosscoder.W_enc.device
         meter = measure_reconstruction(crosscoder, self.values.to(device), self.d_models, self.reads)
         named = zip(meter.names, meter.per_model, strict=True)
@@ -79,22 +80,22 @@ def measure_reconstruction(
 ) -> NamedMeter:
     """Measure how a dictionary of any view reconstructs raw activations of the pair."""
     if reads == "difference":
-        meter = NamedMeter(d_models[:1], crosscoder.config.n_latents)
+        meter = NamedMeter(d_models[:1], len(crosscoder.latents))
         meter.names = ("difference",)
     else:
-        meter = NamedMeter(d_models, crosscoder.config.n_latents)
+        meter = NamedMeter(d_models, len(crosscoder.latents))
         meter.names = MODEL_NAMES if len(d_models) == 2 else crosscoder.config.model_names
     for part in values.split(chunk):
         part = part.float()
         rows = view_rows(part, d_models, reads)
-        sparse_latents = crosscoder.encode_sparse(rows)
-        reconstructed = crosscoder.denormalize(crosscoder.rebuild(sparse_latents))
+        sparse_latents, reconstructed = crosscoder.reconstruct(rows)
         if reads == "pooled":
             meter.update(part, torch.cat(reconstructed.split(len(part)), dim=1), sparse_latents)
         else:
             meter.update(rows, reconstructed, sparse_latents)
     if reads == "difference":
         meter.difference = meter.per_model[0]
+    meter.fired = crosscoder.ranks.gathered(meter.fired)
     return meter
 
 
@@ -102,7 +103,8 @@ def measure_reconstruction(
 def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]:
     """Histograms `(counts, edges)` of each model's decoder norms, and of relative norm and decoder cosine between reference and
     intervened model."""
-    norms = crosscoder.decoder_norms().cpu()
+    ranks = crosscoder.ranks
+    norms = ranks.gathered(crosscoder.decoder_norms().cpu())
     histograms: dict[str, Any] = {
         f"weights/decoder_norm/{name}": _histogram(norms[:, index].numpy(), bins)
         for index, name in enumerate(crosscoder.config.model_names)
@@ -112,7 +114,7 @@ def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]
         histograms["diff/relative_norm"] = np.histogram(relative, bins=bins, range=(0.0, 1.0))
         if have_difference(crosscoder.config.d_models):
             reference, intervened = split_models(crosscoder.W_dec.cpu(), crosscoder.config.d_models)[:2]
-            cosine = decoder_cosine(reference, intervened).nan_to_num(0.0).numpy()
+            cosine = ranks.gathered(decoder_cosine(reference, intervened)).nan_to_num(0.0).numpy()
             histograms["diff/decoder_cosine"] = np.histogram(cosine, bins=bins, range=(-1.0, 1.0))
     return histograms
 

@@ -97,7 +97,8 @@ def _reconstruct(
     ]
     values = join_models(parts)
     rows = view_rows(values, pair.d_models, reads)
-    reconstructed = crosscoder.denormalize(crosscoder.rebuild(crosscoder.encode_sparse(rows)))
+    crosscoder.ranks.join("reconstruct", shape=list(rows.shape))
+    _, reconstructed = crosscoder.reconstruct(crosscoder.ranks.from_rank(0, rows))
     if reads == "pooled":
         return reconstructed.split(len(values))
     if reads == "difference":

@@ -103,6 +103,14 @@ class Crosscoder(nn.Module):
         """Encode, then decode."""
         return self.decode(self.encode(activations))
 
+    @torch.no_grad()
+    def reconstruct(
+        self, values: Float[Tensor, "token width"]
+    ) -> tuple[SparseLatents, Float[Tensor, "token width"]]:
+        """Return the latents of raw activations (those of this process) and the raw reconstruction by all of them."""
+        sparse_latents = self.encode_sparse(values)
+        return sparse_latents, self.denormalize(self.rebuild(sparse_latents))
+
     # --- normalized activations ---------------------------------------------------------------------------------------
 
     def pre_latents(self, normalized: Float[Tensor, "token width"]) -> Float[Tensor, "token latent"]:

@@ -4,17 +4,21 @@ What a step needs of the other ranks is here: `total` completes a sum that gradi
 `sum`, `count` and `gathered` complete counts and measurements. One process alone, `ALONE`, holds all latents: nothing is sent and every
 method returns what it is given, so that a step is written once.
 
-Every process has to call the same methods in the same order.
+Every process has to call the same methods in the same order. In a training all do so of themselves. Before and after it, rank 0 alone knows
+what comes, and lets the others `join` it.
 """
 
-from typing import cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, distributed
 
+from ..errors import ResourceError
 from ..runtime.parts import Part
+from ..runtime.process_group import ProcessGroup
 
 
 class LatentRanks:
@@ -33,9 +37,9 @@ class LatentRanks:
         """Whether this process writes what is written once."""
         return self.rank == 0
 
-    def range_of(self, n_latents: int) -> range:
-        """Return the latents that this process holds, of all `n_latents`."""
-        return Part(self.rank + 1, self.size).range_of(n_latents)
+    def range_of(self, n_latents: int, rank: int | None = None) -> range:
+        """Return the latents, of all `n_latents`, that a rank holds; without `rank`, this one."""
+        return Part(1 + (self.rank if rank is None else rank), self.size).range_of(n_latents)
 
     def total(self, partial: Float[Tensor, "*entry"]) -> Float[Tensor, "*entry"]:
         """Return the sum over ranks, at least in float32. The gradient of `partial` is that of the sum, which every rank computes."""
@@ -49,6 +53,10 @@ class LatentRanks:
         """Return the rows of all ranks, in the order of the ranks. Their number may differ."""
         return rows
 
+    def from_rank(self, source: int, values: Shaped[Tensor, "*entry"]) -> Shaped[Tensor, "*entry"]:
+        """Return the values of one rank. Those of the others give shape, precision and device."""
+        return values
+
     def count(self, count: int) -> int:
         """Return the sum of a number over ranks."""
         return count
@@ -57,9 +65,17 @@ class LatentRanks:
         """Whether it is so on any rank."""
         return self.count(int(found)) > 0
 
-    def of_leader(self, number: int) -> int:
-        """Return the number of rank 0."""
-        return self.count(number if self.leads else 0)
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        self.count(0)
+
+    def join(self, name: str, **told: Any) -> None:
+        """On rank 0, outside of `together`: let the others do the same work, which this names, with what JSON can hold."""
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A piece of work in which all ranks know of themselves what comes next."""
+        yield
 
 
 ALONE = LatentRanks()
@@ -67,26 +83,24 @@ ALONE = LatentRanks()
 
 
 class GroupRanks(LatentRanks):
-    """A process among others of a torch process group."""
+    """A process among the others of its group."""
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        """Without `group`, all processes of the launcher."""
-        self.group = group
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+    def __init__(self, group: ProcessGroup) -> None:
+        self._group, self._together = group, False
+        self.rank, self.size = group.rank, group.size
         self.sent = 0
-        """Bytes that this process has sent: of an all-reduce as of a ring, 2 (size - 1) / size of its bytes."""
+        """Bytes that this process has sent: an all-reduce counted as that of a ring, 2 (size - 1) / size of its bytes."""
 
     def total(self, partial: Float[Tensor, "*entry"]) -> Float[Tensor, "*entry"]:
         return cast(Tensor, _Total.apply(partial, self))
 
-    @torch.no_grad()
     def sum(self, values: Shaped[Tensor, "*entry"]) -> Shaped[Tensor, "*entry"]:
         summed = values.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(summed, group=self.group)
+        with self._others():
+            distributed.all_reduce(summed)
         self.sent += 2 * (self.size - 1) * summed.nbytes // self.size
         return summed
 
-    @torch.no_grad()
     def gathered(self, rows: Shaped[Tensor, "row *entry"]) -> Shaped[Tensor, "all *entry"]:
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(rows)
@@ -95,13 +109,46 @@ class GroupRanks(LatentRanks):
         padded = rows.new_zeros(max(lengths), *rows.shape[1:])
         padded[: len(rows)] = rows.detach()
         found = [torch.empty_like(padded) for _ in lengths]
-        dist.all_gather(found, padded, group=self.group)
+        with self._others():
+            distributed.all_gather(found, padded)
         self.sent += (self.size - 1) * padded.nbytes
         return torch.cat([part[:length] for part, length in zip(found, lengths, strict=True)])
+
+    def from_rank(self, source: int, values: Shaped[Tensor, "*entry"]) -> Shaped[Tensor, "*entry"]:
+        own = self.rank == source
+        found = values.detach().contiguous() if own else torch.empty_like(values, memory_format=torch.contiguous_format)
+        with self._others():
+            # As bytes, since gloo does not know every precision.
+            distributed.broadcast(found.view(-1).view(torch.uint8), source)
+        self.sent += found.nbytes if own else 0
+        return found
 
     def count(self, count: int) -> int:
         # In main memory, so that no device is waited for.
         return int(self.sum(torch.tensor(count)))
+
+    def join(self, name: str, **told: Any) -> None:
+        if self.leads and not self._together:
+            self._group.broadcast({"name": name, **told})
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        before, self._together = self._together, True
+        try:
+            yield
+        finally:
+            self._together = before
+
+    @contextmanager
+    def _others(self) -> Iterator[None]:
+        """Say in one line that the others are gone, where they are."""
+        try:
+            yield
+        except (RuntimeError, ConnectionError) as error:
+            raise ResourceError(
+                f"torchrun: rank {self.rank} of {self.size} lost the others, which have ended ({error}); run the same command again to "
+                "continue from the last checkpoint"
+            ) from error
 
 
 class _Total(torch.autograd.Function):
@@ -110,8 +157,7 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx, partial: Tensor, ranks: GroupRanks) -> Tensor:
         ctx.dtype = partial.dtype
-        wide = torch.promote_types(partial.dtype, torch.float32)
-        return ranks.sum(partial.to(wide))
+        return ranks.sum(partial.to(torch.promote_types(partial.dtype, torch.float32)))
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
