@@ -72,7 +72,7 @@ def save_checkpoint(folder: Path, state: TrainState) -> Path:
                 tensors[f"{moment}/{name}"] = state.optimizer.state[parameter][moment]
     tensors["tokens_since_fired"] = state.tokens_since_fired
     tensors["rng"] = torch.get_rng_state()
-    final, file = folder / f"step_{state.step:08d}", _state_file(Part(ranks.rank + 1, ranks.size))
+    final, file = checkpoint_at(folder, state.step), _state_file(Part(ranks.rank + 1, ranks.size))
     with _folder_of_ranks(final, ranks) as partial:
         save_file(
             {
@@ -143,6 +143,16 @@ def _record(state: TrainState, source: dict[str, Any], digest: str | list[str]) 
 def checkpoints(folder: Path) -> list[Path]:
     """All complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step_*") if path.suffix != ".partial")
+
+
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Return the checkpoint after a step."""
+    return folder / f"step_{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was made."""
+    return int(checkpoint.name.removeprefix("step_"))
 
 
 def record_digest(record: dict[str, Any]) -> str:

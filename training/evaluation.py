@@ -10,10 +10,11 @@ from torch import Tensor
 from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.latent_ranks import ALONE, LatentRanks
 from crosscoder.dictionary.metrics import ReconstructionMeter, decoder_cosine, relative_norm
 from crosscoder.dictionary.views import View, view_rows
 
-from .sources import TokenSource
+from .sources import TrainingTokens
 
 EVALUATION_TOKENS = 8192
 """Held-out tokens that each evaluation during training reads; analysis reads all of them."""
@@ -26,13 +27,18 @@ class HeldOutMeter:
     tokens would bias it: fewer latents fire on them than on fresh tokens.
     """
 
-    def __init__(self, source: TokenSource, reads: View, calibration_tokens: int) -> None:
+    def __init__(
+        self, source: TrainingTokens, reads: View, calibration_tokens: int, ranks: LatentRanks = ALONE
+    ) -> None:
+        """`ranks`: those that measure together, on the tokens that rank 0 reads."""
         self.d_models = source.d_models
         self.reads: View = reads
         reader = source.held_out()
         # Evenly spaced, so that every text source has its share. Odd rows are for evaluation, even rows for calibration.
-        self.values = reader.gather(_spaced(1, reader.n_tokens, EVALUATION_TOKENS)).values
-        self.calibration = reader.gather(_spaced(0, reader.n_tokens, calibration_tokens)).values
+        self.values, self.calibration = (
+            ranks.from_rank(0, reader.gather(_spaced(first, reader.n_tokens, count)).values)
+            for first, count in ((1, EVALUATION_TOKENS), (0, calibration_tokens))
+        )
 
     def calibrate(self, crosscoder: Crosscoder, n_tokens: int | None = None) -> None:
         """Set the inference threshold on all calibration tokens, or on about `n_tokens` of them."""

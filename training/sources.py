@@ -50,15 +50,11 @@ class SourceState(TypedDict):
     """Tokens of the block (or of the pass) that were already returned."""
 
 
-@runtime_checkable
-class TokenSource(Protocol):
-    """Training tokens in a seeded random order, and held-out tokens."""
+class TrainingTokens(Protocol):
+    """What one training reads: training tokens in a seeded random order, and held-out tokens."""
 
     d_models: tuple[int, ...]
     """Width of each model."""
-
-    n_train_tokens: int
-    """Tokens of one pass. An upper bound for streamed activations, whose norm outliers are dropped during the pass."""
 
     def batches(
         self, batch_tokens: int, state: SourceState | None = None
@@ -77,6 +73,14 @@ class TokenSource(Protocol):
     def held_out(self) -> ActivationReader:
         """Reader of the tokens that are never trained on."""
         ...
+
+
+@runtime_checkable
+class TokenSource(TrainingTokens, Protocol):
+    """The tokens of a run, for all of its trainings."""
+
+    n_train_tokens: int
+    """Tokens of one pass. An upper bound for streamed activations, whose norm outliers are dropped during the pass."""
 
     def reordered(self, seed: int) -> Self:
         """The same source with its passes in the order of another seed, and the same tokens held out."""

@@ -26,8 +26,8 @@ from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
 
-RESULT_NEUTRAL_SETTINGS = ("output", "wandb", "threads", "training.log_every")
-"""Settings that change no result: the folder, the logging, the number of threads."""
+RESULT_NEUTRAL_SETTINGS = ("output", "wandb", "threads", "training.log_every", "training.latent_shards")
+"""Settings that change no result, or only its rounding: the folder, the logging, the number of threads and of processes."""
 
 ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "discovery", "survey")
 """Settings of the analysis, the controls, the search for changed behaviors and the survey: they change neither activations nor the dictionary's weights."""
