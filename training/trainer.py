@@ -20,7 +20,7 @@ from crosscoder.errors import DivergedError, FormatError
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import MetricsLog, WandbRun
 from crosscoder.runtime.device import compute_dtype, resolve_device
-from crosscoder.runtime.interrupts import stop_between_steps
+from crosscoder.runtime.interrupts import StopRequested, stop_between_steps
 
 from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from .divergence import ended_worse, exploded, worst_error
@@ -141,21 +141,30 @@ class Trainer:
         batches = self.source.batches(batch_tokens, cast("SourceState | None", self.state.source))
         with stop_between_steps() as stopping, tqdm(total=steps * batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
+            terms = None
             while self.state.step < steps:
-                with self.waiting.for_data():
-                    values, source_state = next(batches)
+                try:
+                    with self.waiting.for_data():
+                        values, source_state = next(batches)
+                except StopRequested:
+                    self._stop(terms)
                 terms, l0 = self.step(values.to(self.device))
                 self.state.source = dict(source_state)
                 bar.update(len(values))
                 self._after_step(terms, l0, bar, last=self.state.step == steps)
                 if stopping():
-                    self._require_finite(terms)
-                    self._save_checkpoint()
-                    raise KeyboardInterrupt
+                    self._stop(terms)
         crosscoder = self.state.crosscoder
         self.held_out.calibrate(crosscoder)
         self.metrics.finish()
         return crosscoder.eval()
+
+    def _stop(self, terms: LossTerms | None) -> NoReturn:
+        """End the training between two steps. `terms`: those of the last step of this process; None if it made none."""
+        if terms is not None:
+            self._require_finite(terms)
+            self._save_checkpoint()
+        raise KeyboardInterrupt
 
     def _initialize(self) -> None:
         """Initialize the weights and the normalization for the first step."""
