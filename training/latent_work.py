@@ -18,15 +18,16 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.run.settings_record import read_settings
 from crosscoder.run.tracking import WandbRun
 
+from .inputs import set_threads
 from .latent_division import TASK, AwaitedTokens, told_facts
 from .trainer import Trainer
-
-TASKS = (TASK, "measure", "reconstruct", "save")
-"""Names of the tasks that a `LatentHelper` carries out."""
 
 
 class LatentHelper:
     """A rank that holds a range of the latents of the dictionary that rank 0 trains."""
+
+    TASKS = (TASK, "measure", "reconstruct", "save")
+    """Names of the tasks that it carries out."""
 
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
@@ -54,5 +55,6 @@ class LatentHelper:
         self._trainer = None
         folder = RunFolder(Path(task["output"]))
         config = read_settings(task["settings"], folder.manifest, folder.path)
+        set_threads(config)
         self._trainer = Trainer(config, AwaitedTokens(told_facts(task)), folder, WandbRun(None))
         self._trainer.fit()

@@ -22,7 +22,7 @@ from crosscoder.errors import DivergedError, FormatError
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import MetricsLog, WandbRun
 from crosscoder.runtime.device import compute_dtype, resolve_device
-from crosscoder.runtime.interrupts import stop_between_steps
+from crosscoder.runtime.interrupts import StopRequested, stop_between_steps
 
 from .checkpoints import TrainState, checkpoint_at, checkpoints, load_checkpoint, save_checkpoint, step_of
 from .clipping import clip_gradients
@@ -155,22 +155,31 @@ class Trainer:
         batches = self.source.batches(batch_tokens, cast("SourceState | None", self.state.source))
         with stop_between_steps() as stopping, tqdm(total=steps * batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
+            terms = None
             while self.state.step < steps:
-                with self.waiting.for_data():
-                    values, source_state = next(batches)
+                try:
+                    with self.waiting.for_data():
+                        values, source_state = next(batches)
+                except StopRequested:
+                    self._stop(terms)
                 terms, l0 = self.step(self.ranks.from_rank(0, values.to(self.device)))
                 self.state.source = dict(source_state)
                 bar.update(len(values))
                 self._after_step(terms, l0, bar, last=self.state.step == steps)
                 if self.ranks.any(stopping()):
-                    self._require_finite(terms)
-                    self._save_checkpoint()
-                    raise KeyboardInterrupt
+                    self._stop(terms)
         crosscoder = self.state.crosscoder
         self.held_out.calibrate(crosscoder)
         if self.ranks.leads:
             self.metrics.finish()
         return crosscoder.eval()
+
+    def _stop(self, terms: LossTerms | None) -> NoReturn:
+        """End the training between two steps. `terms`: those of the last step of this process; None if it made none."""
+        if terms is not None:
+            self._require_finite(terms)
+            self._save_checkpoint()
+        raise KeyboardInterrupt
 
     def _newest_checkpoint(self) -> Path | None:
         """Return the newest checkpoint that rank 0 sees; None if there is none."""

@@ -96,7 +96,7 @@ def run(target: Target, overrides: Overrides = None) -> None:
     run_all(load_settings(target, overrides), named_by=run_folder_of(target))
 
 
-@_verb
+@functools.partial(_verb, alone_with="part")
 def harvest(
     target: Target,
     overrides: Overrides = None,

@@ -168,14 +168,18 @@ class RunFolder(RunPaths):
             yield
 
     @contextmanager
-    def locked_part(self, part: Part) -> Iterator[None]:
+    def locked_part(self, part: Part, *, led: bool = False) -> Iterator[None]:
         """Keep other processes from the same part of the work inside the block, and from the run as a whole; other parts are free.
+
+        Args:
+            led: The process that works in the run has assigned the part to this one.
 
         Raises:
             InUseError: Another process works on this part, or in the run.
         """
         with ExitStack() as stack:
-            stack.enter_context(self.locked(shared=True))
+            if not led:
+                stack.enter_context(self.locked(shared=True))
             wait = f"works on part {part.number} of {part.of}; wait until it ends"
             stack.enter_context(self._held(f".part-{part.number}-of-{part.of}.lock", wait))
             yield
