@@ -228,7 +228,11 @@ def _read_tensors(
     parts: dict[str, list[Tensor]] = {}
     for index, expected in enumerate(digests):
         part = Part(index + 1, len(digests))
-        held, wanted, file = part.range_of(crosscoder.config.n_latents), crosscoder.latents, path / _state_file(part)
+        held, wanted, file = (
+            part.range_of(crosscoder.config.n_latents),
+            crosscoder.latents,
+            path / _state_file(part),
+        )
         begin, end = max(held.start, wanted.start) - held.start, min(held.stop, wanted.stop) - held.start
         if begin >= end and index > 0:
             continue

@@ -188,7 +188,8 @@ def dense_forward(
     # How many of the first latents this process holds, for each nested size.
     held = [max(0, size - crosscoder.latents.start) for size in nested]
     nested_errors = tuple(
-        normalized - (ranks.total(latents[:, :size] @ crosscoder.W_dec[:size]) + crosscoder.b_dec).to(normalized.dtype)
+        normalized
+        - (ranks.total(latents[:, :size] @ crosscoder.W_dec[:size]) + crosscoder.b_dec).to(normalized.dtype)
         for size in held
     )
     return DensePass(crosscoder, normalized, error, norms, nested_errors, pre_latents, latents)
@@ -214,7 +215,12 @@ class Forward:
         config = self.crosscoder.config
         path = (
             choose_path(
-                config.sparsity, k, config.n_latents, self.dtype, normalized.device, self.crosscoder.ranks.size
+                config.sparsity,
+                k,
+                config.n_latents,
+                self.dtype,
+                normalized.device,
+                self.crosscoder.ranks.size,
             )
             if self.path == "auto"
             else self.path

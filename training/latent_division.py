@@ -75,7 +75,11 @@ class TokenFacts:
 def announce(ranks: LatentRanks, folder: RunFolder, config: RunConfig, source: TrainingTokens) -> None:
     """On rank 0: let the other ranks make a trainer for the same dictionary."""
     if ranks.leads and not ranks.alone:
-        told = {"output": str(folder.path), "settings": plain_settings(config), "tokens": asdict(TokenFacts.of(source))}
+        told = {
+            "output": str(folder.path),
+            "settings": plain_settings(config),
+            "tokens": asdict(TokenFacts.of(source)),
+        }
         ranks.join(TASK, **told)
 
 

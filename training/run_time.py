@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
-from crosscoder.config import CachedActivations, RunConfig, StreamedActivations, WandbConfig
+from crosscoder.config import CachedActivations, ControlsConfig, RunConfig, StreamedActivations, WandbConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.crosscoder import Crosscoder
@@ -36,6 +36,7 @@ from .evaluation import EVALUATION_TOKENS, decoder_histograms
 from .harvest import plan_shards
 from .loaded_dictionary import load_dictionary
 from .memory import lacks_memory, training_memory
+from .rank_plan import config_of_rank, rank_lines
 from .recipe import LEAST_STEPS, RATE_SCALE
 from .schedules import n_steps
 from .sources import CachedSource, TokenSource
@@ -95,6 +96,8 @@ class Measured(NamedTuple):
     times: list[StageTime]
     crosscoder: Crosscoder
     """After the measured steps; calibrated, to measure on it what reads a dictionary."""
+    step_seconds: float = 0.0
+    """Of one step at the end of the training."""
 
 
 def measured_source(values: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> CachedSource:
@@ -148,7 +151,12 @@ def time_section(
     behaviors: Sequence[Behavior],
     reading: MeasureReading | None,
 ) -> dict[str, list[str]]:
-    """The section with the time of each stage, and the sum. Nothing is measured where the memory does not suffice."""
+    """The section with the time of each stage, and the sum. Nothing is measured where the memory does not suffice.
+
+    Where ranks divide the latents, the share of one is measured, and a second section says what the division costs.
+    """
+    if config.training.latent_shards > 1 and config.crosscoder.load is None:
+        return _divided_section(config, source, n_train, n_held_out)
     warnings: list[str] = []
     if config.crosscoder.load is None:
         warning = too_few_steps(config, source.d_models)
@@ -179,6 +187,23 @@ def time_section(
             f"in all   about {duration(total)}, from a few measured steps of each stage; report and page take seconds",
             *warnings,
         ]
+    }
+
+
+def _divided_section(
+    config: RunConfig, source: TokenSource, n_train: int, n_held_out: int
+) -> dict[str, list[str]]:
+    """The sections on a training whose latents are divided over ranks."""
+    share, n_ranks, step_seconds = config_of_rank(config), config.training.latent_shards, None
+    share = share.model_copy(update={"controls": ControlsConfig.none()})
+    if not lacks_memory(training_memory(config, source.d_models, 0, n_train, n_held_out)):
+        step_seconds = training_times(share, source, n_held_out).step_seconds
+    return {
+        f"{n_ranks} ranks": rank_lines(config, source.d_models, step_seconds),
+        "time": [
+            "not estimated for the other stages: the training depends on the connection between the ranks, and the analysis on rank 0 alone, "
+            "which reads the whole dictionary",
+        ],
     }
 
 
@@ -243,7 +268,7 @@ def training_times(
             times.append(_of_controls(found, config, source))
         crosscoder = trainer.state.crosscoder
         trainer.held_out.calibrate(crosscoder)
-        return Measured(times, crosscoder.eval())
+        return Measured(times, crosscoder.eval(), late)
 
 
 def splice_time(

@@ -52,6 +52,7 @@ class SourceState(TypedDict):
     """Tokens of the block (or of the pass) that were already returned."""
 
 
+@runtime_checkable
 class TrainingTokens(Protocol):
     """What one training reads: training tokens in a seeded random order, and held-out tokens."""
 

@@ -27,6 +27,7 @@ from .controls import train_controls
 from .evaluation import HeldOutMeter
 from .harvest_parts import folder_of_part, harvest_part, join_parts, parts_of_group, require_joined
 from .inputs import pinned_text, read_inputs, set_threads
+from .latent_division import latent_ranks
 from .loaded_dictionary import load_dictionary
 from .memory import require_memory
 from .rank_work import harvest_over_ranks, train_over_ranks
@@ -85,8 +86,15 @@ def join(config: RunConfig) -> None:
     require_joined(RunFolder.create(config.output, config))
 
 
+def check_processes(config: RunConfig) -> None:
+    """Check, before any long work, that as many processes are at work as share a dictionary. Raises ConfigError otherwise."""
+    if config.crosscoder.load is None:
+        latent_ranks(config)
+
+
 def train(config: RunConfig) -> None:
     """Train the dictionary, resuming an interrupted run of the same folder. Harvests first if needed."""
+    check_processes(config)
     set_threads(config)
     check_texts(config)
     folder = RunFolder.create(config.output, config)
@@ -128,6 +136,7 @@ def train(config: RunConfig) -> None:
 
 def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> Sweep:
     """Train at several k and widths, and choose the smallest at which the explained difference levels off."""
+    check_processes(config)
     set_threads(config)
     check_texts(config)
     if config.crosscoder.load is not None:

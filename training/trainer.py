@@ -216,14 +216,19 @@ class Trainer:
         state, before = self.state, self.state.divisions[-1][1] if self.state.divisions else 1
         if before == self.ranks.size:
             return
-        state.divisions = [*(state.divisions or ([(0, 1)] if state.step else [])), (state.step, self.ranks.size)]
+        state.divisions = [
+            *(state.divisions or ([(0, 1)] if state.step else [])),
+            (state.step, self.ranks.size),
+        ]
         if self.ranks.leads:
             if state.step:
                 logger.info(
                     "train: latents were divided over %d ranks, and are over %d from step %d on; results agree up to rounding",
                     before, self.ranks.size, state.step,
                 )  # fmt: skip
-            self.folder.update_manifest("latent_shards", {f"from_step_{step}": n for step, n in state.divisions})
+            self.folder.update_manifest(
+                "latent_shards", {f"from_step_{step}": n for step, n in state.divisions}
+            )
 
     def step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, Float[Tensor, ""]]:
         """Make one update; return its loss terms and L0. Reads nothing back from the device unless the sparsity kind needs it."""

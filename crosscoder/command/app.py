@@ -322,8 +322,20 @@ def plot(
 
 
 @_verb
-def doctor(target: Target, overrides: Overrides = None) -> None:
+def doctor(
+    target: Target,
+    overrides: Overrides = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="print what each of so many processes would need if they shared the latents of a dictionary (training.latent_shards)",
+        ),
+    ] = None,
+) -> None:
     """Check models, hookpoint, memory and disk before a run."""
+    if ranks is not None:
+        overrides = [*(overrides or ()), f"training.latent_shards={ranks}"]
     config = load_settings(target, overrides)
     behaviors = load_behaviors(config.behaviors, named_by=run_folder_of(target))
     reading = module("analysis.stage_times").stage_times

@@ -241,7 +241,9 @@ class Crosscoder(nn.Module):
 
         def held(first: int, count: int) -> slice:
             """Places of those of `count` latents from `first` that this process holds."""
-            ends = (min(max(end - self.latents.start, 0), len(self.latents)) for end in (first, first + count))
+            ends = (
+                min(max(end - self.latents.start, 0), len(self.latents)) for end in (first, first + count)
+            )
             return slice(*ends)
 
         columns = torch.arange(config.width, device=decoder.device).split(list(config.d_models))
@@ -252,7 +254,9 @@ class Crosscoder(nn.Module):
                     decoder[exclusive, int(other[0]) : int(other[-1]) + 1] = 0
                     encoder[int(other[0]) : int(other[-1]) + 1, exclusive] = 0
         if n_tied:
-            rows = decoder[held(len(columns) * n_exclusive, n_tied)].unflatten(1, (len(columns), config.d_models[0]))
+            rows = decoder[held(len(columns) * n_exclusive, n_tied)].unflatten(
+                1, (len(columns), config.d_models[0])
+            )
             rows.copy_(rows.mean(dim=1, keepdim=True).expand_as(rows))
 
     def constrain_gradients(self) -> None:

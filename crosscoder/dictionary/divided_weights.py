@@ -54,7 +54,10 @@ def whole_blocks(crosscoder: Crosscoder) -> Iterator[tuple[str, Iterator[Tensor]
     """Yield the name of each tensor, sorted, and its blocks. Every rank has to go through all of them."""
     state, n_latents = crosscoder.state_dict(), crosscoder.config.n_latents
     for name in sorted(state):
-        yield name, blocks_of_whole(state[name].detach(), LATENT_DIMENSION.get(name), n_latents, crosscoder.ranks)
+        yield (
+            name,
+            blocks_of_whole(state[name].detach(), LATENT_DIMENSION.get(name), n_latents, crosscoder.ranks),
+        )
 
 
 def give_weights(crosscoder: Crosscoder) -> None:

@@ -49,7 +49,7 @@ class LatentRanks:
         """Return the sum over ranks, without a gradient."""
         return values
 
-    def gathered(self, rows: Shaped[Tensor, "row *entry"]) -> Shaped[Tensor, "all *entry"]:
+    def gathered(self, rows: Shaped[Tensor, "row ..."]) -> Shaped[Tensor, "all_rows ..."]:
         """Return the rows of all ranks, in the order of the ranks. Their number may differ."""
         return rows
 
@@ -90,6 +90,8 @@ class GroupRanks(LatentRanks):
         self.rank, self.size = group.rank, group.size
         self.sent = 0
         """Bytes that this process has sent: an all-reduce counted as that of a ring, 2 (size - 1) / size of its bytes."""
+        self.calls = 0
+        """Exchanges so far."""
 
     def total(self, partial: Float[Tensor, "*entry"]) -> Float[Tensor, "*entry"]:
         return cast(Tensor, _Total.apply(partial, self))
@@ -101,7 +103,7 @@ class GroupRanks(LatentRanks):
         self.sent += 2 * (self.size - 1) * summed.nbytes // self.size
         return summed
 
-    def gathered(self, rows: Shaped[Tensor, "row *entry"]) -> Shaped[Tensor, "all *entry"]:
+    def gathered(self, rows: Shaped[Tensor, "row ..."]) -> Shaped[Tensor, "all_rows ..."]:
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(rows)
         lengths = self.sum(lengths).tolist()
@@ -116,7 +118,11 @@ class GroupRanks(LatentRanks):
 
     def from_rank(self, source: int, values: Shaped[Tensor, "*entry"]) -> Shaped[Tensor, "*entry"]:
         own = self.rank == source
-        found = values.detach().contiguous() if own else torch.empty_like(values, memory_format=torch.contiguous_format)
+        found = (
+            values.detach().contiguous()
+            if own
+            else torch.empty_like(values, memory_format=torch.contiguous_format)
+        )
         with self._others():
             # As bytes, since gloo does not know every precision.
             distributed.broadcast(found.view(-1).view(torch.uint8), source)
@@ -141,7 +147,8 @@ class GroupRanks(LatentRanks):
 
     @contextmanager
     def _others(self) -> Iterator[None]:
-        """Say in one line that the others are gone, where they are."""
+        """Count an exchange, and say in one line that the others are gone, where they are."""
+        self.calls += 1
         try:
             yield
         except (RuntimeError, ConnectionError) as error:

@@ -28,21 +28,29 @@ class _Kth(NamedTuple):
     """How many of the scores that equal it are among the k largest."""
 
 
-def mask_largest_over_ranks(
+class Largest(NamedTuple):
+    """The largest scores of each group, of those on this rank."""
+
+    mask: Bool[Tensor, " entry"]
+    smallest: Float[Tensor, " group"]
+    """The smallest that is kept on any rank."""
+
+
+def largest_over_ranks(
     scores: Float[Tensor, " entry"],
     group: Int64[Tensor, " entry"] | None,
     n_groups: int,
     keep: int,
     ranks: LatentRanks,
-) -> Bool[Tensor, " entry"]:
-    """Return a mask of the `keep` largest scores of each group over all ranks (all if there are fewer).
+) -> Largest:
+    """Find the `keep` largest scores of each group over all ranks (all if there are fewer).
 
     Args:
         scores: Positive, sorted by group; ties go to the earlier entry, on the lower rank.
         group: Group of each entry, e.g. its token; None: there is one group.
     """
     if keep == 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
+        return Largest(torch.zeros_like(scores, dtype=torch.bool), scores.new_zeros(n_groups))
     bits, group = _bits(scores), _or_one_group(group, scores)
     kth = _kth_largest(scores, group, n_groups, keep, ranks)
     limit = kth.bits[group]
@@ -53,7 +61,8 @@ def mask_largest_over_ranks(
     place = torch.cat([equal.new_zeros(1, dtype=torch.int64), equal.cumsum(0)])
     first = torch.searchsorted(group, torch.arange(n_groups, device=group.device))
     number = place[1:] - place[first][group]
-    return above | (equal & (number <= (kth.ties - earlier)[group]))
+    mask = above | (equal & (number <= (kth.ties - earlier)[group]))
+    return Largest(mask, _floats(kth.bits, scores.dtype))
 
 
 def kth_largest_over_ranks(scores: Float[Tensor, " entry"], k: int, ranks: LatentRanks) -> float:

@@ -19,7 +19,7 @@ from ..config import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
 from ..config.open_settings import chosen
 from ..errors import FormatError
 from .latent_ranks import ALONE, LatentRanks
-from .selection_over_ranks import mask_largest_over_ranks
+from .selection_over_ranks import largest_over_ranks
 from .sparse_latents import SparseLatents
 from .topk_selection import PreLatents, TokenSelection, kth_largest, pre_latent_bounds
 
@@ -191,8 +191,10 @@ def keep_largest_of_tokens(
     """Return rectified pre-latents with the `keep` largest scores of each token (all if there are fewer), and 0 elsewhere."""
     scores = (rectified * norms).detach()
     if not ranks.alone:
+        if keep >= ranks.count(scores.shape[1]):
+            return rectified
         token, latent = (scores > 0).nonzero(as_tuple=True)
-        largest = mask_largest_over_ranks(scores[token, latent], token, len(scores), keep, ranks)
+        largest = largest_over_ranks(scores[token, latent], token, len(scores), keep, ranks).mask
         return rectified * torch.zeros_like(scores, dtype=torch.bool).index_put((token, latent), largest)
     indices = scores.topk(min(keep, scores.shape[1]), dim=1, sorted=False).indices
     return torch.zeros_like(rectified).scatter(1, indices, rectified.gather(1, indices))
@@ -208,7 +210,7 @@ def mask_largest(
     """
     if not ranks.alone:
         latent, token = (scores.T > 0).nonzero(as_tuple=True)
-        largest = mask_largest_over_ranks(scores[token, latent], None, 1, keep, ranks)
+        largest = largest_over_ranks(scores[token, latent], None, 1, keep, ranks).mask
         return torch.zeros_like(scores, dtype=torch.bool).index_put((token, latent), largest)
     n_tokens, n_latents = scores.shape
     keep = min(keep, scores.numel())

@@ -20,7 +20,7 @@ from .latent_ranks import ALONE, LatentRanks
 from .selection_over_ranks import (
     kth_largest_of_rows_over_ranks,
     kth_largest_over_ranks,
-    mask_largest_over_ranks,
+    largest_over_ranks,
 )
 from .sparse_latents import SparseLatents, gpu_kernels
 
@@ -158,13 +158,12 @@ class BatchSelection:
             self._predict_bound(threshold)
         return entries.sparse_latents(pre_latents)
 
-    def _largest(
-        self, scores: Float[Tensor, " entry"], keep: int
-    ) -> tuple[Bool[Tensor, " entry"], float]:
+    def _largest(self, scores: Float[Tensor, " entry"], keep: int) -> tuple[Bool[Tensor, " entry"], float]:
         """Return a mask of the `keep` largest of more scores, and the smallest of them."""
-        threshold = kth_largest(scores, keep, self._ranks)
         if not self._ranks.alone:
-            return mask_largest_over_ranks(scores, None, 1, keep, self._ranks), threshold
+            mask, smallest = largest_over_ranks(scores, None, 1, keep, self._ranks)
+            return mask, float(smallest)
+        threshold = kth_largest(scores, keep)
         above, equal = scores > threshold, scores == threshold
         return above | (equal & (equal.cumsum(0) <= keep - above.sum())), threshold
 
@@ -198,7 +197,7 @@ class TokenSelection:
         chosen = (
             mask_largest_per_token(found, scores, keep)
             if self._ranks.alone
-            else mask_largest_over_ranks(scores, found.token, found.shape[0], keep, self._ranks)
+            else largest_over_ranks(scores, found.token, found.shape[0], keep, self._ranks).mask
         )
         return SparseLatents(found.token[chosen], found.latent[chosen], found.value[chosen], found.shape)
 

@@ -108,9 +108,17 @@ def test_a_step_of_two_ranks_is_that_of_one(divided: list[dict[str, dict[str, Te
         if dimension is None:
             for part in parts:
                 assert torch.equal(part[result], parts[0][result]), f"{result} is alike on all ranks"
-        whole = parts[0][result] if dimension is None else torch.cat([part[result] for part in parts], dim=dimension)
-        torch.testing.assert_close(whole, expected, rtol=1e-9, atol=1e-12, msg=lambda text, name=result: f"{name}: {text}")
-    clipped = torch.stack([alone[key].square().sum() for key in alone if key.startswith("gradient")]).sum().sqrt()
+        whole = (
+            parts[0][result]
+            if dimension is None
+            else torch.cat([part[result] for part in parts], dim=dimension)
+        )
+        torch.testing.assert_close(
+            whole, expected, rtol=1e-9, atol=1e-12, msg=lambda text, name=result: f"{name}: {text}"
+        )
+    clipped = (
+        torch.stack([alone[key].square().sum() for key in alone if key.startswith("gradient")]).sum().sqrt()
+    )
     assert float(clipped) == pytest.approx(CLIPPED, rel=1e-6), "the clip is active"
 
 

@@ -58,14 +58,20 @@ def selected(rank: int, size: int) -> dict[str, Tensor]:
         for keep in KEPT:
             select = BatchSelection(**given)
             for turn in range(2):  # the second begins with the bound that the first predicts
-                found[f"batch {case} {keep} {turn}"] = select(pre_latents_of(values), norms, keep * N_TOKENS // 2).dense()
-            found[f"token {case} {keep}"] = TokenSelection(**given)(pre_latents_of(values), norms, keep).dense()
+                found[f"batch {case} {keep} {turn}"] = select(
+                    pre_latents_of(values), norms, keep * N_TOKENS // 2
+                ).dense()
+            found[f"token {case} {keep}"] = TokenSelection(**given)(
+                pre_latents_of(values), norms, keep
+            ).dense()
             mask = mask_largest(rectified * norms, keep * N_TOKENS // 2, **given)
             found[f"dense batch {case} {keep}"] = rectified * mask
             found[f"dense token {case} {keep}"] = keep_largest_of_tokens(rectified, norms, keep, **given)
             if keep:
                 flat = (rectified * norms).flatten()
-                found[f"threshold {case} {keep}"] = torch.tensor(threshold_for(flat, keep * N_TOKENS // 2, **given))
+                found[f"threshold {case} {keep}"] = torch.tensor(
+                    threshold_for(flat, keep * N_TOKENS // 2, **given)
+                )
     return found
 
 
