@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 TIMEOUT = 240
 """Seconds after which a group counts as stuck."""
@@ -22,7 +22,7 @@ class Group:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         context = get_context("spawn")
-        self._ends: list[Connection] = []
+        self._ends: list[Any] = []
         self.processes = []
         for rank in range(size):
             here, there = context.Pipe()
@@ -53,10 +53,9 @@ class Group:
             ready = wait(list(missing), TIMEOUT)
             assert ready, f"ranks {sorted(missing.values())} do not answer"
             for end in ready:
-                assert isinstance(end, Connection)
-                succeeded, result = end.recv()
+                succeeded, result = cast(Connection, end).recv()
                 assert succeeded, result
-                results[missing.pop(end)] = result
+                results[missing.pop(cast(Any, end))] = result
         return results
 
     def end(self) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
 from crosscoder.config.open_settings import chosen, with_value
+from crosscoder.dictionary.topk_selection import SAMPLED_TOKENS
 from crosscoder.dictionary.views import crosscoder_config
 
 from .memory import n_latents_of_rank
@@ -81,10 +82,13 @@ def step_traffic(config: RunConfig, d_models: tuple[int, ...], *, dead: bool) ->
             sent["selection"] = reduced(_COUNT) + radix + ties
             calls += _BYTES_OF_SCORE + 3
         case TopK():
-            radix = _BYTES_OF_SCORE * reduced(_INTEGER * _DIGITS * n_rows)
             ties = reduced(_COUNT * n_ranks) + (n_ranks - 1) * _INTEGER * n_rows
-            sent["selection"] = radix + ties + reduced(_COUNT * n_rows)
-            calls += 2 * _BYTES_OF_SCORE + 6
+            sent["selection"] = reduced(_COUNT) + ties
+            # Of a sample of the tokens, for the bound of the search, and of all.
+            for n_tokens in (min(SAMPLED_TOKENS, n_rows), n_rows):
+                radix = _BYTES_OF_SCORE * reduced(_INTEGER * _DIGITS * n_tokens)
+                sent["selection"] += radix + reduced(_COUNT * n_tokens)
+            calls += 2 * _BYTES_OF_SCORE + 5
         case ReLU():
             sent["penalty"], calls = reduced(_REAL), calls + 1
         case JumpReLU():

@@ -35,7 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "difference": {"reads": "difference"},
     "again": {"n_latents": 129, **EARLY_DEATH},
 }
-CASES = {name: {**SMALL, **case} for name, case in CASES.items()}
+CASES = {name: {**SMALL, "steps": 12 if "k_anneal" in case else 6, **case} for name, case in CASES.items()}
 
 LONG = {**SMALL, "steps": 100, "evaluate_every": 50, "checkpoint_every": 50}
 
@@ -194,7 +194,7 @@ PLANNED: dict[str, dict[str, Any]] = {
     "jumprelu": {"sparsity": KINDS["jumprelu"]},
     "pooled": {"reads": "pooled"},
     "dead": {"n_latents": 129, "auxiliary": {"k": 128, "dead_after_tokens": 63}, "k_anneal": 0.0},
-    "no AuxK": {"auxiliary": {"coefficient": 0.0}},
+    "no AuxK": {"auxiliary": {"coefficient": 0.0, "k": 8, "dead_after_tokens": 200_000}},
 }
 
 
@@ -205,12 +205,14 @@ def costs(two_ranks: Group, place: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", PLANNED)
 def test_each_rank_sends_what_the_plan_says(costs: list[dict[str, Any]], name: str) -> None:
-    config = run_config(Path("run"), latent_shards=2, **{**SMALL, **PLANNED[name]})
+    settings = {**SMALL, **PLANNED[name]}
+    config = divided(Path("run"), **settings)
+    config = config.model_copy(update={"training": config.training.model_copy(update={"latent_shards": 2})})
     traffic = step_traffic(config, (48, 48), dead=name == "dead")
     for cost in costs:
         assert cost[name]["sent"] == sum(traffic.sent.values())
         assert cost[name]["calls"] == traffic.calls
-    reconstruction = 64 * 96 * 4 * (2 if name == "pooled" else 1)
+    reconstruction = 64 * 96 * 4  # of pooled models: twice the rows, half as wide
     assert traffic.sent["reconstruction"] == reconstruction * (3 if name == "nested" else 1)
 
 
