@@ -7,6 +7,7 @@ it: with the defaults of glibc, peaks were between 0.95 and 1.35 times the estim
 Where ranks divide the latents (`training.latent_shards`), the estimate is that of rank 0, which alone reads the tokens.
 """
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from crosscoder.dictionary.topk_selection import block_bytes
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ResourceError
 from crosscoder.runtime.device import compute_dtype, resolve_device
+from crosscoder.runtime.process_group import process_group
 
 from .evaluation import EVALUATION_TOKENS
 from .forward import choose_path
@@ -134,21 +136,27 @@ def lacks_memory(memory: Memory) -> bool:
 
 
 def require_memory(config: RunConfig, d_models: tuple[int, ...], n_train: int, n_held_out: int) -> None:
-    """Check, before anything is allocated, that weights, gradients and moments alone fit into the memory of the machine. They are known
-    exactly; the rest of the estimate is not, so it refuses nothing.
+    """Check, before anything is allocated, that weights, gradients and moments alone fit into the memory that this process has: that of the
+    machine, or of its GPU, divided by the ranks there, each of which trains a dictionary. They are known exactly; the rest of the estimate is
+    not, so it refuses nothing.
 
     Raises:
         ResourceError: They do not fit.
     """
     parts = training_memory(config, d_models, 0, n_train, n_held_out).parts
     needed, machine = parts["weights"] + parts["gradients and moments"], machine_memory()
+    ranks = process_group().local_size
     if resolve_device("training.device", config.training.device).type == "cuda":
         machine = torch.cuda.mem_get_info()[1]
-    if machine is not None and needed > machine:
+        ranks = math.ceil(ranks / torch.cuda.device_count())
+    if machine is not None and needed > machine / ranks:
+        has = f"the machine has {machine / 1e9:.3g} GB"
+        shared, fewer = (f" for {ranks} ranks", ", or start fewer ranks") if ranks > 1 else ("", "")
+        if config.training.latent_shards > 1:
+            fewer = ", or divide them over more machines"
         raise ResourceError(
             f"crosscoder.n_latents: a dictionary of {config.crosscoder.n_latents} latents needs {needed / 1e9:.3g} GB for weights, gradients "
-            f"and moments{_on_each(config)}, and the machine has {machine / 1e9:.3g} GB; lower crosscoder.n_latents, or divide them over more "
-            "processes with training.latent_shards"
+            f"and moments{_on_each(config)}, and {has}{shared}; lower crosscoder.n_latents{fewer}"
         )
 
 

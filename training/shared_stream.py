@@ -10,8 +10,8 @@ none, goes on computing its share for the others (`finish`).
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor, distributed
+from jaxtyping import Float
+from torch import Tensor
 
 from crosscoder.runtime.process_group import ProcessGroup
 
@@ -81,13 +81,7 @@ class SharedBlocks:
             rows = torch.empty(sum(lengths[source]), self._width, dtype=self._dtype)
             if source == rank and computed:
                 torch.cat(computed, out=rows)
-            if len(rows):
-                distributed.broadcast(_as_bytes(rows), source)
+            self._group.broadcast_tensor(rows, source)
             for place, found in zip(places[source::size], rows.split(lengths[source]), strict=True):
                 place.copy_(found)
         return buffer
-
-
-def _as_bytes(rows: Float[Tensor, "token width"]) -> UInt8[Tensor, "token byte"]:
-    """View rows as bytes, since gloo does not know every precision."""
-    return rows.view(torch.uint8)

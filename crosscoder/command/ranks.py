@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..runtime.parts import launched_as
 from .packages import module
@@ -42,7 +43,9 @@ def lead_or_assist(verb: Callable[[], None]) -> None:
         try:
             verb()
         finally:
-            work.announce_end()
+            # Without the store, the others have ended, and what the verb raised says more.
+            with suppress(RuntimeError):
+                work.announce_end()
 
 
 def _log_as(rank: int) -> None:

@@ -14,7 +14,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+from jaxtyping import Shaped
+from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -82,6 +83,12 @@ class ProcessGroup:
         found = torch.tensor(int(flag))
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return bool(found)
+
+    def broadcast_tensor(self, values: Shaped[Tensor, "*shape"], source: int) -> None:
+        """Replace a tensor in main memory by that of the rank `source`, which has the same shape and precision."""
+        if self._store is not None and values.numel():
+            # As bytes, because gloo does not know every precision.
+            distributed.broadcast(values.view(torch.uint8), source)
 
     def _next_call(self) -> str:
         self._n_calls += 1
