@@ -34,8 +34,20 @@ def settings(tmp_path: Path) -> Path:
 
 
 def words(settings: Path, name: str, *more: str) -> list[str]:
-    controls = [f"controls.{control}={value}" for control, value in (("seeds", 0), ("shuffled", "false"), ("identity", "false"))]
-    return ["-m", "crosscoder", "train", str(settings), f"output={settings.parent / name}", "threads=1", *controls, *more]
+    controls = [
+        f"controls.{control}={value}"
+        for control, value in (("seeds", 0), ("shuffled", "false"), ("identity", "false"))
+    ]
+    return [
+        "-m",
+        "crosscoder",
+        "train",
+        str(settings),
+        f"output={settings.parent / name}",
+        "threads=1",
+        *controls,
+        *more,
+    ]
 
 
 def test_two_processes_train_what_one_does(settings: Path) -> None:
@@ -82,7 +94,11 @@ def test_a_killed_rank_ends_the_others_and_the_run_continues(settings: Path) -> 
     assert run.returncode != 0
     assert "Traceback" not in "".join(line for line in said.splitlines() if "rank 0" in line)
     newest = checkpoints(folder)[-1]
-    assert sorted(file.name for file in newest.iterdir()) == ["state.1-of-2.safetensors", "state.2-of-2.safetensors", "state.json"]
+    assert sorted(file.name for file in newest.iterdir()) == [
+        "state.1-of-2.safetensors",
+        "state.2-of-2.safetensors",
+        "state.json",
+    ]
 
 
 def rank_of(launcher: int, rank: int) -> int:

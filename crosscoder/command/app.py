@@ -353,7 +353,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="WHAT KEY=VALUE",
-            help="benchmark: step, growth, harvest, shards, analysis, page, coverage, stability or all (default), and settings to override, e.g. shape.k=32",
+            help="benchmark: step, growth, harvest, shards, analysis, page, coverage, stability, ranks or all (default), and settings to override, e.g. shape.k=32",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to")] = None,

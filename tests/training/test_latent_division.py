@@ -20,7 +20,11 @@ from training.checkpoints import checkpoints, load_checkpoint
 from training.memory import training_memory
 from training.rank_plan import step_traffic
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"n_latents": 33}
+
+COUNTS = "diff/relative_norm_counts"
 
 CASES: dict[str, dict[str, Any]] = {
     "batch_topk": {},
@@ -71,11 +75,15 @@ def test_a_divided_training_is_that_of_one_process(
     assert_close(found["weights"], alone["weights"], 1e-4)
     assert len(found["lines"]) == len(alone["lines"])
     for line, expected in zip(found["lines"], alone["lines"], strict=True):
-        assert line.pop("diff/relative_norm_counts", None) == expected.pop("diff/relative_norm_counts", None)
-        assert line == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        assert line.get(COUNTS) == expected.get(COUNTS)
+        assert _without_counts(line) == pytest.approx(_without_counts(expected), rel=1e-3, abs=1e-3)
     assert any("losses/auxk_loss" in line for line in found["lines"]) == ("AuxK" in name)
     assert found["measured"] == pytest.approx(alone["measured"], rel=1e-3)
     assert found["penalty"] == pytest.approx(alone["penalty"])
+
+
+def _without_counts(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != COUNTS}
 
 
 def test_two_divided_trainings_of_one_seed_are_bit_equal(trained: dict[str, Outcome]) -> None:
@@ -240,7 +248,6 @@ def test_another_number_of_processes_is_refused_in_one_line(tmp_path: Path) -> N
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
 def test_a_hundred_steps_stay_within_tolerance(two_ranks: Group, tmp_path: Path) -> None:
     found = two_ranks.run(train_cases, tmp_path, {"long": LONG})[0]["long"]
     alone = train(divided(tmp_path / "alone", **LONG), planted_source())
