@@ -213,22 +213,19 @@ class Trainer:
 
     def _note_division(self) -> None:
         """Record from which step on the latents are divided over how many ranks: another number changes the rounding of what follows."""
-        state, before = self.state, self.state.divisions[-1][1] if self.state.divisions else 1
-        if before == self.ranks.size:
-            return
-        state.divisions = [
-            *(state.divisions or ([(0, 1)] if state.step else [])),
-            (state.step, self.ranks.size),
-        ]
-        if self.ranks.leads:
+        state, n_ranks = self.state, self.ranks.size
+        before = state.divisions[-1][1] if state.divisions else 1
+        if before != n_ranks:
+            earlier = state.divisions or ([(0, 1)] if state.step else [])
+            state.divisions = [*earlier, (state.step, n_ranks)]
             if state.step:
                 logger.info(
                     "train: latents were divided over %d ranks, and are over %d from step %d on; results agree up to rounding",
-                    before, self.ranks.size, state.step,
+                    before, n_ranks, state.step,
                 )  # fmt: skip
-            self.folder.update_manifest(
-                "latent_shards", {f"from_step_{step}": n for step, n in state.divisions}
-            )
+        if self.ranks.leads and (state.divisions or "latent_shards" in self.folder.read_manifest()):
+            divisions = [{"from_step": step, "ranks": ranks} for step, ranks in state.divisions]
+            self.folder.update_manifest("latent_shards", {"divisions": divisions})
 
     def step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, Float[Tensor, ""]]:
         """Make one update; return its loss terms and L0. Reads nothing back from the device unless the sparsity kind needs it."""
