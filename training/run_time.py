@@ -8,6 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
-from crosscoder.config import CachedActivations, ControlsConfig, RunConfig, StreamedActivations, WandbConfig
+from crosscoder.config import CachedActivations, RunConfig, StreamedActivations, WandbConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.crosscoder import Crosscoder
@@ -96,8 +97,6 @@ class Measured(NamedTuple):
     times: list[StageTime]
     crosscoder: Crosscoder
     """After the measured steps; calibrated, to measure on it what reads a dictionary."""
-    step_seconds: float = 0.0
-    """Of one step at the end of the training."""
 
 
 def measured_source(values: Float[Tensor, "token width"], d_models: tuple[int, ...]) -> CachedSource:
@@ -195,9 +194,9 @@ def _divided_section(
 ) -> dict[str, list[str]]:
     """The sections on a training whose latents are divided over ranks."""
     share, n_ranks, step_seconds = config_of_rank(config), config.training.latent_shards, None
-    share = share.model_copy(update={"controls": ControlsConfig.none()})
     if not lacks_memory(training_memory(config, source.d_models, 0, n_train, n_held_out)):
-        step_seconds = training_times(share, source, n_held_out).step_seconds
+        with _measured_trainer(share, source) as trainer:
+            _, step_seconds = _step_seconds(trainer, trainer.config, source, n_steps(share.training))
     return {
         f"{n_ranks} ranks": rank_lines(config, source.d_models, step_seconds),
         "time": [
@@ -205,6 +204,17 @@ def _divided_section(
             "which reads the whole dictionary",
         ],
     }
+
+
+@contextmanager
+def _measured_trainer(config: RunConfig, source: TokenSource) -> Iterator[Trainer]:
+    """Provide a trainer to measure, in a run folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = _in_folder(config, Path(folder) / "run")
+        trainer = Trainer(config, source, RunFolder.create(config.output, config), WandbRun(None))
+        sample = source.sample(config.training.calibration_tokens).to(trainer.device)
+        trainer.state.crosscoder.set_normalization(view_rows(sample, source.d_models, trainer.reads).float())
+        yield trainer
 
 
 def training_times(
@@ -220,12 +230,8 @@ def training_times(
         source: Tokens to measure on; fewer than the run has are enough.
         sweep_share: Training tokens of the sweep over k, as a share of those of the training.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        config = _in_folder(config, Path(folder) / "run")
-        run = RunFolder.create(config.output, config)
-        trainer = Trainer(config, source, run, WandbRun(None))
-        sample = source.sample(config.training.calibration_tokens).to(trainer.device)
-        trainer.state.crosscoder.set_normalization(view_rows(sample, source.d_models, trainer.reads).float())
+    with _measured_trainer(config, source) as trainer:
+        config, run = trainer.config, trainer.folder
         steps = n_steps(config.training)
         early, late = _step_seconds(trainer, config, source, steps)
         if not all(bool(weight.isfinite().all()) for weight in trainer.state.crosscoder.parameters()):
@@ -268,7 +274,7 @@ def training_times(
             times.append(_of_controls(found, config, source))
         crosscoder = trainer.state.crosscoder
         trainer.held_out.calibrate(crosscoder)
-        return Measured(times, crosscoder.eval(), late)
+        return Measured(times, crosscoder.eval())
 
 
 def splice_time(
