@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, distributed
 
-from ..errors import ResourceError
 from ..runtime.parts import Part
 from ..runtime.process_group import ProcessGroup
 
@@ -149,13 +148,8 @@ class GroupRanks(LatentRanks):
     def _others(self) -> Iterator[None]:
         """Count an exchange, and say in one line that the others are gone, where they are."""
         self.calls += 1
-        try:
+        with self._group.complaint():
             yield
-        except (RuntimeError, ConnectionError) as error:
-            raise ResourceError(
-                f"torchrun: rank {self.rank} of {self.size} lost the others, which have ended ({error}); run the same command again to "
-                "continue from the last checkpoint"
-            ) from error
 
 
 class _Total(torch.autograd.Function):

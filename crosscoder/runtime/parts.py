@@ -62,12 +62,12 @@ def read_part(words: str, variables: Mapping[str, str]) -> Part:
 
 
 def launched_as(variables: Mapping[str, str]) -> Part | None:
-    """Return the place of this process among those that torchrun started, or None: only RANK and WORLD_SIZE count.
+    """Return the place of this process among those that torchrun started; None if there is no WORLD_SIZE.
 
     Raises:
         ConfigError: The variables contradict each other, or a part of what torchrun sets is missing.
     """
-    part = _ranked(variables, "RANK", "WORLD_SIZE", _AS_GROUP)
+    part = _ranked(variables, "RANK", "WORLD_SIZE", _AS_GROUP) if "WORLD_SIZE" in variables else None
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in variables]
     if part is not None and part.of > 1 and missing:
         raise ConfigError(

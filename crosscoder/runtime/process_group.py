@@ -19,12 +19,15 @@ from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from ..errors import ConfigError, ResourceError
+from ..errors import ConfigError, ResourceError, first_line
 from .interrupts import require_no_stop
 from .parts import launched_as, local_rank, local_size
 
 _WAIT = timedelta(days=7)
 """Longest wait in an operation on tensors: another rank may be at work alone meanwhile. torchrun ends a group that lost a rank at once."""
+
+_UNTIL_STOPPED = 5.0
+"""Seconds in which torchrun stops the other ranks once one has ended."""
 
 _PAUSES = (0.0005, 0.05)
 """Seconds between two looks into the store, at first and at most."""
@@ -81,14 +84,16 @@ class ProcessGroup:
         if self._store is None:
             return flag
         found = torch.tensor(int(flag))
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        with self.complaint():
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return bool(found)
 
     def broadcast_tensor(self, values: Shaped[Tensor, "*shape"], source: int) -> None:
         """Replace a tensor in main memory by that of the rank `source`, which has the same shape and precision."""
         if self._store is not None and values.numel():
             # As bytes, because gloo does not know every precision.
-            distributed.broadcast(values.view(torch.uint8), source)
+            with self.complaint():
+                distributed.broadcast(values.view(torch.uint8), source)
 
     def _next_call(self) -> str:
         self._n_calls += 1
@@ -98,15 +103,27 @@ class ProcessGroup:
         """Return a value once another rank has set it. It looks again and again, because a wait of the store cannot be interrupted."""
         assert self._store is not None
         pause, most = _PAUSES
-        try:
+        with self.complaint():
             while not self._store.check([key]):
                 require_no_stop()
                 time.sleep(pause)
                 pause = min(1.5 * pause, most)
             return self._store.get(key)
-        except (RuntimeError, ConnectionError) as error:
+
+    @contextmanager
+    def complaint(self) -> Iterator[None]:
+        """Say in one line that a rank is lost. torchrun stops the others a moment later; a stop between two steps loses nothing, so it has
+        precedence."""
+        try:
+            yield
+        except RuntimeError as error:
+            deadline = time.monotonic() + _UNTIL_STOPPED
+            while time.monotonic() < deadline:
+                require_no_stop()
+                time.sleep(_PAUSES[1])
             raise ResourceError(
-                f"torchrun: rank {self.rank} of {self.size} lost the others, which have ended ({error}); run the same command again to continue"
+                f"torchrun: rank {self.rank} of {self.size} lost the others, which have ended ({first_line(error)}); run the same command again "
+                "to continue"
             ) from None
 
     def _forget(self, name: str, ranks: Iterable[int], readers: int) -> None:

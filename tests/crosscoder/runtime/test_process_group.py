@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
+import crosscoder.runtime.process_group as process_group_module
 from crosscoder.errors import ConfigError, ResourceError
 from crosscoder.runtime.interrupts import StopRequested, stop_between_steps
 from crosscoder.runtime.process_group import ProcessGroup, begin, process_group
@@ -46,7 +47,7 @@ def test_each_item_is_claimed_once(size: int, n_first: int, n_second: int) -> No
 
 
 def test_a_process_that_no_launcher_started_is_a_group_of_one() -> None:
-    with begin({}) as group, begin(TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}) as same:
+    with begin({"RANK": "3"}) as group, begin(TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"}) as same:
         assert group is same is process_group()
         assert (group.rank, group.size, group.local_size) == (0, 1, 1)
         assert group.gather({"a": (1, 2)}) == [{"a": [1, 2]}], "as between processes"
@@ -88,11 +89,18 @@ def test_a_stop_ends_a_wait_for_other_ranks() -> None:
     assert error.type is KeyboardInterrupt
 
 
-def test_a_group_that_ended_is_said_in_one_line() -> None:
+def test_a_group_that_ended_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group_module, "_UNTIL_STOPPED", 0.1)
+
     class Gone(HashStore):
         def check(self, keys: list[str]) -> bool:
             raise RuntimeError("Connection reset by peer")
 
     said = r"torchrun: rank 1 of 3 lost the others, which have ended \(Connection reset by peer\); run the same command again"
     with pytest.raises(ResourceError, match=said):
+        ProcessGroup(1, 3, store=Gone()).gather(None)
+    # The stop that torchrun sends in that case has precedence, so that a training saves what it has.
+    monkeypatch.setattr(process_group_module, "_UNTIL_STOPPED", 60)
+    threading.Timer(0.1, lambda: signal.raise_signal(signal.SIGINT)).start()
+    with stop_between_steps(), pytest.raises(StopRequested):
         ProcessGroup(1, 3, store=Gone()).gather(None)
