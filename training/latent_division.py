@@ -16,6 +16,7 @@ from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.config import RunConfig
+from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.latent_ranks import ALONE, GroupRanks, LatentRanks
 from crosscoder.errors import ConfigError
 from crosscoder.run.folder import RunFolder
@@ -86,6 +87,13 @@ def announce(ranks: LatentRanks, folder: RunFolder, config: RunConfig, source: T
 def told_facts(task: dict[str, Any]) -> TokenFacts:
     """Return the facts in an announced task."""
     return TokenFacts(**task["tokens"] | {"d_models": tuple(task["tokens"]["d_models"])})
+
+
+def reconstruct(crosscoder: Crosscoder, rows: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
+    """Return the raw reconstruction of raw activations, by the latents of all ranks. Those of rank 0 count."""
+    crosscoder.ranks.join("reconstruct", shape=list(rows.shape))
+    _, reconstructed = crosscoder.reconstruct(crosscoder.ranks.from_rank(0, rows))
+    return reconstructed
 
 
 class AwaitedTokens:

@@ -19,7 +19,7 @@ from crosscoder.run.settings_record import read_settings
 from crosscoder.run.tracking import WandbRun
 
 from .inputs import set_threads
-from .latent_division import TASK, AwaitedTokens, told_facts
+from .latent_division import TASK, AwaitedTokens, reconstruct, told_facts
 from .trainer import Trainer
 
 
@@ -43,8 +43,7 @@ class LatentHelper:
             case "measure":
                 held_out.measure(crosscoder)
             case "reconstruct":
-                rows = torch.empty(task["shape"], device=crosscoder.W_enc.device)
-                crosscoder.reconstruct(crosscoder.ranks.from_rank(0, rows))
+                reconstruct(crosscoder, torch.empty(task["shape"], device=crosscoder.W_enc.device))
             case "save":
                 give_weights(crosscoder)
             case name:

@@ -21,6 +21,7 @@ from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 
 from .extraction import ModelInputs, model_inputs, read_activations
+from .latent_division import reconstruct
 
 DOCUMENTS = 64
 """Maximum number of held-out documents on which cross-entropy is measured."""
@@ -97,8 +98,7 @@ def _reconstruct(
     ]
     values = join_models(parts)
     rows = view_rows(values, pair.d_models, reads)
-    crosscoder.ranks.join("reconstruct", shape=list(rows.shape))
-    _, reconstructed = crosscoder.reconstruct(crosscoder.ranks.from_rank(0, rows))
+    reconstructed = reconstruct(crosscoder, rows)
     if reads == "pooled":
         return reconstructed.split(len(values))
     if reads == "difference":

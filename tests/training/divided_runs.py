@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from crosscoder.config import RunConfig
 from crosscoder.dictionary.storage import load_crosscoder, save_crosscoder
+from crosscoder.dictionary.views import view_rows
 from crosscoder.runtime.interrupts import treat_sigterm_as_interrupt
 from crosscoder.runtime.process_group import process_group
 from tests.training.in_memory import DisturbedSource, make_trainer, planted_source, run_config
 from training import trainer as trainer_module
+from training.latent_division import reconstruct
 from training.latent_work import LatentHelper
 from training.sources import TokenSource
 
@@ -64,10 +67,14 @@ def train(config: RunConfig, source: TokenSource) -> Outcome:
     trainer = make_trainer(config, source)
     crosscoder = trainer.fit()
     measured = trainer.held_out.measure(crosscoder)
+    rows = view_rows(source.sample(40), source.d_models, config.crosscoder.reads).float()
+    reconstructed = reconstruct(crosscoder, rows)
     save_crosscoder(crosscoder, config.output / "crosscoder")
     lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
     sent = getattr(trainer.ranks, "sent", 0)
-    weights = dict(load_crosscoder(config.output / "crosscoder").state_dict())
+    stored = load_crosscoder(config.output / "crosscoder")
+    weights = dict(stored.state_dict())
+    torch.testing.assert_close(reconstructed, stored.reconstruct(rows)[1], rtol=1e-4, atol=1e-4)
     return {
         "weights": weights,
         "lines": lines,

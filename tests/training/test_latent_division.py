@@ -112,6 +112,18 @@ def test_constraints_hold_across_ranks(trained: dict[str, Outcome]) -> None:
     assert not torch.equal(W_dec[24:, 0], W_dec[24:, 1])
 
 
+def test_a_divided_training_begins_from_a_dictionary(
+    two_ranks: Group, trained: dict[str, Outcome], place: Path, tmp_path: Path
+) -> None:
+    warm = {**SMALL, "steps": 4, "k_anneal": 0.0, "start_from": place / "batch_topk" / "crosscoder"}
+    found = two_ranks.run(train_cases, tmp_path, {"warm": warm})[0]["warm"]
+    alone = train(divided(tmp_path / "alone", **warm), planted_source())
+    assert_close(found["weights"], alone["weights"], 1e-4)
+    cold = train(divided(tmp_path / "cold", **{**warm, "start_from": None}), planted_source())
+    with pytest.raises(AssertionError):
+        assert_close(cold["weights"], alone["weights"], 1e-2)
+
+
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
