@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from collections.abc import Iterator
 
 # Set before any test module imports transformers, wandb or torch, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +21,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from . import checking  # noqa: F401 (pyproject.toml names it, but jaxtyping imports only `tests`)
+from .groups import Group, group_of
 
 # The same examples every time, and no failures on a slow machine.
 settings.register_profile(
@@ -40,3 +42,17 @@ def fixed_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Group]:
+    """Two processes of one group."""
+    with group_of(2) as group:
+        yield group
+
+
+@pytest.fixture(scope="session")
+def four_ranks() -> Iterator[Group]:
+    """Four processes of one group."""
+    with group_of(4) as group:
+        yield group

@@ -44,6 +44,10 @@ ELSEWHERE = {
         "tests/training/test_harvest_parts.py",
         '"torch.distributed.run",',
     ),
+    "torchrun --standalone --nproc-per-node 8 -m crosscoder run pair.yaml": (
+        "tests/test_ranks.py",
+        '"torch.distributed.run",',
+    ),
     "crosscoder browse runs/my-pair --serve --live": (
         "tests/analysis/live/test_command.py",
         '"--serve", "--live"',

@@ -4,7 +4,7 @@ Each control has its own run folder, without a harvest: it reads the tokens of i
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self, assert_never
 
@@ -31,12 +31,14 @@ from crosscoder.run.controls import Control, controls_of
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.mirror import copy_now
 from crosscoder.runtime.device import resolve_device
+from crosscoder.runtime.process_group import process_group
 from crosscoder.runtime.processes import run_in_processes
 
 from .block_order import SourceState
 from .companion_dictionaries import is_trained, train_companion
 from .memory import machine_memory, training_memory
-from .sources import TokenSource, open_source
+from .shared_stream import SharedBlocks
+from .sources import StreamedSource, TokenSource, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +85,12 @@ class TrainedControl(NamedTuple):
 
 
 def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) -> list[TrainedControl]:
-    """Train the configured controls, in parallel if that is faster. Finished controls are not trained again."""
+    """Train the configured controls, in parallel if that is faster, and over all ranks if there are several (they have to call
+    `share_controls` meanwhile). Finished controls are not trained again."""
     controls = controls_of(config, folder.path)
+    if process_group().size > 1 and config.training.latent_shards == 1:
+        share_controls(folder, config, source)
+        return [_train(control, source) for control in controls]
     workers = n_workers(config, source, len(controls))
     waiting = [control for control in controls if not is_trained(RunFolder(control.config.output))]
     if workers > 1 and waiting:
@@ -104,13 +110,47 @@ def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) ->
     return trained
 
 
+def share_controls(folder: RunFolder, config: RunConfig, source: TokenSource) -> None:
+    """Train the controls of the run, each on one of the ranks, and wait until all are trained. Called on every rank; on rank 0 once the main
+    dictionary is trained."""
+    group = process_group()
+    # The longest first, so that the ranks end at about the same time.
+    controls = sorted(
+        controls_of(config, folder.path),
+        key=lambda control: -chosen(control.config.training.n_tokens, "training.n_tokens"),
+    )
+    if isinstance(source, StreamedSource) and source.shared is not None:
+        _train_in_rounds([control for control in controls if control.kind != "seed"], source, source.shared)
+        controls = [control for control in controls if control.kind == "seed"]
+    for number in group.claims(len(controls)):
+        _train(controls[number], source)
+    group.barrier()
+
+
+def _train_in_rounds(controls: Sequence[Control], source: TokenSource, blocks: SharedBlocks) -> None:
+    """Train controls that read the same blocks as the main dictionary, as many at a time as there are ranks."""
+    group = process_group()
+    # The first place is that of the main dictionary, which rank 0 trains.
+    places: list[Control | None] = [None, *controls]
+    for first in range(0, len(places), group.size):
+        own = places[first : first + group.size][group.rank : group.rank + 1]
+        if own and own[0] is not None:
+            _train(own[0], source)
+        blocks.finish()
+
+
 def n_workers(config: RunConfig, source: TokenSource, n_controls: int) -> int:
     """How many controls are trained in parallel: as configured, or as many as the threads and half of the memory allow.
 
     By default controls are trained one after the other on a GPU, which one training keeps busy, and if training takes less time
-    than starting a process. They always are when streaming, since each process would have to load the models again.
+    than starting a process. They always are when streaming, since each process would have to load the models again, and when ranks divide
+    the latents of each.
     """
-    if n_controls == 0 or isinstance(config.activations, StreamedActivations):
+    if (
+        n_controls == 0
+        or config.training.latent_shards > 1
+        or isinstance(config.activations, StreamedActivations)
+    ):
         return 1
     if config.controls.workers is not None:
         return min(config.controls.workers, n_controls)

@@ -361,7 +361,8 @@ def _estimate_memory(
         return ["train    nothing, because the dictionary is loaded"]
     shape = crosscoder_config(config.crosscoder, d_models)
     memory = training_memory(config, d_models, weight_bytes, n_train, n_held_out)
-    machine = machine_memory()
+    machine, n_ranks = machine_memory(), config.training.latent_shards
+    on_each = f"on each of {n_ranks} ranks " if n_ranks > 1 else ""
     verdict = (
         ""
         if not lacks_memory(memory)
@@ -369,8 +370,8 @@ def _estimate_memory(
     )
     available = "" if machine is None else f"; the machine has {machine / 1e9:.1f} GB{verdict}"
     return [
-        f"memory   {memory}{available}",
-        *(f"{'' if line else 'plan':<8} {text}" for line, text in enumerate(plan([shape, LARGE]))),
+        f"memory   {on_each}{memory}{available}",
+        *(f"{'' if line else 'plan':<8} {text}" for line, text in enumerate(plan([shape, LARGE], n_ranks))),
     ]
 
 

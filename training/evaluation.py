@@ -10,10 +10,11 @@ from torch import Tensor
 from crosscoder.activations.batch import have_difference, split_models
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.latent_ranks import ALONE, LatentRanks
 from crosscoder.dictionary.metrics import ReconstructionMeter, decoder_cosine, relative_norm
 from crosscoder.dictionary.views import View, view_rows
 
-from .sources import TokenSource
+from .sources import TrainingTokens
 
 EVALUATION_TOKENS = 8192
 """Held-out tokens that each evaluation during training reads; analysis reads all of them."""
@@ -26,13 +27,18 @@ class HeldOutMeter:
     tokens would bias it: fewer latents fire on them than on fresh tokens.
     """
 
-    def __init__(self, source: TokenSource, reads: View, calibration_tokens: int) -> None:
+    def __init__(
+        self, source: TrainingTokens, reads: View, calibration_tokens: int, ranks: LatentRanks = ALONE
+    ) -> None:
+        """`ranks`: those that measure together, on the tokens that rank 0 reads."""
         self.d_models = source.d_models
         self.reads: View = reads
         reader = source.held_out()
         # Evenly spaced, so that every text source has its share. Odd rows are for evaluation, even rows for calibration.
-        self.values = reader.gather(_spaced(1, reader.n_tokens, EVALUATION_TOKENS)).values
-        self.calibration = reader.gather(_spaced(0, reader.n_tokens, calibration_tokens)).values
+        self.values, self.calibration = (
+            ranks.from_rank(0, reader.gather(_spaced(first, reader.n_tokens, count)).values)
+            for first, count in ((1, EVALUATION_TOKENS), (0, calibration_tokens))
+        )
 
     def calibrate(self, crosscoder: Crosscoder, n_tokens: int | None = None) -> None:
         """Set the inference threshold on all calibration tokens, or on about `n_tokens` of them."""
@@ -43,6 +49,7 @@ class HeldOutMeter:
     @torch.no_grad()
     def measure(self, crosscoder: Crosscoder) -> dict[str, float | None]:
         """FVE per model and of the difference, L0 and dead share under the inference rule."""
+        crosscoder.ranks.join("measure")
         device = crosscoder.W_enc.device
         meter = measure_reconstruction(crosscoder, self.values.to(device), self.d_models, self.reads)
         named = zip(meter.names, meter.per_model, strict=True)
@@ -79,22 +86,22 @@ def measure_reconstruction(
 ) -> NamedMeter:
     """Measure how a dictionary of any view reconstructs raw activations of the pair."""
     if reads == "difference":
-        meter = NamedMeter(d_models[:1], crosscoder.config.n_latents)
+        meter = NamedMeter(d_models[:1], len(crosscoder.latents))
         meter.names = ("difference",)
     else:
-        meter = NamedMeter(d_models, crosscoder.config.n_latents)
+        meter = NamedMeter(d_models, len(crosscoder.latents))
         meter.names = MODEL_NAMES if len(d_models) == 2 else crosscoder.config.model_names
     for part in values.split(chunk):
         part = part.float()
         rows = view_rows(part, d_models, reads)
-        sparse_latents = crosscoder.encode_sparse(rows)
-        reconstructed = crosscoder.denormalize(crosscoder.rebuild(sparse_latents))
+        sparse_latents, reconstructed = crosscoder.reconstruct(rows)
         if reads == "pooled":
             meter.update(part, torch.cat(reconstructed.split(len(part)), dim=1), sparse_latents)
         else:
             meter.update(rows, reconstructed, sparse_latents)
     if reads == "difference":
         meter.difference = meter.per_model[0]
+    meter.fired = crosscoder.ranks.gathered(meter.fired)
     return meter
 
 
@@ -102,7 +109,8 @@ def measure_reconstruction(
 def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]:
     """Histograms `(counts, edges)` of each model's decoder norms, and of relative norm and decoder cosine between reference and
     intervened model."""
-    norms = crosscoder.decoder_norms().cpu()
+    ranks = crosscoder.ranks
+    norms = ranks.gathered(crosscoder.decoder_norms().cpu())
     histograms: dict[str, Any] = {
         f"weights/decoder_norm/{name}": _histogram(norms[:, index].numpy(), bins)
         for index, name in enumerate(crosscoder.config.model_names)
@@ -112,7 +120,7 @@ def decoder_histograms(crosscoder: Crosscoder, bins: int = 64) -> dict[str, Any]
         histograms["diff/relative_norm"] = np.histogram(relative, bins=bins, range=(0.0, 1.0))
         if have_difference(crosscoder.config.d_models):
             reference, intervened = split_models(crosscoder.W_dec.cpu(), crosscoder.config.d_models)[:2]
-            cosine = decoder_cosine(reference, intervened).nan_to_num(0.0).numpy()
+            cosine = ranks.gathered(decoder_cosine(reference, intervened)).nan_to_num(0.0).numpy()
             histograms["diff/decoder_cosine"] = np.histogram(cosine, bins=bins, range=(-1.0, 1.0))
     return histograms
 

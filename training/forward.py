@@ -5,6 +5,9 @@
              firings. For BatchTopK and TopK, which fix how many latents fire.
 
 A sparse step costs little more than one product of tokens and encoder; a dense step costs five.
+
+Where ranks divide the latents (`latent_ranks`), each computes this for its own. Selection and reconstruction are of all latents, and so are
+the errors; everything else here is of the latents of this process.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +26,7 @@ from crosscoder.dictionary.sparse_latents import (
     differentiable_products,
     differentiable_sum,
 )
+from crosscoder.dictionary.sparsity import keep_largest_of_tokens
 from crosscoder.dictionary.topk_selection import BatchSelection, PreLatents, TokenSelection
 
 Path = Literal["dense", "sparse"]
@@ -65,12 +69,13 @@ class ForwardPass:
         raise NotImplementedError
 
     def reconstruct_with(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
-        """Reconstruct each token from its k strongest of the given latents, without the bias. Differentiable."""
-        rectified = self._pre_latents_of(latents).relu()
-        keep = min(k, len(latents))
-        best = (rectified * self.norms[latents]).detach().topk(keep, dim=1, sorted=False).indices
-        chosen = torch.zeros_like(rectified).scatter(1, best, rectified.gather(1, best))
-        return (chosen @ self._decoder_of(latents)).to(self.error.dtype)
+        """Reconstruct each token from its k strongest of the given latents, without the bias. Differentiable.
+
+        Over several ranks, each gives those of its own latents.
+        """
+        rectified, ranks = self._pre_latents_of(latents).relu(), self.crosscoder.ranks
+        chosen = keep_largest_of_tokens(rectified, self.norms[latents], k, ranks)
+        return ranks.total(chosen @ self._decoder_of(latents)).to(self.error.dtype)
 
     def complete_gradients(self) -> None:
         """Add what the backward pass left out of the gradients; call it after the backward pass."""
@@ -95,7 +100,7 @@ class DensePass(ForwardPass):
 
     def fired(self) -> tuple[Bool[Tensor, " latent"], Float[Tensor, ""]]:
         active = self.latents.detach() > 0
-        return active.any(dim=0), active.sum() / len(active)
+        return active.any(dim=0), self.crosscoder.ranks.sum(active.sum()) / len(active)
 
     def _pre_latents_of(self, latents: Int64[Tensor, " column"]) -> Float[Tensor, "token column"]:
         return self.pre_latents[:, latents]
@@ -118,16 +123,18 @@ class SparsePass(ForwardPass):
         sparse_latents = self.sparse_latents
         active = torch.zeros(sparse_latents.shape[1], dtype=torch.bool, device=sparse_latents.latent.device)
         active[sparse_latents.latent] = True
-        return active, torch.tensor(len(sparse_latents) / max(1, sparse_latents.shape[0]))
+        n_firing = self.crosscoder.ranks.count(len(sparse_latents))
+        return active, torch.tensor(n_firing / max(1, sparse_latents.shape[0]))
 
     def reconstruct_with(self, latents: Int64[Tensor, " column"], k: int) -> Float[Tensor, "token width"]:
-        if k >= SPARSE_BELOW[self.inputs.dtype] * len(latents):
+        ranks = self.crosscoder.ranks
+        if k >= SPARSE_BELOW[self.inputs.dtype] * ranks.count(len(latents)):
             return super().reconstruct_with(latents, k)
         encoder, bias = self._encoder_of(latents)
         pre_latents = PreLatents(encoder.T, bias, self.inputs)
-        found = TokenSelection()(pre_latents, self.norms[latents].detach(), k)
+        found = TokenSelection(ranks)(pre_latents, self.norms[latents].detach(), k)
         value = differentiable_products(encoder, bias, found, self.inputs)
-        return differentiable_sum(value, self._decoder_of(latents), found, self.inputs.dtype)
+        return ranks.total(differentiable_sum(value, self._decoder_of(latents), found, self.inputs.dtype))
 
     def complete_gradients(self) -> None:
         """Add the gradients of the gathered rows to those of the whole matrices."""
@@ -174,13 +181,16 @@ def dense_forward(
         k: The annealed k; None for the configured one.
         nested: Sizes of the nested dictionaries: numbers of first latents that also reconstruct by themselves.
     """
-    norms = crosscoder.score_norms()
+    norms, ranks = crosscoder.score_norms(), crosscoder.ranks
     pre_latents = crosscoder.pre_latents(normalized)
     latents = crosscoder.sparsity(pre_latents, norms, k)
     error = normalized - crosscoder.rebuild(latents).to(normalized.dtype)
+    # How many of the first latents this process holds, for each nested size.
+    held = [max(0, size - crosscoder.latents.start) for size in nested]
     nested_errors = tuple(
-        normalized - (latents[:, :size] @ crosscoder.W_dec[:size] + crosscoder.b_dec).to(normalized.dtype)
-        for size in nested
+        normalized
+        - (ranks.total(latents[:, :size] @ crosscoder.W_dec[:size]) + crosscoder.b_dec).to(normalized.dtype)
+        for size in held
     )
     return DensePass(crosscoder, normalized, error, norms, nested_errors, pre_latents, latents)
 
@@ -197,13 +207,21 @@ class Forward:
     ) -> None:
         """`nested`: see `dense_forward`."""
         self.crosscoder, self.dtype, self.path, self.nested = crosscoder, dtype, path, nested
-        self._select_of_batch, self._select_of_tokens = BatchSelection(), TokenSelection()
+        ranks = crosscoder.ranks
+        self._select_of_batch, self._select_of_tokens = BatchSelection(ranks), TokenSelection(ranks)
 
     def __call__(self, normalized: Float[Tensor, "token width"], k: float | None) -> ForwardPass:
         """Encode with the training rule and reconstruct. `k`: see `dense_forward`."""
         config = self.crosscoder.config
         path = (
-            choose_path(config.sparsity, k, config.n_latents, self.dtype, normalized.device)
+            choose_path(
+                config.sparsity,
+                k,
+                config.n_latents,
+                self.dtype,
+                normalized.device,
+                self.crosscoder.ranks.size,
+            )
             if self.path == "auto"
             else self.path
         )
@@ -228,12 +246,14 @@ class Forward:
         self, sparse_latents: SparseLatents
     ) -> Sequence[Float[Tensor, "token width"]]:
         """Reconstructions by each nested dictionary, and last by all latents."""
-        W_dec, b_dec = self.crosscoder.W_dec, self.crosscoder.b_dec
+        W_dec, b_dec, ranks = self.crosscoder.W_dec, self.crosscoder.b_dec, self.crosscoder.ranks
         if not self.nested:
-            return (differentiable_sum(sparse_latents.value, W_dec, sparse_latents, self.dtype) + b_dec,)
+            by_all = differentiable_sum(sparse_latents.value, W_dec, sparse_latents, self.dtype)
+            return (ranks.total(by_all) + b_dec,)
         # One row per token and group of latents, so that each firing is read once, however many nested dictionaries hold it.
         bounds = torch.tensor(self.nested, device=sparse_latents.latent.device)
-        group = torch.searchsorted(bounds, sparse_latents.latent, right=True)
+        latent = sparse_latents.latent + self.crosscoder.latents.start
+        group = torch.searchsorted(bounds, latent, right=True)
         n_groups, (n_tokens, n_latents) = len(bounds) + 1, sparse_latents.shape
         parts = SparseLatents(
             sparse_latents.token * n_groups + group,
@@ -241,7 +261,7 @@ class Forward:
             sparse_latents.value,
             (n_tokens * n_groups, n_latents),
         )
-        by_group = differentiable_sum(sparse_latents.value, W_dec, parts, self.dtype).unflatten(
+        by_group = ranks.total(differentiable_sum(sparse_latents.value, W_dec, parts, self.dtype)).unflatten(
             0, (n_tokens, n_groups)
         )
         return (by_group.cumsum(dim=1) + b_dec).unbind(dim=1)
@@ -258,15 +278,23 @@ class Forward:
 
 
 def choose_path(
-    sparsity: SparsityConfig, k: float | None, n_latents: int, dtype: torch.dtype, device: torch.device
+    sparsity: SparsityConfig,
+    k: float | None,
+    n_latents: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    n_ranks: int = 1,
 ) -> Path:
     """Choose the faster path from the share of latents that fire and, on a GPU, from their number.
 
-    A fixed rule from earlier measurements, and no timing: a resumed run must choose the same path.
+    A fixed rule from earlier measurements, and no timing: a resumed run must choose the same path, and all ranks must.
+
+    Args:
+        n_latents: Of all ranks.
     """
     if not isinstance(sparsity, BatchTopK | TopK):
         return "dense"
-    if device.type == "cuda" and n_latents < _SPARSE_FROM_ON_GPU:
+    if device.type == "cuda" and n_latents < n_ranks * _SPARSE_FROM_ON_GPU:
         return "dense"
     share = (chosen(sparsity.k, "crosscoder.sparsity.k") if k is None else k) / n_latents
     return "sparse" if share < SPARSE_BELOW[dtype] else "dense"

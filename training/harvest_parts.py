@@ -24,6 +24,7 @@ from crosscoder.run.folder import (
 from crosscoder.run.process_record import command_line, versions
 from crosscoder.runtime.files import make_folder
 from crosscoder.runtime.parts import Part
+from crosscoder.runtime.process_group import process_group
 from crosscoder.text.documents import Documents
 
 from .extraction import Batch
@@ -74,9 +75,18 @@ def folder_of_part(config: RunConfig, part: Part) -> Iterator[RunFolder]:
 
 
 def harvest_part(
-    folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents, part: Part
+    folder: RunFolder,
+    config: RunConfig,
+    pair: ModelPair,
+    documents: Documents,
+    part: Part,
+    *,
+    by_group: bool = False,
 ) -> None:
     """Write the shards of one part; a part that was interrupted resumes after its last finished shard. Call it inside `folder_of_part`.
+
+    Args:
+        by_group: The ranks of one command divided the harvest.
 
     Raises:
         ConfigError: The harvest is done in another number of parts, or as `harvest`.
@@ -98,9 +108,11 @@ def harvest_part(
         describe_inputs(folder, config, pair, documents)
         records = part_records.read_records(target, manifest, run, place)
         part_records.require_division(place, records, part, run)
-        begun = records.get(part) or PartRecord.begin(manifest, part, command_line())
+        begun = records.get(part) or PartRecord.begin(manifest, part, command_line(), by_group=by_group)
         _save(begun, target, store)
     planned = part_records.shards_of(manifest, part)
+    if not any(planned.values()) and by_group:
+        return
     if not any(planned.values()):
         n_left = sum(side.n_planned - len(side.shards) for side in manifest.sides.values())
         logger.warning(
@@ -145,6 +157,33 @@ def _save(record: PartRecord, target: Path, store: ShardStore | None) -> None:
         record.save(target)
     else:
         store.put_record(record)
+
+
+def share_harvest(
+    folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents, of: int
+) -> None:
+    """Harvest in `of` parts, each by one of the ranks, and wait until all are finished. Called on every rank; rank 0 works in the run."""
+    group = process_group()
+    for number in group.claims(of):
+        part = Part(number + 1, of)
+        with folder.locked_part(part, led=True):
+            harvest_part(folder, config, pair, documents, part, by_group=True)
+    group.barrier()
+
+
+def parts_of_group(folder: RunFolder) -> int:
+    """Return the number of parts into which ranks of a command divided the harvest; 0 if none did, or if it is joined."""
+    target = folder.activations
+    if harvested(folder) or not (target / MANIFEST).exists():
+        return 0
+    records = part_records.read_records(target, Manifest.load(target), _word(folder))
+    return next((part.of for part, record in records.items() if record.by_group), 0)
+
+
+def harvested(folder: RunFolder) -> bool:
+    """Whether the harvest of a run is whole."""
+    manifest = folder.activations / MANIFEST
+    return manifest.exists() and Manifest.load(folder.activations).complete
 
 
 def _word(folder: RunFolder, store: ShardStore | None = None) -> str:
@@ -220,7 +259,7 @@ def require_joined(folder: RunFolder, config: RunConfig | None = None) -> None:
     """Join the parts of a harvest, for a command that does nothing else. Raises ConfigError if there is nothing to join; see `join_parts`."""
     if join_parts(folder, config):
         return
-    if (folder.activations / MANIFEST).exists() and Manifest.load(folder.activations).complete:
+    if harvested(folder):
         logger.info("harvest: the harvest in %s is whole", folder.activations)
         return
     run = _word(folder)

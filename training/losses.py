@@ -50,15 +50,16 @@ def loss_terms(
     penalty: float,
     difference_weight: float = 0.0,
 ) -> LossTerms:
-    """Compute all terms that apply to the dictionary's kind and settings."""
+    """Compute all terms that apply to the dictionary's kind and settings. They are of all latents, also where ranks divide these; `dead` is
+    of the latents of this process."""
     config = forward.crosscoder.config
-    d_models = config.d_models
+    d_models, ranks = config.d_models, forward.crosscoder.ranks
     terms = LossTerms(mse=squared_error(forward.error, d_models))
     if forward.nested_errors:
         terms["nested"] = torch.stack([squared_error(e, d_models) for e in forward.nested_errors]).sum()
     if difference_weight > 0:
         terms["difference"] = difference_weight * difference_error(forward.error, d_models)
-    if auxiliary.coefficient > 0 and bool(dead.any()):
+    if auxiliary.coefficient > 0 and ranks.any(bool(dead.any())):
         terms["auxk"] = auxiliary.coefficient * auxiliary_error(
             forward, dead, chosen(auxiliary.k, "training.auxiliary.k")
         )
@@ -69,11 +70,11 @@ def loss_terms(
         case BatchTopK() | TopK():
             pass
         case ReLU():
-            terms["sparsity"] = penalty * forward.contributions().sum() / (n_tokens * mean_width)
+            terms["sparsity"] = penalty * ranks.total(forward.contributions().sum()) / (n_tokens * mean_width)
         case JumpReLU():
             saturating = (sparsity.tanh_scale * forward.contributions()).tanh()
-            terms["sparsity"] = penalty * saturating.sum() / (n_tokens * mean_width)
-            terms["dead"] = sparsity.dead_coefficient * below_threshold(forward)
+            terms["sparsity"] = penalty * ranks.total(saturating.sum()) / (n_tokens * mean_width)
+            terms["dead"] = sparsity.dead_coefficient * ranks.total(below_threshold(forward))
         case _:
             assert_never(sparsity)
     return terms

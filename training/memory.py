@@ -3,8 +3,11 @@
 The settings determine nearly all of it. Temporaries per entry, which no formula gives, were measured, and
 `tests/training/test_memory.py` compares the total with the peaks of real trainings. An allocator that keeps freed memory adds to
 it: with the defaults of glibc, peaks were between 0.95 and 1.35 times the estimate.
+
+Where ranks divide the latents (`training.latent_shards`), the estimate is that of rank 0, which alone reads the tokens.
 """
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -16,6 +19,7 @@ from crosscoder.dictionary.topk_selection import block_bytes
 from crosscoder.dictionary.views import crosscoder_config
 from crosscoder.errors import ResourceError
 from crosscoder.runtime.device import compute_dtype, resolve_device
+from crosscoder.runtime.process_group import process_group
 
 from .evaluation import EVALUATION_TOKENS
 from .forward import choose_path
@@ -41,6 +45,12 @@ _SCORE = 16
 # Copies of a batch, counted in float32, that coexist: normalized, in the precision of the products, reconstruction, error, and
 # the gradients of the last two.
 _BATCH_COPIES = 6
+
+# Copies of a batch that a division over ranks adds: the sum of a reconstruction, beside the part of this rank.
+_BATCH_COPIES_OF_RANKS = 1
+
+# Bytes of the dense path per token and latent that a division adds for BatchTopK and TopK: places and bits of the positive scores.
+_DENSE_ENTRY_OF_RANKS = 32
 
 # Copies of the encoder or decoder in addition to its gradient: the sum in the precision of the products, and what autograd
 # adds. The GPU kernels sum in float32 directly.
@@ -70,9 +80,15 @@ class Memory:
         return f"about {self.total / 1e9:.2f} GB, or up to a third more if the allocator keeps freed memory: {shown}"
 
 
-def n_parameters(shape: CrosscoderConfig) -> int:
-    """Number of parameters of a dictionary: encoder and decoder, each with a bias."""
-    return 2 * shape.n_latents * shape.width + shape.n_latents + shape.width
+def n_parameters(shape: CrosscoderConfig, n_ranks: int = 1) -> int:
+    """Number of parameters of a dictionary: encoder and decoder, each with a bias; those of one rank if several divide the latents."""
+    held = n_latents_of_rank(shape, n_ranks)
+    return 2 * held * shape.width + held + shape.width
+
+
+def n_latents_of_rank(shape: CrosscoderConfig, n_ranks: int) -> int:
+    """Number of latents that a rank holds, at most."""
+    return -(-shape.n_latents // n_ranks)
 
 
 def training_memory(
@@ -89,8 +105,8 @@ def training_memory(
         n_held_out: Number of held-out tokens.
     """
     shape = crosscoder_config(config.crosscoder, d_models)
-    parameters = n_parameters(shape)
-    matrix = 4 * shape.n_latents * shape.width
+    parameters = n_parameters(shape, config.training.latent_shards)
+    matrix = 4 * n_latents_of_rank(shape, config.training.latent_shards) * shape.width
     held_out = _held_out(config, d_models, n_held_out)
     state = parameters * (_GRADIENT + _MOMENTS)
     step = state + max(
@@ -120,21 +136,33 @@ def lacks_memory(memory: Memory) -> bool:
 
 
 def require_memory(config: RunConfig, d_models: tuple[int, ...], n_train: int, n_held_out: int) -> None:
-    """Check, before anything is allocated, that weights, gradients and moments alone fit into the memory of the machine. They are known
-    exactly; the rest of the estimate is not, so it refuses nothing.
+    """Check, before anything is allocated, that weights, gradients and moments alone fit into the memory that this process has: that of the
+    machine, or of its GPU, divided by the ranks there, each of which trains a dictionary. They are known exactly; the rest of the estimate is
+    not, so it refuses nothing.
 
     Raises:
         ResourceError: They do not fit.
     """
     parts = training_memory(config, d_models, 0, n_train, n_held_out).parts
     needed, machine = parts["weights"] + parts["gradients and moments"], machine_memory()
+    ranks = process_group().local_size
     if resolve_device("training.device", config.training.device).type == "cuda":
         machine = torch.cuda.mem_get_info()[1]
-    if machine is not None and needed > machine:
+        ranks = math.ceil(ranks / torch.cuda.device_count())
+    if machine is not None and needed > machine / ranks:
+        has = f"the machine has {machine / 1e9:.3g} GB"
+        shared, fewer = (f" for {ranks} ranks", ", or start fewer ranks") if ranks > 1 else ("", "")
+        if config.training.latent_shards > 1:
+            fewer = ", or divide them over more machines"
         raise ResourceError(
             f"crosscoder.n_latents: a dictionary of {config.crosscoder.n_latents} latents needs {needed / 1e9:.3g} GB for weights, gradients "
-            f"and moments, and the machine has {machine / 1e9:.3g} GB; lower crosscoder.n_latents"
+            f"and moments{_on_each(config)}, and {has}{shared}; lower crosscoder.n_latents{fewer}"
         )
+
+
+def _on_each(config: RunConfig) -> str:
+    n_ranks = config.training.latent_shards
+    return f" on each of {n_ranks} ranks" if n_ranks > 1 else ""
 
 
 def machine_memory() -> int | None:
@@ -147,8 +175,11 @@ def machine_memory() -> int | None:
 def _step(config: RunConfig, shape: CrosscoderConfig, matrix: int) -> int:
     """Bytes of the temporaries of a step, at the larger of the first and last k and on the path taken there."""
     training, sparsity = config.training, config.crosscoder.sparsity
+    n_ranks = training.latent_shards
+    held = n_latents_of_rank(shape, n_ranks)
     rows = _batch_tokens(config) * (2 if config.crosscoder.reads == "pooled" else 1)
-    batches = 4 * _BATCH_COPIES * rows * shape.width
+    copies = _BATCH_COPIES + (_BATCH_COPIES_OF_RANKS if n_ranks > 1 else 0)
+    batches = 4 * copies * rows * shape.width
     device = resolve_device("training.device", training.device)
     dtype, on_gpu = compute_dtype(training.precision, device), device.type == "cuda"
     matrices = _MATRIX_COPIES_ON_GPU if on_gpu else _MATRIX_COPIES
@@ -157,16 +188,18 @@ def _step(config: RunConfig, shape: CrosscoderConfig, matrix: int) -> int:
     for step in (0, n_steps(training)):
         k = None if configured is None else annealed_k(step, configured, shape.n_latents, training)
         path = (
-            choose_path(sparsity, k, shape.n_latents, dtype, device)
+            choose_path(sparsity, k, shape.n_latents, dtype, device, n_ranks)
             if training.step == "auto"
             else training.step
         )
         if path == "dense" or k is None:
-            needed.append(_DENSE_ENTRY[sparsity.kind] * rows * shape.n_latents)
+            selects_over_ranks = n_ranks > 1 and k is not None
+            entry = _DENSE_ENTRY[sparsity.kind] + (_DENSE_ENTRY_OF_RANKS if selects_over_ranks else 0)
+            needed.append(entry * rows * held)
         else:
             firing = _FIRING_ON_GPU if on_gpu else _FIRING
-            block = block_bytes(device, rows * shape.n_latents * dtype.itemsize) if on_gpu else 0
-            needed.append(round(firing * rows * k) + block)
+            block = block_bytes(device, rows * held * dtype.itemsize) if on_gpu else 0
+            needed.append(round(firing * rows * k / n_ranks) + block)
     return max(needed) + batches + matrices * matrix
 
 
@@ -181,7 +214,7 @@ def _calibration(config: RunConfig, shape: CrosscoderConfig, n_held_out: int) ->
     """Bytes of calibrating the threshold: its tokens in float32, and the candidate scores."""
     n_tokens = min(config.training.calibration_tokens, n_held_out // 2)
     k = getattr(config.crosscoder.sparsity, "k", 0) or 0
-    return n_tokens * (4 * shape.width + _SCORE * k)
+    return n_tokens * (4 * shape.width + _SCORE * k // config.training.latent_shards)
 
 
 def _control_batches(config: RunConfig, d_models: tuple[int, ...]) -> int:
@@ -230,17 +263,21 @@ LARGE = CrosscoderConfig.model_validate(
 """A dictionary for two models of about 8 billion parameters."""
 
 
-def plan(shapes: list[CrosscoderConfig]) -> list[str]:
-    """Lines of a table of the memory that dictionaries need without any batch: weights, gradients, moments, checkpoint."""
+def plan(shapes: list[CrosscoderConfig], n_ranks: int = 1) -> list[str]:
+    """Lines of a table of the memory that dictionaries need without any batch: weights, gradients, moments, checkpoint. If `n_ranks` divide
+    the latents, also of what each of them needs."""
     rows: list[tuple[str, ...]] = [
         ("dictionary", "parameters", "weights", "gradients", "moments", "total", "checkpoint")
     ]
-    for shape in shapes:
-        parameters = n_parameters(shape)
+    divisions = [(shape, n) for shape in shapes for n in sorted({1, n_ranks})]
+    for shape, n in divisions:
+        parameters = n_parameters(shape, n)
         sizes = (_WEIGHT, _GRADIENT, _MOMENTS, _WEIGHT + _GRADIENT + _MOMENTS, _WEIGHT + _MOMENTS)
         rows.append(
             (
-                f"{shape.n_latents:,} latents of {' + '.join(map(str, shape.d_models))}",
+                f"{shape.n_latents:,} latents of {' + '.join(map(str, shape.d_models))}"
+                if n == 1
+                else f"  on each of {n} ranks",
                 f"{parameters / 1e6:,.1f} M",
                 *(f"{parameters * size / 1e9:.2f} GB" for size in sizes),
             )

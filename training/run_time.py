@@ -8,6 +8,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from .evaluation import EVALUATION_TOKENS, decoder_histograms
 from .harvest import plan_shards
 from .loaded_dictionary import load_dictionary
 from .memory import lacks_memory, training_memory
+from .rank_plan import config_of_rank, rank_lines
 from .recipe import LEAST_STEPS, RATE_SCALE
 from .schedules import n_steps
 from .sources import CachedSource, TokenSource
@@ -148,7 +150,12 @@ def time_section(
     behaviors: Sequence[Behavior],
     reading: MeasureReading | None,
 ) -> dict[str, list[str]]:
-    """The section with the time of each stage, and the sum. Nothing is measured where the memory does not suffice."""
+    """The section with the time of each stage, and the sum. Nothing is measured where the memory does not suffice.
+
+    Where ranks divide the latents, the share of one is measured, and a second section says what the division costs.
+    """
+    if config.training.latent_shards > 1 and config.crosscoder.load is None:
+        return _divided_section(config, source, n_train, n_held_out)
     warnings: list[str] = []
     if config.crosscoder.load is None:
         warning = too_few_steps(config, source.d_models)
@@ -182,6 +189,34 @@ def time_section(
     }
 
 
+def _divided_section(
+    config: RunConfig, source: TokenSource, n_train: int, n_held_out: int
+) -> dict[str, list[str]]:
+    """The sections on a training whose latents are divided over ranks."""
+    share, n_ranks, step_seconds = config_of_rank(config), config.training.latent_shards, None
+    if not lacks_memory(training_memory(config, source.d_models, 0, n_train, n_held_out)):
+        with _measured_trainer(share, source) as trainer:
+            _, step_seconds = _step_seconds(trainer, trainer.config, source, n_steps(share.training))
+    return {
+        f"{n_ranks} ranks": rank_lines(config, source.d_models, step_seconds),
+        "time": [
+            "not estimated for the other stages: the training depends on the connection between the ranks, and the analysis on rank 0 alone, "
+            "which reads the whole dictionary",
+        ],
+    }
+
+
+@contextmanager
+def _measured_trainer(config: RunConfig, source: TokenSource) -> Iterator[Trainer]:
+    """Provide a trainer to measure, in a run folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = _in_folder(config, Path(folder) / "run")
+        trainer = Trainer(config, source, RunFolder.create(config.output, config), WandbRun(None))
+        sample = source.sample(config.training.calibration_tokens).to(trainer.device)
+        trainer.state.crosscoder.set_normalization(view_rows(sample, source.d_models, trainer.reads).float())
+        yield trainer
+
+
 def training_times(
     config: RunConfig, source: TokenSource, n_held_out: int, sweep_share: float = 0.0
 ) -> Measured:
@@ -195,12 +230,8 @@ def training_times(
         source: Tokens to measure on; fewer than the run has are enough.
         sweep_share: Training tokens of the sweep over k, as a share of those of the training.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        config = _in_folder(config, Path(folder) / "run")
-        run = RunFolder.create(config.output, config)
-        trainer = Trainer(config, source, run, WandbRun(None))
-        sample = source.sample(config.training.calibration_tokens).to(trainer.device)
-        trainer.state.crosscoder.set_normalization(view_rows(sample, source.d_models, trainer.reads).float())
+    with _measured_trainer(config, source) as trainer:
+        config, run = trainer.config, trainer.folder
         steps = n_steps(config.training)
         early, late = _step_seconds(trainer, config, source, steps)
         if not all(bool(weight.isfinite().all()) for weight in trainer.state.crosscoder.parameters()):

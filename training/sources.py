@@ -17,6 +17,7 @@ from crosscoder.config import CachedActivations, FileActivations, RunConfig, Str
 from crosscoder.errors import ConfigError, DataError, FormatError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
+from crosscoder.runtime.process_group import ProcessGroup
 from crosscoder.text.documents import Documents
 
 from .block_order import PASS_STREAM, SAMPLE_STREAM, BlockSource, SeededSource, SourceState, half_of
@@ -29,18 +30,16 @@ from .extraction import (
     sample_documents,
 )
 from .harvest import check_identity, harvest_settings
+from .shared_stream import SharedBlocks
 from .store_source import StoreSource
 
 
 @runtime_checkable
-class TokenSource(Protocol):
-    """Training tokens in a seeded random order, and held-out tokens."""
+class TrainingTokens(Protocol):
+    """What one training reads: training tokens in a seeded random order, and held-out tokens."""
 
     d_models: tuple[int, ...]
     """Width of each model."""
-
-    n_train_tokens: int
-    """Tokens of one pass. An upper bound for streamed activations, whose norm outliers are dropped during the pass."""
 
     def batches(
         self, batch_tokens: int, state: SourceState | None = None
@@ -59,6 +58,14 @@ class TokenSource(Protocol):
     def held_out(self) -> ActivationReader:
         """Reader of the tokens that are never trained on."""
         ...
+
+
+@runtime_checkable
+class TokenSource(TrainingTokens, Protocol):
+    """The tokens of a run, for all of its trainings."""
+
+    n_train_tokens: int
+    """Tokens of one pass. An upper bound for streamed activations, whose norm outliers are dropped during the pass."""
 
     def reordered(self, seed: int) -> Self:
         """The same source with its passes in the order of another seed, and the same tokens held out."""
@@ -167,6 +174,21 @@ class StreamedSource(BlockSource):
         self._max_norms = max_norms
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._sampled: tuple[int, Tensor] | None = None
+        self.shared: SharedBlocks | None = None
+        """The blocks that other ranks train on, too, if this source has the same."""
+
+    def share(self, group: ProcessGroup) -> Self:
+        """The same source, whose blocks all ranks compute together (`training.shared_stream`). Its halves, and its tokens in the order of
+        another seed, are other blocks, which each rank computes for itself."""
+        other = copy(self)
+        other.shared = SharedBlocks(group, self._planned, self._rows, sum(self.d_models), self._dtype)
+        return other
+
+    def reordered(self, seed: int) -> Self:
+        """See `TokenSource.reordered`."""
+        other = super().reordered(seed)
+        other.shared = self.shared if seed == self._seed else None
+        return other
 
     def half(self, number: int) -> Self:
         """See `TokenSource.half`."""
@@ -174,7 +196,7 @@ class StreamedSource(BlockSource):
         other = copy(self)
         other._documents = self._documents.training_on(chosen)
         other.n_train_tokens = int(self._documents.unmasked[chosen].sum())
-        other._sampled = None
+        other._sampled = other.shared = None
         return other
 
     def sample(self, n_tokens: int) -> Float[Tensor, "token width"]:
@@ -195,12 +217,20 @@ class StreamedSource(BlockSource):
 
     def _blocks(self, pass_index: int, block: int) -> Iterator[tuple[int, int, Float[Tensor, "token width"]]]:
         """See `BlockSource`."""
+        if self.shared is not None:
+            yield from self.shared.follow(pass_index, block)
+            return
+        for number, index, batches in self._planned(pass_index, block):
+            yield number, index, self._extract(batches)
+
+    def _planned(self, pass_index: int, block: int) -> Iterator[tuple[int, int, list[Batch]]]:
+        """Yield the batches of blocks in order, without end, beginning with `block` of `pass_index`."""
         settings = self._config
         while True:
             plan = plan_batches(self._documents, False, settings.batch_tokens, self._seed, pass_index)
             blocks = group_batches(plan, self._documents, settings.buffer_tokens)
             for index in range(block, len(blocks)):
-                yield pass_index, index, self._extract(blocks[index])
+                yield pass_index, index, blocks[index]
             pass_index, block = pass_index + 1, 0
 
     def _extract(self, batches: list[Batch]) -> Float[Tensor, "token width"]:
@@ -209,10 +239,13 @@ class StreamedSource(BlockSource):
         buffer = torch.empty(size, sum(self.d_models), dtype=self._dtype)
         filled = 0
         for batch in batches:
-            rows = extract(self._pair, self._documents, batch, self._max_norms, self._dtype).values
+            rows = self._rows(batch)
             buffer[filled : filled + len(rows)] = rows
             filled += len(rows)
         return buffer[:filled]
+
+    def _rows(self, batch: Batch) -> Float[Tensor, "token width"]:
+        return extract(self._pair, self._documents, batch, self._max_norms, self._dtype).values
 
 
 def open_source(folder: RunFolder, config: RunConfig, pair: ModelPair | None = None) -> TokenSource:

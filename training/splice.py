@@ -21,6 +21,7 @@ from crosscoder.language_models.pair import ModelPair
 from crosscoder.text.documents import Documents
 
 from .extraction import ModelInputs, model_inputs, read_activations
+from .latent_division import reconstruct
 
 DOCUMENTS = 64
 """Maximum number of held-out documents on which cross-entropy is measured."""
@@ -97,7 +98,7 @@ def _reconstruct(
     ]
     values = join_models(parts)
     rows = view_rows(values, pair.d_models, reads)
-    reconstructed = crosscoder.denormalize(crosscoder.rebuild(crosscoder.encode_sparse(rows)))
+    reconstructed = reconstruct(crosscoder, rows)
     if reads == "pooled":
         return reconstructed.split(len(values))
     if reads == "difference":

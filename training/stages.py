@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from crosscoder.config import FileActivations, RunConfig, TextConfig
+from crosscoder.config import FileActivations, RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import with_choices
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.storage import save_crosscoder
 from crosscoder.errors import ConfigError
-from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
 from crosscoder.runtime.files import read_json, remove_file, write_atomic
 from crosscoder.runtime.parts import Part
-from crosscoder.text.documents import Documents, tokenize
-from crosscoder.text.text_files import check_sources, pinned, read_file
+from crosscoder.text.documents import Documents
+from crosscoder.text.text_files import check_sources, read_file
 
 from .companion_dictionaries import fit_linear_map, is_trained
 from .controls import train_controls
 from .evaluation import HeldOutMeter
-from .harvest_parts import folder_of_part, harvest_alone, harvest_part, join_parts, require_joined
+from .harvest_parts import folder_of_part, harvest_part, join_parts, parts_of_group, require_joined
+from .inputs import pinned_text, read_inputs, set_threads
+from .latent_division import latent_ranks
 from .loaded_dictionary import load_dictionary
 from .memory import require_memory
+from .rank_work import harvest_over_ranks, train_over_ranks
 from .recipe import candidate_ks, choices, k_is_open, resolved, with_chosen, with_k
 from .sources import TokenSource, open_source
 from .splice import cross_entropy
@@ -49,14 +52,14 @@ def doctor(
     """Check the pair, the texts and the machine before any long work; return the text to print. Arguments as for `doctor.doctor`."""
     from .doctor import doctor as check
 
-    _set_threads(config)
+    set_threads(config)
     check_texts(config, behaviors)
     return check(config, behaviors, reading)
 
 
 def harvest(config: RunConfig) -> None:
     """Write the activations of all models to disk: those of all tokens, or of held-out tokens alone if training streams."""
-    _set_threads(config)
+    set_threads(config)
     check_texts(config)
     folder = RunFolder.create(config.output, config)
     if not _comes_from_files(config):
@@ -69,14 +72,14 @@ def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None
     Args:
         local_rank: Number of this process among those that a launcher started on this machine: each takes a GPU of its own, if there are several.
     """
-    _set_threads(config)
+    set_threads(config)
     check_texts(config)
     if _comes_from_files(config):
         return
     if local_rank and torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     with folder_of_part(config, part) as folder:
-        harvest_part(folder, config, *_read(folder, config), part)
+        harvest_part(folder, config, *read_inputs(folder, config), part)
 
 
 def join(config: RunConfig) -> None:
@@ -84,9 +87,16 @@ def join(config: RunConfig) -> None:
     require_joined(RunFolder.create(config.output, config), config)
 
 
+def check_processes(config: RunConfig) -> None:
+    """Check, before any long work, that as many processes are at work as share a dictionary. Raises ConfigError otherwise."""
+    if config.crosscoder.load is None:
+        latent_ranks(config)
+
+
 def train(config: RunConfig) -> None:
     """Train the dictionary, resuming an interrupted run of the same folder. Harvests first if needed."""
-    _set_threads(config)
+    check_processes(config)
+    set_threads(config)
     check_texts(config)
     folder = RunFolder.create(config.output, config)
     pair, documents = None, None
@@ -103,6 +113,7 @@ def train(config: RunConfig) -> None:
         wandb.settings(config)
         if isinstance(source, StoreSource):
             stage["order"] = source.describe_order()
+        source = train_over_ranks(folder, config, source)
         trainer = Trainer(config, source, folder, wandb)
         crosscoder = trainer.fit()
         stage["tokens"] = trainer.state.n_tokens
@@ -128,7 +139,8 @@ def train(config: RunConfig) -> None:
 
 def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> Sweep:
     """Train at several k and widths, and choose the smallest at which the explained difference levels off."""
-    _set_threads(config)
+    check_processes(config)
+    set_threads(config)
     check_texts(config)
     if config.crosscoder.load is not None:
         raise ConfigError(
@@ -157,7 +169,7 @@ def check_texts(config: RunConfig, behaviors: Sequence[Behavior] = ()) -> None:
     """
     folder = RunFolder(config.output)
     if config.text is not None:
-        check_sources(_pinned(config.text, folder) if folder.manifest.is_file() else config.text)
+        check_sources(pinned_text(config.text, folder) if folder.manifest.is_file() else config.text)
     for behavior in behaviors:
         for name, place in (("prompts", behavior.prompts), ("elsewhere", behavior.elsewhere)):
             if isinstance(place, Path):
@@ -192,24 +204,12 @@ def _comes_from_files(config: RunConfig) -> bool:
 
 def _harvest(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
     """Load the pair and its documents, and harvest whatever the settings ask for and the disk lacks."""
-    # First, so that a part that is not finished is named before any long work.
-    join_parts(folder, config, alone=True)
-    pair, documents = _read(folder, config)
-    harvest_alone(folder, config, pair, documents)
+    if not parts_of_group(folder):
+        # First, so that a part that is not finished is named before any long work.
+        join_parts(folder, config, alone=True)
+    pair, documents = read_inputs(folder, config)
+    harvest_over_ranks(folder, config, pair, documents)
     return pair, documents
-
-
-def _read(folder: RunFolder, config: RunConfig) -> tuple[ModelPair, Documents]:
-    """Load the pair and its documents."""
-    assert config.pair is not None and config.text is not None
-    pair = load_pair(config.pair)
-    text = _pinned(config.text, folder)
-    return pair, tokenize(text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers)
-
-
-def _pinned(text: TextConfig, folder: RunFolder) -> TextConfig:
-    """Return settings that read datasets at the revisions that the run has recorded."""
-    return pinned(text, folder.read_manifest().get("data"))
 
 
 def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
@@ -227,11 +227,6 @@ def _survey(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
         found = {"asked": wanted, **survey(pair, documents, wanted)}
         stage["tokens"] = found["n_tokens"]
         write_atomic(folder.survey, json.dumps(found, indent=1, allow_nan=False))
-
-
-def _set_threads(config: RunConfig) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
 
 
 def _load(

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn, cast
 
 import torch
@@ -15,22 +16,25 @@ from tqdm.auto import tqdm
 from crosscoder.config import BatchTopK, JumpReLU, ReLU, RunConfig, TopK
 from crosscoder.config.open_settings import chosen
 from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.divided_weights import take_whole
 from crosscoder.dictionary.views import View, crosscoder_config, view_rows
 from crosscoder.errors import DivergedError, FormatError
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.mirror import copy_now
 from crosscoder.run.tracking import MetricsLog, WandbRun
 from crosscoder.runtime.device import compute_dtype, resolve_device
-from crosscoder.runtime.interrupts import stop_between_steps
+from crosscoder.runtime.interrupts import StopRequested, stop_between_steps
 
 from .block_order import SourceState
-from .checkpoints import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from .checkpoints import TrainState, checkpoint_at, checkpoints, load_checkpoint, save_checkpoint, step_of
+from .clipping import clip_gradients
 from .divergence import ended_worse, exploded, worst_error
 from .evaluation import HeldOutMeter, decoder_histograms
 from .forward import Forward
+from .latent_division import announce, latent_ranks
 from .losses import LossTerms, loss_terms, resolve_difference_weight
 from .schedules import annealed_k, learning_rate, n_steps, updated_penalty
-from .sources import TokenSource
+from .sources import TrainingTokens
 from .warm_start import starting_point
 
 logger = logging.getLogger(__name__)
@@ -72,13 +76,15 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        source: TokenSource,
+        source: TrainingTokens,
         folder: RunFolder,
         wandb: WandbRun,
         start: Crosscoder | None = None,
     ) -> None:
         """`start`: a dictionary of the same shape to begin from, normalization included. Without it, training begins from
         `training.start_from`, or from a fresh dictionary."""
+        self.ranks = latent_ranks(config)
+        announce(self.ranks, folder, config, source)
         self.config, self.source, self.folder, self.wandb = config, source, folder, wandb
         self.training = config.training
         self.reads: View = config.crosscoder.reads
@@ -92,12 +98,15 @@ class Trainer:
         self.state = self._fresh_state()
         self.forward = self._forward()
         self.waiting = WaitingTime()
-        self.held_out = HeldOutMeter(source, self.reads, self.training.calibration_tokens)
+        self.held_out = HeldOutMeter(source, self.reads, self.training.calibration_tokens, self.ranks)
 
     def _fresh_state(self) -> TrainState:
         shape = crosscoder_config(self.config.crosscoder, self.source.d_models)
         crosscoder = Crosscoder(
-            shape, decoder_norm=self.config.crosscoder.decoder_norm, seed=self.config.seed
+            shape,
+            decoder_norm=self.config.crosscoder.decoder_norm,
+            seed=self.config.seed,
+            ranks=self.ranks,
         )
         optimizer = torch.optim.Adam(
             crosscoder.to(self.device).parameters(), lr=learning_rate(0, self.training), eps=1e-10, fused=True
@@ -106,7 +115,7 @@ class Trainer:
         return TrainState(
             crosscoder=crosscoder,
             optimizer=optimizer,
-            tokens_since_fired=torch.zeros(shape.n_latents, dtype=torch.int64, device=self.device),
+            tokens_since_fired=torch.zeros(len(crosscoder.latents), dtype=torch.int64, device=self.device),
             penalty=getattr(shape.sparsity, "coefficient", 0.0),
             precision="bfloat16" if precision == torch.bfloat16 else "float32",
             wandb_id=self.wandb.id,
@@ -127,49 +136,98 @@ class Trainer:
             DivergedError: See `divergence`. Earlier checkpoints are kept.
             ConfigError, FormatError: See `starting_point`.
         """
-        found = checkpoints(self.folder.checkpoints)
-        if found:
-            load_checkpoint(found[-1], self.state)
+        with self.ranks.together():
+            return self._fit()
+
+    def _fit(self) -> Crosscoder:
+        found = self._newest_checkpoint()
+        if found is not None:
+            load_checkpoint(found, self.state)
             self.forward = self._forward()
-            logger.info("train: resuming from step %d (%s)", self.state.step, found[-1])
+            logger.info("train: resuming from step %d (%s)", self.state.step, found)
         else:
             # No step draws from it today; a checkpoint holds its state, and has to be the same in every process.
             torch.manual_seed(self.config.seed)
             self._initialize()
             self.state.first_error = worst_error(self._evaluated())
-        self._begin_metrics(resumed=bool(found))
+        self._note_division()
+        self._begin_metrics(resumed=found is not None)
         steps, done = n_steps(self.training), self.state.n_tokens
         batch_tokens = chosen(self.training.batch_tokens, "training.batch_tokens")
         batches = self.source.batches(batch_tokens, cast("SourceState | None", self.state.source))
         with stop_between_steps() as stopping, tqdm(total=steps * batch_tokens, initial=done,
                                                      unit="tok", unit_scale=True, desc="train", mininterval=1) as bar:  # fmt: skip
+            terms = None
             while self.state.step < steps:
-                with self.waiting.for_data():
-                    values, source_state = next(batches)
-                terms, l0 = self.step(values.to(self.device))
+                try:
+                    with self.waiting.for_data():
+                        values, source_state = next(batches)
+                except StopRequested:
+                    self._stop(terms)
+                terms, l0 = self.step(self.ranks.from_rank(0, values.to(self.device)))
                 self.state.source = dict(source_state)
                 bar.update(len(values))
                 self._after_step(terms, l0, bar, last=self.state.step == steps)
-                if stopping():
-                    self._require_finite(terms)
-                    self._save_checkpoint()
-                    raise KeyboardInterrupt
+                if self.ranks.any(stopping()):
+                    self._stop(terms)
         crosscoder = self.state.crosscoder
         self.held_out.calibrate(crosscoder)
-        self.metrics.finish()
+        if self.ranks.leads:
+            self.metrics.finish()
         return crosscoder.eval()
+
+    def _stop(self, terms: LossTerms | None) -> NoReturn:
+        """End the training between two steps. `terms`: those of the last step of this process; None if it made none."""
+        if terms is not None:
+            self._require_finite(terms)
+            self._save_checkpoint()
+        raise KeyboardInterrupt
+
+    def _newest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that rank 0 sees; None if there is none."""
+        found = checkpoints(self.folder.checkpoints) if self.ranks.leads else []
+        step = self.ranks.count(step_of(found[-1]) if found else 0)
+        return checkpoint_at(self.folder.checkpoints, step) if step else None
 
     def _initialize(self) -> None:
         """Initialize the weights and the normalization for the first step."""
         crosscoder, start_from = self.state.crosscoder, self.training.start_from
-        if self._start is not None:
-            crosscoder.load_state_dict(self._start.state_dict())
+        if self.ranks.any(self._start is not None):
+            self._begin_from(self._start)
         elif start_from is not None:
-            start, record = starting_point(start_from, crosscoder.config)
-            crosscoder.load_state_dict(start.state_dict())
-            self.folder.update_manifest("started_from", record)
+            start = None
+            if self.ranks.leads:
+                start, record = starting_point(start_from, crosscoder.config)
+                self.folder.update_manifest("started_from", record)
+            self._begin_from(start)
         else:
-            crosscoder.set_normalization(self._calibration_sample())
+            if self.ranks.leads:
+                crosscoder.set_normalization(self._calibration_sample())
+            for fitted in (crosscoder.mean, crosscoder.scale):
+                fitted.copy_(self.ranks.from_rank(0, fitted))
+
+    def _begin_from(self, start: Crosscoder | None) -> None:
+        """Take the weights of a whole dictionary, which rank 0 holds; None on the other ranks."""
+        if start is not None and self.ranks.alone:
+            self.state.crosscoder.load_state_dict(start.state_dict())
+        else:
+            take_whole(self.state.crosscoder, None if start is None else start.state_dict())
+
+    def _note_division(self) -> None:
+        """Record from which step on the latents are divided over how many ranks: another number changes the rounding of what follows."""
+        state, n_ranks = self.state, self.ranks.size
+        before = state.divisions[-1][1] if state.divisions else 1
+        if before != n_ranks:
+            earlier = state.divisions or ([(0, 1)] if state.step else [])
+            state.divisions = [*earlier, (state.step, n_ranks)]
+            if state.step:
+                logger.info(
+                    "train: latents were divided over %d ranks, and are over %d from step %d on; results agree up to rounding",
+                    before, n_ranks, state.step,
+                )  # fmt: skip
+        if self.ranks.leads and (state.divisions or "latent_shards" in self.folder.read_manifest()):
+            divisions = [{"from_step": step, "ranks": ranks} for step, ranks in state.divisions]
+            self.folder.update_manifest("latent_shards", {"divisions": divisions})
 
     def step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, Float[Tensor, ""]]:
         """Make one update; return its loss terms and L0. Reads nothing back from the device unless the sparsity kind needs it."""
@@ -193,7 +251,7 @@ class Trainer:
         terms.total().backward()
         forward.complete_gradients()
         crosscoder.constrain_gradients()
-        torch.nn.utils.clip_grad_norm_(crosscoder.parameters(), self.training.gradient_clip)
+        clip_gradients(crosscoder, self.training.gradient_clip)
         state.optimizer.step()
 
         fired, l0 = forward.fired()
@@ -243,7 +301,8 @@ class Trainer:
                 # Counts of 64 equal bins over [0, 1]: with fixed edges, counts of different steps can be compared.
                 if "diff/relative_norm" in histograms:
                     counts["diff/relative_norm_counts"] = histograms["diff/relative_norm"][0].tolist()
-            self.metrics.write(step, self.state.n_tokens, values | counts)
+            if self.ranks.leads:
+                self.metrics.write(step, self.state.n_tokens, values | counts)
             # Timings differ between two runs of the same training, and metrics.jsonl must not: they go to wandb alone.
             timings = {
                 "performance/seconds": self.waiting.seconds(),
@@ -260,6 +319,8 @@ class Trainer:
 
     def _begin_metrics(self, resumed: bool) -> None:
         """Drop the metrics after the checkpoint. Raises FormatError if those before it are not the ones that the run wrote."""
+        if not self.ranks.leads:
+            return
         self.metrics.truncate(self.state.step)
         if resumed and self.state.metrics not in (None, self.metrics.digest()):
             raise FormatError(
@@ -273,7 +334,7 @@ class Trainer:
         return self.held_out.measure(self.state.crosscoder)
 
     def _train_metrics(self, terms: LossTerms, l0: float) -> dict[str, float | None]:
-        dead = self.state.tokens_since_fired > self._dead_after
+        dead = self.ranks.gathered(self.state.tokens_since_fired) > self._dead_after
         return {
             "losses/overall_loss": float(terms.total()),
             **{f"losses/{name}_loss": float(value) for name, value in terms.items()},
@@ -293,7 +354,7 @@ class Trainer:
         finite = math.isfinite(float(terms.total())) and all(
             bool(weight.isfinite().all()) for weight in state.crosscoder.parameters()
         )
-        if not finite:
+        if self.ranks.any(not finite):
             self._diverged(f"loss or weights are no longer finite at step {state.step}")
         if exploded(error, state.first_error or 0.0):
             self._diverged(

@@ -40,11 +40,13 @@ class PartRecord(Progress):
     command: str
     """The command line that began it last."""
     wall_seconds: float = 0.0
+    by_group: bool = False
+    """Whether ranks of one command divided the harvest, so that the same command finishes it by itself."""
     digest: str = ""
     """Digest of this record without this entry."""
 
     @classmethod
-    def begin(cls, manifest: Manifest, part: Part, command: str) -> Self:
+    def begin(cls, manifest: Manifest, part: Part, command: str, *, by_group: bool = False) -> Self:
         """Return the record of a part that has finished nothing."""
         planned = shards_of(manifest, part)
         return cls(
@@ -54,6 +56,7 @@ class PartRecord(Progress):
             first={split: shards.start for split, shards in planned.items()},
             sides={split: SplitRecord(n_planned=len(shards)) for split, shards in planned.items()},
             command=command,
+            by_group=by_group,
         )
 
     def first_of(self, split: Split) -> int:

@@ -101,7 +101,7 @@ def run(target: Target, overrides: Overrides = None, mirror: MirrorOption = None
         run_all(config, named_by=run_folder_of(target))
 
 
-@_verb
+@functools.partial(_verb, alone_with="part")
 def harvest(
     target: Target,
     overrides: Overrides = None,
@@ -328,8 +328,20 @@ def plot(
 
 
 @_verb
-def doctor(target: Target, overrides: Overrides = None) -> None:
+def doctor(
+    target: Target,
+    overrides: Overrides = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="print what each of so many processes would need if they shared the latents of a dictionary (training.latent_shards)",
+        ),
+    ] = None,
+) -> None:
     """Check models, hookpoint, memory and disk before a run."""
+    if ranks is not None:
+        overrides = [*(overrides or ()), f"training.latent_shards={ranks}"]
     config = load_settings(target, overrides)
     behaviors = load_behaviors(config.behaviors, named_by=run_folder_of(target))
     # First, because it reads the prompts alone.
@@ -352,7 +364,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="WHAT KEY=VALUE",
-            help="benchmark: step, growth, harvest, shards, analysis, page, coverage, stability or all (default), and settings to override, e.g. shape.k=32",
+            help="benchmark: step, growth, harvest, shards, analysis, page, coverage, stability, ranks or all (default), and settings to override, e.g. shape.k=32",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to")] = None,

@@ -14,6 +14,7 @@ def run_all(config: RunConfig, named_by: Path | None = None) -> None:
     """Run every stage, and print where its result is. `named_by` is the run folder that the settings come from, if any."""
     # Loaded first, so that a mistake in them fails before any long work.
     behaviors = load_behaviors(config.behaviors, named_by=named_by)
+    module("training.stages").check_processes(config)
     module("training.stages").check_texts(config, behaviors)
     module("analysis.stages").check_attributable(config, behaviors)
     if config.crosscoder.load is not None:

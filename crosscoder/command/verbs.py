@@ -9,34 +9,53 @@ import typer
 
 from ..errors import CrosscoderError, one_line
 from ..runtime.replacement import no_space
+from .ranks import lead_or_assist, rank_and_size
 
 _REFUSED_BY_THE_SYSTEM = frozenset(
     {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENOTDIR, errno.EISDIR}
 )
 
 
-def verb(function: Callable[..., None], of: typer.Typer, name: str | None = None) -> Callable[..., None]:
+def verb(
+    function: Callable[..., None], of: typer.Typer, name: str | None = None, alone_with: str | None = None
+) -> Callable[..., None]:
     """Register `function` as a verb of an app, called `name` or like the function. A `CrosscoderError`, a full disk, and a path that
-    the file system refuses, prints one line and exits with 2, an interrupt with 130."""
+    the file system refuses, prints one line and exits with 2, an interrupt with 130. Under torchrun, ranks share the work.
+
+    Args:
+        alone_with: An option that makes each rank carry out the verb by itself.
+    """
 
     @functools.wraps(function)
     def guarded(*args: object, **kwargs: object) -> None:
         try:
-            function(*args, **kwargs)
+            if alone_with is not None and kwargs[alone_with] is not None:
+                function(*args, **kwargs)
+            else:
+                lead_or_assist(lambda: function(*args, **kwargs))
         except CrosscoderError as error:
-            print(f"crosscoder: {error}", file=sys.stderr)
+            _say(str(error))
             raise typer.Exit(2) from None
         except Exception as error:
             reason = _reason(error)
             if reason is None:
                 raise
-            print(one_line(f"crosscoder: {reason}"), file=sys.stderr)
+            _say(one_line(reason))
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
-            print("crosscoder: interrupted; run the same command again to continue", file=sys.stderr)
+            _say("interrupted; run the same command again to continue")
             raise typer.Exit(130) from None
 
     return of.command(name=name or function.__name__)(guarded)
+
+
+def _say(line: str) -> None:
+    """Print why the verb ends, with the rank under torchrun."""
+    try:
+        rank, size = rank_and_size()
+    except CrosscoderError:  # which is what the line says
+        rank, size = 0, 1
+    print(f"crosscoder: rank {rank}: {line}" if size > 1 else f"crosscoder: {line}", file=sys.stderr)
 
 
 def _reason(error: Exception) -> str | None:

@@ -73,6 +73,11 @@ class TrainingConfig(Settings):
     device: Device = Field(
         default="auto", description="device that the dictionary is trained on; auto: a GPU if available"
     )
+    latent_shards: Count = Field(
+        default=1,
+        description="processes that share one dictionary, each with an equal range of its latents, for dictionaries beyond the memory of one "
+        "device: torchrun has to start as many. 1: each dictionary is trained by one process",
+    )
     start_from: DictionarySource | None = Field(
         default=None,
         description="warm start: a trained dictionary, e.g. RUN/crosscoder or that of another tool, for stage-wise fine-tuning over "

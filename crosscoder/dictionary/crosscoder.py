@@ -23,6 +23,7 @@ from ..activations.batch import join_models, split_models
 from ..config import CrosscoderConfig
 from ..errors import DataError
 from . import normalization
+from .latent_ranks import ALONE, LatentRanks
 from .sparse_latents import SparseLatents
 from .sparsity import BatchTopKSparsity, build_sparsity, threshold_for
 from .topk_selection import (
@@ -45,23 +46,32 @@ class Crosscoder(nn.Module):
     score_scale: Tensor
     score_weight: Tensor
 
-    def __init__(self, config: CrosscoderConfig, *, decoder_norm: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: CrosscoderConfig,
+        *,
+        decoder_norm: float = 1.0,
+        seed: int = 0,
+        ranks: LatentRanks = ALONE,
+    ) -> None:
+        """`ranks`: those that the latents are divided over. The axis `latent` of weights and codes is then that of the latents of this
+        process, `latents`, while `config` describes the whole."""
         super().__init__()
-        self.config = config
-        directions = initial_directions(config, seed) * decoder_norm
+        self.config, self.ranks, self.latents = config, ranks, ranks.range_of(config.n_latents)
+        directions = initial_directions(config, seed, self.latents) * decoder_norm
         self.W_dec = nn.Parameter(directions)
         # In both matrices the weights of a latent are contiguous in memory, so a few latents can be read, and their
         # gradients written, without touching the rest.
         self.W_enc = nn.Parameter(directions.clone().T)
-        self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
+        self.b_enc = nn.Parameter(torch.zeros(len(self.latents)))
         self.b_dec = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("mean", torch.zeros(config.width))
         self.register_buffer("scale", torch.ones(len(config.d_models)))
         # Scores use decoder norms in training space. After folding, rows are in raw space and this converts back.
         self.register_buffer("score_scale", torch.ones(len(config.d_models)))
         if config.scores == "stored":
-            self.register_buffer("score_weight", torch.ones(config.n_latents))
-        self.sparsity = build_sparsity(config.sparsity, config.n_latents)
+            self.register_buffer("score_weight", torch.ones(len(self.latents)))
+        self.sparsity = build_sparsity(config.sparsity, len(self.latents), ranks)
         self.constrain(self.W_dec.data, self.W_enc.data)
 
     # --- raw activations ----------------------------------------------------------------------------------------------
@@ -93,6 +103,14 @@ class Crosscoder(nn.Module):
         """Encode, then decode."""
         return self.decode(self.encode(activations))
 
+    @torch.no_grad()
+    def reconstruct(
+        self, values: Float[Tensor, "token width"]
+    ) -> tuple[SparseLatents, Float[Tensor, "token width"]]:
+        """Return the latents of raw activations (those of this process) and the raw reconstruction by all of them."""
+        sparse_latents = self.encode_sparse(values)
+        return sparse_latents, self.denormalize(self.rebuild(sparse_latents))
+
     # --- normalized activations ---------------------------------------------------------------------------------------
 
     def pre_latents(self, normalized: Float[Tensor, "token width"]) -> Float[Tensor, "token latent"]:
@@ -102,8 +120,8 @@ class Crosscoder(nn.Module):
     def rebuild(self, latents: Float[Tensor, "token latent"] | SparseLatents) -> Float[Tensor, "token width"]:
         """Reconstruct normalized activations: f W_dec + b_dec."""
         if isinstance(latents, SparseLatents):
-            return latents.weighted_sum(self.W_dec) + self.b_dec
-        return latents @ self.W_dec + self.b_dec
+            return self.ranks.total(latents.weighted_sum(self.W_dec)) + self.b_dec
+        return self.ranks.total(latents @ self.W_dec) + self.b_dec
 
     def normalize(self, values: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
         """Convert raw to normalized activations."""
@@ -140,16 +158,16 @@ class Crosscoder(nn.Module):
                 "activations: no tokens to calibrate the BatchTopK threshold on; give some training activations"
             )
         keep = round(self.sparsity.k * len(sample))
-        self.sparsity.threshold.fill_(
-            threshold_for(self._largest_scores(self._check(sample), keep + 1, chunk), keep)
-        )
+        scores = self._largest_scores(self._check(sample), keep + 1, chunk)
+        self.sparsity.threshold.fill_(threshold_for(scores, keep, self.ranks))
 
     def _largest_scores(
         self, sample: Float[Tensor, "token width"], count: int, chunk: int
     ) -> Float[Tensor, " score"]:
-        """Return at least the `count` largest scores over all tokens, padded with zeros (all scores if there are fewer)."""
+        """Return at least the `count` largest scores over all tokens, padded with zeros (all scores if there are fewer); over several ranks,
+        each returns those of its latents."""
         norms = self.score_norms()
-        count = min(count, len(sample) * len(norms))
+        count = min(count, self.ranks.count(len(sample) * len(norms)))
 
         def pre_latents(rows: Float[Tensor, "row width"]) -> PreLatents:
             return PreLatents(self.W_enc, self.b_enc, self.normalize(rows.to(self.W_enc.dtype)))
@@ -163,10 +181,11 @@ class Crosscoder(nn.Module):
         sampled = pre_latents(sample[:: max(1, len(sample) // SAMPLED_TOKENS)][:SAMPLED_TOKENS])
         surplus = SURPLUS
         while True:
-            bound = estimate_score_bound(sampled, norms, surplus * count / len(sample))
+            bound = estimate_score_bound(sampled, norms, surplus * count / len(sample), self.ranks)
             found = torch.cat([scores(rows, bound) for rows in sample.split(chunk)])
-            if len(found) >= count or bound == 0:
-                return nn.functional.pad(found, (0, max(0, count - len(found))))
+            n_found = self.ranks.count(len(found))
+            if n_found >= count or bound == 0:
+                return nn.functional.pad(found, (0, max(0, count - n_found) if self.ranks.leads else 0))
             surplus *= 2
 
     # --- geometry -----------------------------------------------------------------------------------------------------
@@ -219,16 +238,25 @@ class Crosscoder(nn.Module):
         """
         config = self.config
         n_exclusive, n_tied = config.n_exclusive, config.n_tied
+
+        def held(first: int, count: int) -> slice:
+            """Places of those of `count` latents from `first` that this process holds."""
+            ends = (
+                min(max(end - self.latents.start, 0), len(self.latents)) for end in (first, first + count)
+            )
+            return slice(*ends)
+
         columns = torch.arange(config.width, device=decoder.device).split(list(config.d_models))
         for model, model_columns in enumerate(columns):
-            first = model * n_exclusive
+            exclusive = held(model * n_exclusive, n_exclusive)
             for other in columns:
                 if n_exclusive and other is not model_columns:
-                    decoder[first : first + n_exclusive, int(other[0]) : int(other[-1]) + 1] = 0
-                    encoder[int(other[0]) : int(other[-1]) + 1, first : first + n_exclusive] = 0
+                    decoder[exclusive, int(other[0]) : int(other[-1]) + 1] = 0
+                    encoder[int(other[0]) : int(other[-1]) + 1, exclusive] = 0
         if n_tied:
-            first = len(columns) * n_exclusive
-            rows = decoder[first : first + n_tied].unflatten(1, (len(columns), config.d_models[0]))
+            rows = decoder[held(len(columns) * n_exclusive, n_tied)].unflatten(
+                1, (len(columns), config.d_models[0])
+            )
             rows.copy_(rows.mean(dim=1, keepdim=True).expand_as(rows))
 
     def constrain_gradients(self) -> None:
@@ -254,12 +282,31 @@ class Crosscoder(nn.Module):
         return values
 
 
-def initial_directions(config: CrosscoderConfig, seed: int) -> Float[Tensor, "latent width"]:
-    """Return random unit directions, shared by all models if their widths are equal, so that they start aligned."""
+# Latents whose initial directions are drawn at once; a multiple of 16, in which torch draws normal numbers.
+_DRAWN_AT_ONCE = 4096
+
+
+def initial_directions(
+    config: CrosscoderConfig, seed: int, latents: range | None = None
+) -> Float[Tensor, "latent width"]:
+    """Return random unit directions, shared by all models if their widths are equal, so that they start aligned.
+
+    Args:
+        latents: Those to return, all by default. They are drawn as parts of the whole, which is never held.
+    """
     generator = torch.Generator().manual_seed(seed)
+    latents = range(config.n_latents) if latents is None else latents
 
     def unit(d_model: int) -> Tensor:
-        return nn.functional.normalize(torch.randn(config.n_latents, d_model, generator=generator), dim=1)
+        parts = []
+        # The last draw takes the rest, because a draw of fewer than 16 numbers would differ from the end of a longer one.
+        starts = range(0, max(1, config.n_latents - _DRAWN_AT_ONCE + 1), _DRAWN_AT_ONCE)
+        for start in starts:
+            stop = config.n_latents if start == starts[-1] else start + _DRAWN_AT_ONCE
+            drawn = torch.randn(stop - start, d_model, generator=generator)
+            held = drawn[max(latents.start - start, 0) : max(latents.stop - start, 0)]
+            parts.append(nn.functional.normalize(held, dim=1))
+        return torch.cat(parts)
 
     if len(set(config.d_models)) == 1:
         return unit(config.d_models[0]).repeat(1, len(config.d_models))

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from ..config import BatchTopK, JumpReLU, ReLU, SparsityConfig, TopK
 from ..config.open_settings import chosen
 from ..errors import FormatError
+from .latent_ranks import ALONE, LatentRanks
+from .selection_over_ranks import largest_over_ranks
 from .sparse_latents import SparseLatents
-from .topk_selection import PreLatents, TokenSelection, pre_latent_bounds
+from .topk_selection import PreLatents, TokenSelection, kth_largest, pre_latent_bounds
 
 
 class Sparsity(nn.Module):
@@ -50,8 +52,9 @@ class BatchTopKSparsity(Sparsity):
 
     threshold: Tensor
 
-    def __init__(self, config: BatchTopK) -> None:
+    def __init__(self, config: BatchTopK, ranks: LatentRanks = ALONE) -> None:
         super().__init__()
+        self._ranks = ranks
         self.k = chosen(config.k, "crosscoder.sparsity.k")
         # NaN, so that a dictionary that was never calibrated refuses to encode instead of letting everything through.
         self.register_buffer("threshold", torch.tensor(math.nan))
@@ -64,7 +67,7 @@ class BatchTopKSparsity(Sparsity):
     ) -> Float[Tensor, "token latent"]:
         rectified = pre_latents.relu()
         keep = round((self.k if k is None else k) * len(rectified))
-        return rectified * mask_largest((rectified * norms).detach(), keep)
+        return rectified * mask_largest((rectified * norms).detach(), keep, self._ranks)
 
     def infer(
         self, pre_latents: Float[Tensor, "token latent"], norms: Float[Tensor, " latent"]
@@ -89,8 +92,9 @@ class BatchTopKSparsity(Sparsity):
 class TopKSparsity(Sparsity):
     """Keep the k largest scores of every token."""
 
-    def __init__(self, config: TopK) -> None:
+    def __init__(self, config: TopK, ranks: LatentRanks = ALONE) -> None:
         super().__init__()
+        self._ranks = ranks
         self.k = chosen(config.k, "crosscoder.sparsity.k")
 
     def forward(
@@ -100,12 +104,10 @@ class TopKSparsity(Sparsity):
         k: float | None = None,
     ) -> Float[Tensor, "token latent"]:
         rectified = pre_latents.relu()
-        keep = min(round(self.k if k is None else k), rectified.shape[1])
-        indices = (rectified * norms).detach().topk(keep, dim=1, sorted=False).indices
-        return torch.zeros_like(rectified).scatter(1, indices, rectified.gather(1, indices))
+        return keep_largest_of_tokens(rectified, norms, round(self.k if k is None else k), self._ranks)
 
     def infer_firings(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"]) -> SparseLatents:
-        return TokenSelection()(pre_latents, norms, self.k)
+        return TokenSelection(self._ranks)(pre_latents, norms, self.k)
 
 
 class ReLUSparsity(Sparsity):
@@ -165,13 +167,13 @@ class _JumpReLU(torch.autograd.Function):
         return gradient * (pre_latents > threshold), to_threshold, None
 
 
-def build_sparsity(config: SparsityConfig, n_latents: int) -> Sparsity:
-    """Build the module that `config` describes."""
+def build_sparsity(config: SparsityConfig, n_latents: int, ranks: LatentRanks = ALONE) -> Sparsity:
+    """Build the module that `config` describes, for the `n_latents` latents that this process holds."""
     match config:
         case BatchTopK():
-            return BatchTopKSparsity(config)
+            return BatchTopKSparsity(config, ranks)
         case TopK():
-            return TopKSparsity(config)
+            return TopKSparsity(config, ranks)
         case ReLU():
             return ReLUSparsity()
         case JumpReLU():
@@ -180,12 +182,36 @@ def build_sparsity(config: SparsityConfig, n_latents: int) -> Sparsity:
             assert_never(config)
 
 
-def mask_largest(scores: Float[Tensor, "token latent"], keep: int) -> Bool[Tensor, "token latent"]:
-    """Return a mask of exactly the `keep` largest entries (all if there are fewer).
+def keep_largest_of_tokens(
+    rectified: Float[Tensor, "token latent"],
+    norms: Float[Tensor, " latent"],
+    keep: int,
+    ranks: LatentRanks = ALONE,
+) -> Float[Tensor, "token latent"]:
+    """Return rectified pre-latents with the `keep` largest scores of each token (all if there are fewer), and 0 elsewhere."""
+    scores = (rectified * norms).detach()
+    if not ranks.alone:
+        if keep >= ranks.count(scores.shape[1]):
+            return rectified
+        token, latent = (scores > 0).nonzero(as_tuple=True)
+        largest = largest_over_ranks(scores[token, latent], token, len(scores), keep, ranks).mask
+        return rectified * torch.zeros_like(scores, dtype=torch.bool).index_put((token, latent), largest)
+    indices = scores.topk(min(keep, scores.shape[1]), dim=1, sorted=False).indices
+    return torch.zeros_like(rectified).scatter(1, indices, rectified.gather(1, indices))
+
+
+def mask_largest(
+    scores: Float[Tensor, "token latent"], keep: int, ranks: LatentRanks = ALONE
+) -> Bool[Tensor, "token latent"]:
+    """Return a mask of exactly the `keep` largest entries (all if there are fewer); over several ranks, of those above 0.
 
     To avoid sorting everything, take the top few of each token, then the largest among those. This is exact unless all
     candidates of some token are kept; that case is detected and falls back to a full sort.
     """
+    if not ranks.alone:
+        latent, token = (scores.T > 0).nonzero(as_tuple=True)
+        largest = largest_over_ranks(scores[token, latent], None, 1, keep, ranks).mask
+        return torch.zeros_like(scores, dtype=torch.bool).index_put((token, latent), largest)
     n_tokens, n_latents = scores.shape
     keep = min(keep, scores.numel())
     if keep == 0:
@@ -203,10 +229,15 @@ def mask_largest(scores: Float[Tensor, "token latent"], keep: int) -> Bool[Tenso
     return mask.view_as(scores)
 
 
-def threshold_for(scores: Float[Tensor, " score"], keep: int) -> float:
-    """Return a threshold that exactly `keep` of these scores exceed (0 if there are at most `keep`)."""
-    if keep >= len(scores):
+def threshold_for(scores: Float[Tensor, " score"], keep: int, ranks: LatentRanks = ALONE) -> float:
+    """Return a threshold that exactly `keep` of these scores exceed (0 if there are at most `keep`); over several ranks, of theirs."""
+    if keep >= ranks.count(len(scores)):
         return 0.0
-    ordered = scores.float().topk(keep + 1).values
+    scores = scores.float()
+    if ranks.alone:
+        ordered = scores.topk(keep + 1).values
+        kept, dropped = ordered[keep - 1], ordered[keep]
+    else:
+        kept, dropped = (torch.tensor(kth_largest(scores, place, ranks)) for place in (keep, keep + 1))
     # Halfway between the last kept and the first dropped score, so that rounding cannot flip either.
-    return float((ordered[keep - 1] + ordered[keep]) / 2)
+    return float((kept + dropped) / 2)

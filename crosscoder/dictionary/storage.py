@@ -28,6 +28,7 @@ from ..runtime.digests import file_digest
 from ..runtime.files import atomic_file, write_atomic
 from ..runtime.json_text import json_of
 from .crosscoder import Crosscoder
+from .divided_weights import write_whole
 
 FORMAT_VERSION = 2
 _READABLE = (1, 2)
@@ -38,15 +39,24 @@ def save_crosscoder(
 ) -> None:
     """Write the folder. Weights are written first, so a folder that has a config.json is complete.
 
+    Where ranks divide the latents, rank 0 writes those of all, and the others join it (`divided_weights.give_weights`).
+
     Raises:
         ResourceError: The disk is full.
     """
     folder = Path(folder)
+    crosscoder.ranks.join("save")
     with atomic_file(folder / "model.safetensors") as partial:
-        save_file(
-            {name: tensor.detach().contiguous().cpu() for name, tensor in crosscoder.state_dict().items()},
-            partial,
-        )
+        if crosscoder.ranks.alone:
+            save_file(
+                {
+                    name: tensor.detach().contiguous().cpu()
+                    for name, tensor in crosscoder.state_dict().items()
+                },
+                partial,
+            )
+        else:
+            write_whole(crosscoder, partial)
     record = {
         "format": "crosscoder",
         "version": FORMAT_VERSION,

@@ -4,6 +4,8 @@ are kept from each block.
 The bound limits the search, not the result: `BatchSelection` and `TokenSelection` keep exactly the largest scores, and if
 the bound left too few entries, they search again below it. A resumed training therefore selects the same entries, although
 it starts from another bound.
+
+Where several ranks each hold a range of the latents, every rank searches its own, and all compete (`selection_over_ranks`).
 """
 
 import math
@@ -14,6 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from .latent_ranks import ALONE, LatentRanks
+from .selection_over_ranks import (
+    kth_largest_of_rows_over_ranks,
+    kth_largest_over_ranks,
+    largest_over_ranks,
+)
 from .sparse_latents import SparseLatents, gpu_kernels
 
 # Bytes of one block of pre-latents. On a CPU a block should fit in cache; on other devices fewer, larger blocks use the
@@ -72,6 +80,9 @@ class PreLatents:
     @torch.no_grad()
     def above(self, bounds: Float[Tensor, " latent"]) -> Entries:
         """Return all entries above the bound of their latent; bounds must not be negative."""
+        if not self.n_latents:  # A rank may hold none of those asked for.
+            nothing = torch.zeros(0, dtype=torch.int64, device=self.bias.device)
+            return Entries(nothing, nothing, self.bias)
         dtype = self.normalized.dtype
         limits = round_down(bounds, dtype)
         latent_bytes = max(1, self.n_tokens * dtype.itemsize)
@@ -113,35 +124,48 @@ def _above(
 class BatchSelection:
     """Keeps the largest scores of a batch (training rule of BatchTopK)."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: LatentRanks = ALONE) -> None:
+        """`ranks`: those that the latents are divided over."""
+        self._ranks = ranks
         self._bound = math.nan
         self._threshold = math.nan
         self._margin = 0.85
 
     def __call__(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int) -> SparseLatents:
         """Return the `keep` largest positive scores (all if there are fewer); ties go to the lower latent."""
-        keep = min(keep, pre_latents.n_tokens * pre_latents.n_latents)
         per_token = keep / max(1, pre_latents.n_tokens)
         bound = (
-            self._bound if self._bound >= 0 else estimate_score_bound(pre_latents, norms, per_token * SURPLUS)
+            self._bound
+            if self._bound >= 0
+            else estimate_score_bound(pre_latents, norms, per_token * SURPLUS, self._ranks)
         )
         surplus = SURPLUS
         while True:
             entries = pre_latents.above(pre_latent_bounds(bound, norms))
             scores = entries.value * norms[entries.latent]
-            if len(scores) >= keep or bound == 0:
+            n_found = self._ranks.count(len(scores))
+            if n_found >= keep or bound == 0:
                 break
             surplus *= 1.5
             self._margin = max(_MARGINS[0], self._margin - _MARGIN_FALLS)
-            bound = min(bound * self._margin, estimate_score_bound(pre_latents, norms, per_token * surplus))
+            estimate = estimate_score_bound(pre_latents, norms, per_token * surplus, self._ranks)
+            bound = min(bound * self._margin, estimate)
         if keep == 0:
             return entries.where(torch.zeros_like(scores, dtype=torch.bool)).sparse_latents(pre_latents)
-        if len(scores) > keep:
-            threshold = kth_largest(scores, keep)
-            above, equal = scores > threshold, scores == threshold
-            entries = entries.where(above | (equal & (equal.cumsum(0) <= keep - above.sum())))
+        if n_found > keep:
+            mask, threshold = self._largest(scores, keep)
+            entries = entries.where(mask)
             self._predict_bound(threshold)
         return entries.sparse_latents(pre_latents)
+
+    def _largest(self, scores: Float[Tensor, " entry"], keep: int) -> tuple[Bool[Tensor, " entry"], float]:
+        """Return a mask of the `keep` largest of more scores, and the smallest of them."""
+        if not self._ranks.alone:
+            mask, smallest = largest_over_ranks(scores, None, 1, keep, self._ranks)
+            return mask, float(smallest)
+        threshold = kth_largest(scores, keep)
+        above, equal = scores > threshold, scores == threshold
+        return above | (equal & (equal.cumsum(0) <= keep - above.sum())), threshold
 
     def _predict_bound(self, threshold: float) -> None:
         """Set the next bound: the threshold extrapolated from the last two, times the margin."""
@@ -154,18 +178,27 @@ class BatchSelection:
 class TokenSelection:
     """Keeps the largest scores of every token (rule of TopK)."""
 
+    def __init__(self, ranks: LatentRanks = ALONE) -> None:
+        """`ranks`: those that the latents are divided over."""
+        self._ranks = ranks
+
     def __call__(self, pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int) -> SparseLatents:
         """Return the `keep` largest positive scores of every token; ties go to the lower latent."""
-        keep = min(keep, pre_latents.n_latents)
+        keep = min(keep, self._ranks.count(pre_latents.n_latents))
         # Estimated from these tokens, not from the previous batch: recomputed tokens go through another product, so the
         # bound can affect rounding, and the result must depend on the batch alone.
-        bound = _score_bound_of_every_token(pre_latents, norms, keep)
+        bound = _score_bound_of_every_token(pre_latents, norms, keep, self._ranks)
         found = pre_latents.above(pre_latent_bounds(bound, norms)).sparse_latents(pre_latents)
-        counts = found.first_of_token.diff()
+        counts = self._ranks.sum(found.first_of_token.diff())
         short = (counts < keep).nonzero().squeeze(1)
         if bound > 0 and len(short):
             found = self._recompute_tokens(found, short, pre_latents, norms, keep)
-        chosen = mask_largest_per_token(found, found.value * norms[found.latent], keep)
+        scores = found.value * norms[found.latent]
+        chosen = (
+            mask_largest_per_token(found, scores, keep)
+            if self._ranks.alone
+            else largest_over_ranks(scores, found.token, found.shape[0], keep, self._ranks).mask
+        )
         return SparseLatents(found.token[chosen], found.latent[chosen], found.value[chosen], found.shape)
 
     def _recompute_tokens(
@@ -180,7 +213,8 @@ class TokenSelection:
         recomputed = pre_latents.for_tokens(short)
         # All their positive pre-latents, half of the dictionary, would make the rest pad every token of the batch to that width.
         scores = recomputed * norms
-        smallest = scores.topk(keep, dim=1).values[:, -1:]
+        keep = min(keep, pre_latents.n_latents)
+        smallest = scores.topk(keep, dim=1).values[:, -1:] if keep else scores
         above, equal = scores > smallest, scores == smallest
         room = keep - above.sum(dim=1, keepdim=True)
         largest = above | (equal & (equal.cumsum(dim=1) <= room))
@@ -209,8 +243,10 @@ def round_down(values: Float[Tensor, " value"], dtype: torch.dtype) -> Float[Ten
     return (rounded.view(_INTEGERS[dtype.itemsize]) - too_high.to(_INTEGERS[dtype.itemsize])).view(dtype)
 
 
-def kth_largest(scores: Float[Tensor, " entry"], k: int) -> float:
-    """Return the k-th largest of at least k scores."""
+def kth_largest(scores: Float[Tensor, " entry"], k: int, ranks: LatentRanks = ALONE) -> float:
+    """Return the k-th largest of at least k scores; over several ranks, 0 if it is not positive."""
+    if not ranks.alone:
+        return kth_largest_over_ranks(scores, k, ranks)
     if scores.device.type == "cpu":
         # A partition is enough, and ten times as fast as torch's kthvalue.
         index = len(scores) - k
@@ -238,20 +274,30 @@ def mask_largest_per_token(
 
 
 def estimate_score_bound(
-    pre_latents: PreLatents, norms: Float[Tensor, " latent"], entries_per_token: float
+    pre_latents: PreLatents,
+    norms: Float[Tensor, " latent"],
+    entries_per_token: float,
+    ranks: LatentRanks = ALONE,
 ) -> float:
     """Estimate, from a sample of tokens, the score that `entries_per_token` entries of a token exceed on average."""
     scores = _sampled_scores(pre_latents, norms).flatten()
-    rank = min(math.ceil(entries_per_token * min(SAMPLED_TOKENS, pre_latents.n_tokens)), len(scores))
-    return max(0.0, kth_largest(scores, rank)) if rank else 0.0
+    n_entries = ranks.count(len(scores))
+    rank = min(math.ceil(entries_per_token * min(SAMPLED_TOKENS, pre_latents.n_tokens)), n_entries)
+    return max(0.0, kth_largest(scores, rank, ranks)) if rank else 0.0
 
 
-def _score_bound_of_every_token(pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int) -> float:
+def _score_bound_of_every_token(
+    pre_latents: PreLatents, norms: Float[Tensor, " latent"], keep: int, ranks: LatentRanks
+) -> float:
     """Estimate, from a sample of tokens, the score that `keep` entries exceed on nearly every token."""
     scores = _sampled_scores(pre_latents, norms)
     if not keep or not len(scores):
         return 0.0
-    smallest = scores.topk(keep, dim=1).values[:, -1]
+    smallest = (
+        scores.topk(keep, dim=1).values[:, -1]
+        if ranks.alone
+        else kth_largest_of_rows_over_ranks(scores, keep, ranks)
+    )
     # A token with fewer positive scores is searched on its own. One such token in the sample must not open the search for all others.
     positive = smallest[smallest > 0]
     return float(positive.min()) if len(positive) else 0.0

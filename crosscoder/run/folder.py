@@ -28,8 +28,10 @@ from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
 
-RESULT_NEUTRAL_SETTINGS = ("output", "wandb", "threads", "training.log_every", *STORE_PLACES)
-"""Settings that change no result: the folder, the logging, the number of threads, the place of a store."""
+RESULT_NEUTRAL_SETTINGS = (
+    "output", "wandb", "threads", "training.log_every", "training.latent_shards", *STORE_PLACES,
+)  # fmt: skip
+"""Settings that change no result, or only its rounding: the folder, the logging, the number of threads and of processes, the place of a store."""
 
 ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "discovery", "survey")
 """Settings of the analysis, the controls, the search for changed behaviors and the survey: they change neither activations nor the dictionary's weights."""
@@ -171,14 +173,18 @@ class RunFolder(RunPaths):
             yield
 
     @contextmanager
-    def locked_part(self, part: Part) -> Iterator[None]:
+    def locked_part(self, part: Part, *, led: bool = False) -> Iterator[None]:
         """Keep other processes from the same part of the work inside the block, and from the run as a whole; other parts are free.
+
+        Args:
+            led: The process that works in the run has assigned the part to this one.
 
         Raises:
             InUseError: Another process works on this part, or in the run.
         """
         with ExitStack() as stack:
-            stack.enter_context(self.locked(shared=True))
+            if not led:
+                stack.enter_context(self.locked(shared=True))
             wait = f"works on part {part.number} of {part.of}; wait until it ends"
             stack.enter_context(self._held(f".part-{part.number}-of-{part.of}.lock", wait))
             yield

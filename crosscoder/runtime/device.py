@@ -19,18 +19,21 @@ def sparse_device(setting: str, device: str) -> torch.device:
 
 
 def resolve_device(setting: str, device: str) -> torch.device:
-    """Return the torch device for a setting; `auto` is a GPU if available.
+    """Return the torch device for a setting; `auto` is a GPU if available. Of several GPUs it is the current one.
 
     Raises:
         ConfigError: The device is not available.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])
     if not available[device]:
         raise ConfigError(
             f"{setting}: {device!r} is not available here: torch finds no such device; give auto or cpu"
         )
+    if device == "cuda" and (number := torch.cuda.current_device()):
+        # By its number, because a new thread begins with the first GPU.
+        return torch.device(device, number)
     return torch.device(device)
 
 

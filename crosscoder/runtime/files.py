@@ -43,6 +43,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         _install(partial, path, None)
 
 
+def partial_folder(path: Path) -> Path:
+    """Return the folder that `atomic_folder` fills before it becomes `path`."""
+    return path.with_name(f"{path.name}.partial")
+
+
 @contextmanager
 def atomic_folder(path: Path, recorded: Sequence[str]) -> Iterator[Path]:
     """Yield a new folder, which replaces the folder `path` once the block has filled it.
@@ -53,7 +58,7 @@ def atomic_folder(path: Path, recorded: Sequence[str]) -> Iterator[Path]:
     Raises:
         ResourceError, FormatError: See `write_atomic`.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_folder(path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with disk_full_is_an_error(path):

@@ -19,19 +19,33 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         signal.default_int_handler(number, frame)
 
 
+class StopRequested(KeyboardInterrupt):
+    """A wait between two steps ended because a stop was requested: what was done up to here can be saved."""
+
+
+_requested = False
+
+
+def require_no_stop() -> None:
+    """Raise StopRequested if a stop was requested inside `stop_between_steps`; for waits that may be long."""
+    if _requested:
+        raise StopRequested
+
+
 @contextmanager
 def stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Yield a function that reports whether Ctrl-C was pressed or SIGTERM came; a second one interrupts at once."""
-    requested = False
+    """Yield a function that reports whether Ctrl-C was pressed or SIGTERM came; a second Ctrl-C interrupts at once. A second SIGTERM does
+    not, because a scheduler and the launcher under it may both send one."""
+    global _requested
     previous = signal.getsignal(signal.SIGINT)
 
     def request_stop(number: int, frame: FrameType | None) -> None:
-        nonlocal requested
+        global _requested
         if number == signal.SIGINT and previous is signal.SIG_IGN:
             return
-        if requested:
+        if _requested and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
-        requested = True
+        _requested = True
 
     try:
         signal.signal(signal.SIGINT, request_stop)
@@ -40,6 +54,7 @@ def stop_between_steps() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     try:
-        yield lambda: requested
+        yield lambda: _requested
     finally:
         signal.signal(signal.SIGINT, previous)
+        _requested = False

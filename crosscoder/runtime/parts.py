@@ -15,6 +15,17 @@ _TORCHRUN, _ARRAY, _TASKS = "torchrun", "a Slurm array", "a Slurm job with sever
 _FORM = "give PART/PARTS, counted from 1, e.g. 1/8 for the first of eight, or env for the part that torchrun or Slurm assigned"
 
 
+class _Use(NamedTuple):
+    """What the variables of a launcher are read for, and what to do instead; for messages."""
+
+    name: str
+    remedy: str
+
+
+_IN_PARTS = _Use("--part env", "give PART/PARTS, e.g. 1/8")
+_AS_GROUP = _Use("torchrun", "start the command with torchrun, or unset the variables of torchrun")
+
+
 class Part(NamedTuple):
     """One of several parts."""
 
@@ -50,19 +61,39 @@ def read_part(words: str, variables: Mapping[str, str]) -> Part:
     return part
 
 
+def launched_as(variables: Mapping[str, str]) -> Part | None:
+    """Return the place of this process among those that torchrun started; None if there is no WORLD_SIZE.
+
+    Raises:
+        ConfigError: The variables contradict each other, or a part of what torchrun sets is missing.
+    """
+    part = _ranked(variables, "RANK", "WORLD_SIZE", _AS_GROUP) if "WORLD_SIZE" in variables else None
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in variables]
+    if part is not None and part.of > 1 and missing:
+        raise ConfigError(
+            f"torchrun: RANK and WORLD_SIZE are set, but not {' and '.join(missing)}; {_AS_GROUP.remedy}"
+        )
+    return part
+
+
 def local_rank(variables: Mapping[str, str]) -> int:
     """Return the number of this process among those that torchrun or Slurm started on this machine; 0 without one."""
     for name in ("LOCAL_RANK", "SLURM_LOCALID"):
         if name in variables:
-            return _number(variables, name)
+            return _number(variables, name, _IN_PARTS)
     return 0
+
+
+def local_size(variables: Mapping[str, str]) -> int:
+    """Return how many processes torchrun started on this machine; 1 without it."""
+    return _number(variables, "LOCAL_WORLD_SIZE", _AS_GROUP) if "LOCAL_WORLD_SIZE" in variables else 1
 
 
 def _assigned(variables: Mapping[str, str]) -> Part:
     found = {
-        _TORCHRUN: _ranked(variables, "RANK", "WORLD_SIZE"),
+        _TORCHRUN: _ranked(variables, "RANK", "WORLD_SIZE", _IN_PARTS),
         _ARRAY: _of_array(variables),
-        _TASKS: _ranked(variables, "SLURM_PROCID", "SLURM_NTASKS"),
+        _TASKS: _ranked(variables, "SLURM_PROCID", "SLURM_NTASKS", _IN_PARTS),
     }
     parts = {name: part for name, part in found.items() if part is not None}
     if not parts:
@@ -80,14 +111,14 @@ def _assigned(variables: Mapping[str, str]) -> Part:
     return next(iter((several or parts).values()))
 
 
-def _ranked(variables: Mapping[str, str], rank: str, size: str) -> Part | None:
+def _ranked(variables: Mapping[str, str], rank: str, size: str, use: _Use) -> Part | None:
     """Return the part of a process that counts from 0, if both variables or one of them is there."""
     if rank not in variables and size not in variables:
         return None
-    part = Part(_number(variables, rank) + 1, _number(variables, size))
+    part = Part(_number(variables, rank, use) + 1, _number(variables, size, use))
     if not 1 <= part.number <= part.of:
         raise ConfigError(
-            f"--part env: {rank} is {part.number - 1} and {size} is {part.of}, but {rank} counts from 0 to {size} - 1; give PART/PARTS, e.g. 1/8"
+            f"{use.name}: {rank} is {part.number - 1} and {size} is {part.of}, but {rank} counts from 0 to {size} - 1; {use.remedy}"
         )
     return part
 
@@ -97,11 +128,17 @@ def _of_array(variables: Mapping[str, str]) -> Part | None:
     names = {name: f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "COUNT", "MIN", "MAX", "STEP")}
     if names["ID"] not in variables and names["COUNT"] not in variables:
         return None
-    task, of = _number(variables, names["ID"]), _number(variables, names["COUNT"])
-    first = _number(variables, names["MIN"]) if names["MIN"] in variables else 1
-    step = _number(variables, names["STEP"]) if names["STEP"] in variables else 1
+    task, of = _number(variables, names["ID"], _IN_PARTS), _number(variables, names["COUNT"], _IN_PARTS)
+    first = _number(variables, names["MIN"], _IN_PARTS) if names["MIN"] in variables else 1
+    step = _number(variables, names["STEP"], _IN_PARTS) if names["STEP"] in variables else 1
     tasks = range(first, first + of * step, step) if step else range(0)
-    last = _number(variables, names["MAX"]) if names["MAX"] in variables else tasks[-1] if tasks else first
+    last = (
+        _number(variables, names["MAX"], _IN_PARTS)
+        if names["MAX"] in variables
+        else tasks[-1]
+        if tasks
+        else first
+    )
     if task not in tasks or last != tasks[-1]:
         raise ConfigError(
             f"--part env: the Slurm array has {of} tasks from {first} to {last}, and this is task {task}, so they are not numbered one after "
@@ -110,12 +147,12 @@ def _of_array(variables: Mapping[str, str]) -> Part | None:
     return Part(tasks.index(task) + 1, of)
 
 
-def _number(variables: Mapping[str, str], name: str) -> int:
+def _number(variables: Mapping[str, str], name: str, use: _Use) -> int:
     """Return a variable that holds a whole number. Raises ConfigError if it is missing or does not."""
     value = variables.get(name)
     if value is None or not _is_count(value):
         found = "not set" if value is None else f"{value!r}, which is not a whole number"
-        raise ConfigError(f"--part env: {name} is {found}; give PART/PARTS, e.g. 1/8")
+        raise ConfigError(f"{use.name}: {name} is {found}; {use.remedy}")
     return int(value)
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from analysis.stage_times import stage_times
 from crosscoder.config import ControlsConfig, RunConfig
 from crosscoder.config.behavior import Behavior
+from crosscoder.config.load import with_overrides
 from crosscoder.errors import ConfigError, CrosscoderError, DataError, PairError, ResourceError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.text.documents import tokenize
@@ -129,6 +130,23 @@ def test_twice_the_steps_take_twice_the_time(monkeypatch: pytest.MonkeyPatch) ->
     assert found[0] == pytest.approx(0.01 * (steps + 2 * steps / 200), rel=0.01)
     assert found[1] / found[0] == pytest.approx(2, rel=0.01)
     assert not Path("nowhere").exists()
+
+
+def test_what_each_of_several_ranks_needs_is_told(tmp_path: Path) -> None:
+    values = torch.randn(1024, 64)
+    config = files(tmp_path, values, 2 * values)
+    given = {"n_tokens": 20_000, "batch_tokens": 100, "latent_shards": 4}
+    config = config.model_copy(update={"training": config.training.model_copy(update=given)})
+    config = with_overrides(config, ["crosscoder.n_latents=1022", "crosscoder.sparsity.k=8"])
+    text = doctor(config)
+    assert "memory   on each of 4 ranks about" in text
+    assert "on each of 4 ranks  0.1 M" in text
+    assert "latents  256 of 1,022 on each of 4 ranks" in text
+    # 100 tokens, 128 wide, in float32, of which a ring sends 2 · 3/4.
+    assert "reconstruction 76.8 kB" in text
+    assert text.count("\n  step     about ") == 3
+    assert "axis" not in text
+    assert "at most half of the batch" in doctor(with_overrides(config, ["training.batch_tokens=4096"]))
 
 
 @pytest.mark.parametrize(("lr", "steps", "few"), [(1e-3, 100, True), (1e-3, 2000, False), (1e-5, 6000, True)])

@@ -29,7 +29,14 @@ from training import extraction
 from training import harvest as harvest_module
 from training import stages as stages_module
 from training.harvest import harvest
-from training.harvest_parts import folder_of_part, harvest_part, join_parts, require_joined
+from training.harvest_parts import (
+    folder_of_part,
+    harvest_part,
+    join_parts,
+    parts_of_group,
+    require_joined,
+    share_harvest,
+)
 
 CLOCKS = {"command", "started", "wall_seconds"}
 """What of the record of the stage differs between two harvests that are equal."""
@@ -231,6 +238,28 @@ def test_a_harvest_that_one_process_began_goes_on_in_parts(
     assert {path: path.stat().st_mtime_ns for path in begun} == begun
     assert join_parts(folder)
     setting.assert_equal(tmp_path)
+
+
+def test_a_harvest_that_ranks_began_is_finished_by_one_process(
+    setting: Setting, settings_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part that a person began is left to that person (`test_missing_parts_are_named`)."""
+    run = tmp_path / "run"
+    folder = RunFolder.create(run, setting.at(run))
+    inputs = folder, setting.config, setting.pair, setting.documents
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            share_harvest(*inputs, of=3)
+    assert parts_of_group(folder) == 3
+    begun = {path: path.stat().st_mtime_ns for path in run.glob("activations/*/*.safetensors")}
+    assert len(begun) > 2
+    with pytest.raises(FormatError, match=r"parts? .*of 3 (is|are) not finished: run `crosscoder harvest"):
+        join_parts(folder)
+    assert crosscoder("harvest", settings_file) == Said(0, "")
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
+    assert parts_of_group(folder) == 0
+    setting.assert_equal(run)
 
 
 def test_a_join_that_was_killed_is_finished_by_the_next(

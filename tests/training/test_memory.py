@@ -7,8 +7,12 @@ import pytest
 
 from crosscoder.config import CachedActivations, RunConfig, StoreConfig, StreamedActivations
 from crosscoder.config.load import dump_config
+from crosscoder.errors import ResourceError
+from crosscoder.runtime.process_group import ProcessGroup
 from tests.processes import run_python
-from training.memory import LARGE, n_parameters, plan, training_memory
+from tests.training.in_memory import run_config
+from training import memory
+from training.memory import LARGE, n_parameters, plan, require_memory, training_memory
 
 # The peak since the imports. Not ru_maxrss, which a process inherits from its parent.
 PROGRAM = """
@@ -149,3 +153,18 @@ def test_what_is_larger_needs_more(tmp_path: Path) -> None:
         {"n_latents": 1024, "batch_tokens": 1024, "k": 128},
     ):
         assert estimate(config_of(tmp_path, **larger), 512) > small
+
+
+def test_the_ranks_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = run_config(tmp_path)
+    parts = training_memory(config, (48, 48), 0, 1000, 500).parts
+    needed = parts["weights"] + parts["gradients and moments"]
+    monkeypatch.setattr(memory, "machine_memory", lambda: 2 * needed)
+    for ranks in (1, 2):
+        monkeypatch.setattr(memory, "process_group", lambda ranks=ranks: ProcessGroup(local_size=ranks))
+        require_memory(config, (48, 48), 1000, 500)
+    monkeypatch.setattr(memory, "process_group", lambda: ProcessGroup(local_size=3))
+    with pytest.raises(
+        ResourceError, match=r"the machine has .* GB for 3 ranks; lower crosscoder\.n_latents, or start fewer"
+    ):
+        require_memory(config, (48, 48), 1000, 500)

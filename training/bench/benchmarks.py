@@ -11,6 +11,7 @@ from crosscoder.runtime.timing import BenchmarkTable
 from .dictionary_stability import stability_benchmark
 from .growth import break_even_figures, measure_growth, plot_growth, slope_figures
 from .profile import profile_step
+from .rank_scaling import rank_benchmark
 from .settings import BenchConfig, Benchmark
 from .shards import shards_benchmark
 from .step import precisions, step_benchmark
@@ -61,5 +62,7 @@ def measure(
                 yield comparison.table()
         case "stability":
             yield stability_benchmark(config.stability, config.seed)
+        case "ranks":
+            yield from rank_benchmark(config)
         case "analysis" | "page" | "coverage":
             raise AssertionError(f"{what} is not a benchmark of training")

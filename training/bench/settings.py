@@ -5,12 +5,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from crosscoder.config import Count, Device, Settings, Share
+from crosscoder.config import Count, Device, PositiveFloat, Settings, Share
 from crosscoder.errors import ConfigError, did_you_mean
 
-Benchmark = Literal["step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability"]
+Benchmark = Literal[
+    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability", "ranks"
+]
 BENCHMARKS: tuple[Benchmark, ...] = (
-    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability",
+    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability", "ranks",
 )  # fmt: skip
 
 
@@ -67,6 +69,21 @@ class StabilityConfig(Settings):
     planted_tokens: Count = Field(default=40_000, description="training tokens of the planted pair")
 
 
+class RanksConfig(Settings):
+    """What `ranks` measures and simulates."""
+
+    measured: tuple[Count, ...] = Field(
+        default=(1, 2), description="numbers of processes that the step is measured on; empty: none"
+    )
+    simulated: tuple[Count, ...] = Field(
+        default=(8, 64), description="numbers of ranks that the step is simulated for"
+    )
+    step_ms: PositiveFloat | None = Field(
+        default=None,
+        description="milliseconds of the step of one rank's share, which the simulation begins from; null: as measured here",
+    )
+
+
 class BenchConfig(Settings):
     """All settings of `crosscoder bench`."""
 
@@ -111,6 +128,9 @@ class BenchConfig(Settings):
     stability: StabilityConfig = Field(
         default=StabilityConfig(),
         description="recipes whose dictionaries `stability` compares over trainings",
+    )
+    ranks: RanksConfig = Field(
+        default=RanksConfig(), description="processes that `ranks` divides the latents over"
     )
     device: Device = Field(default="auto", description="device to measure on")
     threads: Count | None = Field(default=None, description="CPU threads; null: torch's default")

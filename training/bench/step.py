@@ -154,12 +154,12 @@ def compare_steps(
 
 @contextmanager
 def warmed_up_step(
-    config: BenchConfig, shape: Shape, precision: Precision, device: torch.device
+    config: BenchConfig, shape: Shape, precision: Precision, device: torch.device, n_ranks: int = 1
 ) -> Iterator[tuple[TrainerStep, Batches]]:
-    """Provide a sparse training step after some warm-up steps, and its batches."""
+    """Provide a sparse training step after some warm-up steps, and its batches. If `n_ranks` divide the latents, each of them calls this."""
     batches = Batches(shape, device, config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        settings = _run_config(Path(folder), shape, precision, device, config.seed)
+        settings = bench_run_config(Path(folder), shape, precision, device, config.seed, n_ranks)
         reader = PlantedReader(batches.sample, shape.d_models)
         source = CachedSource(reader, reader, config.seed)
         trainer = Trainer(settings, source, RunFolder(Path(folder)), WandbRun(None))
@@ -197,8 +197,8 @@ def dtype_of(precision: Precision, device: torch.device) -> torch.dtype:
     return compute_dtype(precision, device)
 
 
-def _run_config(
-    folder: Path, shape: Shape, precision: Precision, device: torch.device, seed: int
+def bench_run_config(
+    folder: Path, shape: Shape, precision: Precision, device: torch.device, seed: int, n_ranks: int = 1
 ) -> RunConfig:
     """Settings of a training of this shape without annealing and without end."""
     settings: dict[str, Any] = {
@@ -218,6 +218,7 @@ def _run_config(
             "precision": precision,
             "step": "sparse",
             "device": device.type,
+            "latent_shards": n_ranks,
         },
         "seed": seed,
     }

@@ -93,6 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         return load_config(text), f"the toy pair: {toy}"
 
     stages = SimpleNamespace(
+        check_processes=lambda config: None,
         check_texts=lambda config, behaviors: None,
         check_attributable=lambda config, behaviors: None,
         harvest=stage("harvest", nothing),
@@ -215,6 +216,13 @@ def test_a_verb_gets_the_settings_with_overrides(
     assert settings == load_config(
         config, ["training.lr=1e-4", "crosscoder.sparsity.kind=topk", "crosscoder.sparsity.k=8"]
     )
+
+
+def test_doctor_asks_for_a_number_of_ranks(config: Path, calls: list[tuple[str, Any]]) -> None:
+    assert call("doctor", config, "seed=3", "--ranks", "4").exit_code == 0
+    ((_, settings),) = calls
+    assert settings == load_config(config, ["seed=3", "training.latent_shards=4"])
+    assert call("doctor", config, "--ranks", "1").exit_code == 2
 
 
 @pytest.mark.parametrize("verb", ["train", "analyze", "doctor"])

@@ -70,6 +70,6 @@ def test_another_dtype_than_that_of_the_run_is_refused(tmp_path: Path, units: bo
     (tmp_path / "run" / "result").touch()
     asked = run_config(tmp_path)
     assert asked.pair is not None
-    asked = asked.model_copy(update={"pair": asked.pair.with_dtypes(["float16"] * 2)})
+    asked = asked.model_copy(update={"pair": asked.pair.with_dtypes(("float16", "float16"))})
     with pytest.raises(ConfigError, match=r"pair\.reference\.dtype.*float16"):
         RunFolder.create(tmp_path / "run", asked)

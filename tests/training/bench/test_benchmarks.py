@@ -20,6 +20,7 @@ from training.bench.growth import (
 from training.bench.planted_activations import PlantedActivations
 from training.bench.profile import PRODUCT as PROFILED_PRODUCT
 from training.bench.profile import REST, STEP, profile_step, stage_seconds
+from training.bench.rank_scaling import rank_benchmark
 from training.bench.settings import BENCHMARKS, BenchConfig, chosen_benchmarks
 from training.bench.shards import SHUFFLED, reading_share, shards_benchmark
 from training.bench.step import (
@@ -30,6 +31,7 @@ from training.bench.step import (
     precisions,
     warmed_up_step,
 )
+from training.rank_plan import LINKS
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {
@@ -261,7 +263,30 @@ def test_one_name_chooses_the_benchmark() -> None:
         "page",
         "coverage",
         "stability",
+        "ranks",
     }
     assert chosen_benchmarks("shards") == ("shards",)
     with pytest.raises(ConfigError, match=r"^bench: 'stepp' is not one of .*did you mean 'step'"):
         chosen_benchmarks("stepp")
+
+
+def test_a_simulation_adds_what_is_sent_to_the_share_of_a_rank() -> None:
+    settings = config(ranks={"measured": [], "simulated": [1, 8], "step_ms": 10})
+    (table,) = rank_benchmark(settings)
+    steps = {(step["ranks"], step["link"]): step for step in table.record["steps"]}
+    for link in LINKS:
+        alone, eight = steps[1, link.name], steps[8, link.name]
+        assert alone["seconds"] == 0.01
+        # At least the reconstruction: 64 tokens, 16 wide, in float32, twice with AuxK.
+        assert eight["exchange_seconds"] > 2 * 2 * 7 / 8 * 64 * 16 * 4 / link.bytes_per_second
+        assert eight["seconds"] == pytest.approx(0.01 + eight["exchange_seconds"])
+    assert "Not measured" in table.markdown()
+
+
+@pytest.mark.slow
+def test_two_processes_are_measured_together() -> None:
+    measured, simulated = rank_benchmark(config(ranks={"measured": [1, 2], "simulated": [4]}))
+    assert measured.record["ranks"][1]["sent"] == 0
+    assert measured.record["ranks"][2]["sent"] > 64 * 16 * 4
+    assert all(len(rank["seconds"]["rounds"]) == 2 for rank in measured.record["ranks"].values())
+    assert simulated.record["own_seconds"] == measured.record["ranks"][1]["seconds"]["median"]
