@@ -84,7 +84,9 @@ def test_a_template_that_goes_on_and_on_is_one_line(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenizer_calls, "LIMIT", 0.05)
-    with pytest.raises(FormatError, match=r"chat template of .* takes more than 0 s for a chat of 1 messages"):
+    with pytest.raises(
+        FormatError, match=r"chat template of .* takes more than 0 s for a chat of 1 messages"
+    ):
         render_chat(tokenizer, LONG_LOOP + BODY, CHAT, "here")
 
 
