@@ -170,8 +170,7 @@ def discover(folder: RunFolder, config: RunConfig) -> Discovery | None:
         return None
     with wandb_run(folder, config) as wandb, folder.stage("discover") as stage:
         pair = load_pair(config.pair, middle_if_open=True)
-        if "pair" in folder.read_manifest():
-            check_models(folder, pair)
+        check_models(folder, pair)
         found = search_behaviors(folder, config, pair)
         stage["prompts"], stage["findings"] = sum(found.prompts.values()), len(found.findings)
         wandb.summary({"discovery/findings": len(found.findings), "discovery/hypotheses": found.hypotheses})

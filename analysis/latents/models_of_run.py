@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crosscoder.errors import FormatError, PairError
+from crosscoder.errors import PairError
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
 
@@ -12,17 +12,14 @@ _DIGESTS = ("weights", "settings", "adapter_weights", "context_digest")
 
 
 def check_models(folder: RunFolder, pair: ModelPair) -> None:
-    """Check that models, tokenizers and chat templates are those of the run.
+    """Check that models, tokenizers and chat templates are those that the harvest of the run recorded; before a harvest, any are.
 
     Raises:
-        FormatError: The run does not record them.
         PairError: They have changed.
     """
     made_with = folder.read_manifest().get("pair")
     if made_with is None:
-        raise FormatError(
-            f"{folder.manifest}: does not record the models of the run; run crosscoder run again"
-        )
+        return
     found = pair.identity()
     for keys in _compared_keys(made_with):
         before, now = _value_at(made_with, keys), _value_at(found, keys)

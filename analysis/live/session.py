@@ -70,6 +70,10 @@ class Session:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         logger.info("live: loading both models and the dictionary")
+        if "pair" not in folder.read_manifest():
+            raise FormatError(
+                f"{folder.manifest}: does not record the models of the run; run crosscoder run again"
+            )
         models = TrainedRun(folder, config).models
         session = cls(folder, config, models)
         logger.info("live: %d latents at %s", models.view.n_latents, models.pair.hookpoints[0])

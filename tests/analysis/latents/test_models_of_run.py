@@ -8,7 +8,7 @@ import pytest
 
 from analysis.latents.trained_run import TrainedRun
 from crosscoder.config import RunConfig
-from crosscoder.errors import FormatError, PairError
+from crosscoder.errors import PairError
 from crosscoder.language_models.pair import load_pair
 from crosscoder.run.folder import RunFolder
 from tests.tiny_pairs import save_llama
@@ -63,10 +63,10 @@ def test_other_weights_are_refused(run: TrainedRun, tmp_path: Path) -> None:
         _ = run.pair
 
 
-def test_a_run_without_a_record_of_its_models_is_refused(run: TrainedRun) -> None:
+def test_before_a_harvest_any_models_are_those_of_the_run(run: TrainedRun, tmp_path: Path) -> None:
     path = run.folder.manifest
-    path.write_text(
-        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "pair"})
-    )
-    with pytest.raises(FormatError, match="does not record the models of the run"):
-        _ = run.pair
+    record = json.loads(path.read_text())
+    del record["pair"]
+    path.write_text(json.dumps(record))
+    save_llama(tmp_path / "intervened", seed=7)
+    assert run.pair.d_models == (16, 16)
