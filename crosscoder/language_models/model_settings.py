@@ -4,16 +4,16 @@ from typing import Any
 
 _WITHOUT_EFFECT = frozenset(
     {
-        "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "pad_token_id", "quantization_config", "torch_dtype",
-        "transformers_version", "use_cache",
+        "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "pad_token_id",
+        "quantization_config", "torch_dtype", "transformers_version", "use_cache",
     }
 )  # fmt: skip
-"""Names, what generation or loading reads, and what is compared on its own: precision and quantization."""
+"""Names, what training, generation or loading reads, and what is compared on its own: precision and quantization."""
 
 
 def settings_of(model: Any) -> dict[str, Any]:
-    """Return the entries of a loaded model's configuration that affect activations and are not the default of its kind."""
-    return _without(model.config.to_diff_dict())
+    """Return the entries of a loaded model's configuration that affect activations."""
+    return _without(model.config.to_dict())
 
 
 def _without(entries: dict[str, Any]) -> dict[str, Any]:

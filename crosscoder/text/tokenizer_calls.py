@@ -15,8 +15,8 @@ from ..runtime.time_limits import LateError, within
 
 T = TypeVar("T")
 
-LIMIT = 10.0
-"""Seconds for a text or a chat of any length."""
+LIMIT = 20.0
+"""Seconds for a text or a chat of any length. Ordinary ones take a thousandth of one, also where other programs hold the machine."""
 
 SLOWEST = 10_000
 """Characters a second that a tokenizer must read beyond that; ordinary ones read a million."""
