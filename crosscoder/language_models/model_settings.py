@@ -16,7 +16,7 @@ def settings_of(model: Any) -> dict[str, Any]:
     return _without(model.config.to_dict())
 
 
-def _without(entries: dict[str, Any]) -> dict[str, Any]:
+def _without(entries: dict[Any, Any]) -> dict[str, Any]:
     return {
         str(name): _without(entry) if isinstance(entry, dict) else entry
         for name, entry in entries.items()
