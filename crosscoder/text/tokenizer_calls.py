@@ -33,8 +33,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **opt
     Raises:
         FormatError: It takes too long on them, or fails on one of them.
     """
-    several = [texts] if isinstance(texts, str) else texts
-    return _timed(lambda: tokenizer(texts, verbose=False, **options), str(tokenizer.name_or_path), several)
+    several = [texts] if isinstance(texts, str) else list(texts)
+    read = texts if isinstance(texts, str) else several
+    return _timed(lambda: tokenizer(read, verbose=False, **options), str(tokenizer.name_or_path), several)
 
 
 def encode_each(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[int]]:
