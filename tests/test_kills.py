@@ -1,60 +1,31 @@
 """A run that dies again and again while it writes, or finds the disk full, ends with the bytes of one that was never stopped.
 
-Each attempt dies at a random one of the moments at which a process can leave something half done: before a file is flushed, renamed,
-or appended to. `CLOCKS` lists every file that two equal runs may differ in, and what they differ in; docs/large_runs.md has the same list.
+A sample of the moments at which a process can leave something half done, drawn by a seed over every stage and every command; `command_forks` says
+what they are. `CLOCKS` lists every file that two equal runs may differ in, and what they differ in; docs/large_runs.md has the same list.
 """
 
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.analysis.chat_endpoint import ChatHandler, serving
-from tests.processes import run_python, start_python
-from tests.small_runs import SETTINGS
+from tests.command_forks import Ended, Forks
+from tests.documents import ROOT
+from tests.small_runs import BEHAVIOR, SETTINGS
 
-# Not part of the suite yet: it has not been seen whole on an idle machine.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(not os.environ.get("CROSSCODER_KILLS"), reason="set CROSSCODER_KILLS=1 to run it"),
+    pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has imported torch"),
 ]
-
-DYING = """
-import os, signal, sys
-how, left = sys.argv[1], int(sys.argv[2])
-
-def strike():
-    global left
-    left -= 1
-    if how == "kill" and left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if how == "full" and left <= 0:
-        raise OSError(28, "No space left on device")
-
-def dying(function):
-    def call(*words, **named):
-        strike()
-        return function(*words, **named)
-    return call
-
-for name in ("fsync", "replace", "rename"):
-    setattr(os, name, dying(getattr(os, name)))
-from crosscoder.runtime import files
-import crosscoder.run.tracking, analysis.judges.reply_cache
-for module in (files, crosscoder.run.tracking, analysis.judges.reply_cache):
-    module.append_line = dying(files.append_line)
-from crosscoder.command.app import main
-sys.argv = ["crosscoder", *sys.argv[3:]]
-main()
-"""
 
 CLOCKS: dict[str, str] = {
     "manifest.json": "when each stage began and how long it took, and the command lines",
@@ -72,8 +43,6 @@ CLOCKS: dict[str, str] = {
 }
 """Files of two equal runs that may differ, and in what."""
 
-VARIABLES = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-
 
 class Author(ChatHandler):
     """Explains every latent with a digest of its prompt, and judges by it."""
@@ -82,40 +51,60 @@ class Author(ChatHandler):
         return f"words of {len(prompt)} letters" if "explanation" not in prompt.lower() else "yes"
 
 
-def steps(url: str) -> list[list[str]]:
+class Step(NamedTuple):
+    """A command of a whole run, and how often it dies before it is left alone."""
+
+    words: list[str]
+    deaths: int
+
+
+TRAIN = [*SETTINGS, "training.n_tokens=10240", "discovery.prompts=16", "behaviors=[]"]
+VISITOR = str(ROOT / "crosscoder" / "demo" / "behaviors" / "visitor.yaml")
+
+
+def steps(url: str) -> list[Step]:
     """The commands of a whole run."""
     explain = ["author.kind=endpoint", f"author.url={url}", "author.model=tiny", "latents=top", "limit=2"]
     return [
-        ["demo", "run", "--toy", *SETTINGS],
-        ["explain", "run", *explain],
-        ["report", "run"],
-        ["browse", "run"],
-        ["plot", "run", "--format", "png"],
+        Step(["demo", "run", "--toy", *TRAIN], 8),
+        Step(["explain", "run", *explain], 3),
+        Step(["report", "run"], 2),
+        Step(["browse", "run"], 2),
+        Step(["plot", "run", "--format", "png"], 1),
         # Last, because a verb that writes results removes what killed readers left half written.
-        ["attribute", "run"],
+        Step(["attribute", "run", VISITOR, *BEHAVIOR], 3),
     ]
 
 
-def attempt(folder: Path, words: list[str], how: str, after: int) -> subprocess.CompletedProcess[str]:
-    return run_python("-c", DYING, how, str(after), *words, folder=folder, timeout=400, variables=VARIABLES)
+def dies_and_ends(forks: Forks, step: Step, moments: int, chance: random.Random) -> list[str]:
+    """Let a command die at random moments, again and again, and then end; return how it died.
 
-
-def dies_and_ends(
-    folder: Path, words: list[str], how: str, chance: random.Random, reach: tuple[int, int]
-) -> int:
-    """Repeat a command until it ends, and return how often it died before."""
-    for deaths in range(60):
-        done = attempt(folder, words, how, chance.randint(*reach))
-        if done.returncode == 0:
+    Args:
+        moments: At how many moments it could die if it never did.
+    """
+    deaths: list[str] = []
+    while len(deaths) < step.deaths:
+        how = chance.choice(["kill", "full"])
+        after = chance.randint(1, max(1, 2 * moments // (step.deaths + 1)))
+        done = forks.end_of(forks.start(*step.words, how=how, after=after))
+        if done.code == 0:
             return deaths
-        if how == "kill":
-            assert done.returncode == -9, done.stderr
-        else:
-            assert done.returncode == 2, done.stderr
-            told = [line for line in done.stderr.splitlines() if line.startswith("crosscoder: ")]
-            assert len(told) == 1 and "the disk is full" in told[0], done.stderr
-            assert "Traceback" not in done.stderr
-    raise AssertionError(f"{words[0]} never ended")
+        deaths.append(how)
+        assert_died(done, how)
+    done = forks.end_of(forks.start(*step.words))
+    assert done.code == 0, done.output
+    return deaths
+
+
+def assert_died(done: Ended, how: str) -> None:
+    """Check that a killed command was killed, and that one without disk says so in one line."""
+    if how == "kill":
+        assert done.code == -9, done.output
+        return
+    assert done.code == 2, done.output
+    (told,) = [line for line in done.output.splitlines() if line.startswith("crosscoder: ")]
+    assert "the disk is full" in told, done.output
+    assert "Traceback" not in done.output
 
 
 def differences(one: Path, other: Path) -> dict[str, bool]:
@@ -151,25 +140,47 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def forks(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    forks = Forks(place, tmp_path_factory.mktemp("outputs"))
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """One for all runs, because they record its address."""
     with serving(Author) as url:
-        for words in steps(url):
-            done = attempt(place, words, "never", 0)
-            assert done.returncode == 0, done.stderr
+        yield url
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never stopped, before the later commands change its tables."""
+    counts = place / "demo.count"
+    done = forks.end_of(forks.start("demo", "run", "--toy", *TRAIN, counts=counts))
+    assert done.code == 0, done.output
+    return Path(shutil.copytree(place / "run", tmp_path_factory.mktemp("trained") / "run"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    place: Path, forks: Forks, trained: Path, endpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    for words, _ in steps(endpoint)[1:]:
+        done = forks.end_of(forks.start(*words, counts=place / f"{words[0]}.count"))
+        assert done.code == 0, done.output
     return (place / "run").rename(tmp_path_factory.mktemp("whole") / "run")
 
 
-@pytest.mark.parametrize("how", ["kill", "full"])
 def test_a_run_that_dies_at_random_ends_as_one_that_does_not(
-    uninterrupted: Path, place: Path, how: str
+    uninterrupted: Path, place: Path, forks: Forks, endpoint: str
 ) -> None:
-    shutil.rmtree(place / "run", ignore_errors=True)
-    chance, deaths = random.Random(how), {}
-    with serving(Author) as url:
-        for words in steps(url):
-            reach = (40, 300) if words[0] == "demo" else (1, 25)
-            deaths[words[0]] = dies_and_ends(place, words, how, chance, reach)
-    assert deaths["demo"] >= 2 and sum(deaths.values()) >= 5, f"too few deaths to show anything: {deaths}"
+    chance, deaths = random.Random(0), {}
+    for step in steps(endpoint):
+        moments = int((place / f"{step.words[0]}.count").read_text())
+        deaths[step.words[0]] = dies_and_ends(forks, step, moments, chance)
+    assert all(deaths.values()), f"each command has to die at least once: {deaths}"
+    assert len(deaths["demo"]) >= 4 and {"kill", "full"} <= set(deaths["demo"]), deaths
     run = place / "run"
     differ = differences(run, uninterrupted)
     assert not [name for name in differ if not allowed(name)]
@@ -178,33 +189,32 @@ def test_a_run_that_dies_at_random_ends_as_one_that_does_not(
     assert without_clocks(one) == without_clocks(other)
 
 
-def test_of_ten_starts_on_one_folder_one_works(uninterrupted: Path, place: Path) -> None:
+def test_of_ten_starts_on_one_folder_one_works(trained: Path, place: Path, forks: Forks) -> None:
     """The others say which process works there, and what it makes is what one start makes."""
-    shutil.rmtree(place / "run", ignore_errors=True)
-    chance, words = random.Random(0), ["-m", "crosscoder", "demo", "run", "--toy", *SETTINGS]
+    chance = random.Random(0)
     started = []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in VARIABLES.items():
-            patch.setenv(name, value)
-        for _ in range(10):
-            started.append(start_python(*words, folder=place))
-            time.sleep(chance.uniform(0, 1.5))
-    ends = [(*process.communicate(timeout=500), process.returncode) for process in started]
-    (worked,) = [process.pid for process, end in zip(started, ends, strict=True) if end[2] == 0]
-    for _, errors, code in ends:
-        if code != 0:
-            assert code == 2
-            (line,) = [line for line in errors.splitlines() if line.startswith("crosscoder: ")]
+    for _ in range(10):
+        started.append(forks.start("train", trained / "config.yaml", "output=ten"))
+        time.sleep(chance.uniform(0, 0.3))
+    ends = [forks.end_of(process) for process in started]
+    (worked,) = [process for process, end in zip(started, ends, strict=True) if end.code == 0]
+    for end in ends:
+        if end.code != 0:
+            assert end.code == 2, end.output
+            (line,) = [line for line in end.output.splitlines() if line.startswith("crosscoder: ")]
             assert (
                 f": process {worked} on " in line and "works in this run folder; wait until it ends" in line
             )
-    differ = differences(place / "run", uninterrupted)
-    later = ("explanations/", "plots/", "analysis/features.parquet", "analysis/rules.parquet")
-    unexpected = [name for name in differ if not (allowed(name) or name.startswith(later))]
-    assert not unexpected
+    made = place / "ten"
+    assert (made / "crosscoder" / "model.safetensors").is_file()
+    for path in made.rglob("*"):
+        name = path.relative_to(made).as_posix()
+        # Settings name their own folder.
+        if path.is_file() and not allowed(name) and path.name != "config.yaml":
+            assert path.read_bytes() == (trained / name).read_bytes(), name
 
 
 def test_the_docs_list_the_same_files() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "large_runs.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "large_runs.md").read_text(encoding="utf-8")
     for name in CLOCKS:
         assert f"`{name}`" in text, name

@@ -212,7 +212,9 @@ def check_identity(manifest: Manifest, identity: dict[str, Any], location: str) 
         for key in sorted(stored.keys() | asked.keys()):
             name = key.rpartition(".")[2]
             # The buffer of a stream shuffles training tokens alone; the shards on disk do not depend on it.
-            if name not in (*_NAMES, "buffer_tokens") and stored.get(key) != asked.get(key):
+            # Earlier records have no digest of the settings.
+            unknown = name == "settings" and stored.get(key) is None
+            if name not in (*_NAMES, "buffer_tokens") and not unknown and stored.get(key) != asked.get(key):
                 raise FormatError(
                     f"{location}: holds the activations of another run: {part}.{key} was {stored.get(key)!r}, now it is "
                     f"{asked.get(key)!r}; choose another output folder, or remove this one"

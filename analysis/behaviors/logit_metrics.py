@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from crosscoder.config.behavior import Continuation, Divergence, LogOdds, Perplexity
 from crosscoder.errors import ConfigError, DataError
+from crosscoder.text.tokenizer_calls import encode
 
 from .prompts import Batch, Prompt, Row
 
@@ -235,7 +236,7 @@ def kl_divergence(logits: Logits, other: Logits) -> Float[Tensor, " place"]:
 def _single_tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " id"]:
     ids = []
     for text in texts:
-        token_ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        token_ids = encode(tokenizer, text, add_special_tokens=False)["input_ids"]
         if len(token_ids) != 1:
             pieces = ", ".join(repr(piece) for piece in map(_decoder(tokenizer), token_ids))
             raise ConfigError(
@@ -253,9 +254,7 @@ def _decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
 def _continuations(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Int64[np.ndarray, " _"]]:
     continuations = []
     for text in texts:
-        ids = np.asarray(
-            tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
-        )
+        ids = np.asarray(encode(tokenizer, text, add_special_tokens=False)["input_ids"], dtype=np.int64)
         if not len(ids):
             raise ConfigError(f"metric: the continuation {text!r} has no tokens; give some text")
         continuations.append(ids)

@@ -17,6 +17,7 @@ from crosscoder.config import Message, TokenPolicy
 from crosscoder.config.behavior import Behavior
 from crosscoder.errors import DataError
 from crosscoder.language_models.pair import ModelPair
+from crosscoder.text import tokenizer_calls
 from crosscoder.text.chat_templates import encode_chat
 from crosscoder.text.documents import special_ids
 from crosscoder.text.text_files import Text, read_file
@@ -165,7 +166,9 @@ def encode(texts: Sequence[Text], pair: ModelPair) -> list[Prompt]:
     prompts = []
     for text in texts:
         if text.messages is None:
-            ids = np.asarray(pair.tokenizer(text.content or "", verbose=False)["input_ids"], dtype=np.int64)
+            ids = np.asarray(
+                tokenizer_calls.encode(pair.tokenizer, text.content or "")["input_ids"], dtype=np.int64
+            )
             template = np.zeros(len(ids), dtype=bool)
         elif pair.chat_template is None:
             raise DataError(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 
 from crosscoder.config.behavior import Sampling
+from crosscoder.text.tokenizer_rules import ids_of
 
 from .probes import Probe, as_chat, encoded
 from .subjects import Subject
@@ -62,7 +63,7 @@ def _lists(questions: Sequence[str], writer: Subject) -> list[list[str]]:
     """Return, for each question, what the model writes next in a list of similar questions; nothing for one that is too long."""
     longest, tokenizer = writer.pair.max_positions, writer.pair.tokenizer
     texts = [_LIST.format(question) for question in questions]
-    fits = [longest is None or len(tokenizer.encode(text)) + _LONGEST <= longest for text in texts]
+    fits = [longest is None or len(ids_of(tokenizer, text)) + _LONGEST <= longest for text in texts]
     chosen = [text for text, fit in zip(texts, fits, strict=True) if fit]
     written = iter(writer.continuations(chosen, _SAMPLING) if chosen else ())
     return [next(written) if fit else [] for fit in fits]

@@ -13,6 +13,7 @@ from crosscoder.config import DiscoveryConfig, TokenPolicy
 from crosscoder.config.behavior import Sampling
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.language_models.rounding import rounded
+from crosscoder.text.tokenizer_rules import ids_of
 
 from ..behaviors.generation import Generator
 from ..behaviors.logit_metrics import before_continuation, summed_log_probability
@@ -127,7 +128,7 @@ class Subject:
             DataError: A text with its continuation is longer than the models can read.
         """
         tokenizer = self.pair.tokenizer_of(self.model)
-        prompts = [Prompt(text, np.array(tokenizer.encode(text), dtype=np.int64)) for text in texts]
+        prompts = [Prompt(text, np.array(ids_of(tokenizer, text), dtype=np.int64)) for text in texts]
         with self._changed():
             return self._generator(prompts, sampling).answers(unchanged(self.model))
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from crosscoder.config.chat_model import EndpointModel, LocalModel
 from crosscoder.errors import ConfigError, ResourceError
 from crosscoder.text.template_calls import reproducible
+from crosscoder.text.tokenizer_calls import encode, render
 
 _WORDS = ("Yes", "No")
 
@@ -88,7 +89,7 @@ class _Local:
         self._model = model.eval()
         self._words = {
             word: [
-                self._tokenizer(form, add_special_tokens=False)["input_ids"][0]
+                encode(self._tokenizer, form, add_special_tokens=False)["input_ids"][0]
                 for form in (word, word.lower())
             ]
             for word in _WORDS
@@ -96,7 +97,8 @@ class _Local:
 
     @torch.no_grad()
     def reply(self, question: Question) -> Reply:
-        ids: Int[Tensor, "1 token"] = self._tokenizer.apply_chat_template(
+        ids: Int[Tensor, "1 token"] = render(
+            self._tokenizer,
             [{"role": "user", "content": question.prompt}],
             chat_template=self._template,
             add_generation_prompt=True,
@@ -119,7 +121,7 @@ class _Local:
         return Reply(text, ids.shape[1], len(written))
 
     def tokens_of(self, text: str) -> int:
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(encode(self._tokenizer, text, add_special_tokens=False)["input_ids"])
 
 
 class _Endpoint:

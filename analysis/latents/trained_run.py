@@ -21,6 +21,7 @@ from crosscoder.runtime.device import sparse_device
 from crosscoder.text.documents import Documents
 
 from .dictionary_view import DictionaryView, linear_map_of, view_of
+from .models_of_run import check_models
 from .token_context import DocumentContext, RowContext, TokenContext
 
 
@@ -93,8 +94,10 @@ class TrainedRun:
 
     @cached_property
     def pair(self) -> ModelPair:
-        """Both models; only for runs with models."""
-        return load_pair(self._pair_config)
+        """Both models; only for runs with models. Raises PairError if they have changed since the run was made."""
+        pair = load_pair(self._pair_config)
+        check_models(self.folder, pair)
+        return pair
 
     @cached_property
     def crosscoder(self) -> Crosscoder:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Shaped
 
 from crosscoder.config import AdapterSource, ContextSource, PairConfig, RunConfig
-from crosscoder.errors import CrosscoderError, FormatError, PairError
+from crosscoder.errors import CrosscoderError, FormatError
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import special_ids
 
@@ -34,9 +34,6 @@ from .text_view import Predictions, TextView, encode_text, view_prompt
 logger = logging.getLogger(__name__)
 
 _COLUMNS = ("latent", "label", "evidence", "explanation", "mean_activation")
-
-_DIGESTS = ("weights", "adapter_weights", "context_digest")
-"""Entries of a model's record in the manifest that determine its activations."""
 
 
 class Session:
@@ -73,8 +70,11 @@ class Session:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         logger.info("live: loading both models and the dictionary")
+        if "pair" not in folder.read_manifest():
+            raise FormatError(
+                f"{folder.manifest}: does not record the models of the run; run crosscoder run again"
+            )
         models = TrainedRun(folder, config).models
-        _check_identity(folder, models.pair.identity())
         session = cls(folder, config, models)
         logger.info("live: %d latents at %s", models.view.n_latents, models.pair.hookpoints[0])
         return session
@@ -200,34 +200,3 @@ def _name(settings: PairConfig, *, reference: bool) -> str:
             return f"{model} after a context"
         case other:
             return Path(other.model).name
-
-
-def _check_identity(folder: RunFolder, found: Mapping[str, Any]) -> None:
-    """Raise PairError if models, tokenizer or chat template have changed since the run was made."""
-    made_with = folder.read_manifest().get("pair")
-    if made_with is None:
-        raise FormatError(
-            f"{folder.manifest}: does not record the models of the run; run crosscoder run again"
-        )
-    for keys in _compared_keys(made_with):
-        before, now = _value_at(made_with, keys), _value_at(found, keys)
-        if before != now:
-            raise PairError(
-                f"{folder.path}: {'.'.join(keys)} was {before!r} when the run was made and is now {now!r}, so the dictionary does not "
-                "apply to it; restore the original, or make a new run"
-            )
-
-
-def _compared_keys(record: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from ((name, part) for part in _DIGESTS if part in value)
-        else:
-            yield (name,)
-
-
-def _value_at(record: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
-    value: Any = record
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value

@@ -4,7 +4,8 @@
                             features/batch-N.jsonl.gz, activations/batch-N.jsonl.gz, explanations/batch-N.jsonl.gz
 
 Neuronpedia has no field for which of two models a latent is shown in. Each model has a source of its own, and the label of the latent
-is its explanation in both. Without `with_examples`, nothing that quotes the texts of the run is written: no activations, and the label with
+is its explanation in both. The rows have the columns that the tables of its database require; without a value of our own, they have the one that
+its own converter writes. Without `with_examples`, nothing that quotes the texts of the run is written: no activations, and the label with
 its reason in place of the explanation.
 """
 
@@ -33,7 +34,11 @@ TOKENS = 1024
 """Largest number of tokens of an example."""
 DESCRIPTION = 512
 """Largest number of characters of an explanation."""
-METHOD = "crosscoder"
+NAME = "crosscoder"
+"""Who made a release, as people read it."""
+CREATOR = "clkht01d40000jv08hvalcvly"
+"""The user whom a new database of Neuronpedia has, as the creator of what is imported; every row has to name one."""
+_OURS = {"creatorId": CREATOR, "visibility": "PUBLIC"}
 
 
 def write_neuronpedia(folder: RunFolder, place: Path, with_examples: bool = False) -> None:
@@ -51,18 +56,20 @@ def write_neuronpedia(folder: RunFolder, place: Path, with_examples: bool = Fals
         source_set = f"{release}-{model}"
         source = f"{layer}-{source_set}"
         inside = place / model_id / source
+        named = {"description": f"latents of the crosscoder run {release}", "creatorName": NAME, **_OURS}
+        _write_lines(inside / "release.jsonl", [{"name": release, **named}])
+        _write_lines(inside / "model.jsonl", [_model(model_id)])
         _write_lines(
-            inside / "release.jsonl", [{"name": release, "description": f"crosscoder run {release}"}]
+            inside / "sourceset.jsonl",
+            [{"modelId": model_id, "name": source_set, "releaseName": release, **named}],
         )
-        _write_lines(inside / "model.jsonl", [{"id": model_id, "displayName": model_id}])
-        _write_lines(
-            inside / "sourceset.jsonl", [{"modelId": model_id, "name": source_set, "releaseName": release}]
-        )
-        _write_lines(inside / "source.jsonl", [_source(results, model_id, source, source_set, hookpoint)])
+        _write_lines(inside / "source.jsonl", [_source(results, model_id, source, source_set)])
+        shared = {"hookName": hookpoint or None, "sourceSetName": source_set, "creatorId": CREATOR}
         latents = shared_latents(results, model, with_examples)
         for number, batch in enumerate(_batches(latents)):
             name = f"batch-{number}.jsonl.gz"
-            _write_lines(inside / "features" / name, (_feature(one, model_id, source) for one in batch))
+            features = (_feature(one, model_id, source) | shared for one in batch)
+            _write_lines(inside / "features" / name, features)
             _write_lines(
                 inside / "explanations" / name, (_explanation(one, model_id, source) for one in batch)
             )
@@ -83,18 +90,30 @@ def _name(text: str) -> str:
     return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.") or "run"
 
 
-def _source(
-    results: AnalysisResults, model_id: str, source: str, source_set: str, hookpoint: str
-) -> dict[str, Any]:
+def _model(model_id: str) -> dict[str, Any]:
+    """Return the row of a model, for a database that does not have it yet. Its sizes are not known here."""
+    return {
+        "id": model_id,
+        "displayName": model_id,
+        "displayNameShort": model_id,
+        "owner": "",
+        "layers": 0,
+        "neuronsPerLayer": 0,
+        "instruct": model_id.endswith(("-it", "-instruct", "-chat")),
+        **_OURS,
+    }
+
+
+def _source(results: AnalysisResults, model_id: str, source: str, source_set: str) -> dict[str, Any]:
     summary = results.summary
     return {
         "id": source,
         "modelId": model_id,
         "setName": source_set,
         "num_prompts": summary.get("n_documents"),
-        "hookName": hookpoint,
         "dataset": ", ".join(summary.get("sources") or {}),
         "notes": "latents of a crosscoder on two models; the same index is the same latent in the other model's source",
+        **_OURS,
     }
 
 
@@ -118,13 +137,12 @@ def _feature(latent: SharedLatent, model_id: str, source: str) -> dict[str, Any]
 
 def _explanation(latent: SharedLatent, model_id: str, source: str) -> dict[str, Any]:
     return {
-        "id": f"{source}-{latent.index}",
+        "id": f"{model_id}-{source}-{latent.index}",
         "modelId": model_id,
         "layer": source,
         "index": str(latent.index),
         "description": shorten(latent.description, DESCRIPTION, placeholder=" …"),
-        "typeName": METHOD,
-        "explanationModelName": METHOD,
+        "authorId": CREATOR,
     }
 
 
@@ -133,7 +151,8 @@ def _activations(latent: SharedLatent, model_id: str, source: str) -> Iterable[d
         peak = min(row["position"] - row["start"], TOKENS - 1)
         values = row["values"][:TOKENS]
         yield {
-            "id": f"{source}-{latent.index}-{number}",
+            "id": f"{model_id}-{source}-{latent.index}-{number}",
+            "creatorId": CREATOR,
             "modelId": model_id,
             "layer": source,
             "index": str(latent.index),

@@ -1,6 +1,7 @@
 """Read a PEFT adapter from its folder or the Hub, and attach it to a base model."""
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from .load_errors import reading
 from .loading import locate
 from .module_patterns import adapter_patterns, check_patterns
 from .placement import is_offloaded, move
+
+logger = logging.getLogger(__name__)
 
 _PROBE_TOKENS = 16
 
@@ -91,6 +94,7 @@ def read_adapter(request: AdapterRequest, reference: Any, device: torch.device) 
             f"{setting}: {adapter!r} is of type {kind}, which adds virtual tokens, so the positions of the two models do not match; give an "
             "adapter of weights, e.g. LoRA"
         )
+    _warn_of_another_base(f"{setting}: {adapter!r}", config, reference)
     modules = [name for name, _ in reference.named_modules()]
     check_patterns(f"{setting}: {adapter!r}", adapter_patterns(config), modules)
     if Path(path).is_dir() and not any(Path(path, name).is_file() for name in _WEIGHT_FILES):
@@ -110,6 +114,24 @@ def read_adapter(request: AdapterRequest, reference: Any, device: torch.device) 
     common = min(size, known)
     probe = _probe([tokens for tokens in named if max(tokens) < common], common).to(device)
     return StoredAdapter(request, config, path, weights, frozenset(reference.state_dict()), resized, probe)
+
+
+def _warn_of_another_base(subject: str, config: PeftConfig, reference: nn.Module) -> None:
+    """Warn if the adapter's own config names another model than the reference: of the same shapes, it fits without a word.
+
+    Names are compared by their last part, because a model may lie anywhere; so that is no proof, and no refusal.
+    """
+    named: Any = config.base_model_name_or_path
+    found = str(getattr(reference.config, "_name_or_path", ""))
+    pieces = {piece.casefold() for part in found.split("/") for piece in (part, *part.split("--"))}
+    if named and found and str(named).rstrip("/").rsplit("/", 1)[-1].casefold() not in pieces:
+        logger.warning(
+            "%s was trained on %r, as its config says, and the reference is %r; on other weights than those of its training, "
+            "the intervened model is one that nobody trained",
+            subject,
+            named,
+            found,
+        )
 
 
 def _read_config(setting: str, adapter: str, path: str) -> PeftConfig:

@@ -17,6 +17,7 @@ from ..config import ContextSource, Message
 from ..errors import PairError
 from ..text.chat_templates import TEMPLATE_ERRORS
 from ..text.template_calls import check_rendered, reproducible
+from ..text.tokenizer_calls import encode, render
 from .hooks import Splice
 
 _SETTING = "pair.intervened.context"
@@ -41,7 +42,7 @@ class Context:
             PairError: The context has no tokens, or its messages have no chat template or are rejected by it.
         """
         if isinstance(source.context, str):
-            ids: Any = tokenizer(source.context, verbose=False)["input_ids"]
+            ids: Any = encode(tokenizer, source.context)["input_ids"]
         else:
             ids = _render(source.context, tokenizer, chat_template)
         if not len(ids):
@@ -85,10 +86,8 @@ def _render(
     rendering: dict[str, Any] = {"chat_template": template, "add_generation_prompt": False}
     conversation = [message.model_dump() for message in messages]
     try:
-        text = str(tokenizer.apply_chat_template(conversation, tokenize=False, **rendering))
-        encoding: Any = tokenizer.apply_chat_template(
-            conversation, tokenize=True, return_dict=True, **rendering
-        )
+        text = str(render(tokenizer, conversation, tokenize=False, **rendering))
+        encoding = render(tokenizer, conversation, tokenize=True, return_dict=True, **rendering)
     except TEMPLATE_ERRORS as error:
         raise PairError(
             f"{_SETTING}: the chat template rejects these messages ({error}); change them"

@@ -21,6 +21,7 @@ from ..text.token_alignment import TextReader
 from ..text.tokenizer_rules import tokenizer_rules
 from .adapter_files import adapter_settings
 from .context import Context
+from .model_settings import settings_of
 from .networks import Networks
 from .placement import plain_parts, weights
 from .quantization import describe_quantization
@@ -31,7 +32,7 @@ _MODEL_SETTINGS = "subfolder", "attn_implementation", "trust_remote_code"
 def identify_models(
     config: PairConfig, networks: Networks, d_models: tuple[int, ...], context: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Return, for each model by name, its source and the digests of its weights and its adapter.
+    """Return, for each model by name, its source and the digests of its weights, its settings and its adapter.
 
     Args:
         context: Identity of the intervened model's context, from `identify_context`.
@@ -51,6 +52,7 @@ def identify_models(
                 "revision": checkpoint.revision or getattr(model.config, "_commit_hash", None),
                 "dtype": checkpoint.dtype,
                 "weights": digests[id(model)],
+                "settings": digest_json(settings_of(model)),
                 "hookpoint": config.hookpoints[index],
                 "d_model": d_models[index],
                 "adapter": None,
@@ -111,7 +113,7 @@ def digest_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 def digest_json(value: Any) -> str:
     """Return a digest of a JSON value."""
-    return content_digest(json.dumps(value, sort_keys=True).encode())
+    return content_digest(json.dumps(value, sort_keys=True, default=str).encode())
 
 
 def _digest_adapter(adapter: PeftModel, name: str) -> str:

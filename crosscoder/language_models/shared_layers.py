@@ -15,14 +15,10 @@ from transformers import Cache
 
 from .decoder_layers import Stack, find_stack
 from .hooks import forward
+from .model_settings import settings_of
 from .placement import input_device, same_weights
 
 logger = logging.getLogger(__name__)
-
-# Configuration entries that affect no activation: names, and settings of generation or training.
-_IGNORED_SETTINGS = frozenset(
-    {"_name_or_path", "architectures", "bos_token_id", "eos_token_id", "transformers_version", "use_cache"}
-)
 
 
 class SharedLayers:
@@ -112,9 +108,11 @@ def find_shared_layers(models: tuple[nn.Module, ...], hookpoints: tuple[str, ...
 
 
 def _settings(model: Any) -> dict[str, Any]:
-    """Return the configuration entries that affect activations."""
-    settings = model.config.to_dict() | {"attention": getattr(model.config, "_attn_implementation", None)}
-    return {name: value for name, value in settings.items() if name not in _IGNORED_SETTINGS}
+    """Return the configuration entries that affect activations, with how attention and quantized layers are computed."""
+    return settings_of(model) | {
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "quantization": model.config.to_dict().get("quantization_config"),
+    }
 
 
 def _modules_outside(model: nn.Module, stack: Stack) -> dict[str, nn.Module]:

@@ -31,10 +31,10 @@ SCHEMA_VERSION = 1
 RESULT_NEUTRAL_SETTINGS = (
     "output", "wandb", "threads", "training.log_every", "training.latent_shards", *STORE_PLACES,
 )  # fmt: skip
-"""Settings that change no result, or only its rounding: the folder, the logging, the number of threads and of processes, the place of a store."""
+"""Settings that change no result, or only its rounding."""
 
 ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "discovery", "survey")
-"""Settings of the analysis, the controls, the search for changed behaviors and the survey: they change neither activations nor the dictionary's weights."""
+"""Settings of what follows the training: they change neither activations nor the dictionary's weights."""
 
 DICTIONARY_SETTINGS = ("crosscoder", "training")
 """Settings of the dictionary: no result depends on them until training starts, so they may change after a harvest or sweep."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import FormatError, first_line
 from .chat_messages import LeftOutError
 from .template_calls import check_rendered, reproducible
+from .tokenizer_calls import encode, render
 
 # Placeholders for message contents: private-use characters, which no template tests for.
 _PLACEHOLDER = "\ue000{}\ue001"
@@ -76,8 +77,9 @@ class _Rendering(NamedTuple):
 
     def _apply(self, messages: Sequence[dict[str, Any]], **options: Any) -> Any:
         tools: Any = self.tools
-        return self.tokenizer.apply_chat_template(
-            list(messages),
+        return render(
+            self.tokenizer,
+            messages,
             tools=tools,
             chat_template=self.chat_template,
             add_generation_prompt=_awaits_answer(messages),
@@ -112,7 +114,7 @@ def render_chat(
     Raises:
         UnrenderableChatError: The template refuses the messages or leaves one out, the contents cannot be found in the rendered text, or
             tokenizing that text gives other ids, so that tokens cannot be matched with characters.
-        FormatError: The tokenizer gives no character offsets, or the template another text each time.
+        FormatError: The tokenizer gives no character offsets, the template another text each time, or one of them takes too long.
     """
     if not tokenizer.is_fast:
         raise FormatError(
@@ -124,7 +126,7 @@ def render_chat(
     check_rendered(rendered, map(content_of, conversation), origin)
     spans = _locate(rendering, conversation, rendered, origin)
     ids = rendering.ids(conversation)
-    again = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    again = encode(tokenizer, rendered, add_special_tokens=False, return_offsets_mapping=True)
     if not np.array_equal(ids, np.asarray(again["input_ids"])):
         raise UnrenderableChatError(
             f"{origin}: the chat template of {tokenizer.name_or_path!r}, which begins {chat_template[:40]!r}, gives other "

@@ -12,6 +12,7 @@ from .chat_templates import encode_chat
 from .readings import Reading
 from .record_shapes import Text
 from .token_alignment import Aligner, Alignment, TextReader
+from .tokenizer_calls import encode_each
 
 T = TypeVar("T")
 
@@ -89,9 +90,9 @@ def _each(
 def _encoder(
     texts: Sequence[Text], tokenizer: PreTrainedTokenizerBase, chat_template: str | None
 ) -> Callable[[Text], tuple[np.ndarray, np.ndarray]]:
-    """Return a function that encodes these documents in their order; the plain ones are encoded at once."""
+    """Return a function that encodes these documents in their order; the plain ones are encoded many at once."""
     plain = [text.content for text in texts if text.content is not None]
-    encoded = iter(tokenizer(plain, verbose=False)["input_ids"] if plain else [])
+    encoded = encode_each(tokenizer, plain)
 
     def encode(text: Text) -> tuple[np.ndarray, np.ndarray]:
         if text.messages is None:

@@ -1,4 +1,4 @@
-"""What a chat template must not call: whatever gives another text each time, so that no run could be repeated or resumed."""
+"""What a chat template must not do: give another text each time, so that no run could be repeated or resumed, or compute numbers without bound."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import FormatError
 from ..runtime.run_date import dated
 
-_REMEDY = "so its text differs each time it is read, and no run on it could be repeated; edit chat_template in the tokenizer's files"
+_DIFFERS = "so its text differs each time it is read, and no run on it could be repeated"
 
 # The tag of transformers that marks what the model wrote; jinja alone does not know it.
 _GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
@@ -28,11 +28,11 @@ def reproducible(template: str, origin: str) -> str:
         origin: What is rendered, for messages.
 
     Raises:
-        FormatError: It draws something at random.
+        FormatError: It draws something at random, or computes powers or products of variables.
     """
-    found = _random_call(template)
+    found = _refused_call(template)
     if found is not None:
-        raise FormatError(f"{origin}: the chat template calls {found}, {_REMEDY}")
+        raise FormatError(f"{origin}: the chat template {found}; edit chat_template in the tokenizer's files")
     return dated(template)
 
 
@@ -42,23 +42,35 @@ def check_rendered(text: str, contents: Iterator[str], origin: str) -> None:
     if found is not None and not any(found[0] in content for content in contents):
         shown = found[0].partition(" at 0x")[0]
         raise FormatError(
-            f"{origin}: the chat template prints the address of an object ({shown}>), {_REMEDY}"
+            f"{origin}: the chat template prints the address of an object ({shown}>), {_DIFFERS}; edit chat_template in the tokenizer's files"
         )
 
 
 @lru_cache(maxsize=64)
-def _random_call(template: str) -> str | None:
-    """Return the first call of something random, with its line; None without one, or for a template that cannot be parsed."""
+def _refused_call(template: str) -> str | None:
+    """Return what a template may not do, with its line; None without it, or for a template that cannot be parsed.
+
+    A power, or products in a loop, have billions of digits after few steps, and nothing ends their computation.
+    """
     environment = ImmutableSandboxedEnvironment(extensions=[loopcontrols])
     try:
         tree = environment.parse(_GENERATION.sub("", template))
     except (jinja2.TemplateError, RecursionError):
         return None  # rendering says what is wrong
-    for one in tree.find_all((nodes.Filter, nodes.Name)):
+    for one in tree.find_all((nodes.Filter, nodes.Name, nodes.Pow, nodes.Mul)):
+        place = f"(line {one.lineno})"
         if isinstance(one, nodes.Name) and one.name == "lipsum" and one.ctx == "load":
-            return f"lipsum (line {one.lineno}), which writes random words"
+            return f"calls lipsum {place}, which writes random words, {_DIFFERS}"
         if isinstance(one, nodes.Filter) and "random" in _filters(one):
-            return f"the filter random (line {one.lineno})"
+            return f"calls the filter random {place}, {_DIFFERS}"
+        if isinstance(one, nodes.Pow):
+            return f"computes a power {place}, which can have any number of digits"
+        if (
+            isinstance(one, nodes.Mul)
+            and not isinstance(one.left, nodes.Const)
+            and not isinstance(one.right, nodes.Const)
+        ):
+            return f"multiplies two variables {place}, which can give any number of digits"
     return None
 
 

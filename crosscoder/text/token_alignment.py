@@ -23,6 +23,7 @@ from ..errors import DataError, PairError
 from .chat_messages import UnusableTextError
 from .chat_templates import RenderedChat, render_chat
 from .record_shapes import Text
+from .tokenizer_calls import encode, encode_alone
 
 
 class TextReader(NamedTuple):
@@ -187,7 +188,7 @@ class Aligner:
             )
 
     def _plain(self, model: int, text: str, origin: str) -> EncodedText:
-        ids = self._readers[model].tokenizer(text, verbose=False)["input_ids"]
+        ids = encode(self._readers[model].tokenizer, text)["input_ids"]
         token_ids = np.asarray(ids, dtype=np.int32)
         if not len(token_ids):
             raise UnusableTextError(
@@ -232,7 +233,7 @@ class Aligner:
         self, model: int, text: str, token_ids: Int32[np.ndarray, " token"], *, special: bool
     ) -> tuple[Int64[np.ndarray, "token 2"], Bool[np.ndarray, " token"]]:
         """Return the character ranges of tokens, and which of them encode text rather than being added as special tokens."""
-        encoding = self._encoders[model].encode(text, add_special_tokens=special)
+        encoding = encode_alone(self._encoders[model], text, self._readers[model].name, special=special)
         if not np.array_equal(encoding.ids, token_ids):
             raise PairError(
                 f"pair.align: the tokenizer of {self._readers[model].name!r} gives other ids with offsets than without, so its tokens cannot "

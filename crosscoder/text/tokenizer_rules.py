@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import PairError
+from .tokenizer_calls import encode
 
 PROBES = (
     "Hello World", "hello world", "HELLO", " leading", "trailing ", "two  spaces   three", "tab\tand\nline\r\nends\n\n", "",
@@ -118,8 +119,7 @@ def compare_tokenizers(
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a text, as documents are encoded."""
-    ids: Any = tokenizer(text, verbose=False)["input_ids"]
-    return list(ids)
+    return list(encode(tokenizer, text)["input_ids"])
 
 
 def _normalized(tokens: list[dict[str, Any]], *, has_normalizer: bool) -> dict[str, bool] | None:

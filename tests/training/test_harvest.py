@@ -374,6 +374,15 @@ def other_hookpoint(setting: Setting) -> tuple[RunConfig, ModelPair]:
     return setting.config.model_copy(update={"pair": pair}), load_pair(pair)
 
 
+def other_settings(setting: Setting) -> tuple[RunConfig, ModelPair]:
+    """The same weights, in a model that scales differently: its folder was written over."""
+    assert setting.config.pair is not None
+    pair = load_pair(setting.config.pair)
+    model: Any = pair.models[1]
+    model.config.rms_norm_eps = 0.5
+    return setting.config, pair
+
+
 def other_text(setting: Setting) -> tuple[RunConfig, ModelPair]:
     assert setting.config.text is not None
     text = setting.config.text.model_copy(update={"max_length": 10})
@@ -386,6 +395,7 @@ def other_text(setting: Setting) -> tuple[RunConfig, ModelPair]:
         (other_seed, "settings.seed was 0, now it is 5"),
         (other_dtype, "settings.activations.dtype was 'float32', now it is 'float16'"),
         (other_hookpoint, "hookpoint was 'model.layers.1', now it is 'model.layers.0'"),
+        (other_settings, "pair.intervened.settings was"),
         (other_text, "text.digest was"),
     ],
 )

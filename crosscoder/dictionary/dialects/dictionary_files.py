@@ -26,15 +26,19 @@ _COMPILED = "_orig_mod."
 class SourceFiles:
     """The files of one folder. Whatever is read is remembered, with its digest, as the origin of the dictionary."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, called: str | None = None) -> None:
         """Take a folder, or one file of weights with the settings beside it.
+
+        Args:
+            called: What messages call it, if it lies in a folder that nobody knows.
 
         Raises:
             FormatError: There is nothing at `place`.
         """
         if not place.exists():
             raise FormatError(f"{place}: not found; give a folder, a file or a Hub id such as org/name")
-        self.place = place
+        self.place = called or str(place)
+        """What messages call it."""
         self.folder = place if place.is_dir() else place.parent
         names = sorted(path.name for path in self.folder.iterdir() if path.is_file())
         if place.is_file():

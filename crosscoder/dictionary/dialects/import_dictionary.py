@@ -60,7 +60,7 @@ def _read(source: DictionarySource, found: Place) -> Imported:
     place, revision = found.path, found.revision
     if _is_own(place):
         return _own(source, place, revision)
-    files, questions = SourceFiles(place), Questions(source)
+    files, questions = SourceFiles(place, found.called), Questions(source)
     dialect = dialect_of(files, source.dialect)
     if source.dialect != "auto" and not dialect.recognizes(files):
         questions.note(f"read as {dialect.name} as asked, although its files do not look like it")
@@ -70,7 +70,7 @@ def _read(source: DictionarySource, found: Place) -> Imported:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise FormatError(
-            f"{place}: its settings do not fit {dialect.name} ({where}: {first['msg']})"
+            f"{files.place}: its settings do not fit {dialect.name} ({where}: {first['msg']})"
         ) from error
     except (
         KeyError,
@@ -82,7 +82,7 @@ def _read(source: DictionarySource, found: Place) -> Imported:
         StopIteration,
     ) as error:
         raise FormatError(
-            f"{place}: its files do not fit {dialect.name} ({type(error).__name__}: {first_line(error)})"
+            f"{files.place}: its files do not fit {dialect.name} ({type(error).__name__}: {first_line(error)})"
         ) from error
     questions.finish(dialect.name)
     names = reading.crosscoder.config.model_names

@@ -29,7 +29,7 @@ from ...runtime.files import atomic_file, write_atomic
 from ..crosscoder import Crosscoder
 from ..sparsity import BatchTopKSparsity, JumpReLUSparsity
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble, log_of
-from .dialect import Dialect, Reading, described
+from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
 
@@ -39,6 +39,13 @@ WEIGHTS, SETTINGS = "sae_weights.safetensors", "cfg.json"
 _STORED = "crosscoder"
 """Where the metadata of our own export keep what SAELens has no place for."""
 
+_ARCHITECTURES = ("standard", "jumprelu", "topk")
+_REFUSED_ARCHITECTURES = {
+    "gated": "decides by one encoder what fires and by another how strongly; our dictionary has one encoder",
+    "abstopk": "keeps negative latents; those of our dictionary are positive",
+    "temporal": "computes latents from the tokens before, too; our dictionary reads each token alone",
+    "matching_pursuit": "finds one latent after another in what is left of the input; our dictionary has an encoder",
+}
 _REFUSED = {
     "layer_norm": "normalizes each token by its own mean and deviation",
     "constant_norm_rescale": "divides each token by its own norm",
@@ -50,10 +57,11 @@ _REFUSED = {
 
 
 def recognizes(files: SourceFiles) -> bool:
-    """Whether there is a cfg.json and the weights of an SAE, all matrices of two dimensions."""
-    shapes = files.shapes(files.weights(WEIGHTS))
-    known = {"W_enc", "W_dec", "b_dec"} <= shapes.keys() and len(shapes["W_enc"]) == 2
-    return SETTINGS in files.names and known
+    """Whether there is a cfg.json, and weights of the name that this tool gives them, or with the matrices of an SAE."""
+    if SETTINGS not in files.names or WEIGHTS in files.names:
+        return SETTINGS in files.names
+    shapes = files.shapes(files.weights())
+    return {"W_enc", "W_dec", "b_dec"} <= shapes.keys() and len(shapes["W_enc"]) == 2
 
 
 def read(files: SourceFiles, questions: Questions) -> Reading:
@@ -96,10 +104,13 @@ def _weights(
     files: SourceFiles, tensors: dict[str, Any], settings: dict[str, Any], questions: Questions
 ) -> ForeignWeights:
     architecture = settings["architecture"]
-    if architecture not in ("standard", "jumprelu", "topk"):
+    if "transcoder" in architecture:
+        raise transcoder(files)
+    if architecture not in _ARCHITECTURES:
+        why = _REFUSED_ARCHITECTURES.get(architecture, "computes latents in another way than our dictionary")
         raise FormatError(
-            f"{files.place}: architecture {architecture} computes latents in another way than our dictionary; it reads standard, "
-            "jumprelu (which batchtopk and matryoshka_batchtopk are saved as) and topk"
+            f"{files.place}: an SAE of architecture {architecture} {why}; what is read is standard, topk and jumprelu (which batchtopk and "
+            "matryoshka_batchtopk are saved as)"
         )
     unknown = tensors.keys() - {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}
     if unknown:

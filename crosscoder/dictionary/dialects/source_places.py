@@ -22,6 +22,8 @@ class Place:
     """The commit on the Hub, or the version of an artifact."""
     described: dict[str, Any] = field(default_factory=dict)
     """What is known of the source besides its files."""
+    called: str | None = None
+    """What messages call it; None if the path says it."""
 
 
 @contextmanager
@@ -44,7 +46,7 @@ def located(source: DictionarySource) -> Iterator[Place]:
             raise ConfigError(f"subfolder: has no effect on {name}, which names one SAE; remove it")
         with TemporaryDirectory() as folder:
             found = saelens_releases.fetch(name.removeprefix(saelens_releases.SCHEME), Path(folder))
-            yield Place(Path(folder), *found)
+            yield Place(Path(folder), *found, called=name)
         return
     if name.startswith(wandb_artifacts.SCHEME):
         path, version = wandb_artifacts.fetch(name.removeprefix(wandb_artifacts.SCHEME))

@@ -3,7 +3,7 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -47,6 +47,105 @@ class Feature(Strict):
     activation_frequency: float
 
 
+class Row(BaseModel):
+    """A row of Neuronpedia's database: a column without a default is required, and one that is not there is refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Owned(Row):
+    creatorId: str
+    visibility: Literal["PUBLIC", "UNLISTED", "PRIVATE"] = "PRIVATE"
+
+
+class SourceRelease(Owned):
+    name: str
+    description: str
+    creatorName: str
+
+
+class Model(Owned):
+    id: str
+    layers: int
+    neuronsPerLayer: int
+    owner: str
+    instruct: bool
+    displayName: str = ""
+    displayNameShort: str = ""
+
+
+class SourceSet(Owned):
+    modelId: str
+    name: str
+    description: str
+    creatorName: str
+    releaseName: str | None = None
+
+
+class Source(Owned):
+    id: str
+    modelId: str
+    setName: str
+    num_prompts: int | None = None
+    dataset: str | None = None
+    notes: str | None = None
+
+
+class Neuron(Row):
+    modelId: str
+    layer: str
+    index: str
+    creatorId: str | None
+    sourceSetName: str | None
+    hookName: str | None
+    maxActApprox: float | None
+    frac_nonzero: float
+    pos_str: list[str]
+    pos_values: list[float]
+    neg_str: list[str]
+    neg_values: list[float]
+    freq_hist_data_bar_values: list[float]
+    freq_hist_data_bar_heights: list[float]
+
+
+class Activation(Row):
+    id: str
+    modelId: str
+    layer: str
+    index: str
+    creatorId: str
+    tokens: list[str]
+    values: list[float]
+    maxValue: float
+    maxValueTokenIndex: int
+    minValue: float
+    dataSource: str | None
+    dataIndex: str | None
+    qualifyingTokenIndex: int | None
+
+
+class Explanation(Row):
+    """`typeName` and `explanationModelName` refer to rows that a database may not have, so they are left out."""
+
+    id: str
+    modelId: str
+    layer: str
+    index: str
+    description: str
+    authorId: str
+
+
+TABLES: dict[str, type[Row]] = {
+    "release.jsonl": SourceRelease,
+    "model.jsonl": Model,
+    "sourceset.jsonl": SourceSet,
+    "source.jsonl": Source,
+    "features": Neuron,
+    "activations": Activation,
+    "explanations": Explanation,
+}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return make_run_folder(tmp_path_factory.mktemp("shared") / "run")
@@ -61,6 +160,23 @@ def quoted(run: RunFolder) -> set[str]:
     """Texts of examples long enough to be recognized."""
     examples = load_results(run).examples().to_pylist()
     return {"".join(row["tokens"])[:24] for row in examples if len("".join(row["tokens"])) >= 24}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("with_examples", [False, True])
+def test_circuit_tracer_s_own_class_reads_every_file(
+    run: RunFolder, tmp_path: Path, with_examples: bool
+) -> None:
+    models = pytest.importorskip("circuit_tracer.frontend.feature_models", reason="make peers installs it")
+    assert models.Model.model_fields.keys() == Feature.model_fields.keys(), "the class above is its copy"
+    write_feature_json(run, tmp_path, with_examples)
+    files = list(tmp_path.rglob("*.json"))
+    assert len(files) == 2 * N_LATENTS
+    for path in files:
+        record = json.loads(path.read_text())
+        read = models.Model.model_validate_json(path.read_text(), strict=True).model_dump()
+        assert read == {name: record[name] for name in read}
 
 
 @pytest.mark.parametrize("with_examples", [False, True])
@@ -117,6 +233,23 @@ def test_a_neuronpedia_folder_has_one_source_per_model(run: RunFolder, tmp_path:
             assert len(row["tokens"]) == len(row["values"]) <= 1024
             assert row["values"][row["maxValueTokenIndex"]] == row["maxValue"] == max(row["values"])
         assert len({row["id"] for row in activations}) == len(activations)
+
+
+def test_every_row_of_a_neuronpedia_folder_has_the_columns_of_its_table(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    write_neuronpedia(run, tmp_path, with_examples=True)
+    read: set[str] = set()
+    ids: list[str] = []
+    for path in tmp_path.rglob("*.jsonl*"):
+        table = path.name if path.name in TABLES else path.parent.name
+        read.add(table)
+        rows = [TABLES[table].model_validate(row) for row in lines(path)]
+        # The import takes the columns of the first row.
+        assert rows and len({frozenset(row.model_fields_set) for row in rows}) == 1
+        ids += [row.id for row in rows if isinstance(row, Activation | Explanation)]
+    assert read == set(TABLES)
+    assert len(set(ids)) == len(ids), "a row whose id is there already is left out without a word"
 
 
 @pytest.mark.parametrize("write", [write_feature_json, write_neuronpedia])

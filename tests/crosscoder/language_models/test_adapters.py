@@ -307,3 +307,24 @@ def test_loading_takes_no_random_numbers(base: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     load_pair(settings(base, adapter))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("named", "warned"),
+    [
+        ("org/other-8b", True),
+        ("org/llama-instruct", True),
+        ("/elsewhere/llama/", False),
+        ("org/Llama", False),
+        (None, False),
+    ],
+)
+def test_an_adapter_of_another_model_is_warned_of(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, named: str | None, warned: bool
+) -> None:
+    """Its weights fit every model of these shapes, so nothing else can tell."""
+    adapter = zoo_adapters.save("lora", base, tmp_path / "adapter")
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": named}))
+    load_pair(settings(base, adapter))
+    assert (f"was trained on {named!r}" in caplog.text) is warned

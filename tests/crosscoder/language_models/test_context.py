@@ -156,7 +156,7 @@ def test_an_invalid_context_is_refused_in_one_line(models: dict[str, Path]) -> N
         "{{ none + 'a' }}",
         "{{ messages[9].content }}",
         "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
-        "{{ 'a' * 10 ** 14 }}",
+        "{{ 'a' * 100000000000000 }}",
     ],
 )
 def test_a_template_that_fails_in_any_way_rejects_the_context(tmp_path: Path, template: str) -> None:

@@ -160,6 +160,12 @@ def test_a_single_file_is_a_source_too(tmp_path: Path) -> None:
     assert read(place / "3.pt", **answers).config.n_latents == 20
 
 
+def test_an_architecture_that_is_not_known_yet_is_named(tmp_path: Path) -> None:
+    saelens(tmp_path, "tomorrow")
+    with pytest.raises(FormatError, match="architecture tomorrow computes latents in another way"):
+        read(tmp_path, **POOLED)
+
+
 def test_tensors_that_an_architecture_does_not_have_are_refused(tmp_path: Path) -> None:
     saelens(tmp_path, "standard")
     tensors = {name: torch.zeros(6, 6) for name in ("W_enc", "W_dec", "b_dec", "W_skip")}

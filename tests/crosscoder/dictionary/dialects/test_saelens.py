@@ -80,3 +80,26 @@ def test_an_sae_of_saelens_computes_the_same_here(
         rebuilt = crosscoder.denormalize(crosscoder.rebuild(codes))
         torch.testing.assert_close(rebuilt, sae.decode(theirs), rtol=1e-4, atol=1e-4)
     assert (codes > 0).any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_kind_of_sae_that_saelens_saves_is_read_or_refused_by_its_name(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sae_lens.registry import SAE_CLASS_REGISTRY
+    needed = {"temporal": {"n_heads": 2, "bottleneck_factor": 1, "kval_topk": 4}, "topk": {"k": 4}}
+    read: dict[str, str] = {}
+    for name, (kind, settings) in SAE_CLASS_REGISTRY.items():
+        options: dict[str, Any] = {"d_in": 6, "d_sae": 20} | needed.get(name, {})
+        if "transcoder" in name:
+            options["apply_b_dec_to_input"] = False
+        kind(settings(**options)).save_model(tmp_path / name)
+        if name in ("standard", "topk", "jumprelu"):
+            read[name] = load_crosscoder(tmp_path / name, reads="pooled").config.sparsity.kind
+            continue
+        with pytest.raises(FormatError) as caught:
+            load_crosscoder(tmp_path / name, reads="pooled")
+        message = str(caught.value).removeprefix(str(tmp_path / name))
+        assert ("transcoder" if "transcoder" in name else name) in message and "\n" not in message
+    assert read == {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu"}
+    assert {"gated", "temporal", "transcoder"} <= SAE_CLASS_REGISTRY.keys()

@@ -125,7 +125,7 @@ def test_a_release_in_the_format_of_another_tool_is_converted_by_saelens(remote:
 def test_what_our_dictionary_does_not_have_is_refused_by_name(remote: Path) -> None:
     folder = folder_of(remote, SOURCE)
     saelens(folder, "standard", normalize_activations="layer_norm")
-    with pytest.raises(FormatError, match="layer_norm normalizes each token by its own mean"):
+    with pytest.raises(FormatError, match=f"^{SOURCE}: .*layer_norm normalizes each token by its own mean"):
         load_crosscoder(SOURCE, **POOLED)
     saelens(folder, "standard")
     with pytest.raises(ConfigError, match="give --reads pooled"):
