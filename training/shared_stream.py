@@ -7,7 +7,7 @@ The ranks go from block to block together. Before each, they say whether they st
 none, goes on computing its share for the others (`finish`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ class SharedBlocks:
         self._width, self._dtype = width, dtype
         self._upcoming: Iterator[tuple[int, int, list[Batch]]] | None = None
 
-    def follow(self, pass_index: int, block: int) -> Iterator[Block]:
+    def follow(self, pass_index: int, block: int) -> Generator[Block, None, None]:
         """Yield the blocks from this one on. They begin with the first that any rank needs; a rank that needs later ones helps with those
         before."""
         self._begin((pass_index, block))
