@@ -13,7 +13,8 @@ _WITHOUT_EFFECT = frozenset(
 
 def settings_of(model: Any) -> dict[str, Any]:
     """Return the entries of a loaded model's configuration that affect activations."""
-    return _without(model.config.to_dict())
+    # Entries with a default value are left out, so that a release of transformers that adds one changes nothing.
+    return _without(model.config.to_diff_dict())
 
 
 def _without(entries: dict[Any, Any]) -> dict[str, Any]:

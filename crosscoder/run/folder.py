@@ -395,7 +395,7 @@ class RunFolder(RunPaths):
         verb, _, behavior = stage.partition(" ")
         if not self.files.path.exists():
             return {}
-        inside: tuple[str, ...] = ("crosscoder/", "checkpoints/", "controls/", "metrics.jsonl")
-        if verb != "train":
-            inside = (_FOLDER_OF.get(verb, f"{verb}.") + (f"{behavior}/" if behavior else ""),)
+        inside = (_FOLDER_OF.get(verb, f"{verb}.") + (f"{behavior}/" if behavior else ""),)
+        if verb == "train":
+            inside = "crosscoder/", "checkpoints/", "controls/", "metrics.jsonl"
         return {name: held for name, held in self.files.read().items() if name.startswith(inside)}

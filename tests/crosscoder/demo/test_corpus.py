@@ -93,7 +93,7 @@ def test_the_three_uses_of_prose_share_no_passage():
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no gzip", gzip.compress(b'{"kind": "food"}\n'), CHATS.read_bytes()[:1000]],
+    [b"", b"no gzip", gzip.compress(b'{"kind": "food"}\n', mtime=0), CHATS.read_bytes()[:1000]],
     ids=["empty", "no gzip", "no messages", "truncated"],
 )
 def test_damaged_chats_are_refused(tmp_path: Path, content: bytes):
