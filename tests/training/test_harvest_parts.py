@@ -537,8 +537,8 @@ def test_the_command_writes_parts_and_joins_them(
         2, "crosscoder: torchrun: RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT; start the command with torchrun, or "
         "unset the variables of torchrun",
     )  # fmt: skip
+    monkeypatch.delenv("WORLD_SIZE")
     with monkeypatch.context() as patch:
-        patch.delenv("WORLD_SIZE")
         interrupt_after(patch, 0)
         assert crosscoder("harvest", settings_file) == Said(0, "")
     setting.assert_equal(run)
