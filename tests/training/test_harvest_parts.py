@@ -25,7 +25,7 @@ from crosscoder.text.documents import Documents, tokenize
 from tests.processes import run_python, start_python
 from tests.small_runs import Said, crosscoder
 from tests.tiny_pairs import run_config, save_adapter, save_llama
-from training import extraction
+from training import extraction, inputs
 from training import harvest as harvest_module
 from training import stages as stages_module
 from training.harvest import harvest
@@ -521,7 +521,7 @@ def test_the_command_writes_parts_and_joins_them(
     assert crosscoder("harvest", settings_file, "--part", "2/3") == Said(0, "")
     # What needs the activations names the missing part before it loads a model.
     with monkeypatch.context() as patch:
-        patch.setattr(stages_module, "load_pair", AssertionError("loaded the models"))
+        patch.setattr(inputs, "load_pair", AssertionError("loaded the models"))
         for verb in (["harvest"], ["harvest", "--join"], ["train"], ["sweep", "--k", "4"]):
             said = crosscoder(verb[0], settings_file, *verb[1:])
             assert said == Said(
@@ -532,7 +532,12 @@ def test_the_command_writes_parts_and_joins_them(
         monkeypatch.setenv("RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "3")
         assert crosscoder("harvest", run, "--part", "env") == Said(0, "")
-    # Without --part, what a launcher set is of no effect: this joins.
+    # Without --part, they would be ranks of one command (tests/test_ranks.py), but this is not all that torchrun sets.
+    assert crosscoder("harvest", settings_file) == Said(
+        2, "crosscoder: torchrun: RANK and WORLD_SIZE are set, but not MASTER_ADDR and MASTER_PORT; start the command with torchrun, or "
+        "unset the variables of torchrun",
+    )  # fmt: skip
+    monkeypatch.delenv("WORLD_SIZE")
     with monkeypatch.context() as patch:
         interrupt_after(patch, 0)
         assert crosscoder("harvest", settings_file) == Said(0, "")

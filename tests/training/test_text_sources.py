@@ -44,7 +44,7 @@ def test_texts_are_checked_before_models_are_loaded(
     def load(*_: Any, **__: Any) -> Any:
         raise AssertionError("a model was loaded")
 
-    for place in ("training.stages.load_pair", "training.doctor.load_pair", "analysis.stages.load_pair"):
+    for place in ("training.inputs.load_pair", "training.doctor.load_pair", "analysis.stages.load_pair"):
         monkeypatch.setattr(place, load, raising=False)
     good = tmp_path / "good.jsonl"
     good.write_text("".join(json.dumps({"text": word}) + "\n" for word in WORDS))
