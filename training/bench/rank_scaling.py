@@ -41,7 +41,7 @@ def rank_benchmark(config: BenchConfig) -> Iterator[BenchmarkTable]:
         yield _measured_table(config, precision, found)
         first = next(iter(found.values()))
         own_seconds = own_seconds or Spread.of(first.seconds).median
-    if own_seconds is not None:
+    if own_seconds is not None and config.ranks.simulated:
         yield simulated_table(config, precision, own_seconds)
 
 

@@ -76,7 +76,7 @@ class RanksConfig(Settings):
         default=(1, 2), description="numbers of processes that the step is measured on; empty: none"
     )
     simulated: tuple[Count, ...] = Field(
-        default=(8, 64), description="numbers of ranks that the step is simulated for"
+        default=(8, 64), description="numbers of ranks that the step is simulated for; empty: none"
     )
     step_ms: PositiveFloat | None = Field(
         default=None,
