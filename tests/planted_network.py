@@ -44,7 +44,9 @@ class Network(nn.Module):
 
     def __init__(self, embeddings: Tensor, constant: float, curvature: float) -> None:
         super().__init__()
-        self.config = SimpleNamespace(num_hidden_layers=2, max_position_embeddings=64, to_dict=dict)
+        self.config = SimpleNamespace(
+            num_hidden_layers=2, max_position_embeddings=64, to_dict=dict, to_diff_dict=dict
+        )
         self.generation_config = SimpleNamespace(eos_token_id=None)
         self.embedding = nn.Embedding.from_pretrained(embeddings)
         self.layers = nn.ModuleList([nn.Identity(), Above(constant, curvature)])

@@ -1,7 +1,8 @@
 """Clipping of gradients by their norm, over all latents of a dictionary."""
 
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from torch.nn import utils
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.dictionary.divided_weights import LATENT_DIMENSION
@@ -13,7 +14,7 @@ def clip_gradients(crosscoder: Crosscoder, largest: float) -> None:
     Where ranks divide the latents, the norm is that of all of them, and parameters that all ranks hold alike count once.
     """
     if crosscoder.ranks.alone:
-        clip_grad_norm_(crosscoder.parameters(), largest)
+        utils.clip_grad_norm_(crosscoder.parameters(), largest)
         return
     divided: list[Tensor] = []
     alike: list[Tensor] = []

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..config import ModelSource
 from ..errors import PairError, did_you_mean
+from ..runtime.device import fastest_dtype
 from .load_errors import naming_settings, reading, telling_conversions
 from .model_checks import auto_class, check_causal, check_sizes, check_weight_files, check_weights
 from .placement import map_options, place
@@ -30,9 +31,9 @@ def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Mo
     options = _hub_options(source)
     config = _read_config(setting, source)
     auto = auto_class(subject, config, source.trust_remote_code)
-    side = setting.removesuffix(".model")
+    side, dtype = setting.removesuffix(".model"), source.dtype or fastest_dtype(device)
     with reading(f"{side}.quantization"):
-        options |= quantization_options(side, source, config)
+        options |= quantization_options(side, source, config, dtype)
     check_sizes(subject, config)
     check_weight_files(subject, Path(name, source.subfolder or ""), config, auto)
     placement = map_options(subject, source, config, auto)
@@ -40,7 +41,7 @@ def load_model(setting: str, source: ModelSource, device: torch.device) -> nn.Mo
         # Weights of other shapes raise an error below, with the shapes.
         loaded: Any = auto.from_pretrained(
             name,
-            dtype=getattr(torch, source.dtype),
+            dtype=getattr(torch, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             attn_implementation=source.attn_implementation,

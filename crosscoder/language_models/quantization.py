@@ -35,12 +35,13 @@ _SCHEMES = {
 }
 
 
-def quantization_options(setting: str, source: ModelSource, config: Any) -> dict[str, Any]:
+def quantization_options(setting: str, source: ModelSource, config: Any, dtype: str) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that quantize a model.
 
     Args:
         setting: The side of the pair, such as pair.intervened.
         config: config.json of the checkpoint.
+        dtype: Precision of the forward passes.
 
     Raises:
         PairError: The checkpoint is stored quantized already.
@@ -67,7 +68,7 @@ def quantization_options(setting: str, source: ModelSource, config: Any) -> dict
                 load_in_4bit=bits == 4,
                 llm_int8_threshold=wanted.outlier_threshold,
                 bnb_4bit_quant_type=wanted.type,
-                bnb_4bit_compute_dtype=getattr(torch, source.dtype),
+                bnb_4bit_compute_dtype=getattr(torch, dtype),
                 bnb_4bit_use_double_quant=wanted.nested,
             )
         case TorchAo(scheme=scheme):

@@ -384,9 +384,8 @@ class RunFolder(RunPaths):
                 made = record | noted
                 if untouched:
                     # The record says what made the files, which this attempt left as they were.
-                    made = (
-                        made | {clock: before[clock] for clock in _CLOCKS} if record["finished"] else before
-                    )
+                    kept = {clock: before[clock] for clock in _CLOCKS}
+                    made = made | kept if record["finished"] else before
                 self.update_manifest("stages", {name: made})
         copy_now(self.path)
 

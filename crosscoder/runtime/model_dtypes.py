@@ -16,4 +16,4 @@ def settle_dtypes(config: PairConfig) -> PairConfig:
     if all(source.dtype is not None for source in config.checkpoints):
         return config
     dtype = fastest_dtype(resolve_device("pair.device", config.device))
-    return config.with_dtypes([dtype] * len(config.sources))
+    return config.with_dtypes(tuple(dtype for _ in config.sources))

@@ -79,8 +79,7 @@ class Writer(Subject):
     """Writes given lists, and reads at most 40 words."""
 
     def __init__(self, *lists: list[str]) -> None:
-        tokenizer = SimpleNamespace(encode=lambda text: text.split())
-        self.pair = cast(Any, SimpleNamespace(max_positions=40, tokenizer=tokenizer))
+        self.pair = cast(Any, SimpleNamespace(max_positions=40, tokenizer=None))
         self._lists = lists
 
     def continuations(self, texts: Sequence[str], sampling: Sampling) -> list[list[str]]:
@@ -130,6 +129,7 @@ def written(monkeypatch: pytest.MonkeyPatch, *lists: list[str]) -> list[Probe]:
     monkeypatch.setattr(
         similar_questions, "encoded", lambda text, *_: Prompt(text.messages[-1]["content"], np.array([1]))
     )
+    monkeypatch.setattr(similar_questions, "ids_of", lambda _, text: text.split())
     writer = Writer(*lists)
     asked = [probe("Who wrote Hamlet?", 3), probe("What is rain?", 4)][: len(lists)]
     return similar_questions.similar_questions(

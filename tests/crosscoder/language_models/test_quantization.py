@@ -78,7 +78,7 @@ def test_a_missing_package_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("crosscoder.language_models.quantization.find_spec", lambda _: None)
     source = ModelSource.model_validate({"model": "m", "quantization": {"kind": kind}})
     with pytest.raises(ResourceError, match=f"^pair.intervened.quantization: .*pip install {kind}$"):
-        quantization_options("pair.intervened", source, object())
+        quantization_options("pair.intervened", source, object(), "float32")
 
 
 def test_a_checkpoint_that_is_stored_quantized_is_not_quantized_again() -> None:
@@ -89,7 +89,7 @@ def test_a_checkpoint_that_is_stored_quantized_is_not_quantized_again() -> None:
             self.quantization_config = {"quant_method": "gptq"}
 
     with pytest.raises(PairError, match=r"'m' is stored quantized already \(gptq\)"):
-        quantization_options("pair.reference", source, Stored())
+        quantization_options("pair.reference", source, Stored(), "float32")
 
 
 @pytest.mark.parametrize("quantization", WEIGHTS_ALONE, ids=str)
