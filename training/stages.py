@@ -61,7 +61,7 @@ def harvest(config: RunConfig) -> None:
     """Write the activations of all models to disk: those of all tokens, or of held-out tokens alone if training streams."""
     set_threads(config)
     check_texts(config)
-    folder = RunFolder.create(config.output, config)
+    folder, config = _open(config)
     if not _comes_from_files(config):
         _harvest(folder, config)
 
@@ -79,6 +79,7 @@ def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None
     if local_rank and torch.cuda.is_available():
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     with folder_of_part(config, part) as folder:
+        config = _with_dtypes_of(folder, config)
         harvest_part(folder, config, *read_inputs(folder, config), part)
 
 
@@ -98,7 +99,7 @@ def train(config: RunConfig) -> None:
     check_processes(config)
     set_threads(config)
     check_texts(config)
-    folder = RunFolder.create(config.output, config)
+    folder, config = _open(config)
     pair, documents = None, None
     if not isinstance(config.activations, FileActivations):
         pair, documents = _harvest(folder, config)
@@ -146,7 +147,7 @@ def sweep(config: RunConfig, ks: Sequence[int], widths: Sequence[int] = ()) -> S
         raise ConfigError(
             "crosscoder.load: the dictionary is trained already, so there is nothing to sweep; remove it"
         )
-    folder = RunFolder.create(config.output, config)
+    folder, config = _open(config)
     pair = None
     if not isinstance(config.activations, FileActivations):
         pair, _ = _harvest(folder, config)
@@ -192,6 +193,17 @@ def settle(folder: RunFolder, config: RunConfig, source: TokenSource) -> tuple[R
         logger.info("train: crosscoder.sparsity.k %d (%s)", k, why)
         config = with_k(config, k)
     return RunFolder.create(folder.path, config), config
+
+
+def _open(config: RunConfig) -> tuple[RunFolder, RunConfig]:
+    """Create the run folder or continue its run; return the settings with the dtypes that the run has."""
+    folder = RunFolder.create(config.output, config)
+    return folder, _with_dtypes_of(folder, config)
+
+
+def _with_dtypes_of(folder: RunFolder, config: RunConfig) -> RunConfig:
+    """Return the settings with the dtypes of the run, which may have begun on a machine where others are fast."""
+    return with_choices(config, folder.read_config(), ())
 
 
 def _comes_from_files(config: RunConfig) -> bool:

@@ -28,7 +28,7 @@ def _run_all(config: RunConfig, behaviors: list[Behavior]) -> None:
     # One wandb run for all stages; training includes the harvest.
     with module("crosscoder.run.tracking").wandb_run(folder, config):
         # First, because it needs no dictionary, and what it finds decides which layer the dictionary should read.
-        found = _discover(folder, config)
+        found = _discover(folder, folder.read_config())
         config = module("analysis.stages").settle_hookpoint(folder, folder.read_config())
         module("training.stages").train(config)
         # With every setting chosen that the file left open.
