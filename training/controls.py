@@ -88,9 +88,8 @@ def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) ->
     """Train the configured controls, in parallel if that is faster, and over all ranks if there are several (they have to call
     `share_controls` meanwhile). Finished controls are not trained again."""
     controls = controls_of(config, folder.path)
-    if process_group().size > 1 and config.training.latent_shards == 1:
+    if ranks_share_dictionaries(config):
         share_controls(folder, config, source)
-        return [_train(control, source) for control in controls]
     workers = n_workers(config, source, len(controls))
     waiting = [control for control in controls if not is_trained(RunFolder(control.config.output))]
     if workers > 1 and waiting:
@@ -108,6 +107,11 @@ def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) ->
         trained.append(_train(control, source))
         copy_now(folder.path)
     return trained
+
+
+def ranks_share_dictionaries(config: RunConfig) -> bool:
+    """Whether there are several ranks, and each trains dictionaries of its own; otherwise they divide the latents of each."""
+    return process_group().size > 1 and config.training.latent_shards == 1
 
 
 def share_controls(folder: RunFolder, config: RunConfig, source: TokenSource) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from crosscoder.activations.shard_store import ShardStore, store_of
+from crosscoder.activations.shard_store import ShardStore, place_of, store_of
 from crosscoder.activations.shards import (
     DOCUMENTS,
     MANIFEST,
@@ -135,9 +135,7 @@ def reuse(
 ) -> None:
     """Say that a finished harvest is used, and note it in the manifest of a run that took it over from a URL."""
     store = store_of(config.activations, folder.activations)
-    logger.info(
-        "harvest: reusing the finished harvest in %s", folder.activations if store is None else store.url
-    )
+    logger.info("harvest: reusing the finished harvest in %s", place_of(store, folder.activations))
     if store is not None and "harvest" not in folder.read_manifest().get("stages", {}):
         with folder.stage("harvest") as stage:
             describe_inputs(folder, config, pair, documents)
@@ -281,18 +279,14 @@ def check_disk(
     n_bytes = bytes_needed(n_tokens, pair.d_models, settings.dtype)
     folder.activations.mkdir(parents=True, exist_ok=True)
     free, store = shutil.disk_usage(folder.activations).free, store_of(settings, folder.activations)
-    place, here, remedy = (
-        str(folder.activations),
-        n_bytes,
-        "use activations.kind stream, less text, or another disk",
-    )
+    here, remedy = n_bytes, "use activations.kind stream, less text, or another disk"
     if store is not None:
         # The disk takes local copies alone.
-        place, here = store.url, min(n_bytes, store.cache.most_bytes)
+        here = min(n_bytes, store.cache.most_bytes)
         remedy = "lower activations.store.cache_gb, or use another disk"
     logger.info(
         "harvest: writing %s tokens (%.2f GB) to %s (%.1f GB free%s)",
-        f"{n_tokens:,}", n_bytes / 1e9, place, free / 1e9, "" if store is None else " for local copies",
+        f"{n_tokens:,}", n_bytes / 1e9, place_of(store, folder.activations), free / 1e9, "" if store is None else " for local copies",
     )  # fmt: skip
     if free < here * DISK_MARGIN:
         raise ResourceError(

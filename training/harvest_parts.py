@@ -9,7 +9,7 @@ from pathlib import Path
 
 from crosscoder.activations import part_records
 from crosscoder.activations.part_records import PartRecord
-from crosscoder.activations.shard_store import ShardStore, StoreWriter, store_of
+from crosscoder.activations.shard_store import ShardStore, StoreWriter, place_of, store_of
 from crosscoder.activations.shards import MANIFEST, Manifest, ShardWriter, Split
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.errors import ConfigError
@@ -96,7 +96,7 @@ def harvest_part(
     assert not isinstance(settings, FileActivations)
     store = store_of(settings, target)
     run = _word(folder, store)
-    place = str(target) if store is None else store.url
+    place = place_of(store, target)
     pair.identity()  # which reads the weights: not while other parts wait
     # One part measures the limits on norms and writes them for all.
     with folder.files.locked():
@@ -226,7 +226,7 @@ def join_parts(folder: RunFolder, config: RunConfig | None = None, *, alone: boo
         return False
     with folder.locked():
         manifest = Manifest.load(target)
-        place = str(target) if store is None else store.url
+        place = place_of(store, target)
         records = {} if manifest.complete else part_records.read_records(target, manifest, run, place)
         if (
             alone

@@ -22,7 +22,7 @@ from crosscoder.run.settings_record import plain_settings, read_settings
 from crosscoder.runtime.process_group import process_group
 from crosscoder.text.documents import Documents
 
-from .controls import share_controls
+from .controls import ranks_share_dictionaries, share_controls
 from .harvest import prepare
 from .harvest_parts import harvest_alone, harvested, join_parts, parts_of_group, share_harvest
 from .inputs import read_inputs, set_threads
@@ -80,9 +80,8 @@ def harvest_over_ranks(folder: RunFolder, config: RunConfig, pair: ModelPair, do
     if to_url or harvested(folder) or (group.size == 1 and not begun):
         harvest_alone(folder, config, pair, documents)
         return
-    prepare(
-        folder, config, pair, documents
-    )  # so that a mistake is reported once, and before the others load the models
+    # So that a mistake is reported once, and before the others load the models.
+    prepare(folder, config, pair, documents)
     parts = begun or _PARTS_OF_A_RANK * group.size
     logger.info("harvest: %d parts, by %d ranks", parts, group.size)
     _announce("harvest", folder, config, parts)
@@ -93,9 +92,9 @@ def harvest_over_ranks(folder: RunFolder, config: RunConfig, pair: ModelPair, do
 def train_over_ranks(folder: RunFolder, config: RunConfig, source: TokenSource) -> TokenSource:
     """Let the other ranks begin with the controls, if there are any, and return the source for the main dictionary, which rank 0 trains.
 
-    Here is where it is decided how the training of a run is divided. `train_controls` has to follow, once the main dictionary is trained.
+    How the training of a run is divided is decided by `ranks_share_dictionaries`. `train_controls` has to follow, once the main dictionary is trained.
     """
-    if process_group().size == 1 or config.training.latent_shards > 1:
+    if not ranks_share_dictionaries(config):
         return source
     _announce("dictionaries", folder, config)
     return _shared(source)

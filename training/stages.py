@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import with_choices
@@ -17,6 +15,7 @@ from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.tracking import wandb_run
+from crosscoder.runtime.device import take_gpu
 from crosscoder.runtime.files import read_json, remove_file, write_atomic
 from crosscoder.runtime.parts import Part
 from crosscoder.text.documents import Documents
@@ -76,8 +75,8 @@ def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None
     check_texts(config)
     if _comes_from_files(config):
         return
-    if local_rank and torch.cuda.is_available():
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    if local_rank:
+        take_gpu(local_rank)
     with folder_of_part(config, part) as folder:
         config = _with_dtypes_of(folder, config)
         harvest_part(folder, config, *read_inputs(folder, config), part)

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from ..errors import FormatError, ResourceError
-from ..runtime.digests import file_digest, known_digest
+from ..runtime.digests import known_digest
 from ..runtime.files import write_atomic
-from ..runtime.replacement import partial_file
 from ..runtime.url_store import UrlStore
 from .shards import MANIFEST, SPLITS, Manifest, Shard, ShardRecord, open_shard
 
@@ -82,19 +81,17 @@ class ShardCache:
         except FileNotFoundError:
             pass
         where = self.store.where(record.file)
-        with partial_file(path) as partial:
-            try:
-                self.store.download(record.file, partial, shard_bytes(record, manifest))
-            except FileNotFoundError:
-                raise FormatError(
-                    f"{where}: missing, but listed in {self.folder / MANIFEST}; restore it, or harvest to another URL"
-                ) from None
-            if file_digest(partial) != record.digest:
-                raise FormatError(
-                    f"{where}: altered since the harvest (its digest differs from the one in {self.folder / MANIFEST}); restore it, or "
-                    "harvest to another URL"
-                )
-            os.replace(partial, path)
+        try:
+            is_the_shard = self.store.fetch(record.file, path, record.digest, shard_bytes(record, manifest))
+        except FileNotFoundError:
+            raise FormatError(
+                f"{where}: missing, but listed in {self.folder / MANIFEST}; restore it, or harvest to another URL"
+            ) from None
+        if not is_the_shard:
+            raise FormatError(
+                f"{where}: altered since the harvest (its digest differs from the one in {self.folder / MANIFEST}); restore it, or "
+                "harvest to another URL"
+            )
         return path
 
     @contextmanager

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..config import CachedActivations, StoreConfig
+from ..config import StoreConfig, store_settings
 from ..config.activations import ActivationsConfig
 from ..errors import ConfigError, FormatError
 from ..runtime.files import make_folder, write_atomic
@@ -170,9 +170,13 @@ def _documents_of(path: Path, manifest: Manifest) -> Documents | None:
 
 def store_of(config: ActivationsConfig, folder: Path) -> ShardStore | None:
     """Return the store that the settings name for the folder of activations of a run; None if the shards lie in that folder."""
-    if not isinstance(config, CachedActivations) or config.store is None:
-        return None
-    return ShardStore(config.store, folder)
+    settings = store_settings(config)
+    return None if settings is None else ShardStore(settings, folder)
+
+
+def place_of(store: ShardStore | None, folder: Path) -> str:
+    """Return where the shards of a run lie, for messages: the URL of its store, or else its folder of activations."""
+    return str(folder) if store is None else store.url
 
 
 def open_shards(config: ActivationsConfig, folder: Path, split: Split) -> ShardReader:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..config import CachedActivations, RunConfig
+from ..config import RunConfig, store_settings
 from ..config.behavior import Behavior, Judged, UserFunction
 from ..config.chat_model import EndpointModel
 from ..config.hook_names import hook_names
@@ -63,7 +63,7 @@ def load_settings(target: Path, overrides: list[str] | None, *, uploads: bool = 
 
 def _require_own_store(target: Path, config: RunConfig, uploads: bool) -> None:
     """Refuse a URL for activations that a run folder alone names, if activations would be written there or if it names the host to ask."""
-    store = config.activations.store if isinstance(config.activations, CachedActivations) else None
+    store = store_settings(config.activations)
     if store is None:
         return
     if uploads:
@@ -144,7 +144,7 @@ def _needs_trust(behavior: Behavior) -> str | None:
 
 def activations_of(folder: RunFolder, config: RunConfig) -> Path | str:
     """Return where the activations of a run lie: a folder, or a URL."""
-    store = config.activations.store if isinstance(config.activations, CachedActivations) else None
+    store = store_settings(config.activations)
     return folder.activations if store is None else store.url
 
 

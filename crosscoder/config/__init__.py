@@ -11,6 +11,7 @@ from .activations import (
     FileActivations,
     StoreConfig,
     StreamedActivations,
+    store_settings,
 )
 from .analysis import AnalysisConfig, Conditions, FiringRuleConfig, LabelRule
 from .block import Count, Device, Dtype, PositiveFloat, Settings, Share
@@ -65,4 +66,5 @@ __all__ = [
     "TorchAo",
     "TrainingConfig",
     "WandbConfig",
+    "store_settings",
 ]

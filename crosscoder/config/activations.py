@@ -86,3 +86,8 @@ class FileActivations(Settings):
 ActivationsConfig = Annotated[
     CachedActivations | StreamedActivations | FileActivations, Field(discriminator="kind")
 ]
+
+
+def store_settings(activations: ActivationsConfig) -> StoreConfig | None:
+    """Return where the shards lie if that is a URL; None if they lie in the run folder, or if there are none."""
+    return activations.store if isinstance(activations, CachedActivations) else None

@@ -25,7 +25,7 @@ from ..errors import ConfigError, FormatError, ResourceError
 from ..runtime.digests import content_digest, file_digest, known_digest
 from ..runtime.files import make_folder
 from ..runtime.json_text import json_of
-from ..runtime.replacement import partial_file, replace
+from ..runtime.replacement import replace
 from ..runtime.url_store import TRANSFERS, UrlStore
 
 logger = logging.getLogger(__name__)
@@ -144,18 +144,14 @@ class Mirror:
         if path.is_file() and file_digest(path) == file.digest:
             return
         where = self._files.where(file.object)
-        with partial_file(path) as partial:
-            try:
-                self._files.download(file.object, partial, file.n_bytes)
-            except FileNotFoundError:
-                raise FormatError(
-                    f"{where}: missing, but {INDEX} lists it as {path.name}; if the run was copied meanwhile, run the same command again"
-                ) from None
-            if file_digest(partial) != file.digest:
-                raise FormatError(
-                    f"{where}: damaged (its digest is not its name); copy the run to another URL"
-                )
-            os.replace(partial, path)
+        try:
+            is_the_file = self._files.fetch(file.object, path, file.digest, file.n_bytes)
+        except FileNotFoundError:
+            raise FormatError(
+                f"{where}: missing, but {INDEX} lists it as {path.name}; if the run was copied meanwhile, run the same command again"
+            ) from None
+        if not is_the_file:
+            raise FormatError(f"{where}: damaged (its digest is not its name); copy the run to another URL")
 
     def _parsed(self, content: bytes) -> dict[str, CopiedFile]:
         where = self._files.where(INDEX)

@@ -37,6 +37,12 @@ def resolve_device(setting: str, device: str) -> torch.device:
     return torch.device(device)
 
 
+def take_gpu(local_rank: int) -> None:
+    """Make the GPU of a process the current one, if there are GPUs: processes that a launcher started on one machine take them in turn."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+
+
 def compute_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
     """Return the requested precision; `auto` is bfloat16 if the hardware has units for it, otherwise float32.
 

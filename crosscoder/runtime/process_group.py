@@ -20,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from ..errors import ConfigError, ResourceError, first_line
+from .device import take_gpu
 from .interrupts import require_no_stop
 from .parts import launched_as, local_rank, local_size
 
@@ -163,8 +164,8 @@ def begin(variables: Mapping[str, str]) -> Iterator[ProcessGroup]:
             "torchrun: this torch has no torch.distributed; start one process, without torchrun"
         )
     backend = "gloo"
+    take_gpu(local_rank(variables))
     if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank(variables) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     store = _started(backend)
     before = _current

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..config.stores import scheme_of
 from ..errors import ConfigError, CrosscoderError, FormatError, ResourceError, first_line
+from .digests import file_digest
 from .replacement import flush, partial_file, replace, write_flushed
 
 TRANSFERS = 8
@@ -70,6 +71,15 @@ class UrlStore:
         with self._told(name, "read"):
             self._require_size(name, most)
             self._system.get_file(self._path(name), str(path))
+
+    def fetch(self, name: str, path: Path, digest: str, most: int) -> bool:
+        """Copy a file to `path`, at once as a whole, if it has this digest; return whether it has. Raises as `download`."""
+        with partial_file(path) as partial:
+            self.download(name, partial, most)
+            if file_digest(partial) != digest:
+                return False
+            os.replace(partial, path)
+        return True
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, and replace it if it is there."""
