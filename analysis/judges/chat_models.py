@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosscoder.config.chat_model import EndpointModel, LocalModel
 from crosscoder.errors import ConfigError, ResourceError
+from crosscoder.runtime.device import fastest_dtype
 from crosscoder.text.template_calls import reproducible
 from crosscoder.text.tokenizer_calls import encode, render
 
@@ -86,7 +87,8 @@ class _Local:
             raise ConfigError(f"{setting}.model: {settings.model!r} has no chat template; give a chat model")
         template = self._tokenizer.get_chat_template()
         self._template = reproducible(template, f"{setting}.model: {settings.model!r}")
-        self._model = model.eval()
+        # It runs on the CPU, which emulates halved precision very slowly where it has no units for it.
+        self._model = (model.float() if fastest_dtype(torch.device("cpu")) == "float32" else model).eval()
         self._words = {
             word: [
                 encode(self._tokenizer, form, add_special_tokens=False)["input_ids"][0]
