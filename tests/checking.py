@@ -5,4 +5,4 @@ from typing import Any, Self
 from beartype import BeartypeConf, FrozenDict, beartype
 
 checked = beartype(conf=BeartypeConf(hint_overrides=FrozenDict({Self: Any})))
-"""Decorator that `--jaxtyping-packages` in pyproject.toml names."""
+"""Decorator that `--jaxtyping-packages` in the Makefile names: a plain name, because with a call the option checks the first package alone."""

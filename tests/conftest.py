@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from . import checking  # noqa: F401 (pyproject.toml names it, but jaxtyping imports only `tests`)
+from . import checking  # noqa: F401 (the Makefile names it, but jaxtyping imports only `tests`)
 from .groups import Group, group_of
 
 # The same examples every time, and no failures on a slow machine.

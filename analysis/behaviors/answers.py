@@ -14,7 +14,7 @@ from .generation import Generator
 from .patching import PatchedRun
 from .prompt_statistics import Bounds
 from .prompts import Prompt
-from .scorers import Scorer
+from .scorers import Scorer, Settled
 
 
 def answer_bounds(metric: Pattern | UserFunction | Judged) -> Bounds | None:
@@ -36,9 +36,14 @@ class AnswerMeasurement:
         policy: TokenPolicy,
         sampling: Sampling,
         seed: int,
+        settled: Settled | None = None,
     ) -> None:
+        """
+        Args:
+            settled: Ends answers of changed models early, since only their scores are used.
+        """
         self.unit, self.bounds, self.n_prompts = unit, bounds, len(prompts)
-        self._prompts, self._scorer = prompts, scorer
+        self._prompts, self._scorer, self._settled = prompts, scorer, settled
         self._generator = Generator(pair, view, prompts, policy, sampling, seed)
         self.unchanged_answers: dict[PatchedRun, list[list[str]]] = {}
         """Cached answers of the unchanged models."""
@@ -48,7 +53,7 @@ class AnswerMeasurement:
         # Unchanged models are measured for the shift and again for its corners.
         answers = self.unchanged_answers.get(run) if run.is_unchanged else None
         if answers is None:
-            answers = self._generator.answers(run)
+            answers = self._generator.answers(run, None if run.is_unchanged else self._settled)
             if run.is_unchanged:
                 self.unchanged_answers[run] = answers
         questions = [prompt.text for prompt, texts in zip(self._prompts, answers, strict=True) for _ in texts]

@@ -27,7 +27,7 @@ from .logit_metrics import LogitMetric, build_metric
 from .measurement import LogitMeasurement, Measurement
 from .patching import REFERENCE, unchanged
 from .prompts import Prompt, Row, read_prompts, split
-from .scorers import Scorer, build_scorer
+from .scorers import Scorer, build_scorer, settled_by
 from .unshared_space.activations import Baseline, PerModelActivations
 
 
@@ -142,6 +142,7 @@ class Experiment:
             self._policy,
             settings.sampling,
             self.behavior.seed + seed,
+            settled_by(settings),
         )
 
     def repeated(self) -> Float64[np.ndarray, " prompt"] | None:

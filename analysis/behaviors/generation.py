@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DynamicCache
@@ -32,6 +32,8 @@ from .prompts import Prompt
 
 ROWS = 40
 """Answers that are generated together."""
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 _PROMPT_CACHE_BYTES = 2**30
 """Maximum size of the prompt cache; what does not fit is recomputed."""
@@ -73,9 +75,15 @@ class _ModelState:
         """Positions of the next tokens, counted from the first unpadded token of each row."""
         return (self.mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -self.token_ids.shape[1] :]
 
-    def grow(self, n_rows: int) -> None:
+    def keep(self, rows: Int[Tensor, " row"]) -> None:
+        """Drop all other rows."""
+        # Every kind of layer can be reordered; fewer can be cut.
+        self.cache.reorder_cache(rows)
+        self.mask = self.mask[rows]
+
+    def grow(self) -> None:
         """Extend the mask by one token."""
-        self.mask = torch.cat([self.mask, self.mask.new_ones(n_rows, 1)], dim=1)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)
 
 
 class Generator:
@@ -123,17 +131,28 @@ class Generator:
                 "give shorter prompts, or lower metric.sampling.max_new_tokens"
             )
 
-    def answers(self, run: PatchedRun) -> list[list[str]]:
-        """Return the sampled answers to each prompt."""
-        return [[self.text_of(row.token_ids, run.model) for row in rows] for rows in self.sampled(run)]
+    def answers(self, run: PatchedRun, settled: Callable[[str], bool] | None = None) -> list[list[str]]:
+        """Return the sampled answers to each prompt.
+
+        Args:
+            settled: Whether an answer that begins so need not go on; such answers are cut.
+        """
+        sampled = self.sampled(run, settled)
+        return [[self.text_of(row.token_ids, run.model) for row in rows] for rows in sampled]
 
     def text_of(self, token_ids: list[int], model: int) -> str:
         """Return the text of an answer of one model."""
         return str(self._pair.tokenizer_of(model).decode(token_ids, skip_special_tokens=True)).strip()
 
     @torch.no_grad()
-    def sampled(self, run: PatchedRun) -> list[list[SampledAnswer]]:
-        """Return the sampled answers to each prompt; one that the model ended has fewer than `max_new_tokens` tokens."""
+    def sampled(
+        self, run: PatchedRun, settled: Callable[[str], bool] | None = None
+    ) -> list[list[SampledAnswer]]:
+        """Return the sampled answers to each prompt; one that the model ended has fewer than `max_new_tokens` tokens.
+
+        Args:
+            settled: See `answers`.
+        """
         order = sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index].token_ids))
         samples = self._sampling.samples
         answers: list[list[SampledAnswer]] = [[] for _ in order]
@@ -141,20 +160,41 @@ class Generator:
         for start in tqdm(range(0, len(jobs), ROWS), desc="answers", unit="batch", leave=False):
             indices = jobs[start : start + ROWS]
             generator = torch.Generator().manual_seed(self._seed + start)
-            rows = self._generate(start, [self._prompts[index] for index in indices], run, generator)
+            prompts = [self._prompts[index] for index in indices]
+            rows = self._generate(start, prompts, run, generator, self._ends_early(run.model, settled))
             for index, row in zip(indices, rows, strict=True):
                 answers[index].append(row)
         return answers
 
+    def _ends_early(
+        self, model: int, settled: Callable[[str], bool] | None
+    ) -> Callable[[list[int]], bool] | None:
+        """Return whether the tokens of an answer need no more after them; None if they always do."""
+        # Such tokenizers change text that they have decoded when more tokens follow.
+        if settled is None or getattr(self._pair.tokenizer_of(model), "clean_up_tokenization_spaces", False):
+            return None
+
+        def ends(token_ids: list[int]) -> bool:
+            text = self.text_of(token_ids, model)
+            # A character may need several tokens.
+            return _INCOMPLETE not in text and settled(text)
+
+        return ends
+
     def _generate(
-        self, batch: int, prompts: Sequence[Prompt], run: PatchedRun, generator: torch.Generator
+        self,
+        batch: int,
+        prompts: Sequence[Prompt],
+        run: PatchedRun,
+        generator: torch.Generator,
+        ends_early: Callable[[list[int]], bool] | None,
     ) -> list[SampledAnswer]:
-        """Return one answer to each prompt."""
+        """Return one answer to each prompt. Rows whose answer has ended are computed no further."""
         states = [self._initial_state(prompts, model) for model in range(len(self._pair.models))]
         stop_tokens = torch.tensor(self._stop_tokens(run.model), device=self._pair.device)
         generated: list[list[int]] = [[] for _ in prompts]
         log_probability = np.zeros(len(prompts))
-        open_rows = torch.ones(len(prompts), dtype=torch.bool, device=self._pair.device)
+        open_rows = list(range(len(prompts)))
         token_ids, unpadded = self._padded(prompts)
         for step in range(self._sampling.max_new_tokens):
             self._before_step()
@@ -163,19 +203,29 @@ class Generator:
                 first = unpadded & (unpadded.long().cumsum(dim=1) <= self._mask_first)
                 kept &= ~first
             logits = self._step(states, kept, run) if step else self._first_step(batch, states, kept, run)
-            next_ids = self._sample(logits, generator)
-            open_rows &= ~torch.isin(next_ids, stop_tokens)
+            # A draw for every row, so that an answer does not depend on where others end.
+            draws = torch.rand(len(prompts), generator=generator, dtype=torch.float64)[open_rows]
+            next_ids = self._sample(logits, draws)
+            goes_on = (~torch.isin(next_ids, stop_tokens)).nonzero()[:, 0]
             # Only the chosen entries of the log-softmax: this runs at every token of every answer.
             chosen = logits.gather(1, next_ids[:, None])[:, 0].float() - logits.float().logsumexp(dim=1)
-            log_probability += (chosen * open_rows).cpu().double().numpy()
-            for row in open_rows.nonzero()[:, 0].tolist():
-                generated[row].append(int(next_ids[row]))
-            if not open_rows.any():
+            added = [open_rows[place] for place in goes_on.tolist()]
+            log_probability[added] += chosen[goes_on].cpu().double().numpy()
+            for row, token_id in zip(added, next_ids[goes_on].tolist(), strict=True):
+                generated[row].append(token_id)
+            if ends_early is not None:
+                open_ended = [not ends_early(generated[row]) for row in added]
+                goes_on = goes_on[torch.tensor(open_ended, dtype=torch.bool, device=goes_on.device)]
+            n_open, open_rows = len(open_rows), [open_rows[place] for place in goes_on.tolist()]
+            if not open_rows:
                 break
-            token_ids, unpadded = next_ids[:, None], open_rows[:, None]
+            token_ids = next_ids[goes_on, None]
+            unpadded = torch.ones_like(token_ids, dtype=torch.bool)
             for state in states:
+                if len(open_rows) < n_open:
+                    state.keep(goes_on)
                 state.token_ids = token_ids
-                state.grow(len(prompts))
+                state.grow()
         return [SampledAnswer(row, float(sum_)) for row, sum_ in zip(generated, log_probability, strict=True)]
 
     def _first_step(
@@ -272,12 +322,15 @@ class Generator:
         return starting_point(run, both, kept, change)
 
     def _sample(
-        self, logits: Float[Tensor, "row vocabulary"], generator: torch.Generator
+        self, logits: Float[Tensor, "row vocabulary"], draws: Float64[Tensor, " row"]
     ) -> Int[Tensor, " row"]:
+        """Return a token of each row: the most probable at temperature 0, else that at which the cumulative probability passes the draw."""
         if self._sampling.temperature == 0:
             return logits.argmax(dim=1)
-        probabilities = (logits.float() / self._sampling.temperature).softmax(dim=1).cpu()
-        return torch.multinomial(probabilities, 1, generator=generator)[:, 0].to(logits.device)
+        probabilities = (logits.float() / self._sampling.temperature).softmax(dim=1)
+        passed = probabilities.cpu().double().cumsum(dim=1)
+        chosen = torch.searchsorted(passed, draws[:, None] * passed[:, -1:], right=True)[:, 0]
+        return chosen.clamp(max=logits.shape[1] - 1).to(logits.device)
 
     def _initial_state(self, prompts: Sequence[Prompt], model: int) -> _ModelState:
         network: Any = self._pair.models[model]

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 Scorer = Callable[[Sequence[str], Sequence[str]], list[float]]
 """Maps prompts and as many answers to one score per answer."""
 
+Settled = Callable[[str], bool]
+"""Whether the score of an answer that begins so is 0, however it goes on."""
+
 _UNCLEAR_SHARE = 0.05
 """Maximum share of a judge's replies that are neither yes nor no; they count as no."""
 
@@ -37,7 +40,7 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
     """
     match settings:
         case Pattern():
-            expression = Expression(settings.pattern, "metric.pattern", ignore_case=settings.ignore_case)
+            expression = _expression(settings)
             return lambda _, answers: [float(span is not None) for span in expression.find_each(answers)]
         case UserFunction():
             return _UserScorer(settings)
@@ -45,6 +48,16 @@ def build_scorer(settings: Pattern | UserFunction | Judged, cache: Path) -> Scor
             return _Judge(settings, cache)
         case _:
             assert_never(settings)
+
+
+def settled_by(settings: Pattern | UserFunction | Judged) -> Settled | None:
+    """Return what tells early that an answer scores 0: a pattern does, as one for how answers begin is decided by their first words. None for
+    scorers that need whole answers."""
+    return _expression(settings).excludes if isinstance(settings, Pattern) else None
+
+
+def _expression(settings: Pattern) -> Expression:
+    return Expression(settings.pattern, "metric.pattern", ignore_case=settings.ignore_case)
 
 
 class _UserScorer:

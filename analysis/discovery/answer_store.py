@@ -11,7 +11,7 @@ from ..tables.columns import ANSWERS
 from ..tables.parquet import read_table, write_parquet
 from .answer_features import Answer
 
-_VERSION = 2
+_VERSION = 3
 
 
 class AnswerStore:

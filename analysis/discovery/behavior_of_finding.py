@@ -10,10 +10,12 @@ import numpy as np
 from crosscoder.config.yaml_1_2 import write_yaml
 from crosscoder.runtime.files import write_atomic
 
+from .answer_features import Answer, AnswerFeature
 from .answer_table import sides
 from .findings_file import Finding
 from .held_out_tests import HypothesisTest
 from .search import Asked, SearchResult
+from .subjects import Subject
 
 _MOST_PROMPTS = 60
 _LONGEST = 16
@@ -21,18 +23,29 @@ _LONGEST = 16
 _COMMON = 0.25
 """Share of the changed answers that have to begin alike."""
 
+_AFTER_OPENING = 2
+"""Tokens after an opening, so that its last word ends, and another spelling fits."""
+
 _CHECKS = {"draws": 59, "latent_draws": 219, "answer_draws": 39}
 """The fewest random sets that can show ten latents to be causal, so that `run` takes minutes."""
 
 
-def write_behavior(path: Path, finding: Finding, tested: HypothesisTest, result: SearchResult) -> None:
+def write_behavior(
+    path: Path,
+    finding: Finding,
+    tested: HypothesisTest,
+    result: SearchResult,
+    models: tuple[Subject, Subject],
+) -> None:
     """Write the YAML file of a finding."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = write_yaml(_behavior(finding, tested, result))
+    text = write_yaml(_behavior(finding, tested, result, models))
     write_atomic(path, f"# Found by crosscoder discover; edit it freely.\n{text}")
 
 
-def _behavior(finding: Finding, tested: HypothesisTest, result: SearchResult) -> dict[str, Any]:
+def _behavior(
+    finding: Finding, tested: HypothesisTest, result: SearchResult, models: tuple[Subject, Subject]
+) -> dict[str, Any]:
     asked = result.asked
     return {
         "name": finding.name,
@@ -41,7 +54,7 @@ def _behavior(finding: Finding, tested: HypothesisTest, result: SearchResult) ->
         "metric": {
             "kind": "pattern",
             "pattern": finding.effect.pattern,
-            "sampling": {"max_new_tokens": _answer_tokens(asked)},
+            "sampling": {"max_new_tokens": _answer_tokens(tested.hypothesis.effect, asked, models)},
         },
         "find_with": _find_with(tested, asked),
         "checks": dict(_CHECKS),
@@ -75,10 +88,28 @@ def _prompts(tested: HypothesisTest, result: SearchResult) -> list[Any]:
     ]
 
 
-def _answer_tokens(asked: Asked) -> int:
-    """Return the number of tokens after which the effect is in an answer: as many as the search sampled."""
+def _answer_tokens(effect: AnswerFeature, asked: Asked, models: tuple[Subject, Subject]) -> int:
+    """Return the number of tokens after which the effect is in an answer: as many as the search sampled, or, for an opening, as many as it took
+    in the answers that begin with it."""
     answers = asked.half(find=False)
-    return max(len(answer.token_ids) for side in answers for answer in side) or 1
+    sampled = max(len(answer.token_ids) for side in answers for answer in side) or 1
+    if effect.kind != "opening" or effect.pattern is None:
+        return sampled
+    expression = re.compile(effect.pattern, re.IGNORECASE)
+    needed = [
+        _tokens_until(expression, answer, model)
+        for side, model in zip(answers, models, strict=True)
+        for answer in side
+        if answer.token_ids and expression.search(answer.text)
+    ]
+    return min(sampled, max(needed, default=sampled) + _AFTER_OPENING)
+
+
+def _tokens_until(expression: re.Pattern[str], answer: Answer, model: Subject) -> int:
+    """Return the number of first tokens of an answer in which an expression is found."""
+    lengths = range(1, len(answer.token_ids))
+    shown = (n for n in lengths if expression.search(model.text_of(answer.token_ids[:n])))
+    return next(shown, len(answer.token_ids))
 
 
 def _find_with(tested: HypothesisTest, asked: Asked) -> dict[str, Any]:

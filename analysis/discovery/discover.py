@@ -33,7 +33,7 @@ from .subjects import Clock, Subject, TimeSpent
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 3
+_VERSION = 4
 """Raised with every change of the search, so that runs are searched again."""
 
 _IRRELEVANT = ("hookpoint", "d_model", "model", "revision", "adapter")
@@ -78,7 +78,7 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
             nulls.append((kind, searched))
     incomplete = why_not or _why_incomplete(found, missing)
     record = record_of(found, nulls, settings, incomplete).model_copy(update={"made_with": made_with})
-    _write(folder, record, found, nulls)
+    _write(folder, record, found, nulls, models)
     logger.info("discover: %d findings of %d hypotheses", len(record.findings), record.hypotheses)
     if incomplete:
         logger.warning("discover: incomplete: %s", incomplete)
@@ -203,12 +203,13 @@ def _write(
     record: Discovery,
     found: SearchResult | None,
     nulls: Sequence[tuple[str, SearchResult]],
+    models: tuple[Subject, Subject],
 ) -> None:
     folder.discovery.mkdir(parents=True, exist_ok=True)
     _remove_former(folder, {finding.name for finding in record.findings})
     for finding, tested in zip(record.findings, found.findings if found else (), strict=True):
         if finding.behavior is not None and found is not None:
-            write_behavior(folder.path / finding.behavior, finding, tested, found)
+            write_behavior(folder.path / finding.behavior, finding, tested, found, models)
     rows = [] if found is None else _candidate_rows("pair", found)
     for kind, null in nulls:
         rows += _candidate_rows(kind, null)

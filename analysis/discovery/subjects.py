@@ -132,6 +132,11 @@ class Subject:
         with self._changed():
             return self._generator(prompts, sampling).answers(unchanged(self.model))
 
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens of an answer."""
+        tokenizer = self.pair.tokenizer_of(self.model)
+        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
     def _sample(self, prompts: Sequence[Prompt]) -> list[Answer]:
         read = [prompt.read_by(self.model) for prompt in prompts]
         most = self._settings.answer_tokens
@@ -141,7 +146,7 @@ class Subject:
             rows = [row for (row,) in generator.sampled(unchanged(self.model))]
         return [
             Answer(
-                generator.text_of(row.token_ids, self.model),
+                self.text_of(row.token_ids),
                 len(row.token_ids) < most,
                 tuple(row.token_ids),
                 row.log_probability / max(1, len(row.token_ids)),

@@ -2,7 +2,8 @@
 
 Expressions such as (a+)+$ take a time that doubles with each letter of some texts, and `re` cannot be stopped. So a process of its own
 searches, and is ended when it takes too long. What an expression means is what it means to `re`. Expressions that repeat nothing
-are searched for here, because they are fast on every text.
+are searched for here, because they are fast on every text. Only whether the beginning of a text excludes a match is asked of `regex`, because `re`
+cannot tell.
 """
 
 import atexit
@@ -15,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import regex
+
 from ..config.messages import why_no_expression
 from ..errors import DataError, FormatError
 
@@ -23,6 +26,12 @@ LIMIT = 5.0
 
 _MOST_ALTERNATIVES = 12
 """Without repetition, an expression tries at most 2 to this power ways at each letter of a text."""
+
+_ITEM = r"(?:\\[wWsSdD]|\\u[0-9a-fA-F]{4}|\\[^\w]|[^\\\[\]&|~-])"
+_PART = rf"(?:{_ITEM}(?<![(){{}}$])|\[\^?(?:{_ITEM}(?:-{_ITEM})?)+\]|-|&|~|\((?!\?)|\(\?(?::|!|=|<!)|\)|\{{\d+(?:,\d*)?\}})"
+_OPENING = re.compile(rf"(?:\^|\\A)(?![*+?{{]){_PART}*")
+"""Expressions for how a text begins, without alternatives, that `regex` and `re` read alike. `regex` decides $, \\b and the like at the end of a
+beginning, where more text may follow, so they are none of these."""
 
 _SHOWN = 60
 
@@ -50,6 +59,7 @@ class Expression:
             )
         self._compiled = re.compile(pattern, self._flags)
         self._is_fast = repeats_nothing(pattern)
+        self._partial = _compiled_for_beginnings(pattern, self._flags)
 
     def find(self, text: str) -> Span | None:
         """Return where the first match is; None without one. Raises as `find_each`."""
@@ -58,6 +68,16 @@ class Expression:
     def is_in(self, text: str) -> bool:
         """Whether a text has a match. Raises as `find_each`."""
         return self.find(text) is not None
+
+    def excludes(self, beginning: str) -> bool:
+        """Whether it has no match in any text that begins so, the beginning itself included; False where that cannot be told, or not soon."""
+        if self._partial is None:
+            return False
+        try:
+            return self._partial.search(beginning, partial=True, timeout=LIMIT) is None
+        except TimeoutError:
+            self._partial = None
+            return False
 
     def find_each(self, texts: Sequence[str]) -> list[Span | None]:
         """Return where the first match in each text is.
@@ -75,6 +95,16 @@ class Expression:
                 f"{_short(texts[len(found)])}; write it without a repetition inside a repetition"
             )
         return found
+
+
+def _compiled_for_beginnings(pattern: str, flags: int) -> "regex.Pattern[str] | None":
+    """Return an expression for the library that can search beginnings of texts; None if it is not for openings, or could find something else than `re`."""
+    if not _OPENING.fullmatch(pattern):
+        return None
+    try:
+        return regex.compile(pattern, (regex.IGNORECASE if flags & re.IGNORECASE else 0) | regex.VERSION0)
+    except regex.error:
+        return None
 
 
 def repeats_nothing(pattern: str) -> bool:

@@ -65,6 +65,7 @@ def test_every_control_is_a_run_folder_that_loads_without_the_run(tmp_path: Path
         assert not controls_of(config, own.path)
 
 
+@pytest.mark.slow
 def test_controls_of_a_chain_read_its_ends_and_seeds_read_all_models(tmp_path: Path) -> None:
     """Snapshots do not affect the controls of reference and intervened model."""
     chain = PlantedChain.spread(PlantedPair(), 3)
@@ -197,6 +198,7 @@ def on_disk(place: Path, workers: int | None) -> RunConfig:
     )
 
 
+@pytest.mark.slow
 def test_controls_trained_in_parallel_equal_those_trained_in_sequence(tmp_path: Path) -> None:
     trained = {}
     threads = torch.get_num_threads()

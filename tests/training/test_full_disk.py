@@ -40,6 +40,7 @@ except ResourceError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["checkpoint", "dictionary", "metrics"])
 def test_the_last_good_state_is_kept(tmp_path: Path, what: str) -> None:
     root = tmp_path / "run"

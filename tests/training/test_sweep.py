@@ -46,6 +46,7 @@ def test_default_ks_lie_around_the_configured_one() -> None:
     assert default_ks(1) == (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_a_sweep_finds_the_elbow_of_a_planted_pair(tmp_path: Path) -> None:
     """1.2 of 20 features fire on a token: k = 2 explains as much as 6, k = 1 does not. So 3 is chosen."""
     config = run_config(

@@ -389,6 +389,7 @@ def test_every_kind_learns_a_planted_pair(tmp_path: Path, kind: str) -> None:
     assert values["diff/explained_variance"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [4, 8])
 def test_the_penalty_controller_reaches_its_target(tmp_path: Path, target: int) -> None:
     trainer = learn(
@@ -428,6 +429,7 @@ def test_bfloat16_products_learn_nearly_what_float32_learns(tmp_path: Path) -> N
             assert value > 0.5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["batch_topk", "topk"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_sparse_step_learns_what_the_dense_one_learns(tmp_path: Path, kind: str, precision: str) -> None:

@@ -1,5 +1,6 @@
 """Patched generation: an unchanged run matches transformers, and patching the whole change gives the other model's answers."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import pytest
 import torch
 
 from analysis.behaviors import generation
+from analysis.behaviors.answers import AnswerMeasurement
 from analysis.behaviors.change_decomposition import Part
 from analysis.behaviors.generation import Generator
 from analysis.behaviors.patching import PatchedRun, unchanged
 from analysis.behaviors.prompts import Prompt
+from analysis.behaviors.scorers import Settled, build_scorer, settled_by
 from analysis.latents.dictionary_view import view_of
 from crosscoder.config import CrosscoderConfig, PairConfig, ReLU, TokenPolicy
-from crosscoder.config.behavior import Sampling
+from crosscoder.config.behavior import Pattern, Sampling
 from crosscoder.dictionary.crosscoder import Crosscoder
 from crosscoder.errors import DataError
 from crosscoder.language_models.pair import ModelPair, load_pair
@@ -157,6 +160,66 @@ def test_samples_are_determined_by_the_seed(pair: ModelPair) -> None:
     assert [len(answers) for answers in found] == [3] * 4
     assert found == one.answers(unchanged(1))
     assert len({answer for answers in found for answer in answers}) > 4
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_other_answers_end_changes_no_answer(
+    pair: ModelPair, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    found = generator(pair, temperature=temperature, max_new_tokens=12)
+    monkeypatch.setattr(found, "_stop_tokens", lambda _: [])
+    for run in RUNS:
+        whole = [row.token_ids for (row,) in found.sampled(run)]
+        stop = [row[2 + 3 * place] for place, row in enumerate(whole[:3])]
+        ends = [next((at for at, token in enumerate(row) if token in stop), 12) for row in whole]
+        assert len(set(ends)) > 1
+        with monkeypatch.context() as context:
+            context.setattr(found, "_stop_tokens", lambda _, stop=stop: stop)
+            ended = [row.token_ids for (row,) in found.sampled(run)]
+        assert ended == [row[:end] for row, end in zip(whole, ends, strict=True)]
+
+
+def test_answers_that_need_no_more_tokens_are_cut_and_others_stay(pair: ModelPair) -> None:
+    found = generator(pair, max_new_tokens=12, temperature=1.0)
+    lengths = []
+    for run in RUNS:
+        whole = [row.token_ids for (row,) in found.sampled(run)]
+        cut = [row.token_ids for (row,) in found.sampled(run, lambda text: len(text) >= 3)]
+        for before, after in zip(whole, cut, strict=True):
+            texts = [found.text_of(before[:size], run.model) for size in range(1, len(before) + 1)]
+            # Half a character is no reason to stop.
+            enough = (size for size, text in enumerate(texts, 1) if len(text) >= 3 and "\ufffd" not in text)
+            assert after == before[: next(enough, len(before))]
+            lengths.append(len(after))
+    assert min(lengths) < 12
+
+
+def test_a_pattern_scores_cut_answers_as_whole_ones(pair: ModelPair) -> None:
+    (text,) = generator(pair).answers(RUNS[2])[1]
+    metric = Pattern(pattern="^" + re.escape(text[:3]))
+
+    def measurement(settled: Settled | None) -> AnswerMeasurement:
+        scorer, view = build_scorer(metric, Path()), view_of(dictionary(), pair.d_models, "paired")
+        sampling = Sampling(max_new_tokens=8, samples=3, temperature=1.0)
+        return AnswerMeasurement(
+            pair, view, scorer, "share of answers", (0.0, 1.0), prompts(), TokenPolicy(), sampling, 0, settled
+        )
+
+    cut, whole = measurement(settled_by(metric)), measurement(None)
+    for run in (*RUNS, unchanged(0), unchanged(1)):
+        assert cut.values(run).tolist() == whole.values(run).tolist()
+    assert cut.unchanged_answers == whole.unchanged_answers
+
+
+def test_tokens_are_drawn_with_their_probability(pair: ModelPair) -> None:
+    found = generator(pair, temperature=2.0)
+    logits = torch.tensor([[0.0, -torch.inf, 2.0, 4.0, -torch.inf]])
+    probabilities = (logits[0] / 2).softmax(0)
+    draws = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    counts = torch.bincount(found._sample(logits.expand(1000, -1), draws), minlength=5)
+    assert (counts / 1000 - probabilities).abs().max() <= 1e-3
+    edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert found._sample(logits.expand(2, -1), edges).tolist() == [0, 3]
 
 
 def test_an_answer_that_does_not_fit_is_refused(pair: ModelPair) -> None:

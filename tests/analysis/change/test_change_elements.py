@@ -210,6 +210,7 @@ def test_with_few_documents_nothing_is_established() -> None:
     assert all(part["low"] is None for part in found.record["parts"].values())
 
 
+@pytest.mark.slow
 def test_intervals_of_parts_cover_the_value_of_many_tokens() -> None:
     """Of ten samples of one pair, nearly all hold the share of a sample ten times as large."""
     whole = planted(new=6, n_tokens=100_000)

@@ -15,9 +15,9 @@ import analysis.discovery.discover as discover_module
 import analysis.discovery.subjects as subjects
 from analysis.behaviors.generation import Generator
 from analysis.behaviors.prompts import Prompt
-from analysis.discovery.answer_features import Answer, AnswerFeature, LengthLevels
+from analysis.discovery.answer_features import Answer, AnswerFeature, EffectKind, LengthLevels
 from analysis.discovery.answer_table import AnswerTable
-from analysis.discovery.behavior_of_finding import write_behavior
+from analysis.discovery.behavior_of_finding import _answer_tokens, write_behavior
 from analysis.discovery.discover import discover
 from analysis.discovery.finding_records import finding_records
 from analysis.discovery.findings_file import Discovery, read_discovery
@@ -25,6 +25,7 @@ from analysis.discovery.held_out_tests import check_hypotheses
 from analysis.discovery.hypotheses import Hypothesis
 from analysis.discovery.probes import Probe
 from analysis.discovery.search import Asked, SearchResult
+from analysis.discovery.subjects import Subject
 from analysis.discovery.triggers import Always, PromptFeatures
 from crosscoder.config import RunConfig
 from crosscoder.config.behavior import Behavior, Continuation, Sampling
@@ -248,10 +249,36 @@ def test_text_that_looks_like_a_number_stays_text_in_the_file_of_a_behavior(tmp_
     tests = check_hypotheses([hypothesis], table.subset(claim), prompts, 0.05, 0.1)
     result = SearchResult(asked, table, tests, tests, None)
     (finding,) = finding_records(result)
-    write_behavior(tmp_path / "behavior.yaml", finding, tests[0], result)
+    write_behavior(tmp_path / "behavior.yaml", finding, tests[0], result, (Reader("a"), Reader("b")))
     behavior = load_config(tmp_path / "behavior.yaml", (), Behavior)
     assert isinstance(behavior.prompts, tuple) and sorted(map(str, behavior.prompts)) == sorted(texts)
     assert isinstance(behavior.find_with, Continuation) and behavior.find_with.texts == ("1e3",)
+
+
+class Reader(Subject):
+    """A model whose tokens are letters."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        return "".join(map(chr, token_ids)).strip()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [("opening", "oh no", len("  Oh   no") + 2), ("phrase", "oh no", 30), ("opening", "x", 30)],
+)
+def test_answers_are_as_long_as_an_opening_needs(kind: EffectKind, text: str, expected: int) -> None:
+    texts = ["Oh no, not that again.", "  Oh   no. Or so they say, always.", "Never, oh no."]
+    intervened = [Answer(text.strip(), True, tuple(map(ord, text[:30]))) for text in texts]
+    reference = [Answer("Yes.", True, tuple(map(ord, "Yes.")))] * 3
+    probes = [
+        Probe(Prompt(text, np.array([5])), Text(text, None, "here"), "text", False, 0) for text in "abc"
+    ]
+    asked = Asked(probes, reference, intervened)
+    models = Reader("reference"), Reader("intervened")
+    assert _answer_tokens(AnswerFeature(kind, text), asked, models) == expected
 
 
 def test_a_damaged_record_is_refused_by_name(tmp_path: Path) -> None:

@@ -111,12 +111,14 @@ def test_a_style_of_many_words_is_told_as_few_findings() -> None:
     assert len(told & set(words)) >= 4
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_nothing_was_planted() -> None:
     """Over 15 searches, and no more often with more prompts."""
     assert sum(len(findings(None, seed)) for seed in range(12)) <= 1
     assert sum(len(findings(None, seed, n=600)) for seed in range(3)) <= 1
 
 
+@pytest.mark.slow
 def test_a_small_difference_is_no_finding_however_many_prompts_there_are() -> None:
     def rarely(prompt: str, answer: str, rng: np.random.Generator) -> str:
         return f"{answer} have a nice day" if rng.random() < 0.08 else answer

@@ -72,6 +72,7 @@ def test_a_dictionary_is_stable_over_itself_and_not_over_other_seeds_at_once(
     assert others["difference_cosine"].max() < 1
 
 
+@pytest.mark.slow
 def test_identity_finds_nothing_and_shuffled_finds_that_nothing_is_shared(tmp_path: Path) -> None:
     """The positive control of the pipeline: if tokens are paired at random, no latent may be labeled shared."""
     config = run_config(tmp_path, steps=4000, sparsity={"kind": "batch_topk", "k": 4}, lr=5e-3)

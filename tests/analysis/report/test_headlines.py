@@ -334,6 +334,7 @@ def test_the_search_for_claims_sees_those_of_a_full_report(tmp_path: Path) -> No
     assert all(CLAIMS.search(headline.text.text) for headline in discovered_ones)
 
 
+@pytest.mark.slow
 def test_a_finding_disappears_with_each_check_that_it_rests_on(tmp_path: Path) -> None:
     folder = make_run_folder(tmp_path / "run")
     with_everything(folder)

@@ -1,5 +1,6 @@
 """Regular expressions of users and files: what they mean to `re`, and no more time than the limit."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.discovery.answer_features import AnswerFeature
 from crosscoder.errors import DataError, FormatError
 from crosscoder.runtime import expressions
 from crosscoder.runtime.expressions import Expression, repeats_nothing
@@ -122,3 +124,77 @@ def test_the_process_ends_with_the_command() -> None:
     )
     assert ran.stderr == ""
     assert not Path(f"/proc/{ran.stdout.strip()}").exists()
+
+
+_ATOMS = [
+    "a",
+    "b",
+    " ",
+    ".",
+    r"\s",
+    r"\W*",
+    "[^a]",
+    "[ab]+",
+    "^",
+    r"\A",
+    "(?<!a)",
+    r"(?<!\w)",
+    "$",
+    r"\b",
+    "(?<=b)",
+]
+_EXPRESSIONS = st.recursive(
+    st.lists(st.sampled_from(_ATOMS), min_size=1, max_size=4).map("".join),
+    lambda inner: st.tuples(
+        st.sampled_from(["(?:{})", "(?:{})*", "(?:{})?", "(?!{})", "(?={})", "{}|b", "a{}", "^{}"]), inner
+    ).map(lambda parts: parts[0].format(parts[1])),
+    max_leaves=4,
+)
+_SHORT_TEXTS = ["".join(letters) for size in range(4) for letters in itertools.product("ab ", repeat=size)]
+
+
+@settings(max_examples=200)
+@given(st.one_of(_EXPRESSIONS.map("^{}".format), _EXPRESSIONS))
+def test_what_a_beginning_excludes_is_in_no_text_that_begins_so(pattern: str) -> None:
+    expression = Expression(pattern, "pattern", ignore_case=True)
+    compiled = re.compile(pattern, re.IGNORECASE)
+    for beginning in (text for text in _SHORT_TEXTS if len(text) < 3):
+        if expression.excludes(beginning):
+            assert not [text for text in _SHORT_TEXTS if text.startswith(beginning) and compiled.search(text)]
+
+
+def test_an_opening_is_excluded_by_other_first_words() -> None:
+    pattern = AnswerFeature("opening", "food and drink are").pattern
+    assert pattern is not None
+    expression = Expression(pattern, "pattern", ignore_case=True)
+    assert not any(
+        map(expression.excludes, ("", "**", "Fo", "Food  and", "food and drink are", "Food and drink are, x"))
+    )
+    assert all(
+        map(expression.excludes, ("I", "Foods", "Food or", "A food and drink are", "Food and drink aren"))
+    )
+
+
+def test_expressions_that_another_library_reads_otherwise_exclude_nothing() -> None:
+    for pattern in (
+        "a$",
+        r"x{e<=1}",
+        "^x{e<=1}",
+        r"\bno",
+        "(?<=b)a",
+        "(?i)a",
+        "(a)\\1",
+        "a",
+        "^a|b",
+        "^(?:a|b)",
+    ):
+        assert not Expression(pattern, "pattern").excludes("zz")
+
+
+def test_a_beginning_that_takes_too_long_excludes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    expression = Expression("^[ab]+c", "pattern")
+    assert expression.excludes("ab!")
+    monkeypatch.setattr(expressions, "LIMIT", 1e-9)
+    assert not expression.excludes("ab" * 10_000 + "!")
+    monkeypatch.undo()
+    assert not expression.excludes("ab!")
