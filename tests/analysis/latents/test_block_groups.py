@@ -15,8 +15,9 @@ from analysis.latents.block_groups import BlockGroup, batches_of, block_groups
 from analysis.latents.dictionary_view import DictionaryView, view_of
 from analysis.latents.hashing import block_of
 from analysis.latents.held_out_pass import Pass, PassAccumulator
-from crosscoder.config import AnalysisConfig
-from crosscoder.dictionary.views import View
+from crosscoder.config import AnalysisConfig, BatchTopK, DictionaryConfig
+from crosscoder.dictionary.crosscoder import Crosscoder
+from crosscoder.dictionary.views import View, crosscoder_config
 from crosscoder.planted import SMALL, PlantedPair
 from tests.analysis.latents.test_statistics import observer_on
 from tests.analysis.readers import MemoryReader
@@ -27,7 +28,7 @@ BATCH = 8
 READS: tuple[View, ...] = ("paired", "pooled", "difference")
 
 
-def reader_of(n_tokens: int = 900, document_tokens: int = 7) -> MemoryReader:
+def reader_of(n_tokens: int = 400, document_tokens: int = 5) -> MemoryReader:
     return MemoryReader(PlantedPair(counts=SMALL).sample(n_tokens), D_MODELS, document_tokens)
 
 
@@ -70,7 +71,7 @@ def result(accumulator: PassAccumulator, reader: MemoryReader) -> Any:
 
 
 @given(st.integers(1, 1500), st.integers(1, 40), st.integers(1, 30))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 def test_each_token_is_in_one_group_with_its_whole_block(n_tokens: int, document: int, batch: int) -> None:
     reader = reader_of(n_tokens, document)
     groups = groups_of(reader, batch)
@@ -98,23 +99,17 @@ def test_a_small_reader_is_read_as_it_is_stored() -> None:
 
 
 @pytest.mark.parametrize("reads", READS)
-@pytest.mark.parametrize("n_parts", [1, 2, 5])
-def test_any_division_of_the_groups_gives_the_same_bits(reads: View, n_parts: int) -> None:
-    """Whoever reads a group, and if some read none."""
+def test_any_division_of_the_groups_gives_the_same_bits(reads: View) -> None:
+    """Whoever reads a group; one reads none."""
     reader = reader_of()
     view, groups = observer_on(reader.values, reads), groups_of(reader)
-    assert len(groups) > 10
-    expected = result(read(view, reader, groups), reader)
-    for seed in range(3):
-        of_part = np.random.default_rng(seed).integers(0, n_parts + 1, len(groups))
-        parts = [
-            read(view, reader, [g for g in groups if of_part[g.number] == part])
-            for part in range(n_parts + 1)
-        ]
-        first, *others = parts
-        for other in others:
-            first.join(other.tensors())
-        assert result(first, reader) == expected
+    assert len(groups) > 9
+    of_part = np.random.default_rng(READS.index(reads)).integers(0, 3, len(groups))
+    parts = [[group for group in groups if of_part[group.number] == part] for part in range(4)]
+    first, *others = (read(view, reader, part) for part in parts)
+    for other in others:
+        first.join(other.tensors())
+    assert result(first, reader) == result(read(view, reader, groups), reader)
 
 
 def test_groups_change_results_by_rounding_alone() -> None:
@@ -134,17 +129,13 @@ def test_groups_change_results_by_rounding_alone() -> None:
 def test_a_missing_group_is_noticed() -> None:
     reader = reader_of()
     view, groups = observer_on(reader.values, "paired"), groups_of(reader)
-    with pytest.raises(AssertionError, match="the group 3 is missing"):
-        read(view, reader, groups[:3] + groups[4:]).result()
+    with pytest.raises(AssertionError, match="the group 1 is missing"):
+        read(view, reader, [groups[0], groups[2]]).result()
 
 
 def test_checkpoints_are_joined_too() -> None:
-    from crosscoder.config import BatchTopK, DictionaryConfig
-    from crosscoder.dictionary.crosscoder import Crosscoder
-    from crosscoder.dictionary.views import crosscoder_config
-
     d_models = (6, 6, 6)
-    reader = MemoryReader(torch.randn(900, 18, generator=torch.Generator().manual_seed(0)), d_models, 7)
+    reader = MemoryReader(torch.randn(200, 18, generator=torch.Generator().manual_seed(0)), d_models, 5)
     config = DictionaryConfig(n_latents=12, sparsity=BatchTopK(k=3))
     crosscoder = Crosscoder(crosscoder_config(config, d_models))
     crosscoder.set_normalization(reader.values)
@@ -153,4 +144,4 @@ def test_checkpoints_are_joined_too() -> None:
     first, second = read(view, reader, groups[1::2]), read(view, reader, groups[::2])
     first.join(second.tensors())
     expected = result(read(view, reader, groups), reader)
-    assert expected[5] is not None and result(first, reader) == expected
+    assert isinstance(expected[5], dict) and result(first, reader) == expected
