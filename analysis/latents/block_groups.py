@@ -19,6 +19,9 @@ from .hashing import block_of
 _BATCHES = 4
 """Full batches in a group, at least on average: one more that is not full then costs little."""
 
+_GROUPS = 32
+"""Groups at most: `OrderedSums` of one of several processes hold 8 d_model² bytes for each (`mean_difference`)."""
+
 
 class BlockGroup(NamedTuple):
     """The tokens of some blocks of documents."""
@@ -36,8 +39,8 @@ def block_groups(
     Args:
         in_order: Make one group, because tokens out of stored order would take long to read.
     """
-    n_groups = 1 if in_order else max(1, min(n_blocks, reader.n_tokens // (_BATCHES * batch_tokens)))
-    if n_groups == 1:
+    n_groups = min(n_blocks, _GROUPS, reader.n_tokens // (_BATCHES * batch_tokens))
+    if in_order or n_groups <= 1:
         return [BlockGroup(0, np.arange(reader.n_tokens))]
     group = block_of(reader.documents, n_blocks, seed) * n_groups // n_blocks
     order = np.argsort(group, kind="stable")

@@ -73,8 +73,42 @@ def analyze(path: Path, batch: int) -> list[str]:
     return [task["name"]]
 
 
+def collect(n_own: int) -> Any:
+    """Collect tensors of every shape and precision. Return what came of the other rank."""
+    rank = process_group().rank
+    own: dict[str, torch.Tensor] = {
+        "numbers": torch.arange(6.0).view(2, 3).T + rank,  # not contiguous
+        "half": torch.full((2, 1), rank + 0.5, dtype=torch.bfloat16),
+        "whole": torch.tensor(2**40 + rank),
+        "flags": torch.tensor([True, False]),
+        "none": torch.zeros(0, 4, dtype=torch.int32),
+    }
+    found = process_group().collect(
+        own | {f"own {place}": torch.tensor([place]) for place in range(n_own * rank)}
+    )
+    return [
+        {name: (str(value.dtype), value.tolist()) for name, value in of_rank.items()} for of_rank in found
+    ]
+
+
 def tables(folder: RunFolder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder.path / "analysis").iterdir()}
+
+
+@pytest.mark.slow
+def test_tensors_of_all_ranks_arrive_at_rank_0(group: Group) -> None:
+    (own, other), nothing = group.run(collect, 2)
+    assert nothing == []
+    assert own.keys() == {"numbers", "half", "whole", "flags", "none"}
+    assert other == {
+        "numbers": ("torch.float32", [[1, 4], [2, 5], [3, 6]]),
+        "half": ("torch.bfloat16", [[1.5], [1.5]]),
+        "whole": ("torch.int64", 2**40 + 1),
+        "flags": ("torch.bool", [True, False]),
+        "none": ("torch.int32", []),
+        "own 0": ("torch.int64", [0]),
+        "own 1": ("torch.int64", [1]),
+    }
 
 
 @pytest.mark.slow
