@@ -24,7 +24,7 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.run.rank_tasks import Task, announce, ranks_work_apart, run_of
 from crosscoder.runtime.process_group import ProcessGroup, process_group
 
-from .labels.control_reading import ControlReading, controls_to_read, read_control
+from .labels.control_reading import ControlReading, controls_to_read, read_control, trained_folder
 from .latents.block_groups import block_groups
 from .latents.held_out_pass import Pass, PassAccumulator, batch_tokens_for
 from .latents.ordered_sums import under, with_prefixes
@@ -78,6 +78,9 @@ def read_held_out(run: TrainedRun) -> HeldOutReading:
     """
     group = process_group() if ranks_work_apart(run.config) else ProcessGroup()
     if group.size > 1:
+        # So that a mistake is reported once, and before the others load the dictionaries.
+        for control in controls_to_read(run.config, run.folder):
+            trained_folder(control, run.folder)
         announce("read", run.folder, run.config)
     found = _read(run, group)
     assert found is not None, "rank 0 reads it"
@@ -104,15 +107,16 @@ def _read(run: TrainedRun, group: ProcessGroup) -> HeldOutReading | None:
             readings[control.name] = read_control(control, run.folder, reader, run.context, view.device)
     if group.size == 1:
         return HeldOutReading(accumulator.result(), readings)
-    parts = {f"control {name}": reading.tensors() for name, reading in readings.items()}
     if group.rank:
-        parts["run"] = accumulator.tensors()
-    for tensors in group.collect(with_prefixes(parts))[1:]:
+        parts = {f"control {name}": reading.tensors() for name, reading in readings.items()}
+        group.collect(with_prefixes(parts | {"run": accumulator.tensors()}))
+        return None
+    for tensors in group.collect({})[1:]:
         accumulator.join(under(tensors, "run"))
         for control in controls:
             if found := under(tensors, f"control {control.name}"):
                 readings[control.name] = ControlReading.of_tensors(found)
-    return None if group.rank else HeldOutReading(accumulator.result(), readings)
+    return HeldOutReading(accumulator.result(), readings)
 
 
 class Attributed(NamedTuple):
