@@ -5,7 +5,7 @@ All ranks take shares of a task by the same function:
 
     read         the held-out tokens: groups of blocks of documents (`latents.block_groups`) with the dictionary of the run, and each control
                  with its own dictionary, whichever rank is free (`labels.control_reading`)
-    attribute    behaviors, each by one rank, which writes its folder (`behaviors.attribute`)
+    attribute    behaviors: of P ranks, rank r takes r, r + P, …, and writes their folders (`behaviors.attribute`)
 
 Results are those of one process, bit for bit: it reads the same groups. What the training shares: `training.rank_work`.
 """
@@ -149,11 +149,11 @@ def attributed_apart(config: RunConfig, behaviors: Sequence[Behavior]) -> bool:
 
 
 def _attribute(run: TrainedRun, behaviors: Sequence[Behavior], group: ProcessGroup) -> list[Attributed]:
-    """Attribute the behaviors that the other ranks leave, and return what is recorded of all, in their order."""
+    """Attribute the own share of the behaviors, and return what is recorded of all, in their order."""
     from .behaviors.attribute import attribute_behavior
 
     own = []
-    for number in group.claims(len(behaviors)):
+    for number in range(group.rank, len(behaviors), group.size):
         begin = time.monotonic()
         logger.info("attribute: behavior %s", behaviors[number].name)
         found = attribute_behavior(run, behaviors[number])
