@@ -2,12 +2,12 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Bool, Float64, Int64
 from tqdm import tqdm
 
@@ -36,12 +36,13 @@ from .labels.summary import l0_target, make_summary
 from .latents import logit_lens
 from .latents.dictionary_view import PairedView
 from .latents.examples import examples_table, select_examples
-from .latents.held_out_pass import Pass, PassAccumulator, batches_for
+from .latents.held_out_pass import Pass, batches_for
 from .latents.mean_difference import LISTED, describe_difference
 from .latents.neighbors import neighbors_of
 from .latents.readable_lists import NullLists
 from .latents.trained_run import TrainedRun
 from .latents.unselected_scaling import UnselectedScaling, unselected_scaling
+from .rank_work import attribute_over_ranks, attributed_apart, open_run, read_held_out, set_threads
 from .tables.columns import LOGITS
 from .tables.histogram_rows import legacy_histograms_path
 from .tables.parquet import write_parquet
@@ -58,15 +59,15 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         DataError: There are no held-out tokens.
         ConfigError, PairError: The models or files of the settings cannot be opened.
     """
-    run = _opened(folder, config)
+    run = open_run(folder, config)
     with wandb_run(folder, config) as wandb, folder.stage("analyze") as stage:
         if not run.reader.n_tokens:
             raise DataError("activations: there are no held-out tokens to analyze; add text")
         view = run.view
         # Before the long pass, so that a model that cannot be loaded is reported at once.
         pair = run.pair if run.has_models else None
-        seen = _read_through(run)
-        controls = read_controls(folder, config, run.reader, run.context, view.device)
+        seen, readings = read_held_out(run)
+        controls = read_controls(folder, config, run.reader.d_models, view.device, readings)
         rebuilt = Reconstruction(seen.statistics.fve, seen.statistics.l0, l0_target(config))
         checks = check_run(rebuilt, controls, config.analysis.conditions)
         support = Support(
@@ -118,30 +119,47 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
 def attribute(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
     """Write RUN/behaviors/NAME for one behavior, and return that folder.
 
+    Raises: See `attribute_each`.
+    """
+    (path,) = attribute_each(folder, config, [behavior])
+    return path
+
+
+def attribute_each(folder: RunFolder, config: RunConfig, behaviors: Sequence[Behavior]) -> Iterator[Path]:
+    """Write RUN/behaviors/NAME for each behavior, and yield that folder. Several ranks attribute different ones at the same time.
+
     Raises:
-        ConfigError: The run has no models (its activations came from files), or a setting of the behavior is not possible.
+        ConfigError: The run has no models (its activations came from files), or a setting of a behavior is not possible.
         DataError, FormatError, PairError: Prompts, dictionary or models cannot be used.
     """
-    from .behaviors.attribute import attribute_behavior
-
-    run = _opened(folder, config)
+    if not behaviors:
+        return
+    run = open_run(folder, config)
     run.require_models("a behavior")
     require_observations(folder)
-    with wandb_run(folder, config) as wandb, folder.stage(f"attribute {behavior.name}") as stage:
-        attributed = attribute_behavior(run, behavior)
-        stage["prompts"] = attributed.n_prompts
-        stage["established"] = attributed.shift.established
-        wandb.summary(
-            {f"behaviors/{behavior.name}/{key}": value for key, value in attributed.summary.items()}
-        )
-        log_behaviors(wandb, folder)
-    if folder.features.is_file():
-        # Latents that the behavior names get a rule, and their explanations include its evidence.
-        table = read_features(folder)
-        learn_rules(run, table)
-        write_features(folder, table)
-    logger.info("attribute: %s, %s", behavior.name, attributed.shift.verdict)
-    return attributed.files.path
+    apart = attributed_apart(config, behaviors)
+    waiting = [behavior.name for behavior in behaviors]
+    with wandb_run(folder, config) as wandb:
+        for some in [behaviors] if apart else [[behavior] for behavior in behaviors]:
+            with ExitStack() as stack:
+                stages = [stack.enter_context(folder.stage(f"attribute {one.name}")) for one in some]
+                attributed = attribute_over_ranks(run, some)
+                for stage, found in zip(stages, attributed, strict=True):
+                    stage["prompts"], stage["established"] = found.n_prompts, found.established
+                    if apart:
+                        stage["wall_seconds"] = found.seconds
+            for behavior, found in zip(some, attributed, strict=True):
+                name = behavior.name
+                waiting.remove(name)
+                wandb.summary({f"behaviors/{name}/{key}": value for key, value in found.summary.items()})
+                log_behaviors(wandb, folder)
+                if folder.features.is_file():
+                    # Latents that the behavior names get a rule, and their explanations include its evidence.
+                    table = read_features(folder)
+                    learn_rules(run, table, not_yet=waiting)
+                    write_features(folder, table)
+                logger.info("attribute: %s, %s", name, found.verdict)
+                yield folder.behaviors / name
 
 
 def check_attributable(config: RunConfig, behaviors: Sequence[Behavior]) -> None:
@@ -165,7 +183,7 @@ def discover(folder: RunFolder, config: RunConfig) -> Discovery | None:
     from .discovery.discover import discover as search_behaviors
     from .latents.models_of_run import check_models
 
-    _set_threads(config)
+    set_threads(config)
     if not config.discovery.prompts or config.pair is None:
         return None
     with wandb_run(folder, config) as wandb, folder.stage("discover") as stage:
@@ -187,7 +205,7 @@ def explain(folder: RunFolder, config: RunConfig, settings: ExplanationSettings)
     """
     from .explanations.explain import explain_latents, require_explainable, summary_of
 
-    run = _opened(folder, config)
+    run = open_run(folder, config)
     require_explainable(run, settings)
     with folder.stage("explain") as stage:
         rows, spent = explain_latents(run, settings)
@@ -206,7 +224,7 @@ def settle_hookpoint(folder: RunFolder, config: RunConfig) -> RunConfig:
 
     if config.pair is None or config.pair.hookpoint is not None:
         return config
-    _set_threads(config)
+    set_threads(config)
     found = read_discovery(folder.findings)
     files = [finding.behavior for finding in found.findings if finding.behavior] if found is not None else []
     behavior = load_config(folder.path / files[0], (), Behavior) if files else None
@@ -217,26 +235,6 @@ def settle_hookpoint(folder: RunFolder, config: RunConfig) -> RunConfig:
     config = with_value(config, HOOKPOINT, choice.hookpoint)
     RunFolder.create(folder.path, config)
     return config
-
-
-def _opened(folder: RunFolder, config: RunConfig) -> TrainedRun:
-    _set_threads(config)
-    return TrainedRun(folder, config)
-
-
-def _set_threads(config: RunConfig) -> None:
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-
-
-def _read_through(run: TrainedRun) -> Pass:
-    """Return the statistics of one pass over all held-out tokens."""
-    accumulator = PassAccumulator(run.view, run.context, run.config.analysis, run.config.seed)
-    with tqdm(total=run.reader.n_tokens, desc="analyze", unit=" tokens", unit_scale=True) as bar:
-        for batch in batches_for(run.view, run.reader):
-            accumulator.update(batch)
-            bar.update(len(batch.values))
-    return accumulator.result()
 
 
 def _ask_unselected(run: TrainedRun) -> AskUnselected | None:

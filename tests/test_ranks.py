@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,10 +12,17 @@ from typing import Any
 
 import pytest
 
+from crosscoder.config import ControlsConfig
+from crosscoder.config.behavior import Behavior
 from crosscoder.config.load import dump_config
+from crosscoder.planted import SMALL, PlantedPair
 from tests.processes import run_python, start_python
 from tests.run_digests import digests
-from tests.tiny_pairs import run_config, save_llama
+from tests.test_latent_shards import rank_of
+from tests.tiny_pairs import WORDS, run_config, save_llama
+from tests.training.in_memory import run_config as config_in_memory
+from tests.training.test_doctor import files
+from training.stages import train
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +37,11 @@ SETTINGS: dict[str, Any] = {
 CACHE = {"kind": "cache", "dtype": "float32", "shard_tokens": 60, "batch_tokens": 48}
 STREAM = CACHE | {"kind": "stream", "buffer_tokens": 150}
 KINDS = {"cache": CACHE, "stream": STREAM}
+BEHAVIOR = {
+    "prompts": [f"{one} {other}" for one in WORDS[:5] for other in WORDS[4:10]],
+    "metric": {"kind": "divergence"}, "shift": {"unseen": 0.25}, "elsewhere_limit": 2, "attribution": {"layers": False, "steps": 1},
+    "checks": {"latents": 2, "counts": [1], "draws": 19, "doses": [1.0]},
+}  # fmt: skip
 SECONDS = 500
 
 
@@ -38,8 +51,13 @@ class Settings:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         models = save_llama(folder / "a"), save_llama(folder / "b", 1)
+        behaviors = [folder / "one.yaml", folder / "two.yaml"]
+        for number, path in enumerate(behaviors):
+            behavior = Behavior.model_validate(BEHAVIOR | {"name": path.stem, "seed": number})
+            path.write_text(dump_config(behavior))
         for kind, activations in KINDS.items():
-            config = run_config(folder, *models, activations=activations, **SETTINGS)
+            named = {"behaviors": [str(path) for path in behaviors]} if kind == "cache" else {}
+            config = run_config(folder, *models, activations=activations, **SETTINGS, **named)
             (folder / f"{kind}.yaml").write_text(dump_config(config))
 
     def words(self, kind: str, output: Path, verb: str = "train") -> tuple[str, str, str]:
@@ -80,6 +98,12 @@ def assert_equal(run: Path, alone: Path) -> None:
     assert stages["harvest"]["tokens"] == others["harvest"]["tokens"]
 
 
+def results(run: Path, folder: str) -> dict[str, bytes]:
+    """The files in a folder of a run."""
+    found = sorted(path for path in (run / folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(run)): path.read_bytes() for path in found}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_make_the_run_of_one_process(made: Settings, tmp_path: Path, kind: str) -> None:
     done = run_python(
@@ -90,6 +114,11 @@ def test_two_ranks_make_the_run_of_one_process(made: Settings, tmp_path: Path, k
     assert "rank 1: train: dictionary controls/drift" in done.stderr
     assert digests(tmp_path / "run").keys() == digests(made.alone(kind)).keys()
     assert_equal(tmp_path / "run", made.alone(kind))
+    if kind == "cache":
+        assert "rank 1: attribute: behavior " in done.stderr
+        assert len(results(tmp_path / "run", "behaviors")) == 14
+    for folder in ("analysis", "behaviors"):
+        assert results(tmp_path / "run", folder) == results(made.alone(kind), folder)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +156,38 @@ def _rank_1_in_training(run: Path, trained: Sequence[str], launcher: subprocess.
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return int((run / "controls" / "drift" / ".lock").read_text().split()[1])
+
+
+def test_two_ranks_analyze_as_one_process_also_after_one_was_killed(made: Settings, tmp_path: Path) -> None:
+    """The held-out tokens are several groups of documents, which both ranks read."""
+    values = PlantedPair(counts=SMALL).sample(36_000)
+    arrays = files(tmp_path, *values.split(48, dim=1)).activations
+    config = config_in_memory(tmp_path / "alone", n_latents=24, steps=10)
+    controls = ControlsConfig.model_validate({"seeds": 1, "identity": False, "intermittent": False})
+    update = {"activations": arrays.model_copy(update={"held_out": 0.7}), "controls": controls, "threads": 1}
+    train(config.model_copy(update=update))
+    for name in ("ranks", "killed"):
+        shutil.copytree(tmp_path / "alone", tmp_path / name)
+
+    def analyze(name: str, *start: str) -> subprocess.CompletedProcess[str]:
+        return run_python(*start, "analyze", tmp_path / name, folder=tmp_path, timeout=SECONDS)
+
+    alone, together = analyze("alone", "-m", "crosscoder"), analyze("ranks", *torchrun(2))
+    assert (alone.returncode, together.returncode) == (0, 0), alone.stderr + together.stderr
+    expected = results(tmp_path / "alone", "analysis")
+    assert "analysis/features.parquet" in expected and results(tmp_path / "ranks", "analysis") == expected
+    launcher = start_python(*torchrun(2), "analyze", tmp_path / "killed", folder=tmp_path)
+    deadline = time.monotonic() + SECONDS
+    while "analyze" not in json.loads((tmp_path / "killed" / "manifest.json").read_text())["stages"]:
+        assert launcher.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(rank_of(launcher.pid, 1), signal.SIGKILL)
+    _, errors = launcher.communicate(timeout=SECONDS)
+    assert launcher.returncode not in (0, None)
+    assert "crosscoder: rank 0: interrupted; run the same command again to continue" in errors
+    again = analyze("killed", "-m", "crosscoder")
+    assert again.returncode == 0, again.stderr
+    assert results(tmp_path / "killed", "analysis") == expected
 
 
 def test_a_mistake_is_said_once(made: Settings, tmp_path: Path) -> None:

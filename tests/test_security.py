@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,11 @@ def test_a_behavior_that_the_user_names_may_run_python(
     """Positive control: named on the command line, it gets as far as the stage, which runs it."""
     path, reached = write_behavior(foreign, CALLABLE), []
 
-    def take(folder: RunFolder, config: RunConfig, behavior: Behavior) -> Path:
-        reached.append(behavior.metric.kind)
-        return folder.path
+    def take(folder: RunFolder, config: RunConfig, behaviors: Sequence[Behavior]) -> Iterator[Path]:
+        reached.extend(behavior.metric.kind for behavior in behaviors)
+        yield folder.path
 
-    monkeypatch.setattr("analysis.stages.attribute", take)
+    monkeypatch.setattr("analysis.stages.attribute_each", take)
     found = CliRunner().invoke(app, ["attribute", str(foreign), str(path)])
     assert (found.exit_code, reached) == (0, ["callable"]), (found.output, found.exception)
 

@@ -30,6 +30,7 @@ from crosscoder.errors import ConfigError
 from crosscoder.run.controls import Control, controls_of
 from crosscoder.run.folder import RunFolder
 from crosscoder.run.mirror import copy_now
+from crosscoder.run.rank_tasks import ranks_work_apart
 from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.process_group import process_group
 from crosscoder.runtime.processes import run_in_processes
@@ -88,7 +89,7 @@ def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) ->
     """Train the configured controls, in parallel if that is faster, and over all ranks if there are several (they have to call
     `share_controls` meanwhile). Finished controls are not trained again."""
     controls = controls_of(config, folder.path)
-    if ranks_share_dictionaries(config):
+    if ranks_work_apart(config):
         share_controls(folder, config, source)
     workers = n_workers(config, source, len(controls))
     waiting = [control for control in controls if not is_trained(RunFolder(control.config.output))]
@@ -107,11 +108,6 @@ def train_controls(folder: RunFolder, config: RunConfig, source: TokenSource) ->
         trained.append(_train(control, source))
         copy_now(folder.path)
     return trained
-
-
-def ranks_share_dictionaries(config: RunConfig) -> bool:
-    """Whether there are several ranks, and each trains dictionaries of its own; otherwise they divide the latents of each."""
-    return process_group().size > 1 and config.training.latent_shards == 1
 
 
 def share_controls(folder: RunFolder, config: RunConfig, source: TokenSource) -> None:

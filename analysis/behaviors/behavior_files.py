@@ -1,5 +1,6 @@
 """Files of a behavior: their paths, and reading them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +109,10 @@ def evidence_by_latent(folder: RunFolder) -> dict[int, str]:
     return strongest
 
 
-def named_by_behaviors(folder: RunFolder) -> set[int]:
-    """Return the named latents of all behaviors: those whose single effects were checked."""
-    return {latent for found in load_behaviors(folder) if found.causal for latent in found.causal["named"]}
+def named_by_behaviors(folder: RunFolder, without: Collection[str] = ()) -> set[int]:
+    """Return the named latents of all behaviors but some: those whose single effects were checked."""
+    counted = [found for found in load_behaviors(folder) if found.name not in without]
+    return {latent for found in counted if found.causal for latent in found.causal["named"]}
 
 
 LEVELS = ("observed", "associated", "causal")

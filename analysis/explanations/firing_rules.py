@@ -2,7 +2,7 @@
 scored on the other half."""
 
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -47,16 +47,19 @@ def claimed_and_others(features: pa.Table, named: Set[int]) -> tuple[list[int], 
     ]
 
 
-def learn_rules(run: TrainedRun, features: pa.Table) -> None:
+def learn_rules(run: TrainedRun, features: pa.Table, not_yet: Collection[str] = ()) -> None:
     """Write rules.parquet for the most relevant latents of `features`. A run without tokens gets no file.
 
     Existing rules are kept, and latents that a behavior names later are added to them; `analyze` removes the file first.
+
+    Args:
+        not_yet: Names of behaviors whose latents come later, so that the rules do not depend on how many are attributed at once.
     """
     folder, settings = run.folder, run.config.analysis.firing_rule
     if not run.has_text or not settings.latents:
         return
     known = read_table(folder.rules, "analyze") if folder.rules.is_file() else RULES.schema().empty_table()
-    claimed, others = claimed_and_others(features, named_by_behaviors(folder))
+    claimed, others = claimed_and_others(features, named_by_behaviors(folder, not_yet))
     wanted = [*claimed, *others][: settings.latents]
     new = sorted(set(wanted if not len(known) else wanted[: len(claimed)]) - set(known["latent"].to_pylist()))
     if new:

@@ -1,8 +1,7 @@
 """Measure a run's latents against its controls (`crosscoder.run.controls`)."""
 
-import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -11,34 +10,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from crosscoder.activations.batch import ActivationReader
-from crosscoder.activations.control_transforms import (
-    ReducedPrecision,
-    ShuffledTokens,
-    Transform,
-    TransformedReader,
-    WithoutSnapshots,
-)
 from crosscoder.activations.null_pair import NullPair
 from crosscoder.config import LabelRule, RunConfig
 from crosscoder.config.model_names import MODEL_NAMES
 from crosscoder.dictionary.storage import load_crosscoder
-from crosscoder.errors import FormatError
 from crosscoder.run.controls import NULLS, Control, controls_of
 from crosscoder.run.folder import RunFolder
 
-from ..latents.dictionary_view import DictionaryView, linear_map_of, view_of
-from ..latents.held_out_pass import batches_for
-from ..latents.statistics import StatisticsAccumulator
-from ..latents.token_context import TokenContext
+from ..latents.dictionary_view import DictionaryView
+from .control_reading import ControlReading, trained_folder, transform_of, view_of_control
 from .control_runs import read_control_run
 from .false_discovery import Candidates, candidates_of, weights_of_null
-from .feature_table import Features, label_directions, make_features
+from .feature_table import Features, label_directions
 from .latent_measures import Columns
 from .replication import Replica, nearest_directions
 from .rule import LABELS, Label
-
-logger = logging.getLogger(__name__)
 
 _STRUCTURE_MARGIN = 0.05
 """Fraction of variance that a diff-SAE must explain beyond the diff-SAE of a difference without structure."""
@@ -154,32 +140,36 @@ class Controls:
 def read_controls(
     folder: RunFolder,
     config: RunConfig,
-    reader: ActivationReader,
-    context: TokenContext,
+    d_models: tuple[int, ...],
     device: torch.device,
+    readings: Mapping[str, ControlReading],
 ) -> Controls:
-    """Load every control of the settings, and analyze those on other pairs on the held-out tokens.
+    """Return every control of the settings.
+
+    Args:
+        d_models: Of the held-out tokens.
+        readings: By name, of each of `controls_to_read`.
 
     Raises:
         FormatError: A control was not trained, or is damaged.
         ConfigError: A run named in `controls.runs` was trained with other settings.
     """
     enabled = controls_of(config, folder.path)
-    two_models = (
-        TransformedReader(reader, WithoutSnapshots(reader.d_models)) if len(reader.d_models) > 2 else reader
-    )
     read: dict[str, ComparedDictionary] = {}
     replicas = []
     decoder: Float[Tensor, "_ d_model"] | None = None
     fve: dict[str, float | None] = {}
     for control in enabled:
-        trained = _trained(control, folder)
+        trained = trained_folder(control, folder)
         match control.kind:
             case "drift" | "intermittent" | "identity" | "shuffled":
-                read[control.kind] = _compared(control, trained, two_models, context, device)
+                read[control.kind] = _compared(control, trained, d_models, readings[control.name])
             case "seed":
-                view, features, _ = _read(trained, reader, context, control, device)
-                replicas.append(Replica(control.name, label_directions(view), features.labels))
+                reading = readings[control.name]
+                directions = reading.directions or label_directions(
+                    view_of_control(control, trained, d_models, device)
+                )
+                replicas.append(Replica(control.name, directions, reading.features.labels))
             case "difference" | "difference_mixed":
                 fve[control.kind] = (
                     trained.read_manifest().get("evaluation", {}).get("diff/explained_variance")
@@ -203,53 +193,10 @@ def read_controls(
     )
 
 
-def _trained(control: Control, folder: RunFolder) -> RunFolder:
-    trained = RunFolder(control.config.output)
-    if not (trained.crosscoder / "config.json").is_file():
-        setting = {"seed": "seeds", "difference_mixed": "difference"}.get(control.kind, control.kind)
-        raise FormatError(
-            f"{trained.path}: the control was not trained; run `crosscoder train {folder.path}`, or disable it "
-            f"(controls.{setting})"
-        )
-    return trained
-
-
 def _compared(
-    control: Control,
-    trained: RunFolder,
-    reader: ActivationReader,
-    context: TokenContext,
-    device: torch.device,
+    control: Control, trained: RunFolder, d_models: Sequence[int], reading: ControlReading
 ) -> ComparedDictionary:
-    """Analyze a control dictionary on its own pair, made from the held-out tokens."""
-    transform = _transform(control, trained, reader.d_models)
-    _, features, fve = _read(trained, TransformedReader(reader, transform), context, control, device)
+    """Return a control dictionary on its own pair, made from the held-out tokens."""
+    transform = transform_of(control, trained, d_models)
     replaced = 1 - transform.kept if isinstance(transform, NullPair) and not transform.shared else None
-    return ComparedDictionary(control.name, features, fve, replaced)
-
-
-def _transform(control: Control, trained: RunFolder, d_models: Sequence[int]) -> Transform:
-    """Return the transform that turns the run's tokens into those of a control."""
-    if control.kind in NULLS:
-        return NullPair.load(trained.drift)
-    return ReducedPrecision(d_models) if control.kind == "identity" else ShuffledTokens(d_models)
-
-
-def _read(
-    trained: RunFolder,
-    reader: ActivationReader,
-    context: TokenContext,
-    control: Control,
-    device: torch.device,
-) -> tuple[DictionaryView, Features, dict[str, float | None]]:
-    """Return the view of a control dictionary, its features, and the fractions of variance that it explains."""
-    logger.info("analyze: reading the control %s", control.name)
-    dictionary = load_crosscoder(trained.crosscoder, device)
-    view = view_of(dictionary, reader.d_models, control.config.crosscoder.reads, linear_map_of(trained))
-    settings = control.config.analysis
-    accumulator = StatisticsAccumulator(view, context, settings.bootstrap_blocks, control.config.seed)
-    for batch in batches_for(view, reader):
-        accumulator.update(batch, view.observe(batch.values))
-    statistics = accumulator.result()
-    features = make_features(view, statistics, settings, control.config.seed)
-    return view, features, dict(statistics.fve)
+    return ComparedDictionary(control.name, reading.features, reading.fve, replaced)

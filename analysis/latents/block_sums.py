@@ -1,6 +1,6 @@
 """Sums over tokens per block of documents and latent, so that documents can be resampled later without another pass."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ class BlockSums:
         self.n_blocks, self.n_latents, self.seed = n_blocks, n_latents, seed
         self._sums: dict[str, Tensor] = {}
         self._totals: dict[str, Tensor] = {}
+        self._read = torch.zeros(n_blocks, dtype=torch.bool)
+        """The blocks with tokens."""
 
     def blocks(self, document: Int[Tensor, " token"]) -> Int64[Tensor, " token"]:
         """Return the block of each token."""
@@ -27,9 +29,7 @@ class BlockSums:
 
     def add(self, name: str, index: Int64[Tensor, " firing"], value: Float[Tensor, " firing"]) -> None:
         """Add values of firings; `index` is block · n_latents + latent."""
-        if name not in self._sums:
-            self._sums[name] = torch.zeros(self.n_blocks * self.n_latents, dtype=torch.float64)
-        self._sums[name].index_add_(0, index, value.double().cpu())
+        self._sum(name).index_add_(0, index, value.double().cpu())
 
     def add_products(
         self, weights: SparseLatents, products: Iterable[Product], block: Int64[Tensor, " token"]
@@ -48,9 +48,8 @@ class BlockSums:
 
     def add_totals(self, name: str, value: Float[Tensor, " token"], block: Int64[Tensor, " token"]) -> None:
         """Add values of tokens, whichever latents fire."""
-        if name not in self._totals:
-            self._totals[name] = torch.zeros(self.n_blocks, dtype=torch.float64)
-        self._totals[name].index_add_(0, block, value.double().cpu())
+        self._total(name).index_add_(0, block, value.double().cpu())
+        self._read[block] = True
 
     def sums(self) -> dict[str, Float64[Tensor, "block latent"]]:
         """Return the sums over firings."""
@@ -59,3 +58,32 @@ class BlockSums:
     def totals(self) -> dict[str, Float64[Tensor, " block"]]:
         """Return the sums over tokens."""
         return dict(self._totals)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the blocks that were read as named tensors, for `join` in another process. They are those with totals."""
+        blocks = self._read.nonzero().flatten()
+        sums = {f"sums/{name}": value[blocks] for name, value in self.sums().items()}
+        totals = {f"totals/{name}": value[blocks] for name, value in self._totals.items()}
+        return {"blocks": blocks, **sums, **totals}
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the blocks that another process read, none of which this one did."""
+        blocks = tensors["blocks"]
+        assert not self._read[blocks].any(), "a block has one reader"
+        self._read[blocks] = True
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind == "sums":
+                self._sum(name).view(self.n_blocks, -1)[blocks] = value
+            elif kind == "totals":
+                self._total(name)[blocks] = value
+
+    def _sum(self, name: str) -> Float64[Tensor, " block_and_latent"]:
+        if name not in self._sums:
+            self._sums[name] = torch.zeros(self.n_blocks * self.n_latents, dtype=torch.float64)
+        return self._sums[name]
+
+    def _total(self, name: str) -> Float64[Tensor, " block"]:
+        if name not in self._totals:
+            self._totals[name] = torch.zeros(self.n_blocks, dtype=torch.float64)
+        return self._totals[name]

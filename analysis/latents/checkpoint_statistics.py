@@ -25,6 +25,7 @@ from crosscoder.dictionary.metrics import VarianceExplained, row_chunks
 from .block_sums import BlockSums
 from .dictionary_view import PairedView
 from .observation import Observation, Product
+from .ordered_sums import OrderedSums, Sums, under, with_prefixes
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ class ChainAccumulator:
         n_models = len(self.d_models)
         self.places = time_order(n_models)
         self.sums = BlockSums(n_blocks, view.n_latents, seed)
-        self.fve = [VarianceExplained() for _ in self.places]
-        self.fve_difference = [VarianceExplained() for _ in self.places]
+        self.ordered = OrderedSums()
+        self._begin_group()
         self._bias = split_models(view.raw_bias()[None], self.d_models)
 
     def update(self, batch: ActivationBatch, observation: Observation) -> None:
-        """Add a batch; `observation` is what the view computes for it."""
+        """Add a batch to the current group; `observation` is what the view computes for it."""
         block = self.sums.blocks(batch.document)
         values = observation.actual
         parts, raw = split_models(values, self.d_models), self.view.raw
@@ -84,11 +85,30 @@ class ChainAccumulator:
                     self.sums.add_products(codes.sparse_latents, (product,), block)
         self._add_totals(observation, block)
 
+    def end_group(self, number: int) -> None:
+        """End a group of blocks (`block_groups`). The next batch begins another."""
+        self.ordered.add(number, self._sums_of_group())
+        self._begin_group()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as named tensors, for `join` in another process; the last group must have ended."""
+        return with_prefixes({"block": self.sums.tensors(), "ordered": self.ordered.tensors()})
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the groups that another process read."""
+        self.sums.join(under(tensors, "block"))
+        self.ordered.join(under(tensors, "ordered"))
+
     def result(self) -> ChainStatistics:
         """Return the statistics of all batches added so far."""
         sums, totals = self.sums.sums(), self.sums.totals()
         times = range(len(self.places))
-        whole = self.fve[0]
+        ordered = self.ordered.total(self._sums_of_group() if self.fve[0].count else None)
+        of_models, of_shifts = (
+            [VarianceExplained.of_sums(ordered[f"{name}/{time}"]) for time in times]
+            for name in ("model", "shift")
+        )
+        whole = of_models[0]
         names = model_names(len(self.places))
         return ChainStatistics(
             names=tuple(names[place] for place in self.places),
@@ -98,10 +118,22 @@ class ChainAccumulator:
             step=tuple(_with_offset("step", time, sums, totals) for time in times),
             exchanged=tuple(_with_offset("exchanged", time, sums, totals) for time in times),
             totals=totals,
-            fve=tuple(meter.result() for meter in self.fve),
-            fve_difference=tuple(meter.result() for meter in self.fve_difference),
+            fve=tuple(meter.result() for meter in of_models),
+            fve_difference=tuple(meter.result() for meter in of_shifts),
             variance=whole.square - float(whole.total.square().sum()) / max(whole.count, 1),
         )
+
+    def _begin_group(self) -> None:
+        self.fve = [VarianceExplained() for _ in self.places]
+        self.fve_difference = [VarianceExplained() for _ in self.places]
+
+    def _sums_of_group(self) -> Sums:
+        meters = {"model": self.fve, "shift": self.fve_difference}
+        return {
+            f"{name}/{time}": meter.sums()
+            for name, found in meters.items()
+            for time, meter in enumerate(found)
+        }
 
     def _add_totals(self, observation: Observation, block: Int64[Tensor, " token"]) -> None:
         start = 0

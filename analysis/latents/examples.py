@@ -4,7 +4,7 @@ The first pass selects the documents (`peaks`). The tokens around the peaks are 
 latent are kept between the passes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch, ActivationReader
 
@@ -29,30 +30,57 @@ class RowFinder:
     """Finds the rows of a reader by document and position; filled during a pass over the reader."""
 
     def __init__(self) -> None:
-        self._documents: list[np.ndarray] = []
-        self._positions: list[np.ndarray] = []
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._n_rows = 0
 
-    def update(self, batch: ActivationBatch) -> None:
-        """Add a batch, in the order of the reader."""
-        self._documents.append(batch.document.cpu().numpy().astype(np.int64))
-        self._positions.append(batch.position.cpu().numpy().astype(np.int64))
+    def update(self, batch: ActivationBatch, rows: Int64[np.ndarray, " token"] | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            rows: Its rows in the reader; by default those after the batch before.
+        """
+        document, position = (
+            column.cpu().numpy().astype(np.int64) for column in (batch.document, batch.position)
+        )
+        if rows is None:
+            rows = np.arange(self._n_rows, self._n_rows + len(document))
+        self._parts.append((rows, document, position))
+        self._n_rows += len(document)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as named tensors, for `join` in another process."""
+        names = ("rows", "document", "position")
+        return {name: torch.from_numpy(column) for name, column in zip(names, self._columns(), strict=True)}
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the rows that another process read."""
+        rows, document, position = (tensors[name].numpy() for name in ("rows", "document", "position"))
+        self._parts.append((rows, document, position))
+        self._n_rows += len(rows)
 
     def lookup(self) -> Callable[[np.ndarray, np.ndarray], Int64[np.ndarray, " item"]]:
         """Return a function from documents and positions to rows; -1 if the reader has no such token (it was masked)."""
-        document, position = np.concatenate(self._documents), np.concatenate(self._positions)
+        rows, document, position = self._columns()
         names = np.unique(document)
         span = int(position.max(initial=0)) + 1
         keys = np.searchsorted(names, document) * span + position
         order = np.argsort(keys, kind="stable")
-        ordered = keys[order]
+        ordered, row_of = keys[order], rows[order]
 
         def find(document: np.ndarray, position: np.ndarray) -> np.ndarray:
             inside = (position >= 0) & (position < span)
             wanted = np.searchsorted(names, document) * span + position
             place = np.searchsorted(ordered, wanted).clip(max=len(ordered) - 1)
-            return np.where(inside & (ordered[place] == wanted), order[place], -1)
+            return np.where(inside & (ordered[place] == wanted), row_of[place], -1)
 
         return find
+
+    def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        nothing = np.zeros(0, dtype=np.int64)
+        rows, document, position = (
+            np.concatenate(column) for column in zip((nothing,) * 3, *self._parts, strict=True)
+        )
+        return rows, document, position
 
 
 class ExampleSelection(NamedTuple):

@@ -6,7 +6,7 @@ of the data, and the counts of all sources add up, bin by bin, to those of all t
 largest value, 17 to 32 of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,23 @@ class ActivationHistograms:
         bins = (torch.ldexp(value, -self.exponent[latent]) * n_bins).long()
         index = (latent * n_sources + source[sparse_latents.token.cpu()]) * n_bins + bins
         self.counts.view(-1).index_add_(0, index, torch.ones_like(index, dtype=torch.int32))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as named tensors, for `join` in another process."""
+        return {"counts": self.counts, "exponent": self.exponent, "maximum": self.maximum}
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the firings that another process counted."""
+        n_latents, n_sources, _ = self.counts.shape
+        other = ActivationHistograms(n_latents, n_sources)
+        # A copy, because it is folded in place.
+        other.counts, other.exponent, other.maximum = (
+            tensors[name].clone() for name in ("counts", "exponent", "maximum")
+        )
+        for one, wider in ((self, other.exponent), (other, self.exponent)):
+            one._widen(wider, one.maximum > 0)
+        self.counts += other.counts
+        self.maximum = torch.maximum(self.maximum, other.maximum)
 
     def widths(self) -> Float64[Tensor, " latent"]:
         """Return the bin width of each latent, in units of its values; the first bin starts at 0."""

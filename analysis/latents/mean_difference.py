@@ -5,7 +5,7 @@ It is the baseline for a dictionary. The mean over early positions of any text o
 difference lens: Minder et al. 2025, arXiv 2510.13900).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,12 +19,13 @@ from torch import Tensor
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.dictionary.views import view_rows
 
+from .ordered_sums import OrderedSums, Sums
 from .readable_lists import SIDES, DirectionReader, NullLists, token_lists
 
 EARLY = 8
 """Positions of a document that count as early."""
 
-# Components use every fourth token: their outer products cost the most, and more tokens would hardly change them.
+# Components use every fourth token of a group: their outer products cost the most, and more tokens would hardly change them.
 _EVERY = 4
 _COMPONENTS = 3
 
@@ -92,13 +93,11 @@ class DifferenceAccumulator:
 
     def __init__(self, d_models: tuple[int, ...]) -> None:
         self.d_models = d_models
-        self._n = self._n_early = self._n_second = 0
-        self._square = 0.0
-        self._sum, self._early = (torch.zeros(d_models[0], dtype=torch.float64) for _ in range(2))
-        self._second = torch.zeros(d_models[0], d_models[0], dtype=torch.float64)
+        self.ordered = OrderedSums()
+        self._begin_group()
 
     def update(self, batch: ActivationBatch) -> None:
-        """Add a batch."""
+        """Add a batch to the current group."""
         difference = view_rows(batch.values.cpu(), self.d_models, "difference")
         early = batch.position.cpu() < EARLY
         before = self._n
@@ -111,17 +110,48 @@ class DifferenceAccumulator:
         self._n_second += len(subset)
         self._second += (subset.T @ subset).double()
 
+    def end_group(self, number: int) -> None:
+        """End a group of blocks (`block_groups`). The next batch begins another."""
+        self.ordered.add(number, self._sums_of_group())
+        self._begin_group()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as named tensors, for `join` in another process; the last group must have ended."""
+        return self.ordered.tensors()
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the groups that another process read."""
+        self.ordered.join(tensors)
+
     def result(self) -> DifferenceMoments:
         """Return the moments of all batches added so far."""
-        n, n_early = max(1, self._n), max(1, self._n_early)
+        total = self.ordered.total(self._sums_of_group() if self._n else None)
+        n_tokens, n_early, n_second, square = total["numbers"].tolist()
+        n, n_early = max(1, int(n_tokens)), int(n_early)
         return DifferenceMoments(
-            self._n,
-            self._n_early,
-            self._sum / n,
-            self._early / n_early,
-            self._square / n,
-            self._second / max(1, self._n_second),
+            int(n_tokens),
+            n_early,
+            total["sum"] / n,
+            total["early"] / max(1, n_early),
+            square / n,
+            total["second"] / max(1, int(n_second)),
         )
+
+    def _begin_group(self) -> None:
+        self._n = self._n_early = self._n_second = 0
+        self._square = 0.0
+        d_model = self.d_models[0]
+        self._sum, self._early = (torch.zeros(d_model, dtype=torch.float64) for _ in range(2))
+        self._second = torch.zeros(d_model, d_model, dtype=torch.float64)
+
+    def _sums_of_group(self) -> Sums:
+        numbers = [self._n, self._n_early, self._n_second, self._square]
+        return {
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+            "sum": self._sum,
+            "early": self._early,
+            "second": self._second,
+        }
 
 
 def describe_difference(

@@ -4,10 +4,13 @@ The peak of a latent in a document is its strongest token. Each latent has two l
 the smallest seeded random numbers, which is a uniform sample without replacement. Neither list depends on the order of the documents.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
 from crosscoder.dictionary.sparse_latents import SparseLatents
@@ -66,8 +69,7 @@ class DocumentPeaks:
     @classmethod
     def joined(cls, parts: list["DocumentPeaks"]) -> "DocumentPeaks":
         """Return the entries of several lists as one."""
-        names = ("latent", "document", "position", "peak", "key")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
     @classmethod
     def empty(cls) -> "DocumentPeaks":
@@ -93,6 +95,21 @@ class PeakAccumulator:
             drawn = replace(peaks, key=-uniform(hashed(pair, self.seed)))
             self._sample.add(drawn, sparse_latents.shape[1])
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return both lists as named tensors, for `join` in another process."""
+        lists = {
+            f"{name}/{field.name}": torch.from_numpy(getattr(peaks, field.name))
+            for name, peaks in (("top", self.top), ("sample", self.sample))
+            for field in fields(peaks)
+        }
+        return {"n_latents": torch.tensor(self._top.n_latents), **lists}
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the lists of another process."""
+        for name, shortlist in (("top", self._top), ("sample", self._sample)):
+            found = (tensors[f"{name}/{field.name}"].numpy() for field in fields(DocumentPeaks))
+            shortlist.add(DocumentPeaks(*found), int(tensors["n_latents"]))
+
     @property
     def top(self) -> DocumentPeaks:
         """Documents with the largest peaks of each latent, strongest first."""
@@ -112,6 +129,11 @@ class _Shortlist:
         self._parts = [DocumentPeaks.empty()]
         self._pending = 0
         self._floor = np.zeros(0)
+
+    @property
+    def n_latents(self) -> int:
+        """Number of latents; 0 before anything is added."""
+        return len(self._floor)
 
     def add(self, peaks: DocumentPeaks, n_latents: int) -> None:
         """Add entries; each pair of latent and document at most once."""

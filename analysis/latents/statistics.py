@@ -7,6 +7,7 @@ pass. Products are computed in the precision of the dictionary, sums in float64.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch, have_difference, split_models
 from crosscoder.config.model_names import MODEL_NAMES
-from crosscoder.dictionary.metrics import ReconstructionMeter, row_chunks
+from crosscoder.dictionary.metrics import ReconstructionMeter, VarianceExplained, row_chunks
 from crosscoder.dictionary.sparse_latents import SparseLatents
 
 from .block_sums import BlockSums
@@ -22,7 +23,11 @@ from .dictionary_view import DictionaryView
 from .document_runs import document_runs
 from .histograms import ActivationHistograms
 from .observation import Observation
+from .ordered_sums import OrderedSums, Sums, under, with_prefixes
 from .token_context import TokenContext
+
+_SIMILARITY = "similarity"
+"""Name of the sums of `_Similarity`, beside those of each FVE."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +88,15 @@ class StatisticsAccumulator:
         self.source_tokens = torch.zeros(n_sources, dtype=torch.int64)
         self.source_documents = torch.zeros(n_sources, dtype=torch.int64)
         self.histograms = ActivationHistograms(n_latents, n_sources)
-        axis = view.crosscoder.config.d_models if view.reads == "difference" else view.d_models
-        self.meter = ReconstructionMeter(axis, n_latents)
-        self.similarity = _Similarity(view.d_models)
+        self._axis = view.crosscoder.config.d_models if view.reads == "difference" else view.d_models
+        self.ordered = OrderedSums()
+        self.meter, self.similarity = self._begin_group()
         self._shift_bias = view.shift_bias().double() if view.comparable else None
         self._open_document = -1
         self._fired_in_open = torch.zeros(n_latents, dtype=torch.bool)
 
     def update(self, batch: ActivationBatch, observation: Observation) -> None:
-        """Add a batch; `observation` is what the view computes for it."""
+        """Add a batch to the current group; `observation` is what the view computes for it."""
         sparse_latents = observation.codes.sparse_latents.cpu()
         block = self.block_sums.blocks(batch.document)
         self.n_tokens += len(batch.values)
@@ -103,17 +108,39 @@ class StatisticsAccumulator:
         self.meter.update(observation.actual, observation.rebuilt, sparse_latents)
         self.similarity.update(batch.values)
 
+    def end_group(self, number: int) -> None:
+        """End a group of blocks (`block_groups`). The next batch begins another."""
+        self.ordered.add(number, self._sums_of_group())
+        self.meter, self.similarity = self._begin_group()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as named tensors, for `join` in another process; the last group must have ended."""
+        counts = {"n": torch.tensor([self.n_tokens, self.n_documents])} | self._counts()
+        parts = {"block": self.block_sums, "ordered": self.ordered, "histogram": self.histograms}
+        return with_prefixes({"count": counts} | {name: part.tensors() for name, part in parts.items()})
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add the groups that another process read."""
+        counts = under(tensors, "count")
+        n_tokens, n_documents = counts["n"].tolist()
+        self.n_tokens += n_tokens
+        self.n_documents += n_documents
+        for name, count in self._counts().items():
+            count += counts[name]
+        for name, part in (
+            ("block", self.block_sums), ("ordered", self.ordered), ("histogram", self.histograms)
+        ):  # fmt: skip
+            part.join(under(tensors, name))
+
     def result(self) -> Statistics:
         """Return the statistics of all batches added so far."""
+        totals = self.ordered.total(self._sums_of_group() if self.meter.n_tokens else None)
+        meters = {
+            name: VarianceExplained.of_sums(sums) for name, sums in totals.items() if name != _SIMILARITY
+        }
         fve: dict[str, float | None] = {"reference": None, "intervened": None, "difference": None}
-        if self.view.reads == "difference":
-            fve["difference"] = self.meter.per_model[0].result()
-        else:
-            fve |= {
-                name: meter.result()
-                for name, meter in zip(("reference", "intervened"), self.meter.per_model, strict=False)
-            }
-            fve["difference"] = self.meter.difference.result() if self.meter.difference else None
+        fve |= {name: meters[name].result() for name in fve if name in meters}
+        similarity = _Similarity.of_sums(self.view.d_models, totals[_SIMILARITY])
         return Statistics(
             n_tokens=self.n_tokens,
             n_documents=self.n_documents,
@@ -128,17 +155,35 @@ class StatisticsAccumulator:
             histograms=self.histograms,
             fve=fve,
             l0=self._l0(),
-            cosine=self.similarity.cosine(),
-            relative_difference=self.similarity.relative_difference(),
-            means=self.similarity.means(),
+            cosine=similarity.cosine(),
+            relative_difference=similarity.relative_difference(),
+            means=similarity.means(),
         )
 
+    def _begin_group(self) -> tuple[ReconstructionMeter, "_Similarity"]:
+        return ReconstructionMeter(self._axis, self.view.n_latents), _Similarity(self.view.d_models)
+
+    def _sums_of_group(self) -> Sums:
+        """Return the sums of the current group that no block keeps."""
+        if self.view.reads == "difference":
+            meters = {"difference": self.meter.per_model[0]}
+        else:
+            meters = dict(zip(MODEL_NAMES, self.meter.per_model, strict=False))
+            meters |= {} if self.meter.difference is None else {"difference": self.meter.difference}
+        sums = {name: meter.sums() for name, meter in meters.items()}
+        return sums | {_SIMILARITY: self.similarity.sums()}
+
+    def _counts(self) -> dict[str, Int64[Tensor, "..."]]:
+        """Return the counts, which add up in any order."""
+        names = ("documents", "by_source", "source_tokens", "source_documents")
+        counts = {name: getattr(self, name) for name in names}
+        return counts if self.template is None else counts | {"template": self.template}
+
     def _l0(self) -> float:
-        if self.view.reads != "pooled":
-            return self.meter.l0()
+        names = [f"fired/{model}" for model in MODEL_NAMES] if self.view.reads == "pooled" else ["fired"]
         sums = self.block_sums.sums()
-        fired = sum(float(sums[f"fired/{model}"].sum()) for model in MODEL_NAMES)
-        return fired / (len(MODEL_NAMES) * self.n_tokens)
+        fired = sum(float(sums[name].sum()) for name in names)
+        return fired / (len(names) * self.n_tokens)
 
     def _add_firings(
         self,
@@ -230,6 +275,19 @@ class _Similarity:
             if self.comparable:
                 self.difference += float((parts[1] - parts[0]).square().sum())
                 self.cosines += float(torch.cosine_similarity(parts[0], parts[1], dim=1).sum())
+
+    def sums(self) -> Float64[Tensor, " sum"]:
+        """Return all sums in one vector; those of several parts of the tokens add up to those of the whole."""
+        numbers = [self.count, self.square, self.difference, self.cosines]
+        return torch.cat([torch.tensor(numbers, dtype=torch.float64), *self.total])
+
+    @classmethod
+    def of_sums(cls, d_models: tuple[int, ...], sums: Float64[Tensor, " sum"]) -> Self:
+        similarity = cls(d_models)
+        numbers, *totals = sums.split([4, *d_models])
+        count, similarity.square, similarity.difference, similarity.cosines = numbers.tolist()
+        similarity.count, similarity.total = int(count), totals
+        return similarity
 
     def cosine(self) -> float | None:
         return self.cosines / self.count if self.comparable and self.count else None

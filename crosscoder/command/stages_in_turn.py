@@ -1,6 +1,6 @@
 """The stages of `run` and `demo`, one after the other."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import RunConfig
@@ -44,10 +44,10 @@ def _run_all(config: RunConfig, behaviors: list[Behavior]) -> None:
         print_result("page", report_stages.browse(folder, written))
 
 
-def attribute_all(folder: RunFolder, config: RunConfig, behaviors: Iterable[Behavior]) -> None:
+def attribute_all(folder: RunFolder, config: RunConfig, behaviors: Sequence[Behavior]) -> None:
     """Attribute behaviors, and print where each result is."""
-    for behavior in behaviors:
-        print_result("behavior", module("analysis.stages").attribute(folder, config, behavior))
+    for path in module("analysis.stages").attribute_each(folder, config, behaviors):
+        print_result("behavior", path)
 
 
 def _discover(folder: RunFolder, config: RunConfig) -> list[Behavior]:

@@ -10,6 +10,7 @@ y = x^intervened - x^reference and ŷ = x̂^intervened - x̂^reference: model di
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from jaxtyping import Float, Float64
@@ -50,6 +51,17 @@ class VarianceExplained:
         self.error += float(error.square().sum())
         self.square += float(actual.square().sum())
         self.total = self.total.to(actual.device) + actual.sum(dim=0)
+
+    def sums(self) -> Float64[Tensor, " sum"]:
+        """Return all sums in one vector; those of several parts of the tokens add up to those of the whole."""
+        counted = torch.tensor([self.count, self.error, self.square], dtype=torch.float64)
+        return torch.cat([counted, self.total.double().cpu().flatten()])
+
+    @classmethod
+    def of_sums(cls, sums: Float64[Tensor, " sum"]) -> Self:
+        """Return the meter with these sums."""
+        count, error, square = sums[:3].tolist()
+        return cls(int(count), error, square, sums[3:])
 
     def result(self) -> float | None:
         """Return the FVE, or None if the activations are constant (identical models have no difference to explain)."""

@@ -92,9 +92,37 @@ class ProcessGroup:
     def broadcast_tensor(self, values: Shaped[Tensor, "*shape"], source: int) -> None:
         """Replace a tensor in main memory by that of the rank `source`, which has the same shape and precision."""
         if self._store is not None and values.numel():
-            # As bytes, because gloo does not know every precision.
             with self.complaint():
-                distributed.broadcast(values.view(torch.uint8), source)
+                distributed.broadcast(_bytes_of(values), source)
+
+    def collect(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return the named tensors of all ranks, in the order of ranks, on rank 0; nothing on the others.
+
+        They are in main memory, and have any shape and precision.
+        """
+        told = {name: (list(value.shape), str(value.dtype)) for name, value in tensors.items()}
+        # Which waits until every rank is here, so that no exchange of tensors takes long.
+        found = [dict(tensors)]
+        for rank, shapes in enumerate(self.gather(told)):
+            if rank == self.rank != 0:
+                for value in tensors.values():
+                    self._send(value, 0)
+            elif rank and self.rank == 0:
+                empty = {name: _empty(*shape) for name, shape in shapes.items()}
+                found.append({name: self._receive(value, rank) for name, value in empty.items()})
+        return found if self.rank == 0 else []
+
+    def _send(self, values: Shaped[Tensor, "..."], to: int) -> None:
+        if values.numel():
+            with self.complaint():
+                distributed.send(_bytes_of(values.contiguous()), to)
+
+    def _receive(self, values: Shaped[Tensor, "..."], source: int) -> Shaped[Tensor, "..."]:
+        """Fill a tensor with what another rank sends, and return it."""
+        if values.numel():
+            with self.complaint():
+                distributed.recv(_bytes_of(values), source)
+        return values
 
     def _next_call(self) -> str:
         self._n_calls += 1
@@ -191,3 +219,12 @@ def _started(backend: str) -> Store:
 
 def _through_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
+
+
+def _bytes_of(values: Shaped[Tensor, "..."]) -> Shaped[Tensor, " byte"]:
+    """Return a view of a tensor, because gloo does not know every precision."""
+    return values.view(-1).view(torch.uint8)
+
+
+def _empty(shape: list[int], dtype: str) -> Shaped[Tensor, "..."]:
+    return torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))

@@ -81,6 +81,6 @@ def test_a_model_that_cannot_be_loaded_is_reported_before_the_long_pass(
         tmp_path, "paired", {"adapter": str(save_adapter(base, tmp_path / "adapter"))}, base
     )
     (tmp_path / "adapter" / "adapter_config.json").unlink()
-    monkeypatch.setattr(stages, "PassAccumulator", lambda *_: pytest.fail("the pass began"))
+    monkeypatch.setattr(stages, "read_held_out", lambda *_: pytest.fail("the pass began"))
     with pytest.raises(PairError, match="adapter"):
         stages.analyze(run, config)

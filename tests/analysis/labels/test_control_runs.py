@@ -2,21 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from analysis.labels.control_runs import read_control_run
 from analysis.labels.controls import read_controls
 from analysis.labels.rule import LABELS, decide, labels_of
-from analysis.latents.token_context import RowContext
 from crosscoder.config import ControlsConfig, RunConfig
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
 from tests.analysis.handmade_runs import record_files
 from tests.analysis.labels.test_controls import NONE
 from tests.analysis.run_folder import make_run_folder
-from tests.training.in_memory import planted_source, run_config
+from tests.training.in_memory import run_config
 
 
 def analyzed(path: Path) -> tuple[RunFolder, RunConfig]:
@@ -38,9 +36,7 @@ def test_its_latents_are_a_null_of_another_run(tmp_path: Path) -> None:
     named = config.model_copy(
         update={"controls": ControlsConfig.model_validate(NONE | {"runs": (folder.path,)})}
     )
-    reader = planted_source().held_out()
-    context = RowContext(np.arange(reader.n_tokens))
-    found = read_controls(RunFolder(tmp_path / "other"), named, reader, context, torch.device("cpu"))
+    found = read_controls(RunFolder(tmp_path / "other"), named, (48, 48), torch.device("cpu"), {})
     assert [null.name for null in found.nulls] == ["control"] and found.names == ("control",)
 
 

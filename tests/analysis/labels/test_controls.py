@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.labels.control_reading import controls_to_read, read_control
 from analysis.labels.controls import Controls, DiffSAE, read_controls
 from analysis.labels.feature_table import label_directions
 from analysis.labels.replication import Replica, replication
@@ -17,6 +18,7 @@ from crosscoder.errors import FormatError
 from crosscoder.run.folder import RunFolder
 from tests.training.in_memory import make_trainer, planted_source, run_config
 from training.controls import train_controls
+from training.sources import TokenSource
 
 NONE = {"drift": False, "intermittent": False, "identity": False, "shuffled": False, "seeds": 0}
 CPU = torch.device("cpu")
@@ -27,9 +29,14 @@ def config_of(path: Path, **controls: bool | int) -> RunConfig:
     return config.model_copy(update={"controls": ControlsConfig.model_validate(NONE | controls)})
 
 
-def read(folder: RunFolder, config: RunConfig) -> Controls:
-    reader = planted_source().held_out()
-    return read_controls(folder, config, reader, RowContext(np.arange(reader.n_tokens) // 10), CPU)
+def read(folder: RunFolder, config: RunConfig, source: TokenSource | None = None) -> Controls:
+    reader = (source or planted_source()).held_out()
+    context = RowContext(np.arange(reader.n_tokens) // 10)
+    readings = {
+        control.name: read_control(control, folder, reader, context, CPU)
+        for control in controls_to_read(config, folder)
+    }
+    return read_controls(folder, config, reader.d_models, CPU, readings)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +88,7 @@ def test_identity_finds_nothing_and_shuffled_finds_that_nothing_is_shared(tmp_pa
     folder = RunFolder.create(tmp_path, config)
     source = planted_source(6000)
     train_controls(folder, config, source)
-    held_out = source.held_out()
-    found = read_controls(folder, config, held_out, RowContext(np.arange(held_out.n_tokens) // 10), CPU)
+    found = read(folder, config, source)
     assert found.identity is not None and found.shuffled is not None
     for label in ("new", "lost", "rotated", "rescaled"):
         assert found.identity.counts[label] == 0
