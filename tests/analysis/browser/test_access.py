@@ -55,8 +55,7 @@ def shown(view: View, state: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 @pytest.mark.parametrize("state", ["overview", "latent", "triage", "keys"])
 def test_axe_finds_nothing_serious(run: RunFolder, visit: Any, state: str, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
