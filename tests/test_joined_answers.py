@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from analysis import stages
 from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardReader
 from crosscoder.config import RunConfig
 from crosscoder.config.load import dump_config
@@ -72,7 +73,7 @@ def test_the_harvest_reads_what_both_models_answered(harvested: Path) -> None:
     written = transcripts(harvested)
     assert {one["from"]["model"] for one in written} >= {"reference", "intervened"}
     found = json.loads((harvested / "discovery" / "findings.json").read_text())
-    prompts = {json.dumps(one["messages"][:-1]) for one in written}
+    prompts = {one["from"]["prompt"] for one in written}
     assert 0 < len(prompts) <= found["find_prompts"] < found["find_prompts"] + found["claim_prompts"]
     documents = Documents.load(harvested / "activations" / DOCUMENTS)
     own = documents.source == documents.source_names.index("answers")
@@ -113,10 +114,10 @@ def test_a_harvest_before_the_answers_says_what_to_run(models: tuple[Path, Path]
         said = crosscoder(words[0], tmp_path / "run.yaml", *words[1:])
         assert said.code == 2 and "text.answers" in said.error
         assert f"run `crosscoder discover {config.output}` first" in said.error
-    assert "answers" in crosscoder_doctor(config)
+    assert "answers" in answers_line(config)
 
 
-def crosscoder_doctor(config: RunConfig) -> str:
+def answers_line(config: RunConfig) -> str:
     return next(line for line in doctor(config).splitlines() if "once discover has asked" in line)
 
 
@@ -183,11 +184,16 @@ def test_a_search_without_time_or_without_prompts_is_refused(
 ) -> None:
     config = settings(tmp_path, models)
     (tmp_path / "run.yaml").write_text(dump_config(config))
-    said = crosscoder("discover", tmp_path / "run.yaml", "discovery.minutes=1e-6")
-    assert said.code == 2 and "raise discovery.minutes" in said.error
-    assert not RunFolder(config.output).transcripts.exists()
     said = crosscoder("run", tmp_path / "run.yaml", "discovery.prompts=0")
     assert said.code == 2 and "discovery.prompts is 0" in said.error
+    short = config.model_copy(update={"discovery": config.discovery.model_copy(update={"minutes": 1e-6})})
+    folder = RunFolder.create(config.output, short)
+    with pytest.raises(ConfigError, match=r"text\.answers: no answer can join .* raise discovery\.minutes"):
+        stages.discover(folder, short)
+    assert not folder.transcripts.exists()
+    # More time in the same folder is the remedy that it names.
+    assert crosscoder("discover", config.output, "discovery.minutes=5") == Said(0, "")
+    assert folder.transcripts.exists()
 
 
 def test_without_the_setting_nothing_joins(models: tuple[Path, Path], tmp_path: Path) -> None:
