@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from analysis import stages
+from analysis.behaviors.unrelated_text import unrelated_prompts
+from analysis.latents.trained_run import TrainedRun
 from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardReader
 from crosscoder.config import RunConfig
+from crosscoder.config.behavior import Behavior
 from crosscoder.config.load import dump_config
 from crosscoder.errors import ConfigError, FormatError
 from crosscoder.run.folder import RunFolder
@@ -20,6 +23,7 @@ from crosscoder.runtime.files import write_atomic
 from crosscoder.text.documents import Documents
 from tests.small_runs import Said, crosscoder
 from tests.tiny_pairs import run_config, save_llama
+from training.harvest_parts import join_parts, share_harvest
 from training.inputs import read_inputs
 from training.stages import doctor
 
@@ -101,10 +105,45 @@ def test_parts_read_the_same_documents(harvested: Path, asked: Path, tmp_path: P
     for part in ("2/2", "1/2"):
         assert crosscoder("harvest", run, "--part", part) == Said(0, "")
     assert crosscoder("harvest", run, "--join") == Said(0, "")
+    assert_same_harvest(run, harvested)
+
+
+def test_ranks_read_the_same_documents(harvested: Path, asked: Path, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(asked, tmp_path / "run"))
+    config = folder.read_config()
+    share_harvest(folder, config, *read_inputs(folder, config), of=3)
+    assert join_parts(folder)
+    assert_same_harvest(folder.path, harvested)
+
+
+def assert_same_harvest(run: Path, harvested: Path) -> None:
     for file in sorted((harvested / "activations").rglob("*.*")):
         assert (
             run / "activations" / file.relative_to(harvested / "activations")
         ).read_bytes() == file.read_bytes()
+
+
+def test_texts_unrelated_to_a_behavior_are_none_of_the_answers(harvested: Path) -> None:
+    folder = RunFolder(harvested)
+    run = TrainedRun(folder, folder.read_config())
+    held_out, source = run.documents.split(held_out=True), run.documents.source
+    n_others = int((source[held_out] < 2).sum())
+    assert 0 < n_others < len(held_out)
+
+    def texts(elsewhere: tuple[str, ...] | None) -> list[bytes]:
+        behavior = Behavior.model_validate(
+            {
+                "name": "x",
+                "prompts": ["a", "b", "c", "d"],
+                "metric": {"kind": "divergence"},
+                "elsewhere": elsewhere,
+                "elsewhere_limit": 1000,
+            }
+        )
+        return [prompt.token_ids.tobytes() for prompt in unrelated_prompts(behavior, run)]
+
+    assert texts(None) == texts(("chat", "prose")) and len(texts(None)) == n_others
+    assert len(texts(("answers",))) == len(held_out) - n_others
 
 
 def test_a_harvest_before_the_answers_says_what_to_run(models: tuple[Path, Path], tmp_path: Path) -> None:
