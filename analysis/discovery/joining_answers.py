@@ -1,7 +1,7 @@
 """The answers that join the text of the run (`text.answers`): those of both models to the prompts of the find set.
 
-Answers to the claim set stay out. They test the findings, and the latents that carry one are measured on them, which a dictionary that was
-trained on these answers would rebuild better than others.
+Answers to the claim set stay out: what tests a finding is never in the text that the dictionary is trained on, so that it is not rebuilt better
+than what nobody has read.
 """
 
 import logging
