@@ -13,7 +13,7 @@ import pytest
 from analysis import stages
 from analysis.behaviors.unrelated_text import unrelated_prompts
 from analysis.latents.trained_run import TrainedRun
-from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardReader
+from crosscoder.activations.shards import DOCUMENTS, Manifest, ShardReader, Split
 from crosscoder.config import RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.load import dump_config
@@ -86,7 +86,11 @@ def test_the_harvest_reads_what_both_models_answered(harvested: Path) -> None:
     numbers = np.array([one["from"]["prompt"] for one in written])
     held_out = documents.held_out[own]
     assert not set(numbers[held_out]) & set(numbers[~held_out])
-    for side, chosen in (("train", ~documents.held_out), ("held_out", documents.held_out)):
+    sides: tuple[tuple[Split, np.ndarray], ...] = (
+        ("train", ~documents.held_out),
+        ("held_out", documents.held_out),
+    )
+    for side, chosen in sides:
         read = np.unique(ShardReader(harvested / "activations", side).documents)
         assert own[read].any() and chosen[read].all()
 
