@@ -19,10 +19,12 @@ from crosscoder.errors import ConfigError, PairError
 from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.language_models.pair_models import check_pair_gradients
 from crosscoder.language_models.placement import n_bytes
-from crosscoder.text.documents import Documents, tokenize
+from crosscoder.run.folder import RunFolder
+from crosscoder.text.documents import Documents
 
 from .extraction import check_documents, extract, pack, pad, plan_batches, sample_documents
 from .harvest import DISK_MARGIN, bytes_needed, plan_shards
+from .inputs import describe_texts, read_documents
 from .loaded_dictionary import with_shape
 from .memory import LARGE, lacks_memory, machine_memory, plan, training_memory
 from .recipe import brief_sweep_share, candidate_ks, choices, k_is_open, with_chosen, with_k
@@ -75,14 +77,13 @@ def _examine_pair(
 ) -> dict[str, list[str]]:
     """Report sections for a pair of language models."""
     assert config.pair is not None
-    assert config.text is not None
     settings = config.activations
     assert isinstance(settings, CachedActivations | StreamedActivations)
     pair = load_pair(config.pair, middle_if_open=True)
     where = _open_hookpoint(config.pair, pair)
-    documents = tokenize(
-        config.text, config.tokens, pair.tokenizer, pair.chat_template, config.seed, pair.readers
-    )
+    # Without answers that have to be asked for first.
+    run = RunFolder(config.output)
+    documents = read_documents(run, config, pair, joining=run.transcripts.is_file())
     check_documents(documents, pair)
     checks = [check_hook(pair, documents, model) for model in range(len(pair.models))]
     values, speed = _measure(pair, documents, settings)
@@ -103,7 +104,7 @@ def _examine_pair(
         ],
         "activations": _describe_activations(values, pair.d_models),
         "layers": layers,
-        "texts": _describe_texts(documents),
+        "texts": describe_texts(documents, config),
         "recipe": recipe,
         "requirements": [
             f"speed    {speed:,.0f} tokens/s through all models, on {pair.device.type}",
@@ -287,23 +288,6 @@ def _describe_layers(pair: ModelPair, documents: Documents) -> list[str]:
     return [
         "CKA: linear and unbiased; change: E‖difference‖² over the variance of the reference",
         *layer_lines(layers),
-    ]
-
-
-def _describe_texts(documents: Documents) -> list[str]:
-    lines = []
-    for index, name in enumerate(documents.source_names):
-        in_source = documents.source == index
-        train, held_out = in_source & ~documents.held_out, in_source & documents.held_out
-        lines.append(
-            f"{name:<11} {int(in_source.sum()):,} documents; tokens {int(documents.unmasked[train].sum()):,} to train on, "
-            f"{int(documents.unmasked[held_out].sum()):,} held out"
-        )
-    share = documents.template[~documents.masked].mean()
-    return [
-        *lines,
-        f"{documents.masked.mean():.1%} of the tokens are masked by the token policy; "
-        f"{share:.1%} of the unmasked tokens belong to the chat template",
     ]
 
 

@@ -19,6 +19,7 @@ from crosscoder.activations.shards import (
 )
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
 from crosscoder.config.model_names import model_names
+from crosscoder.config.text import ANSWERS
 from crosscoder.errors import ConfigError, FormatError, ResourceError
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
@@ -182,11 +183,11 @@ def plan_shards(
 
 def harvest_identity(config: RunConfig, pair: ModelPair, documents: Documents) -> dict[str, Any]:
     """Everything that determines the bytes of a harvest."""
-    return {
-        "settings": harvest_settings(config),
-        "pair": pair.identity(),
-        "text": {"digest": documents.digest()},
-    }
+    text: dict[str, Any] = {"digest": documents.digest()}
+    if config.text is not None and config.text.answers:
+        # Named, so that a harvest of other answers is refused as such.
+        text["answers"] = documents.readings[documents.source_names.index(ANSWERS)]["digest"]
+    return {"settings": harvest_settings(config), "pair": pair.identity(), "text": text}
 
 
 def harvest_settings(config: RunConfig) -> dict[str, Any]:
@@ -238,9 +239,9 @@ def _describe(config: RunConfig, documents: Documents) -> dict[str, Any]:
     """Describe the texts and the token policy for the manifest of the run."""
     assert config.text is not None
     sources = {}
-    for index, source in enumerate(config.text.sources):
+    for index, name in enumerate(documents.source_names):
         in_source = documents.source == index
-        sources[source.name] = {
+        sources[name] = {
             **(documents.readings[index] if documents.readings else {}),
             "documents": int(in_source.sum()),
             "documents_held_out": int((in_source & documents.held_out).sum()),

@@ -14,14 +14,9 @@ from crosscoder.activations.shards import MANIFEST, Manifest, ShardWriter, Split
 from crosscoder.config import FileActivations, RunConfig
 from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair
-from crosscoder.run.folder import (
-    ANALYSIS_SETTINGS,
-    DICTIONARY_SETTINGS,
-    RESULT_NEUTRAL_SETTINGS,
-    InUseError,
-    RunFolder,
-)
+from crosscoder.run.folder import InUseError, RunFolder
 from crosscoder.run.process_record import command_line, versions
+from crosscoder.run.settings_record import DICTIONARY_SETTINGS, RESULT_NEUTRAL_SETTINGS, analysis_settings
 from crosscoder.runtime.files import make_folder
 from crosscoder.runtime.parts import Part
 from crosscoder.runtime.process_group import process_group
@@ -67,7 +62,8 @@ def folder_of_part(config: RunConfig, part: Part) -> Iterator[RunFolder]:
             # Refused, too, unless the others share the folder, as parts do.
             stack.enter_context(folder.locked_part(part))
             if others_work:
-                free = (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *DICTIONARY_SETTINGS)
+                later = analysis_settings(config, harvested=folder.harvest_began)
+                free = (*RESULT_NEUTRAL_SETTINGS, *later, *DICTIONARY_SETTINGS)
                 folder.require_same(config, free)
                 folder.check_files(missing="")
                 folder.use_date()

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from crosscoder.config.behavior import Behavior
+from crosscoder.config.text import ANSWERS
 from crosscoder.errors import ConfigError, DataError, did_you_mean
 from crosscoder.text.documents import Documents
 from crosscoder.text.text_files import read_file
@@ -27,7 +28,7 @@ def unrelated_prompts(behavior: Behavior, run: TrainedRun) -> list[Prompt]:
     if isinstance(behavior.elsewhere, Path):
         prompts = encode(read_file(behavior.elsewhere, "elsewhere"), run.pair)
     else:
-        indices = _held_out(run.documents, behavior.elsewhere)
+        indices = _held_out(run.documents, behavior.elsewhere or _unasked(run))
         prompts = [_prompt_of(run.documents, int(index)) for index in indices]
     cut = [prompt.cut(_TOKENS) for prompt in evenly_spaced(prompts, behavior.elsewhere_limit)]
     if not cut:
@@ -44,14 +45,21 @@ def _prompt_of(documents: Documents, index: int) -> Prompt:
     return Prompt("", documents.tokens_of(index).astype(np.int64), intervened)
 
 
-def _held_out(documents: Documents, sources: tuple[str, ...] | None) -> Int64[np.ndarray, " document"]:
-    """Return the held-out documents of the given sources, or of all. Raises ConfigError for an unknown source."""
+def _unasked(run: TrainedRun) -> tuple[str, ...]:
+    """Return the names of the sources without the models' own answers, which show the behaviors."""
+    text = run.config.text
+    joined = text is not None and text.answers
+    return tuple(name for name in run.documents.source_names if not (joined and name == ANSWERS))
+
+
+def _held_out(documents: Documents, sources: tuple[str, ...]) -> Int64[np.ndarray, " document"]:
+    """Return the held-out documents of the given sources. Raises ConfigError for an unknown source."""
     names = documents.source_names
-    for source in sources or ():
+    for source in sources:
         if source not in names:
             raise ConfigError(
                 f"elsewhere: the run has no text source {source!r}{did_you_mean(source, names)}; it has {', '.join(names)}"
             )
     held_out = documents.split(held_out=True)
-    wanted = [names.index(source) for source in sources or names]
+    wanted = [names.index(source) for source in sources]
     return held_out[np.isin(documents.source[held_out], wanted)]

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from crosscoder.config import RunConfig
 from crosscoder.config.introspection import leaves
-from crosscoder.run.folder import RESULT_NEUTRAL_SETTINGS
+from crosscoder.run.settings_record import RESULT_NEUTRAL_SETTINGS
 
 from ..report.content import short_names
 from ..report.wording import Sentence, listed, named, say

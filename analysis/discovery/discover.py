@@ -27,6 +27,7 @@ from .answer_store import AnswerStore
 from .behavior_of_finding import write_behavior
 from .finding_records import changed_share, finding_records
 from .findings_file import Discovery, NullSearch, read_discovery, write_discovery
+from .joining_answers import lacks_answers, require_answers, write_joining
 from .probes import Probe, choose_probes
 from .search import PromptReader, SearchResult, search
 from .subjects import Clock, Subject, TimeSpent
@@ -50,12 +51,13 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
     """Search for changed behaviors and write the record. A search that is finished is not made again, so that edited behaviors stay.
 
     Raises:
-        ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used.
+        ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used, or answers join the text (`text.answers`), but
+            there are none.
     """
     settings = config.discovery
     probes = choose_probes(config, pair)
     made_with = _made_with(config, pair, probes)
-    if (finished := _finished(folder, made_with)) is not None:
+    if not lacks_answers(folder, config) and (finished := _finished(folder, made_with)) is not None:
         logger.info("discover: finished before, with the same models, prompts and settings")
         return finished
     store = AnswerStore(folder.discovery / "answers.parquet", answers_made_with(config, pair))
@@ -78,10 +80,12 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
             nulls.append((kind, searched))
     incomplete = why_not or _why_incomplete(found, missing)
     record = record_of(found, nulls, settings, incomplete).model_copy(update={"made_with": made_with})
+    write_joining(folder, config, pair, found)
     _write(folder, record, found, nulls, models)
     logger.info("discover: %d findings of %d hypotheses", len(record.findings), record.hypotheses)
     if incomplete:
         logger.warning("discover: incomplete: %s", incomplete)
+    require_answers(folder, config, why_not)
     return record
 
 

@@ -15,7 +15,8 @@ from ..config.load import load_config
 from ..config.stores import OF_A_PROVIDER, OF_THIS_MACHINE, scheme_of
 from ..config.usable_values import is_folder
 from ..errors import ConfigError
-from ..run.folder import RESULT_NEUTRAL_SETTINGS, RunFolder
+from ..run.folder import RunFolder
+from ..run.settings_record import RESULT_NEUTRAL_SETTINGS
 from .packages import module
 
 Target = Annotated[

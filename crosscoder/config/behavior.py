@@ -260,7 +260,7 @@ class Behavior(Settings):
     elsewhere: Path | tuple[str, ...] | None = Field(
         default=None,
         description="unrelated texts on which the cost of an edit is measured: a file (as path in text.sources), or names of text sources of the "
-        "run, whose held-out documents are used; null: all sources",
+        "run, whose held-out documents are used; null: all sources in text.sources",
     )
     elsewhere_limit: Count = Field(
         default=16, description="largest number of texts that the cost is measured on"

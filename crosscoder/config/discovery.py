@@ -8,6 +8,9 @@ from .block import Settings, Share, Window
 
 Null = Literal["itself", "rounded"]
 
+ANSWER_SETTINGS = ("prompts", "variants", "rounds", "answer_tokens", "temperature")
+"""Settings that decide what is asked and answered; the others decide what counts as a finding, and how long the search takes."""
+
 
 class DiscoveryConfig(Settings):
     """The search for changed behaviors in both models' answers: what is asked, and what counts as a finding."""

@@ -89,6 +89,11 @@ class RunConfig(Settings):
             raise ValueError("pair is missing; name the two models, or give activations of kind files")
         if not from_files and self.text is None:
             raise ValueError("text is missing; name at least one source")
+        if self.text is not None and self.text.answers and not self.discovery.prompts:
+            raise ValueError(
+                "text.answers lets the answers of `discover` join the text, but discovery.prompts is 0, so nothing is asked; give the number "
+                "of prompts, or remove text.answers"
+            )
         return self
 
     def _check_snapshots(self) -> None:

@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from .block import Count, Settings
 
+ANSWERS = "answers"
+"""Name of the source of the documents that `text.answers` lets join."""
+
 _OF_DATASETS = ("config", "split", "revision", "streaming")
 
 
@@ -96,3 +99,15 @@ class TextConfig(Settings):
     held_out: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="share of the documents of each source held out from training"
     )
+    answers: bool = Field(
+        default=False,
+        description="let what both models answer to prompts of `discover` join the text, as a source named answers",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.answers and any(source.name == ANSWERS for source in self.sources):
+            raise ValueError(
+                f"a source is named {ANSWERS!r}, as the one that answers: true adds; give it another name"
+            )
+        return self

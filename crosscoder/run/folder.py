@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..config import RunConfig
-from ..config.activations import STORE_PLACES
 from ..config.load import dump_config, load_config
 from ..config.open_settings import HOOKPOINT, OPEN_SETTINGS, with_choices
 from ..errors import ConfigError, FormatError, ResourceError, did_you_mean
@@ -23,21 +22,19 @@ from ..runtime.run_date import use_date
 from .mirror import copy_now
 from .paths import RunPaths
 from .process_record import about_this_process, command_line, versions
-from .settings_record import SETTINGS_OF_STAGE, difference, plain_settings, read_settings, with_dtypes
+from .settings_record import (
+    DICTIONARY_SETTINGS,
+    RESULT_NEUTRAL_SETTINGS,
+    SETTINGS_OF_STAGE,
+    analysis_settings,
+    difference,
+    plain_settings,
+    read_settings,
+    with_dtypes,
+)
 
 SCHEMA_VERSION = 1
 """Version of manifest.json."""
-
-RESULT_NEUTRAL_SETTINGS = (
-    "output", "wandb", "threads", "training.log_every", "training.latent_shards", *STORE_PLACES,
-)  # fmt: skip
-"""Settings that change no result, or only its rounding."""
-
-ANALYSIS_SETTINGS = ("analysis", "behaviors", "controls", "discovery", "survey")
-"""Settings of what follows the training: they change neither activations nor the dictionary's weights."""
-
-DICTIONARY_SETTINGS = ("crosscoder", "training")
-"""Settings of the dictionary: no result depends on them until training starts, so they may change after a harvest or sweep."""
 
 _FOLDER_OF = {
     "analyze": "analysis/",
@@ -74,7 +71,7 @@ class RunFolder(RunPaths):
     def create(cls, path: Path, config: RunConfig) -> Self:
         """Open the run folder at `path` with these settings, and create it if missing.
 
-        An existing run may differ in `RESULT_NEUTRAL_SETTINGS`, `ANALYSIS_SETTINGS` and, until training starts,
+        An existing run may differ in `RESULT_NEUTRAL_SETTINGS`, `analysis_settings` and, until training starts,
         `DICTIONARY_SETTINGS`; config.yaml then takes the new values. A setting that is left open stands for what the run chose,
         and a hookpoint that it has not chosen yet takes any value. A folder without results, e.g. after a model was not found, takes any settings.
         Files may be missing, since the stages make them again.
@@ -109,7 +106,8 @@ class RunFolder(RunPaths):
         stored, started = self._settings(), self.training_started()
         if stored is None:
             return config
-        free = (*RESULT_NEUTRAL_SETTINGS, *ANALYSIS_SETTINGS, *(() if started else DICTIONARY_SETTINGS))
+        later = analysis_settings(stored, harvested=self.harvest_began)
+        free = (*RESULT_NEUTRAL_SETTINGS, *later, *(() if started else DICTIONARY_SETTINGS))
         self._require(stored, config, free, "was requested")
         return with_choices(config, stored, OPEN_SETTINGS if started else (HOOKPOINT,))
 
@@ -307,10 +305,9 @@ class RunFolder(RunPaths):
         edited, stages = load_config(self.config), self.read_manifest().get("stages", {})
         free = () if self.training_started() else DICTIONARY_SETTINGS
         back = f"set it back in {self.config}"
-        neutral = (*RESULT_NEUTRAL_SETTINGS, "behaviors")
-        self._require(
-            self._settings() or edited, edited, (*neutral, *ANALYSIS_SETTINGS, *free), "is in config.yaml", f"{back}, or make another run"
-        )  # fmt: skip
+        neutral, made = (*RESULT_NEUTRAL_SETTINGS, "behaviors"), self._settings() or edited
+        free = (*neutral, *analysis_settings(made, harvested=self.harvest_began), *free)
+        self._require(made, edited, free, "is in config.yaml", f"{back}, or make another run")
         for stage in SETTINGS_OF_STAGE.keys() & stages.keys() - {remakes}:
             used = read_settings(
                 plain_settings(edited) | stages[stage].get("settings", {}), self.manifest, self.path

@@ -58,6 +58,12 @@ class RunPaths:
         return self.path / "activations"
 
     @property
+    def harvest_began(self) -> bool:
+        """Whether activations, or a dictionary made of them, are on disk."""
+        made = self.activations, self.checkpoints, self.crosscoder
+        return any(folder.is_dir() and any(folder.iterdir()) for folder in made)
+
+    @property
     def analysis(self) -> Path:
         """Folder of the analysis of the dictionary."""
         return self.path / "analysis"
@@ -121,6 +127,11 @@ class RunPaths:
     def findings(self) -> Path:
         """Behaviors that changed, found without being told."""
         return self.discovery / "findings.json"
+
+    @property
+    def transcripts(self) -> Path:
+        """Both models' answers with their prompts, as documents; exists only with `text.answers`."""
+        return self.discovery / "transcripts.jsonl"
 
     @property
     def report(self) -> Path:

@@ -8,11 +8,21 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from ..config import RunConfig
+from ..config import DiscoveryConfig, RunConfig
+from ..config.activations import STORE_PLACES
+from ..config.discovery import ANSWER_SETTINGS
 from ..config.introspection import Place, leaves
 from ..config.messages import show
 from ..config.open_settings import HOOKPOINT, with_choices, with_value
 from ..errors import FormatError
+
+RESULT_NEUTRAL_SETTINGS = (
+    "output", "wandb", "threads", "training.log_every", "training.latent_shards", *STORE_PLACES,
+)  # fmt: skip
+"""Settings that change no result, or only its rounding."""
+
+DICTIONARY_SETTINGS = ("crosscoder", "training")
+"""Settings of the dictionary: no result depends on them until training starts, so they may change after a harvest or sweep."""
 
 SETTINGS_OF_STAGE: dict[str, tuple[str, ...]] = {
     "analyze": ("analysis", "controls"),
@@ -28,6 +38,17 @@ class Difference(NamedTuple):
     name: str
     stored: str
     asked: str
+
+
+def analysis_settings(config: RunConfig, *, harvested: bool) -> tuple[str, ...]:
+    """Settings of what follows the training: they change neither activations nor the dictionary's weights.
+
+    Args:
+        harvested: A harvest has begun. If answers joined its text, what decides them belongs to the text and is not among these settings.
+    """
+    joined = harvested and config.text is not None and config.text.answers
+    discovery = [f"discovery.{name}" for name in DiscoveryConfig.model_fields if name not in ANSWER_SETTINGS]
+    return "analysis", "behaviors", "controls", "survey", *(discovery if joined else ("discovery",))
 
 
 def plain_settings(config: RunConfig) -> dict[str, Any]:

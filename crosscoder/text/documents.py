@@ -19,7 +19,8 @@ from ..errors import DataError, FormatError
 from ..runtime.files import write_atomic
 from ..runtime.json_text import parse_json
 from .encoded_texts import encode_texts
-from .text_files import read_sources
+from .record_shapes import Text
+from .text_files import ReadSource, read_sources
 from .token_alignment import Alignment, TextReader
 
 # Random stream of the split; training.extraction and training.sources use other numbers with the same seed.
@@ -167,15 +168,19 @@ def tokenize(
     chat_template: str | None,
     seed: int,
     readers: tuple[TextReader, TextReader] | None = None,
+    joining: Sequence[ReadSource] = (),
 ) -> Documents:
     """Read and tokenize all sources, truncated to `config.max_length` tokens.
 
     Plain text gets a BOS only if the tokenizer adds one itself. Documents with equal text, an equal first user message, or
-    equal token ids after truncation are on the same side of the held-out split, across sources.
+    equal token ids after truncation are on the same side of the held-out split, across sources, and so is a document with those that it was
+    made from.
 
     Args:
         readers: Both models' tokenizers if they differ; the reference's is `tokenizer`. A token is then also masked if its
             counterpart is masked.
+        joining: Further sources, read already. They come last, and may lie on one side of the split as a whole: where documents were made
+            from others, these decide it.
 
     Raises:
         ConfigError: A file is missing, or two sources have the same name.
@@ -183,7 +188,7 @@ def tokenize(
         FormatError: The chat template does not fit half of the chats of a source or more.
         PairError: The two tokenizers cannot be aligned.
     """
-    sources = read_sources(config)
+    sources = [*read_sources(config), *joining]
     readings = [reading for _, reading in sources]
     texts = [(index, text) for index, (part, _) in enumerate(sources) for text in part]
     kept, ids, template, alignment = encode_texts(
@@ -192,9 +197,7 @@ def tokenize(
     source = np.array([index for index, _ in kept], dtype=np.int16)
     offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])]).astype(np.int64)
     token_ids = np.concatenate(ids)
-    keys = [
-        {("prompt", text.prompt), ("ids", row.tobytes())} for (_, text), row in zip(kept, ids, strict=True)
-    ]
+    keys = _keys([text for _, text in kept], ids)
     masked = _mask(token_ids, offsets, policy, tokenizer)
     if readers is not None and alignment is not None:
         for document, document_keys in enumerate(keys):
@@ -206,10 +209,10 @@ def tokenize(
         token_ids=token_ids,
         offsets=offsets,
         source=source,
-        held_out=_split(source, groups, config.held_out, seed, config),
+        held_out=_split(source, groups, len(sources), seed, config),
         template=np.concatenate(template),
         masked=masked,
-        source_names=tuple(source.name for source in config.sources),
+        source_names=tuple(reading.name for reading in readings),
         alignment=alignment,
         readings=tuple(reading.describe() for reading in readings),
     )
@@ -255,6 +258,16 @@ def _repeated(
     return repeated
 
 
+def _keys(texts: Sequence[Text], ids: Sequence[np.ndarray]) -> list[set[tuple[str, object]]]:
+    """Return the keys of each document; two that share one belong on the same side of the split."""
+    made_from = {origin for text in texts for origin in text.near}
+    return [
+        {("prompt", text.prompt), ("ids", row.tobytes())}
+        | {("near", origin) for origin in (*text.near, text.origin) if origin in made_from}
+        for text, row in zip(texts, ids, strict=True)
+    ]
+
+
 def _groups(keys: Sequence[Iterable[object]]) -> Int64[np.ndarray, " document"]:
     """Return a group number for each document; documents linked by equal keys share a group (union-find)."""
     parent = list(range(len(keys)))
@@ -276,16 +289,17 @@ def _groups(keys: Sequence[Iterable[object]]) -> Int64[np.ndarray, " document"]:
 def _split(
     source: Int16[np.ndarray, " document"],
     groups: Int64[np.ndarray, " document"],
-    share: float,
+    n_sources: int,
     seed: int,
     config: TextConfig,
 ) -> Bool[np.ndarray, " document"]:
-    """Hold out about `share` of the documents of each source, in whole groups, with at least one document in each split."""
+    """Hold out about `config.held_out` of the documents of each source, in whole groups, with at least one document of each source of the
+    settings in each split."""
     is_held_out: dict[int, bool] = {}
-    for index in range(len(config.sources)):
+    for index in range(n_sources):
         members, sizes = np.unique(groups[source == index], return_counts=True)
         n_documents = int(sizes.sum())
-        target = min(max(round(share * n_documents), 1), n_documents - 1)
+        target = min(max(round(config.held_out * n_documents), 1), n_documents - 1)
         sized = list(zip(members.tolist(), sizes.tolist(), strict=True))
         held = sum(size for group, size in sized if is_held_out.get(group))
         free = [(group, size) for group, size in sized if group not in is_held_out]
@@ -297,7 +311,7 @@ def _split(
         if held == 0 and free:
             group, held = min(free, key=lambda entry: entry[1])
             is_held_out[group] = True
-        if not 0 < held < n_documents:
+        if index < len(config.sources) and not 0 < held < n_documents:
             named = config.sources[index]
             raise DataError(
                 f"text.sources, {named.name!r}: the {n_documents} documents of {named.location} cannot be split into training "

@@ -105,6 +105,9 @@ def _encoder(
             )
         else:
             row, marks = encode_chat(tokenizer, chat_template, text.messages, text.origin, text.tools)
+            if text.cut:
+                length = int(np.flatnonzero(~marks).max(initial=-1)) + 1
+                row, marks = row[:length], marks[:length]
         if not len(row):
             raise UnusableTextError(
                 f"{text.origin}: the tokenizer makes no tokens from this text; remove it", "without tokens"

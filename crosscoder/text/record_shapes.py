@@ -50,6 +50,12 @@ class Text:
     altered: tuple[str, ...] = ()
     """What was changed while reading, in words."""
 
+    cut: bool = False
+    """Whether the last message was cut: the end of a message, which a chat template writes, then does not follow."""
+
+    near: tuple[str, ...] = ()
+    """What it was made from: the origin of a document, or a name. Documents that share one are on the same side of the held-out split."""
+
     @property
     def prompt(self) -> str:
         """The part that identifies a prompt: the first user message, or the whole text."""

@@ -18,7 +18,11 @@ from .source_files import find_files
 logger = logging.getLogger(__name__)
 
 
-def read_sources(config: TextConfig) -> list[tuple[list[Text], Reading]]:
+ReadSource = tuple[list[Text], Reading]
+"""The documents of a source, and what was read of it."""
+
+
+def read_sources(config: TextConfig) -> list[ReadSource]:
     """Read all sources. Raises as `read_source`, and ConfigError if two have the same name."""
     _check_names(config)
     return [read_source(source) for source in config.sources]
@@ -29,7 +33,7 @@ def read_texts(source: TextSource) -> list[Text]:
     return read_source(source)[0]
 
 
-def read_source(source: TextSource) -> tuple[list[Text], Reading]:
+def read_source(source: TextSource) -> ReadSource:
     """Read the documents of one source, at most `source.limit`, and say what was left out.
 
     A document that is empty or has parts that are not text is left out and counted.
