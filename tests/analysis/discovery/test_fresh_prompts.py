@@ -6,7 +6,7 @@ import pytest
 from analysis.discovery.held_out_tests import HypothesisTest
 from tests.analysis.planted_answers import Plant, centers_of, features, findings, prompts, sentence
 
-N_SEARCHES, N_FRESH = 15, 2000
+N_SEARCHES, N_FRESH = 8, 2000
 
 
 def sometimes(prompt: str, answer: str, rng: np.random.Generator) -> str:
