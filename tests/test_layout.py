@@ -8,14 +8,9 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-import jaxtyping
 import pytest
-import torch
 
 import crosscoder
-from crosscoder.dictionary.metrics import VarianceExplained
-from crosscoder.dictionary.sparse_latents import SparseLatents
-from training.losses import squared_error
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("crosscoder", "training", "analysis")
@@ -132,17 +127,3 @@ def test_every_direct_dependency_is_pinned_and_installed_as_pinned() -> None:
     names = {re.split(r"[<>=!~\[ ]", need)[0] for need in wanted}
     # An extra may ask for another extra of the project itself.
     assert names - {PROJECT["project"]["name"]} <= pins.keys()
-
-
-def test_a_wrong_shape_raises_in_every_package() -> None:
-    """The checker behind the annotations is on; without this, a typing mistake in pytest's options goes unseen."""
-    flat, square = torch.zeros(3), torch.zeros(3, 3)
-    VarianceExplained().update(square, square)
-    SparseLatents.from_dense(square)
-    squared_error(square, (3,))
-    with pytest.raises(jaxtyping.TypeCheckError, match="update"):
-        VarianceExplained().update(flat, flat)
-    with pytest.raises(jaxtyping.TypeCheckError, match="from_dense"):
-        SparseLatents.from_dense(flat)
-    with pytest.raises(jaxtyping.TypeCheckError, match="squared_error"):
-        squared_error(flat, (3,))

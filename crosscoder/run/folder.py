@@ -323,7 +323,7 @@ class RunFolder(RunPaths):
         """
         try:
             manifest = read_json(self.manifest, "the run cannot be continued")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {"schema_version": SCHEMA_VERSION}
         version = manifest.get("schema_version") if isinstance(manifest, dict) else None
         if version != SCHEMA_VERSION:

@@ -104,6 +104,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         analyze=stage("analyze", nothing),
         discover=stage("discover", nothing),
         settle_hookpoint=lambda folder, config: config,
+        attribute_each=lambda folder, config, behaviors: [],
         report=stage("report", nothing),
         unmet=stage("unmet", lambda folder, requirements: ["validity.lever: not measured"]),
         browse=stage("browse", lambda folder, written=None: folder.browser / "index.html"),
