@@ -38,9 +38,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the files of other shares."""
-    if config.getoption("share") is None:
+    if not (chosen := str(config.getoption("share") or "")):
         return
-    share, n_shares = map(int, config.getoption("share").split("/"))
+    share, n_shares = map(int, chosen.split("/"))
     # By name, so that every worker chooses the same, and the fixtures of a file are made once.
     kept = [item for item in items if zlib.crc32(item.path.name.encode()) % n_shares == share]
     left_out = set(items) - set(kept)
