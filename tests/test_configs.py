@@ -83,7 +83,7 @@ def shortened(path: Path, folder: Path) -> list[str]:
         behavior = load_config(source, model=Behavior)
         few = {
             "limit": 12, "attribution": {"steps": 1, "layers": False}, "elsewhere_limit": 2, "shift": {"unseen": 0.25},
-            "checks": {"latents": 2, "counts": [2], "draws": 2, "latent_draws": 2, "answer_draws": 2, "answer_counts": [2], "doses": [1.0]},
+            "checks": {"latents": 2, "counts": [2], "draws": 39, "latent_draws": 39, "answer_draws": 2, "answer_counts": [2], "doses": [1.0]},
         }  # fmt: skip
         shortened_file = folder / source.name
         shortened_file.write_text(dump_config(Behavior.model_validate(behavior.model_dump() | few)))
