@@ -123,7 +123,7 @@ def open_view(context: Any, address: str) -> View:
     view.page.on("pageerror", lambda error: view.console_messages.append(str(error)))
     view.page.on("dialog", lambda dialog: (view.dialogs.append(dialog.message), dialog.dismiss()))
     view.page.goto(address)
-    view.page.wait_for_selector("html[data-ready]", timeout=10_000)
+    view.page.wait_for_selector("html[data-ready]", timeout=60_000)
     return view
 
 
