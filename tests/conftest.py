@@ -62,6 +62,14 @@ def fixed_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
+@pytest.fixture(scope="module")
+def no_flush() -> Iterator[None]:
+    """For tests that are not about power cuts: flushing to disk takes most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def two_ranks() -> Iterator[Group]:
     """Two processes of one group."""

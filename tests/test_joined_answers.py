@@ -1,9 +1,7 @@
 """`text.answers`: what both models answer to `discover` joins the harvest, as one source that stays the same for the whole run."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +35,7 @@ def settings(folder: Path, models: tuple[Path, Path], **text: Any) -> RunConfig:
     return RunConfig.model_validate(config.model_dump() | {"text": joined})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_flush() -> Iterator[None]:
-    """Nothing here is about power cuts, and flushing to disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 @pytest.fixture(scope="module")

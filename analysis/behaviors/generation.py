@@ -142,7 +142,7 @@ class Generator:
 
     def text_of(self, token_ids: list[int], model: int) -> str:
         """Return the text of an answer of one model."""
-        return str(self._pair.tokenizer_of(model).decode(token_ids, skip_special_tokens=True)).strip()
+        return answer_text(self._pair, token_ids, model)
 
     @torch.no_grad()
     def sampled(
@@ -359,6 +359,11 @@ class Generator:
             stop += configured if isinstance(configured, list) else [configured]
             stop.append(self._pair.tokenizer_of(reader).eos_token_id)
         return sorted({token for token in stop if isinstance(token, int)})
+
+
+def answer_text(pair: ModelPair, token_ids: Sequence[int], model: int) -> str:
+    """Return the text of the tokens of an answer of one model."""
+    return str(pair.tokenizer_of(model).decode(list(token_ids), skip_special_tokens=True)).strip()
 
 
 def why_no_answers(pair: ModelPair) -> str | None:

@@ -1,5 +1,6 @@
 """Reads the runs that are compared. What a run lacks, or what cannot be read, is recorded with the reason."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,7 +112,8 @@ def read_runs(paths: Sequence[Path]) -> tuple[ComparedRun, ...]:
         raise ConfigError(f"compare: found {len(paths)} run folder, expected at least two")
     given: dict[Path, Path] = {}
     for path in paths:
-        place = path.resolve()
+        # Unlike Path.resolve, it passes a loop of links, which opening the run then reports.
+        place = Path(os.path.realpath(path))
         if place in given:
             same = "" if path == given[place] else f" (it is the folder {given[place]})"
             raise ConfigError(f"{path}: this run is given twice{same}; name each run once")

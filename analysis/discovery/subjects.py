@@ -15,7 +15,7 @@ from crosscoder.language_models.pair import ModelPair
 from crosscoder.language_models.rounding import rounded
 from crosscoder.text.tokenizer_rules import ids_of
 
-from ..behaviors.generation import Generator
+from ..behaviors.generation import Generator, answer_text
 from ..behaviors.logit_metrics import before_continuation, summed_log_probability
 from ..behaviors.patching import unchanged
 from ..behaviors.prompts import BATCH_TOKENS, Batch, Prompt, Row, batches
@@ -134,8 +134,7 @@ class Subject:
 
     def text_of(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens of an answer."""
-        tokenizer = self.pair.tokenizer_of(self.model)
-        return str(tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+        return answer_text(self.pair, token_ids, self.model)
 
     def _sample(self, prompts: Sequence[Prompt]) -> list[Answer]:
         read = [prompt.read_by(self.model) for prompt in prompts]

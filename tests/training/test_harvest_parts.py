@@ -1,7 +1,6 @@
 """A harvest in parts ends in the bytes of one process, whatever the number of parts, their order and their interruptions."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -83,10 +82,7 @@ def recorded(run: Path) -> dict[str, Any]:
     return manifest
 
 
-@pytest.fixture(autouse=True)
-def _no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here is about power cuts, and flushing to disk takes most of the time."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 @pytest.fixture(scope="module")

@@ -319,3 +319,10 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
 def test_runs_with_one_name_are_told_apart() -> None:
     assert distinct_names([Path("/x/a/run"), Path("/x/b/run")]) == ["a/run", "b/run"]
     assert distinct_names([Path("/x/a"), Path("/x/b")]) == ["a", "b"]
+
+
+def test_a_loop_of_links_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    said = CliRunner().invoke(app, ["compare", str(tmp_path / "loop" / "a"), str(tmp_path / "loop" / "b")])
+    assert (said.exit_code, said.stderr.count("\n")) == (2, 1)
+    assert "no such run folder" in said.stderr

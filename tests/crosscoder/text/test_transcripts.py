@@ -1,8 +1,7 @@
 """Answers as documents: what is written is read again, they change nothing of the other documents, and none is apart from what it was made from."""
 
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,7 @@ from crosscoder.text.text_files import ReadSource, read_source
 from crosscoder.text.transcripts import Transcript, read_transcripts, write_transcripts
 from tests.tiny_pairs import CHAT_TEMPLATE, WORDS, save_tokenizer
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_flush() -> Iterator[None]:
-    """Nothing here is about power cuts, and flushing to disk takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_flush")
 
 
 @pytest.fixture(scope="module")
