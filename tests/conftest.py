@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -31,21 +32,34 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
+BEGAN = pytest.StashKey[float]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a slow machine run a share of the files."""
-    parser.addoption("--share", metavar="K/N", help="run the files of share K of N, from 0 to N-1")
+    """Let a slow machine run as many tests as it has time for, and others another day."""
+    parser.addoption("--within", metavar="SECONDS", type=float, help="start no test after this time")
+    parser.addoption(
+        "--order", metavar="TEXT", default="", help="an order of the files, another with each text"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note when the run began; each worker begins with the others."""
+    config.stash[BEGAN] = time.monotonic()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the files of other shares."""
-    if not (chosen := str(config.getoption("share") or "")):
-        return
-    share, n_shares = map(int, chosen.split("/"))
-    # By name, so that every worker chooses the same, and the fixtures of a file are made once.
-    kept = [item for item in items if zlib.crc32(item.path.name.encode()) % n_shares == share]
-    left_out = set(items) - set(kept)
-    config.hook.pytest_deselected(items=sorted(left_out, key=lambda item: item.nodeid))
-    items[:] = kept
+    """Order the files by the option's text."""
+    if text := str(config.getoption("order")):
+        # A checksum, so that every worker has the same order. The tests of a file stay together, for they share fixtures.
+        items.sort(key=lambda item: (zlib.crc32(f"{text} {item.path.name}".encode()), item.path.name))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what would begin too late."""
+    within = item.config.getoption("within")
+    if within is not None and time.monotonic() - item.config.stash[BEGAN] > within:
+        pytest.skip("no time left")
 
 
 @pytest.fixture(autouse=True)
