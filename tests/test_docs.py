@@ -73,6 +73,7 @@ SMALL = {
     "crosscoder.sparsity.k=48": "crosscoder.sparsity.k=4",
     "training.n_tokens=20000": "training.n_tokens=4000 controls.drift=false controls.identity=false controls.shuffled=false",
     "--k 8 --seeds 1": "--k 8 --seeds 1 training.n_tokens=20000",
+    "text.answers=true": "text.answers=true text.max_length=128",
     "bench step": "bench step shape.n_latents=512 shape.d_model=32 shape.batch_tokens=256 shape.k=8 large=null --repeats 1",
 }
 """What stands in the documents, and what is put in its place here: other sizes and names, nothing else."""
