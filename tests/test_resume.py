@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 SETTINGS = [
     "crosscoder.n_latents=64",
-    "training.n_tokens=120000",
+    "training.n_tokens=50000",
     "training.batch_tokens=256",
     "training.checkpoint_every=10",
     "training.evaluate_every=50",
@@ -22,7 +22,11 @@ SETTINGS = [
     "activations.batch_tokens=512",
     "wandb.mode=disabled",
     "threads=1",
-    "discovery.prompts=40",
+    # What comes before and after the training is killed in test_kills.py.
+    "controls.seeds=1",
+    "controls.intermittent=false",
+    "controls.shuffled=false",
+    "discovery.prompts=0",
     "discovery.attribute=0",
 ]
 
