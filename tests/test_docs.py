@@ -44,6 +44,10 @@ ELSEWHERE = {
         "tests/training/test_harvest_parts.py",
         '"torch.distributed.run",',
     ),
+    "crosscoder harvest pair.yaml output=runs/served --from-files served": (
+        "tests/training/test_outside_harvest.py",
+        '"--from-files", tmp_path / "files"',
+    ),
     "torchrun --standalone --nproc-per-node 8 -m crosscoder run pair.yaml": (
         "tests/test_ranks.py",
         '"torch.distributed.run",',

@@ -1,6 +1,6 @@
 """From documents to activations: which documents share a batch, and the rows that the models produce."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,13 +46,17 @@ class Extracted(NamedTuple):
     n_outliers: int
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Each model's activations at the unmasked tokens of a batch."""
 
     parts: list[Tensor]
     document: Int[Tensor, " token"]
     """Index of the document within the batch."""
     position: Int[Tensor, " token"]
+
+
+Read = Callable[[ModelPair, Documents, Batch], Rows]
+"""Where activations come from, if not from the models themselves."""
 
 
 def plan_batches(
@@ -144,13 +148,15 @@ def sample_documents(documents: Documents, n_tokens: int, seed: int) -> Batch:
     return order[:enough]
 
 
-def median_norms(pair: ModelPair, documents: Documents, batch_tokens: int, seed: int) -> tuple[float, ...]:
-    """Median norm of each model's activations over the unmasked tokens of some training documents."""
+def median_norms(
+    pair: ModelPair, documents: Documents, batch_tokens: int, seed: int, read: Read | None = None
+) -> tuple[float, ...]:
+    """Median norm of each model's activations over the unmasked tokens of some training documents. `read`: see `extract`."""
     order = np.random.default_rng([seed, _NORM_STREAM]).permutation(documents.split(held_out=False))
     chosen = order[:_NORM_DOCUMENTS]
     norms = []
     for batch in pack_documents(chosen, documents, batch_tokens):
-        rows = extract(pair, documents, batch)
+        rows = extract(pair, documents, batch, read=read)
         norms.append(
             torch.stack([part.float().norm(dim=1) for part in split_models(rows.values, pair.d_models)])
         )
@@ -163,17 +169,20 @@ def extract(
     batch: Batch,
     max_norms: Sequence[float] | None = None,
     dtype: torch.dtype | None = None,
+    read: Read | None = None,
 ) -> Extracted:
     """Activations of all models on the unmasked tokens of a batch, on the CPU.
 
     Args:
         max_norms: One for each model; a token that exceeds it in any model is dropped as a norm outlier.
         dtype: Precision of the rows; that of the models if not given.
+        read: Where the activations come from; None: the models compute them.
 
     Raises:
         DataError: Activations are NaN or infinite.
     """
-    read = _read_shared_tokens if documents.alignment is None else _read_aligned_tokens
+    if read is None:
+        read = _read_shared_tokens if documents.alignment is None else _read_aligned_tokens
     parts, document, position = read(pair, documents, batch)
     if dtype is not None:
         parts = [part.to(dtype) for part in parts]
@@ -191,7 +200,7 @@ def extract(
     return Extracted(values, document, position, n_outliers)
 
 
-def _read_shared_tokens(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
+def _read_shared_tokens(pair: ModelPair, documents: Documents, batch: Batch) -> Rows:
     """Run all models on the same tokens, a common prefix of the documents only once."""
     rows = [documents.tokens_of(index) for index in batch]
     token_ids, mask = _stack(rows, max(map(len, rows)))
@@ -200,16 +209,16 @@ def _read_shared_tokens(pair: ModelPair, documents: Documents, batch: Batch) -> 
     saved = n_prefix * (len(rows) - 1) / token_ids.numel()
     outputs = pair.activations(token_ids, mask, n_prefix if saved >= _PREFIX_SHARE else 0)
     parts = [output[document.to(output.device), position.to(output.device)].cpu() for output in outputs]
-    return _Rows(parts, document, position)
+    return Rows(parts, document, position)
 
 
-def _read_aligned_tokens(pair: ModelPair, documents: Documents, batch: Batch) -> _Rows:
+def _read_aligned_tokens(pair: ModelPair, documents: Documents, batch: Batch) -> Rows:
     """Run each model on its own tokens, and keep the aligned ones."""
     inputs = model_inputs(pair, documents, batch)
     outputs = read_activations(pair, inputs)
     parts = [output[one.kept.to(output.device)].cpu() for output, one in zip(outputs, inputs, strict=True)]
     document, position = inputs[0].kept.nonzero(as_tuple=True)
-    return _Rows(parts, document, position)
+    return Rows(parts, document, position)
 
 
 class ModelInputs(NamedTuple):

@@ -19,34 +19,42 @@ from crosscoder.activations.shards import (
 )
 from crosscoder.config import CachedActivations, FileActivations, RunConfig, StreamedActivations
 from crosscoder.config.model_names import model_names
-from crosscoder.config.text import ANSWERS
-from crosscoder.errors import ConfigError, FormatError, ResourceError
+from crosscoder.errors import ConfigError, ResourceError
 from crosscoder.language_models.pair import ModelPair
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents
 
-from .extraction import Batch, check_documents, extract, group_batches, median_norms, plan_batches
+from .extraction import Batch, Read, check_documents, extract, group_batches, median_norms, plan_batches
+from .fidelity import check_fidelity
+from .harvest_identity import FIDELITY, check_identity, harvest_identity
+from .outside_activations import OutsideActivations
 
 logger = logging.getLogger(__name__)
 
 # Required free disk space, as a multiple of the bytes to be written.
 DISK_MARGIN = 1.1
 
-# Entries of the pair's identity that do not affect the activations: a moved folder holds the same model.
-_NAMES = ("model", "revision", "adapter")
 
-
-def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
+def harvest(
+    folder: RunFolder,
+    config: RunConfig,
+    pair: ModelPair,
+    documents: Documents,
+    outside: OutsideActivations | None = None,
+) -> None:
     """Write the activations of all models to the run folder; if training streams, those of held-out documents alone. For those that go to
     a URL, see `harvest_parts.harvest_alone`.
 
     An interrupted harvest resumes after its last finished shard, and ends in the same bytes as an uninterrupted one. A
     finished harvest is reused. Parts, if any began, have to be joined before (`harvest_parts.join_parts`).
 
+    Args:
+        outside: Activations that another program computed; None: the models compute them.
+
     Raises:
         ConfigError: Activations come from files, or a document is longer than the context of the models.
         FormatError: The folder holds a harvest of another pair, of other texts or of other settings.
-        DataError: Activations are NaN or infinite.
+        DataError: Activations are NaN or infinite, or those from outside are not those of the models.
         ResourceError: The disk is too small.
     """
     settings = config.activations
@@ -56,7 +64,7 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
         )
     target = folder.activations
     assert store_of(settings, target) is None
-    plans, manifest = prepare(folder, config, pair, documents)
+    plans, manifest = prepare(folder, config, pair, documents, outside)
     if manifest.complete:
         reuse(folder, config, pair, documents, manifest)
         return
@@ -67,12 +75,16 @@ def harvest(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Do
     writer = ShardWriter(target, manifest)
     with folder.stage("harvest") as stage:
         describe_inputs(folder, config, pair, documents)
-        write_shards(writer, plans, manifest, pair, documents, "harvest")
+        write_shards(writer, plans, manifest, pair, documents, "harvest", outside and outside.read)
         stage.update(summary(writer.record))
 
 
 def prepare(
-    folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents
+    folder: RunFolder,
+    config: RunConfig,
+    pair: ModelPair,
+    documents: Documents,
+    outside: OutsideActivations | None = None,
 ) -> tuple[dict[Split, list[list[Batch]]], Manifest]:
     """Return the shards to write, and the manifest; if there is none yet, write one without shards, and the documents. Where the settings
     name a URL, what is there counts.
@@ -83,7 +95,7 @@ def prepare(
     assert not isinstance(settings, FileActivations)
     check_documents(documents, pair)
     plans = plan_shards(config, settings, documents)
-    identity = harvest_identity(config, pair, documents)
+    identity = harvest_identity(config, pair, documents, outside)
     store = store_of(settings, target)
     if store is not None:
         take_over(store, identity)
@@ -92,9 +104,13 @@ def prepare(
         check_identity(manifest, identity, str(target))
     else:
         check_disk(folder, settings, pair, documents, plans, 0)
-        norms = median_norms(pair, documents, settings.batch_tokens, config.seed)
+        recorded = {part: value for part, value in identity.items() if value is not None}
+        if outside is not None:
+            found = check_fidelity(pair, documents, outside, settings.batch_tokens)
+            recorded["outside"] = outside.identity() | {FIDELITY: found}
+        norms = median_norms(pair, documents, settings.batch_tokens, config.seed, outside and outside.read)
         manifest = Manifest(
-            identity=identity,
+            identity=recorded,
             dtype=settings.dtype,
             d_models=pair.d_models,
             documents_digest=documents.digest(),
@@ -146,13 +162,20 @@ def reuse(
 def describe_inputs(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
     """Note the models and the texts in the manifest of the run."""
     folder.update_manifest("pair", pair.identity())
+    describe_data(folder, config, documents)
+
+
+def describe_data(folder: RunFolder, config: RunConfig, documents: Documents) -> None:
+    """Note the texts in the manifest of the run, whose later commands read datasets at the revisions that stand there."""
     folder.update_manifest("data", _describe(config, documents))
 
 
 def summary(manifest: Manifest, store: ShardStore | None = None) -> dict[str, Any]:
     """What the manifest of the run says of a finished harvest."""
+    outside = manifest.identity.get("outside")
     return {
         **({} if store is None else {"store": store.url}),
+        **({} if outside is None else {"outside": outside}),
         "tokens": {
             side: sum(shard.rows for shard in record.shards) for side, record in manifest.sides.items()
         },
@@ -181,58 +204,9 @@ def plan_shards(
     }
 
 
-def harvest_identity(config: RunConfig, pair: ModelPair, documents: Documents) -> dict[str, Any]:
-    """Everything that determines the bytes of a harvest."""
-    text: dict[str, Any] = {"digest": documents.digest()}
-    if config.text is not None and config.text.answers:
-        # Named, so that a harvest of other answers is refused as such.
-        text["answers"] = documents.readings[documents.source_names.index(ANSWERS)]["digest"]
-    return {"settings": harvest_settings(config), "pair": pair.identity(), "text": text}
-
-
-def harvest_settings(config: RunConfig) -> dict[str, Any]:
-    """The part of `harvest_identity` that is known without the models."""
-    return {
-        # Where the shards lie, and how they are read back, changes none of their bytes.
-        "activations": config.activations.model_dump(mode="json", exclude={"store"}),
-        "outlier_multiple": config.tokens.outlier_multiple,
-        "seed": config.seed,
-    }
-
-
-def check_identity(manifest: Manifest, identity: dict[str, Any], location: str) -> None:
-    """Refuse stored activations whose identity differs. Parts that `identity` leaves out are not compared.
-
-    Raises:
-        FormatError: They differ; the message names the first difference.
-    """
-    for part, wanted in identity.items():
-        stored, asked = _flatten(manifest.identity.get(part)), _flatten(wanted)
-        for key in sorted(stored.keys() | asked.keys()):
-            name = key.rpartition(".")[2]
-            # The buffer of a stream shuffles training tokens alone; the shards on disk do not depend on it.
-            # Earlier records have no digest of the settings.
-            unknown = name == "settings" and stored.get(key) is None
-            if name not in (*_NAMES, "buffer_tokens") and not unknown and stored.get(key) != asked.get(key):
-                raise FormatError(
-                    f"{location}: holds the activations of another run: {part}.{key} was {stored.get(key)!r}, now it is "
-                    f"{asked.get(key)!r}; choose another output folder, or remove this one"
-                )
-
-
 def bytes_needed(n_tokens: int, d_models: Sequence[int], dtype: str) -> int:
     """Bytes of `n_tokens` in shards: the activations, and the document and position of each token."""
     return n_tokens * (sum(d_models) * getattr(torch, dtype).itemsize + 8)
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Flatten nested dicts into one with dotted keys."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, entry in value.items():
-        flat |= _flatten(entry, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _describe(config: RunConfig, documents: Documents) -> dict[str, Any]:
@@ -303,12 +277,14 @@ def write_shards(
     pair: ModelPair,
     documents: Documents,
     name: str,
+    read: Read | None = None,
 ) -> None:
     """Write the missing shards of the writer's record, in order.
 
     Args:
         groups: The batches of each shard that the record is about.
         name: What is being done, for the progress bar and the log.
+        read: See `extract`.
     """
     unmasked = documents.unmasked
     dtype: torch.dtype = getattr(torch, manifest.dtype)
@@ -324,7 +300,7 @@ def write_shards(
             for group in planned[finished[side] :]:
                 parts = []
                 for batch in group:
-                    parts.append(extract(pair, documents, batch, manifest.max_norms, dtype))
+                    parts.append(extract(pair, documents, batch, manifest.max_norms, dtype, read))
                     progress.update(count([[batch]]))
                 writer.write(
                     side,

@@ -27,13 +27,14 @@ from .harvest import (
     check_disk,
     describe_inputs,
     harvest,
-    harvest_settings,
     prepare,
     reuse,
     summary,
     take_over,
     write_shards,
 )
+from .harvest_identity import harvest_settings
+from .outside_activations import OutsideActivations
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +77,14 @@ def harvest_part(
     pair: ModelPair,
     documents: Documents,
     part: Part,
+    outside: OutsideActivations | None = None,
     *,
     by_group: bool = False,
 ) -> None:
     """Write the shards of one part; a part that was interrupted resumes after its last finished shard. Call it inside `folder_of_part`.
 
     Args:
+        outside: See `harvest`.
         by_group: The ranks of one command divided the harvest.
 
     Raises:
@@ -96,7 +99,7 @@ def harvest_part(
     pair.identity()  # which reads the weights: not while other parts wait
     # One part measures the limits on norms and writes them for all.
     with folder.files.locked():
-        plans, manifest = prepare(folder, config, pair, documents)
+        plans, manifest = prepare(folder, config, pair, documents, outside)
         if manifest.complete:
             reuse(folder, config, pair, documents, manifest)
             return
@@ -107,17 +110,9 @@ def harvest_part(
         begun = records.get(part) or PartRecord.begin(manifest, part, command_line(), by_group=by_group)
         _save(begun, target, store)
     planned = part_records.shards_of(manifest, part)
-    if not any(planned.values()) and by_group:
-        return
-    if not any(planned.values()):
-        n_left = sum(side.n_planned - len(side.shards) for side in manifest.sides.values())
-        logger.warning(
-            "harvest: no shard is left for part %s; there are %d to write, so at most %d parts have work",
-            part, n_left, n_left,
-        )  # fmt: skip
-        return
-    if begun.complete:
-        logger.info("harvest: part %s is finished already", part)
+    if not any(planned.values()) or begun.complete:
+        if not by_group or any(planned.values()):
+            _say_that_nothing_is_left(manifest, part, finished=any(planned.values()))
         return
     # All parts write to one place.
     done = manifest.rows + sum(record.rows for record in records.values())
@@ -129,22 +124,42 @@ def harvest_part(
     writer = ShardWriter(target, begun) if store is None else StoreWriter(store, begun)
     try:
         with writer:
-            write_shards(writer, groups, manifest, pair, documents, f"harvest {part}")
+            write_shards(
+                writer, groups, manifest, pair, documents, f"harvest {part}", outside and outside.read
+            )
     finally:
         seconds = round(begun.wall_seconds + time.monotonic() - begin, 3)
         writer.save_record(writer.record.model_copy(update={"wall_seconds": seconds}))
 
 
-def harvest_alone(folder: RunFolder, config: RunConfig, pair: ModelPair, documents: Documents) -> None:
-    """Harvest as one process, to the run folder or to the URL that the settings name, where one process is part 1 of 1.
+def _say_that_nothing_is_left(manifest: Manifest, part: Part, *, finished: bool) -> None:
+    if finished:
+        logger.info("harvest: part %s is finished already", part)
+        return
+    n_left = sum(side.n_planned - len(side.shards) for side in manifest.sides.values())
+    logger.warning(
+        "harvest: no shard is left for part %s; there are %d to write, so at most %d parts have work",
+        part, n_left, n_left,
+    )  # fmt: skip
+
+
+def harvest_alone(
+    folder: RunFolder,
+    config: RunConfig,
+    pair: ModelPair,
+    documents: Documents,
+    outside: OutsideActivations | None = None,
+) -> None:
+    """Harvest as one process, to the run folder or to the URL that the settings name, where one process is part 1 of 1. `outside`: see
+    `harvest`.
 
     Raises:
         ConfigError, FormatError, DataError, ResourceError: See `harvest` and `harvest_part`.
     """
     if store_of(config.activations, folder.activations) is None:
-        harvest(folder, config, pair, documents)
+        harvest(folder, config, pair, documents, outside)
         return
-    harvest_part(folder, config, pair, documents, Part(1, 1))
+    harvest_part(folder, config, pair, documents, Part(1, 1), outside)
     join_parts(folder, config)
 
 

@@ -8,6 +8,7 @@ from crosscoder.config import RunConfig, TextConfig
 from crosscoder.config.text import ANSWERS
 from crosscoder.errors import ConfigError
 from crosscoder.language_models.pair import ModelPair, load_pair
+from crosscoder.language_models.tokenizers import TextInputs
 from crosscoder.run.folder import RunFolder
 from crosscoder.text.documents import Documents, tokenize
 from crosscoder.text.text_files import pinned
@@ -33,7 +34,7 @@ def require_answers(folder: RunFolder, text: TextConfig) -> None:
 
 
 def read_documents(
-    folder: RunFolder, config: RunConfig, pair: ModelPair, *, joining: bool = True
+    folder: RunFolder, config: RunConfig, pair: ModelPair | TextInputs, *, joining: bool = True
 ) -> Documents:
     """Read and tokenize the text of a run; `joining`: with the answers that join it, if the settings say so. Raises DataError if their file
     is damaged, otherwise as `tokenize`."""

@@ -29,7 +29,7 @@ from .extraction import (
     plan_batches,
     sample_documents,
 )
-from .harvest import check_identity, harvest_settings
+from .harvest_identity import check_identity, harvest_settings
 from .shared_stream import SharedBlocks
 from .store_source import StoreSource
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosscoder.config import FileActivations, RunConfig
+from crosscoder.config import CachedActivations, FileActivations, RunConfig
 from crosscoder.config.behavior import Behavior
 from crosscoder.config.open_settings import with_choices
 from crosscoder.dictionary.crosscoder import Crosscoder
@@ -24,11 +24,20 @@ from crosscoder.text.text_files import check_sources, read_file
 from .companion_dictionaries import fit_linear_map, is_trained
 from .controls import train_controls
 from .evaluation import HeldOutMeter
-from .harvest_parts import folder_of_part, harvest_part, join_parts, parts_of_group, require_joined
+from .harvest import describe_data
+from .harvest_parts import (
+    folder_of_part,
+    harvest_alone,
+    harvest_part,
+    join_parts,
+    parts_of_group,
+    require_joined,
+)
 from .inputs import pinned_text, read_inputs, set_threads
 from .latent_division import latent_ranks
 from .loaded_dictionary import load_dictionary
 from .memory import require_memory
+from .outside_activations import FilesRequest, check_folders, open_outside, read_texts, write_token_ids
 from .rank_work import harvest_over_ranks, train_over_ranks
 from .recipe import candidate_ks, choices, k_is_open, resolved, with_chosen, with_k
 from .sources import TokenSource, open_source
@@ -56,30 +65,59 @@ def doctor(
     return check(config, behaviors, reading)
 
 
-def harvest(config: RunConfig) -> None:
-    """Write the activations of all models to disk: those of all tokens, or of held-out tokens alone if training streams."""
+def harvest(config: RunConfig, request: FilesRequest | None = None) -> None:
+    """Write the activations of all models to disk: those of all tokens, or of held-out tokens alone if training streams.
+
+    Args:
+        request: Files of another program, which computed the activations; None: the models compute them.
+    """
     set_threads(config)
     check_texts(config)
+    _check_request(config, request)
     folder, config = _open(config)
-    if not _comes_from_files(config):
+    if _comes_from_files(config):
+        return
+    if request is None:
         _harvest(folder, config)
+        return
+    join_parts(folder, config, alone=True)
+    harvest_alone(folder, config, *open_outside(folder, config, request))
 
 
-def harvest_one_part(config: RunConfig, part: Part, local_rank: int = 0) -> None:
+def harvest_one_part(
+    config: RunConfig, part: Part, local_rank: int = 0, request: FilesRequest | None = None
+) -> None:
     """Write the activations of one part of the documents; parts may run at once, and elsewhere.
 
     Args:
         local_rank: Number of this process among those that a launcher started on this machine: each takes a GPU of its own, if there are several.
+        request: As for `harvest`.
     """
     set_threads(config)
     check_texts(config)
+    _check_request(config, request)
     if _comes_from_files(config):
         return
     if local_rank:
         take_gpu(local_rank)
     with folder_of_part(config, part) as folder:
         config = _with_dtypes_of(folder, config)
-        harvest_part(folder, config, *read_inputs(folder, config), part)
+        if request is None:
+            harvest_part(folder, config, *read_inputs(folder, config), part)
+            return
+        pair, documents, outside = open_outside(folder, config, request)
+        harvest_part(folder, config, pair, documents, part, outside)
+
+
+def export_token_ids(config: RunConfig, target: Path) -> dict[tuple[str, ...], Path]:
+    """Write the token ids of the documents for another program that computes activations; see `write_token_ids`. No weights are loaded."""
+    check_texts(config)
+    _require_harvest(config, "--token-ids")
+    folder, config = _open(config)
+    documents, texts = read_texts(folder, config)
+    describe_data(folder, config, documents)
+    assert config.pair is not None
+    return write_token_ids(target, documents, texts, len(config.pair.sources))
 
 
 def join(config: RunConfig) -> None:
@@ -203,6 +241,22 @@ def _open(config: RunConfig) -> tuple[RunFolder, RunConfig]:
 def _with_dtypes_of(folder: RunFolder, config: RunConfig) -> RunConfig:
     """Return the settings with the dtypes of the run, which may have begun on a machine where others are fast."""
     return with_choices(config, folder.read_config(), ())
+
+
+def _check_request(config: RunConfig, request: FilesRequest | None) -> None:
+    """Check, before any long work, that activations can be taken from files."""
+    if request is not None:
+        _require_harvest(config, "--from-files")
+        check_folders(config, request)
+
+
+def _require_harvest(config: RunConfig, option: str) -> None:
+    """Refuse an option that belongs to a harvest of all tokens to the disk. Raises ConfigError."""
+    if not isinstance(config.activations, CachedActivations):
+        raise ConfigError(
+            f"activations.kind: {option} makes a harvest of all tokens, which this run does not have: it is {config.activations.kind}; set it "
+            "to cache"
+        )
 
 
 def _comes_from_files(config: RunConfig) -> bool:

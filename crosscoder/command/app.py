@@ -5,7 +5,6 @@ It uses all three packages, and imports them on demand, so that `--help` answers
 
 import functools
 import logging
-import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,11 +19,9 @@ from ..errors import ConfigError
 from ..run.folder import RunFolder
 from ..run.mirror import mirrored
 from ..runtime.interrupts import treat_sigterm_as_interrupt
-from ..runtime.parts import LAUNCHER, local_rank, read_part
 from .arguments import (
     Overrides,
     Target,
-    activations_of,
     first_word,
     load_behaviors,
     load_settings,
@@ -38,6 +35,7 @@ from .benchmarks import run_benchmarks
 from .copies import MirrorOption, copy, mirror_url
 from .dictionaries import export, import_dictionary, push
 from .evaluate import evaluate
+from .harvest import harvest
 from .packages import module
 from .stages_in_turn import attribute_all, run_all
 from .verbs import verb
@@ -101,39 +99,7 @@ def run(target: Target, overrides: Overrides = None, mirror: MirrorOption = None
         run_all(config, named_by=run_folder_of(target))
 
 
-@functools.partial(_verb, alone_with="part")
-def harvest(
-    target: Target,
-    overrides: Overrides = None,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PART/PARTS",
-            help="write one part, e.g. 3/8 for the third of eight; env takes it from torchrun or Slurm. Parts may run at once and on several machines",
-        ),
-    ] = None,
-    join: Annotated[
-        bool,
-        typer.Option(
-            "--join", help="join the finished parts; the next command that needs the activations does so, too"
-        ),
-    ] = False,
-) -> None:
-    """Write the activations of all models to disk."""
-    if part is not None and join:
-        raise ConfigError("--part, --join: give one of them; parts are joined once all are finished")
-    assigned = None if part is None else read_part(part, os.environ)
-    config = load_settings(target, overrides, uploads=True)
-    stages, folder = module("training.stages"), RunFolder(config.output)
-    place = activations_of(folder, config)
-    if assigned is not None:
-        rank = local_rank(os.environ) if part == LAUNCHER else 0
-        stages.harvest_one_part(config, assigned, rank)
-        print_result(f"part {assigned}", place)
-        return
-    with folder.locked():
-        (stages.join if join else stages.harvest)(config)
-    print_result("activations", place)
+_verb(harvest, alone_with="part")
 
 
 @_verb

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedTokenizerBase
 
-from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
+from ..config import PairConfig
 from ..config.model_names import model_names
 from ..errors import PairError
 from ..runtime.device import resolve_device
@@ -26,8 +26,8 @@ from .identity import identify_context, identify_models, identify_texts
 from .joint_forward import JointForward
 from .loading import find_module
 from .networks import Networks
-from .pair_models import check_snapshot_tokenizers, load_networks
-from .tokenizers import load_tokenizers, shared_template, text_readers
+from .pair_models import load_networks
+from .tokenizers import load_text_inputs
 from .unembedding import TokenRows, direction_logits, find_final_norm, token_cosines, token_rows
 
 
@@ -381,20 +381,9 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
     device = resolve_device("pair.device", config.device)
     networks = load_networks(config := settle_dtypes(config), device)
     config = with_module_paths(config, networks)
-    tokenizer, other = load_tokenizers(config)
-    match config.intervened:
-        case AdapterSource(adapter=name) | ModelSource(model=name):
-            names = config.reference.model, name
-        case ContextSource():
-            names = config.reference.model, config.reference.model
-    readers = text_readers(config, (tokenizer, other), names)
-    chat_template = shared_template(tokenizer, other) if readers is None else readers[0].chat_template
-    context = (
-        Context.encode(config.intervened, tokenizer, chat_template)
-        if isinstance(config.intervened, ContextSource)
-        else None
-    )
-    check_snapshot_tokenizers(config, tokenizer)
+    texts = load_text_inputs(config)
     if config.hookpoint is None:
         config = config.model_copy(update={"hookpoint": middle_layer(networks.models)})
-    return ModelPair(config, networks, tokenizer, chat_template, device, context, readers)
+    return ModelPair(
+        config, networks, texts.tokenizer, texts.chat_template, device, texts.context, texts.readers
+    )

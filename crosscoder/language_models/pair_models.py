@@ -3,15 +3,13 @@
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
 from ..runtime.device import resolve_device
 from ..runtime.model_dtypes import settle_dtypes
-from ..text.tokenizer_rules import compare_tokenizers
 from .adapter_files import AdapterRequest
 from .adapters import attach_adapters
-from .loading import adapter_tokenizer, is_quantized, load_model, load_tokenizer
+from .loading import is_quantized, load_model
 from .networks import Networks
 from .quantization import check_gradients
 
@@ -76,25 +74,6 @@ def require_gradients(config: PairConfig) -> None:
         for name, source in zip(("reference", "intervened"), config.checkpoints, strict=False)
     ):
         check_pair_gradients(config, load_networks(config, resolve_device("pair.device", config.device)))
-
-
-def check_snapshot_tokenizers(config: PairConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that every snapshot has the tokenizer of the reference, if it has one of its own. Raises PairError if not."""
-    known: list[object] = [config.reference, config.intervened]
-    for index, source in enumerate(config.snapshots):
-        setting = f"pair.snapshots.{index}"
-        if source in known:
-            continue
-        known.append(source)
-        if isinstance(source, AdapterSource):
-            other, where = adapter_tokenizer(source.adapter, f"{setting}.adapter"), source.adapter
-        else:
-            other, where = (
-                load_tokenizer(f"{setting}.model", source.model, source.revision, source),
-                source.model,
-            )
-        if other is not None:
-            compare_tokenizers(tokenizer, other, (config.reference.model, where))
 
 
 def _changed(

@@ -1,15 +1,51 @@
 """Load the tokenizers of a pair, and choose the chat template of each model."""
 
 import logging
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from ..config import AdapterSource, ModelSource, PairConfig
+from ..config import AdapterSource, ContextSource, ModelSource, PairConfig
 from ..text.token_alignment import TextReader
 from ..text.tokenizer_rules import compare_tokenizers, same_tokenizer
+from .context import Context
 from .loading import adapter_tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
+
+
+class TextInputs(NamedTuple):
+    """How text becomes the token ids that the models of a pair read. A `ModelPair` has the same attributes."""
+
+    tokenizer: PreTrainedTokenizerBase
+    chat_template: str | None
+    readers: tuple[TextReader, TextReader] | None
+    """Tokenizer and chat template of both models, if the tokenizers differ."""
+    context: Context | None
+    """What the intervened model reads before every document."""
+
+
+def load_text_inputs(config: PairConfig) -> TextInputs:
+    """Load the tokenizers of a pair; no weights are read.
+
+    Raises:
+        PairError: A tokenizer cannot be loaded, the tokenizers differ and `pair.align` is none, or the context has no tokens.
+    """
+    tokenizer, other = load_tokenizers(config)
+    match config.intervened:
+        case AdapterSource(adapter=name) | ModelSource(model=name):
+            names = config.reference.model, name
+        case ContextSource():
+            names = config.reference.model, config.reference.model
+    readers = text_readers(config, (tokenizer, other), names)
+    chat_template = shared_template(tokenizer, other) if readers is None else readers[0].chat_template
+    context = (
+        Context.encode(config.intervened, tokenizer, chat_template)
+        if isinstance(config.intervened, ContextSource)
+        else None
+    )
+    _check_snapshots(config, tokenizer)
+    return TextInputs(tokenizer, chat_template, readers, context)
 
 
 def load_reference_tokenizer(config: PairConfig) -> PreTrainedTokenizerBase:
@@ -81,3 +117,22 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return the chat template; of several named ones, the one named `default`."""
     template = tokenizer.chat_template
     return template.get("default") if isinstance(template, dict) else template
+
+
+def _check_snapshots(config: PairConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that every snapshot has the tokenizer of the reference, if it has one of its own. Raises PairError if not."""
+    known: list[object] = [config.reference, config.intervened]
+    for index, source in enumerate(config.snapshots):
+        setting = f"pair.snapshots.{index}"
+        if source in known:
+            continue
+        known.append(source)
+        if isinstance(source, AdapterSource):
+            other, where = adapter_tokenizer(source.adapter, f"{setting}.adapter"), source.adapter
+        else:
+            other, where = (
+                load_tokenizer(f"{setting}.model", source.model, source.revision, source),
+                source.model,
+            )
+        if other is not None:
+            compare_tokenizers(tokenizer, other, (config.reference.model, where))

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import crosscoder.command.app as command
+import crosscoder.command.harvest as harvest_verb
 import crosscoder.command.stages_in_turn as stages_in_turn
 from analysis.bench.page import find_chromium
 from crosscoder.config import RunConfig
@@ -84,7 +85,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
 
         return record
 
-    def nothing(*arguments: object) -> None:
+    def nothing(*arguments: object, **options: object) -> None:
         return None
 
     def demo_config(folder: Path, toy: bool) -> tuple[RunConfig, str]:
@@ -112,6 +113,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
         wandb_run=lambda folder, config: nullcontext(),
     )
     monkeypatch.setattr(command, "module", lambda name: stages)
+    monkeypatch.setattr(harvest_verb, "module", lambda name: stages)
     monkeypatch.setattr(stages_in_turn, "module", lambda name: stages)
     return seen
 
