@@ -6,7 +6,7 @@ of the model, and with no other model of the pair, better: models of a pair may 
 
 import logging
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,6 +35,9 @@ _FAR_SHARE = 0.1
 
 _BETTER = 0.5
 """Something else is a better match if its error is below this multiple of the error of the hookpoint."""
+
+_SMALL = 0.5
+"""Errors up to this multiple of what the models differ by are small."""
 
 _FLOOR = 1e-5
 """Errors up to here are rounding in float32, which tells no places apart."""
@@ -78,8 +81,13 @@ class _Compared(NamedTuple):
 
 def check_fidelity(
     pair: ModelPair, documents: Documents, outside: OutsideActivations, batch_tokens: int
-) -> dict[str, dict[str, float]]:
-    """Compare a sample of the files with the models' own forward pass, and return what was found for each model by name.
+) -> dict[str, Any]:
+    """Compare a sample of the files with the models' own forward pass.
+
+    Returns:
+        As JSON: `models` has the figures of each model by name. `difference` is the median over tokens of the norm of what reference and intervened
+        model differ by in the files, relative to the reference's, and `largest_error` the error up to which it stands out; both are
+        None where the two cannot be subtracted.
 
     Raises:
         DataError: The files of a model do not hold its activations at the hookpoint; the message says what they hold, if that is found.
@@ -107,8 +115,10 @@ def check_fidelity(
             _figures(fidelity, len(whole.own), len(outside.sample)),
         )
         found[name] = fidelity._asdict()
-    _warn_of_small_differences(pair, documents, outside, found)
-    return found
+    difference = _difference(documents, outside)
+    largest = None if difference is None or pair.identical else _SMALL * difference
+    _warn_of_errors(found, difference, largest)
+    return {"models": found, "difference": difference, "largest_error": largest}
 
 
 def _compare(
@@ -234,19 +244,23 @@ def _elsewhere(
         yield "the output of the final norm, after the last decoder layer", norm(states[-1])
 
 
-def _warn_of_small_differences(
-    pair: ModelPair, documents: Documents, outside: OutsideActivations, found: dict[str, dict[str, float]]
-) -> None:
-    """Warn where rounding is of the size of what the models differ by, since a dictionary cannot tell one from the other."""
+def _difference(documents: Documents, outside: OutsideActivations) -> float | None:
+    """Return what the files of both models differ by beyond the first position, whose norm may be extreme; None if they cannot be subtracted."""
     if documents.alignment is not None or outside.files[0].d_model != outside.files[1].d_model:
-        return
+        return None
     reference, intervened = (
         torch.cat([one.activations(int(document), slice(1, None)) for document in outside.sample])
         for one in outside.files[:2]
     )
-    difference = float(_errors(intervened, reference).median())
+    return float(_errors(intervened, reference).median()) if len(reference) else None
+
+
+def _warn_of_errors(
+    found: dict[str, dict[str, float]], difference: float | None, largest: float | None
+) -> None:
+    """Warn where errors are of the size of what the models differ by, since a dictionary cannot tell one from the other."""
     error = max(figures["relative_error"] for figures in found.values())
-    if error > _BETTER * difference and not pair.identical:
+    if largest is not None and error > largest:
         logger.warning(
             "harvest: files differ from the models' own pass by %.2g, and the models from each other by %.2g: part of the difference may be "
             "how the activations were computed; compute those of all models by one program in one way, in a finer dtype if possible",

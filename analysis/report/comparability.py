@@ -35,6 +35,7 @@ def comparability(results: AnalysisResults, thresholds: Thresholds | None = None
     return (
         _tokenizer(results.manifest),
         _same_tokens(results),
+        *_outside(results.manifest),
         *_fve(summary.get("fve") or {}, asked, limits),
         _difference(summary.get("relative_difference")),
         *_common_space(summary, limits),
@@ -98,6 +99,31 @@ def _same_tokens(results: AnalysisResults) -> Check:
         if aligned
         else meaning,
     )
+
+
+def _outside(manifest: dict[str, Any]) -> list[Check]:
+    """Return how activations that another program computed compare with the models' own pass; nothing if the models computed them. Those that are
+    not of the models at all were refused before the harvest."""
+    outside = ((manifest.get("stages") or {}).get("harvest") or {}).get("outside")
+    if not outside:
+        return []
+    fidelity = outside["fidelity"]
+    error, limit = (
+        max(one["relative_error"] for one in fidelity["models"].values()),
+        fidelity["largest_error"],
+    )
+    verdict = NOT_MEASURED if limit is None else "pass" if error <= limit else "fail"
+    return [
+        Check(
+            name="activations from another program",
+            value=error,
+            shown=say("{value:percent}", value=error),
+            threshold=say(NOT_MEASURED) if limit is None else say("at most {limit:percent}", limit=limit),
+            verdict=verdict,
+            meaning="error relative to the models' own forward pass, on a sample of documents; the threshold is half of what the models differ by: "
+            "above it, part of the difference may be how the activations were computed",
+        )
+    ]
 
 
 def _limit(asked: Mapping[str, Any], name: str, otherwise: float) -> float:

@@ -66,7 +66,7 @@ class Setting:
         harvest(RunFolder(run), self.config, self.pair, self.documents, outside)
 
     def check(self, folder: Path, changes: Changes) -> dict[str, dict[str, float]]:
-        return check_fidelity(self.pair, self.documents, self.open(self.files(folder, changes)), 96)
+        return check_fidelity(self.pair, self.documents, self.open(self.files(folder, changes)), 96)["models"]
 
 
 def shards(run: Path) -> dict[str, bytes]:
@@ -144,7 +144,9 @@ def test_files_of_what_the_models_compute_give_their_bytes(
     assert (found.sides, found.d_models) == (own.sides, own.d_models)
     assert found.median_norms == pytest.approx(own.median_norms, rel=1e-5)
     assert found.identity.keys() - own.identity.keys() == {"outside"}
-    figures = RunFolder(tmp_path / "run").read_manifest()["stages"]["harvest"]["outside"]["fidelity"]
+    figures = RunFolder(tmp_path / "run").read_manifest()["stages"]["harvest"]["outside"]["fidelity"][
+        "models"
+    ]
     assert list(figures) == list(setting.pair.model_names)
     for one in figures.values():
         assert max(one["relative_error"], one["first_position"], one["last_position"]) < 1e-5
@@ -521,7 +523,7 @@ def test_token_ids_then_files_then_a_dictionary(
     assert crosscoder("train", settings_file, *TRAINING) == Said(0, "")
     assert (tmp_path / "run/crosscoder/model.safetensors").is_file()
     stages = RunFolder(tmp_path / "run").read_manifest()["stages"]
-    assert stages["harvest"]["outside"]["fidelity"]["intervened"]["relative_error"] < 1e-5
+    assert stages["harvest"]["outside"]["fidelity"]["models"]["intervened"]["relative_error"] < 1e-5
 
 
 def test_models_that_read_other_tokens_have_a_file_each(tmp_path: Path, models: Path) -> None:
