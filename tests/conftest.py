@@ -32,20 +32,14 @@ settings.register_profile(
 settings.load_profile("tests")
 
 
-BEGAN = pytest.StashKey[float]()
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let a slow machine run as many tests as it has time for, and others another day."""
-    parser.addoption("--within", metavar="SECONDS", type=float, help="start no test after this time")
+    parser.addoption(
+        "--until", metavar="SECONDS", type=float, help="start no test after this time, as of `date +%%s`"
+    )
     parser.addoption(
         "--order", metavar="TEXT", default="", help="an order of the files, another with each text"
     )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Note when the run began; each worker begins with the others."""
-    config.stash[BEGAN] = time.monotonic()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,8 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what would begin too late."""
-    within = item.config.getoption("within")
-    if within is not None and time.monotonic() - item.config.stash[BEGAN] > within:
+    until = item.config.getoption("until")
+    if until is not None and time.time() > until:
         pytest.skip("no time left")
 
 
