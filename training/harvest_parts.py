@@ -110,9 +110,12 @@ def harvest_part(
         begun = records.get(part) or PartRecord.begin(manifest, part, command_line(), by_group=by_group)
         _save(begun, target, store)
     planned = part_records.shards_of(manifest, part)
-    if not any(planned.values()) or begun.complete:
-        if not by_group or any(planned.values()):
-            _say_that_nothing_is_left(manifest, part, finished=any(planned.values()))
+    if not any(planned.values()):
+        if not by_group:
+            _warn_of_no_shard(manifest, part)
+        return
+    if begun.complete:
+        logger.info("harvest: part %s is finished already", part)
         return
     # All parts write to one place.
     done = manifest.rows + sum(record.rows for record in records.values())
@@ -132,10 +135,7 @@ def harvest_part(
         writer.save_record(writer.record.model_copy(update={"wall_seconds": seconds}))
 
 
-def _say_that_nothing_is_left(manifest: Manifest, part: Part, *, finished: bool) -> None:
-    if finished:
-        logger.info("harvest: part %s is finished already", part)
-        return
+def _warn_of_no_shard(manifest: Manifest, part: Part) -> None:
     n_left = sum(side.n_planned - len(side.shards) for side in manifest.sides.values())
     logger.warning(
         "harvest: no shard is left for part %s; there are %d to write, so at most %d parts have work",

@@ -111,7 +111,7 @@ def open_outside(
             name,
             token_ids(documents, texts, model),
             request.layer,
-            _n_before(texts, model),
+            len(_context(texts, model)),
         )
         for model, name in enumerate(model_names(len(config.pair.sources)))
     ]
@@ -122,7 +122,7 @@ def open_outside(
                 one.n_unknown,
                 one.folder,
             )
-    pair = load_pair(config.pair)
+    pair = load_pair(config.pair, texts=texts)
     for one, d_model, hookpoint in zip(files, pair.d_models, pair.hookpoints, strict=True):
         if one.d_model != d_model:
             raise DataError(
@@ -145,9 +145,7 @@ def read_texts(folder: RunFolder, config: RunConfig) -> tuple[Documents, TextInp
 
 def token_ids(documents: Documents, texts: TextInputs, model: int) -> dict[int, Int[np.ndarray, " token"]]:
     """Return the token ids that one model reads for each document that has unmasked tokens, after the context if there is one."""
-    before = np.zeros(0, dtype=np.int64)
-    if model == 1 and texts.context is not None:
-        before = texts.context.token_ids.numpy()
+    before = _context(texts, model)
     return {
         int(document): np.concatenate([before, documents.tokens_of(document, model)])
         for document in np.flatnonzero(documents.unmasked)
@@ -182,8 +180,11 @@ def write_token_ids(
     return files
 
 
-def _n_before(texts: TextInputs, model: int) -> int:
-    return 0 if texts.context is None or model != 1 else len(texts.context)
+def _context(texts: TextInputs, model: int) -> Int[np.ndarray, " token"]:
+    """Return the token ids that a model reads before every document."""
+    if model != 1 or texts.context is None:
+        return np.zeros(0, dtype=np.int64)
+    return texts.context.token_ids.numpy()
 
 
 def _sample(documents: Documents, seed: int) -> Batch:

@@ -108,10 +108,8 @@ def _outside(manifest: dict[str, Any]) -> list[Check]:
     if not outside:
         return []
     fidelity = outside["fidelity"]
-    error, limit = (
-        max(one["relative_error"] for one in fidelity["models"].values()),
-        fidelity["largest_error"],
-    )
+    error = max(one["relative_error"] for one in fidelity["models"].values())
+    limit = fidelity["largest_error"]
     verdict = NOT_MEASURED if limit is None else "pass" if error <= limit else "fail"
     return [
         Check(

@@ -27,7 +27,7 @@ from .joint_forward import JointForward
 from .loading import find_module
 from .networks import Networks
 from .pair_models import load_networks
-from .tokenizers import load_text_inputs
+from .tokenizers import TextInputs, load_text_inputs
 from .unembedding import TokenRows, direction_logits, find_final_norm, token_cosines, token_rows
 
 
@@ -361,7 +361,9 @@ class ModelPair:
         return self._read(index, ids, torch.ones_like(ids, dtype=torch.bool)).shape[-1]
 
 
-def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
+def load_pair(
+    config: PairConfig, *, middle_if_open: bool = False, texts: TextInputs | None = None
+) -> ModelPair:
     """Load all models and check that they can be compared.
 
     Adapters share one set of base weights, where that is proven to change nothing. A model compared with itself, or read with and without a context, is loaded once.
@@ -369,6 +371,7 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
 
     Args:
         middle_if_open: Read the middle decoder layer if the settings leave the hookpoint open.
+        texts: Tokenizers, chat template and context, if they are loaded already.
 
     Raises:
         PairError: A model or the hookpoint is missing, the tokenizers differ, or an adapter does not fit.
@@ -381,7 +384,7 @@ def load_pair(config: PairConfig, *, middle_if_open: bool = False) -> ModelPair:
     device = resolve_device("pair.device", config.device)
     networks = load_networks(config := settle_dtypes(config), device)
     config = with_module_paths(config, networks)
-    texts = load_text_inputs(config)
+    texts = texts or load_text_inputs(config)
     if config.hookpoint is None:
         config = config.model_copy(update={"hookpoint": middle_layer(networks.models)})
     return ModelPair(

@@ -57,7 +57,7 @@ class Setting:
     def open(self, folder: Path, layer: int | None = None) -> OutsideActivations:
         request = FilesRequest(folder, layer)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(outside_activations, "load_pair", lambda _: self.pair)
+            patch.setattr(outside_activations, "load_pair", lambda *_, **__: self.pair)
             _, documents, outside = open_outside(RunFolder(self.folder / "texts"), self.config, request)
         assert documents.digest() == self.documents.digest()
         return outside
