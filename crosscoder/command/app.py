@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..run.folder import RunFolder
 from ..run.mirror import mirrored
 from ..runtime.interrupts import treat_sigterm_as_interrupt
+from ..runtime.processes import let_idle_threads_sleep
 from .arguments import (
     Overrides,
     Target,
@@ -58,6 +59,7 @@ def main() -> None:
     for package in ("crosscoder", "training", "analysis"):
         logging.getLogger(package).setLevel(logging.INFO)
     treat_sigterm_as_interrupt()
+    let_idle_threads_sleep()
     app(prog_name="crosscoder")
 
 
@@ -343,6 +345,9 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="break down the time of `step` by stage")
     ] = False,
+    beside: Annotated[
+        int, typer.Option("--beside", min=0, max=1024, help="processes of one thread that are busy meanwhile")
+    ] = 0,
     toy: Annotated[
         bool, typer.Option("--toy", help="use only the toy pair, even if the embedded models are installed")
     ] = False,
@@ -351,7 +356,7 @@ def bench(
     what, overrides = first_word(words, "all")
     if repeats is not None:
         overrides.append(f"repeats={repeats}")
-    run_benchmarks(what, overrides, output, log, plot, profile=profile, toy=toy)
+    run_benchmarks(what, overrides, output, log, plot, profile=profile, toy=toy, beside=beside)
 
 
 # --- shared by the verbs ----------------------------------------------------------------------------------------------

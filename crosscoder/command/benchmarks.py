@@ -21,8 +21,10 @@ def run_benchmarks(
     *,
     profile: bool,
     toy: bool,
+    beside: int,
 ) -> None:
-    """Measure, print each table, and write the figures to `output` and `log` where these are given."""
+    """Measure, print each table, and write the figures to `output` and `log` where these are given. `beside` processes of one
+    thread each are busy meanwhile."""
     settings = module("training.bench.settings")
     chosen = settings.chosen_benchmarks(what)
     config = with_overrides(settings.BenchConfig(), overrides)
@@ -31,18 +33,19 @@ def run_benchmarks(
         timing.require_log(log)
     device = stages.prepare(config)
     record = timing.Log(shlex.join(["crosscoder", *sys.argv[1:]]), timing.machine(device))
-    for name in chosen:
-        if name == "analysis":
-            tables = bench_analysis(config, device, toy)
-        elif name == "page":
-            tables = bench_page(config)
-        elif name == "coverage":
-            tables = bench_coverage(config)
-        else:
-            tables = stages.measure(name, config, toy=toy, profile=profile, plot=plot)
-        for table in tables:
-            print(table.markdown(), flush=True)
-            record.tables.append(table)
+    with module("training.bench.load").busy_processes(beside):
+        for name in chosen:
+            if name == "analysis":
+                tables = bench_analysis(config, device, toy)
+            elif name == "page":
+                tables = bench_page(config)
+            elif name == "coverage":
+                tables = bench_coverage(config)
+            else:
+                tables = stages.measure(name, config, toy=toy, profile=profile, plot=plot)
+            for table in tables:
+                print(table.markdown(), flush=True)
+                record.tables.append(table)
     if output is not None:
         write_atomic(output, record.json())
         print_result("figures", output)

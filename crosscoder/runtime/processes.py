@@ -16,6 +16,15 @@ from .interrupts import treat_sigterm_as_interrupt
 Result = TypeVar("Result")
 
 
+def let_idle_threads_sleep() -> None:
+    """Make the threads of OpenMP sleep while they wait for work, unless the environment says otherwise (`OMP_WAIT_POLICY`). Must be
+    called before torch is imported, which loads OpenMP.
+
+    By default a thread that waits spins for some milliseconds. Beside other work it spins on the core that the thread it waits for needs.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def run_in_processes(
     function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], workers: int, threads: int = 1
 ) -> Iterator[tuple[int, Result]]:

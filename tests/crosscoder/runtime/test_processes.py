@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from crosscoder.errors import ConfigError, ResourceError
-from crosscoder.runtime.processes import run_in_processes
+from crosscoder.runtime.processes import let_idle_threads_sleep, run_in_processes
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,6 +45,30 @@ def test_every_job_runs_in_another_process_with_its_threads(monkeypatch: pytest.
     }
     assert os.getpid() not in {result[2] for result in results.values()}
     assert dict(os.environ) == before
+
+
+def test_idle_threads_sleep_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Set first, so that it is removed again at the end.
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    let_idle_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
+    del os.environ["OMP_WAIT_POLICY"]
+    let_idle_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_the_command_sets_the_policy_before_it_loads_torch() -> None:
+    program = (
+        "import os, sys\n"
+        "import crosscoder.command.app as command\n"
+        "command.app = lambda **_: print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'])\n"
+        "command.main()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == ["False", "passive"]
 
 
 def test_an_exception_in_a_job_is_raised_in_the_parent() -> None:
