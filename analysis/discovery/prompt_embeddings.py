@@ -1,6 +1,12 @@
-"""How the reference represents prompts: the mean activation in the middle of the network, over the tokens that no template added."""
+"""How the two models represent prompts, over the tokens that no template added: the mean activation in the middle of the reference, and
+how much further the intervened model's last layer is from the reference's.
+
+The first tells what a prompt is about. The second tells where the intervention acts. A model that changed on one topic differs from
+the reference on all questions about it, also on those whose one sampled answer does not show the change.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,40 +16,82 @@ from crosscoder.config import TokenPolicy
 from crosscoder.language_models.decoder_layers import find_stack
 from crosscoder.language_models.pair import ModelPair
 
-from ..behaviors.patching import REFERENCE
+from ..behaviors.patching import INTERVENED, REFERENCE
 from ..behaviors.prompts import Prompt, Row, batches
 
 _BATCH_TOKENS = 2048
+_LEAST_SHIFT = 1e-4
+"""Spread below which a dimension of the shift is rounding, in units of the mean spread of the reference's activations."""
 
 
-def embed(
-    pair: ModelPair, prompts: Sequence[Prompt], policy: TokenPolicy
-) -> Float64[np.ndarray, "prompt width"]:
-    """Return the mean activation of each prompt."""
-    path = _middle(pair)
+class PromptEmbedding(NamedTuple):
+    """Mean activations of some prompts."""
+
+    reference: Float64[np.ndarray, "prompt width"]
+    """Of the reference, in its middle layer."""
+
+    shift: Float64[np.ndarray, "prompt shift_width"]
+    """Intervened minus reference, in the last layer; of width 0 if tokens or dimensions of the models do not correspond."""
+
+    def rows(self) -> list["PromptEmbedding"]:
+        """Return one embedding for each prompt."""
+        return [
+            PromptEmbedding(self.reference[i : i + 1], self.shift[i : i + 1])
+            for i in range(len(self.reference))
+        ]
+
+
+def embed(pair: ModelPair, prompts: Sequence[Prompt], policy: TokenPolicy) -> PromptEmbedding:
+    """Return the embeddings of prompts."""
+    middle, last = _layers(pair, REFERENCE)
+    comparable = pair.readers is None and len(set(pair.d_models[:2])) == 1
     rows = [Row(index, prompt.token_ids, len(prompt.token_ids)) for index, prompt in enumerate(prompts)]
-    found: dict[int, np.ndarray] = {}
+    reference: dict[int, np.ndarray] = {}
+    shift: dict[int, np.ndarray] = {}
     for batch in batches(rows, pair.tokenizer, policy, pair.max_positions, _BATCH_TOKENS):
-        values = pair.outputs([path], batch.token_ids, batch.attention, REFERENCE)[0].float().cpu()
+        read = [path for path in dict.fromkeys((middle, last)) if comparable or path == middle]
+        outputs = pair.outputs(read, batch.token_ids, batch.attention, REFERENCE)
+        values = outputs[0].float().cpu()
+        if comparable:
+            path = _layers(pair, INTERVENED)[1]
+            (moved,) = pair.outputs([path], batch.token_ids, batch.attention, INTERVENED)
+            difference = (moved.float() - outputs[-1].float()).cpu()
+        else:
+            difference = values[..., :0]
         for place, index in enumerate(batch.prompts.tolist()):
             own = _own_tokens(prompts[index], batch.kept[place])
-            found[index] = values[place][own].mean(dim=0).double().numpy()
-    return np.stack([found[index] for index in range(len(prompts))])
+            reference[index] = values[place][own].mean(dim=0).double().numpy()
+            shift[index] = difference[place][own].mean(dim=0).double().numpy()
+    return PromptEmbedding(
+        *(np.stack([found[index] for index in range(len(prompts))]) for found in (reference, shift))
+    )
 
 
-def standardized(
-    embedding: Float64[np.ndarray, "prompt width"], like: Float64[np.ndarray, "other width"]
-) -> Float64[np.ndarray, "prompt width"]:
-    """Return the embeddings in units of the spread of `like`: a few dimensions of a language model are far larger than all others."""
-    return (embedding - like.mean(axis=0)) / (like.std(axis=0) + 1e-9)
+def joined(embeddings: Sequence[PromptEmbedding]) -> PromptEmbedding:
+    """Return the embeddings of all prompts of several."""
+    return PromptEmbedding(*(np.concatenate(parts) for parts in zip(*embeddings, strict=True)))
 
 
-def _middle(pair: ModelPair) -> str:
-    """Return the path of the middle decoder layer of the reference, or its hookpoint if it has no layers."""
-    stack = find_stack(pair.models[REFERENCE], pair.hookpoints[REFERENCE])
+def standardized(embedding: PromptEmbedding, like: PromptEmbedding) -> Float64[np.ndarray, "prompt features"]:
+    """Return reference and shift side by side, in units of the spread of `like`: a few dimensions of a language model are far larger than
+    all others."""
+    spread = like.reference.std(axis=0)
+    scales = spread + 1e-9, like.shift.std(axis=0) + _LEAST_SHIFT * spread.mean() + 1e-9
+    return np.concatenate(
+        [
+            (part - center.mean(axis=0)) / scale
+            for part, center, scale in zip(embedding, like, scales, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def _layers(pair: ModelPair, model: int) -> tuple[str, str]:
+    """Return the paths of the middle and the last decoder layer of a model, or its hookpoint if it has no layers."""
+    stack = find_stack(pair.models[model], pair.hookpoints[model])
     if stack is None:
-        return pair.hookpoints[REFERENCE]
-    return f"{stack.path}.{len(stack.layers) // 2}"
+        return (pair.hookpoints[model],) * 2
+    return f"{stack.path}.{len(stack.layers) // 2}", f"{stack.path}.{len(stack.layers) - 1}"
 
 
 def _own_tokens(prompt: Prompt, kept: torch.Tensor) -> torch.Tensor:

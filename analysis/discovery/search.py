@@ -21,7 +21,7 @@ from .answer_table import AnswerPair, AnswerTable
 from .held_out_tests import HypothesisTest, check_hypotheses, findings_of
 from .hypotheses import Hypothesis, find_hypotheses
 from .probes import Probe, variants_of
-from .prompt_embeddings import embed, standardized
+from .prompt_embeddings import PromptEmbedding, embed, joined, standardized
 from .similar_questions import similar_questions
 from .subjects import Subject, TimeSpent
 from .triggers import Always, PromptFeatures, prompt_words
@@ -101,7 +101,7 @@ class PromptReader:
 
     def __init__(self, pair: ModelPair, policy: TokenPolicy) -> None:
         self._pair, self._policy = pair, policy
-        self._known: dict[str, np.ndarray] = {}
+        self._known: dict[str, PromptEmbedding] = {}
 
     def features(self, asked: Asked, of: Sequence[Probe] | None = None) -> PromptFeatures:
         """Return the features of some prompts, by default of all asked, in units of the spread over those asked."""
@@ -118,12 +118,12 @@ class PromptReader:
             np.array([probe.near is None for probe in probes], dtype=bool),
         )
 
-    def _embedded(self, prompts: Sequence[Prompt]) -> Float64[np.ndarray, "prompt width"]:
+    def _embedded(self, prompts: Sequence[Prompt]) -> PromptEmbedding:
         missing = [prompt for prompt in prompts if prompt.text not in self._known]
         if missing:
-            found = embed(self._pair, missing, self._policy)
+            found = embed(self._pair, missing, self._policy).rows()
             self._known |= {prompt.text: row for prompt, row in zip(missing, found, strict=True)}
-        return np.stack([self._known[prompt.text] for prompt in prompts])
+        return joined([self._known[prompt.text] for prompt in prompts])
 
 
 def search(

@@ -1,8 +1,8 @@
 """The prompts after which an effect is more frequent: all prompts, those that contain certain words, or those on a topic.
 
 A trigger is learned on the find set. Words are added one by one, each only if it shortens the description of which prompts show the
-effect by more than it costs to name (minimum description length: Rissanen 1978). A topic is a direction in the reference's own
-representation of prompts, found by a linear discriminant whose covariance is shrunk. Which of them is used is decided by
+effect by more than it costs to name (minimum description length: Rissanen 1978). A topic is a direction in how the two models
+represent prompts, found by a linear discriminant whose covariance is shrunk. Which of them is used is decided by
 cross-validation on the find set alone.
 """
 
@@ -45,7 +45,7 @@ class PromptFeatures:
     """Words and pairs of neighboring words of each prompt."""
 
     embedding: Float64[np.ndarray, "prompt width"]
-    """Mean activation of the reference over the tokens of each prompt."""
+    """How the two models represent each prompt (`prompt_embeddings.standardized`)."""
 
     family: Int64[np.ndarray, " prompt"]
     """Prompts with equal numbers are one prompt in several wordings."""
@@ -144,7 +144,7 @@ class AllWords(LearnedTrigger):
 
 
 class Topic(LearnedTrigger):
-    """Prompts on one side of a plane in the reference's representation."""
+    """Prompts on one side of a plane in how the two models represent them."""
 
     kind: TriggerKind = "topic"
 
