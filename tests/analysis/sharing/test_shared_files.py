@@ -252,6 +252,38 @@ def test_every_row_of_a_neuronpedia_folder_has_the_columns_of_its_table(
     assert len(set(ids)) == len(ids), "a row whose id is there already is left out without a word"
 
 
+def test_the_dashboard_classes_of_sae_dashboard_take_the_rows(run: RunFolder, tmp_path: Path) -> None:
+    dashboard = pytest.importorskip(
+        "sae_dashboard.neuronpedia.neuronpedia_dashboard", reason="make peers installs it"
+    )
+    write_neuronpedia(run, tmp_path, with_examples=True)
+    for source in (path.parent for path in tmp_path.rglob("source.jsonl")):
+        examples: dict[str, list[dict[str, Any]]] = {}
+        for row in lines(source / "activations" / "batch-0.jsonl.gz"):
+            example = {name: row[name] for name in ("tokens", "values")}
+            examples.setdefault(row["index"], []).append(example)
+        rows = lines(source / "features" / "batch-0.jsonl.gz")
+        batch = dashboard.NeuronpediaDashboardBatch(
+            model_id=source.parent.name,
+            features=[
+                {
+                    name: value
+                    for name, value in row.items()
+                    if name in vars(dashboard.NeuronpediaDashboardFeature())
+                }
+                | {"feature_index": int(row["index"]), "activations": examples.get(row["index"], [])}
+                for row in rows
+            ],
+        )
+        for feature, row in zip(batch.to_dict()["features"], rows, strict=True):
+            shared = feature.keys() & row.keys()
+            assert {"pos_str", "neg_values", "frac_nonzero", "freq_hist_data_bar_heights"} <= shared
+            assert {name: feature[name] for name in shared} == {name: row[name] for name in shared}
+            read = [{name: one[name] for name in ("tokens", "values")} for one in feature["activations"]]
+            assert read == examples.get(row["index"], [])
+        assert examples
+
+
 @pytest.mark.parametrize("write", [write_feature_json, write_neuronpedia])
 def test_no_text_of_the_run_is_written_unasked(run: RunFolder, tmp_path: Path, write: Any) -> None:
     texts, explanations = quoted(run), set(load_results(run).features["explanation"])
