@@ -96,8 +96,8 @@ def _discover_time(config: RunConfig, pair: ModelPair) -> list[StageTime]:
         begin = time.perf_counter()
         search_answers(asked, PromptReader(pair, config.tokens), settings, config.seed)
         searching = time.perf_counter() - begin
-    parts, searches = n_prompts / len(chosen_probes), 2 * (1 + len(settings.nulls))
-    n_batches = math.ceil(parts * (2 + len(settings.nulls)))
+    parts, searches = n_prompts / len(chosen_probes), 2 * (1 + len(settings.searched_nulls))
+    n_batches = math.ceil(parts * (2 + len(settings.searched_nulls)))
     seconds, limit = n_batches * answering + parts * searches * searching, 60 * settings.minutes
     how = (
         f"{n_batches} batches of {len(chosen_probes)} answers of {answering:.2g} s, and {searches} searches among {n_prompts} prompts, "

@@ -181,13 +181,14 @@ def discover(folder: RunFolder, config: RunConfig) -> Discovery | None:
         ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used.
     """
     from .discovery.discover import discover as search_behaviors
+    from .discovery.discover import models_to_ask
     from .latents.models_of_run import check_models
 
     set_threads(config)
     if not config.discovery.prompts or config.pair is None:
         return None
     with wandb_run(folder, config) as wandb, folder.stage("discover") as stage:
-        pair = load_pair(config.pair, middle_if_open=True)
+        pair = load_pair(models_to_ask(config.pair, config.discovery), middle_if_open=True)
         check_models(folder, pair)
         found = search_behaviors(folder, config, pair)
         stage["prompts"], stage["findings"] = sum(found.prompts.values()), len(found.findings)

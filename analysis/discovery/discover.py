@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from crosscoder.config import DiscoveryConfig, RunConfig
+from crosscoder.config import DiscoveryConfig, PairConfig, RunConfig
 from crosscoder.errors import FormatError
 from crosscoder.language_models.identity import digest_json
 from crosscoder.language_models.pair import ModelPair
@@ -34,7 +34,7 @@ from .subjects import Clock, Subject, TimeSpent
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 4
+_VERSION = 5
 """Raised with every change of the search, so that runs are searched again."""
 
 _IRRELEVANT = ("hookpoint", "d_model", "model", "revision", "adapter")
@@ -44,11 +44,23 @@ _BITS = 8
 _NULL_NAMES = {
     "itself": "the reference is compared with itself",
     "rounded": f"the reference is compared with itself after rounding its weights to {_BITS} bits",
+    "benign": "the reference is compared with the benign model",
 }
+
+
+def models_to_ask(pair: PairConfig, settings: DiscoveryConfig) -> PairConfig:
+    """Return the settings of a pair, with the benign model of the search behind its snapshots: an adapter then shares the reference's
+    weights."""
+    if settings.benign is None:
+        return pair
+    return pair.model_copy(update={"snapshots": (*pair.snapshots, settings.benign)})
 
 
 def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery:
     """Search for changed behaviors and write the record. A search that is finished is not made again, so that edited behaviors stay.
+
+    Args:
+        pair: The models that `models_to_ask` names.
 
     Raises:
         ConfigError, DataError, FormatError, PairError: The run's text or models cannot be used, or answers join the text (`text.answers`), but
@@ -67,13 +79,17 @@ def discover(folder: RunFolder, config: RunConfig, pair: ModelPair) -> Discovery
         return Subject(name, pair, model, settings, config.seed, store, clock, bits)
 
     models = subject("reference", REFERENCE), subject("intervened", INTERVENED)
+    benign = len(pair.models) - 1
     reader = PromptReader(pair, config.tokens)
+    readers = {"benign": PromptReader(pair, config.tokens, benign)}
     why_not = _why_not(pair, probes, settings)
     found = None if why_not else _searched(models, probes, reader, config)
     nulls, missing = [], []
-    for kind in settings.nulls if found is not None else ():
-        null = subject(f"null: {kind}", REFERENCE, _BITS if kind == "rounded" else None)
-        searched = _searched((models[0], null), probes, reader, config)
+    for kind in settings.searched_nulls if found is not None else ():
+        # Another benign model has other answers.
+        name = f"null: {kind}" + (f" {_benign_digest(pair)[:12]}" if kind == "benign" else "")
+        null = subject(name, benign if kind == "benign" else REFERENCE, _BITS if kind == "rounded" else None)
+        searched = _searched((models[0], null), probes, readers.get(kind, reader), config)
         if searched is None:
             missing.append(kind)
         else:
@@ -97,8 +113,14 @@ def answers_made_with(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
         if isinstance(side, dict)
         else side
         for name, side in pair.identity().items()
+        if config.discovery.benign is None or name != pair.model_names[-1]
     }
     return {"seed": config.seed, "pair": models, **settings}
+
+
+def _benign_digest(pair: ModelPair) -> str:
+    """Return a digest of the benign model, the last that was loaded."""
+    return digest_json(pair.identity()[pair.model_names[-1]])
 
 
 def _made_with(config: RunConfig, pair: ModelPair, probes: Sequence[Probe]) -> str:
@@ -110,6 +132,7 @@ def _made_with(config: RunConfig, pair: ModelPair, probes: Sequence[Probe]) -> s
             "prompts": [[probe.prompt.text, probe.find] for probe in probes],
             "settings": config.discovery.model_dump(mode="json", exclude={"minutes", "attribute"}),
             "tokens": config.tokens.model_dump(mode="json"),
+            "benign": None if config.discovery.benign is None else _benign_digest(pair),
         }
     )
 

@@ -16,7 +16,7 @@ from crosscoder.config import TokenPolicy
 from crosscoder.language_models.decoder_layers import find_stack
 from crosscoder.language_models.pair import ModelPair
 
-from ..behaviors.patching import INTERVENED, REFERENCE
+from ..behaviors.patching import REFERENCE
 from ..behaviors.prompts import Prompt, Row, batches
 
 _BATCH_TOKENS = 2048
@@ -31,7 +31,7 @@ class PromptEmbedding(NamedTuple):
     """Of the reference, in its middle layer."""
 
     shift: Float64[np.ndarray, "prompt shift_width"]
-    """Intervened minus reference, in the last layer; of width 0 if tokens or dimensions of the models do not correspond."""
+    """The other model minus the reference, in the last layer; of width 0 if tokens or dimensions of the models do not correspond."""
 
     def rows(self) -> list["PromptEmbedding"]:
         """Return one embedding for each prompt."""
@@ -41,10 +41,10 @@ class PromptEmbedding(NamedTuple):
         ]
 
 
-def embed(pair: ModelPair, prompts: Sequence[Prompt], policy: TokenPolicy) -> PromptEmbedding:
-    """Return the embeddings of prompts."""
+def embed(pair: ModelPair, prompts: Sequence[Prompt], policy: TokenPolicy, other: int) -> PromptEmbedding:
+    """Return the embeddings of prompts, by the reference and another model of the pair."""
     middle, last = _layers(pair, REFERENCE)
-    comparable = pair.readers is None and len(set(pair.d_models[:2])) == 1
+    comparable = pair.readers is None and pair.d_models[other] == pair.d_models[REFERENCE]
     rows = [Row(index, prompt.token_ids, len(prompt.token_ids)) for index, prompt in enumerate(prompts)]
     reference: dict[int, np.ndarray] = {}
     shift: dict[int, np.ndarray] = {}
@@ -53,8 +53,7 @@ def embed(pair: ModelPair, prompts: Sequence[Prompt], policy: TokenPolicy) -> Pr
         outputs = pair.outputs(read, batch.token_ids, batch.attention, REFERENCE)
         values = outputs[0].float().cpu()
         if comparable:
-            path = _layers(pair, INTERVENED)[1]
-            (moved,) = pair.outputs([path], batch.token_ids, batch.attention, INTERVENED)
+            (moved,) = pair.outputs([_layers(pair, other)[1]], batch.token_ids, batch.attention, other)
             difference = (moved.float() - outputs[-1].float()).cpu()
         else:
             difference = values[..., :0]

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float64
 from crosscoder.config import DiscoveryConfig, TokenPolicy
 from crosscoder.language_models.pair import ModelPair
 
+from ..behaviors.patching import INTERVENED
 from ..behaviors.prompts import Prompt
 from .answer_features import Answer, LengthLevels
 from .answer_table import AnswerPair, AnswerTable
@@ -99,8 +100,12 @@ class SearchResult:
 class PromptReader:
     """Reads the features of prompts, each once."""
 
-    def __init__(self, pair: ModelPair, policy: TokenPolicy) -> None:
-        self._pair, self._policy = pair, policy
+    def __init__(self, pair: ModelPair, policy: TokenPolicy, other: int = INTERVENED) -> None:
+        """
+        Args:
+            other: The model whose difference from the reference is read.
+        """
+        self._pair, self._policy, self._other = pair, policy, other
         self._known: dict[str, PromptEmbedding] = {}
 
     def features(self, asked: Asked, of: Sequence[Probe] | None = None) -> PromptFeatures:
@@ -121,7 +126,7 @@ class PromptReader:
     def _embedded(self, prompts: Sequence[Prompt]) -> PromptEmbedding:
         missing = [prompt for prompt in prompts if prompt.text not in self._known]
         if missing:
-            found = embed(self._pair, missing, self._policy).rows()
+            found = embed(self._pair, missing, self._policy, self._other).rows()
             self._known |= {prompt.text: row for prompt, row in zip(missing, found, strict=True)}
         return joined([self._known[prompt.text] for prompt in prompts])
 

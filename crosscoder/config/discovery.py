@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from .block import Settings, Share, Window
+from .pair import AdapterSource, ModelSource
 
 Null = Literal["itself", "rounded"]
 
@@ -51,6 +52,11 @@ class DiscoveryConfig(Settings):
         max_length=2,
         description="searches where nothing changed: the reference against itself, or against its weights rounded to 8 bits",
     )
+    benign: ModelSource | AdapterSource | None = Field(
+        default=None,
+        description="a further null: a checkpoint, or an adapter on the reference, that was trained much as the intervened model was, but on text that "
+        "teaches no behavior. What the search finds in it, any training does",
+    )
     attribute: int = Field(
         default=1, ge=0, description="findings, the first ones, that `run` attributes to latents at once"
     )
@@ -58,3 +64,8 @@ class DiscoveryConfig(Settings):
         default=10.0,
         description="time after which nothing further is asked; what was not tested by then is told",
     )
+
+    @property
+    def searched_nulls(self) -> tuple[str, ...]:
+        """The kinds of nulls that are searched."""
+        return self.nulls if self.benign is None else (*self.nulls, "benign")

@@ -11,7 +11,7 @@ from .block import Seed, Settings
 from .controls import ControlsConfig
 from .dictionary import DictionaryConfig
 from .discovery import DiscoveryConfig
-from .pair import PairConfig
+from .pair import ContextSource, PairConfig
 from .text import TextConfig
 from .tokens import TokenPolicy
 from .training import TrainingConfig
@@ -75,6 +75,7 @@ class RunConfig(Settings):
                 f"training.step is 'sparse', but {kind} does not fix the number of latents that fire; use 'auto' or 'dense'"
             )
         self._check_snapshots()
+        self._check_benign()
         if self.crosscoder.load is not None and self.training.start_from is not None:
             raise ValueError(
                 "crosscoder.load trains nothing, so training.start_from has no effect; remove one of them"
@@ -95,6 +96,19 @@ class RunConfig(Settings):
                 "of prompts, or remove text.answers"
             )
         return self
+
+    def _check_benign(self) -> None:
+        """Check that the benign model of the search can be asked what the pair is asked."""
+        if self.discovery.benign is None or self.pair is None:
+            return
+        if isinstance(self.pair.intervened, ContextSource):
+            raise ValueError(
+                "discovery.benign is a trained model, but pair.intervened is a context, which trains nothing; remove benign"
+            )
+        if self.pair.align != "none":
+            raise ValueError(
+                f"discovery.benign has to read the tokens of both models, but pair.align is {self.pair.align!r}; remove benign"
+            )
 
     def _check_snapshots(self) -> None:
         if not (n := self.n_snapshots):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.behaviors.patching import INTERVENED
 from analysis.behaviors.prompts import Prompt, encode
 from analysis.discovery.prompt_embeddings import PromptEmbedding, embed, joined, standardized
 from crosscoder.config import TokenPolicy
@@ -42,7 +43,7 @@ def prompts_of(pair: ModelPair, texts: Sequence[str] = TEXTS) -> list[Prompt]:
 def test_they_are_means_of_the_layers_of_both_models(kind: str, tmp_path: Path) -> None:
     pair = pair_of(kind, tmp_path)
     prompts = prompts_of(pair)
-    found = embed(pair, prompts, POLICY)
+    found = embed(pair, prompts, POLICY, INTERVENED)
     paths = ["model.layers.1", "model.layers.2"]  # of three
     for place, prompt in enumerate(prompts):
         ids = torch.from_numpy(prompt.token_ids)[None]
@@ -62,8 +63,8 @@ def test_a_prompt_has_the_same_embedding_among_others_and_alone(tmp_path: Path) 
     pair = pair_of("adapter", tmp_path)
     prompts = prompts_of(pair)
     together, alone = (
-        embed(pair, prompts, POLICY),
-        joined([embed(pair, [prompt], POLICY) for prompt in prompts]),
+        embed(pair, prompts, POLICY, INTERVENED),
+        joined([embed(pair, [prompt], POLICY, INTERVENED) for prompt in prompts]),
     )
     assert together.reference == pytest.approx(alone.reference, abs=1e-5)
     assert together.shift == pytest.approx(alone.shift, abs=1e-5)
@@ -71,14 +72,14 @@ def test_a_prompt_has_the_same_embedding_among_others_and_alone(tmp_path: Path) 
 
 def test_equal_models_have_no_shift(tmp_path: Path) -> None:
     pair = pair_of("same", tmp_path)
-    found = embed(pair, prompts_of(pair), POLICY)
+    found = embed(pair, prompts_of(pair), POLICY, INTERVENED)
     assert not found.shift.any()
     width = found.reference.shape[1]
     assert not standardized(found, found)[:, width:].any()
 
 
 def test_models_of_other_widths_are_read_by_the_reference_alone(tmp_path: Path) -> None:
-    found = embed(pair := pair_of("wider", tmp_path), prompts_of(pair), POLICY)
+    found = embed(pair := pair_of("wider", tmp_path), prompts_of(pair), POLICY, INTERVENED)
     assert found.shift.shape == (len(TEXTS), 0)
     assert standardized(found, found).shape == found.reference.shape
 
