@@ -14,6 +14,7 @@ from ...config import BatchTopK, CrosscoderConfig, JumpReLU, ReLU, SparsityConfi
 from ...config.model_names import model_names
 from ...errors import FormatError
 from ..crosscoder import Crosscoder
+from .agreement import refuse_integers
 from .open_questions import Questions
 
 RELU = ReLU(target_l0=None)
@@ -161,6 +162,7 @@ def _check(weights: ForeignWeights, source: str) -> None:
     for name, tensor in (tensors | {"encoder": weights.encoder, "scale": weights.scale}).items():
         if tensor is None:
             continue
+        refuse_integers(source, name, tensor)
         allowed = ~tensor.isnan() if "threshold" in name else tensor.isfinite()
         if not bool(allowed.all()):
             raise FormatError(f"{source}: {name} holds values that are not finite; the file is damaged")

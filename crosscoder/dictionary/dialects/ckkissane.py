@@ -9,6 +9,7 @@ Gemma crosscoder stand in its demo notebook.
 
 from typing import Any
 
+from .agreement import refuse_contradictions, refuse_other_tensors
 from .assembly import RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
 from .dictionary_files import SourceFiles
@@ -32,7 +33,9 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
     """Read the crosscoder. Raises ConfigError if the order of models or the normalization is not given."""
     name = files.required_weights("cc_weights.pt")
     tensors, settings = files.tensors(name), _settings(files)
-    n_models, d_model, _ = tensors["W_enc"].shape
+    n_models, d_model, n_latents = tensors["W_enc"].shape
+    refuse_other_tensors(files, tensors, KEYS)
+    refuse_contradictions(files, settings, d_in=d_model, dict_size=n_latents)
     mean, scale = questions.normalization(
         n_models, d_model, "the file does not say by what activations were multiplied before the training"
     )

@@ -15,6 +15,7 @@ import torch
 
 from ...config import BatchTopK
 from ...errors import FormatError
+from .agreement import refuse_contradictions, refuse_other_tensors
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
 from .dictionary_files import SourceFiles
@@ -22,6 +23,8 @@ from .open_questions import Questions
 
 WEIGHTS, SETTINGS = "model.pt", "model_cfg.yaml"
 _ENCODER, _DECODER = "_W_enc_XiDiL", "_W_dec_LXoDo"
+_FOLDED = {"is_folded", "folded_scaling_factors_in_Xi", "folded_scaling_factors_out_Xo"}
+_KNOWN = {_ENCODER, _DECODER, "b_enc_L", "_b_dec_XoDo", "log_threshold_L", *_FOLDED}
 
 
 def recognizes(files: SourceFiles) -> bool:
@@ -46,6 +49,15 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         raise FormatError(
             f"{files.place}: reads {n_hookpoints} hookpoints of each model; our dictionary reads one hookpoint of each"
         )
+    refuse_other_tensors(
+        files,
+        {
+            name.removeprefix("_activation_fn.").removeprefix("activation_fn."): value
+            for name, value in tensors.items()
+        },
+        _KNOWN,
+    )
+    refuse_contradictions(files, settings, n_models=n_models, d_model=d_model, n_latents=n_latents)
     scale = None
     if not bool(tensors["is_folded"]):
         mean, scale = questions.normalization(

@@ -30,12 +30,17 @@ from ...errors import FormatError
 from ...runtime.files import atomic_file, write_atomic
 from ..crosscoder import Crosscoder
 from ..sparsity import BatchTopKSparsity
+from .agreement import refuse_contradictions, refuse_other_tensors
 from .assembly import RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
 
 FILES = ("model.safetensors", "model_final.pt", "ae.pt")
+PARTITION = "_partition_config"
+"""What marks a crosscoder with dedicated features (`dedicated_features`), which has the tensors of this tool."""
+_NORMALIZER = {"activation_mean", "activation_std", "activation_global_scale", "target_rms"}
+_WEIGHTS = {"encoder.weight", "encoder.bias", "decoder.weight", "k", "threshold", *_NORMALIZER}
 CODE_NORMALIZATIONS = {1: "CROSSCODER", 2: "SAE", 3: "MIXED", 4: "NONE", 5: "DECOUPLED"}
 _ALPHA_SAE, _ALPHA_CC = 1.0, 0.1
 """The mixture of MIXED where no file states another, as in the class itself."""
@@ -48,7 +53,7 @@ def recognizes(files: SourceFiles) -> bool:
     if not {"encoder.weight", "decoder.weight", "encoder.bias"} <= shapes.keys():
         return False
     if len(shapes["encoder.weight"]) == 3:
-        return name is None or not name.endswith(".pt") or "_partition_config" not in files.tensors(name)
+        return name is None or not name.endswith(".pt") or PARTITION not in files.tensors(name)
     normalized = "activation_mean" in shapes or name == "model.safetensors"
     return normalized and {"b_dec", "k", "threshold"} <= shapes.keys()
 
@@ -73,13 +78,16 @@ def read_crosscoder(
     """Read the weights of any class of this tool from its state dict."""
     encoder = tensors["encoder.weight"]
     if encoder.ndim == 2:
-        return _diff_sae(files, tensors, questions)
+        return _diff_sae(files, tensors, settings, questions)
     decoder = tensors["decoder.weight"]
     if settings.get("encoder_layers") is not None or len(encoder) != len(decoder):
         raise FormatError(
             f"{files.place}: the encoder reads {len(encoder)} models and the decoder writes {len(decoder)}; our dictionary reads and "
             "writes the same models"
         )
+    refuse_other_tensors(files, tensors, {*_WEIGHTS, "decoder.bias", "code_normalization_id"})
+    n_models, d_model, n_latents = encoder.shape
+    refuse_contradictions(files, settings, activation_dim=d_model, dict_size=n_latents, num_layers=n_models)
     mean, scale = _normalizer(files, tensors, questions)
     weights = ForeignWeights(
         encoder=encoder,
@@ -104,6 +112,9 @@ def _batch_topk(
     weights: ForeignWeights,
 ) -> None:
     mode = _code_normalization(tensors, settings, questions)
+    if "code_normalization_id" in tensors:
+        refuse_contradictions(files, settings, code_normalization=mode)
+    note_other_k(tensors, settings, questions)
     if mode == "DECOUPLED" or tensors["threshold"].ndim:
         raise FormatError(
             f"{files.place}: code_normalization DECOUPLED gives each model its own code of the same latents; our dictionary has one "
@@ -133,6 +144,13 @@ def score_weights(
     }[mode]
 
 
+def note_other_k(tensors: dict[str, Any], settings: dict[str, Any], questions: Questions) -> None:
+    """Say so if the settings have another k than the weights, whose k is the one in use: a training may lower it step by step."""
+    k, stated = int(tensors["k"]), settings.get("k")
+    if stated is not None and stated != k:
+        questions.note(f"its settings say k {stated}, and its weights k {k}, which is taken")
+
+
 def read_threshold(threshold: Tensor, questions: Questions) -> float:
     """Return the stored threshold; below zero, the training of this tool never set it, and it is asked for."""
     value = float(threshold)
@@ -154,9 +172,13 @@ def _code_normalization(tensors: dict[str, Any], settings: dict[str, Any], quest
     return questions.code_normalization("the file is too old to say what weights its latents")
 
 
-def _diff_sae(files: SourceFiles, tensors: dict[str, Any], questions: Questions) -> ForeignWeights:
+def _diff_sae(
+    files: SourceFiles, tensors: dict[str, Any], settings: dict[str, Any], questions: Questions
+) -> ForeignWeights:
+    refuse_other_tensors(files, tensors, {*_WEIGHTS, "b_dec"})
+    latents, d_model = tensors["encoder.weight"].shape
+    refuse_contradictions(files, settings, activation_dim=d_model, dict_size=latents)
     mean, scale = _normalizer(files, tensors, questions)
-    latents = tensors["encoder.weight"].shape[0]
     return ForeignWeights(
         encoder=tensors["encoder.weight"].mT[None],
         encoder_bias=tensors["encoder.bias"],

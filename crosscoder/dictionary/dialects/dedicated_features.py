@@ -15,14 +15,14 @@ import torch
 
 from ...config import TopK
 from ...errors import FormatError
+from .agreement import refuse_contradictions, refuse_other_tensors
 from .assembly import ForeignWeights, assemble
 from .crosscoder_learning import FILES as CROSSCODER_LEARNING_FILES
-from .crosscoder_learning import read_crosscoder
+from .crosscoder_learning import PARTITION, read_crosscoder
 from .dialect import Dialect, Reading, described
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
 
-PARTITION = "_partition_config"
 _PLAIN = {"W_enc", "W_dec", "b_enc", "b_dec"}
 _FILES = (*CROSSCODER_LEARNING_FILES, "model.pt")
 _MASKED = {*_PLAIN, "enc_mask", "dec_mask"}
@@ -53,6 +53,7 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
     tensors, settings = files.tensors(name), files.settings("config.json")
     if PARTITION in tensors:
         weights = read_crosscoder(files, tensors, settings, questions)
+        refuse_contradictions(files, tensors[PARTITION], dict_size=weights.encoder.shape[2])
         what = {
             "partition": {
                 key: value for key, value in tensors[PARTITION].items() if isinstance(value, int | float)
@@ -73,6 +74,8 @@ def _standardized(
     if "k" not in settings:
         raise FormatError(f"{files.folder / 'config.json'}: no k; the folder is incomplete, copy it again")
     n_models, d_model, n_latents = tensors["W_enc"].shape
+    refuse_other_tensors(files, tensors, _MASKED)
+    refuse_contradictions(files, settings, activation_dim=d_model, dict_size=n_latents)
     mean, scale = questions.normalization(
         n_models,
         d_model,

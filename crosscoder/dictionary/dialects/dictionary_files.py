@@ -56,13 +56,31 @@ class SourceFiles:
         return found[0] if len(found) == 1 else None
 
     def required_weights(self, *preferred: str) -> str:
-        """Return what `weights` returns, where a dialect was named that may not fit. Raises FormatError if there is none."""
+        """Return what `weights` returns, where a dialect was named that may not fit.
+
+        Raises:
+            FormatError: There is none, or several of the preferred ones that do not hold the same.
+        """
         name = self.weights(*preferred)
         if name is None:
             raise FormatError(
                 f"{self.place}: has no file of weights that this dialect reads ({', '.join(preferred)}); name the folder or the file"
             )
+        for other in preferred:
+            if other in self.names and other != name and not self._same_tensors(name, other):
+                raise FormatError(
+                    f"{self.place}: holds {name} and {other}, which differ; name the file that is meant as the source"
+                )
         return name
+
+    def _same_tensors(self, first: str, second: str) -> bool:
+        one, other = self.tensors(first), self.tensors(second)
+        self._read.discard(second)
+        tensors = {name for name, value in {**one, **other}.items() if isinstance(value, Tensor)}
+        return tensors <= one.keys() & other.keys() and all(
+            torch.equal(one[name], other[name]) or bool((one[name].isnan() & other[name].isnan()).all())
+            for name in tensors
+        )
 
     def settings(self, *names: str) -> dict[str, Any]:
         """Return the content of the first of these JSON or YAML files that exists; empty if none does.

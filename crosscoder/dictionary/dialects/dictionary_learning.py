@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ...config import BatchTopK, TopK
 from ...errors import FormatError
+from .agreement import refuse_contradictions, refuse_other_tensors
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble
-from .crosscoder_learning import read_threshold
+from .crosscoder_learning import note_other_k, read_threshold
 from .dialect import Dialect, Reading, described
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
@@ -63,11 +64,24 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         )
     settings = files.settings("config.json")
     trainer = settings.get("trainer", settings)
+    refuse_other_tensors(files, tensors, set().union(*_KINDS.values()))
+    _check_sizes(files, tensors, trainer, questions)
     weights = (
         _linear(tensors, trainer, questions) if "encoder.weight" in tensors else _matrices(tensors, questions)
     )
     what = described(trainer, "trainer_class", "dict_class", "lm_name", "layer", "submodule_name")
     return Reading(assemble(weights, questions), what)
+
+
+def _check_sizes(
+    files: SourceFiles, tensors: dict[str, Any], trainer: dict[str, Any], questions: Questions
+) -> None:
+    n_latents, d_model = (
+        tensors["encoder.weight"].shape if "encoder.weight" in tensors else tensors["W_dec"].shape
+    )
+    refuse_contradictions(files, trainer, activation_dim=d_model, dict_size=n_latents)
+    if "k" in tensors:
+        note_other_k(tensors, trainer, questions)
 
 
 def _linear(tensors: dict[str, Any], trainer: dict[str, Any], questions: Questions) -> ForeignWeights:

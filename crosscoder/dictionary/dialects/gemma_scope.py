@@ -6,6 +6,8 @@
 Trained on scaled activations; the scale is folded into the published weights. The decoder bias is not subtracted from the input.
 """
 
+from ...errors import FormatError
+from .agreement import refuse_other_tensors
 from .assembly import JUMPRELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
@@ -38,6 +40,13 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
     ends = [settings.get(key) for key in ("hf_hook_point_in", "hf_hook_point_out")]
     if _SKIP in tensors or tensors["w_dec"].ndim != 2 or len({end for end in ends if end}) > 1:
         raise transcoder(files)
+    refuse_other_tensors(files, tensors, KEYS)
+    function = str(settings.get("architecture", "jump_relu"))
+    if function.replace("_", "").lower() != "jumprelu":
+        raise FormatError(
+            f"{files.place}: its settings say architecture {function}, and its weights have thresholds of JumpReLU; take settings and weights "
+            "of the same dictionary"
+        )
     weights = ForeignWeights(
         encoder=tensors["w_enc"][None],
         encoder_bias=tensors["b_enc"],

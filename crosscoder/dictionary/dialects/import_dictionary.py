@@ -68,10 +68,10 @@ def _read(source: DictionarySource, found: Place) -> Imported:
         reading = dialect.read(files, questions)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise FormatError(
-            f"{files.place}: its settings do not fit {dialect.name} ({where}: {first['msg']})"
-        ) from error
+        what = ": ".join(
+            filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")))
+        )
+        raise FormatError(f"{files.place}: its settings do not fit {dialect.name} ({what})") from error
     except (
         KeyError,
         TypeError,

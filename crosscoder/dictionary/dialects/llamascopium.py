@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...config import BatchTopK, SparsityConfig, TopK
 from ...errors import FormatError
+from .agreement import refuse_contradictions, refuse_other_tensors
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble
 from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
@@ -25,22 +26,26 @@ from .open_questions import Questions
 
 FILES = ("sae_weights.safetensors", "sae_weights.pt")
 _THRESHOLD = "activation_function.log_jumprelu_threshold"
+_NORMS = "dataset_average_activation_norm."
 _EQUAL = 1e-5
 """Largest relative difference of decoder norms that counts as equal: rounding."""
 
 
 def _tensors(files: SourceFiles) -> dict[str, Any]:
-    name = files.weights(*FILES)
-    if name is None:
-        return {}
-    found = files.tensors(name)
+    found = files.tensors(files.required_weights(*FILES))
+    return _inside(found)
+
+
+def _inside(found: dict[str, Any]) -> dict[str, Any]:
     return found["sae"] if isinstance(found.get("sae"), dict) else found
 
 
 def recognizes(files: SourceFiles) -> bool:
     """Whether the weights are called W_E and W_D."""
     name = files.weights(*FILES)
-    shapes = _tensors(files) if name is not None and not name.endswith(".safetensors") else files.shapes(name)
+    if name is None:
+        return False
+    shapes = files.shapes(name) if name.endswith(".safetensors") else _inside(files.tensors(name))
     return {"W_E", "W_D", "b_E"} <= shapes.keys()
 
 
@@ -67,7 +72,19 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
     encoder, bias, decoder = (tensors[name] for name in ("W_E", "b_E", "W_D"))
     if kind == "sae":
         encoder, bias, decoder = encoder[None], bias[None], decoder[None]
-    n_models, d_model = encoder.shape[:2]
+    n_models, d_model, n_latents = encoder.shape
+    refuse_other_tensors(files, tensors, {"W_E", "b_E", "W_D", "b_D", _THRESHOLD}, _NORMS)
+    refuse_contradictions(files, settings, d_model=d_model)
+    if "expansion_factor" in settings and int(d_model * settings["expansion_factor"]) != n_latents:
+        raise FormatError(
+            f"{files.place}: its settings say {d_model} · expansion_factor {settings['expansion_factor']} latents, and its weights "
+            f"{n_latents}; take settings and weights of the same dictionary"
+        )
+    if len(hookpoints) != n_models:
+        raise FormatError(
+            f"{files.place}: its settings name {len(hookpoints)} hookpoints, and its weights have {n_models}; take settings and weights of "
+            "the same dictionary"
+        )
     decoder_bias = tensors["b_D"] if "b_D" in tensors else torch.zeros(n_models, d_model)
     weights = ForeignWeights(
         encoder=encoder,
@@ -131,7 +148,7 @@ def _scale(
         raise FormatError(
             f"{files.place}: norm_activation {how} divides by a norm of the input itself; our dictionary has one scale for all tokens"
         )
-    names = [f"dataset_average_activation_norm.{hookpoint}" for hookpoint in hookpoints]
+    names = [f"{_NORMS}{hookpoint}" for hookpoint in hookpoints]
     missing = [name for name in names if name not in tensors]
     if missing:
         raise FormatError(f"{files.place}: {missing[0]} is missing; the file is incomplete")

@@ -28,6 +28,7 @@ from ...errors import FormatError
 from ...runtime.files import atomic_file, write_atomic
 from ..crosscoder import Crosscoder
 from ..sparsity import BatchTopKSparsity, JumpReLUSparsity
+from .agreement import refuse_contradictions, refuse_integers
 from .assembly import JUMPRELU, RELU, ForeignWeights, assemble, log_of
 from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
@@ -117,6 +118,10 @@ def _weights(
         raise FormatError(
             f"{files.place}: tensors {', '.join(sorted(unknown))} are not part of the architecture {architecture}"
         )
+    for tensor_name, tensor in tensors.items():
+        refuse_integers(files.place, tensor_name, tensor)
+    width, n_latents = tensors["W_enc"].shape
+    refuse_contradictions(files, settings, d_in=width, d_sae=n_latents)
     scale = _scale(files, settings, questions)
     encoder, decoder = tensors["W_enc"].float(), tensors["W_dec"].float()
     weights = ForeignWeights(
@@ -136,7 +141,8 @@ def _weights(
         if settings.get("rescale_acts_by_decoder_norm"):
             norms = decoder.norm(dim=1)
             weights.encoder, weights.encoder_bias = (encoder * norms)[None], tensors["b_enc"].float() * norms
-            weights.decoder = (decoder / norms[:, None])[:, None]
+            # A latent without a decoder row never fires, and 0 / 0 would be no number.
+            weights.decoder = (decoder / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None])[:, None]
     return weights
 
 
@@ -273,7 +279,8 @@ def _thresholds(folded: Crosscoder) -> Float[Tensor, " latent"]:
     if sparsity.threshold.isnan():
         raise FormatError("sparsity.threshold: never calibrated; finish the training before exporting")
     # A latent of zero norm contributes nothing; its infinite threshold keeps it off.
-    return (sparsity.threshold / folded.score_norms()).detach()
+    norms = folded.score_norms()
+    return torch.where(norms > 0, sparsity.threshold / norms, torch.inf).detach()
 
 
 def sae_settings(

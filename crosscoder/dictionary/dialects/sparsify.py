@@ -10,17 +10,19 @@ import torch
 
 from ...config import TopK
 from ...errors import FormatError
+from .agreement import refuse_contradictions, refuse_other_tensors
 from .assembly import ForeignWeights, assemble
 from .dialect import Dialect, Reading, described, transcoder
 from .dictionary_files import SourceFiles
 from .open_questions import Questions
 
 WEIGHTS = "sae.safetensors"
+_KEYS = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"}
 
 
 def recognizes(files: SourceFiles) -> bool:
     """Whether there is a sae.safetensors with the tensors of a sparse coder."""
-    return {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} <= files.shapes(files.weights(WEIGHTS)).keys()
+    return files.shapes(files.weights(WEIGHTS)).keys() >= _KEYS
 
 
 def read(files: SourceFiles, questions: Questions) -> Reading:
@@ -40,6 +42,11 @@ def read(files: SourceFiles, questions: Questions) -> Reading:
         )
     if settings.get("transcode") or "W_skip" in tensors:
         raise transcoder(files)
+    refuse_other_tensors(files, tensors, _KEYS)
+    n_latents, d_model = tensors["encoder.weight"].shape
+    # Without a number of latents, sparsify stores 0 and multiplies the width by expansion_factor.
+    stated = settings | {"num_latents": settings.get("num_latents") or None}
+    refuse_contradictions(files, stated, d_in=d_model, num_latents=n_latents)
     weights = ForeignWeights(
         encoder=tensors["encoder.weight"].mT[None],
         encoder_bias=tensors["encoder.bias"],

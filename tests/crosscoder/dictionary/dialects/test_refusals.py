@@ -112,7 +112,7 @@ def test_settings_that_do_not_fit_are_one_line(tmp_path: Path, change: dict[str,
 
 
 def test_shapes_and_values_are_checked(tmp_path: Path) -> None:
-    saelens(tmp_path, "standard")
+    saelens(tmp_path, "standard", d_sae=9)
     weights = tmp_path / "sae_weights.safetensors"
     good = {
         "W_enc": torch.ones(6, 9),
