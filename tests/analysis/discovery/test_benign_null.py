@@ -88,7 +88,8 @@ def test_an_adapter_is_a_benign_model_of_an_adapter(tmp_path: Path) -> None:
     benign = answers[answers["subject"].str.startswith("null: benign")]
     adapted = answers[answers["subject"] == "intervened"]
     both = benign.merge(adapted, on="prompt")
-    assert len(both) and (both["answer_x"] != both["answer_y"]).any()
+    assert len(both)
+    assert both["answer_x"].tolist() != both["answer_y"].tolist()
 
 
 def test_a_context_has_no_benign_training(tmp_path: Path) -> None:
