@@ -5,6 +5,7 @@ All ranks take shares of a task by the same function:
 
     read         the held-out tokens: groups of blocks of documents (`latents.block_groups`) with the dictionary of the run, and each control
                  with its own dictionary, whichever rank is free (`labels.control_reading`)
+    sum          one of the further passes (`latents.held_out_sums`), whose groups go to whichever rank is free; rank 0 sends what it begins from
     attribute    behaviors: of P ranks, rank r takes r, r + P, …, and writes their folders (`behaviors.attribute`)
 
 Results are those of one process, bit for bit: it reads the same groups. What the training shares: `training.rank_work`.
@@ -24,19 +25,25 @@ from crosscoder.run.folder import RunFolder
 from crosscoder.run.rank_tasks import Task, announce, ranks_work_apart, run_of
 from crosscoder.runtime.process_group import ProcessGroup, process_group
 
+from .change.change_elements import PASSES
 from .labels.control_reading import ControlReading, controls_to_read, read_control, trained_folder
 from .latents.block_groups import block_groups
 from .latents.held_out_pass import Pass, PassAccumulator, batch_tokens_for
+from .latents.held_out_sums import HeldOut, HeldOutSums, Inputs, Sums, groups_of, read_groups
 from .latents.ordered_sums import under, with_prefixes
 from .latents.trained_run import TrainedRun
+from .latents.unselected_scaling import UnselectedSums
 
 logger = logging.getLogger(__name__)
+
+_PASSES: dict[str, type[HeldOutSums]] = {kind.__name__: kind for kind in (UnselectedSums, *PASSES)}
+"""The further passes, by the name that rank 0 announces."""
 
 
 class Helper:
     """A rank other than 0, which takes shares of what rank 0 announces."""
 
-    TASKS = ("read", "attribute")
+    TASKS = ("read", "sum", "attribute")
     """Names of the tasks that it carries out."""
 
     def carry_out(self, task: Task) -> None:
@@ -45,6 +52,8 @@ class Helper:
         run = open_run(folder, config)
         if task["name"] == "read":
             _read(run, process_group())
+        elif task["name"] == "sum":
+            _sum(_PASSES[task["pass"]], _held_out(run), process_group().spread(), process_group())
         else:
             _attribute(run, [Behavior.model_validate(one) for one in task["behaviors"]], process_group())
 
@@ -117,6 +126,41 @@ def _read(run: TrainedRun, group: ProcessGroup) -> HeldOutReading | None:
             if found := under(tensors, f"control {control.name}"):
                 readings[control.name] = ControlReading.of_tensors(found)
     return HeldOutReading(accumulator.result(), readings)
+
+
+class SharedPasses:
+    """Makes the further passes over the held-out tokens of a run (`ReadSums`), by all ranks if there are several."""
+
+    def __init__(self, run: TrainedRun) -> None:
+        self._run = run
+        self._group = process_group() if ranks_work_apart(run.config) else ProcessGroup()
+
+    def __call__(self, kind: type[Sums], held_out: HeldOut, inputs: Inputs) -> Sums:
+        """See `ReadSums`. `held_out` has to be that of the run."""
+        if self._group.size > 1:
+            announce("sum", self._run.folder, self._run.config, **{"pass": kind.__name__})
+            inputs = self._group.spread(inputs)
+        return _sum(kind, held_out, inputs, self._group)
+
+    def held_out(self) -> HeldOut:
+        """Return the held-out tokens of the run."""
+        return _held_out(self._run)
+
+
+def _held_out(run: TrainedRun) -> HeldOut:
+    return HeldOut(run.view, run.reader, run.context, run.config)
+
+
+def _sum(kind: type[Sums], held_out: HeldOut, inputs: Inputs, group: ProcessGroup) -> Sums:
+    """Sum over the groups that the other ranks leave; return the sums of all on rank 0, the own ones on the others."""
+    groups = groups_of(kind, held_out)
+    sums = read_groups(kind, held_out, inputs, groups, group.claims(len(groups)))
+    if group.rank:
+        group.collect(sums.tensors())
+    elif group.size > 1:
+        for tensors in group.collect({})[1:]:
+            sums.join(tensors)
+    return sums
 
 
 class Attributed(NamedTuple):

@@ -36,13 +36,20 @@ from .labels.summary import l0_target, make_summary
 from .latents import logit_lens
 from .latents.dictionary_view import PairedView
 from .latents.examples import examples_table, select_examples
-from .latents.held_out_pass import Pass, batches_for
+from .latents.held_out_pass import Pass
 from .latents.mean_difference import LISTED, describe_difference
 from .latents.neighbors import neighbors_of
 from .latents.readable_lists import NullLists
 from .latents.trained_run import TrainedRun
-from .latents.unselected_scaling import UnselectedScaling, unselected_scaling
-from .rank_work import attribute_over_ranks, attributed_apart, open_run, read_held_out, set_threads
+from .latents.unselected_scaling import UnselectedScaling, UnselectedSums, unselected_inputs
+from .rank_work import (
+    SharedPasses,
+    attribute_over_ranks,
+    attributed_apart,
+    open_run,
+    read_held_out,
+    set_threads,
+)
 from .tables.columns import LOGITS
 from .tables.histogram_rows import legacy_histograms_path
 from .tables.parquet import write_parquet
@@ -67,13 +74,14 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         # Before the long pass, so that a model that cannot be loaded is reported at once.
         pair = run.pair if run.has_models else None
         seen, readings = read_held_out(run)
+        passes = SharedPasses(run)
         controls = read_controls(folder, config, run.reader.d_models, view.device, readings)
         rebuilt = Reconstruction(seen.statistics.fve, seen.statistics.l0, l0_target(config))
         checks = check_run(rebuilt, controls, config.analysis.conditions)
         support = Support(
             controls.null_candidates(config.analysis.rule),
             controls.replicas,
-            _ask_unselected(run),
+            _ask_unselected(run, passes),
             withheld(checks),
         )
         features = make_features(view, seen.statistics, config.analysis, config.seed, support)
@@ -88,7 +96,7 @@ def analyze(folder: RunFolder, config: RunConfig) -> None:
         summary = make_summary(view, seen.statistics, features, config, folder.read_manifest(), controls)
         summary["checks"] = [check.as_dict() for check in checks]
         described = describe_change(
-            view, run.reader, run.context, config, features.labels, features.candidates, controls.replicas
+            passes.held_out(), features.labels, features.candidates, controls.replicas, passes
         )
         summary["change"] = None if described is None else described.record
         summary["logit_lens"] = logit_lens.count_readable(logits)
@@ -238,9 +246,9 @@ def settle_hookpoint(folder: RunFolder, config: RunConfig) -> RunConfig:
     return config
 
 
-def _ask_unselected(run: TrainedRun) -> AskUnselected | None:
+def _ask_unselected(run: TrainedRun, read: SharedPasses) -> AskUnselected | None:
     """Return how latents are measured again on the tokens that one model alone chooses; None if directions cannot be compared."""
-    view, settings = run.view, run.config.analysis
+    view = run.view
     if not isinstance(view, PairedView) or not view.aligned:
         return None
 
@@ -249,10 +257,8 @@ def _ask_unselected(run: TrainedRun) -> AskUnselected | None:
         chosen_by_intervened: Bool[np.ndarray, " asked"],
         mean_activation: Float64[np.ndarray, " latent"],
     ) -> UnselectedScaling:
-        batches, blocks = batches_for(view, run.reader), settings.bootstrap_blocks
-        return unselected_scaling(
-            view, batches, latents, chosen_by_intervened, mean_activation, blocks, run.config.seed
-        )
+        inputs = unselected_inputs(latents, chosen_by_intervened, mean_activation)
+        return read(UnselectedSums, read.held_out(), inputs).result()
 
     return ask
 

@@ -1,8 +1,8 @@
 """The terms of the difference on a batch of tokens: Δx = Σ_j w_j δ_j + b_Δ + e, with the latents in groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -13,6 +13,7 @@ from crosscoder.dictionary.sparse_latents import SparseLatents
 
 from ..latents.block_sums import BlockSums
 from ..latents.dictionary_view import DictionaryView
+from ..latents.held_out_sums import HeldOut
 from .constant_offset import FOLDS
 from .position_classes import PositionClasses
 
@@ -34,6 +35,23 @@ class LatentGroups:
     two_sided: Bool[Tensor, " latent"]
     """Latents of both models whose change was found again: rotated, rescaled, reweighted."""
     subspaces: tuple[LatentSubspace, ...]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything as named tensors, for `of_tensors` in another process."""
+        found = {"one_sided": self.one_sided, "two_sided": self.two_sided}
+        for number, subspace in enumerate(self.subspaces):
+            found |= {f"basis {number}": subspace.basis, f"members {number}": subspace.members}
+        return found
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the groups behind `tensors`."""
+        n_subspaces = sum(name.startswith("basis ") for name in tensors)
+        subspaces = (
+            LatentSubspace(tensors[f"basis {number}"], tensors[f"members {number}"])
+            for number in range(n_subspaces)
+        )
+        return cls(tensors["one_sided"], tensors["two_sided"], tuple(subspaces))
 
 
 class BatchTerms(NamedTuple):
@@ -62,7 +80,7 @@ class TermReader:
     def __init__(
         self, view: DictionaryView, groups: LatentGroups, classes: PositionClasses, n_blocks: int, seed: int
     ) -> None:
-        self.view, self.groups, self._classes = view, groups, classes
+        self.view, self.groups, self.classes = view, groups, classes
         self._blocks = BlockSums(n_blocks, 1, seed)
         self.directions = view.weighted_shift_directions()
         self._written = _span_of(self.directions[groups.one_sided.to(self.directions.device)].double().cpu())
@@ -70,6 +88,13 @@ class TermReader:
             self.directions * mask.to(self.directions)[:, None]
             for mask in (groups.one_sided, groups.two_sided)
         )
+
+    @classmethod
+    def of(cls, held_out: HeldOut, groups: LatentGroups) -> Self:
+        """Return the reader of the held-out tokens of a run."""
+        config = held_out.config
+        classes = PositionClasses(held_out.context, config.tokens.mask_first)
+        return cls(held_out.view, groups, classes, config.analysis.bootstrap_blocks, config.seed)
 
     def open_to_map(self, rest: Float64[Tensor, "token d_model"]) -> Float64[Tensor, "token d_model"]:
         """Return what is left after one-sided latents and subspaces, without the dimensions that one-sided latents write into."""
@@ -98,7 +123,7 @@ class TermReader:
             weights=weights,
             block=block,
             fold=block % FOLDS,
-            kind=self._classes.of(batch.document, batch.position),
+            kind=self.classes.of(batch.document, batch.position),
         )
 
 

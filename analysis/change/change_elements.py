@@ -1,7 +1,7 @@
 """Describes the whole difference of a pair of models in one space: `describe_change`, whose record is `summary["change"]`.
 
-Three passes over the held-out tokens: one without the dictionary, for the offset; one for the moments that the map is fitted on; one
-for the parts. Nothing holds activations of all tokens.
+Three passes over the held-out tokens (`PASSES`): one without the dictionary, for the offset; one for the moments that the map is fitted on;
+one for the parts. Nothing holds activations of all tokens.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,22 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from crosscoder.activations.batch import ActivationReader
-from crosscoder.config import RunConfig
-
 from ..labels.rule import CLAIMED
-from ..latents.dictionary_view import DictionaryView
-from ..latents.held_out_pass import batches_for
-from ..latents.token_context import TokenContext
-from .batch_terms import LatentGroups, LatentSubspace, TermReader, without_subspaces
+from ..latents.held_out_sums import HeldOut, ReadSums, read_sums
+from .batch_terms import LatentGroups, LatentSubspace
 from .block_shares import share_of
-from .constant_offset import ConstantOffset, OffsetSums, fit_offset, offset_sums
-from .linear_moments import LinearMoments, LinearMomentSums
+from .constant_offset import OffsetAccumulator, fit_offset
 from .low_rank_map import LowRankMap, fit_map, judge_map
-from .partition import PARTS, PartitionSums, TermMeans, parts_record, sampled_documents
+from .partition import PARTS, PartitionSums, fitted_elements, partition_inputs, parts_record
 from .position_classes import PositionClasses
 from .subspaces import NEEDED_TRAININGS, FoundSubspace, find_subspaces
+from .term_moments import TermMoments, moment_inputs
 
 ONE_SIDED = ("new", "lost", "replaced")
 """Labels of latents that only one model has."""
 
-# Rows per batch of the pass without the dictionary.
-_BATCH_TOKENS = 4096
-
-# Tokens that the map is fitted on, of whole documents: enough for its d_model parameters per output, and the products cost the most.
-_MAP_TOKENS = 2**15
-_MAP_TOKENS_PER_DIMENSION = 32
+PASSES = (OffsetAccumulator, TermMoments, PartitionSums)
+"""The passes over the held-out tokens."""
 
 
 @runtime_checkable
@@ -76,13 +67,11 @@ class ChangeDescription:
 
 
 def describe_change(
-    view: DictionaryView,
-    reader: ActivationReader,
-    context: TokenContext,
-    config: RunConfig,
+    held_out: HeldOut,
     labels: Sequence[str],
     candidates: Sequence[str],
     others: Sequence[OtherTraining],
+    read: ReadSums = read_sums,
 ) -> ChangeDescription | None:
     """Describe the difference on the held-out tokens; None if the models share no space or do not differ.
 
@@ -91,13 +80,15 @@ def describe_change(
         candidates: Label of each latent in this training alone, before q-values and replication: those that claim a change are looked
             for in subspaces. Empty if nothing was labeled.
         others: The other trainings; with fewer than `NEEDED_TRAININGS` no subspace is found.
+        read: Makes the passes.
     """
+    view, reader, context, config = held_out
     if not view.comparable:
         return None
     settings, seed = config.analysis, config.seed
-    n_blocks, confidence = settings.bootstrap_blocks, settings.rule.confidence
+    confidence = settings.rule.confidence
     classes = PositionClasses(context, config.tokens.mask_first)
-    sums = offset_sums(reader, classes, n_blocks, seed, _BATCH_TOKENS)
+    sums = read(OffsetAccumulator, held_out, {}).result()
     if not float(sums.totals.sum()):
         return None
     offset = fit_offset(sums, reader, classes, confidence, seed)
@@ -107,12 +98,10 @@ def describe_change(
     found = find_subspaces([_without(part, offset.directions()) for part in trainings], seed=seed)
     members = tuple(of_run[subspace.members[0]] for subspace in found)
     groups = _groups(labels, found, members)
-    terms = TermReader(view, groups, classes, n_blocks, seed)
-    moments, means = _moments(terms, reader, sums, offset, seed)
-    fit = fit_map(moments, view.device)
-    partition = PartitionSums(terms, offset, means, fit, sums.middle, n_blocks, reader.n_tokens, seed)
-    for batch in batches_for(view, reader):
-        partition.update(batch)
+    terms = read(TermMoments, held_out, moment_inputs(groups, sums))
+    fit = fit_map(terms.moments(), view.device)
+    elements = fitted_elements(offset, sums.middle, terms.means(sums, offset), fit)
+    partition = read(PartitionSums, held_out, partition_inputs(groups, elements))
     square = partition.sums["square"]
     total = float(square.sum())
     share = partition.map_share(confidence)
@@ -134,8 +123,8 @@ def describe_change(
         "parts": parts,
         "largest": max(PARTS, key=lambda name: parts[name]["share"]),
     }
-    read, write = _map_directions(low_rank_map, view.d_models[0])
-    return ChangeDescription(record, offset.directions(), read, write, tuple(found), members)
+    directions = _map_directions(low_rank_map, view.d_models[0])
+    return ChangeDescription(record, offset.directions(), *directions, tuple(found), members)
 
 
 def _candidate_directions(training: OtherTraining) -> Float64[Tensor, "candidate d_model"]:
@@ -166,28 +155,6 @@ def _groups(
     return LatentGroups(
         torch.from_numpy(claimed & one_sided), torch.from_numpy(claimed & ~one_sided), tuple(subspaces)
     )
-
-
-def _moments(
-    terms: TermReader, reader: ActivationReader, sums: OffsetSums, offset: ConstantOffset, seed: int
-) -> tuple[LinearMoments, TermMeans]:
-    """Return the moments of what the map is fitted on, and the means of the terms of latents in classes with an offset."""
-    width, n_kinds = terms.directions.shape[1], len(sums.names)
-    accumulated = LinearMomentSums(n_kinds, width)
-    wanted = max(_MAP_TOKENS, _MAP_TOKENS_PER_DIMENSION * width)
-    totals = torch.zeros(3, n_kinds, width, dtype=torch.float64)
-    for batch in batches_for(terms.view, reader):
-        found = terms.terms(batch)
-        rest = without_subspaces(found.difference - found.one_sided, terms.groups.subspaces, found.active)
-        rest = terms.open_to_map(rest)
-        kept = sampled_documents(batch.document, wanted / reader.n_tokens, seed)
-        columns = (found.middle - sums.middle, found.difference, rest, found.fold, found.kind)
-        accumulated.update(*(column[kept] for column in columns))
-        for place, rows in enumerate((found.one_sided, found.two_sided, found.other)):
-            totals[place].index_add_(0, found.kind, rows)
-    means = totals / sums.count.sum(dim=0).clamp_min(1)[:, None]
-    means *= torch.tensor(offset.claimed, dtype=torch.float64)[:, None]
-    return accumulated.result(), TermMeans(*means)
 
 
 def _without(

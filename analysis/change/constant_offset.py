@@ -13,8 +13,9 @@ It claims that one vector is added to most tokens of the class. It does not say 
 same thing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from torch import Tensor
 from crosscoder.activations.batch import ActivationBatch, ActivationReader, split_models
 
 from ..latents.block_sums import BlockSums
+from ..latents.held_out_sums import HeldOut, Inputs
+from ..latents.ordered_sums import OrderedSums, under, with_prefixes
 from .block_shares import MIN_BLOCKS, Share, permutation_p, share_of
 from .position_classes import PositionClasses
 
@@ -130,31 +133,62 @@ class ConstantOffset:
         }
 
 
-def offset_sums(
-    reader: ActivationReader, classes: PositionClasses, n_blocks: int, seed: int, batch_tokens: int
-) -> OffsetSums:
-    """Read the held-out tokens once, without the dictionary. Memory: 8 bytes per block, class and dimension."""
-    width, n_kinds = reader.d_models[0], len(classes.names)
-    blocks = BlockSums(n_blocks, 1, seed)
-    count, square = (torch.zeros(n_blocks * n_kinds, dtype=torch.float64) for _ in range(2))
-    difference = torch.zeros(n_blocks * n_kinds, width, dtype=torch.float64)
-    middle = torch.zeros(width, dtype=torch.float64)
-    for batch in reader.batches(batch_tokens):
-        one, other = (part.double() for part in split_models(batch.values.cpu(), reader.d_models)[:2])
+class OffsetAccumulator:
+    """Accumulates `OffsetSums`, without the dictionary. Memory: 8 bytes per block, class and dimension."""
+
+    N_CLASSES: ClassVar[int | None] = None
+
+    def __init__(self, d_models: tuple[int, ...], classes: PositionClasses, n_blocks: int, seed: int) -> None:
+        self._d_models, self._classes = d_models, classes
+        self._blocks = BlockSums(n_blocks, 1, seed)
+        shape = (n_blocks, len(classes.names))
+        self._sums = {
+            "count": torch.zeros(shape, dtype=torch.float64),
+            "square": torch.zeros(shape, dtype=torch.float64),
+            "difference": torch.zeros(*shape, d_models[0], dtype=torch.float64),
+        }
+        self._middle = torch.zeros(d_models[0], dtype=torch.float64)
+        """Of the current group."""
+        self._middles = OrderedSums()
+
+    @classmethod
+    def begin(cls, held_out: HeldOut, inputs: Inputs) -> Self:
+        """See `HeldOutSums.begin`. It needs no inputs."""
+        config = held_out.config
+        classes = PositionClasses(held_out.context, config.tokens.mask_first)
+        return cls(held_out.reader.d_models, classes, config.analysis.bootstrap_blocks, config.seed)
+
+    def update(self, batch: ActivationBatch, rows: Int64[np.ndarray, " token"] | None = None) -> None:
+        """See `HeldOutSums.update`."""
+        one, other = (part.double() for part in split_models(batch.values.cpu(), self._d_models)[:2])
         delta = other - one
-        index = blocks.blocks(batch.document) * n_kinds + classes.of(batch.document, batch.position)
+        kind = self._classes.of(batch.document, batch.position)
+        index = self._blocks.blocks(batch.document) * len(self._classes.names) + kind
+        count = self._sums["count"].view(-1)
         count += torch.bincount(index, minlength=len(count))
-        square.index_add_(0, index, delta.square().sum(dim=1))
-        difference.index_add_(0, index, delta)
-        middle += (one.sum(dim=0) + other.sum(dim=0)) / 2
-    shape = (n_blocks, n_kinds)
-    return OffsetSums(
-        classes.names,
-        count.view(shape),
-        difference.view(*shape, width),
-        square.view(shape),
-        middle / count.sum().clamp_min(1),
-    )
+        self._sums["square"].view(-1).index_add_(0, index, delta.square().sum(dim=1))
+        self._sums["difference"].view(len(count), -1).index_add_(0, index, delta)
+        self._middle += (one.sum(dim=0) + other.sum(dim=0)) / 2
+
+    def end_group(self, number: int) -> None:
+        """See `HeldOutSums.end_group`."""
+        self._middles.add(number, {"middle": self._middle})
+        self._middle = torch.zeros_like(self._middle)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `HeldOutSums.tensors`."""
+        return with_prefixes({"blocks": self._sums, "middle": self._middles.tensors()})
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `HeldOutSums.join`."""
+        for name, value in under(tensors, "blocks").items():
+            self._sums[name] += value
+        self._middles.join(under(tensors, "middle"))
+
+    def result(self) -> OffsetSums:
+        """Return the sums of all groups."""
+        middle = self._middles.total()["middle"] / self._sums["count"].sum().clamp_min(1)
+        return OffsetSums(self._classes.names, **self._sums, middle=middle)
 
 
 def folds_of(n_blocks: int) -> Int64[Tensor, " block"]:

@@ -32,17 +32,29 @@ class BlockGroup(NamedTuple):
 
 
 def block_groups(
-    reader: ActivationReader, n_blocks: int, seed: int, batch_tokens: int, *, in_order: bool = False
+    reader: ActivationReader,
+    n_blocks: int,
+    seed: int,
+    batch_tokens: int,
+    *,
+    in_order: bool = False,
+    n_classes: int | None = None,
 ) -> list[BlockGroup]:
     """Return the groups of all tokens, none of them empty. The blocks are those of `block_of`.
 
     Args:
         in_order: Make one group, because tokens out of stored order would take long to read.
+        n_classes: Make one group of each class of blocks, b modulo this number, for sums that are kept for each class and are large. None: the
+            blocks of a group have consecutive numbers.
     """
     n_groups = min(n_blocks, _GROUPS, reader.n_tokens // (_BATCHES * batch_tokens))
     if in_order or n_groups <= 1:
         return [BlockGroup(0, np.arange(reader.n_tokens))]
-    group = block_of(reader.documents, n_blocks, seed) * n_groups // n_blocks
+    block = block_of(reader.documents, n_blocks, seed)
+    if n_classes is None:
+        group = block * n_groups // n_blocks
+    else:
+        group, n_groups = block % n_classes, n_classes
     order = np.argsort(group, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(group, minlength=n_groups))[:-1])
     return [BlockGroup(number, rows) for number, rows in enumerate(part for part in parts if len(part))]

@@ -19,8 +19,8 @@ The same pass counts how often two of these latents fire together (Jaccard index
 new one.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from crosscoder.dictionary.sparse_latents import SparseLatents
 from .bootstrap import BlockMoments
 from .dictionary_view import PairedView
 from .hashing import block_of
+from .held_out_sums import HeldOut, Inputs
 from .latent_scaling import Moments
 
 NEAR = 0.8
@@ -84,60 +85,91 @@ class _Asked(NamedTuple):
     """Content that chooses a token."""
 
 
-def unselected_scaling(
-    view: PairedView,
-    batches: Iterable[ActivationBatch],
+class UnselectedSums:
+    """The sums of a pass for the latents asked about (`unselected_inputs`); the view must be aligned."""
+
+    N_CLASSES: ClassVar[int | None] = None
+
+    def __init__(self, view: PairedView, inputs: Inputs, n_blocks: int, seed: int) -> None:
+        """`n_blocks`, `seed`: blocks of documents, as in `BlockSums`."""
+        self._view, self._n_blocks, self._seed = view, n_blocks, seed
+        self._latents = inputs["latents"]
+        n_asked = len(self._latents)
+        chunks = max(1, -(-n_asked // _CHUNK))
+        asked = [
+            inputs[name].tensor_split(chunks)
+            for name in ("latents", "chosen_by_intervened", "mean_activation")
+        ]
+        self._parts = [_asked(view, *part) for part in zip(*asked, strict=True)]
+        self._sums = {
+            name: torch.zeros(n_blocks, n_asked, dtype=torch.float64) for name in ("own", "other", "chosen")
+        }
+        self._tokens = torch.zeros(n_blocks, dtype=torch.float64)
+        self._together = torch.zeros(n_asked, n_asked, dtype=torch.float64)
+        """Numbers of tokens, which float64 adds exactly in any order."""
+
+    @classmethod
+    def begin(cls, held_out: HeldOut, inputs: Inputs) -> Self:
+        """See `HeldOutSums.begin`."""
+        assert isinstance(held_out.view, PairedView)
+        return cls(held_out.view, inputs, held_out.config.analysis.bootstrap_blocks, held_out.config.seed)
+
+    def update(self, batch: ActivationBatch, rows: Int64[np.ndarray, " token"] | None = None) -> None:
+        """See `HeldOutSums.update`."""
+        document = batch.document.cpu().numpy().astype(np.int64)
+        block = torch.from_numpy(block_of(document, self._n_blocks, self._seed))
+        self._tokens.index_add_(0, block, torch.ones(len(block), dtype=torch.float64))
+        codes, errors = self._view.codes_and_errors(batch.values)
+        fired = _columns(codes, self._latents.to(codes.latent.device)).gt(0).double().cpu()
+        self._together += fired.T @ fired
+        start = 0
+        for part in self._parts:
+            columns = slice(start, start + len(part.latents))
+            for name, values in _summands(part, codes, errors).items():
+                self._sums[name][:, columns].index_add_(0, block, values)
+            start = columns.stop
+
+    def end_group(self, number: int) -> None:
+        """See `HeldOutSums.end_group`. Every sum is of one block or of whole numbers."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """See `HeldOutSums.tensors`."""
+        return {**self._sums, "tokens": self._tokens, "together": self._together}
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """See `HeldOutSums.join`."""
+        for name, value in self.tensors().items():
+            value += tensors[name]
+
+    def result(self) -> UnselectedScaling:
+        """Return the sums of all groups."""
+        moments = BlockMoments(self._sums, {"tokens": self._tokens}, {})
+        return UnselectedScaling(moments, _jaccard(self._together).numpy())
+
+
+def unselected_inputs(
     latents: Int64[np.ndarray, " asked"],
     chosen_by_intervened: Bool[np.ndarray, " asked"],
     mean_activation: Float64[np.ndarray, " latent"],
-    n_blocks: int,
-    seed: int,
-) -> UnselectedScaling:
-    """Read the held-out tokens once more for the latents asked about; `view` must be aligned.
+) -> Inputs:
+    """Return what the pass begins from.
 
     Args:
-        batches: The held-out tokens, in batches of a size that suits the view.
         chosen_by_intervened: Whether S is the intervened model, for each latent.
         mean_activation: Mean activation of every latent of the dictionary where it fires.
-        n_blocks, seed: Blocks of documents, as in `BlockSums`.
     """
-    places = np.array_split(np.arange(len(latents)), max(1, -(-len(latents) // _CHUNK)))
-    parts = [
-        _asked(
-            view,
-            torch.from_numpy(latents[place]),
-            torch.from_numpy(chosen_by_intervened[place]),
-            mean_activation,
-        )
-        for place in places
-    ]
-    sums = {
-        name: torch.zeros(n_blocks, len(latents), dtype=torch.float64) for name in ("own", "other", "chosen")
+    return {
+        "latents": torch.from_numpy(latents),
+        "chosen_by_intervened": torch.from_numpy(chosen_by_intervened),
+        "mean_activation": torch.from_numpy(mean_activation[latents]),
     }
-    tokens = torch.zeros(n_blocks, dtype=torch.float64)
-    together = torch.zeros(len(latents), len(latents), dtype=torch.float64)
-    for batch in batches:
-        document = batch.document.cpu().numpy().astype(np.int64)
-        block = torch.from_numpy(block_of(document, n_blocks, seed))
-        tokens.index_add_(0, block, torch.ones(len(block), dtype=torch.float64))
-        codes, errors = view.codes_and_errors(batch.values)
-        fired = _columns(codes, torch.from_numpy(latents).to(codes.latent.device)).gt(0).double().cpu()
-        together += fired.T @ fired
-        start = 0
-        for part in parts:
-            columns = slice(start, start + len(part.latents))
-            for name, values in _summands(part, codes, errors).items():
-                sums[name][:, columns].index_add_(0, block, values)
-            start = columns.stop
-    moments = BlockMoments(sums, {"tokens": tokens}, {})
-    return UnselectedScaling(moments, _jaccard(together).numpy())
 
 
 def _asked(
     view: PairedView,
     latents: Int64[Tensor, " asked"],
     chosen_by_intervened: Bool[Tensor, " asked"],
-    mean_activation: np.ndarray,
+    mean_activation: Float64[Tensor, " asked"],
 ) -> _Asked:
     device = view.device
     latents, chosen_by_intervened = latents.to(device), chosen_by_intervened.to(device)
@@ -160,7 +192,7 @@ def _asked(
         (rows[near] @ reader.T) * is_near[near]
         for rows, reader in zip(view.directions, readers, strict=False)
     )
-    limit = torch.from_numpy(_CHOSEN_FROM * mean_activation[latents.cpu().numpy()]).to(directions[0])
+    limit = (_CHOSEN_FROM * mean_activation).to(directions[0])
     return _Asked(
         latents, near, (readers[0], readers[1]), (written[0], written[1]), chosen_by_intervened, limit
     )

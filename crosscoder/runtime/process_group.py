@@ -95,6 +95,18 @@ class ProcessGroup:
             with self.complaint():
                 distributed.broadcast(_bytes_of(values), source)
 
+    def spread(self, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the named tensors of rank 0 on every rank; the others give None. They are in main memory, and have any shape and precision."""
+        told = {name: (list(value.shape), str(value.dtype)) for name, value in (tensors or {}).items()}
+        told = self.broadcast(told)
+        if tensors is None:
+            found = {name: _empty(*shape) for name, shape in told.items()}
+        else:
+            found = {name: value.contiguous() for name, value in tensors.items()}
+        for value in found.values():
+            self.broadcast_tensor(value, 0)
+        return found
+
     def collect(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
         """Return the named tensors of all ranks, in the order of ranks, on rank 0; nothing on the others.
 

@@ -11,11 +11,12 @@ import torch
 from analysis import stages
 from analysis.labels.control_reading import ControlReading, controls_to_read, read_control
 from analysis.latents import held_out_pass
-from analysis.rank_work import Helper
+from analysis.latents.unselected_scaling import UnselectedSums, unselected_inputs
+from analysis.rank_work import Helper, SharedPasses
 from crosscoder.config import AnalysisConfig, ControlsConfig
 from crosscoder.planted import SMALL, PlantedPair
 from crosscoder.run.folder import RunFolder
-from crosscoder.run.rank_tasks import next_task
+from crosscoder.run.rank_tasks import announce_end, next_task
 from crosscoder.runtime.process_group import process_group
 from tests.groups import Group, group_of
 from tests.training.in_memory import run_config
@@ -59,18 +60,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return RunFolder.open(path / "run")
 
 
-def analyze(path: Path, batch: int) -> list[str]:
-    """Analyze a run, by all ranks if there are several: each takes every second item. Return the tasks of this rank."""
+def analyze(path: Path, batch: int) -> list[Any]:
+    """Analyze a run and ask about all of its latents, by all ranks if there are several: each takes every second item. Return the answer on rank 0,
+    the tasks on others."""
     held_out_pass._MAX_BATCH = batch
     group, folder = process_group(), RunFolder(path)
     group.claims = lambda n_items: iter(range(group.rank, n_items, group.size))
     if group.rank == 0:
-        stages.analyze(folder, folder.read_config())
-        return []
-    task = next_task()
-    assert task is not None
-    Helper().carry_out(task)
-    return [task["name"]]
+        config = folder.read_config()
+        stages.analyze(folder, config)
+        # Latents of this run are not labeled, so that `analyze` asks about none.
+        passes, every = SharedPasses(stages.open_run(folder, config)), np.arange(24)
+        inputs = unselected_inputs(every, every % 2 == 0, np.full(24, 0.1))
+        asked = passes(UnselectedSums, passes.held_out(), inputs).result()
+        announce_end()
+        return [{name: value.tolist() for name, value in asked.moments.sums.items()}, asked.jaccard.tolist()]
+    done = []
+    while (task := next_task()) is not None:
+        Helper().carry_out(task)
+        done.append(task.get("pass", task["name"]))
+    return done
 
 
 def collect(n_own: int) -> Any:
@@ -115,9 +124,11 @@ def test_tensors_of_all_ranks_arrive_at_rank_0(group: Group) -> None:
 def test_two_processes_write_the_tables_of_one(group: Group, trained: RunFolder, monkeypatch: Any) -> None:
     monkeypatch.setattr(held_out_pass, "_MAX_BATCH", BATCH)
     torch.set_num_threads(1)
-    stages.analyze(trained, trained.read_config())
+    asked = analyze(trained.path, BATCH)
     alone = tables(trained)
-    assert group.run(analyze, trained.path, BATCH) == [[], ["read"]]
+    found, done = group.run(analyze, trained.path, BATCH)
+    assert done == ["read", "OffsetAccumulator", "TermMoments", "PartitionSums", "UnselectedSums"]
+    assert found == asked and sum(map(sum, asked[0]["chosen"])) > 0
     found = tables(trained)
     assert {"features.parquet", "summary.json", "examples.parquet", "histograms.parquet"} <= found.keys()
     assert found.keys() == alone.keys()

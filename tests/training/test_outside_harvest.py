@@ -20,6 +20,7 @@ from crosscoder.language_models.pair import ModelPair, load_pair
 from crosscoder.run.folder import RunFolder
 from crosscoder.runtime.parts import Part
 from crosscoder.text.documents import Documents
+from tests.processes import run_python
 from tests.small_runs import Said, crosscoder
 from tests.tiny_pairs import run_config, save_adapter, save_llama
 from training import extraction, outside_activations
@@ -582,3 +583,23 @@ def test_bad_words_are_refused(
     said = crosscoder("harvest", settings_file, *words)
     assert said.code == 2 and complaint in said.error and "\n" not in said.error
     assert not (tmp_path / "run/config.yaml").exists() and not (tmp_path / "ids").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_harvest_from_files_what_one_process_does(
+    setting: Setting, settings_file: Path, tmp_path: Path
+) -> None:
+    """Rank 0 alone reads the files; the other rank ends with it."""
+    files = setting.files(tmp_path / "files")
+    words = ("-m", "crosscoder", "harvest", settings_file, "--from-files", files)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = run_python(*launcher, *words, folder=tmp_path, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1, "rank 0 alone reports"
+    assert shards(tmp_path / "run") == setting.whole
+    # A mistake ends both, and is said once.
+    wrong = setting.files(tmp_path / "wrong", {"reference": lambda values: 2 * values})
+    words = (*words[:-1], wrong, f"output={tmp_path / 'other'}")
+    done = run_python(*launcher, *words, folder=tmp_path, timeout=200)
+    said = [line for line in done.stderr.splitlines() if line.startswith("crosscoder: ")]
+    assert done.returncode != 0 and len(said) == 1 and said[0].startswith("crosscoder: rank 0: "), done.stderr

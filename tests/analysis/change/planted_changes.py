@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from analysis.change.change_elements import ChangeDescription, describe_change
 from analysis.latents.dictionary_view import PairedView, view_of
+from analysis.latents.held_out_sums import HeldOut
 from crosscoder.config import AnalysisConfig, CrosscoderConfig, FileActivations, ReLU, RunConfig
 from crosscoder.planted.exact import exact_dictionary
 from tests.analysis.readers import MemoryReader
@@ -72,15 +73,8 @@ class PlantedChange:
         return self.candidates[:stable] + ("undetermined",) * self.n_tiling
 
     def described(self, settings: RunConfig | None = None) -> ChangeDescription:
-        found = describe_change(
-            self.view,
-            self.reader,
-            self.reader.context(),
-            settings or settings_of(),
-            self.labels,
-            self.candidates,
-            self.others,
-        )
+        held_out = HeldOut(self.view, self.reader, self.reader.context(), settings or settings_of())
+        found = describe_change(held_out, self.labels, self.candidates, self.others)
         assert found is not None
         return found
 

@@ -9,6 +9,7 @@ from analysis.change.change_elements import ChangeDescription, describe_change
 from analysis.change.leading_part import leading_part
 from analysis.change.partition import PARTS
 from analysis.latents.dictionary_view import DictionaryView, view_of
+from analysis.latents.held_out_sums import HeldOut
 from analysis.report.wording import say
 from crosscoder.dictionary.views import View
 from crosscoder.planted import PlantedPair
@@ -115,7 +116,7 @@ def test_a_latent_that_no_other_training_found_is_no_part_of_its_own() -> None:
     pair = planted(new=6)
     labels = ["undetermined"] * len(pair.labels)
     reader = pair.reader
-    found = describe_change(pair.view, reader, reader.context(), settings_of(), labels, labels, pair.others)
+    found = describe_change(held_out(pair.view, reader), labels, labels, pair.others)
     assert found is not None
     assert_complete(found)
     assert shares(found)["one_sided"] == 0
@@ -141,7 +142,7 @@ def test_no_map_is_found_in_regimes_without_one(regime: str) -> None:
     pair = REGIMES[regime].make(0)
     view, reader = exact_view(pair, 8000)
     labels = ["shared"] * view.n_latents
-    found = describe_change(view, reader, reader.context(), settings_of(), labels, labels, [])
+    found = describe_change(held_out(view, reader), labels, labels, [])
     assert found is not None
     assert_complete(found)
     assert not found.record["map"]["established"]
@@ -152,10 +153,14 @@ def test_no_map_is_found_in_regimes_without_one(regime: str) -> None:
 def test_the_map_of_a_planted_regime_is_found(rank: int) -> None:
     view, reader = exact_view(REGIMES[f"low_rank_{rank}"].make(0), 8000)
     labels = ["shared"] * view.n_latents
-    found = describe_change(view, reader, reader.context(), settings_of(), labels, labels, [])
+    found = describe_change(held_out(view, reader), labels, labels, [])
     assert found is not None
     assert (found.record["map"]["rank"], found.record["map"]["established"]) == (rank, True)
     assert found.record["largest"] == "map"
+
+
+def held_out(view: DictionaryView, reader: MemoryReader) -> HeldOut:
+    return HeldOut(view, reader, reader.context(), settings_of())
 
 
 def exact_view(pair: PlantedPair, n_tokens: int) -> tuple[DictionaryView, MemoryReader]:
@@ -183,7 +188,7 @@ def test_without_claims_the_parts_are_those_of_the_dictionary(reads: View) -> No
     reader, view = MemoryReader(values, (48, 48), 10), observer_on(values, reads)
     statistics = collect(view, reader)
     labels = ["undetermined"] * view.n_latents
-    found = describe_change(view, reader, reader.context(), settings_of(), labels, (), [])
+    found = describe_change(held_out(view, reader), labels, (), [])
     assert found is not None
     assert_complete(found)
     square = float(statistics.totals["shift/square"].sum())
@@ -199,8 +204,7 @@ def test_where_there_is_no_difference_there_is_nothing_to_describe() -> None:
     one, _ = pair.reader.values.chunk(2, dim=1)
     same = replace(pair, reader=MemoryReader(torch.cat([one, one], dim=1), (48, 48)))
     labels = pair.labels
-    arguments = (same.reader.context(), settings_of(), labels, labels, pair.others)
-    assert describe_change(same.view, same.reader, *arguments) is None
+    assert describe_change(held_out(same.view, same.reader), labels, labels, pair.others) is None
 
 
 def test_with_few_documents_nothing_is_established() -> None:

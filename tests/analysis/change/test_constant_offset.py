@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.change.constant_offset import ConstantOffset, fit_offset, holm, offset_sums
+from analysis.change.constant_offset import ConstantOffset, OffsetAccumulator, fit_offset, holm
 from analysis.change.position_classes import PositionClasses
 from analysis.latents.token_context import RowContext, TokenContext
 from tests.analysis.readers import MemoryReader
@@ -31,8 +31,11 @@ def fitted(
     numbers = reader.document.numpy().astype(np.int64)
     context: TokenContext = ChatContext(numbers) if chat else RowContext(numbers)
     classes = PositionClasses(context, n_masked=0)
-    sums = offset_sums(reader, classes, n_blocks, seed, batch)
-    return fit_offset(sums, reader, classes, 0.95, seed)
+    sums = OffsetAccumulator(reader.d_models, classes, n_blocks, seed)
+    for read in reader.batches(batch):
+        sums.update(read)
+    sums.end_group(0)
+    return fit_offset(sums.result(), reader, classes, 0.95, seed)
 
 
 def noise(n_tokens: int = 4000, seed: int = 0, size: float = 1.0) -> Tensor:

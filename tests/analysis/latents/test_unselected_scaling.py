@@ -7,7 +7,12 @@ from torch import Tensor
 
 from analysis.latents import unselected_scaling as module
 from analysis.latents.dictionary_view import PairedView
-from analysis.latents.unselected_scaling import UnselectedScaling, nu_unselected, unselected_scaling
+from analysis.latents.unselected_scaling import (
+    UnselectedScaling,
+    UnselectedSums,
+    nu_unselected,
+    unselected_inputs,
+)
 from crosscoder.config import CrosscoderConfig, ReLU
 from crosscoder.config.model_names import model_names
 from crosscoder.dictionary.crosscoder import Crosscoder
@@ -65,11 +70,26 @@ INTERVENED = {3}
 """Latents whose direction the intervened model has."""
 
 
+def unselected_scaling(
+    view: PairedView,
+    reader: MemoryReader,
+    latents: np.ndarray,
+    chosen_by_intervened: np.ndarray,
+    mean_activation: np.ndarray,
+    seed: int = 0,
+) -> UnselectedScaling:
+    inputs = unselected_inputs(latents, chosen_by_intervened, mean_activation)
+    sums = UnselectedSums(view, inputs, BLOCKS, seed)
+    for batch in reader.batches(512):
+        sums.update(batch)
+    return sums.result()
+
+
 def asked(values: Tensor, latents: list[int], seed: int = 0) -> UnselectedScaling:
     view, reader = dictionary(), MemoryReader(values, (D, D))
     mean = np.ones(view.n_latents)
     by_intervened = np.array([latent in INTERVENED for latent in latents])
-    return unselected_scaling(view, reader.batches(512), np.array(latents), by_intervened, mean, BLOCKS, seed)
+    return unselected_scaling(view, reader, np.array(latents), by_intervened, mean, seed)
 
 
 def shares(found: UnselectedScaling) -> list[float]:
@@ -117,9 +137,7 @@ def test_exchanging_the_models_changes_no_share() -> None:
     mirrored = PairedView(swapped.crosscoder, (D, D))
     reader = MemoryReader(values.roll(D, dims=1), (D, D))
     by_intervened = np.array([True, True, False])
-    found = unselected_scaling(
-        mirrored, reader.batches(512), np.array([1, 2, 3]), by_intervened, np.ones(4), BLOCKS, 0
-    )
+    found = unselected_scaling(mirrored, reader, np.array([1, 2, 3]), by_intervened, np.ones(4))
     assert shares(found) == pytest.approx(shares(asked(values, [1, 2, 3])), abs=1e-5)
 
 
@@ -131,9 +149,7 @@ def test_either_model_may_choose_the_tokens_of_a_latent_of_both(kept: float) -> 
     values[:, D + 3] += values[:, 0] - values[:, D]
     reader, mean = MemoryReader(values, (D, D)), np.ones(view.n_latents)
     shares_of = [
-        shares(unselected_scaling(view, reader.batches(512), np.array([1]), np.array([by]), mean, BLOCKS, 0))[
-            0
-        ]
+        shares(unselected_scaling(view, reader, np.array([1]), np.array([by]), mean))[0]
         for by in (False, True)
     ]
     assert shares_of == pytest.approx([kept, 0.0], abs=0.08)
