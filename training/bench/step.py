@@ -74,7 +74,7 @@ class TrainerStep:
             _with_path(self.trainer.config, path), self.trainer.source, self.trainer.folder, WandbRun(None)
         )
         trainer.state = deepcopy(self.trainer.state)
-        trainer.forward = trainer._forward()
+        trainer.prepare_step()
         step = TrainerStep(trainer, self._batches, self._dead_share)
         step.dead = self.dead
         return step
