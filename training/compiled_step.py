@@ -141,9 +141,7 @@ class CompiledStep:
         dtype = self._dtype
         with torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
             forward = static_forward(self._crosscoder, normalized, counts, self._nested)
-            terms = terms_with(
-                forward, dead, self._training.auxiliary, scalars[2], self._difference_weight
-            )
+            terms = terms_with(forward, dead, self._training.auxiliary, scalars[2], self._difference_weight)
         total = torch.stack(list(terms.values())).sum()
         active = forward.latents.detach() > 0
         reported = {name: value.detach() for name, value in terms.items()}

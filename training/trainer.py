@@ -251,7 +251,11 @@ class Trainer:
         return LossTerms({name: value.detach() for name, value in terms.items()}), l0
 
     def _uncompiled(
-        self, normalized: Float[Tensor, "token width"], k: float | None, dead: Bool[Tensor, " latent"], rate: float
+        self,
+        normalized: Float[Tensor, "token width"],
+        k: float | None,
+        dead: Bool[Tensor, " latent"],
+        rate: float,
     ) -> Update:
         """Make one update of the weights; see `CompiledStep`."""
         state, crosscoder, dtype = self.state, self.state.crosscoder, self.forward.dtype
@@ -259,9 +263,7 @@ class Trainer:
             group["lr"] = rate
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             forward = self.forward(normalized, k)
-            terms = loss_terms(
-                forward, dead, self.training.auxiliary, state.penalty, self.difference_weight
-            )
+            terms = loss_terms(forward, dead, self.training.auxiliary, state.penalty, self.difference_weight)
         state.optimizer.zero_grad(set_to_none=True)
         terms.total().backward()
         forward.complete_gradients()
