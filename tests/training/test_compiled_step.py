@@ -23,6 +23,12 @@ from training.losses import loss_terms, terms_with
 from training.memory import training_memory
 from training.trainer import Trainer
 
+# torch warns of what it does itself while it traces and compiles.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+]
+
 DEAD = {
     "none": torch.zeros(24, dtype=torch.bool),
     "some": torch.arange(24) % 4 == 0,
@@ -81,7 +87,12 @@ def test_fixed_shapes_give_the_values_and_gradients_of_the_dense_path(
         torch.stack(list(terms.values())).sum().backward()
         fired, l0 = forward.fired()
         gradients = {name: weight.grad for name, weight in crosscoder.named_parameters()}
-        seen = {"fired": fired, "l0": l0, "error": forward.error.detach(), "latents": forward.latents.detach()}
+        seen = {
+            "fired": fired,
+            "l0": l0,
+            "error": forward.error.detach(),
+            "latents": forward.latents.detach(),
+        }
         return {name: value for name, value in (terms | gradients | seen).items() if value is not None}
 
     expected, others = found(dense_step), found(static_step)
@@ -122,7 +133,7 @@ def assert_equal_training(folder: Path, settings: dict[str, Any], atol: float = 
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
+@pytest.mark.parametrize("kind", [pytest.param("topk", marks=pytest.mark.slow), "jumprelu"])
 def test_training_equals_that_of_the_dense_path(tmp_path: Path, kind: str) -> None:
     assert_equal_training(tmp_path, {"sparsity": KIND_SETTINGS[kind], **EARLY_DEATH})
 
@@ -168,8 +179,10 @@ def batches_of(number: int) -> list[Tensor]:
     return [next(batches)[0] for _ in range(number)]
 
 
-def assert_resumes(folder: Path, kind: str, at: int) -> None:
-    settings = {"sparsity": KIND_SETTINGS[kind], "step": "compiled", **EARLY_DEATH}
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "at"), [("batch_topk", 6), ("topk", 9)])
+def test_a_resumed_run_is_bit_equal(tmp_path: Path, kind: str, at: int) -> None:
+    folder, settings = tmp_path, {"sparsity": KIND_SETTINGS[kind], "step": "compiled", **EARLY_DEATH}
     whole = make_trainer(run_config(folder / "whole", **settings), planted_source(300))
     whole.fit()
     config = run_config(folder / "broken", **settings)
@@ -179,17 +192,6 @@ def assert_resumes(folder: Path, kind: str, at: int) -> None:
     resumed.fit()
     assert_same_outcome(whole, resumed)
     assert any("auxk" in name for name in whole.folder.metrics.read_text().split('"'))
-
-
-@pytest.mark.usefixtures("traced")
-def test_a_resumed_run_is_bit_equal(tmp_path: Path) -> None:
-    assert_resumes(tmp_path, "batch_topk", 6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "at"), [("batch_topk", 6), ("topk", 9)])
-def test_a_resumed_compiled_run_is_bit_equal(tmp_path: Path, kind: str, at: int) -> None:
-    assert_resumes(tmp_path, kind, at)
 
 
 @pytest.mark.usefixtures("traced")
@@ -211,14 +213,17 @@ def test_each_dictionary_of_a_run_has_compilations_of_its_own(tmp_path: Path) ->
     """torch would give up after eight of one function."""
     counters.clear()
     for number in range(10):
-        trainer = make_trainer(run_config(tmp_path / str(number), step="compiled", n_latents=16 + 8 * number))
+        settings = {"sparsity": KIND_SETTINGS["relu"], "n_latents": 16 + 8 * number}
+        trainer = make_trainer(run_config(tmp_path / str(number), step="compiled", **settings))
         trainer.step(batches_of(1)[0])
     assert counters["stats"]["unique_graphs"] == 20
 
 
 def test_a_missing_compiler_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ResourceError, match="needs a compiler, and no-such-compiler was not found; install one"):
+    with pytest.raises(
+        ResourceError, match="needs a compiler, and no-such-compiler was not found; install one"
+    ):
         make_trainer(run_config(tmp_path, step="compiled"))
     assert make_trainer(run_config(tmp_path / "auto")).compiled is None
 
@@ -229,13 +234,17 @@ def test_other_devices_are_refused_in_one_line() -> None:
 
 
 def test_divided_latents_are_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises((ConfigError, ValueError), match="training.step is 'compiled', but training.latent_shards is 2"):
+    with pytest.raises(
+        (ConfigError, ValueError), match="training.step is 'compiled', but training.latent_shards is 2"
+    ):
         run_config(tmp_path, step="compiled", latent_shards=2)
 
 
 def test_a_compiled_step_is_estimated_to_need_what_a_dense_one_does(tmp_path: Path) -> None:
     needed = {
-        step: training_memory(run_config(tmp_path, step=step), (8, 8), 1000, 1000)
+        step: training_memory(
+            run_config(tmp_path, step=step, n_latents=8192, batch=1024), (8, 8), 0, 1000, 1000
+        )
         for step in ("dense", "compiled", "sparse")
     }
     assert needed["compiled"] == needed["dense"] != needed["sparse"]
