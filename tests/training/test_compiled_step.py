@@ -235,7 +235,7 @@ def test_other_devices_are_refused_in_one_line() -> None:
 
 def test_divided_latents_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(
-        (ConfigError, ValueError), match="training.step is 'compiled', but training.latent_shards is 2"
+        (ConfigError, ValueError), match=r"training\.step is 'compiled', but training\.latent_shards is 2"
     ):
         run_config(tmp_path, step="compiled", latent_shards=2)
 

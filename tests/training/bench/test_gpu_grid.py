@@ -56,7 +56,7 @@ def test_all_leaves_the_grid_out() -> None:
 
 def test_a_k_larger_than_the_smallest_dictionary_is_refused() -> None:
     with pytest.raises(
-        (ConfigError, ValueError), match="grid.k goes up to 256, which is larger than 128 latents"
+        (ConfigError, ValueError), match=r"grid\.k goes up to 256, which is larger than 128 latents"
     ):
         BenchConfig.model_validate({"grid": {"n_latents": [128]}})
 
