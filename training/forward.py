@@ -181,9 +181,21 @@ def dense_forward(
         k: The annealed k; None for the configured one.
         nested: Sizes of the nested dictionaries: numbers of first latents that also reconstruct by themselves.
     """
-    norms, ranks = crosscoder.score_norms(), crosscoder.ranks
+    norms = crosscoder.score_norms()
     pre_latents = crosscoder.pre_latents(normalized)
     latents = crosscoder.sparsity(pre_latents, norms, k)
+    error, nested_errors = reconstruction_errors(crosscoder, normalized, latents, nested)
+    return DensePass(crosscoder, normalized, error, norms, nested_errors, pre_latents, latents)
+
+
+def reconstruction_errors(
+    crosscoder: Crosscoder,
+    normalized: Float[Tensor, "token width"],
+    latents: Float[Tensor, "token latent"],
+    nested: Sequence[int],
+) -> tuple[Float[Tensor, "token width"], tuple[Float[Tensor, "token width"], ...]]:
+    """Return the error of all latents, and of the first latents alone for each nested size."""
+    ranks = crosscoder.ranks
     error = normalized - crosscoder.rebuild(latents).to(normalized.dtype)
     # How many of the first latents this process holds, for each nested size.
     held = [max(0, size - crosscoder.latents.start) for size in nested]
@@ -192,7 +204,7 @@ def dense_forward(
         - (ranks.total(latents[:, :size] @ crosscoder.W_dec[:size]) + crosscoder.b_dec).to(normalized.dtype)
         for size in held
     )
-    return DensePass(crosscoder, normalized, error, norms, nested_errors, pre_latents, latents)
+    return error, nested_errors
 
 
 class Forward:

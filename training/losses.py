@@ -18,7 +18,7 @@ from itertools import combinations
 from typing import assert_never
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from crosscoder.activations.batch import have_equal_width, split_models
@@ -52,14 +52,27 @@ def loss_terms(
 ) -> LossTerms:
     """Compute all terms that apply to the dictionary's kind and settings. They are of all latents, also where ranks divide these; `dead` is
     of the latents of this process."""
+    some = auxiliary.coefficient > 0 and forward.crosscoder.ranks.any(bool(dead.any()))
+    reviving = dead.nonzero().squeeze(1) if some else None
+    return LossTerms(terms_with(forward, reviving, auxiliary, penalty, difference_weight))
+
+
+def terms_with(
+    forward: ForwardPass,
+    dead: Int64[Tensor, " column"] | None,
+    auxiliary: AuxiliaryConfig,
+    penalty: float | Float[Tensor, ""],
+    difference_weight: float,
+) -> dict[str, Float[Tensor, ""]]:
+    """Compute the same terms by name from the indices of the dead latents; None leaves AuxK out. Reads nothing back from the device."""
     config = forward.crosscoder.config
     d_models, ranks = config.d_models, forward.crosscoder.ranks
-    terms = LossTerms(mse=squared_error(forward.error, d_models))
+    terms = {"mse": squared_error(forward.error, d_models)}
     if forward.nested_errors:
         terms["nested"] = torch.stack([squared_error(e, d_models) for e in forward.nested_errors]).sum()
     if difference_weight > 0:
         terms["difference"] = difference_weight * difference_error(forward.error, d_models)
-    if auxiliary.coefficient > 0 and ranks.any(bool(dead.any())):
+    if dead is not None:
         terms["auxk"] = auxiliary.coefficient * auxiliary_error(
             forward, dead, chosen(auxiliary.k, "training.auxiliary.k")
         )
@@ -112,9 +125,9 @@ def difference_error(error: Float[Tensor, "token width"], d_models: tuple[int, .
     return torch.stack(errors).sum() * (2 / len(d_models))
 
 
-def auxiliary_error(forward: ForwardPass, dead: Bool[Tensor, " latent"], k: int) -> Float[Tensor, ""]:
+def auxiliary_error(forward: ForwardPass, dead: Int64[Tensor, " column"], k: int) -> Float[Tensor, ""]:
     """Error of dead latents at reconstructing the error. Its gradient reaches their rows alone."""
-    error_reconstruction = forward.reconstruct_with(dead.nonzero().squeeze(1), k)
+    error_reconstruction = forward.reconstruct_with(dead, k)
     return squared_error(forward.error.detach() - error_reconstruction, forward.crosscoder.config.d_models)
 
 

@@ -192,7 +192,7 @@ def _step(config: RunConfig, shape: CrosscoderConfig, matrix: int) -> int:
             if training.step == "auto"
             else training.step
         )
-        if path == "dense" or k is None:
+        if path in ("dense", "compiled") or k is None:
             selects_over_ranks = n_ranks > 1 and k is not None
             entry = _DENSE_ENTRY[sparsity.kind] + (_DENSE_ENTRY_OF_RANKS if selects_over_ranks else 0)
             needed.append(entry * rows * held)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -28,6 +28,7 @@ from crosscoder.runtime.interrupts import StopRequested, stop_between_steps
 from .block_order import SourceState
 from .checkpoints import TrainState, checkpoint_at, checkpoints, load_checkpoint, save_checkpoint, step_of
 from .clipping import clip_gradients
+from .compiled_step import CompiledStep, Update
 from .divergence import ended_worse, exploded, worst_error
 from .evaluation import HeldOutMeter, decoder_histograms
 from .forward import Forward
@@ -96,7 +97,7 @@ class Trainer:
         self.metrics = MetricsLog(folder.metrics)
         self._start = start
         self.state = self._fresh_state()
-        self.forward = self._forward()
+        self.prepare_step()
         self.waiting = WaitingTime()
         self.held_out = HeldOutMeter(source, self.reads, self.training.calibration_tokens, self.ranks)
 
@@ -121,11 +122,17 @@ class Trainer:
             wandb_id=self.wandb.id,
         )
 
-    def _forward(self) -> Forward:
+    def prepare_step(self) -> None:
+        """Make the step for `state`, after that was made or loaded. Raises ResourceError: see `CompiledStep`."""
         dtype = compute_dtype(self.state.precision, self.device)
-        n_latents = self.state.crosscoder.config.n_latents
-        nested = [round(share * n_latents) for share in self.config.crosscoder.nested]
-        return Forward(self.state.crosscoder, dtype, self.training.step, nested)
+        n_latents, path = self.state.crosscoder.config.n_latents, self.training.step
+        nested = tuple(round(share * n_latents) for share in self.config.crosscoder.nested)
+        self.forward = Forward(self.state.crosscoder, dtype, "dense" if path == "compiled" else path, nested)
+        self.compiled = (
+            CompiledStep(self.state, self.training, dtype, nested, self.difference_weight)
+            if path == "compiled"
+            else None
+        )
 
     # --- the run ------------------------------------------------------------------------------------------------------
 
@@ -143,7 +150,7 @@ class Trainer:
         found = self._newest_checkpoint()
         if found is not None:
             load_checkpoint(found, self.state)
-            self.forward = self._forward()
+            self.prepare_step()
             logger.info("train: resuming from step %d (%s)", self.state.step, found)
         else:
             # No step draws from it today; a checkpoint holds its state, and has to be the same in every process.
@@ -231,36 +238,39 @@ class Trainer:
 
     def step(self, values: Float[Tensor, "token width"]) -> tuple[LossTerms, Float[Tensor, ""]]:
         """Make one update; return its loss terms and L0. Reads nothing back from the device unless the sparsity kind needs it."""
-        state, crosscoder = self.state, self.state.crosscoder
+        state = self.state
         rate = learning_rate(state.step, self.training)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        normalized = crosscoder.normalize(view_rows(values, self.source.d_models, self.reads).float())
-        dtype = self.forward.dtype
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            forward = self.forward(normalized, self._k())
-            dead = state.tokens_since_fired > self._dead_after
-            terms = loss_terms(
-                forward,
-                dead,
-                self.training.auxiliary,
-                state.penalty,
-                self.difference_weight,
-            )
-        state.optimizer.zero_grad(set_to_none=True)
-        terms.total().backward()
-        forward.complete_gradients()
-        crosscoder.constrain_gradients()
-        clip_gradients(crosscoder, self.training.gradient_clip)
-        state.optimizer.step()
-
-        fired, l0 = forward.fired()
+        rows = view_rows(values, self.source.d_models, self.reads).float()
+        normalized, dead = state.crosscoder.normalize(rows), state.tokens_since_fired > self._dead_after
+        terms, fired, l0 = (self.compiled or self._uncompiled)(normalized, self._k(), dead, rate)
         state.tokens_since_fired += len(normalized)
         state.tokens_since_fired[fired] = 0
         self._update_penalty(l0)
         state.step += 1
         state.n_tokens += len(values)
         return LossTerms({name: value.detach() for name, value in terms.items()}), l0
+
+    def _uncompiled(
+        self,
+        normalized: Float[Tensor, "token width"],
+        k: float | None,
+        dead: Bool[Tensor, " latent"],
+        rate: float,
+    ) -> Update:
+        """Make one update of the weights; see `CompiledStep`."""
+        state, crosscoder, dtype = self.state, self.state.crosscoder, self.forward.dtype
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            forward = self.forward(normalized, k)
+            terms = loss_terms(forward, dead, self.training.auxiliary, state.penalty, self.difference_weight)
+        state.optimizer.zero_grad(set_to_none=True)
+        terms.total().backward()
+        forward.complete_gradients()
+        crosscoder.constrain_gradients()
+        clip_gradients(crosscoder, self.training.gradient_clip)
+        state.optimizer.step()
+        return Update(terms, *forward.fired())
 
     def _k(self) -> float | None:
         sparsity = self.config.crosscoder.sparsity

@@ -332,7 +332,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="WHAT KEY=VALUE",
-            help="benchmark: step, growth, harvest, shards, analysis, page, coverage, stability, ranks or all (default), and settings to override, e.g. shape.k=32",
+            help="benchmark: step, growth, harvest, shards, analysis, page, coverage, stability, ranks, gpu-grid or all (default; without gpu-grid), and settings to override, e.g. shape.k=32",
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to")] = None,
@@ -352,11 +352,15 @@ def bench(
         bool, typer.Option("--toy", help="use only the toy pair, even if the embedded models are installed")
     ] = False,
 ) -> None:
-    """Measure the speed on this machine, relative to a reference."""
+    """Measure the speed on this machine, relative to a reference. `gpu-grid` ends with exit code 3 if `training.step: auto` loses anywhere."""
     what, overrides = first_word(words, "all")
     if repeats is not None:
         overrides.append(f"repeats={repeats}")
-    run_benchmarks(what, overrides, output, log, plot, profile=profile, toy=toy, beside=beside)
+    lost = run_benchmarks(what, overrides, output, log, plot, profile=profile, toy=toy, beside=beside)
+    for line in lost:
+        print_result("slower", line)
+    if lost:
+        raise typer.Exit(3)
 
 
 # --- shared by the verbs ----------------------------------------------------------------------------------------------

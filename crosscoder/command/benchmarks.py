@@ -22,9 +22,9 @@ def run_benchmarks(
     profile: bool,
     toy: bool,
     beside: int,
-) -> None:
+) -> list[str]:
     """Measure, print each table, and write the figures to `output` and `log` where these are given. `beside` processes of one
-    thread each are busy meanwhile."""
+    thread each are busy meanwhile. Return where `training.step: auto` loses to a plain step, one line a size (`gpu-grid`)."""
     settings = module("training.bench.settings")
     chosen = settings.chosen_benchmarks(what)
     config = with_overrides(settings.BenchConfig(), overrides)
@@ -52,6 +52,7 @@ def run_benchmarks(
     if log is not None:
         record.append_to(log)
         print_result("log", log)
+    return [line for table in record.tables for line in table.record.get("lost", ())]
 
 
 _PLANTED_BATCHES = 4

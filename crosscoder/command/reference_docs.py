@@ -214,7 +214,10 @@ _EXIT_CODES = (
     ("0", "success"),
     ("1", "a bug, with its traceback"),
     ("2", "an error that a user can fix, in one line"),
-    ("3", "a requirement of `--require` is not met"),
+    (
+        "3",
+        "a requirement of `--require` is not met, or `bench gpu-grid` found a size at which `training.step: auto` loses to a plain step",
+    ),
     ("130", "interrupted"),
 )
 

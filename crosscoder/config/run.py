@@ -74,6 +74,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"training.step is 'sparse', but {kind} does not fix the number of latents that fire; use 'auto' or 'dense'"
             )
+        if self.training.step == "compiled" and self.training.latent_shards > 1:
+            raise ValueError(
+                f"training.step is 'compiled', but training.latent_shards is {self.training.latent_shards}: exchanges between processes are "
+                "not compiled; use 'auto', 'dense' or 'sparse'"
+            )
         self._check_snapshots()
         self._check_benign()
         if self.crosscoder.load is not None and self.training.start_from is not None:

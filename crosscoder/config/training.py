@@ -65,10 +65,11 @@ class TrainingConfig(Settings):
         default="auto",
         description="precision of matrix products; weights stay float32. auto: bfloat16 if the hardware has units for it",
     )
-    step: Literal["auto", "dense", "sparse"] = Field(
+    step: Literal["auto", "dense", "sparse", "compiled"] = Field(
         default="auto",
-        description="dense: full matrix products; sparse: a full encoder product, then only the latents that fire; auto: the faster of "
-        "the two, by a rule measured with `crosscoder bench`",
+        description="dense: full matrix products; sparse: a full encoder product, then only the latents that fire; compiled: what dense does, "
+        "through torch.compile, with CUDA graphs on a GPU (needs a C++ compiler, on a GPU Triton); auto: the faster of dense and sparse, by "
+        "a rule measured with `crosscoder bench`",
     )
     device: Device = Field(
         default="auto", description="device that the dictionary is trained on; auto: a GPU if available"

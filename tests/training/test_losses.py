@@ -129,7 +129,7 @@ def test_batch_topk_latents_in_training_equal_those_at_inference_on_the_same_tok
 @every_shape
 def test_auxiliary_gradient_reaches_only_rows_of_dead_latents(kind: str, shape: str) -> None:
     crosscoder = small_crosscoder(kind, shape)
-    auxiliary_error(forward_of(crosscoder), SOME_DEAD, k=3).backward()
+    auxiliary_error(forward_of(crosscoder), SOME_DEAD.nonzero().squeeze(1), k=3).backward()
     for gradient in (crosscoder.W_dec.grad, crosscoder.W_enc.grad.T, crosscoder.b_enc.grad[:, None]):  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript]
         assert gradient is not None
         reached = gradient.abs().amax(dim=1) > 0
@@ -164,8 +164,10 @@ def test_auxiliary_error_equals_its_formula() -> None:
         best = sorted(candidates, key=lambda j: -float(pre_latents[j] * norms[j]))[:2]
         rows.append(error - sum((pre_latents[j] * decoder[j] for j in best), torch.zeros(13)))
     expected = squared_error(torch.stack(rows), (5, 8))
-    torch.testing.assert_close(auxiliary_error(forward, SOME_DEAD, k=2).detach(), expected)
-    assert not torch.isclose(auxiliary_error(forward, SOME_DEAD, k=1).detach(), expected)
+    torch.testing.assert_close(
+        auxiliary_error(forward, SOME_DEAD.nonzero().squeeze(1), k=2).detach(), expected
+    )
+    assert not torch.isclose(auxiliary_error(forward, SOME_DEAD.nonzero().squeeze(1), k=1).detach(), expected)
 
 
 def test_auxiliary_term_is_absent_without_dead_latents_or_if_switched_off() -> None:

@@ -9,6 +9,7 @@ from crosscoder.runtime.device import resolve_device
 from crosscoder.runtime.timing import BenchmarkTable
 
 from .dictionary_stability import stability_benchmark
+from .gpu_grid import grid_benchmark
 from .growth import break_even_figures, measure_growth, plot_growth, slope_figures
 from .profile import profile_step
 from .rank_scaling import rank_benchmark
@@ -64,5 +65,7 @@ def measure(
             yield stability_benchmark(config.stability, config.seed)
         case "ranks":
             yield from rank_benchmark(config)
+        case "gpu-grid":
+            yield from grid_benchmark(config)
         case "analysis" | "page" | "coverage":
             raise AssertionError(f"{what} is not a benchmark of training")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from crosscoder.dictionary.crosscoder import Crosscoder
 
+from ..compiled_step import compiled
 from .planted_activations import Batches
 from .settings import Shape
 
@@ -38,7 +39,7 @@ def rival_steps(
         if reduced:
             steps["SAELens, autocast"] = SAELensStep(crosscoder, dead, batches, shape, autocast=True)
     if on_gpu and reduced:
-        steps["plain step, compiled"] = PlainStep(crosscoder, batches, shape)
+        steps["plain step, compiled"] = PlainStep(crosscoder, batches, shape, torch.bfloat16)
         if find_spec("sparsify") is not None:
             steps["sparsify TopK"] = SparsifyStep(crosscoder, dead, batches, shape)
     return steps
@@ -124,17 +125,20 @@ class SparsifyStep:
 class PlainStep:
     """A compiled dense BatchTopK step in a few lines of torch."""
 
-    def __init__(self, crosscoder: Crosscoder, batches: Batches, shape: Shape) -> None:
+    def __init__(self, crosscoder: Crosscoder, batches: Batches, shape: Shape, dtype: torch.dtype) -> None:
+        """`dtype`: precision of the matrix products."""
         folded = crosscoder.fold()
         names = ("W_enc", "b_enc", "W_dec", "b_dec")
         self._weights = [getattr(folded, name).detach().clone().requires_grad_() for name in names]
         self._optimizer = torch.optim.Adam(self._weights, lr=_RATE, fused=True)
-        self._batches, self._k = batches, shape.k
-        self._loss = torch.compile(self._plain_loss)
+        self._batches, self._k, self._dtype = batches, shape.k, dtype
+        # For its own shapes alone: after a step of another size in the same process, torch would compile it for sizes that vary.
+        self._loss = compiled(self._plain_loss, "inductor", None)
 
     def __call__(self) -> int:
         """Make one update; return its number of tokens."""
-        with torch.autocast("cuda", torch.bfloat16):
+        device = self._weights[0].device.type
+        with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             loss = self._loss(self._batches.current.float(), *self._weights)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -9,10 +9,10 @@ from crosscoder.config import Count, Device, PositiveFloat, Settings, Share
 from crosscoder.errors import ConfigError, did_you_mean
 
 Benchmark = Literal[
-    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability", "ranks"
+    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability", "ranks", "gpu-grid"
 ]
 BENCHMARKS: tuple[Benchmark, ...] = (
-    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability", "ranks",
+    "step", "growth", "harvest", "shards", "analysis", "page", "coverage", "stability", "ranks", "gpu-grid",
 )  # fmt: skip
 
 
@@ -84,6 +84,23 @@ class RanksConfig(Settings):
     )
 
 
+class GridConfig(Settings):
+    """Sizes that `gpu-grid` measures; batch, models and dead latents are those of the shape."""
+
+    n_latents: tuple[Count, ...] = Field(
+        default=(4096, 16384, 65536, 131072), min_length=1, description="numbers of latents"
+    )
+    d_model: tuple[Count, ...] = Field(
+        default=(576, 2304, 4096), min_length=1, description="widths of each model"
+    )
+    k: tuple[Count, ...] = Field(
+        default=(32, 256), min_length=1, description="mean numbers of latents that fire on a token"
+    )
+    minutes: PositiveFloat = Field(
+        default=6.5, description="no further size is begun after so many minutes; those left out are named"
+    )
+
+
 class BenchConfig(Settings):
     """All settings of `crosscoder bench`."""
 
@@ -132,6 +149,7 @@ class BenchConfig(Settings):
     ranks: RanksConfig = Field(
         default=RanksConfig(), description="processes that `ranks` divides the latents over"
     )
+    grid: GridConfig = Field(default=GridConfig(), description="sizes that `gpu-grid` measures")
     device: Device = Field(default="auto", description="device to measure on")
     threads: Count | None = Field(default=None, description="CPU threads; null: torch's default")
     seed: int = Field(default=0, ge=0, description="seed of data and dictionaries")
@@ -147,18 +165,24 @@ class BenchConfig(Settings):
             raise ValueError(
                 f"axes.k goes up to {max(self.axes.k)}, which is larger than shape.n_latents {self.shape.n_latents}; give smaller k"
             )
+        if max(self.grid.k) > min(self.grid.n_latents):
+            raise ValueError(
+                f"grid.k goes up to {max(self.grid.k)}, which is larger than {min(self.grid.n_latents)} latents; give smaller k"
+            )
         if list(self.break_even_shares) != sorted(set(self.break_even_shares)):
             raise ValueError("break_even_shares must be ascending and distinct")
         return self
 
 
 def chosen_benchmarks(what: str) -> tuple[Benchmark, ...]:
-    """The benchmarks of that name, or every one for `all`.
+    """The benchmarks of that name, or for `all` every one but `gpu-grid`, which is for a GPU and for a decision that is made once.
 
     Raises:
         ConfigError: No benchmark has that name.
     """
-    chosen: tuple[Benchmark, ...] = tuple([name for name in BENCHMARKS if what in (name, "all")])
+    chosen: tuple[Benchmark, ...] = tuple(
+        [name for name in BENCHMARKS if what == name or (what == "all" and name != "gpu-grid")]
+    )
     if not chosen:
         known = (*BENCHMARKS, "all")
         raise ConfigError(f"bench: {what!r} is not one of {', '.join(known)}{did_you_mean(what, known)}")

@@ -10,7 +10,7 @@ Steps of other libraries at equal size are in `rivals`.
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from .rivals import rival_steps
 from .settings import BenchConfig, Shape
 
 Precision = Literal["bfloat16", "float32"]
+StepSetting = StepPath | Literal["compiled"]
 PRODUCT = "encoder product"
 
 # No latent dies during a benchmark, so that exactly the designated ones are dead.
@@ -68,13 +69,29 @@ class TrainerStep:
         since = self.trainer.state.tokens_since_fired
         self.dead[since.topk(round(self._dead_share * len(since))).indices] = True
 
-    def on_path(self, path: StepPath) -> "TrainerStep":
+    def sharing_state(self, path: StepSetting) -> "TrainerStep":
+        """Return this step on another path and of the same training state, which both then change."""
+        trainer = copy(self.trainer)
+        trainer.config = _with_path(trainer.config, path)
+        trainer.training = trainer.config.training
+        trainer.prepare_step()
+        step = TrainerStep(trainer, self._batches, self._dead_share)
+        step.dead = self.dead
+        return step
+
+    def keep(self, k: int) -> None:
+        """Train with another k from now on."""
+        dictionary = self.trainer.config.crosscoder
+        changed = dictionary.model_copy(update={"sparsity": BatchTopK(k=k)})
+        self.trainer.config = self.trainer.config.model_copy(update={"crosscoder": changed})
+
+    def on_path(self, path: StepSetting) -> "TrainerStep":
         """Return a copy of this step, in the same training state, on another path."""
         trainer = Trainer(
             _with_path(self.trainer.config, path), self.trainer.source, self.trainer.folder, WandbRun(None)
         )
         trainer.state = deepcopy(self.trainer.state)
-        trainer.forward = trainer._forward()
+        trainer.prepare_step()
         step = TrainerStep(trainer, self._batches, self._dead_share)
         step.dead = self.dead
         return step
@@ -119,7 +136,7 @@ def compare_steps(
     shape: Shape,
     precision: Precision,
     device: torch.device,
-    paths: tuple[StepPath, ...] = ("sparse", "dense"),
+    paths: tuple[StepSetting, ...] = ("sparse", "dense"),
     *,
     rivals: bool = False,
 ) -> Comparison:
@@ -225,5 +242,5 @@ def bench_run_config(
     return RunConfig.model_validate(settings)
 
 
-def _with_path(config: RunConfig, path: StepPath) -> RunConfig:
+def _with_path(config: RunConfig, path: StepSetting) -> RunConfig:
     return config.model_copy(update={"training": config.training.model_copy(update={"step": path})})

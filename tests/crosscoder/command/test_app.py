@@ -436,7 +436,7 @@ def test_the_live_page_is_refused_before_any_work_if_unavailable(config: Path, t
     [
         (
             ["stepp"],
-            "bench: 'stepp' is not one of step, growth, harvest, shards, analysis, page, coverage, stability, ranks, all (did you mean 'step'?)",
+            "bench: 'stepp' is not one of step, growth, harvest, shards, analysis, page, coverage, stability, ranks, gpu-grid, all (did you mean 'step'?)",
         ),
         (["step", "shape.k=9000"], "shape: k is 9000, which is larger than n_latents 8192"),
         (["step", "--repeats", "0"], "repeats: should be greater than or equal to 1, got 0"),
