@@ -13,10 +13,11 @@ Results are those of one process, bit for bit: it reads the same groups. What th
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from crosscoder.config import RunConfig, store_settings
@@ -120,11 +121,14 @@ def _read(run: TrainedRun, group: ProcessGroup) -> HeldOutReading | None:
         parts = {f"control {name}": reading.tensors() for name, reading in readings.items()}
         group.collect(with_prefixes(parts | {"run": accumulator.tensors()}))
         return None
-    for tensors in group.collect({})[1:]:
+
+    def take(tensors: Mapping[str, Tensor]) -> None:
         accumulator.join(under(tensors, "run"))
         for control in controls:
             if found := under(tensors, f"control {control.name}"):
                 readings[control.name] = ControlReading.of_tensors(found)
+
+    group.collect({}, take)
     return HeldOutReading(accumulator.result(), readings)
 
 
@@ -158,8 +162,7 @@ def _sum(kind: type[Sums], held_out: HeldOut, inputs: Inputs, group: ProcessGrou
     if group.rank:
         group.collect(sums.tensors())
     elif group.size > 1:
-        for tensors in group.collect({})[1:]:
-            sums.join(tensors)
+        group.collect({}, sums.join)
     return sums
 
 

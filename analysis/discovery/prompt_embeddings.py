@@ -89,7 +89,7 @@ def _layers(pair: ModelPair, model: int) -> tuple[str, str]:
     """Return the paths of the middle and the last decoder layer of a model, or its hookpoint if it has no layers."""
     stack = find_stack(pair.models[model], pair.hookpoints[model])
     if stack is None:
-        return (pair.hookpoints[model],) * 2
+        return pair.hookpoints[model], pair.hookpoints[model]
     return f"{stack.path}.{len(stack.layers) // 2}", f"{stack.path}.{len(stack.layers) - 1}"
 
 

@@ -8,7 +8,7 @@ A process that no launcher started is a group of one, in which each of these cal
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -107,22 +107,24 @@ class ProcessGroup:
             self.broadcast_tensor(value, 0)
         return found
 
-    def collect(self, tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Return the named tensors of all ranks, in the order of ranks, on rank 0; nothing on the others.
+    def collect(
+        self, tensors: Mapping[str, Tensor], take: Callable[[dict[str, Tensor]], object] | None = None
+    ) -> None:
+        """Send named tensors to rank 0, which calls `take` with those of each other rank, in the order of ranks.
 
-        They are in main memory, and have any shape and precision.
+        They are in main memory, and have any shape and precision. Rank 0 holds those of one rank at a time; its own are not sent.
         """
         told = {name: (list(value.shape), str(value.dtype)) for name, value in tensors.items()}
         # Which waits until every rank is here, so that no exchange of tensors takes long.
-        found = [dict(tensors)]
         for rank, shapes in enumerate(self.gather(told)):
             if rank == self.rank != 0:
                 for value in tensors.values():
                     self._send(value, 0)
             elif rank and self.rank == 0:
                 empty = {name: _empty(*shape) for name, shape in shapes.items()}
-                found.append({name: self._receive(value, rank) for name, value in empty.items()})
-        return found if self.rank == 0 else []
+                received = {name: self._receive(value, rank) for name, value in empty.items()}
+                if take is not None:
+                    take(received)
 
     def _send(self, values: Shaped[Tensor, "..."], to: int) -> None:
         if values.numel():
