@@ -44,6 +44,7 @@ class SourceFiles:
         if place.is_file():
             names = [name for name in names if name == place.name or not name.endswith(_WEIGHTS)]
         self.names = tuple(names)
+        self.folders = tuple(sorted(path.name for path in self.folder.iterdir() if path.is_dir()))
         self._read: set[str] = set()
         self.tensors = cache(self._tensors)
 

@@ -51,11 +51,7 @@ def dialect_of(files: SourceFiles, name: str = "auto") -> Dialect:
     found = [dialect for dialect in DIALECTS.values() if dialect.recognizes(files)]
     if len(found) == 1:
         return found[0]
-    what = (
-        f"holds {', '.join(files.names[:8])}" + (", …" if len(files.names) > 8 else "")
-        if files.names
-        else "holds no files"
-    )
+    what = _listed("", files.names) if files.names else _listed("no files but the folders ", files.folders)
     if found:
         raise FormatError(
             f"{files.place}: {what}, which {' and '.join(dialect.name for dialect in found)} both recognize; name one with --from"
@@ -63,4 +59,13 @@ def dialect_of(files: SourceFiles, name: str = "auto") -> Dialect:
     raise FormatError(
         f"{files.place}: {what}, which no dialect recognizes; name the folder of one dictionary (--subfolder), its file, or its dialect "
         f"(--from) among {', '.join(DIALECTS)}"
+    )
+
+
+def _listed(kind: str, names: tuple[str, ...]) -> str:
+    """Return what a folder holds, the first eight names of it."""
+    return (
+        f"holds {kind}{', '.join(names[:8])}" + (", …" if len(names) > 8 else "")
+        if names
+        else "holds no files"
     )

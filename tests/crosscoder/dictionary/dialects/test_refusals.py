@@ -151,6 +151,15 @@ def test_exactly_one_dialect_recognizes_each_dictionary(name: str, tmp_path: Pat
     assert found == [CASES[name].dialect]
 
 
+def test_a_folder_of_dictionaries_names_them(tmp_path: Path) -> None:
+    for hookpoint in ("layers.3", "layers.7"):
+        (tmp_path / hookpoint).mkdir()
+    with pytest.raises(
+        FormatError, match=r"no files but the folders layers\.3, layers\.7, which.*--subfolder"
+    ):
+        read(tmp_path)
+
+
 def test_a_single_file_is_a_source_too(tmp_path: Path) -> None:
     place, _ = CASES["ckkissane, numbered"].write(tmp_path)
     save_pt(tmp_path / "4.pt", {"W_enc": torch.zeros(1)})
