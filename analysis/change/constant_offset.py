@@ -25,7 +25,7 @@ from torch import Tensor
 from crosscoder.activations.batch import ActivationBatch, ActivationReader, split_models
 
 from ..latents.block_sums import BlockSums
-from ..latents.held_out_sums import HeldOut, Inputs
+from ..latents.held_out_sums import HeldOut, HeldOutSums, Inputs
 from ..latents.ordered_sums import OrderedSums, under, with_prefixes
 from .block_shares import MIN_BLOCKS, Share, permutation_p, share_of
 from .position_classes import PositionClasses
@@ -133,7 +133,7 @@ class ConstantOffset:
         }
 
 
-class OffsetAccumulator:
+class OffsetAccumulator(HeldOutSums):
     """Accumulates `OffsetSums`, without the dictionary. Memory: 8 bytes per block, class and dimension."""
 
     N_CLASSES: ClassVar[int | None] = None

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from crosscoder.activations.batch import ActivationBatch
 
-from ..latents.held_out_sums import HeldOut, Inputs
+from ..latents.held_out_sums import HeldOut, HeldOutSums, Inputs
 from ..latents.ordered_sums import OrderedSums, Sums, under, with_prefixes
 from .batch_terms import BatchTerms, LatentGroups, LatentSubspace, TermReader, in_subspace, without_subspaces
 from .block_shares import Share, share_of
@@ -113,7 +113,7 @@ def fitted_elements(
     return FittedElements(offset.fitted, torch.tensor(offset.claimed), middle, means, fit.folds)
 
 
-class PartitionSums:
+class PartitionSums(HeldOutSums):
     """Accumulates the parts over batches. Sums that no block keeps are of the current group until it ends."""
 
     N_CLASSES: ClassVar[int | None] = None

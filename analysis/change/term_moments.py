@@ -11,7 +11,7 @@ from torch import Tensor
 from crosscoder.activations.batch import ActivationBatch
 
 from ..latents.hashing import hashed, uniform
-from ..latents.held_out_sums import HeldOut, Inputs
+from ..latents.held_out_sums import HeldOut, HeldOutSums, Inputs
 from ..latents.ordered_sums import OrderedSums, under, with_prefixes
 from .batch_terms import LatentGroups, TermReader, without_subspaces
 from .constant_offset import FOLDS, ConstantOffset, OffsetSums
@@ -32,7 +32,7 @@ class TermMeans(NamedTuple):
     other_latents: Float64[Tensor, "kind d_model"]
 
 
-class TermMoments:
+class TermMoments(HeldOutSums):
     """Accumulates the moments and means. Several processes take one fold of documents each, because moments are kept for each fold, and those
     of each group would take 96 bytes times d_model²."""
 

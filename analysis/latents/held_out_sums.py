@@ -5,8 +5,9 @@ begin it. The tokens are read in groups of blocks of documents (`block_groups`),
 are added in the order of groups (`ordered_sums`). What is kept for each block can be added in any order: all other processes add 0.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -33,37 +34,38 @@ class HeldOut(NamedTuple):
     config: RunConfig
 
 
-class HeldOutSums(Protocol):
+class HeldOutSums(ABC):
     """What a pass sums."""
 
     N_CLASSES: ClassVar[int | None]
     """Of how many classes no group has tokens of two; block b belongs to class b modulo this number. None: groups are as for the main pass."""
 
     @classmethod
+    @abstractmethod
     def begin(cls, held_out: HeldOut, inputs: Inputs) -> Self:
         """Return the sums before the first token."""
-        ...
 
+    @abstractmethod
     def update(self, batch: ActivationBatch, rows: Int64[np.ndarray, " token"]) -> None:
         """Add a batch of the current group. `rows`: its rows in the reader."""
-        ...
 
+    @abstractmethod
     def end_group(self, number: int) -> None:
         """End the current group."""
-        ...
 
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that was read as named tensors, for `join` in another process."""
-        ...
 
+    @abstractmethod
     def join(self, tensors: Mapping[str, Tensor]) -> None:
         """Add the groups that another process read, none of which this one did."""
-        ...
 
 
 Sums = TypeVar("Sums", bound=HeldOutSums)
 
 
+@runtime_checkable
 class ReadSums(Protocol):
     """Makes a pass over the held-out tokens: `read_sums`, or several processes together (`analysis.rank_work`)."""
 

@@ -35,7 +35,7 @@ from crosscoder.dictionary.sparse_latents import SparseLatents
 from .bootstrap import BlockMoments
 from .dictionary_view import PairedView
 from .hashing import block_of
-from .held_out_sums import HeldOut, Inputs
+from .held_out_sums import HeldOut, HeldOutSums, Inputs
 from .latent_scaling import Moments
 
 NEAR = 0.8
@@ -85,7 +85,7 @@ class _Asked(NamedTuple):
     """Content that chooses a token."""
 
 
-class UnselectedSums:
+class UnselectedSums(HeldOutSums):
     """The sums of a pass for the latents asked about (`unselected_inputs`); the view must be aligned."""
 
     N_CLASSES: ClassVar[int | None] = None

@@ -7,7 +7,7 @@ the thresholds to where our dictionary has them, and checks shapes and values.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ...config import BatchTopK, CrosscoderConfig, JumpReLU, ReLU, SparsityConfig, TopK
@@ -28,22 +28,22 @@ class ForeignWeights:
     The model axis is in the file's order. Shapes are as the file has them until `assemble` checks them.
     """
 
-    encoder: Float[Tensor, "_ _ _"]
+    encoder: Shaped[Tensor, "_ _ _"]
     """[model, d_model, latent]"""
-    encoder_bias: Float[Tensor, " _"]
+    encoder_bias: Shaped[Tensor, " _"]
     """[latent]"""
-    decoder: Float[Tensor, "_ _ _"]
+    decoder: Shaped[Tensor, "_ _ _"]
     """[latent, model, d_model]"""
-    decoder_bias: Float[Tensor, "_ _"]
+    decoder_bias: Shaped[Tensor, "_ _"]
     """[model, d_model]"""
     sparsity: SparsityConfig
-    threshold: float | Float[Tensor, " _"] | None = None
+    threshold: float | Shaped[Tensor, " _"] | None = None
     """BatchTopK: one number, on scores; JumpReLU: [latent], on pre-latents; otherwise none."""
-    log_threshold: Float[Tensor, " _"] | None = None
+    log_threshold: Shaped[Tensor, " _"] | None = None
     """[latent]: logarithm of a JumpReLU threshold, if the file holds that instead."""
-    score_weight: Float[Tensor, " _"] | None = None
+    score_weight: Shaped[Tensor, " _"] | None = None
     """[latent]: what weights a latent where latents compete; None: the sum of its decoder norms."""
-    mean: Float[Tensor, "_ _"] | None = None
+    mean: Shaped[Tensor, "_ _"] | None = None
     """[model, d_model]"""
     scale: Tensor | None = None
     """One per model `[model]`, or one per dimension `[model, d_model]`."""
