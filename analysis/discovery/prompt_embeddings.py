@@ -44,16 +44,18 @@ class PromptEmbedding(NamedTuple):
 def embed(pair: ModelPair, prompts: Sequence[Prompt], policy: TokenPolicy, other: int) -> PromptEmbedding:
     """Return the embeddings of prompts, by the reference and another model of the pair."""
     middle, last = _layers(pair, REFERENCE)
+    _, last_of_other = _layers(pair, other)
     comparable = pair.readers is None and pair.d_models[other] == pair.d_models[REFERENCE]
+    # One path where a model has one layer, or none.
+    read = list(dict.fromkeys((middle, last))) if comparable else [middle]
     rows = [Row(index, prompt.token_ids, len(prompt.token_ids)) for index, prompt in enumerate(prompts)]
     reference: dict[int, np.ndarray] = {}
     shift: dict[int, np.ndarray] = {}
     for batch in batches(rows, pair.tokenizer, policy, pair.max_positions, _BATCH_TOKENS):
-        read = [path for path in dict.fromkeys((middle, last)) if comparable or path == middle]
         outputs = pair.outputs(read, batch.token_ids, batch.attention, REFERENCE)
         values = outputs[0].float().cpu()
         if comparable:
-            (moved,) = pair.outputs([_layers(pair, other)[1]], batch.token_ids, batch.attention, other)
+            (moved,) = pair.outputs([last_of_other], batch.token_ids, batch.attention, other)
             difference = (moved.float() - outputs[-1].float()).cpu()
         else:
             difference = values[..., :0]

@@ -74,10 +74,7 @@ class TrainerStep:
         trainer = copy(self.trainer)
         trainer.config = _with_path(trainer.config, path)
         trainer.training = trainer.config.training
-        trainer.prepare_step()
-        step = TrainerStep(trainer, self._batches, self._dead_share)
-        step.dead = self.dead
-        return step
+        return self._by(trainer)
 
     def keep(self, k: int) -> None:
         """Train with another k from now on."""
@@ -91,6 +88,10 @@ class TrainerStep:
             _with_path(self.trainer.config, path), self.trainer.source, self.trainer.folder, WandbRun(None)
         )
         trainer.state = deepcopy(self.trainer.state)
+        return self._by(trainer)
+
+    def _by(self, trainer: Trainer) -> "TrainerStep":
+        """Return the step of another trainer on the same batches and dead latents."""
         trainer.prepare_step()
         step = TrainerStep(trainer, self._batches, self._dead_share)
         step.dead = self.dead
